@@ -1,0 +1,173 @@
+"""A small decoder-only transformer: the model that *Towards Monosemanticity* studies, and its hook points.
+
+It is written for training on a CPU and for running without TransformerLens; ``data/models.py`` gives the same
+weights as a TransformerLens model. Hook names are TransformerLens'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Hook = Callable[[Tensor], Tensor | None]
+
+
+@dataclass(frozen=True)
+class LMConfig:
+    """Shape of the model. The defaults are the paper's where it states them (section 1 and its appendix)."""
+
+    d_vocab: int = 8192
+    n_ctx: int = 256
+    n_layers: int = 1
+    d_model: int = 128
+    n_heads: int = 4
+    d_mlp: int = 512
+    ln_eps: float = 1e-5
+
+    @property
+    def d_head(self) -> int:
+        return self.d_model // self.n_heads
+
+    def __post_init__(self) -> None:
+        if self.d_model % self.n_heads:
+            raise ValueError(f"n_heads: got {self.n_heads}; wanted a divisor of d_model={self.d_model}")
+
+
+class Block(nn.Module):
+    """Pre-LayerNorm attention and a ReLU MLP, both added to the residual stream."""
+
+    def __init__(self, cfg: LMConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.ln1 = nn.LayerNorm(cfg.d_model, eps=cfg.ln_eps)
+        self.qkv = nn.Linear(cfg.d_model, 3 * cfg.d_model)
+        self.out = nn.Linear(cfg.d_model, cfg.d_model)
+        self.ln2 = nn.LayerNorm(cfg.d_model, eps=cfg.ln_eps)
+        self.mlp_in = nn.Linear(cfg.d_model, cfg.d_mlp)
+        self.mlp_out = nn.Linear(cfg.d_mlp, cfg.d_model)
+
+    def forward(self, resid: Tensor, point: Callable[[str, Tensor], Tensor]) -> Tensor:
+        batch, length, _ = resid.shape
+        resid = point("hook_resid_pre", resid)
+        q, k, v = self.qkv(self.ln1(resid)).view(batch, length, 3, self.cfg.n_heads, -1).permute(2, 0, 3, 1, 4)
+        z = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        attn_out = point("hook_attn_out", self.out(z.transpose(1, 2).reshape(batch, length, -1)))
+        resid = point("hook_resid_mid", resid + attn_out)
+        pre = point("mlp.hook_pre", self.mlp_in(self.ln2(resid)))
+        post = point("mlp.hook_post", F.relu(pre))
+        mlp_out = point("hook_mlp_out", self.mlp_out(post))
+        return point("hook_resid_post", resid + mlp_out)
+
+
+_BLOCK_POINTS = (
+    "hook_resid_pre hook_attn_out hook_resid_mid mlp.hook_pre mlp.hook_post hook_mlp_out hook_resid_post".split()
+)
+
+
+class LanguageModel(nn.Module):
+    """Tokens [B, T] → logits [B, T, d_vocab], with named hook points.
+
+    Learned positions, LayerNorm with weights, untied unembedding with a bias.
+    """
+
+    def __init__(self, cfg: LMConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.embed = nn.Embedding(cfg.d_vocab, cfg.d_model)
+        self.pos_embed = nn.Embedding(cfg.n_ctx, cfg.d_model)
+        self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layers))
+        self.ln_final = nn.LayerNorm(cfg.d_model, eps=cfg.ln_eps)
+        self.W_U = nn.Parameter(torch.empty(cfg.d_model, cfg.d_vocab))
+        self.b_U = nn.Parameter(torch.zeros(cfg.d_vocab))
+
+    def init_weights(self, seed: int) -> "LanguageModel":
+        """Normal weights, std 0.02 for embeddings and 1/√fan_in elsewhere (halved into the residual stream)."""
+        generator = torch.Generator().manual_seed(seed)
+        for name, p in self.named_parameters():
+            if p.ndim < 2:
+                nn.init.ones_(p) if "ln" in name and name.endswith("weight") else nn.init.zeros_(p)
+                continue
+            fan_in = p.shape[0] if name == "W_U" else p.shape[1]
+            std = 0.02 if "embed" in name else fan_in**-0.5
+            std *= 0.5 if ".out." in name or "mlp_out" in name or name == "W_U" else 1.0
+            nn.init.normal_(p, std=std, generator=generator)
+        return self
+
+    @property
+    def hook_names(self) -> list[str]:
+        """Every hook point, in the order in which the forward pass reaches them."""
+        return [f"blocks.{i}.{p}" for i in range(self.cfg.n_layers) for p in _BLOCK_POINTS] + ["ln_final.hook_normalized"]
+
+    def trunk(self, tokens: Tensor, hooks: dict[str, Hook] | None = None) -> Tensor:
+        """The forward pass up to the input of the unembedding: [B, T, d_model]."""
+        hooks = hooks or {}
+
+        def at(prefix: str) -> Callable[[str, Tensor], Tensor]:
+            def point(name: str, value: Tensor) -> Tensor:
+                changed = hooks[prefix + name](value) if prefix + name in hooks else None
+                return value if changed is None else changed
+
+            return point
+
+        resid = self.embed(tokens) + self.pos_embed.weight[: tokens.shape[1]]
+        for index, block in enumerate(self.blocks):
+            resid = block(resid, at(f"blocks.{index}."))
+        return at("ln_final.")("hook_normalized", self.ln_final(resid))
+
+    def forward(self, tokens: Tensor, hooks: dict[str, Hook] | None = None) -> Tensor:
+        return self.trunk(tokens, hooks) @ self.W_U + self.b_U
+
+    @torch.no_grad()
+    def generate(
+        self, tokens: Sequence[int], length: int, temperature: float = 0.8, seed: int = 0,
+        hooks: dict[str, Hook] | None = None,
+    ) -> list[int]:
+        """Sample ``length`` further tokens after ``tokens`` (the context slides when it is full)."""
+        generator = torch.Generator().manual_seed(seed)
+        out = list(tokens)
+        for _ in range(length):
+            window = torch.tensor([out[-self.cfg.n_ctx :]])
+            probs = (self(window, hooks)[0, -1] / temperature).softmax(-1)
+            out.append(int(torch.multinomial(probs, 1, generator=generator)))
+        return out
+
+
+class _HeadLoss(torch.autograd.Function):
+    """Mean cross-entropy of ``h @ W_U + b_U``; logits exist for 128 rows at a time, gradients come with the loss."""
+
+    ROWS = 128
+
+    @staticmethod
+    def forward(ctx, h: Tensor, w: Tensor, b: Tensor, target: Tensor) -> Tensor:
+        n = len(h)
+        dh, dw, db = torch.empty_like(h), torch.zeros_like(w), torch.zeros_like(b)
+        logits = h.new_empty(min(_HeadLoss.ROWS, n), w.shape[1])
+        loss = torch.zeros((), dtype=torch.float64)
+        parts = (t.split(_HeadLoss.ROWS) for t in (h, target.unsqueeze(1), dh))
+        for rows, hit, d_rows in zip(*parts, strict=True):
+            p = torch.addmm(b, rows, w, out=logits[: len(rows)])
+            p.sub_(p.amax(1, keepdim=True))
+            right = p.gather(1, hit)
+            total = p.exp_().sum(1, keepdim=True)
+            loss += (total.log() - right).sum(dtype=torch.float64)
+            p.mul_(1 / (total * n)).scatter_add_(1, hit, torch.full_like(right, -1 / n))
+            torch.mm(p, w.T, out=d_rows)
+            dw.addmm_(rows.T, p)
+            db += p.sum(0)
+        ctx.save_for_backward(dh, dw, db)
+        return (loss / n).to(h.dtype)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        dh, dw, db = ctx.saved_tensors
+        return dh * grad, dw * grad, db * grad, None
+
+
+def next_token_loss(model: LanguageModel, rows: Tensor) -> Tensor:
+    """Mean nats per token of rows [B, n_ctx + 1] (see ``pack_contexts``), memory bounded whatever the vocabulary."""
+    h = model.trunk(rows[:, :-1]).flatten(0, 1).contiguous()
+    return _HeadLoss.apply(h, model.W_U, model.b_U, rows[:, 1:].flatten().long())

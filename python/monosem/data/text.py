@@ -1,0 +1,70 @@
+"""Text with a source label: JSON lines in, documents out, a fixed hold-out."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document and the name of the collection it comes from."""
+
+    source: str
+    text: str
+
+
+def read_jsonl(path: str | Path) -> Iterator[Document]:
+    """Yield the documents of a JSON-lines file, plain or ``.xz``.
+
+    Each line is ``{"text": ..., "source": ...}``; ``source`` may be left out (``"text"`` is then used).
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a line is not UTF-8, not JSON, or has no ``text``; names the file and the line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"text: no file {str(path)!r}; wanted JSON lines, each with a 'text' field")
+    opened = lzma.open(path, "rb") if path.suffix == ".xz" else path.open("rb")
+    with opened as lines:
+        for number, raw in enumerate(lines, 1):
+            if raw.strip():
+                yield _parse(raw, f"{path}, line {number}")
+
+
+def _parse(raw: bytes, where: str) -> Document:
+    try:
+        record = json.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"text: {where} is not UTF-8 (byte 0x{raw[error.start]:02x} at column {error.start}); "
+            "wanted UTF-8 JSON lines. Convert the file, for example with `iconv -t utf-8`."
+        ) from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"text: {where} is not JSON ({error}); wanted one object a line") from None
+    if not isinstance(record, dict) or not isinstance(record.get("text"), str):
+        raise ValueError(f"text: {where} has no string field 'text'; wanted {{\"source\": ..., \"text\": ...}}")
+    return Document(str(record.get("source", "text")), record["text"])
+
+
+def split_holdout(documents: list[Document], share: float = 0.02) -> tuple[list[Document], list[Document]]:
+    """Split documents into (training, held out), the same way every time.
+
+    Of each source, ``max(1, round(share · n))`` documents, evenly spaced, are held out; a source with a single
+    document stays whole in training. No randomness: two models trained on one file share one hold-out.
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"share: got {share}; wanted a fraction in [0, 1)")
+    by_source: dict[str, list[int]] = {}
+    for index, document in enumerate(documents):
+        by_source.setdefault(document.source, []).append(index)
+    held: set[int] = set()
+    for indices in by_source.values():
+        count = max(1, round(share * len(indices))) if share and len(indices) > 1 else 0
+        held.update(indices[(2 * i + 1) * len(indices) // (2 * count)] for i in range(count))
+    train = [d for i, d in enumerate(documents) if i not in held]
+    return train, [documents[i] for i in sorted(held)]

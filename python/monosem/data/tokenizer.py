@@ -1,0 +1,72 @@
+"""The byte-level BPE tokenizer of the bundled language models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from monosem.data.text import Document
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+BOS = "<|bos|>"  # begins every document and every context; also serves as end-of-text and padding
+BOS_ID = 0
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int = 8192) -> "Tokenizer":
+    """Train a byte-level BPE: any string round-trips, an unseen script falls back to its bytes.
+
+    Args:
+        texts: the training text, streamed.
+        vocab_size: number of entries, the 256 bytes and the one special token included.
+    """
+    if vocab_size < 257:
+        raise ValueError(f"vocab_size: got {vocab_size}; wanted at least 257 (256 bytes and one special token)")
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[BOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def load_tokenizer(path: str | Path) -> "Tokenizer":
+    """Load a ``tokenizer.json``."""
+    from tokenizers import Tokenizer
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"tokenizer: no file {str(path)!r}; wanted a tokenizer.json of the `tokenizers` library")
+    return Tokenizer.from_file(str(path))
+
+
+def encode_documents(tokenizer: "Tokenizer", documents: Sequence[Document], block: int = 512) -> list[np.ndarray]:
+    """Token ids of each document, int32, each beginning with BOS."""
+    out: list[np.ndarray] = []
+    for start in range(0, len(documents), block):
+        encodings = tokenizer.encode_batch_fast([d.text for d in documents[start : start + block]])
+        out.extend(np.asarray([BOS_ID, *e.ids], dtype=np.int32) for e in encodings)
+    return out
+
+
+def pack_contexts(tokens: Sequence[np.ndarray], n_ctx: int) -> np.ndarray:
+    """Lay documents end to end and cut rows of ``n_ctx`` tokens behind a BOS: int32 [rows, n_ctx + 1].
+
+    Every token of the stream stands in exactly one row, after position 0; the last, incomplete row is dropped.
+    """
+    stream = np.concatenate(tokens) if tokens else np.zeros(0, np.int32)
+    rows = len(stream) // n_ctx
+    packed = np.full((rows, n_ctx + 1), BOS_ID, dtype=np.int32)
+    packed[:, 1:] = stream[: rows * n_ctx].reshape(rows, n_ctx)
+    return packed
