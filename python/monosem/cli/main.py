@@ -1,0 +1,53 @@
+"""The ``monosem`` command: picks the verb, imports only that one, turns errors into one clear line."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+VERBS = {
+    "demo": "train a dictionary on the shipped model and text, and open what it found",
+    "lm": "train, evaluate or sample the small language models",
+    "harvest": "write the activations of a model at one hook to disk",
+    "train": "train a dictionary on activations",
+    "evaluate": "L0, explained variance, CE loss recovered, dead features",
+    "doctor": "what was built, what this machine has, and which backend is used",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The top-level parser; a verb's own options are added when that verb is chosen."""
+    top = argparse.ArgumentParser(
+        prog="monosem",
+        description="Fast sparse autoencoders for PyTorch. Begin with `monosem demo`.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="verbs:\n" + "\n".join(f"  {name:10} {what}" for name, what in VERBS.items())
+        + "\n\n`monosem VERB --help` explains a verb.",
+    )  # fmt: skip
+    top.add_argument("verb", choices=VERBS, metavar="VERB", help="what to do (see below)")
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb. Returns 0, or 2 after an error that the user can mend, or 130 after Ctrl-C."""
+    argv = sys.argv[1:] if argv is None else argv
+    verb = parser().parse_args(argv[:1]).verb
+    module = importlib.import_module(f"monosem.cli.{verb}")
+    own = argparse.ArgumentParser(
+        prog=f"monosem {verb}", description=module.HELP, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    module.add_arguments(own)
+    args = own.parse_args(argv[1:])
+    try:
+        return module.run(args)
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        print(f"monosem {verb}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"monosem {verb}: stopped", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
