@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -59,3 +62,47 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     """The string metadata of a safetensors file."""
     with safe_open(path, "pt") as opened:
         return opened.metadata() or {}
+
+
+@contextmanager
+def folder_lock(folder: str | Path) -> Iterator[Path]:
+    """Hold ``folder`` (made when absent) for one writer; the operating system lets go of it even after a kill.
+
+    Raises:
+        RuntimeError: another run, of this or another process, writes to ``folder``; names its process and machine.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
+    descriptor = _locked(path)
+    try:
+        os.truncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        yield folder
+    finally:
+        path.unlink(missing_ok=True)  # before letting go: whoever locks next must find a new file, see _locked
+        os.close(descriptor)
+
+
+def _locked(path: Path) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(descriptor, 200).decode(errors="replace") or "another process"
+            os.close(descriptor)
+            raise RuntimeError(
+                f"folder: {str(path.parent)!r} is being written to by {owner}; wanted a folder that no other run "
+                "uses. Wait until that run ends, stop it, or choose another folder."
+            ) from None
+        if _same_file(descriptor, path):
+            return descriptor
+        os.close(descriptor)  # its last owner removed it between our open and our lock
+
+
+def _same_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,51 @@
+"""folder_lock: one writer to a folder, told plainly who the other is, free again after a kill."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from monosem.data import files
+
+HOLD = """
+import sys, time
+from monosem.data import files
+with files.folder_lock(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_second_writer_is_told_who_the_first_is(tmp_path):
+    with files.folder_lock(tmp_path / "run") as folder:
+        assert folder.is_dir()
+        with pytest.raises(RuntimeError, match=f"process {os.getpid()} on .*choose another folder"):
+            with files.folder_lock(folder):
+                pass
+    with files.folder_lock(tmp_path / "run"):
+        pass
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_lock_of_a_killed_process_is_free(tmp_path):
+    child = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True)
+    try:
+        assert child.stdout.readline() == "held\n"
+        with pytest.raises(RuntimeError, match=f"process {child.pid} on "):
+            with files.folder_lock(tmp_path):
+                pass
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
+    with files.folder_lock(tmp_path):
+        pass
+
+
+def test_lock_is_let_go_after_an_error(tmp_path):
+    with pytest.raises(KeyboardInterrupt), files.folder_lock(tmp_path):
+        raise KeyboardInterrupt
+    with files.folder_lock(tmp_path):
+        pass
