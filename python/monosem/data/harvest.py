@@ -1,0 +1,232 @@
+"""Activations of a language model at one hook: as a shuffled stream, or written to disk."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from monosem.data import files, shards
+from monosem.data.contexts import Contexts
+from monosem.data.source import ShuffledSource, check_memory, differences, human_bytes
+from monosem.data.store import ActivationStore
+
+if TYPE_CHECKING:
+    from monosem.data.models import Model
+
+
+class ActivationStream(ShuffledSource):
+    """Activations computed on the fly, as an iterable of batches [N, d_in] that mix contexts.
+
+    An epoch is a permutation of all contexts; ``buffer_contexts`` of them at a time are run through the model and
+    their tokens are shuffled together. Each token comes exactly once an epoch. ``state_dict`` holds the exact
+    position; a loaded stream runs one buffer of contexts again and continues bitwise (on the same machine, with the
+    same number of threads).
+
+    Args:
+        model: from ``load_model``.
+        hook_name: for example ``"blocks.0.mlp.hook_post"``.
+        tokens: integers [rows, n_ctx], each row one context.
+        epochs: how often iterating once goes through the tokens; None: without end.
+        buffer_contexts: contexts in memory; more of them mix better. Memory: buffer_contexts · n_ctx · d_in values.
+        skip_positions: left out at the beginning of each context; 1 leaves out BOS.
+        dtype: of the buffer and of the batches.
+        forward_contexts: contexts in one forward pass.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        hook_name: str,
+        tokens: Any,
+        batch_size: int = 4096,
+        seed: int = 0,
+        epochs: int | None = None,
+        buffer_contexts: int = 1024,
+        skip_positions: int = 1,
+        dtype: torch.dtype = torch.float32,
+        *,
+        forward_contexts: int = 16,
+    ) -> None:
+        if not isinstance(buffer_contexts, int) or buffer_contexts < 1:
+            raise ValueError(f"buffer_contexts: got {buffer_contexts!r}; wanted an integer ≥ 1")
+        self.contexts = Contexts(model, hook_name, tokens, skip_positions, forward_contexts)
+        self.hook_name, self.model_name = hook_name, model.name
+        probe = next(self.contexts.activations(np.array([0])))  # says what a wrong model or hook does, before the work
+        self._arrange(
+            d_in=self.contexts.d_in,
+            lengths=np.full(self.contexts.rows, self.contexts.kept),
+            window_tokens=buffer_contexts * self.contexts.kept,
+            batch_size=batch_size,
+            seed=seed,
+            epochs=epochs,
+            stored=dtype,
+            dtype=dtype,
+            device=probe.device,
+            settings=self.contexts.settings | {"dtype": str(dtype), "forward_contexts": forward_contexts},
+        )
+
+    def _fill(self, units: np.ndarray, out: Tensor) -> None:
+        done = 0
+        for found in self.contexts.activations(units):
+            size = found.shape[0] * found.shape[1]
+            out[done : done + size].view(found.shape).copy_(found)
+            done += size
+
+
+def harvest(
+    model: Model,
+    hook_name: str,
+    tokens: Any,
+    folder: str | Path,
+    dtype: str = "bf16",
+    *,
+    skip_positions: int = 1,
+    shard_mib: int = 128,
+    forward_contexts: int = 16,
+    progress: bool = True,
+) -> ActivationStore:
+    """Run the model over all contexts and write the activations at one hook to ``folder``; see ``data/shards.py``.
+
+    A harvest that was interrupted (a kill, a full disk) continues with the first missing shard when it is called
+    again in the same way; a shard that is damaged is made anew. Calling it on a complete store checks it.
+
+    Args:
+        tokens: integers [rows, n_ctx], each row one context.
+        dtype: ``"bf16"`` (half the space) or ``"fp32"``.
+        skip_positions: left out at the beginning of each context; 1 leaves out BOS.
+        shard_mib: size of a shard; also the memory that is needed.
+
+    Returns:
+        The store, opened for reading.
+
+    Raises:
+        ValueError: bad input (see ``Contexts``); ``folder`` holds other activations, or other files; NaN or Inf.
+        OSError: not enough free space, before anything is written; or the disk is full after all.
+        RuntimeError: another run writes to ``folder``.
+    """
+    if dtype not in shards.DTYPES:
+        raise ValueError(f"dtype: got {dtype!r}; wanted one of {', '.join(shards.DTYPES)}")
+    contexts = Contexts(model, hook_name, tokens, skip_positions, forward_contexts)
+    layout = shards.Layout(contexts.d_in, dtype)
+    per_shard = max(1, shard_mib * 2**20 // (contexts.kept * layout.token_bytes))
+    settings = {"d_in": contexts.d_in, "dtype": dtype, **contexts.settings, "contexts_per_shard": per_shard}
+    index = shards.Index(Path(folder), settings, [None] * -(-contexts.rows // per_shard))
+    check_memory(layout.size(index.tokens(0)), f"a shard of {index.tokens(0):,} tokens (shard_mib={shard_mib})")
+    with files.folder_lock(folder):
+        _resume(index, contexts, progress)
+        missing = [i for i, crc in enumerate(index.shards) if crc is None]
+        _check_disk(index, missing)
+        _begin(index, contexts)
+        total = contexts.rows * contexts.kept
+        there = total - sum(index.tokens(i) for i in missing)
+        with tqdm(total=total, initial=there, unit="tok", unit_scale=True, desc="harvest", disable=not progress) as bar:
+            for shard in missing:
+                _write(index, shard, contexts, bar)
+    return ActivationStore(folder)
+
+
+def planned_bytes(contexts: int, n_ctx: int, d_in: int, dtype: str, skip_positions: int = 1) -> int:
+    """About how much disk space a harvest takes: activations, positions and tokens."""
+    kept = contexts * (n_ctx - skip_positions)
+    return shards.Layout(d_in, dtype).size(kept) + 4 * contexts * n_ctx
+
+
+def _resume(index: shards.Index, contexts: Contexts, progress: bool) -> None:
+    """Take over the shards that an earlier harvest with the same settings left."""
+    folder = index.folder
+    for left in folder.glob(".*.part"):  # of a killed run: the lock says that no other run is at work here
+        left.unlink()
+    if (folder / "index.json").exists():
+        found = shards.read_index(folder)
+        if different := differences(found.settings, index.settings):
+            raise ValueError(
+                f"folder: {str(folder)!r} holds other activations ({different}); harvest with those settings to "
+                "continue there, or choose another folder"
+            )
+        index.shards[:] = [_intact(found, i, progress) for i in range(len(index.shards))]
+        _check_same_model(index, contexts)
+    elif others := sorted(p.name for p in folder.iterdir() if p.name != ".lock"):
+        raise ValueError(
+            f"folder: {str(folder)!r} holds {', '.join(others[:3])}{' …' if others[3:] else ''} and no activations; "
+            "wanted a new or empty folder, or one of an earlier harvest"
+        )
+
+
+def _begin(index: shards.Index, contexts: Contexts) -> None:
+    if not (index.folder / "index.json").exists():
+        index.write()
+    try:
+        shards.read_tokens(index)
+    except ValueError:  # absent, or damaged: it is made again from the same tokens
+        files.write_array(index.folder / "tokens.npy", np.ascontiguousarray(contexts.tokens, dtype=np.int32))
+
+
+def _intact(index: shards.Index, shard: int, progress: bool) -> int | None:
+    if index.shards[shard] is None:
+        return None
+    try:
+        index.open(shard).verify()
+    except shards.DamagedShard as error:
+        if progress:
+            tqdm.write(f"{str(error).split(' Run the same')[0]} It is made again.")
+        return None
+    return index.shards[shard]
+
+
+def _check_same_model(index: shards.Index, contexts: Contexts) -> None:
+    """A model of the same name may have other weights: compare one stored context with what it gives now."""
+    stored = next((i for i, crc in enumerate(index.shards) if crc is not None), None)
+    if stored is None:
+        return
+    old = torch.from_numpy(index.open(stored).bits()[: index.kept].copy())
+    old = old.view(shards.DTYPES[index.settings["dtype"]]).double()
+    new = next(contexts.activations(np.array(index.contexts(stored))[:1]))[0].cpu().double()
+    error = float((new - old).norm() / old.norm().clamp_min(1e-30))
+    if not error < 0.02:  # bf16 rounds to 0.002; another machine or a larger batch adds far less than that
+        raise ValueError(
+            f"folder: {str(index.folder)!r} holds activations of another {index.settings['model']!r}: on one context the "
+            f"stored ones differ by {error:.1%} from those of this model. Choose another folder."
+        )
+
+
+def _check_disk(index: shards.Index, missing: list[int]) -> None:
+    needed = sum(index.layout.size(index.tokens(i)) for i in missing)
+    if not (index.folder / "tokens.npy").exists():
+        needed += 4 * index.settings["rows"] * index.settings["n_ctx"]
+    free = shutil.disk_usage(index.folder).free
+    if needed > free:
+        raise OSError(
+            errno.ENOSPC,
+            f"folder: {str(index.folder)!r} needs {human_bytes(needed)} for {len(missing)} shards, its disk has "
+            f"{human_bytes(free)} free; free some space, harvest fewer contexts, or use dtype bf16",
+        )
+
+
+def _write(index: shards.Index, shard: int, contexts: Contexts, bar: tqdm) -> None:
+    rows = np.array(index.contexts(shard))
+    out = torch.empty(len(rows), index.kept, contexts.d_in, dtype=shards.DTYPES[index.settings["dtype"]])
+    done = 0
+    for found in contexts.activations(rows):
+        finite = found.isfinite().all(dim=2).all(dim=1)
+        if not finite.all():
+            bad = rows[done + int((~finite).nonzero()[0, 0])]
+            raise ValueError(
+                f"hook_name: {contexts.hook_name!r} of {contexts.model.name!r} gave NaN or Inf for context {bad}; "
+                "wanted finite activations. Shards written so far are good."
+            )
+        out[done : done + len(found)].copy_(found)
+        done += len(found)
+        bar.update(found.shape[0] * found.shape[1])
+    positions = np.arange(contexts.skip, contexts.n_ctx)
+    index.shards[shard] = shards.write_shard(
+        index.path(shard), index.layout, out.view(-1, contexts.d_in),
+        np.repeat(rows, index.kept), np.tile(positions, len(rows)),
+    )  # fmt: skip
+    index.write()

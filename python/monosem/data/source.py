@@ -1,0 +1,185 @@
+"""Shuffled batches with an exact position: what the stream from a model and the store on disk have in common."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class ShuffledSource:
+    """Batches [N, d_in] in which every token occurs exactly once an epoch, in an order that only the seed decides.
+
+    Tokens come in *units* (the contexts of a stream, the blocks of a store). An epoch is a permutation of the units,
+    cut into windows of nearly equal size; a window is brought into memory and its tokens are permuted. Windows after
+    windows, epochs after epochs are thus one endless sequence of tokens, and the number of tokens handed out says
+    where the iteration stands: any position can be reached by filling a single window.
+
+    A batch crosses windows and epochs; only the last batch of a pass of ``epochs`` may be short. Iterating again
+    after a pass was exhausted makes the next pass, in another order.
+
+    A subclass calls ``_arrange`` once and implements ``_fill``.
+    """
+
+    d_in: int
+    n_tokens: int  # in one epoch
+
+    def _arrange(
+        self,
+        *,
+        d_in: int,
+        lengths: np.ndarray,
+        window_tokens: int,
+        batch_size: int,
+        seed: int,
+        epochs: int | None,
+        stored: torch.dtype,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        settings: dict[str, Any],
+    ) -> None:
+        """Set the order of a source.
+
+        Args:
+            lengths: tokens of each unit.
+            window_tokens: tokens that are in memory at one time (at least one unit).
+            stored: type of the window in memory; batches are of ``dtype``.
+            settings: what else must be the same for a saved position to mean the same tokens.
+        """
+        for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0), ("epochs", epochs, 1)):
+            if not (value is None and name == "epochs") and (not isinstance(value, int) or value < least):
+                raise ValueError(f"{name}: got {value!r}; wanted an integer ≥ {least}")
+        if not dtype.is_floating_point:
+            raise ValueError(f"dtype: got {dtype}; wanted a floating-point type, for example torch.float32")
+        self.d_in, self.batch_size, self.seed, self.epochs = d_in, batch_size, seed, epochs
+        self.n_tokens = int(lengths.sum())
+        self._lengths, self._dtype = lengths, dtype
+        count = min(len(lengths), -(-self.n_tokens // max(1, window_tokens)))
+        self._bounds = np.arange(count + 1) * len(lengths) // count
+        self._settings = {"seed": seed, "batch_size": batch_size, "windows": count} | settings
+        self._buffer = torch.empty(0, d_in, dtype=stored, device=device)
+        self._position = self._passes = 0
+        self._planned: tuple[int, np.ndarray, np.ndarray] | None = None  # epoch, order of the units, ends of the windows
+        self._loaded: tuple[int, int, Tensor] | None = None  # epoch, window, order of its tokens
+
+    def _fill(self, units: np.ndarray, out: Tensor) -> None:
+        """Write the tokens of ``units``, one unit after the other in any fixed order, into ``out`` [n, d_in]."""
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[Tensor]:
+        end = None if self.epochs is None else (self._passes + 1) * self.epochs * self.n_tokens
+        while end is None or self._position < end:
+            count = self.batch_size if end is None else min(self.batch_size, end - self._position)
+            batch = self._take(count)
+            self._position += count
+            yield batch
+        self._passes += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position after the last batch handed out, and the settings that give it a meaning. JSON-able."""
+        return {"position": self._position, "passes": self._passes, "settings": self._settings}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue at a saved position: the following batches are bitwise those of an uninterrupted iteration.
+
+        Raises:
+            ValueError: the position was saved by a source with other settings; names what differs.
+        """
+        try:
+            position, passes, saved = int(state["position"]), int(state["passes"]), dict(state["settings"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"state: got {state!r:.200}, which lacks {error}; wanted what state_dict() of {type(self).__name__} gave"
+            ) from None
+        different = differences(saved, self._settings)
+        if different:
+            raise ValueError(
+                f"state: the saved position belongs to other activations ({different}); wanted the settings of the "
+                "run that saved it. Use those, or begin without the saved position."
+            )
+        self._position, self._passes = position, passes
+
+    def _take(self, count: int) -> Tensor:
+        parts = []
+        position, end = self._position, self._position + count
+        while position < end:
+            order, offset = self._window_at(position)
+            chosen = order[offset : offset + end - position]
+            parts.append(self._buffer.index_select(0, chosen))
+            position += len(chosen)
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(self._dtype)
+
+    def _window_at(self, position: int) -> tuple[Tensor, int]:
+        """Bring the window of this token into memory: the order of its tokens in the buffer, and where to begin."""
+        epoch, within = divmod(position, self.n_tokens)
+        units, ends = self._plan(epoch)
+        window = int(np.searchsorted(ends, within, side="right"))
+        begin = int(ends[window - 1]) if window else 0
+        if self._loaded is None or self._loaded[:2] != (epoch, window):
+            self._loaded = None  # whatever goes wrong while the buffer is written, it is not taken for whole
+            size = int(ends[window]) - begin
+            if len(self._buffer) < size:
+                self._buffer = self._buffer.new_empty(0)  # the old one goes before the new one comes
+                self._buffer = self._allocate(size)
+            self._fill(units[self._bounds[window] : self._bounds[window + 1]], self._buffer[:size])
+            order = torch.from_numpy(np.random.default_rng([self.seed, epoch, window + 1]).permutation(size))
+            self._loaded = (epoch, window, order.to(self._buffer.device))
+        return self._loaded[2], within - begin
+
+    def _plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        if self._planned is None or self._planned[0] != epoch:
+            units = np.random.default_rng([self.seed, epoch]).permutation(len(self._lengths))
+            ends = np.add.reduceat(self._lengths[units], self._bounds[:-1]).cumsum()
+            self._planned = (epoch, units, ends)
+        return self._planned[1:]
+
+    def _allocate(self, tokens: int) -> Tensor:
+        empty = self._buffer
+        if empty.device.type == "cpu":
+            check_memory(tokens * self.d_in * empty.element_size(), f"{tokens:,} activations of width {self.d_in:,}")
+        return torch.empty(tokens, self.d_in, dtype=empty.dtype, device=empty.device)
+
+
+def differences(saved: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """``"seed: 0 there, 1 here; ..."``, or ``""`` when the two are equal."""
+    names = [*wanted, *(name for name in saved if name not in wanted)]
+    changed = [name for name in names if saved.get(name) != wanted.get(name)]
+    return "; ".join(f"{name}: {saved.get(name)!r} there, {wanted.get(name)!r} here" for name in changed)
+
+
+def human_bytes(count: float) -> str:
+    """``"1.5 GB"``; powers of 1,000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.3g} TB"
+
+
+def available_memory() -> int:
+    """Bytes that can still be allocated without swapping, as far as the system tells."""
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def check_memory(needed: int, what: str) -> None:
+    """Raise before an allocation that cannot succeed.
+
+    Raises:
+        ValueError: says how much is needed and how much there is.
+    """
+    there = available_memory()
+    if needed > there:
+        raise ValueError(
+            f"memory: {what} need {human_bytes(needed)}, this machine has {human_bytes(there)} left; "
+            "choose a smaller buffer."
+        )

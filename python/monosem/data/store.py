@@ -1,0 +1,156 @@
+"""Read activations from disk: shuffled over the whole store, in bounded memory, every byte checked once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from monosem.data import shards
+from monosem.data.source import ShuffledSource
+
+
+class ActivationStore(ShuffledSource):
+    """The activations that ``harvest`` wrote, as an iterable of fp32 batches [N, d_in].
+
+    Blocks of about 128 KiB are drawn without replacement from the whole store, read in the order in which they lie
+    on disk, ``buffer_mib`` of them at a time, and their tokens are shuffled: a batch mixes up to two thousand places
+    of the store, each token comes exactly once an epoch, and memory does not grow with the store. Same folder, same
+    seed: bitwise the same batches.
+
+    Args:
+        folder: written by ``harvest``.
+        batch_size: N.
+        epochs: how often iterating once goes through the store; None: without end.
+        buffer_mib: memory of the shuffle buffer, in the type on disk.
+        holdout: share of the contexts, evenly spaced, that is set aside.
+        held_out: iterate over what is set aside instead of the rest.
+
+    Raises:
+        FileNotFoundError: no store there.
+        ValueError: the harvest is not complete, a shard is missing or has the wrong size (an altered one is found
+            when it is first read), the index is damaged, or nothing is left to read; says what to do.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        batch_size: int = 4096,
+        seed: int = 0,
+        epochs: int | None = 1,
+        *,
+        buffer_mib: int = 256,
+        holdout: float = 0.0,
+        held_out: bool = False,
+    ) -> None:
+        self.index = shards.read_index(folder)
+        self.folder, settings = self.index.folder, self.index.settings
+        missing = [i for i, shard in enumerate(self.index.shards) if shard is None]
+        if missing:
+            raise ValueError(
+                f"folder: {str(folder)!r} lacks {len(missing)} of {len(self.index.shards)} shards, its harvest was "
+                "interrupted; run the same `monosem harvest` again, it continues where it stopped."
+            )
+        if not 0 <= holdout < 1:
+            raise ValueError(f"holdout: got {holdout}; wanted a share of the contexts in [0, 1)")
+        self.hook_name, self.model_name = settings["hook_name"], settings["model"]
+        self._shards = [self.index.open(i) for i in range(len(self.index.shards))]
+        self._ends = np.cumsum([shard.tokens for shard in self._shards])  # of the shards, in tokens of the store
+        self.n_stored = int(self._ends[-1])
+        layout, self._layout = self.index.layout, self.index.layout
+        starts, lengths = self._blocks(holdout, held_out)
+        if not len(starts):
+            raise ValueError(
+                f"holdout: {holdout} of {settings['rows']} contexts leaves none to read; wanted a share that gives at "
+                "least one context to each part"
+            )
+        self._starts, self._tokens = starts, None
+        self._arrange(
+            d_in=layout.d_in,
+            lengths=lengths,
+            window_tokens=max(layout.chunk_tokens, buffer_mib * 2**20 // layout.token_bytes),
+            batch_size=batch_size,
+            seed=seed,
+            epochs=epochs,
+            stored=shards.DTYPES[layout.dtype],
+            dtype=torch.float32,
+            device="cpu",
+            settings=settings | {"holdout": holdout, "held_out": held_out},
+        )
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """The contexts that the model read, int32 [rows, n_ctx], memory-mapped; a row of ``read`` is a row of it.
+
+        Raises:
+            ValueError: the file is missing or was altered.
+        """
+        if self._tokens is None:
+            self._tokens = shards.read_tokens(self.index)
+        return self._tokens
+
+    def read(self, indices: Tensor | np.ndarray | list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Activations by number, 0 … ``n_stored`` - 1 in the order of the contexts, whatever is held out.
+
+        Returns:
+            activations fp32 [n, d_in], the row of ``tokens`` [n] and the position in it [n], int64.
+        """
+        wanted = np.asarray(indices)
+        if wanted.ndim != 1 or (wanted.size and wanted.dtype.kind not in "iu"):
+            raise ValueError(f"indices: got {wanted.dtype} {list(wanted.shape)}; wanted integers [n]")
+        wanted = wanted.astype(np.int64)
+        if wanted.size and not 0 <= wanted.min() <= wanted.max() < self.n_stored:
+            raise ValueError(f"indices: got {wanted.min()} to {wanted.max()}; wanted 0 to {self.n_stored - 1}")
+        out = torch.empty(len(wanted), self.d_in, dtype=shards.DTYPES[self._layout.dtype])
+        into, where = shards.as_bits(out, self._layout.dtype), np.empty((2, len(wanted)), np.int64)
+        home = np.searchsorted(self._ends, wanted, side="right")
+        for number in np.unique(home):
+            shard, chosen = self._shards[number], np.flatnonzero(home == number)
+            local = wanted[chosen] - (self._ends[number] - shard.tokens)
+            bits = shard.bits()
+            for chunk in np.unique(local // self._layout.chunk_tokens) * self._layout.chunk_tokens:
+                shard.check(bits, int(chunk), int(chunk) + 1)
+            into[chosen] = bits[local]
+            where[:, chosen] = np.stack(shard.where())[:, local]
+        return out.to(torch.float32), torch.from_numpy(where[0]), torch.from_numpy(where[1])
+
+    def verify(self) -> None:
+        """Read the whole store and compare every checksum.
+
+        Raises:
+            ValueError: names the first shard that is damaged.
+        """
+        for shard in self._shards:
+            shard.verify()
+
+    def _blocks(self, holdout: float, held_out: bool) -> tuple[np.ndarray, np.ndarray]:
+        """First token and length of each block; no block crosses a shard or the border of what is held out."""
+        rows = np.arange(self.index.settings["rows"])
+        chosen = (np.floor((rows + 1) * holdout) > np.floor(rows * holdout)) == held_out
+        starts, lengths = [], []
+        for number, shard in enumerate(self._shards):
+            of_row = chosen[self.index.contexts(number).start : self.index.contexts(number).stop]
+            edges = np.flatnonzero(np.diff(of_row, prepend=False, append=False)) * self.index.kept
+            base = self._ends[number] - shard.tokens
+            for first, last in edges.reshape(-1, 2):
+                cuts = np.arange(first, last, self._layout.chunk_tokens)
+                starts.append(base + cuts)
+                lengths.append(np.minimum(cuts + self._layout.chunk_tokens, last) - cuts)
+        none = [np.zeros(0, np.int64)]
+        return np.concatenate(starts or none), np.concatenate(lengths or none)
+
+    def _fill(self, units: np.ndarray, out: Tensor) -> None:
+        into, done = shards.as_bits(out, self._layout.dtype), 0
+        units = np.sort(units)  # the order on disk
+        starts, lengths = self._starts[units], self._lengths[units]
+        homes = np.searchsorted(self._ends, starts, side="right")
+        for number in np.unique(homes):
+            shard = self._shards[number]
+            bits, base = shard.bits(), self._ends[number] - shard.tokens
+            here = homes == number
+            for first, length in zip((starts[here] - base).tolist(), lengths[here].tolist(), strict=True):
+                shard.check(bits, first, first + length)
+                into[done : done + length] = bits[first : first + length]
+                done += length
