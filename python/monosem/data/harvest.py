@@ -115,7 +115,7 @@ def harvest(
         raise ValueError(f"dtype: got {dtype!r}; wanted one of {', '.join(shards.DTYPES)}")
     contexts = Contexts(model, hook_name, tokens, skip_positions, forward_contexts)
     layout = shards.Layout(contexts.d_in, dtype)
-    per_shard = max(1, shard_mib * 2**20 // (contexts.kept * layout.token_bytes))
+    per_shard = _per_shard(contexts, layout, shard_mib)
     settings = {"d_in": contexts.d_in, "dtype": dtype, **contexts.settings, "contexts_per_shard": per_shard}
     index = shards.Index(Path(folder), settings, [None] * -(-contexts.rows // per_shard))
     check_memory(layout.size(index.tokens(0)), f"a shard of {index.tokens(0):,} tokens (shard_mib={shard_mib})")
@@ -136,6 +136,10 @@ def planned_bytes(contexts: int, n_ctx: int, d_in: int, dtype: str, skip_positio
     """About how much disk space a harvest takes: activations, positions and tokens."""
     kept = contexts * (n_ctx - skip_positions)
     return shards.Layout(d_in, dtype).size(kept) + 4 * contexts * n_ctx
+
+
+def _per_shard(contexts: Contexts, layout: shards.Layout, mib: int) -> int:
+    return max(1, mib * 2**20 // (contexts.kept * layout.token_bytes))
 
 
 def _resume(index: shards.Index, contexts: Contexts, progress: bool) -> None:

@@ -209,7 +209,7 @@ def read_index(folder: str | Path) -> Index:
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
         known, version = body.pop("format") == FORMAT, body.pop("version")
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         known, version, body = False, None, error
     if not known:
         raise ValueError(f"folder: {str(path)!r} is not an index of activations ({body!r:.100}); wanted one of format {FORMAT!r}")
