@@ -1,0 +1,27 @@
+"""The kernels as functions on tensors: differentiable, and fit for ``torch.compile``."""
+
+from monosem.ops.code import SparseCode
+from monosem.ops.decode_loss import decode_loss, decode_loss_rows
+from monosem.ops.resample import resample_
+from monosem.ops.row_adam import row_adam_, row_grad_adam_
+from monosem.ops.row_grad import csc, feature_sum, row_grad
+from monosem.ops.sparse_decode import decode, gather_dot, sparse_decode
+from monosem.ops.threshold_encode import threshold_encode
+from monosem.ops.topk_encode import topk_encode
+
+__all__ = [
+    "SparseCode",
+    "csc",
+    "decode",
+    "decode_loss",
+    "decode_loss_rows",
+    "feature_sum",
+    "gather_dot",
+    "resample_",
+    "row_adam_",
+    "row_grad",
+    "row_grad_adam_",
+    "sparse_decode",
+    "threshold_encode",
+    "topk_encode",
+]

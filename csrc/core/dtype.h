@@ -1,0 +1,14 @@
+// Element types of weights as they come from PyTorch.
+#pragma once
+
+#include <cstdint>
+
+namespace ms {
+
+struct bf16 {
+  uint16_t bits;
+};
+
+enum class Dtype : int { f32 = 0, bf16 = 1 };
+
+}  // namespace ms

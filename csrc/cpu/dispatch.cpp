@@ -1,0 +1,46 @@
+// Which instruction set runs.
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "kernels.h"
+
+namespace ms {
+
+static std::vector<const Kernels*> available() {
+  std::vector<const Kernels*> found = {&kBaseline};
+#ifdef MS_X86
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(&kAvx2);
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl"))
+    found.push_back(&kAvx512);
+#endif
+  return found;
+}
+
+std::vector<const char*> available_isas() {
+  std::vector<const char*> names;
+  for (const Kernels* k : available()) names.push_back(k->name);
+  return names;
+}
+
+static const Kernels& choose() {
+  const auto found = available();
+  const char* wanted = std::getenv("MONOSEM_ISA");
+  if (!wanted || !*wanted) return *found.back();
+  std::string names;
+  for (const Kernels* k : found) {
+    if (!std::strcmp(k->name, wanted)) return *k;
+    names += names.empty() ? k->name : std::string(", ") + k->name;
+  }
+  throw std::invalid_argument("MONOSEM_ISA: got '" + std::string(wanted) + "'; this processor and build have " + names);
+}
+
+const Kernels& kernels() {
+  static const Kernels& chosen = choose();
+  return chosen;
+}
+
+}  // namespace ms

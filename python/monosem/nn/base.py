@@ -1,0 +1,116 @@
+"""What every autoencoder shares: parameters, decode, the unit-norm decoder."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from monosem import ops
+from monosem.nn.config import SAEConfig
+from monosem.nn.geometric_median import geometric_median
+from monosem.nn.gradients import Gradients
+from monosem.ops import SparseCode
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """The loss of a batch and its parts.
+
+    Attributes:
+        loss: what to call ``backward()`` on, 0-dim.
+        mse: mean squared error over tokens and D, 0-dim.
+        sparsity: mean over tokens of Σ|f|, 0-dim; weighted by λ in ``loss`` where the kind has a penalty.
+        aux: AuxK loss, 0-dim, before its weight (0 where there is none).
+        reconstruction: [..., d_in].
+        code: the active features.
+    """
+
+    loss: Tensor
+    mse: Tensor
+    sparsity: Tensor
+    aux: Tensor
+    reconstruction: Tensor
+    code: SparseCode
+
+
+class SAE(nn.Module, ABC):
+    r"""``f = act(W_enc·(x − b_dec) + b_enc)``, ``x̂ = W_dec·f + b_dec``, rows of the decoder of unit norm.
+
+    Parameters (one row a feature in both matrices, which is what the kernels read): ``W_enc_rows`` [d_sae, d_in],
+    ``W_dec`` [d_sae, d_in], ``b_enc`` [d_sae], ``b_dec`` [d_in]. ``W_enc`` is the [d_in, d_sae] view of the first.
+    """
+
+    cfg: SAEConfig
+
+    def __init__(self, cfg: SAEConfig, device=None, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.metadata: dict[str, Any] = {}
+        options = {"device": device, "dtype": dtype}
+        self.W_enc_rows = nn.Parameter(torch.empty(cfg.d_sae, cfg.d_in, **options))
+        self.W_dec = nn.Parameter(torch.empty(cfg.d_sae, cfg.d_in, **options))
+        self.b_enc = nn.Parameter(torch.zeros(cfg.d_sae, **options))
+        self.b_dec = nn.Parameter(torch.zeros(cfg.d_in, **options))
+
+    @property
+    def W_enc(self) -> Tensor:
+        """Encoder weights [d_in, d_sae]: a view of ``W_enc_rows``."""
+        return self.W_enc_rows.T
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> SparseCode:
+        """The active features of x [..., d_in]."""
+
+    @abstractmethod
+    def loss(self, x: Tensor, sparsity_scale: float = 1.0, dead: Tensor | None = None) -> LossOutput:
+        """The training loss of x [..., d_in], differentiable.
+
+        Args:
+            sparsity_scale: factor on the sparsity penalty (for its warm-up).
+            dead: bool [d_sae], features that AuxK may use.
+        """
+
+    @abstractmethod
+    def gradients(self, x: Tensor, sparsity_scale: float = 1.0, dead: Tensor | None = None) -> Gradients:
+        """The same loss of x [N, d_in] with its gradients, computed directly; equals ``loss(...).backward()``."""
+
+    def centred(self, x: Tensor) -> Tensor:
+        """``x − b_dec``, after checking x's width, dtype and device."""
+        if x.ndim < 1 or x.shape[-1] != self.cfg.d_in:
+            raise ValueError(f"x: got shape {list(x.shape)}; wanted [..., d_in={self.cfg.d_in}]")
+        ops.checks.same("x", x, "the autoencoder's weights", self.W_dec)
+        return x - self.b_dec
+
+    def decode(self, code: SparseCode) -> Tensor:
+        """``x̂ = W_dec·f + b_dec``: [..., d_in], in the leading shape that was encoded."""
+        return ops.decode(code, self.W_dec, self.b_dec)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Reconstruction of x [..., d_in]."""
+        return self.decode(self.encode(x))
+
+    @torch.no_grad()
+    def initialize(self, sample: Tensor) -> "SAE":
+        """Set the decoder bias to the geometric median of sample [n, d_in] (*Towards Monosemanticity*, appendix)."""
+        self.centred(sample)
+        self.b_dec.copy_(geometric_median(sample.reshape(-1, self.cfg.d_in)))
+        return self
+
+    @torch.no_grad()
+    def normalize_decoder(self) -> None:
+        """Make every decoder row unit."""
+        self.W_dec.div_(self.W_dec.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(self.W_dec.dtype).tiny))
+
+    @torch.no_grad()
+    def project_decoder_gradient(self) -> None:
+        """Remove from ``W_dec.grad`` the part parallel to each (unit) decoder row, before the optimizer's step."""
+        if self.W_dec.grad is not None:
+            g, w = self.W_dec.grad, self.W_dec
+            g.sub_((g * w).sum(-1, keepdim=True) * w)
+
+    def extra_repr(self) -> str:
+        return repr(self.cfg)

@@ -1,0 +1,78 @@
+"""Configurations of the autoencoders: small frozen dataclasses that go into JSON and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from monosem.ops import checks
+
+
+@dataclass(frozen=True)
+class SAEConfig:
+    """What every autoencoder has.
+
+    Attributes:
+        d_in: width of the activations.
+        d_sae: number of features.
+    """
+
+    kind: ClassVar[str] = ""
+    d_in: int
+    d_sae: int
+
+    def __post_init__(self) -> None:
+        for name in ("d_in", "d_sae"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name}: got {value!r}; wanted a positive whole number")
+
+
+@dataclass(frozen=True)
+class TopKConfig(SAEConfig):
+    """A TopK autoencoder.
+
+    Attributes:
+        k: active features a token.
+        aux_k: dead features used to explain what is left over (AuxK); None means d_in // 2, 0 switches AuxK off.
+        aux_coefficient: weight of the AuxK loss.
+    """
+
+    kind: ClassVar[str] = "topk"
+    k: int = 32
+    aux_k: int | None = None
+    aux_coefficient: float = 1 / 32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.topk(self.k, self.d_sae)
+        if self.aux_k is not None and self.aux_k < 0:
+            raise ValueError(f"aux_k: got {self.aux_k}; wanted a whole number ≥ 0, or None for d_in // 2")
+        if self.aux_coefficient < 0:
+            raise ValueError(f"aux_coefficient: got {self.aux_coefficient}; wanted a number ≥ 0")
+
+
+@dataclass(frozen=True)
+class ReLUConfig(SAEConfig):
+    """The paper's autoencoder.
+
+    Attributes:
+        l1_coefficient: λ in ``mean_D (x − x̂)² + λ·Σ|f|``: the error is a mean over D, the penalty a sum over features.
+    """
+
+    kind: ClassVar[str] = "relu"
+    l1_coefficient: float = 1e-3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.l1_coefficient >= 0:
+            raise ValueError(f"l1_coefficient: got {self.l1_coefficient}; wanted a number ≥ 0")
+
+
+def from_dict(config: type[SAEConfig], values: dict[str, Any]) -> SAEConfig:
+    """A configuration from JSON; a field it does not know is an error, not ignored."""
+    known = {f.name for f in fields(config)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ValueError(f"cfg: {', '.join(unknown)} unknown for kind {config.kind!r}; it has {', '.join(sorted(known))}")
+    return config(**values)

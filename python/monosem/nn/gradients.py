@@ -1,0 +1,57 @@
+"""What a fast step needs from an autoencoder: the loss, and every gradient in factors that were never multiplied out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RowFactors:
+    """Weight gradients as sparse factors: row f of dW is ``scale · Σ coef[e] · u[token of e]`` over its entries e.
+
+    Attributes:
+        indices, offsets: the code in CSR form, M tokens.
+        values: activations [nnz]; with ``residual`` [M, D] they make the decoder's gradient, scaled ``decoder_scale``.
+        slopes: gradient of each pre-activation [nnz]; with ``inputs`` [M, D] (centred) they make the encoder's.
+    """
+
+    indices: Tensor
+    offsets: Tensor
+    values: Tensor
+    residual: Tensor
+    decoder_scale: float
+    slopes: Tensor
+    inputs: Tensor
+
+
+@dataclass(frozen=True)
+class DenseRows:
+    """Weight gradients multiplied out: used while so many features fire that dense products are cheaper."""
+
+    w_enc: Tensor
+    w_dec: Tensor
+    b_enc: Tensor
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """The loss of one batch and its gradients, made without an autograd graph.
+
+    Attributes:
+        loss, mse, sparsity, aux, l0: 0-dim.
+        fired: bool [d_sae], features active on at least one token.
+        rows: gradients of both weight matrices and the encoder bias.
+        b_dec: gradient of the decoder bias through the decoder only; the part through the encoder's input,
+            ``−(Σ slopes) · W_enc``, follows from the encoder bias' gradient.
+    """
+
+    loss: Tensor
+    mse: Tensor
+    sparsity: Tensor
+    aux: Tensor
+    l0: Tensor
+    fired: Tensor
+    rows: RowFactors | DenseRows
+    b_dec: Tensor

@@ -1,0 +1,112 @@
+"""The paper's autoencoder: ReLU features with an L1 penalty."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from monosem import ops
+from monosem.nn.base import SAE, LossOutput
+from monosem.nn.config import ReLUConfig
+from monosem.nn.gradients import DenseRows, Gradients, RowFactors
+from monosem.ops import SparseCode
+
+DENSE_ABOVE = 0.1  # share of features active above which dense products beat gathering rows
+DENSE_BYTES = 64 << 20  # the dense path works on so many bytes of activations at a time
+
+
+class ReLUSAE(SAE):
+    r"""``f = ReLU(W_enc·(x − b_dec) + b_enc)``, ``L = mean_D (x − x̂)² + λ·Σ f``, mean over tokens.
+
+    The squared error is a **mean** over the D elements and the penalty a **sum** over features: λ = 0.004 here is the
+    paper's 0.004, and equals 0.004·D where the squared error is summed.
+
+    Initialisation: PyTorch's Kaiming-uniform for both matrices, decoder rows then made unit; ``initialize(sample)``
+    sets ``b_dec`` to the geometric median. Dead features: ``TrainConfig(resample=...)``.
+
+    Source: *Towards Monosemanticity* (2023), appendices "Autoencoder Architecture" and "Autoencoder Dataset and
+    Basic Training".
+    """
+
+    cfg: ReLUConfig
+
+    def __init__(
+        self, d_in: int, d_sae: int, l1_coefficient: float = 1e-3, *,
+        seed: int | None = None, device=None, dtype: torch.dtype = torch.float32,
+    ) -> None:  # fmt: skip
+        super().__init__(ReLUConfig(d_in, d_sae, l1_coefficient), device, dtype)
+        generator = None if seed is None else torch.Generator(self.W_dec.device).manual_seed(seed)
+        # The paper's default Kaiming-uniform of nn.Linear: ±1/√fan_in, each matrix with its own fan-in.
+        nn.init.uniform_(self.W_enc_rows, -(d_in**-0.5), d_in**-0.5, generator=generator)
+        nn.init.uniform_(self.W_dec, -(d_sae**-0.5), d_sae**-0.5, generator=generator)
+        self.normalize_decoder()
+        self.register_buffer("density", torch.ones((), dtype=torch.float32, device=device), persistent=False)
+
+    def encode(self, x: Tensor) -> SparseCode:
+        """The positive features of each token, in CSR form."""
+        return ops.threshold_encode(self.centred(x), self.W_enc_rows, self.b_enc)
+
+    def loss(self, x: Tensor, sparsity_scale: float = 1.0, dead: Tensor | None = None) -> LossOutput:
+        """``mean_D (x − x̂)² + sparsity_scale·λ·Σ f``, mean over the tokens of x [..., d_in]; ``dead`` is not used."""
+        code = self.encode(x)
+        token_mse, residual = ops.decode_loss(code, self.W_dec, self.b_dec, x)
+        mse = token_mse.mean()
+        sparsity = code.values.sum() / max(1, code.n_tokens)
+        loss = mse + sparsity_scale * self.cfg.l1_coefficient * sparsity
+        return LossOutput(loss, mse, sparsity, mse.new_zeros(()), x + residual, code)
+
+    @torch.no_grad()
+    def gradients(self, x: Tensor, sparsity_scale: float = 1.0, dead: Tensor | None = None) -> Gradients:
+        """The same loss of x [N, d_in] and its gradients, without an autograd graph.
+
+        While more than a tenth of the features fire (the beginning of training) the products are dense, in blocks of
+        tokens; ``density`` holds the share measured in the last batch and decides for the next.
+        """
+        made = (self._dense if self.density > DENSE_ABOVE else self._sparse)(x, sparsity_scale)
+        self.density.copy_(made.l0 / self.cfg.d_sae)
+        return made
+
+    def _sparse(self, x: Tensor, sparsity_scale: float) -> Gradients:
+        n, d = x.shape
+        centred = self.centred(x)
+        code = ops.threshold_encode(centred, self.W_enc_rows, self.b_enc)
+        values, indices, offsets = code.csr()
+        token_mse, residual, slopes = ops.decode_loss_rows(values, indices, offsets, self.W_dec, self.b_dec, x)
+        weight = sparsity_scale * self.cfg.l1_coefficient
+        slopes = slopes.add_(weight).div_(n)
+        mse, sparsity = token_mse.mean(), values.sum() / n
+        factors = RowFactors(indices, offsets, values, residual, 2 / (n * d), slopes, centred)
+        return Gradients(
+            mse + weight * sparsity, mse, sparsity, mse.new_zeros(()), code.l0(), code.active_counts() > 0, factors,
+            residual.sum(0).mul_(2 / (n * d)),
+        )  # fmt: skip
+
+    def _dense(self, x: Tensor, sparsity_scale: float) -> Gradients:
+        n, d = x.shape
+        centred = self.centred(x)
+        weight = sparsity_scale * self.cfg.l1_coefficient
+        rows = DenseRows(torch.zeros_like(self.W_enc_rows), torch.zeros_like(self.W_dec), torch.zeros_like(self.b_enc))
+        b_dec = torch.zeros_like(self.b_dec)
+        squares, total, active = (torch.zeros((), dtype=torch.float64, device=x.device) for _ in range(3))
+        counts = torch.zeros(self.cfg.d_sae, dtype=torch.int64, device=x.device)
+        step = max(1, DENSE_BYTES // (4 * self.cfg.d_sae))
+        for part, target in zip(centred.split(step), x.split(step), strict=True):
+            f = torch.addmm(self.b_enc, part, self.W_enc_rows.T).relu_()
+            on = f != 0
+            residual = torch.addmm(self.b_dec, f, self.W_dec).sub_(target)
+            squares += residual.square().sum(dtype=torch.float64)
+            total += f.sum(dtype=torch.float64)
+            counts += on.sum(0)
+            residual.mul_(2 / (n * d))
+            rows.w_dec.addmm_(f.T, residual)
+            slope = torch.mm(residual, self.W_dec.T).add_(weight / n).mul_(on)
+            rows.w_enc.addmm_(slope.T, part)
+            rows.b_enc.add_(slope.sum(0))
+            b_dec += residual.sum(0)
+        active += counts.sum()
+        mse, sparsity, l0 = (squares / (n * d)).to(x.dtype), (total / n).to(x.dtype), (active / n).float()
+        return Gradients(
+            mse + weight * sparsity, mse, sparsity, mse.new_zeros(()), l0, counts > 0, rows, b_dec,
+        )  # fmt: skip
+
+

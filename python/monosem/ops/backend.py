@@ -1,0 +1,70 @@
+"""Which implementation runs: the native module for CPU tensors, plain PyTorch elsewhere or on request.
+
+Importing never fails. ``MONOSEM_BACKEND=reference`` asks for the definitions in plain PyTorch, ``native`` (the
+default) for the compiled kernels; ``MONOSEM_ISA`` (baseline, avx2, avx512) and ``MONOSEM_PRODUCT`` (fp32, bf16)
+override what the processor would choose.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from functools import cache
+from types import ModuleType
+
+import torch
+
+try:
+    from monosem import _C
+
+    native: ModuleType | None = _C
+    native_error = ""
+except ImportError as error:
+    native = None
+    native_error = str(error)
+
+_CHOICES = ("native", "reference")
+
+
+def requested() -> str:
+    """The value of ``MONOSEM_BACKEND``, checked."""
+    choice = os.environ.get("MONOSEM_BACKEND", "native")
+    if choice not in _CHOICES:
+        raise ValueError(f"MONOSEM_BACKEND: got {choice!r}; wanted one of {', '.join(_CHOICES)}")
+    return choice
+
+
+def use_native() -> bool:
+    """True when a CPU tensor goes to the compiled kernels. Raises when they are wanted and were not built."""
+    if requested() == "reference":
+        return False
+    if native is None:
+        raise RuntimeError(
+            f"monosem's compiled CPU module is missing ({native_error}). Install with `pip install .` (needs a C++ "
+            "compiler), or set MONOSEM_BACKEND=reference to run the slow definitions in plain PyTorch. "
+            "`monosem doctor` says more."
+        )
+    return True
+
+
+@cache
+def warn_device(device_type: str) -> None:
+    """Say once that this device has no kernels of its own yet."""
+    warnings.warn(
+        f"monosem has no kernels for {device_type!r} tensors in this build: the definitions in plain PyTorch run "
+        "instead (right, but slow and with an array of tokens × features).",
+        stacklevel=3,
+    )
+
+
+@cache
+def bf16_products() -> bool:
+    """Whether the encoder's product runs in bf16 on this CPU, with the survivors re-scored in fp32."""
+    choice = os.environ.get("MONOSEM_PRODUCT", "auto")
+    if choice not in ("auto", "bf16", "fp32"):
+        raise ValueError(f"MONOSEM_PRODUCT: got {choice!r}; wanted auto, bf16 or fp32")
+    if choice != "auto":
+        return choice == "bf16"
+    has = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool((has and has()) or (has_bf16 and has_bf16()))

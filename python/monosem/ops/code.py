@@ -1,0 +1,75 @@
+"""A sparse result is a type: the active features of every token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SparseCode:
+    """The active features of tokens of any leading shape.
+
+    Either every token has the same number K of entries (TopK: ``values`` and ``indices`` are [..., K] and ``offsets``
+    is None), or they are in CSR form (``values`` and ``indices`` are [nnz], the entries of token n stand at
+    ``offsets[n]:offsets[n + 1]``). A TopK entry whose value is 0 is not active (its pre-activation was ≤ 0).
+
+    Attributes:
+        values: feature activations, ≥ 0, in the dtype of the input; differentiable.
+        indices: feature of each entry, int32.
+        offsets: int64 [N + 1] or None.
+        d_sae: number of features.
+        shape: leading shape of the input, ``()`` for a single token.
+    """
+
+    values: Tensor
+    indices: Tensor
+    offsets: Tensor | None
+    d_sae: int
+    shape: torch.Size
+
+    @property
+    def n_tokens(self) -> int:
+        return self.shape.numel()
+
+    def csr(self) -> tuple[Tensor, Tensor, Tensor]:
+        """``(values [nnz], indices [nnz], offsets [N + 1])``, whichever form the code has."""
+        if self.offsets is not None:
+            return self.values, self.indices, self.offsets
+        k = self.values.shape[-1]
+        offsets = uniform_offsets(self.n_tokens, k, self.values.device)
+        return self.values.reshape(-1), self.indices.reshape(-1), offsets
+
+    def row_ids(self) -> Tensor:
+        """Token of each entry, int64 [nnz]; tokens are numbered over the flattened leading shape."""
+        values, _, offsets = self.csr()
+        return row_ids(offsets, values.numel())
+
+    def to_dense(self) -> Tensor:
+        """[..., d_sae] with zeros where nothing fires. Differentiable; of size tokens × features."""
+        values, indices, offsets = self.csr()
+        flat = row_ids(offsets, values.numel()) * self.d_sae + indices.long()
+        dense = values.new_zeros(self.n_tokens * self.d_sae).index_put((flat,), values, accumulate=True)
+        return dense.view(*self.shape, self.d_sae)
+
+    def l0(self) -> Tensor:
+        """Mean number of active features a token, 0-dim float32 (NaN when there is no token)."""
+        return (self.values > 0).sum(dtype=torch.float32) / self.n_tokens if self.n_tokens else torch.tensor(torch.nan)
+
+    def active_counts(self) -> Tensor:
+        """Number of tokens on which each feature is active, int64 [d_sae]."""
+        values, indices, _ = self.csr()
+        return torch.bincount(indices[values > 0].long(), minlength=self.d_sae)
+
+
+def uniform_offsets(n: int, k: int, device: torch.device) -> Tensor:
+    """Offsets of n tokens with k entries each: int64 [n + 1]."""
+    return torch.arange(n + 1, device=device, dtype=torch.int64) * k
+
+
+def row_ids(offsets: Tensor, nnz: int) -> Tensor:
+    """Token of each CSR entry: int64 [nnz]."""
+    tokens = torch.arange(len(offsets) - 1, device=offsets.device)
+    return torch.repeat_interleave(tokens, offsets.diff(), output_size=nnz)

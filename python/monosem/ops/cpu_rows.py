@@ -1,0 +1,134 @@
+"""The native kernels over rows, given tensors: layout and dtype in order, addresses out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from monosem.ops.backend import native as _C
+
+_WEIGHT_DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+
+
+def weights(w: Tensor) -> tuple[Tensor, int]:
+    """Weights in a layout that the kernels read: contiguous rows, float32 or bfloat16, and the dtype's number."""
+    return w.contiguous(), _WEIGHT_DTYPES[w.dtype]
+
+
+def fp32(t: Tensor) -> Tensor:
+    """Contiguous float32; no copy when it is so already."""
+    return t.to(torch.float32).contiguous()
+
+
+def threads() -> int:
+    return torch.get_num_threads()
+
+
+def _code(indices: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, int]:
+    return indices.contiguous(), offsets.contiguous(), len(offsets) - 1
+
+
+def sparse_decode(values: Tensor, indices: Tensor, offsets: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    v, (i, o, n), (rows, dtype), bias = fp32(values), _code(indices, offsets), weights(w), fp32(b)
+    d = w.shape[1]
+    out = torch.empty(n, d)
+    _C.sparse_decode(
+        v.data_ptr(), i.data_ptr(), o.data_ptr(), n, rows.data_ptr(), dtype, d, bias.data_ptr(), out.data_ptr(),
+        threads(),
+    )  # fmt: skip
+    return out.to(w.dtype)
+
+
+def gather_dot(g: Tensor, indices: Tensor, offsets: Tensor, w: Tensor) -> Tensor:
+    g32, (i, o, n), (rows, dtype) = fp32(g), _code(indices, offsets), weights(w)
+    out = torch.empty(len(i))
+    _C.gather_dot(
+        i.data_ptr(), o.data_ptr(), n, rows.data_ptr(), dtype, w.shape[1], g32.data_ptr(), 1.0, out.data_ptr(),
+        threads(),
+    )  # fmt: skip
+    return out.to(g.dtype)
+
+
+def decode_loss(
+    values: Tensor, indices: Tensor, offsets: Tensor, w: Tensor, b: Tensor, x: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    v, (i, o, n), (rows, dtype), bias, target = fp32(values), _code(indices, offsets), weights(w), fp32(b), fp32(x)
+    d = w.shape[1]
+    loss, residual, slopes = torch.empty(n), torch.empty(n, d), torch.empty(len(v))
+    _C.decode_loss(
+        v.data_ptr(), i.data_ptr(), o.data_ptr(), n, rows.data_ptr(), dtype, d, bias.data_ptr(), target.data_ptr(),
+        loss.data_ptr(), residual.data_ptr(), slopes.data_ptr(), threads(),
+    )  # fmt: skip
+    return loss.to(x.dtype), residual.to(x.dtype), slopes.to(x.dtype)
+
+
+def csc(indices: Tensor, offsets: Tensor, d_sae: int) -> tuple[Tensor, Tensor, Tensor]:
+    i, o, n = _code(indices, offsets)
+    starts = torch.empty(d_sae + 1, dtype=torch.int64)
+    entries, tokens = torch.empty(len(i), dtype=torch.int64), torch.empty(len(i), dtype=torch.int32)
+    _C.csc(
+        i.data_ptr(), o.data_ptr(), n, d_sae, starts.data_ptr(), entries.data_ptr(), tokens.data_ptr(), threads()
+    )  # fmt: skip
+    return starts, entries, tokens
+
+
+def row_grad(starts: Tensor, entries: Tensor, tokens: Tensor, coef: Tensor, u: Tensor) -> Tensor:
+    c, u32 = fp32(coef), fp32(u)
+    f, d = len(starts) - 1, u.shape[1]
+    out = torch.empty(f, d)
+    _C.row_grad(
+        starts.data_ptr(), entries.data_ptr(), tokens.data_ptr(), f, c.data_ptr(), u32.data_ptr(), d, out.data_ptr(),
+        threads(),
+    )  # fmt: skip
+    return out.to(u.dtype)
+
+
+def feature_sum(starts: Tensor, entries: Tensor, coef: Tensor) -> Tensor:
+    c = fp32(coef)
+    out = torch.empty(len(starts) - 1)
+    _C.feature_sum(starts.data_ptr(), entries.data_ptr(), len(out), c.data_ptr(), out.data_ptr(), threads())
+    return out.to(coef.dtype)
+
+
+def _in_place(**tensors: Tensor) -> None:
+    for name, t in tensors.items():
+        if t.dtype != torch.float32 or not t.is_contiguous():
+            layout = "contiguous" if t.is_contiguous() else "strided"
+            raise ValueError(f"{name}: got {t.dtype}, {layout}; wanted contiguous float32, which is updated in place")
+
+
+def row_adam_(
+    w: Tensor, m: Tensor, v: Tensor, g: Tensor, lr: float, beta1: float, beta2: float, eps: float, step: int, unit: bool
+) -> None:
+    _in_place(w=w, m=m, v=v)
+    g32 = fp32(g)
+    _C.row_adam(
+        w.data_ptr(), m.data_ptr(), v.data_ptr(), g32.data_ptr(), w.shape[0], w.shape[1], lr, beta1, beta2, eps, step,
+        unit, threads(),
+    )  # fmt: skip
+
+
+def row_grad_adam_(
+    w: Tensor, m: Tensor, v: Tensor, starts: Tensor, entries: Tensor, tokens: Tensor, coef: Tensor, u: Tensor,
+    scale: float, lr: float, beta1: float, beta2: float, eps: float, step: int, unit: bool,
+) -> None:  # fmt: skip
+    _in_place(w=w, m=m, v=v)
+    c, u32 = fp32(coef), fp32(u)
+    _C.row_grad_adam(
+        w.data_ptr(), m.data_ptr(), v.data_ptr(), starts.data_ptr(), entries.data_ptr(), tokens.data_ptr(), w.shape[0],
+        c.data_ptr(), u32.data_ptr(), w.shape[1], scale, lr, beta1, beta2, eps, step, unit, threads(),
+    )  # fmt: skip
+
+
+def resample_(
+    w_enc: Tensor, w_dec: Tensor, b_enc: Tensor, moments: list[Tensor], features: Tensor, inputs: Tensor,
+    alive: Tensor, factor: float,
+) -> None:  # fmt: skip
+    _in_place(w_enc=w_enc, w_dec=w_dec, b_enc=b_enc)
+    chosen, x, living = features.long().contiguous(), fp32(inputs), alive.to(torch.uint8).contiguous()
+    _C.resample(
+        w_enc.data_ptr(), w_dec.data_ptr(), b_enc.data_ptr(), w_dec.shape[0], w_dec.shape[1], chosen.data_ptr(),
+        len(chosen), x.data_ptr(), living.data_ptr(), factor, threads(),
+    )  # fmt: skip
+    for moment in moments:
+        moment[chosen] = 0.0

@@ -1,0 +1,71 @@
+"""Decode, residual, loss and the gradient of the code in one pass over the active rows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from monosem.ops import checks, cpu_rows, reference
+from monosem.ops.code import SparseCode, row_ids
+from monosem.ops.library import register
+from monosem.ops.row_grad import csc, row_grad
+from monosem.ops.sparse_decode import gather_dot
+
+
+def _fake(values: Tensor, indices: Tensor, offsets: Tensor, w: Tensor, b: Tensor, x: Tensor):
+    return x.new_empty(x.shape[0]), torch.empty_like(x, memory_format=torch.contiguous_format), torch.empty_like(values)
+
+
+def _setup(ctx, inputs, output) -> None:
+    values, indices, offsets, w, _, _ = inputs
+    _, residual, slope = output
+    ctx.save_for_backward(values, indices, offsets, w, residual, slope)
+    ctx.mark_non_differentiable(slope)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx, g_loss: Tensor | None, g_residual: Tensor | None, _):
+    values, indices, offsets, w, residual, slope = ctx.saved_tensors
+    need_values, _, _, need_w, need_b, need_x = ctx.needs_input_grad
+    g = torch.zeros_like(residual) if g_residual is None else g_residual
+    gv = gather_dot(g.contiguous(), indices, offsets, w) if need_values and g_residual is not None else 0
+    if g_loss is not None:
+        g = g + residual * (g_loss * (2 / residual.shape[1]))[:, None]
+        gv = gv + slope * g_loss[row_ids(offsets, values.shape[0])] if need_values else None
+    g = g.contiguous()
+    gw = row_grad(*csc(indices, offsets, w.shape[0]), values, g) if need_w else None
+    return (gv if need_values else None), None, None, gw, g.sum(0) if need_b else None, -g if need_x else None
+
+
+decode_loss_rows = register(
+    "decode_loss(Tensor values, Tensor indices, Tensor offsets, Tensor w, Tensor b, Tensor x) "
+    "-> (Tensor, Tensor, Tensor)",
+    cpu=cpu_rows.decode_loss, reference=reference.decode_loss, fake=_fake, backward=_backward, setup=_setup,
+)  # fmt: skip
+
+
+def decode_loss(code: SparseCode, w: Tensor, b: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Squared error of the reconstruction, ``mean_D (x̂ − x)²`` of each token, and the residual ``x̂ − x``.
+
+    The gradient of the code is made in the same pass, while the decoder rows are still in cache.
+
+    Args:
+        code: the active features of x's tokens.
+        w: decoder rows [F, D].
+        b: decoder bias [D].
+        x: [..., D], the target.
+
+    Returns:
+        Loss [...] and residual [..., D]; both differentiable in the code's values, w, b and x.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not fit.
+    """
+    checks.shape("w", w, (code.d_sae, "d_in"))
+    checks.shape("b", b, (w.shape[1],))
+    if x.shape != (*code.shape, w.shape[1]):
+        raise ValueError(f"x: got shape {list(x.shape)}; wanted {[*code.shape, w.shape[1]]}, the shape that was encoded")
+    checks.same("code.values", code.values, "w", w)
+    checks.same("x", x, "w", w)
+    loss, residual, _ = decode_loss_rows(*code.csr(), w, b, x.reshape(-1, w.shape[1]))
+    return loss.view(code.shape), residual.view(x.shape)
