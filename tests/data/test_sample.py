@@ -1,0 +1,57 @@
+"""The shipped text: its promises on size, sources, order and split."""
+
+import pytest
+
+from monosem.data import sample
+
+
+@pytest.fixture(scope="module")
+def documents():
+    return sample.sample_documents("all")
+
+
+def test_sizes(documents):
+    assert sum(len(d.text.encode()) for d in documents) >= 12_000_000
+    assert sample.sample_path().stat().st_size <= 4_300_000
+    lengths = [len(d.text) for d in documents]
+    assert 200 <= min(lengths) and max(lengths) <= 8000
+
+
+def test_sources(documents):
+    sources = {d.source for d in documents}
+    assert {"en_prose", "en_docs", "code_python", "code_c", "code_js", "html", "dna", "base64"} <= sources
+    for prefix in ("ar_", "he_", "ru_", "zh_", "ja_"):
+        size = sum(len(d.text.encode()) for d in documents if d.source.startswith(prefix))
+        assert size >= 300_000, prefix
+
+
+@pytest.mark.parametrize(
+    ("prefix", "letters"), [("ar_", "\u0600-\u06ff"), ("he_", "\u0590-\u05ff"), ("ru_", "\u0400-\u04ff"), ("zh_", "\u4e00-\u9fff")]
+)
+def test_label_is_the_script(documents, prefix, letters):
+    import re
+
+    text = "".join(d.text for d in documents if d.source.startswith(prefix))
+    inside = len(re.findall(f"[{letters}]", text))
+    assert inside / sum(c.isalpha() for c in text) > 0.6
+
+
+def test_order_is_mixed(documents):
+    runs = 1 + sum(a.source != b.source for a, b in zip(documents, documents[1:], strict=False))
+    assert runs > 0.8 * len(documents)
+
+
+def test_splits(documents):
+    train, held_out = sample.sample_documents("train"), sample.sample_documents("held_out")
+    assert len(train) + len(held_out) == len(documents)
+    assert {d.source for d in held_out} == {d.source for d in documents}
+    assert not {d.text for d in train} & {d.text for d in held_out}
+    assert 0.015 < len(held_out) / len(documents) < 0.03
+    with pytest.raises(ValueError, match="split: got 'test'; wanted one of 'train', 'held_out', 'all'"):
+        sample.sample_documents("test")
+
+
+def test_missing_asset(monkeypatch, tmp_path):
+    monkeypatch.setattr(sample, "resources", lambda name: tmp_path)
+    with pytest.raises(FileNotFoundError, match="build_sample_text.py"):
+        sample.sample_path()
