@@ -1,7 +1,6 @@
-"""ActivationStream: every token once an epoch, contexts mixed, exact position. harvest: whole, resumable, refusing."""
+"""harvest: what the model gave, whole or not at all, resumable, refusing what does not belong together."""
 
 import errno
-import json
 import os
 import shutil
 import signal
@@ -13,214 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fake_model import HOOK, FakeModel, numbered, token_of
+from fake_model import HOOK, FakeModel, numbered
 
-from monosem.data import files, shards, source
+from monosem.data import files, memory, shards
 from monosem.data.harvest import ActivationStream, harvest
 from monosem.data.store import ActivationStore
 
 CHILD = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-
-
-def stream(rows=37, model=None, **options):
-    options = {"batch_size": 50, "buffer_contexts": 10, "epochs": 1} | options
-    return ActivationStream(model or FakeModel(), HOOK, numbered(rows), **options)
-
-
-@pytest.mark.parametrize(
-    "rows, options",
-    [
-        (37, {}),
-        (1, {}),
-        (37, {"batch_size": 1}),
-        (37, {"batch_size": 10_000}),
-        (37, {"buffer_contexts": 1}),
-        (37, {"buffer_contexts": 10_000, "forward_contexts": 7}),
-        (37, {"skip_positions": 0}),
-        (37, {"skip_positions": 15}),
-        (7, {"epochs": 3, "batch_size": 64, "dtype": torch.bfloat16}),
-    ],
-)
-def test_each_token_once_an_epoch(rows, options):
-    skip, epochs = options.get("skip_positions", 1), options.get("epochs", 1)
-    made = stream(rows, **options)
-    batches = list(made)
-    assert all(len(b) == made.batch_size for b in batches[:-1])
-    assert {b.dtype for b in batches} == {options.get("dtype", torch.float32)}
-    wanted = numbered(rows)[:, skip:].flatten()
-    assert made.n_tokens == len(wanted)
-    for epoch in token_of(torch.cat(batches)).view(epochs, -1):
-        assert torch.equal(epoch.sort().values, wanted)
-
-
-def test_batches_are_the_models_activations():
-    model, tokens = FakeModel(), numbered(37)
-    rows = torch.cat(list(stream(model=model)))
-    assert torch.equal(rows, model.activations(tokens, HOOK).flatten(0, 1)[token_of(rows)])
-
-
-def test_a_batch_mixes_contexts():
-    rows = torch.cat([token_of(b) // 16 for b in stream(320, batch_size=256, buffer_contexts=64)][:-1]).view(-1, 256)
-    distinct = [len(row.unique()) for row in rows]
-    assert min(distinct) >= 60  # 256 of 960 tokens of 64 contexts: 63.4 expected; 17 would be contexts in order
-    follows = (rows.diff(dim=1) == 0).float().mean()
-    assert follows < 0.03  # neighbours in a batch of one context: 1/64 expected
-
-
-def test_seeds_and_epochs_differ_and_repeat():
-    two = torch.cat(list(stream(epochs=2)))
-    assert torch.equal(two, torch.cat(list(stream(epochs=2))))
-    assert not torch.equal(two[:555], two[555:])
-    assert not torch.equal(two, torch.cat(list(stream(epochs=2, seed=1))))
-    once = stream()
-    assert torch.equal(two, torch.cat([*once, *once]))  # iterating again is the next epoch
-
-
-def test_last_window_is_not_a_leftover():
-    made = stream(21, buffer_contexts=10)
-    assert np.diff(made._bounds).tolist() == [7, 7, 7]
-
-
-def test_endless():
-    batches = iter(stream(3, epochs=None, batch_size=30))
-    assert sum(len(next(batches)) for _ in range(10)) == 300
-
-
-@pytest.mark.parametrize("epochs", [2, None])
-def test_resume_at_every_batch(epochs):
-    whole = iter(stream(epochs=epochs))
-    uninterrupted = [next(whole) for _ in range(20)]
-    running = stream(epochs=epochs)
-    batches = iter(running)
-    for done in range(20):
-        state = json.loads(json.dumps(running.state_dict()))
-        resumed = stream(epochs=epochs)
-        resumed.load_state_dict(state)
-        rest = iter(resumed)
-        for wanted in uninterrupted[done : done + 3]:
-            assert torch.equal(next(rest), wanted)
-        next(batches)
-
-
-def test_resume_at_the_end():
-    running = stream()
-    for _ in running:
-        last = running.state_dict()
-    resumed, after = stream(), stream()
-    resumed.load_state_dict(last)
-    assert list(resumed) == []
-    after.load_state_dict(running.state_dict())  # saved after the loop: the next loop is the next epoch
-    assert torch.equal(torch.cat(list(after)), torch.cat(list(running)))
-
-
-STREAM_CHILD = """
-import json, sys, torch
-from fake_model import HOOK, FakeModel, numbered
-from monosem.data.harvest import ActivationStream
-stream = ActivationStream(FakeModel(), HOOK, numbered(37), batch_size=50, buffer_contexts=10)
-for batch in stream:
-    print(json.dumps([batch.tolist(), stream.state_dict()]), flush=True)
-"""
-
-
-def test_resume_after_a_kill():
-    child = subprocess.Popen([sys.executable, "-c", STREAM_CHILD], stdout=subprocess.PIPE, text=True, env=CHILD)
-    seen = [json.loads(child.stdout.readline()) for _ in range(7)]
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
-    child.stdout.close()
-    resumed = stream(epochs=None)
-    resumed.load_state_dict(seen[-1][1])
-    rest = iter(resumed)
-    whole = iter(stream(epochs=None))
-    for batch, _ in seen:
-        assert torch.equal(torch.tensor(batch), next(whole))
-    for _ in range(7):
-        assert torch.equal(next(rest), next(whole))
-
-
-@pytest.mark.parametrize(
-    "other, said",
-    [
-        ({"seed": 1}, "seed: 1 there, 0 here"),
-        ({"batch_size": 51}, "batch_size: 51 there, 50 here"),
-        ({"rows": 38}, "rows: 38 there, 37 here; tokens_crc32"),
-        ({"dtype": torch.bfloat16}, "dtype"),
-    ],
-)
-def test_position_of_another_stream_is_refused(other, said):
-    made = stream()
-    with pytest.raises(ValueError, match=said):
-        made.load_state_dict(stream(**other).state_dict())
-    assert made.state_dict()["position"] == 0
-    with pytest.raises(ValueError, match="lacks 'position'"):
-        made.load_state_dict({"step": 3})
-
-
-def test_an_error_in_the_model_loses_nothing():
-    model = FakeModel()
-    made, whole = stream(model=model), torch.cat(list(stream()))
-    first = next(iter(made))
-    wanted, model.activations = model.activations, lambda *_: 1 / 0
-    with pytest.raises(ZeroDivisionError):
-        list(made)
-    model.activations = wanted
-    handed_out = made.state_dict()["position"]
-    assert torch.equal(first, whole[:50])
-    assert torch.equal(torch.cat(list(made)), whole[handed_out:])
-
-
-class Crooked(FakeModel):
-    def activations(self, tokens, hook_name):
-        return super().activations(tokens, hook_name)[..., None]
-
-
-BAD = [
-    ({"tokens": numbered(3), "hook_name": "blocks.0.mlp.hook_pst"}, "nearest are .*hook_post"),
-    ({"tokens": np.zeros((0, 16), int)}, r"got no context \[0, 16\].*shorter than one context of 16 tokens"),
-    ({"tokens": torch.arange(16)}, r"got int64 \[16\]; wanted integers \[rows, n_ctx\]"),
-    ({"tokens": numbered(3).float()}, r"got float32 \[3, 16\]; wanted integers"),
-    ({"tokens": numbered(3, 17)}, "rows of 17 tokens; 'fake' reads at most 16"),
-    ({"tokens": numbered(2) + 65_520}, "ids 65520 to 65551; 'fake' knows 0 to 65535"),
-    ({"tokens": numbered(2) - 1}, "ids -1 to 30"),
-    ({"skip_positions": 16}, "skip_positions: got 16; wanted 0 to 15"),
-    ({"forward_contexts": 0}, "forward_contexts: got 0"),
-    ({"model": Crooked()}, r"gave \[.*, 16, 5, 1\].*one vector a token"),
-]
-
-
-@pytest.mark.parametrize("bad, said", BAD)
-def test_bad_input(bad, said, tmp_path):
-    arguments = {"model": FakeModel(), "hook_name": HOOK, "tokens": numbered(3)} | bad
-    with pytest.raises(ValueError, match=said):
-        ActivationStream(**arguments)
-    with pytest.raises(ValueError, match=said):
-        harvest(**arguments, folder=tmp_path, progress=False)
-    assert not list(tmp_path.glob("shard*"))
-
-
-@pytest.mark.parametrize(
-    "bad, said",
-    [
-        ({"batch_size": 0}, "batch_size: got 0; wanted an integer ≥ 1"),
-        ({"seed": -1}, "seed: got -1"),
-        ({"epochs": 0}, "epochs: got 0"),
-        ({"buffer_contexts": 0}, "buffer_contexts: got 0"),
-        ({"dtype": torch.int64}, "dtype: got torch.int64"),
-    ],
-)
-def test_bad_options(bad, said):
-    with pytest.raises(ValueError, match=said):
-        stream(**bad)
-
-
-def test_a_buffer_that_does_not_fit_is_refused_before_it_is_made(monkeypatch):
-    monkeypatch.setattr(source, "available_memory", lambda: 2000)
-    with pytest.raises(ValueError, match=r"150 activations of width 5 need 3 kB, this machine has 2 kB"):
-        next(iter(stream(30)))
-
-
-# --- harvest ---
 
 
 def make(folder, rows=37, model=None, dtype="fp32", **options):
@@ -415,3 +213,38 @@ def test_nan_or_inf_is_not_stored(tmp_path, small_shards):
 def test_wrong_dtype(tmp_path):
     with pytest.raises(ValueError, match="dtype: got 'int8'; wanted one of bf16, fp32"):
         make(tmp_path, dtype="int8")
+
+
+class Crooked(FakeModel):
+    def activations(self, tokens, hook_name):
+        return super().activations(tokens, hook_name)[..., None]
+
+
+BAD = [
+    ({"tokens": numbered(3), "hook_name": "blocks.0.mlp.hook_pst"}, "nearest are .*hook_post"),
+    ({"tokens": np.zeros((0, 16), int)}, r"got no context \[0, 16\].*shorter than one context of 16 tokens"),
+    ({"tokens": torch.arange(16)}, r"got int64 \[16\]; wanted integers \[rows, n_ctx\]"),
+    ({"tokens": numbered(3).float()}, r"got float32 \[3, 16\]; wanted integers"),
+    ({"tokens": numbered(3, 17)}, "rows of 17 tokens; 'fake' reads at most 16"),
+    ({"tokens": numbered(2) + 65_520}, "ids 65520 to 65551; 'fake' knows 0 to 65535"),
+    ({"tokens": numbered(2) - 1}, "ids -1 to 30"),
+    ({"skip_positions": 16}, "skip_positions: got 16; wanted 0 to 15"),
+    ({"forward_contexts": 0}, "forward_contexts: got 0"),
+    ({"model": Crooked()}, r"gave \[.*, 16, 5, 1\].*one vector a token"),
+]
+
+
+@pytest.mark.parametrize("bad, said", BAD)
+def test_bad_input(bad, said, tmp_path):
+    arguments = {"model": FakeModel(), "hook_name": HOOK, "tokens": numbered(3)} | bad
+    with pytest.raises(ValueError, match=said):
+        ActivationStream(**arguments)
+    with pytest.raises(ValueError, match=said):
+        harvest(**arguments, folder=tmp_path, progress=False)
+    assert not list(tmp_path.glob("shard*"))
+
+
+def test_a_shard_that_does_not_fit_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "available_memory", lambda: 2000)
+    with pytest.raises(ValueError, match=r"shard_mib: 555 activations of width 5 need 15.6 kB of memory.* has 2 kB"):
+        make(tmp_path)

@@ -113,9 +113,7 @@ def test_position_of_another_store_is_refused(folder, tmp_path):
 
 @pytest.mark.parametrize("share, count", [(0.02, 12), (0.1, 64), (0.5, 320), (0.99, 633)])
 def test_holdout_divides_the_contexts(folder, share, count):
-    rest, held = (
-        token_of(torch.cat(list(store(folder, holdout=share, held_out=held)))) for held in (False, True)
-    )
+    rest, held = (token_of(torch.cat(list(store(folder, holdout=share, held_out=held)))) for held in (False, True))
     assert len(held) == count * 15 == store(folder, holdout=share, held_out=True).n_tokens
     assert torch.equal(torch.cat([rest, held]).sort().values, STORED)
     assert not set((rest // 16).tolist()) & set((held // 16).tolist())
@@ -180,10 +178,9 @@ from monosem.data.store import ActivationStore
 def anonymous():
     return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("RssAnon"))
 torch.set_num_threads(1)
-store = ActivationStore(sys.argv[1], batch_size=256, buffer_mib=4)
+store = ActivationStore(sys.argv[1], batch_size=256, buffer_mib=4, epochs=2)
 before = anonymous()
-memory = [anonymous() for _ in store]
-print(memory[0] - before, max(memory) - memory[0])
+print(max(anonymous() for _ in store) - before)
 """
 
 
@@ -194,9 +191,7 @@ def test_memory_does_not_grow_with_the_store(tmp_path):
     made = harvest(model, HOOK, numbered(1600), tmp_path, "bf16", shard_mib=8, progress=False)
     assert sum(p.stat().st_size for p in tmp_path.iterdir()) > 48e6 and len(made.index.shards) == 6
     done = subprocess.run([sys.executable, "-c", MEMORY_CHILD, tmp_path], env=CHILD, check=True, capture_output=True)
-    first, later = map(int, done.stdout.split())  # kB
-    assert first < 40_000  # a buffer of 4 MiB, batches of 1 MB, and the libraries' own code at first use
-    assert later < 6_000  # the other 45 MB left nothing behind
+    assert int(done.stdout) < 32_000  # kB, for 98 MB read: a buffer of 4 MiB, batches of 1 MB, the allocator's slack
 
 
 def test_an_incomplete_store_is_refused(folder, tmp_path):

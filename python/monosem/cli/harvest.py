@@ -14,16 +14,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "and `monosem.data.store.ActivationStore` read. A harvest that was interrupted continues when the same "
         "command is given again; damaged shards are found by their checksums and made anew."
     )
-    parser.add_argument("--model", default="A", help="A or B (shipped), a folder from `monosem lm train`, or a TransformerLens name")
+    parser.add_argument(
+        "--model", default="A", help="A or B (shipped), a folder from `monosem lm train`, or a TransformerLens name"
+    )
     parser.add_argument("--hook", default="blocks.0.mlp.hook_post", help="hook name, as TransformerLens spells it")
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--text", default="sample", help="JSON lines with a 'text' field (plain or .xz), or 'sample': the shipped text")
+    source.add_argument(
+        "--text", default="sample", help="JSON lines with a 'text' field (plain or .xz), or 'sample': the shipped text"
+    )
     source.add_argument("--tokens", metavar="FILE.npy", help="an array of tokens [rows, n_ctx] instead of text")
-    parser.add_argument("--split", choices=("train", "held_out", "all"), default="train", help="part of the text; 2 %% of each source are held out")
+    parser.add_argument(
+        "--split",
+        choices=("train", "held_out", "all"),
+        default="train",
+        help="part of the text; 2 %% of each source are held out",
+    )
     parser.add_argument("--contexts", type=int, metavar="N", help="use N contexts, evenly spaced (default: all)")
     parser.add_argument("--out", required=True, help="folder for the activations")
     parser.add_argument("--dtype", choices=("bf16", "fp32"), default="bf16", help="bf16 takes half the space")
-    parser.add_argument("--skip-positions", type=int, default=1, help="positions left out at the start of each context; 1 leaves out BOS")
+    parser.add_argument(
+        "--skip-positions",
+        type=int,
+        default=1,
+        help="positions left out at the start of each context; 1 leaves out BOS",
+    )
     parser.add_argument("--shard-mib", type=int, default=128, help="size of a shard on disk, and the memory needed")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -32,14 +46,16 @@ def run(args: argparse.Namespace) -> int:
     from monosem.data.contexts import load_contexts
     from monosem.data.harvest import harvest, planned_bytes
     from monosem.data.models import load_model
-    from monosem.data.source import human_bytes
+    from monosem.data.memory import human_bytes
 
     model = load_model(args.model)
     width = model.width(args.hook)
     tokens = load_contexts(model, text=args.text, tokens=args.tokens, split=args.split, contexts=args.contexts)
     rows, n_ctx = tokens.shape
     size = human_bytes(planned_bytes(rows, n_ctx, width, args.dtype, args.skip_positions))
-    print(f"{args.hook} of {model.name}: {rows:,} contexts of {n_ctx} tokens, width {width}, {args.dtype}: about {size}")
+    print(
+        f"{args.hook} of {model.name}: {rows:,} contexts of {n_ctx} tokens, width {width}, {args.dtype}: about {size}"
+    )
     store = harvest(
         model, args.hook, tokens, args.out, args.dtype,
         skip_positions=args.skip_positions, shard_mib=args.shard_mib, progress=not args.quiet,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,12 +36,12 @@ class Contexts:
         self.d_in = int(model.width(hook_name))
         self.tokens = checked_tokens(tokens, model)
         self.rows, self.n_ctx = self.tokens.shape
-        if not isinstance(skip_positions, int) or not 0 <= skip_positions < self.n_ctx:
+        if not isinstance(skip_positions, Integral) or not 0 <= skip_positions < self.n_ctx:
             raise ValueError(
                 f"skip_positions: got {skip_positions!r}; wanted 0 to {self.n_ctx - 1}, as contexts have "
                 f"{self.n_ctx} tokens"
             )
-        if not isinstance(batch, int) or batch < 1:
+        if not isinstance(batch, Integral) or batch < 1:
             raise ValueError(f"forward_contexts: got {batch!r}; wanted an integer ≥ 1")
         self.kept = self.n_ctx - self.skip
         self.settings = {
@@ -87,7 +88,11 @@ def checked_tokens(tokens: Any, model: Model) -> np.ndarray:
 
 
 def load_contexts(
-    model: Model, text: str = "sample", tokens: str | Path | None = None, split: str = "train", contexts: int | None = None
+    model: Model,
+    text: str = "sample",
+    tokens: str | Path | None = None,
+    split: str = "train",
+    contexts: int | None = None,
 ) -> np.ndarray:
     """Contexts [rows, n_ctx] for a model, from text or from an array on disk.
 
@@ -116,7 +121,9 @@ def _load_array(path: Path) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise ValueError(f"tokens: {str(path)!r} is not a whole .npy array ({error}); wanted integers [rows, n_ctx]") from None
+        raise ValueError(
+            f"tokens: {str(path)!r} is not a whole .npy array ({error}); wanted integers [rows, n_ctx]"
+        ) from None
 
 
 def _load_text(model: Model, text: str, split: str) -> np.ndarray:
@@ -132,5 +139,7 @@ def _load_text(model: Model, text: str, split: str) -> np.ndarray:
         if split != "all":
             documents = split_holdout(documents)[split == "held_out"]
     if not documents:
-        raise ValueError(f"text: {text!r} holds no document for split {split!r}; wanted at least one JSON line with a 'text'")
+        raise ValueError(
+            f"text: {text!r} holds no document for split {split!r}; wanted at least one JSON line with a 'text'"
+        )
     return np.asarray(pack_rows(documents, model).tokens)

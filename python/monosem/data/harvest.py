@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 
 from monosem.data import files, shards
 from monosem.data.contexts import Contexts
-from monosem.data.source import ShuffledSource, check_memory, differences, human_bytes
+from monosem.data.memory import check_memory, human_bytes
+from monosem.data.shuffled import ShuffledSource, differences
 from monosem.data.store import ActivationStore
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class ActivationStream(ShuffledSource):
             stored=dtype,
             dtype=dtype,
             device=probe.device,
+            buffer="buffer_contexts",
             settings=self.contexts.settings | {"dtype": str(dtype), "forward_contexts": forward_contexts},
         )
 
@@ -118,7 +120,8 @@ def harvest(
     per_shard = _per_shard(contexts, layout, shard_mib)
     settings = {"d_in": contexts.d_in, "dtype": dtype, **contexts.settings, "contexts_per_shard": per_shard}
     index = shards.Index(Path(folder), settings, [None] * -(-contexts.rows // per_shard))
-    check_memory(layout.size(index.tokens(0)), f"a shard of {index.tokens(0):,} tokens (shard_mib={shard_mib})")
+    most = index.tokens(0)
+    check_memory(layout.size(most), f"{most:,} activations of width {contexts.d_in:,}", "shard_mib")
     with files.folder_lock(folder):
         _resume(index, contexts, progress)
         missing = [i for i, crc in enumerate(index.shards) if crc is None]
@@ -195,8 +198,8 @@ def _check_same_model(index: shards.Index, contexts: Contexts) -> None:
     error = float((new - old).norm() / old.norm().clamp_min(1e-30))
     if not error < 0.02:  # bf16 rounds to 0.002; another machine or a larger batch adds far less than that
         raise ValueError(
-            f"folder: {str(index.folder)!r} holds activations of another {index.settings['model']!r}: on one context the "
-            f"stored ones differ by {error:.1%} from those of this model. Choose another folder."
+            f"folder: {str(index.folder)!r} holds activations of another {index.settings['model']!r}: on one context "
+            f"the stored ones differ by {error:.1%} from those of this model. Choose another folder."
         )
 
 

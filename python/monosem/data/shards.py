@@ -155,7 +155,9 @@ class Index:
     """What a store holds. ``shards[i]`` is None, or the CRC-32 of shard i once that shard is on disk."""
 
     folder: Path
-    settings: dict[str, Any]  # d_in, dtype, hook_name, model, rows, n_ctx, skip_positions, tokens_crc32, contexts_per_shard
+    settings: dict[
+        str, Any
+    ]  # d_in, dtype, hook_name, model, rows, n_ctx, skip_positions, tokens_crc32, contexts_per_shard
     shards: list[int | None] = field(default_factory=list)
 
     @property
@@ -204,7 +206,7 @@ def read_index(folder: str | Path) -> Index:
     path = folder / "index.json"
     if not path.is_file():
         raise FileNotFoundError(
-            f"folder: {str(folder)!r} holds no activations (no index.json); wanted a folder written by `monosem harvest`"
+            f"folder: {str(folder)!r} holds no activations (no index.json); wanted one written by `monosem harvest`"
         )
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
@@ -212,16 +214,22 @@ def read_index(folder: str | Path) -> Index:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         known, version, body = False, None, error
     if not known:
-        raise ValueError(f"folder: {str(path)!r} is not an index of activations ({body!r:.100}); wanted one of format {FORMAT!r}")
+        raise ValueError(
+            f"folder: {str(path)!r} is not an index of activations ({body!r:.100}); wanted one of format {FORMAT!r}"
+        )
     if version != VERSION:
         raise ValueError(
             f"folder: {str(path)!r} is of version {version!r}; this monosem reads version {VERSION}. "
             "Harvest again, or use the monosem that wrote it."
         )
     if body.pop("index_crc32", None) != _index_checksum({"format": FORMAT, "version": version, **body}):
-        raise ValueError(f"folder: {str(path)!r} was altered (its checksum differs); restore it, or harvest into a new folder")
+        raise ValueError(
+            f"folder: {str(path)!r} was altered (its checksum differs); restore it, or harvest into a new folder"
+        )
     if (order := body.pop("byte_order")) != sys.byteorder:
-        raise ValueError(f"folder: {str(folder)!r} holds {order}-endian numbers, this machine is {sys.byteorder}-endian")
+        raise ValueError(
+            f"folder: {str(folder)!r} holds {order}-endian numbers, this machine is {sys.byteorder}-endian"
+        )
     listed = body.pop("shards")
     return Index(folder, body, [None if shard is None else shard["crc32"] for shard in listed])
 
@@ -243,11 +251,15 @@ def read_tokens(index: Index) -> np.ndarray:
     path = index.folder / "tokens.npy"
     try:
         tokens = np.load(path, mmap_mode="r", allow_pickle=False)
-        damage = "was altered (its checksum differs)" if tokens_checksum(tokens) != index.settings["tokens_crc32"] else ""
+        damage = (
+            "was altered (its checksum differs)" if tokens_checksum(tokens) != index.settings["tokens_crc32"] else ""
+        )
     except (OSError, ValueError) as error:
         damage = f"cannot be read ({error})"
     if damage:
-        raise ValueError(f"{str(path)!r} {damage}. Run the same `monosem harvest` again: it writes only what is damaged.")
+        raise ValueError(
+            f"{str(path)!r} {damage}. Run the same `monosem harvest` again: it writes only what is damaged."
+        )
     return tokens
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from monosem.data import shards
-from monosem.data.source import ShuffledSource
+from monosem.data.shuffled import ShuffledSource
 
 
 class ActivationStore(ShuffledSource):
@@ -77,6 +77,7 @@ class ActivationStore(ShuffledSource):
             stored=shards.DTYPES[layout.dtype],
             dtype=torch.float32,
             device="cpu",
+            buffer="buffer_mib",
             settings=settings | {"holdout": holdout, "held_out": held_out},
         )
 

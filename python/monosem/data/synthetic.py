@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from monosem.data.source import differences
+from monosem.data.shuffled import differences
 
 
 class SyntheticDictionary:
@@ -70,7 +70,9 @@ class SyntheticDictionary:
             ValueError: the state belongs to other arguments; names what differs.
         """
         if different := differences(state["settings"], self._settings()):
-            raise ValueError(f"state: it belongs to other synthetic activations ({different}); wanted the same arguments")
+            raise ValueError(
+                f"state: it belongs to other synthetic activations ({different}); wanted the same arguments"
+            )
         self._next = int(state["batch"])
 
     def _settings(self) -> dict[str, Any]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from monosem.data.memory import check_memory
 
 
 class ShuffledSource:
@@ -41,6 +42,7 @@ class ShuffledSource:
         stored: torch.dtype,
         dtype: torch.dtype,
         device: torch.device | str,
+        buffer: str,
         settings: dict[str, Any],
     ) -> None:
         """Set the order of a source.
@@ -49,22 +51,27 @@ class ShuffledSource:
             lengths: tokens of each unit.
             window_tokens: tokens that are in memory at one time (at least one unit).
             stored: type of the window in memory; batches are of ``dtype``.
+            buffer: name of the option that sets ``window_tokens``, for messages.
             settings: what else must be the same for a saved position to mean the same tokens.
         """
         for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0), ("epochs", epochs, 1)):
-            if not (value is None and name == "epochs") and (not isinstance(value, int) or value < least):
+            if not (value is None and name == "epochs") and (not isinstance(value, Integral) or value < least):
                 raise ValueError(f"{name}: got {value!r}; wanted an integer ≥ {least}")
         if not dtype.is_floating_point:
             raise ValueError(f"dtype: got {dtype}; wanted a floating-point type, for example torch.float32")
-        self.d_in, self.batch_size, self.seed, self.epochs = d_in, batch_size, seed, epochs
+        self.d_in, self.batch_size, self.seed = d_in, int(batch_size), int(seed)
+        self.epochs = None if epochs is None else int(epochs)
         self.n_tokens = int(lengths.sum())
         self._lengths, self._dtype = lengths, dtype
         count = min(len(lengths), -(-self.n_tokens // max(1, window_tokens)))
         self._bounds = np.arange(count + 1) * len(lengths) // count
-        self._settings = {"seed": seed, "batch_size": batch_size, "windows": count} | settings
+        self._settings = {"seed": self.seed, "batch_size": self.batch_size, "windows": count} | settings
+        if torch.device(device).type == "cpu":
+            most = -(-len(lengths) // count) * int(lengths.max())
+            check_memory(most * d_in * stored.itemsize, f"{most:,} activations of width {d_in:,}", buffer)
         self._buffer = torch.empty(0, d_in, dtype=stored, device=device)
         self._position = self._passes = 0
-        self._planned: tuple[int, np.ndarray, np.ndarray] | None = None  # epoch, order of the units, ends of the windows
+        self._planned: tuple[int, np.ndarray, np.ndarray] | None = None  # epoch, order of the units, window ends
         self._loaded: tuple[int, int, Tensor] | None = None  # epoch, window, order of its tokens
 
     def _fill(self, units: np.ndarray, out: Tensor) -> None:
@@ -94,7 +101,7 @@ class ShuffledSource:
             position, passes, saved = int(state["position"]), int(state["passes"]), dict(state["settings"])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"state: got {state!r:.200}, which lacks {error}; wanted what state_dict() of {type(self).__name__} gave"
+                f"state: got {state!r:.200}, without {error}; wanted what {type(self).__name__}.state_dict() gave"
             ) from None
         different = differences(saved, self._settings)
         if different:
@@ -124,8 +131,8 @@ class ShuffledSource:
             self._loaded = None  # whatever goes wrong while the buffer is written, it is not taken for whole
             size = int(ends[window]) - begin
             if len(self._buffer) < size:
-                self._buffer = self._buffer.new_empty(0)  # the old one goes before the new one comes
-                self._buffer = self._allocate(size)
+                self._buffer = self._buffer[:0].clone()  # the old one goes before the new one comes
+                self._buffer = self._buffer.new_empty(size, self.d_in)
             self._fill(units[self._bounds[window] : self._bounds[window + 1]], self._buffer[:size])
             order = torch.from_numpy(np.random.default_rng([self.seed, epoch, window + 1]).permutation(size))
             self._loaded = (epoch, window, order.to(self._buffer.device))
@@ -138,48 +145,9 @@ class ShuffledSource:
             self._planned = (epoch, units, ends)
         return self._planned[1:]
 
-    def _allocate(self, tokens: int) -> Tensor:
-        empty = self._buffer
-        if empty.device.type == "cpu":
-            check_memory(tokens * self.d_in * empty.element_size(), f"{tokens:,} activations of width {self.d_in:,}")
-        return torch.empty(tokens, self.d_in, dtype=empty.dtype, device=empty.device)
-
 
 def differences(saved: dict[str, Any], wanted: dict[str, Any]) -> str:
     """``"seed: 0 there, 1 here; ..."``, or ``""`` when the two are equal."""
     names = [*wanted, *(name for name in saved if name not in wanted)]
     changed = [name for name in names if saved.get(name) != wanted.get(name)]
     return "; ".join(f"{name}: {saved.get(name)!r} there, {wanted.get(name)!r} here" for name in changed)
-
-
-def human_bytes(count: float) -> str:
-    """``"1.5 GB"``; powers of 1,000."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:,.3g} TB"
-
-
-def available_memory() -> int:
-    """Bytes that can still be allocated without swapping, as far as the system tells."""
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def check_memory(needed: int, what: str) -> None:
-    """Raise before an allocation that cannot succeed.
-
-    Raises:
-        ValueError: says how much is needed and how much there is.
-    """
-    there = available_memory()
-    if needed > there:
-        raise ValueError(
-            f"memory: {what} need {human_bytes(needed)}, this machine has {human_bytes(there)} left; "
-            "choose a smaller buffer."
-        )
