@@ -22,9 +22,10 @@ def geometric_median(x: Tensor, iterations: int = 100, tolerance: float = 1e-6) 
     for _ in range(iterations):
         distance = (points - centre).norm(dim=-1)
         # A point on the centre has no direction: the floor keeps its weight finite without moving the optimum.
-        weight = 1 / distance.clamp(min=1e-12 + 1e-6 * distance.mean())
+        spread = distance.median()
+        weight = 1 / distance.clamp(min=1e-12 + 1e-6 * spread)
         moved = (weight @ points) / weight.sum()
-        done = (moved - centre).norm() <= tolerance * distance.mean()
+        done = (moved - centre).norm() <= tolerance * spread
         centre = moved
         if done:
             break

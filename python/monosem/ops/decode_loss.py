@@ -27,14 +27,20 @@ def _setup(ctx, inputs, output) -> None:
 def _backward(ctx, g_loss: Tensor | None, g_residual: Tensor | None, _):
     values, indices, offsets, w, residual, slope = ctx.saved_tensors
     need_values, _, _, need_w, need_b, need_x = ctx.needs_input_grad
-    g = torch.zeros_like(residual) if g_residual is None else g_residual
-    gv = gather_dot(g.contiguous(), indices, offsets, w) if need_values and g_residual is not None else 0
+    if g_loss is None and g_residual is None:
+        return (None,) * 6
+    g, gv = g_residual, None
+    if need_values and g_residual is not None:
+        gv = gather_dot(g_residual.contiguous(), indices, offsets, w)
     if g_loss is not None:
-        g = g + residual * (g_loss * (2 / residual.shape[1]))[:, None]
-        gv = gv + slope * g_loss[row_ids(offsets, values.shape[0])] if need_values else None
+        from_loss = residual * (g_loss * (2 / residual.shape[1]))[:, None]
+        g = from_loss if g is None else g + from_loss
+        if need_values:  # the slope of each value was made in the forward pass
+            from_loss = slope * g_loss[row_ids(offsets, values.shape[0])]
+            gv = from_loss if gv is None else gv + from_loss
     g = g.contiguous()
     gw = row_grad(*csc(indices, offsets, w.shape[0]), values, g) if need_w else None
-    return (gv if need_values else None), None, None, gw, g.sum(0) if need_b else None, -g if need_x else None
+    return gv, None, None, gw, g.sum(0) if need_b else None, -g if need_x else None
 
 
 decode_loss_rows = register(

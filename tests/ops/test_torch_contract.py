@@ -1,0 +1,111 @@
+"""What PyTorch asks of an operation: opcheck, torch.compile as one graph, bits that repeat, memory that is bounded."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from ops.cases import code, encoder
+
+from monosem import ops
+
+X, W, B = encoder(12, 10, 40)
+V, I, O = code(12, 10, 40)
+CSC = ops.csc(I, O, 40)
+ADAM = (1e-3, 0.9, 0.999, 1e-8, 1, True)
+grad = torch.Tensor.requires_grad_
+
+
+def _ms(name):
+    return getattr(torch.ops.monosem, name).default
+
+
+CALLS = {
+    "topk_encode": lambda: (grad(X.clone()), grad(W.clone()), grad(B.clone()), 5),
+    "threshold_encode": lambda: (grad(X.clone()), grad(W.clone()), grad(B.clone())),
+    "sparse_decode": lambda: (grad(V.clone()), I, O, grad(W.clone()), grad(W.mean(0))),
+    "decode_loss": lambda: (grad(V.clone()), I, O, grad(W.clone()), grad(W.mean(0)), grad(X.clone())),
+    "gather_dot": lambda: (X, I, O, W),
+    "csc": lambda: (I, O, 40),
+    "row_grad": lambda: (*CSC, V, X),
+    "feature_sum": lambda: (*CSC[:2], V),
+    "row_adam_": lambda: (W.clone(), W * 0, W * 0, W.clone(), *ADAM),
+    "row_grad_adam_": lambda: (W.clone(), W * 0, W * 0, *CSC, V, X, 1.0, *ADAM),
+    "resample_": lambda: (
+        W.clone(), W.clone(), B.clone(), [W * 0], torch.tensor([2, 3]), X[:2], torch.ones(40, dtype=torch.bool), 0.2,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_opcheck(name):
+    torch.library.opcheck(_ms(name), CALLS[name]())
+
+
+def test_every_operation_is_checked():
+    registered = {n.split("::")[1] for n in torch._C._dispatch_get_all_op_names() if n.startswith("monosem::")}
+    assert registered == set(CALLS)
+
+
+def test_compiles_as_one_graph():
+    def topk(x, w, b):
+        code = ops.topk_encode(x, w, b, 5)
+        loss, _ = ops.decode_loss(code, w, w.mean(0), x)
+        return loss.mean()
+
+    def relu(x, w, b):
+        code = ops.threshold_encode(x, w, b)
+        return ops.decode(code, w, w.mean(0)).square().sum() + code.values.sum()
+
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        for function in (topk, relu):
+            plain = [grad(t.clone()) for t in (X, W, B)]
+            compiled = [grad(t.clone()) for t in (X, W, B)]
+            function(*plain).backward()
+            torch.compile(function, fullgraph=True, backend="aot_eager")(*compiled).backward()
+            for a, b in zip(plain, compiled, strict=True):
+                torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_the_same_bits_every_run():
+    x, w, b = encoder(400, 64, 900)
+
+    def run():
+        leaves = [grad(t.clone()) for t in (x, w, b)]
+        code = ops.topk_encode(*leaves, 9)
+        loss, _ = ops.decode_loss(code, leaves[1], leaves[1].mean(0), x)
+        loss.mean().backward()
+        return [loss, *(t.grad for t in leaves)]
+
+    first = run()
+    for _ in range(3):
+        assert all(torch.equal(a, c) for a, c in zip(first, run(), strict=True))
+
+
+PEAK = """
+import resource, torch
+from monosem import ops
+n, d, f, k = 8192, 32, 65536, 16
+x, w, b = torch.randn(n, d), torch.randn(f, d), torch.zeros(f)
+warm = ops.topk_encode(x[:64], w, b, k)
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = peak()
+if {topk}:
+    x.requires_grad_(), w.requires_grad_(), b.requires_grad_()
+    code = ops.topk_encode(x, w, b, k)
+    loss, _ = ops.decode_loss(code, w, w.new_zeros(d), x)
+    loss.mean().backward()
+else:
+    code = ops.threshold_encode(x, w, b - 25.0)
+    assert 0 < code.values.numel() < n * f / 1000
+print(peak() - before)
+"""
+
+
+@pytest.mark.parametrize("topk", [True, False])
+def test_nothing_of_size_tokens_times_features(topk):
+    # 8,192 × 65,536 in fp32 is 2 GiB; the sparse path, its gradients included, may need a twentieth of that.
+    run = subprocess.run(
+        [sys.executable, "-c", PEAK.format(topk=topk)], capture_output=True, text=True, check=True
+    )  # fmt: skip
+    assert int(run.stdout) < 8192 * 65536 * 4 / 20
