@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -55,7 +57,15 @@ def write_array(path: str | Path, array: np.ndarray) -> None:
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file whole."""
     contiguous = {k: v.detach().contiguous() for k, v in tensors.items()}
-    write_whole(path, lambda part: save_file(contiguous, part, metadata))
+
+    def write(part: Path) -> None:
+        try:
+            save_file(contiguous, part, metadata)
+        except SafetensorError as error:  # the library hides the operating system's error (a full disk) in its own
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
+
+    write_whole(path, write)
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

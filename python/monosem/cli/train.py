@@ -1,0 +1,111 @@
+"""``monosem train``: train a dictionary on activations."""
+
+from __future__ import annotations
+
+import argparse
+
+HELP = "train a dictionary on activations"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Train a sparse autoencoder on the activations of a language model at one hook, computed on the fly "
+        "(--model, --hook, --text) or read from disk (--activations). Ctrl-C saves and stops; the same command again "
+        "goes on where it stopped. Several values after --k or --l1 train several dictionaries on the same batches."
+    )
+    data = parser.add_argument_group("activations")
+    data.add_argument("--activations", metavar="FOLDER", help="read what `monosem harvest` wrote, instead of running a model")
+    data.add_argument("--model", default="A", help="A or B (shipped), a folder from `monosem lm train`, or a TransformerLens name")
+    data.add_argument("--hook", default="blocks.0.mlp.hook_post", help="hook name, as TransformerLens spells it")
+    data.add_argument("--text", default="sample", help="JSON lines with a 'text' field (plain or .xz), or 'sample': the shipped text")
+    data.add_argument("--tokens", metavar="FILE.npy", help="an array of tokens [rows, n_ctx] instead of text")
+    data.add_argument("--split", choices=("train", "held_out", "all"), default="train", help="part of the text; 2 %% of each source are held out")
+    data.add_argument("--contexts", type=int, metavar="N", help="use N contexts, evenly spaced (default: all)")
+
+    made = parser.add_argument_group("dictionary")
+    made.add_argument("--kind", choices=("topk", "relu"), default="topk", help="TopK (fixed number active) or the paper's ReLU with an L1 penalty")
+    made.add_argument("--d-sae", type=int, default=4096, help="number of features")
+    made.add_argument("--k", type=int, nargs="+", default=[16], help="topk: active features a token")
+    made.add_argument("--l1", type=float, nargs="+", default=[1e-3], help="relu: coefficient of the sum of activations, beside the squared error's mean over the width")
+
+    how = parser.add_argument_group("training")
+    how.add_argument("--out", required=True, metavar="FOLDER", help="where the dictionary, checkpoints and metrics go")
+    how.add_argument("--steps", type=int, help="optimizer steps (default: as many as --epochs give)")
+    how.add_argument("--epochs", type=float, default=1.0, help="passes over the activations, when --steps is not given")
+    how.add_argument("--batch-size", type=int, default=4096, help="tokens of a batch")
+    how.add_argument("--lr", type=float, default=4e-4, help="peak learning rate of Adam")
+    how.add_argument("--lr-warmup", type=_time, default=0.02, help="rise of the learning rate: steps (200) or a share of all (0.02)")
+    how.add_argument("--lr-decay", type=_time, default=0.2, help="fall to 0 at the end: steps or a share of all")
+    how.add_argument("--decay-shape", choices=("linear", "cosine"), default="linear", help="shape of that fall")
+    how.add_argument("--sparsity-warmup", type=_time, default=0.05, help="relu: rise of the penalty: steps or a share of all")
+    how.add_argument("--clip", type=float, help="largest gradient norm (default: no clipping)")
+    how.add_argument("--ema", type=float, metavar="DECAY", help="also keep averaged weights, with this decay (default: none)")
+    how.add_argument("--dead-after", type=int, default=1_000_000, help="tokens without firing after which a feature counts as dead")
+    how.add_argument("--resample", choices=("auto", "paper", "never"), default="auto", help="dead neurons: auto = relu: the paper's four times spread over the first half, topk: never; paper = at its step numbers")
+    how.add_argument("--seed", type=int, default=0, help="of the weights, the order of the data, and resampling")
+    how.add_argument("--log-every", type=int, default=50, help="steps between two rows of metrics.jsonl")
+    how.add_argument("--checkpoint-every", type=int, default=1000, help="steps between two checkpoints")
+    how.add_argument("--resume-from", type=int, metavar="STEP", help="go on from the checkpoint of this step, not the last")
+    how.add_argument("--device", default="cpu", help="cpu or cuda")
+    how.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def run(args: argparse.Namespace) -> int:
+    import torch
+
+    from monosem.train import memory
+    from monosem.train.config import TrainConfig
+    from monosem.train.resample import ResampleConfig
+    from monosem.train.trainer import Trainer
+
+    many = args.k if args.kind == "topk" else args.l1
+    device = torch.device(args.device)
+    source = _source(args)
+    steps = args.steps if args.steps is not None else max(1, int(args.epochs * source.n_tokens) // args.batch_size)
+    plans = {"paper": ResampleConfig, "auto": lambda: ResampleConfig.for_run(steps, args.batch_size, args.d_sae)}
+    wanted = args.resample == "paper" or (args.resample == "auto" and args.kind == "relu")
+    config = TrainConfig(
+        lr=args.lr, batch_size=args.batch_size, steps=steps, lr_warmup=args.lr_warmup, lr_decay=args.lr_decay,
+        decay_shape=args.decay_shape, sparsity_warmup=args.sparsity_warmup, clip=args.clip, ema=args.ema,
+        dead_after=args.dead_after, resample=plans[args.resample]() if wanted else None, seed=args.seed,
+        log_every=args.log_every, checkpoint_every=args.checkpoint_every,
+    )  # fmt: skip
+    needed = len(many) * memory.bytes_needed(source.d_in, args.d_sae, args.batch_size, ema=args.ema is not None)
+    memory.check_fits(needed, device, f"training {len(many)} × d_sae={args.d_sae:,} of width {source.d_in}")
+    saes = [_autoencoder(args, source.d_in, value, device) for value in many]
+    print(f"{source.hook_name} of {source.model_name}: {source.n_tokens:,} activations of width {source.d_in}")
+    print(f"{saes[0].cfg}: {steps:,} steps of {args.batch_size:,} tokens" + (f", and {len(many) - 1} more" if many[1:] else ""))
+    trainer = Trainer(saes if many[1:] else saes[0], config, args.out, progress=not args.quiet)
+    trainer.fit(source, resume=True if args.resume_from is None else args.resume_from)
+    for folder in [f"{args.out}/{i}" for i in range(len(many))] if many[1:] else [args.out]:
+        print(f"next: monosem evaluate {folder}")
+    return 0
+
+
+def _source(args: argparse.Namespace):
+    """Endless: resampling takes inputs of its own, and the steps decide when it is over."""
+    if args.activations:
+        from monosem.data.store import ActivationStore
+
+        return ActivationStore(args.activations, args.batch_size, args.seed, epochs=None)
+    from monosem.data.contexts import load_contexts
+    from monosem.data.harvest import ActivationStream
+    from monosem.data.models import load_model
+
+    model = load_model(args.model)
+    model.width(args.hook)  # an unknown hook is said before any text is read
+    tokens = load_contexts(model, text=args.text, tokens=args.tokens, split=args.split, contexts=args.contexts)
+    return ActivationStream(model, args.hook, tokens, args.batch_size, args.seed, epochs=None)
+
+
+def _autoencoder(args: argparse.Namespace, d_in: int, value: float, device):
+    from monosem.nn import ReLUSAE, TopKSAE
+
+    if args.kind == "topk":
+        return TopKSAE(d_in, args.d_sae, value, seed=args.seed, device=device)
+    return ReLUSAE(d_in, args.d_sae, value, seed=args.seed, device=device)
+
+
+def _time(text: str) -> int | float:
+    """``200`` is steps, ``0.02`` a share of them."""
+    return int(text) if text.lstrip("-").isdigit() else float(text)

@@ -1,0 +1,116 @@
+"""How a dictionary is trained: one small frozen dataclass, checked when it is made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from monosem.train.resample import ResampleConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How a dictionary is trained.
+
+    A length of time that may be ``int`` or ``float`` is a number of steps (int) or a share of ``steps`` (float, 0 to 1).
+
+    Attributes:
+        lr: peak learning rate of Adam. The paper states none; a wider dictionary wants a lower one.
+        batch_size: tokens of a batch. The source makes the batches; this one sizes progress and memory estimates.
+        steps: optimizer steps of the whole run, to which the schedules below refer.
+        betas, eps: Adam's.
+        lr_warmup: time over which the learning rate rises linearly from 0.
+        lr_decay: time at the end over which it falls to 0.
+        decay_shape: ``"linear"`` or ``"cosine"``.
+        sparsity_warmup: time over which the sparsity penalty rises linearly from 0 (no effect on TopK).
+        clip: largest gradient norm, over all parameters; ``None`` for no clipping.
+        ema: decay of an exponential moving average of the weights (0.999, say); ``None`` for none.
+        dead_after: a feature that fired on none of this many tokens is dead: AuxK revives it, metrics count it.
+            Gao et al. (2406.04093) use 10 M in runs of billions of tokens.
+        resample: the paper's resampling of dead neurons (section "Neuron Resampling"); ``None`` for none.
+        init_bias: ``Trainer.fit`` sets the decoder bias to the geometric median of its first batch.
+        seed: of the draws that resampling makes.
+        log_every: steps between two rows of metrics, each the mean over the steps since the last.
+        checkpoint_every: steps between two checkpoints (one is always written at the end).
+    """
+
+    lr: float = 4e-4
+    batch_size: int = 4096
+    steps: int = 10_000
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    lr_warmup: int | float = 0.02
+    lr_decay: int | float = 0.2
+    decay_shape: str = "linear"
+    sparsity_warmup: int | float = 0.05
+    clip: float | None = None
+    ema: float | None = None
+    dead_after: int = 1_000_000
+    resample: ResampleConfig | None = None
+    init_bias: bool = True
+    seed: int = 0
+    log_every: int = 50
+    checkpoint_every: int = 1000
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", tuple(self.betas))
+        _check("lr", self.lr, _positive(self.lr), "a positive number")
+        for name in ("batch_size", "steps", "dead_after", "log_every", "checkpoint_every"):
+            value = getattr(self, name)
+            _check(name, value, _whole(value) and value > 0, "a whole number of at least 1")
+        betas_ok = len(self.betas) == 2 and all(_number(b) and 0 <= b < 1 for b in self.betas)
+        _check("betas", self.betas, betas_ok, "two numbers, each at least 0 and below 1")
+        _check("eps", self.eps, _positive(self.eps), "a positive number")
+        for name in ("lr_warmup", "lr_decay", "sparsity_warmup"):
+            value = getattr(self, name)
+            ok = (_whole(value) and 0 <= value <= self.steps) or (isinstance(value, float) and 0 <= value <= 1)
+            _check(name, value, ok, f"steps (an int from 0 to {self.steps}) or a share of them (a float from 0 to 1)")
+        both = self.duration("lr_warmup") + self.duration("lr_decay")
+        _check("lr_warmup + lr_decay", both, both <= self.steps, f"at most steps={self.steps}")
+        _check("decay_shape", self.decay_shape, self.decay_shape in ("linear", "cosine"), "'linear' or 'cosine'")
+        _check("clip", self.clip, self.clip is None or _positive(self.clip), "None or a positive number")
+        ema_ok = self.ema is None or (_number(self.ema) and 0 < self.ema < 1)
+        _check("ema", self.ema, ema_ok, "None or a decay between 0 and 1")
+        resample_ok = self.resample is None or isinstance(self.resample, ResampleConfig)
+        _check("resample", self.resample, resample_ok, "None or a ResampleConfig")
+        _check("init_bias", self.init_bias, isinstance(self.init_bias, bool), "True or False")
+        _check("seed", self.seed, _whole(self.seed) and 0 <= self.seed < 2**63, "a whole number from 0 to 2**63 - 1")
+
+    def duration(self, name: str) -> int:
+        """The field ``name`` (lr_warmup, lr_decay, sparsity_warmup) in steps."""
+        value = getattr(self, name)
+        return value if isinstance(value, int) else round(value * self.steps)
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict that JSON keeps as it is: ``TrainConfig.from_json(json.loads(json.dumps(c.to_json()))) == c``."""
+        made = asdict(self) | {"betas": list(self.betas)}
+        if self.resample is not None:
+            made["resample"]["at_steps"] = list(self.resample.at_steps)
+        return made
+
+    @classmethod
+    def from_json(cls, made: dict[str, Any]) -> TrainConfig:
+        """The inverse of ``to_json``. Raises ValueError for a field that this version does not know."""
+        unknown = sorted(set(made) - {f.name for f in fields(cls)})
+        if unknown:
+            raise ValueError(f"config: got the unknown fields {unknown}; wanted those of TrainConfig")
+        resample = made.get("resample")
+        return cls(**made | {"resample": ResampleConfig(**resample) if resample else None})
+
+
+def _check(name: str, value: object, ok: bool, wanted: str) -> None:
+    if not ok:
+        raise ValueError(f"{name}: got {value!r}; wanted {wanted}")
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _positive(value: object) -> bool:
+    return _number(value) and value > 0

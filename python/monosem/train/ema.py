@@ -1,0 +1,51 @@
+"""Exponential moving average of the weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Ema:
+    """Keeps ``average ← decay·average + (1 - decay)·weights``, starting from the weights it is given.
+
+    The average of unit vectors is a little shorter than 1, and it is kept so: ``copy_to`` gives the average itself,
+    because to stretch the decoder rows would change what the dictionary computes.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self._weights = dict(module.named_parameters())
+        self._averages = {name: weight.detach().clone() for name, weight in self._weights.items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Count the present weights once."""
+        for name, average in self._averages.items():
+            average.lerp_(self._weights[name].to(average.dtype), 1 - self.decay)
+
+    @torch.no_grad()
+    def restart(self, features: Tensor | None = None) -> None:
+        """Forget the past of ``features`` (rows of every parameter that has one per feature), or all of it.
+
+        A resampled neuron has nothing in common with the dead one whose place it takes.
+        """
+        d_sae = self._weights["W_dec"].shape[0]
+        for name, average in self._averages.items():
+            if features is None:
+                average.copy_(self._weights[name])
+            elif name != "b_dec" and average.shape[0] == d_sae:
+                average[features] = self._weights[name][features].to(average.dtype)
+
+    @torch.no_grad()
+    def copy_to(self, module: nn.Module) -> None:
+        """Write the averages into a module of the same parameters."""
+        for name, weight in module.named_parameters():
+            weight.copy_(self._averages[name])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return dict(self._averages)
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        for name, average in self._averages.items():
+            average.copy_(state[name])

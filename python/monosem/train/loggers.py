@@ -1,0 +1,103 @@
+"""Where metrics go: JSON lines by default; W&B and TensorBoard when they are installed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from monosem.data import files
+
+
+class Logger(Protocol):
+    """Anything with these three methods can follow a run."""
+
+    def start(self, step: int) -> None:
+        """The run begins or goes on after ``step`` steps; rows of later steps belong to an attempt that was lost."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """One row: the means since the last row (``loss``, ``mse``, ``sparsity``, ``aux``, ``l0``, ``dead``, …)."""
+
+    def close(self) -> None:
+        """The run has ended or stopped."""
+
+
+class JsonlLogger:
+    """One JSON object a line, each on disk as soon as it is logged; after a resume no step stands there twice."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._out = None
+
+    def start(self, step: int) -> None:
+        if self.path.exists():
+            text = self.path.read_text(encoding="utf-8", errors="replace")
+            kept = "".join(line + "\n" for line in text.split("\n") if _step_of(line) <= step)
+            if kept != text:
+                files.write_text(self.path, kept)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._out = self.path.open("a", encoding="utf-8")
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._out.write(json.dumps({"step": step, **metrics}) + "\n")
+        self._out.flush()
+
+    def close(self) -> None:
+        if self._out is not None:
+            self._out.close()
+            self._out = None
+
+
+def _step_of(line: str) -> float:
+    """The step of a row; infinity for a line that a kill cut short."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+class WandbLogger:
+    """Weights & Biases. ``options`` go to ``wandb.init``; give ``id`` and a resumed run continues the same curve."""
+
+    def __init__(self, **options: Any) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise ImportError("WandbLogger: the package wandb is not installed; pip install wandb") from error
+        self._wandb, self._options, self._run = wandb, options, None
+
+    def start(self, step: int) -> None:
+        resume = {"resume": "allow"} if "id" in self._options else {}
+        self._run = self._wandb.init(**resume | self._options)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._run.log(dict(metrics), step=step)
+
+    def close(self) -> None:
+        if self._run is not None:
+            self._run.finish()
+
+
+class TensorBoardLogger:
+    """TensorBoard event files in ``folder``; a resumed run hides the events of steps that it takes again."""
+
+    def __init__(self, folder: str | Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ImportError(
+                "TensorBoardLogger: the package tensorboard is not installed; pip install tensorboard"
+            ) from error
+        self._make, self._folder, self._writer = SummaryWriter, str(folder), None
+
+    def start(self, step: int) -> None:
+        self._writer = self._make(self._folder, purge_step=step + 1)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()

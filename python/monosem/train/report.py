@@ -1,0 +1,89 @@
+"""What the user sees of a run: means of the metrics in rows, and a progress bar in tokens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from monosem.train.loggers import Logger
+
+
+class Meter:
+    """Sums metrics on the device; reads them, which waits for it, only when asked."""
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+        self._sums: Tensor | None = None
+        self.count = 0
+
+    def add(self, metrics: Mapping[str, Tensor]) -> None:
+        row = torch.stack([value.detach().double() for value in metrics.values()])
+        self._sums = row if self._sums is None else self._sums + row
+        self._names, self.count = list(metrics), self.count + 1
+
+    def finite(self) -> bool:
+        """Whether every sum so far is a number: False after a step that diverged."""
+        return self._sums is None or bool(torch.isfinite(self._sums).all())
+
+    def take(self) -> dict[str, float]:
+        """The means since the last ``take``."""
+        values = (self._sums / self.count).tolist()
+        self._sums, self.count = None, 0
+        return dict(zip(self._names, values, strict=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON; a Python float comes back from it bit for bit."""
+        return {"names": self._names, "sums": None if self._sums is None else self._sums.tolist(), "count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        sums = state["sums"]
+        self._sums = None if sums is None else torch.tensor(sums, dtype=torch.float64, device=device)
+        self._names, self.count = state["names"], state["count"]
+
+
+class Report:
+    """Progress bar and loggers of one call of ``fit``, from ``step`` on."""
+
+    def __init__(self, loggers: Sequence[Logger], step: int, tokens: int, total: int, seconds: float, bar: bool) -> None:
+        self._loggers = loggers
+        for logger in loggers:
+            logger.start(step)
+        self._bar = tqdm(
+            total=total, initial=tokens, unit="tok", unit_scale=True, dynamic_ncols=True, mininterval=0.5, disable=not bar
+        )
+        self._since, self._tokens_then = time.monotonic(), tokens
+        self._begin = self._since - seconds
+
+    def __enter__(self) -> Report:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._bar.close()
+        for logger in self._loggers:
+            logger.close()
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in ``fit`` by this run, resumed parts included."""
+        return time.monotonic() - self._begin
+
+    def advance(self, tokens: int) -> None:
+        self._bar.update(tokens)
+
+    def row(self, step: int, tokens: int, rows: list[dict[str, float]]) -> None:
+        """Log one row: metrics of one autoencoder, or of several under the keys ``0/loss``, ``1/loss``, …"""
+        now = time.monotonic()
+        rate = (tokens - self._tokens_then) / max(now - self._since, 1e-9)
+        self._since, self._tokens_then = now, tokens
+        flat = rows[0] if len(rows) == 1 else {f"{i}/{name}": v for i, row in enumerate(rows) for name, v in row.items()}
+        timing = {"tokens_per_second": round(rate, 1), "seconds": round(self.seconds, 2)}
+        for logger in self._loggers:
+            logger.log(step, {"tokens": tokens} | flat | timing)
+        forms = {"loss": "{:.4g}", "l0": "{:.1f}", "dead": "{:.1%}"}
+        shown = {name: "|".join(form.format(row[name]) for row in rows) for name, form in forms.items()}
+        self._bar.set_postfix(shown, refresh=False)

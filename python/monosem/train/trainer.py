@@ -1,0 +1,280 @@
+"""The training loop: one or several autoencoders on one stream of activations."""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from monosem.data import files
+from monosem.data.saved import save
+from monosem.nn import SAE
+from monosem.train import checkpoint, memory
+from monosem.train.batches import Batches, check_batch
+from monosem.train.checkpoint import Checkpoint
+from monosem.train.config import TrainConfig
+from monosem.train.interrupt import StopRequest
+from monosem.train.learner import Learner
+from monosem.train.loggers import JsonlLogger, Logger
+from monosem.train.report import Meter, Report
+from monosem.train.rng import rng_state, set_rng_state
+
+
+class Trainer:
+    """Trains autoencoders, resumably.
+
+    Args:
+        sae: an autoencoder, or several of the same ``d_in`` that learn from the same batches.
+        config: how; one for all, or one each. Those of a list agree in batch_size, steps, log_every, checkpoint_every.
+        folder: where checkpoints (``ckpt-<step>/``), ``metrics.jsonl`` and the result go; nothing is written if None.
+            ``ms.load(folder)`` reads the result; several go to ``folder/0``, ``folder/1``, …; averaged weights
+            (``TrainConfig.ema``) to ``ema`` beside each.
+        loggers: see ``train/loggers.py``; None for JSON lines in ``folder``.
+        progress: show a bar.
+        metadata: kept with the result; the source's ``hook_name`` and model are added by themselves.
+
+    Attributes:
+        steps_done, tokens_done: of this run, counting what was resumed.
+
+    Raises:
+        ValueError: configurations that disagree, autoencoders of different widths, or not enough memory for Adam.
+    """
+
+    def __init__(
+        self, sae: SAE | Sequence[SAE], config: TrainConfig | Sequence[TrainConfig], folder: str | Path | None = None, *,
+        loggers: Sequence[Logger] | None = None, progress: bool = True, metadata: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        self._single = isinstance(sae, SAE)
+        saes = [sae] if isinstance(sae, SAE) else list(sae)
+        configs = [config] * len(saes) if isinstance(config, TrainConfig) else list(config)
+        _check_agreement(saes, configs)
+        needed = sum(
+            memory.bytes_needed(s.cfg.d_in, s.cfg.d_sae, c.batch_size, ema=c.ema is not None, built=True)
+            for s, c in zip(saes, configs, strict=True)
+        )
+        memory.check_fits(needed, saes[0].W_dec.device, f"training d_sae={[s.cfg.d_sae for s in saes]}")
+        self.learners = [Learner(s, c) for s, c in zip(saes, configs, strict=True)]
+        self.cfg, self.folder = configs[0], Path(folder) if folder is not None else None
+        self._loggers = loggers
+        self._progress, self._metadata = progress, metadata or {}
+        self._like, self._d_in = saes[0].W_dec, saes[0].cfg.d_in
+        self._meters = [Meter() for _ in saes]
+        self.steps_done, self.tokens_done, self._seconds, self._saved_at = 0, 0, 0.0, -1
+
+    def step(self, x: Tensor) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """One optimizer step on x [N, d_in], any N ≥ 1; a dict of metrics, or a list of them for several autoencoders.
+
+        Metrics are 0-dim tensors: loss, mse, sparsity (mean over tokens of Σ|f|), aux, l0, dead (share), lr.
+
+        Raises:
+            ValueError, TypeError: x has the wrong shape, dtype or device, or a NaN or Inf; no weight has moved.
+        """
+        return self._step(check_batch(x, self._like, self._d_in, self.steps_done))
+
+    def _step(self, x: Tensor) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        metrics = [learner.step(x, self.steps_done) for learner in self.learners]
+        for meter, row in zip(self._meters, metrics, strict=True):
+            meter.add(row)
+        self.steps_done += 1
+        self.tokens_done += len(x)
+        return metrics[0] if self._single else metrics
+
+    def fit(self, activations: Any, resume: bool | int = True) -> Trainer:
+        """Train until ``config.steps`` steps are done, from the last checkpoint in ``folder`` if there is one.
+
+        Ctrl-C (and SIGTERM) finishes the step, saves a checkpoint and stops; the same call again goes on, and ends
+        with the weights, bit for bit, of a run that never stopped.
+
+        Args:
+            activations: an iterable of [N, d_in] batches, best with ``state_dict`` and ``load_state_dict``
+                (``ActivationStore``, ``ActivationStream``), or a tensor [n, d_in], which is shuffled and repeated.
+                An iterable without state must give the same batches each time; a resume skips those already used.
+            resume: True: go on from the last checkpoint; a number: from the checkpoint of that step (those after it
+                are set aside as ``discarded-ckpt-…``); False: refuse a folder that has checkpoints.
+
+        Raises:
+            ValueError, TypeError: a bad batch (named by its number; it moved no weight), an empty stream, a damaged
+                checkpoint or one of another run, or a loss that is no longer a number.
+            RuntimeError: another run writes to ``folder``.
+            OSError: the disk is full, say; earlier checkpoints are as they were.
+        """
+        batches = Batches(activations, self._like, self._d_in, self.cfg.batch_size, self.cfg.seed)
+        with files.folder_lock(self.folder) if self.folder else nullcontext(), StopRequest() as stop:
+            self._restore(batches, resume)
+            with self._report() as report:
+                while self.steps_done < self.cfg.steps and not stop.signal:
+                    x = next(batches, None)
+                    if x is None:
+                        break
+                    if self.steps_done == 0:
+                        self._initialize(x)
+                    self._step(x)
+                    self._resample(batches)
+                    report.advance(len(x))
+                    if self.steps_done % self.cfg.log_every == 0 or self.steps_done == self.cfg.steps:
+                        self._log(report)
+                    if self.steps_done % self.cfg.checkpoint_every == 0:
+                        self._save(batches, report.seconds)
+                self._save(batches, report.seconds)
+            if not stop.signal:
+                self._export(batches)
+        stop.raise_if_asked(self._farewell())
+        return self
+
+    def averaged(self, index: int = 0) -> SAE:
+        """A copy of autoencoder ``index`` with the averaged weights. Raises ValueError without ``TrainConfig.ema``."""
+        learner = self.learners[index]
+        if learner.ema is None:
+            raise ValueError("ema: got None in the configuration; wanted a decay, TrainConfig(ema=0.999) say")
+        made = copy.deepcopy(learner.sae)
+        learner.ema.copy_to(made)
+        return made
+
+    def _initialize(self, x: Tensor) -> None:
+        for learner in self.learners:
+            if learner.cfg.init_bias:
+                learner.sae.initialize(x)
+            if learner.ema is not None:
+                learner.ema.restart()
+
+    def _resample(self, batches: Batches) -> None:
+        """Where the plan says so; all autoencoders due are offered the same inputs."""
+        draws = [(learner, learner.resampling(self.steps_done)) for learner in self.learners]
+        draws = [(learner, draw) for learner, draw in draws if draw is not None]
+        while any(draw.missing for _, draw in draws) and (x := next(batches, None)) is not None:
+            for _, draw in draws:
+                draw.offer(x)
+        for learner, draw in draws:
+            learner.resample(draw.rows)
+
+    def _report(self) -> Report:
+        loggers = self._loggers
+        if loggers is None:
+            loggers = [JsonlLogger(self.folder / "metrics.jsonl")] if self.folder else []
+        total = self.tokens_done + (self.cfg.steps - self.steps_done) * self.cfg.batch_size
+        return Report(loggers, self.steps_done, self.tokens_done, total, self._seconds, self._progress)
+
+    def _log(self, report: Report) -> None:
+        self._check_finite()
+        report.row(self.steps_done, self.tokens_done, [meter.take() for meter in self._meters])
+
+    def _check_finite(self) -> None:
+        """Before anything is written: a run that diverged must not take the place of good checkpoints."""
+        for index, meter in enumerate(self._meters):
+            if not meter.finite():
+                last = checkpoint.saved_steps(self.folder)[-1:] if self.folder else []
+                raise ValueError(
+                    f"loss: autoencoder {index} diverged (loss is NaN or Inf) before step {self.steps_done}; wanted a "
+                    f"finite loss. Lower lr (it is {self.learners[index].cfg.lr}), lengthen lr_warmup, or set clip=1.0; "
+                    + (f"the last good checkpoint is of step {last[0]}." if last else "nothing was saved.")
+                )
+
+    def _save(self, batches: Batches, seconds: float) -> None:
+        if self.folder is None or self.steps_done == self._saved_at:
+            return
+        self._check_finite()
+        random_tensors, random_rest = rng_state()
+        tensors = {f"{i}.{k}": t for i, learner in enumerate(self.learners) for k, t in learner.state_dict().items()}
+        state = {
+            "run": [learner.describe() for learner in self.learners],
+            "batches": batches.state_dict(),
+            "tokens_done": self.tokens_done,
+            "seconds": seconds,
+            "meters": [meter.state_dict() for meter in self._meters],
+            "rng": random_rest,
+        }
+        tensors |= {f"rng.{k}": t for k, t in random_tensors.items()}
+        checkpoint.save(self.folder, Checkpoint(self.steps_done, tensors, state))
+        self._saved_at = self.steps_done
+
+    def _restore(self, batches: Batches, resume: bool | int) -> None:
+        wanted = None if isinstance(resume, bool) else resume
+        saved = checkpoint.saved_steps(self.folder) if self.folder else []
+        if wanted is None and not saved:
+            return
+        if self.folder is None:
+            raise ValueError(f"resume: got {resume}; wanted a folder to resume from (folder is None)")
+        if resume is False:
+            raise ValueError(
+                f"folder: {str(self.folder)!r} holds a run of {saved[-1]} steps already; wanted an empty folder, "
+                "because resume=False. Call with resume=True to go on with it, or choose another folder."
+            )
+        found = checkpoint.load(self.folder, saved[-1] if wanted is None else wanted)
+        _check_same_run([learner.describe() for learner in self.learners], found.state["run"], self.folder)
+        checkpoint.sweep(self.folder)
+        checkpoint.set_aside_after(self.folder, found.step)
+        for i, learner in enumerate(self.learners):
+            learner.load_state_dict(_part(found.tensors, f"{i}."))
+            self._meters[i].load_state_dict(found.state["meters"][i], self._like.device)
+        self.steps_done = self._saved_at = found.step
+        self.tokens_done, self._seconds = found.state["tokens_done"], found.state["seconds"]
+        batches.load_state_dict(found.state["batches"])
+        set_rng_state(_part(found.tensors, "rng."), found.state["rng"])
+
+    def _export(self, batches: Batches) -> None:
+        """The result, for ``ms.load``; a stream that ended too early is said, not hidden."""
+        if self.steps_done < self.cfg.steps:
+            warnings.warn(
+                f"activations: the stream ended after {self.steps_done} of {self.cfg.steps} steps, so the learning rate "
+                "did not decay to the end; wanted more activations, or fewer steps",
+                RuntimeWarning, stacklevel=3,
+            )  # fmt: skip
+        if self.folder is None:
+            return
+        known = {"hook_name": getattr(batches.source, "hook_name", None), "model": getattr(batches.source, "model_name", None)}
+        metadata = {name: value for name, value in known.items() if value} | self._metadata
+        metadata |= {"steps": self.steps_done, "tokens": self.tokens_done}
+        for i, learner in enumerate(self.learners):
+            folder = self.folder if self._single else self.folder / str(i)
+            described = metadata | {"train": learner.cfg.to_json(), "resampled": learner.resampled}
+            save(learner.sae, folder, described)
+            if learner.ema is not None:
+                save(self.averaged(i), folder / "ema", described)
+
+    def _farewell(self) -> str:
+        done = f"stopped after step {self.steps_done} of {self.cfg.steps}"
+        if self.folder is None:
+            return f"{done}; nothing was saved, because Trainer has no folder"
+        return f"{done}; saved in {str(checkpoint.path_of(self.folder, self.steps_done))!r}. The same call again goes on."
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _check_agreement(saes: list[SAE], configs: list[TrainConfig]) -> None:
+    if not saes or len(configs) != len(saes):
+        raise ValueError(f"config: got {len(configs)} for {len(saes)} autoencoders; wanted one for all, or one each")
+    if len({id(sae) for sae in saes}) < len(saes):
+        raise ValueError("sae: got the same autoencoder twice; wanted different ones")
+    for name, values in (
+        ("sae.cfg.d_in", [sae.cfg.d_in for sae in saes]),
+        ("sae device", [str(sae.W_dec.device) for sae in saes]),
+        ("sae dtype", [str(sae.W_dec.dtype) for sae in saes]),
+        *((f"config.{n}", [getattr(c, n) for c in configs]) for n in ("batch_size", "steps", "log_every", "checkpoint_every")),
+    ):
+        if len(set(values)) > 1:
+            raise ValueError(f"{name}: got {values}; wanted the same for all that learn from one stream")
+
+
+def _check_same_run(mine: list[dict], saved: list[dict], folder: Path) -> None:
+    if len(mine) != len(saved):
+        raise ValueError(f"folder: {str(folder)!r} holds a run of {len(saved)} autoencoders, this one has {len(mine)}")
+    differing = [
+        f"{part}.{name} is {theirs[part].get(name)!r} there and {ours[part].get(name)!r} here"
+        for ours, theirs in zip(json.loads(json.dumps(mine)), saved, strict=True)
+        for part in ours
+        for name in sorted(ours[part].keys() | theirs[part].keys())
+        if ours[part].get(name) != theirs[part].get(name)
+    ]
+    if differing:
+        raise ValueError(
+            f"folder: {str(folder)!r} holds another run: {'; '.join(differing)}. "
+            "Give the same configuration to go on with it, or choose another folder."
+        )
