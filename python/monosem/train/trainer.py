@@ -106,6 +106,8 @@ class Trainer:
         """
         batches = Batches(activations, self._like, self._d_in, self.cfg.batch_size, self.cfg.seed)
         with files.folder_lock(self.folder) if self.folder else nullcontext(), StopRequest() as stop:
+            if self.folder:
+                checkpoint.sweep(self.folder)
             self._restore(batches, resume)
             with self._report() as report:
                 while self.steps_done < self.cfg.steps and not stop.signal:
@@ -207,7 +209,6 @@ class Trainer:
             )
         found = checkpoint.load(self.folder, saved[-1] if wanted is None else wanted)
         _check_same_run([learner.describe() for learner in self.learners], found.state["run"], self.folder)
-        checkpoint.sweep(self.folder)
         checkpoint.set_aside_after(self.folder, found.step)
         for i, learner in enumerate(self.learners):
             learner.load_state_dict(_part(found.tensors, f"{i}."))

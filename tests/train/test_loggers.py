@@ -1,0 +1,103 @@
+import json
+import sys
+import types
+
+import pytest
+
+import monosem as ms
+from monosem.train.loggers import JsonlLogger, TensorBoardLogger, WandbLogger
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_jsonl_has_no_step_twice_and_no_cut_line_after_a_resume(tmp_path):
+    path = tmp_path / "deep" / "metrics.jsonl"
+    log = JsonlLogger(path)
+    log.start(0)
+    for step in (10, 20, 30):
+        log.log(step, {"loss": step / 3})
+    assert len(rows(path)) == 3  # on disk at once
+    log.close()
+    with path.open("a") as cut:
+        cut.write('{"step": 40, "lo')
+    log = JsonlLogger(path)
+    log.start(20)
+    log.log(30, {"loss": 1.0})
+    log.close()
+    assert [row["step"] for row in rows(path)] == [10, 20, 30]
+    assert rows(path)[2]["loss"] == 1.0 and rows(path)[0]["loss"] == 10 / 3
+
+
+def test_rows_of_a_run(make, config, source, tmp_path):
+    ms.Trainer(make("topk"), config(clip=1.0), tmp_path, progress=False).fit(source())
+    got = rows(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in got] == [5, 10, 12]
+    assert [row["tokens"] for row in got] == [320, 640, 768]
+    wanted = {"loss", "mse", "sparsity", "aux", "l0", "dead", "lr", "grad_norm", "tokens_per_second", "seconds"}
+    assert wanted <= set(got[0])
+
+
+def test_a_row_is_the_mean_since_the_last(make, config, source):
+    class Keep:
+        def __init__(self):
+            self.events = []
+
+        def start(self, step):
+            self.events.append(("start", step))
+
+        def log(self, step, metrics):
+            self.events.append((step, metrics))
+
+        def close(self):
+            self.events.append(("close",))
+
+    every, mean = Keep(), Keep()
+    ms.Trainer(make("relu"), config(log_every=1), loggers=[every], progress=False).fit(source())
+    trainer = ms.Trainer([make("relu"), make("topk")], config(log_every=4), loggers=[mean], progress=False)
+    trainer.fit(source())
+    assert every.events[0] == ("start", 0) and every.events[-1] == ("close",) and len(every.events) == 14
+    first = sum(row["loss"] for _, row in every.events[1:5]) / 4
+    assert mean.events[1][1]["0/loss"] == pytest.approx(first, rel=1e-12)
+    assert mean.events[1][1]["1/l0"] == pytest.approx(4, abs=0.1)
+
+
+def test_wandb(monkeypatch):
+    calls = []
+    run = types.SimpleNamespace(log=lambda m, step: calls.append((step, m)), finish=lambda: calls.append("finish"))
+    fake = types.SimpleNamespace(init=lambda **options: calls.append(options) or run)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    log = WandbLogger(project="p", id="x")
+    log.start(7)
+    log.log(8, {"loss": 0.5})
+    log.close()
+    assert calls == [{"resume": "allow", "project": "p", "id": "x"}, (8, {"loss": 0.5}), "finish"]
+
+
+def test_tensorboard(monkeypatch):
+    calls = []
+
+    class SummaryWriter:
+        def __init__(self, folder, purge_step):
+            calls.append((folder, purge_step))
+
+        def add_scalar(self, name, value, step):
+            calls.append((name, value, step))
+
+        def close(self):
+            calls.append("close")
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=SummaryWriter))
+    log = TensorBoardLogger("runs/a")
+    log.start(7)
+    log.log(8, {"loss": 0.5})
+    log.close()
+    assert calls == [("runs/a", 8), ("loss", 0.5, 8), "close"]
+
+
+def test_missing_packages_are_named(monkeypatch):
+    for module, make_logger in (("wandb", WandbLogger), ("torch.utils.tensorboard", lambda: TensorBoardLogger("x"))):
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(ImportError, match="pip install"):
+            make_logger()

@@ -1,0 +1,27 @@
+import pytest
+import torch
+
+import monosem as ms
+from monosem.train import memory
+
+
+def test_estimate_counts_parameters_adam_and_average():
+    parameters = 2 * 4096 * 512 + 4096 + 512
+    without = memory.bytes_needed(512, 4096, 0)
+    assert without == 3 * 4 * parameters + 2 * 4096 * 512
+    assert memory.bytes_needed(512, 4096, 0, ema=True) - without == 4 * parameters
+    assert without - memory.bytes_needed(512, 4096, 0, built=True) == 4 * parameters
+
+
+def test_available_memory_is_told():
+    available = memory.bytes_available(torch.device("cpu"))
+    assert available is None or 2**20 < available < 2**50
+
+
+def test_too_wide_a_dictionary_is_refused_with_its_need(make, config, monkeypatch):
+    monkeypatch.setattr(memory, "bytes_available", lambda device: 10_000)
+    with pytest.raises(ValueError, match=r"d_sae: training d_sae=\[48\] needs about .* more memory on cpu"):
+        ms.Trainer(make("topk"), config())
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="needs about 48,451.1 GiB"):
+        memory.check_fits(memory.bytes_needed(1000, 10**9 * 2, 1), torch.device("cpu"), "x")

@@ -1,0 +1,228 @@
+"""The loop, and that the fast step is the autograd path with torch.optim.Adam."""
+
+import copy
+import os
+import signal
+
+import pytest
+import torch
+
+import monosem as ms
+from monosem.data import files
+from monosem.data.synthetic import SyntheticDictionary
+from monosem.train.batches import TensorBatches
+from monosem.train.schedule import learning_rate, sparsity_scale
+
+D, F = 16, 48
+
+
+def autograd_run(sae, cfg, batches):
+    """What ``Trainer.step`` must equal: loss, backward, projection, clipping, torch.optim.Adam, unit rows."""
+    adam = torch.optim.Adam(sae.parameters(), betas=cfg.betas, eps=cfg.eps)
+    silent = torch.zeros(sae.cfg.d_sae, dtype=torch.int64)
+    for step, x in enumerate(batches):
+        adam.param_groups[0]["lr"] = learning_rate(cfg, step)
+        out = sae.loss(x.to(sae.W_dec.dtype), sparsity_scale(cfg, step), silent >= cfg.dead_after)
+        adam.zero_grad()
+        out.loss.backward()
+        sae.project_decoder_gradient()
+        if cfg.clip is not None:
+            torch.nn.utils.clip_grad_norm_(sae.parameters(), cfg.clip)
+        adam.step()
+        sae.normalize_decoder()
+        silent = (silent + len(x)).masked_fill(out.code.active_counts() > 0, 0)
+        yield out
+
+
+@pytest.mark.parametrize("clip", [None, 0.02])
+@pytest.mark.parametrize("kind", ["topk", "relu"])
+def test_sixty_steps_equal_autograd_with_adam_in_float64(make, config, source, kind, clip):
+    """In float64 rounding is far below anything the algebra could get wrong: 1e-9 after 60 steps of lr 3e-3."""
+    cfg = config(steps=60, lr=3e-3, lr_warmup=5, lr_decay=10, sparsity_warmup=20, clip=clip, dead_after=128)
+    batches = [x.double() for x in source(batches=60)]
+    fast = make(kind).double()
+    fast.normalize_decoder()  # to float64's idea of a unit row
+    with torch.no_grad():
+        fast.b_enc[:8] = -1.0  # some for AuxK
+    slow, trainer, aux = copy.deepcopy(fast), ms.Trainer(fast, cfg), 0
+    for x, out in zip(batches, autograd_run(slow, cfg, batches), strict=True):
+        metrics = trainer.step(x)
+        torch.testing.assert_close(metrics["loss"], out.loss.detach(), rtol=1e-9, atol=0)
+        torch.testing.assert_close(metrics["aux"], out.aux.detach(), rtol=1e-9, atol=1e-15)
+        aux += metrics["aux"] > 0
+    assert kind == "relu" or aux >= 5  # AuxK took part
+    for (name, a), b in zip(fast.named_parameters(), slow.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize("kind", ["topk", "relu"])
+def test_sixty_steps_equal_autograd_with_adam_in_float32(make, config, source, kind):
+    """The fast step in fp32 strays from the float64 run no more than twice what autograd in fp32 does, and it selects
+    the same features.
+
+    No fixed tolerance would be right: where a gradient is nothing but rounding, Adam still takes a step of up to
+    ``lr`` in its direction. So both fp32 paths are measured against the exact run, by the root mean square over a
+    parameter and with the resolution of fp32 as a floor. A selection may differ only where two candidates are closer
+    than 2e-5, some hundred roundings of numbers around 1.
+    """
+    cfg = config(steps=60, lr=1e-3, lr_warmup=5, lr_decay=10, sparsity_warmup=20, dead_after=128)
+    batches = list(source(batches=60))
+    fast, slow, exact = make(kind), make(kind), make(kind).double()
+    trainer = ms.Trainer(fast, cfg)
+    steps = zip(batches, autograd_run(slow, cfg, batches), autograd_run(exact, cfg, batches), strict=True)
+    clear = total = 0
+    for x, _, _ in steps:
+        trainer.step(x)
+        mine, theirs = fast.encode(x).to_dense() > 0, slow.encode(x).to_dense() > 0
+        sure = _margin(slow, x) > 2e-5
+        assert torch.equal(mine[sure], theirs[sure])
+        clear, total = clear + int(sure.sum()), total + len(x)
+    assert clear > 0.99 * total
+    for (name, a), b, c in zip(fast.named_parameters(), slow.parameters(), exact.parameters(), strict=True):
+        error, allowed = ((p.detach().double() - c.detach()).square().mean().sqrt() for p in (a, b))
+        assert error <= 2 * allowed + 1e-6, (name, error, allowed)
+
+
+def _margin(sae, x):
+    """How far each token is from another selection: the gap at the K-th place, or the pre-activation nearest to 0."""
+    pre = (x - sae.b_dec) @ sae.W_enc + sae.b_enc
+    if sae.cfg.kind == "relu":
+        return pre.abs().amin(1)
+    top = pre.topk(sae.cfg.k + 1, dim=1).values
+    return torch.minimum(top[:, -2] - top[:, -1], top[:, :-1].abs().amin(1))
+
+
+def test_a_list_learns_as_each_would_alone(make, config, source, weights):
+    plan = ms.ResampleConfig(at_steps=(6,), window=3, n_inputs=100)
+    cfg = [config(resample=plan), config(lr=3e-3, resample=plan)]
+    together = [make("topk"), make("relu")]
+    ms.Trainer(together, cfg, progress=False).fit(source())
+    for kind, one, c in zip(("topk", "relu"), together, cfg, strict=True):
+        alone = make(kind)
+        ms.Trainer(alone, c, progress=False).fit(source())
+        assert torch.equal(weights(alone), weights(one))
+
+
+def test_batches_of_other_sizes_are_fine(make, config):
+    sizes = (1, 64, 7, 200)
+    trainer = ms.Trainer(make("relu"), config(steps=4), progress=False).fit([torch.randn(n, D) for n in sizes])
+    assert trainer.tokens_done == sum(sizes) and trainer.steps_done == 4
+
+
+def test_the_bias_starts_at_the_geometric_median_of_the_first_batch(make, config, source):
+    x = source().batch(0)
+    for init in (True, False):
+        sae = make("topk")
+        ms.Trainer(sae, config(steps=1, lr=1e-9, init_bias=init), progress=False).fit(source())
+        expected = ms.nn.geometric_median(x) if init else torch.zeros(D)
+        torch.testing.assert_close(sae.b_dec.detach(), expected, rtol=0, atol=1e-6)
+
+
+def test_a_tensor_is_shuffled_and_repeated(make, config, weights):
+    x = torch.randn(100, D)
+    whole = make("topk")
+    ms.Trainer(whole, config(batch_size=30), progress=False).fit(x)
+    assert torch.isfinite(weights(whole)).all()
+    order = []
+    batches = iter(TensorBatches(torch.arange(100.0)[:, None], 30, seed=1))
+    for _ in range(2):
+        epoch = torch.cat([next(batches) for _ in range(3)]).flatten().tolist()
+        assert len(set(epoch)) == 90
+        order.append(epoch)
+    assert order[0] != order[1]
+
+
+def test_the_result_is_there_for_ms_load(make, config, source, weights, tmp_path):
+    ms.Trainer(make("topk"), config(ema=0.9), tmp_path / "one", progress=False, metadata={"note": "x"}).fit(source())
+    loaded = ms.load(tmp_path / "one")
+    assert loaded.metadata["note"] == "x" and loaded.metadata["tokens"] == 768
+    assert loaded.metadata["train"]["ema"] == 0.9
+    assert not torch.equal(weights(loaded), weights(ms.load(tmp_path / "one" / "ema")))
+    saes = [make("topk"), make("relu")]
+    ms.Trainer(saes, config(), tmp_path / "two", progress=False).fit(source())
+    assert torch.equal(weights(ms.load(tmp_path / "two" / "1")), weights(saes[1]))
+
+
+def test_a_stream_that_ends_early_is_said_and_saved(make, config, source, tmp_path):
+    with pytest.warns(RuntimeWarning, match="the stream ended after 7 of 12 steps"):
+        ms.Trainer(make("topk"), config(), tmp_path, progress=False).fit(source(batches=7))
+    assert (tmp_path / "ckpt-7").is_dir() and ms.load(tmp_path)
+
+
+def test_two_runs_in_one_folder(make, config, source, tmp_path):
+    with files.folder_lock(tmp_path), pytest.raises(RuntimeError, match="being written to by process"):
+        ms.Trainer(make("topk"), config(), tmp_path, progress=False).fit(source())
+    assert not list(tmp_path.glob("ckpt-*"))
+
+
+@pytest.mark.parametrize(
+    "saes, configs, words",
+    [
+        (2, 3, "got 3 for 2 autoencoders"),
+        (0, 1, "for 0 autoencoders"),
+        (2, "steps", r"config\.steps: got \[12, 13\]; wanted the same"),
+        ("twice", 2, "the same autoencoder twice"),
+        ("width", 2, r"sae\.cfg\.d_in: got \[16, 20\]"),
+    ],
+)
+def test_lists_that_disagree(make, config, saes, configs, words):
+    built = {2: lambda: [make("topk"), make("relu")], 0: list, "twice": lambda: [make("topk")] * 2,
+             "width": lambda: [make("topk"), ms.TopKSAE(20, 40, k=2)]}[saes]()  # fmt: skip
+    if saes == "twice":
+        built = [built[0], built[0]]
+    given = [config(), config(steps=13)] if configs == "steps" else [config()] * configs
+    with pytest.raises(ValueError, match=words):
+        ms.Trainer(built, given)
+
+
+def test_progress_is_in_tokens_with_loss_l0_and_dead_share(make, config, source, capsys):
+    ms.Trainer(make("topk"), config()).fit(source())
+    shown = capsys.readouterr().err
+    assert "tok/s" in shown and "768/768" in shown
+    assert "loss=" in shown and "l0=4.0" in shown and "dead=" in shown
+
+
+@pytest.mark.parametrize("number, stop", [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(
+    make, config, source, weights, tmp_path, capsys, number, stop
+):
+    class Interrupted(SyntheticDictionary):
+        def batch(self, batch):
+            if batch == 7:
+                os.kill(os.getpid(), number)  # while the batch of step 8 is made: that step is still finished
+            return super().batch(batch)
+
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(stop) as stopped:
+        ms.Trainer(make("topk"), config(), tmp_path, progress=False).fit(Interrupted(D, 32, 3, batch_size=64, noise=0.02))
+    assert stop is KeyboardInterrupt or stopped.value.code == 143
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    assert "stopped after step 8 of 12; saved in" in capsys.readouterr().err
+    assert (tmp_path / "ckpt-8").is_dir() and not (tmp_path / "sae.safetensors").exists()
+    resumed, whole = make("topk"), make("topk")
+    ms.Trainer(resumed, config(), tmp_path, progress=False).fit(source())
+    ms.Trainer(whole, config(), progress=False).fit(source())
+    assert torch.equal(weights(resumed), weights(whole))
+
+
+def test_ctrl_c_without_a_folder_says_that_nothing_is_saved(make, config, capsys):
+    def batches():
+        yield torch.randn(8, D)
+        os.kill(os.getpid(), signal.SIGINT)
+        yield torch.randn(8, D)
+
+    trainer = ms.Trainer(make("topk"), config(), progress=False)
+    with pytest.raises(KeyboardInterrupt, match="after step 2 of 12; nothing was saved"):
+        trainer.fit(batches())
+    assert trainer.steps_done == 2
+
+
+def test_a_second_ctrl_c_stops_at_once(make, config, tmp_path):
+    def batches():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        yield torch.randn(8, D)
+
+    with pytest.raises(KeyboardInterrupt):
+        ms.Trainer(make("topk"), config(), tmp_path, progress=False).fit(batches())
+    assert not list(tmp_path.glob("ckpt-*"))
