@@ -27,7 +27,7 @@ def test_every_instruction_set_passes(isa):
     here = Path(__file__).parent
     tests = [str(here / "test_encode.py"), str(here / "test_rows.py")]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "--import-mode=importlib", "-q", "-x", *tests],
+        [sys.executable, "-m", "pytest", "--import-mode=importlib", "-x", *tests],
         capture_output=True, text=True, env={**os.environ, "MONOSEM_ISA": isa}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:]

@@ -1,0 +1,38 @@
+# Two commands do everything on a fresh machine with Python ≥ 3.10 and a C++ compiler:
+#   make demo   train a dictionary on the shipped model and text, and write a page of what it found
+#   make test   build, and run every test
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+SOURCES := $(shell find python csrc kernels -type f -not -name '*.pyc' -not -name '*.so') CMakeLists.txt pyproject.toml
+
+.PHONY: demo test build clean
+demo: build
+	$(VENV)/bin/monosem demo --out runs/demo
+
+test: build $(VENV)/.test-packages
+	MONOSEM_TL39=$(abspath $(VENV)/tl39) $(PY) -m pytest tests
+
+build: $(VENV)/.built
+
+# torch first and alone: a bare requirement resolved later could bring another build of it.
+$(VENV)/.packages: constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "monosem needs Python 3.10 or newer; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch==2.13.0
+	$(PIP) numpy safetensors tokenizers tqdm jinja2 scikit-build-core pybind11 cmake ninja
+	touch $@
+
+$(VENV)/.built: $(VENV)/.packages $(SOURCES)
+	PATH="$(abspath $(VENV)/bin):$$PATH" $(PIP) --no-build-isolation --no-deps --force-reinstall .
+	touch $@
+
+# Both generations of TransformerLens: 4.x in the environment, 3.9 in a folder of its own.
+$(VENV)/.test-packages: $(VENV)/.packages
+	$(PIP) pytest transformer-lens==4.3.0
+	$(PIP) --no-deps --target $(VENV)/tl39 transformer-lens==3.9.0
+	touch $@
+
+clean:
+	rm -rf $(VENV) build

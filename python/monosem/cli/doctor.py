@@ -1,0 +1,22 @@
+"""``monosem doctor``: what was built, what this machine has, and which backend is used."""
+
+from __future__ import annotations
+
+import argparse
+
+from monosem import doctor
+
+HELP = "What was built, which instruction set was picked, what GPU there is, and why each backend is or is not used."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """No options."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print one line a finding."""
+    findings = doctor.examine()
+    width = max(len(f.what) for f in findings)
+    for f in findings:
+        print(f"{f.what:{width}}  {f.state:8}  {f.why}")
+    return 0

@@ -1,0 +1,81 @@
+"""What was built, what this machine has, and which backend runs on which tensor."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import sys
+from dataclasses import dataclass
+
+import torch
+
+from monosem.ops import backend
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: what was looked at, its state in a word, and why."""
+
+    what: str
+    state: str
+    why: str
+
+
+def examine() -> list[Finding]:
+    """Look at this installation and machine."""
+    return [_python(), _native(), _product(), _gpu(), _cuda_module(), _triton(), *_choices()]
+
+
+def _python() -> Finding:
+    why = f"Python {platform.python_version()}, {torch.get_num_threads()} threads, {platform.machine()}"
+    return Finding("torch", torch.__version__, why)
+
+
+def _native() -> Finding:
+    if backend.native is None:
+        return Finding("cpu kernels", "missing", f"{backend.native_error}; `pip install .` builds them")
+    asked = os.environ.get("MONOSEM_ISA")
+    have = ", ".join(backend.native.isas())
+    why = f"asked for by MONOSEM_ISA={asked}" if asked else f"the best of this processor's: {have}"
+    return Finding("cpu kernels", backend.native.isa(), why)
+
+
+def _product() -> Finding:
+    if asked := os.environ.get("MONOSEM_PRODUCT"):
+        return Finding("cpu product", asked, "asked for by MONOSEM_PRODUCT")
+    if backend.bf16_products():
+        return Finding("cpu product", "bf16", "the processor multiplies bf16; survivors are scored again in fp32")
+    return Finding("cpu product", "fp32", "the processor has no bf16 products (AMX or AVX512-BF16)")
+
+
+def _gpu() -> Finding:
+    if not torch.cuda.is_available():
+        built = torch.version.cuda or torch.version.hip
+        why = "no device or driver" if built else "this build of torch is for the CPU only"
+        return Finding("gpu", "none", why)
+    p = torch.cuda.get_device_properties(0)
+    return Finding("gpu", "found", f"{p.name}, {p.total_memory >> 30} GiB, compute capability {p.major}.{p.minor}")
+
+
+def _cuda_module() -> Finding:
+    if importlib.util.find_spec("monosem._cuda"):
+        return Finding("cuda kernels", "built", "used for CUDA tensors")
+    return Finding("cuda kernels", "none", "this version has no CUDA kernels; CUDA tensors run the definitions in PyTorch")
+
+
+def _triton() -> Finding:
+    found = importlib.util.find_spec("triton") is not None
+    why = "this version has no Triton kernels; CUDA tensors run the definitions in PyTorch"
+    return Finding("triton", "found" if found else "none", why)
+
+
+def _choices() -> list[Finding]:
+    choice = backend.requested()
+    if choice == "reference":
+        cpu = "asked for by MONOSEM_BACKEND"
+    elif backend.native is None:
+        cpu = "but it is missing: a call raises; MONOSEM_BACKEND=reference runs without"
+    else:
+        cpu = "float32 and bfloat16; float64 runs the definitions in PyTorch"
+    return [Finding("on cpu tensors", choice, cpu), Finding("monosem", "in", os.path.dirname(sys.modules["monosem"].__file__))]

@@ -1,0 +1,28 @@
+"""monosem doctor."""
+
+import os
+import subprocess
+import sys
+
+from monosem.cli.main import main
+from monosem.ops import backend
+
+
+def test_says_what_is_used(capsys):
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert backend.native.isa() in out and "cpu product" in out and "gpu" in out and "triton" in out
+
+
+def test_says_what_is_missing_and_what_to_do():
+    code = "import sys; sys.modules['monosem._C'] = None; from monosem.cli.main import main; main(['doctor'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "missing" in done.stdout and "pip install ." in done.stdout and "MONOSEM_BACKEND=reference" in done.stdout
+
+
+def test_says_what_was_asked_for():
+    code = "from monosem.cli.main import main; main(['doctor'])"
+    environment = {**os.environ, "MONOSEM_ISA": "baseline", "MONOSEM_PRODUCT": "bf16", "MONOSEM_BACKEND": "reference"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    for said in ("asked for by MONOSEM_ISA=baseline", "asked for by MONOSEM_PRODUCT", "asked for by MONOSEM_BACKEND"):
+        assert said in done.stdout

@@ -1,0 +1,72 @@
+"""The arrows of the house: who may import whom."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import monosem
+
+ROOT = Path(monosem.__file__).parent
+# From the bottom up; a layer may import itself and what stands in its set.
+MAY = {
+    "files": set(),
+    "kernels": set(),
+    "ops": {"kernels", "_C", "_cuda"},
+    "nn": {"ops"},
+    "data": {"nn", "ops", "files"},
+    "train": {"data", "nn", "ops", "files"},
+    "analysis": {"data", "nn", "ops", "files"},
+    "doctor": {"ops"},
+    "cli": {"train", "analysis", "data", "nn", "ops", "files", "doctor"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Layers of monosem that a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [a.name for a in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import; the house imports one way, `from monosem.…`"
+            names = [f"{node.module}.{a.name}" for a in node.names]
+        else:
+            continue
+        found |= {n.split(".")[1] for n in names if n.startswith("monosem.")}
+    return found
+
+
+def layer(path: Path) -> str:
+    top = path.relative_to(ROOT).parts[0]
+    return top.removesuffix(".py")
+
+
+FILES = [p for p in ROOT.rglob("*.py") if layer(p) != "__init__"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_arrows_point_one_way(path):
+    mine = layer(path)
+    known = {n for n in imports(path) if n in MAY or n in {"_C", "_cuda"}}
+    extra = known - MAY[mine] - {mine}
+    assert not extra, f"{mine} imports {', '.join(sorted(extra))}; it may import {', '.join(sorted(MAY[mine])) or 'nothing'}"
+
+
+def test_every_layer_is_known():
+    assert {layer(p) for p in FILES} <= set(MAY)
+
+
+def test_only_ops_touch_the_compiled_modules():
+    for path in FILES:
+        if layer(path) != "ops":
+            assert not imports(path) & {"_C", "_cuda"}, path
+
+
+def test_heavy_packages_are_not_imported_at_module_level():
+    heavy = {"transformer_lens", "transformers", "matplotlib", "wandb", "tensorboard", "tokenizers", "triton"}
+    for path in FILES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not {n.split(".")[0] for n in names} & heavy, path
