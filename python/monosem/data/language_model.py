@@ -6,7 +6,7 @@ weights as a TransformerLens model. Hook names are TransformerLens'.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -120,20 +120,6 @@ class LanguageModel(nn.Module):
 
     def forward(self, tokens: Tensor, hooks: dict[str, Hook] | None = None) -> Tensor:
         return self.trunk(tokens, hooks) @ self.W_U + self.b_U
-
-    @torch.no_grad()
-    def generate(
-        self, tokens: Sequence[int], length: int, temperature: float = 0.8, seed: int = 0,
-        hooks: dict[str, Hook] | None = None,
-    ) -> list[int]:
-        """Sample ``length`` further tokens after ``tokens`` (the context slides when it is full)."""
-        generator = torch.Generator().manual_seed(seed)
-        out = list(tokens)
-        for _ in range(length):
-            window = torch.tensor([out[-self.cfg.n_ctx :]])
-            probs = (self(window, hooks)[0, -1] / temperature).softmax(-1)
-            out.append(int(torch.multinomial(probs, 1, generator=generator)))
-        return out
 
 
 class _HeadLoss(torch.autograd.Function):

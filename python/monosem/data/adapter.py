@@ -1,0 +1,294 @@
+"""What monosem asks of a language model, whatever library it comes from: hooks, losses, logit directions, text."""
+
+from __future__ import annotations
+
+import codecs
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+Replace = Callable[[Tensor], Tensor]
+
+# One logit row is d_vocab floats: this many elements of logits exist at a time (64 MiB in fp32).
+_LOGITS_AT_ONCE = 1 << 24
+_NOT_BY_POSITION = ("hook_pattern", "hook_attn_scores", "hook_rot_k", "hook_rot_q")
+
+
+class _Reached(Exception):
+    """Ends a forward pass at a hook and carries what stood there."""
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__("reached the hook")
+        self.value = value
+
+
+class Model(ABC):
+    """A language model behind hook names. Made by :func:`monosem.data.models.load_model`.
+
+    Attributes:
+        name: what the user called it.
+        n_ctx: longest context, in tokens, BOS included.
+        d_vocab: number of logits.
+        hook_names: every hook point, named as TransformerLens names them.
+    """
+
+    name: str
+    n_ctx: int
+    d_vocab: int
+    hook_names: list[str]
+    _before_unembed: str
+
+    def __init__(self) -> None:
+        self._widths: dict[str, int] = {}
+
+    # ---------------------------------------------------------------- what each kind of model brings
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+
+    @property
+    @abstractmethod
+    def bos_id(self) -> int:
+        """The token that begins every context."""
+
+    @abstractmethod
+    def _forward(self, tokens: Tensor, hooks: dict[str, Callable[[Tensor], Tensor | None]]) -> None:
+        """Run the model with hooks, each of which may return a replacement."""
+
+    @abstractmethod
+    def _unembed(self, hidden: Tensor) -> Tensor:
+        """[n, d_model] at the input of the unembedding → logits [n, d_vocab]."""
+
+    @abstractmethod
+    def _final_path(self) -> tuple[Tensor | None, bool, Tensor]:
+        """(gain of the final norm or None, whether that norm removes the mean, W_U [d_model, d_vocab])."""
+
+    @abstractmethod
+    def _mlp_out(self, layer: int) -> Tensor:
+        """W_out [d_mlp, d_model] of one layer."""
+
+    @abstractmethod
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of many texts, none with BOS."""
+
+    @abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids; bytes that make no whole character become U+FFFD."""
+
+    @abstractmethod
+    def _vocabulary_entry(self, token: int) -> str:
+        """A token as the vocabulary spells it (byte-level alphabet, ``▁`` and the like)."""
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> Model:
+        """Move the weights; returns the model itself."""
+
+    # ---------------------------------------------------------------- activations and losses
+
+    @torch.no_grad()
+    def activations(self, tokens: Tensor, hook_name: str) -> Tensor:
+        """What stands at a hook: tokens [B, T] → fp32 [B, T, d]; the forward pass stops there.
+
+        Attention hooks with a head axis, [B, T, heads, d_head], are laid flat.
+
+        Raises:
+            ValueError: unknown hook (names the nearest), a hook without one vector a token, or bad tokens.
+        """
+        self._check_hook(hook_name)
+        tokens = self._check_tokens(tokens)
+        return self._by_token(self._run(tokens, {}, hook_name), tokens.shape, hook_name).float()
+
+    @torch.no_grad()
+    def token_losses(self, tokens: Tensor, replace: dict[str, Replace] | None = None) -> Tensor:
+        """Cross-entropy of each predicted token, in nats: tokens [B, T] → [B, T − 1].
+
+        Entry t is the loss of token t + 1 given tokens 0..t. Logits exist for a few rows at a time, so memory does not
+        grow with B · T · d_vocab.
+
+        Args:
+            replace: functions from the activations at a hook, fp32 [B, T, d], to what shall stand there instead.
+        """
+        tokens = self._check_tokens(tokens)
+        hidden = self._run(tokens, self._replacements(tokens, replace), self._before_unembed)
+        target = tokens[:, 1:].reshape(-1, 1)
+        hidden = hidden[:, :-1].reshape(len(target), -1)
+        losses = torch.empty(len(target), device=hidden.device)
+        rows = max(1, _LOGITS_AT_ONCE // self.d_vocab)
+        for start in range(0, len(target), rows):
+            part = slice(start, start + rows)
+            logits = self._unembed(hidden[part]).float()
+            losses[part] = logits.logsumexp(-1) - logits.gather(1, target[part]).squeeze(1)
+        return losses.view(tokens.shape[0], tokens.shape[1] - 1)
+
+    @torch.no_grad()
+    def generate(
+        self, tokens: Sequence[int], length: int, temperature: float = 0.8, seed: int = 0,
+        replace: dict[str, Replace] | None = None,
+    ) -> list[int]:  # fmt: skip
+        """``tokens`` and ``length`` sampled ones after them. When the context is full it slides, its BOS staying put.
+
+        Args:
+            tokens: the prompt; a BOS is put before it unless it begins with one.
+            temperature: 0 takes the likeliest token every time.
+            replace: as in :meth:`token_losses`; each function sees [1, T, d].
+        """
+        if length < 0 or temperature < 0:
+            raise ValueError(f"length, temperature: got {length}, {temperature}; wanted neither below 0")
+        generator = torch.Generator().manual_seed(seed)
+        out = list(tokens)
+        out = out if out[:1] == [self.bos_id] else [self.bos_id, *out]
+        for _ in range(length):
+            window = self._check_tokens(torch.tensor([[out[0], *out[max(1, len(out) + 1 - self.n_ctx) :]]]))
+            hidden = self._run(window, self._replacements(window, replace), self._before_unembed)
+            logits = self._unembed(hidden[0, -1:])[0].float().cpu()
+            if temperature:
+                out.append(int(torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)))
+            else:
+                out.append(int(logits.argmax()))
+        return out
+
+    def width(self, hook_name: str) -> int:
+        """d of :meth:`activations` at a hook."""
+        if hook_name not in self._widths:
+            self._widths[hook_name] = self.activations(torch.zeros(1, min(3, self.n_ctx)).long(), hook_name).shape[-1]
+        return self._widths[hook_name]
+
+    @torch.no_grad()
+    def logit_directions(self, hook_name: str) -> Tensor:
+        """The direct path from a hook to the logits, fp32 [d, d_vocab]: ``direction @ this`` is its logit weights.
+
+        *Towards Monosemanticity* §3.3: through W_out of the layer (only from ``mlp.hook_post``), the mean removal and
+        the gain of the final LayerNorm (not its scale, which depends on the token), and W_U. The median over the
+        vocabulary is not subtracted here.
+
+        Raises:
+            ValueError: a hook from which no linear path leads to the residual stream.
+        """
+        self._check_hook(hook_name)
+        gain, centred, unembedding = self._final_path()
+        if hook_name.endswith(("ln_final.hook_normalized", "unembed.hook_in", "ln_final.hook_out")):
+            return unembedding.float()
+        if hook_name.endswith(("mlp.hook_post", "mlp.out.hook_in")):
+            path = self._mlp_out(int(hook_name.split(".")[1])).float()
+        elif hook_name.endswith(("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_mlp_out", "hook_attn_out")):
+            path = torch.eye(len(unembedding), device=unembedding.device)
+        else:
+            raise ValueError(
+                f"hook_name: {hook_name!r} has no linear path to the logits; wanted the residual stream, an output that "
+                "is added to it, mlp.hook_post or ln_final.hook_normalized"
+            )
+        path = path - path.mean(-1, keepdim=True) if centred else path
+        path = path if gain is None else path * gain.float()
+        return path @ unembedding.float()
+
+    # ---------------------------------------------------------------- text
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without BOS."""
+        return self.encode_batch([text])[0]
+
+    def token_str(self, token: int) -> str:
+        """A token for display: bytes that make no whole character are shown as ``⟨D8⟩``."""
+        if not 0 <= token < self.d_vocab:
+            raise ValueError(f"token: got {token}; wanted 0 ≤ token < {self.d_vocab}")
+        return readable(self._vocabulary_entry(token))
+
+    # ---------------------------------------------------------------- inner workings
+
+    def _run(self, tokens: Tensor, replace: dict[str, Replace], stop_at: str) -> Tensor:
+        unused = set(replace)
+
+        def hook(name: str) -> Callable[[Tensor], Tensor | None]:
+            def at(value: Tensor) -> Tensor | None:
+                unused.discard(name)
+                changed = replace[name](value) if name in replace else None
+                if name == stop_at:
+                    raise _Reached(value if changed is None else changed)
+                return changed
+
+            return at
+
+        try:
+            self._forward(tokens, {name: hook(name) for name in (*replace, stop_at)})
+        except _Reached as reached:
+            if not unused:
+                return reached.value
+        missed = ", ".join(map(repr, sorted(unused) or [stop_at]))
+        raise ValueError(f"hook_name: the forward pass of {self.name!r} does not come by {missed}; choose another hook")
+
+    def _replacements(self, tokens: Tensor, replace: dict[str, Replace] | None) -> dict[str, Replace]:
+        def wrap(name: str, change: Replace) -> Replace:
+            def at(value: Tensor) -> Tensor:
+                flat = self._by_token(value, tokens.shape, name).float()
+                changed = change(flat)
+                if changed.shape != flat.shape:
+                    raise ValueError(
+                        f"replace[{name!r}]: got a tensor of shape {tuple(changed.shape)}; wanted {tuple(flat.shape)}"
+                    )
+                return changed.reshape(value.shape).to(value)
+
+            return at
+
+        for name in replace or {}:
+            self._check_hook(name)
+        return {name: wrap(name, change) for name, change in (replace or {}).items()}
+
+    def _by_token(self, value: Tensor, shape: torch.Size, hook_name: str) -> Tensor:
+        if hook_name.endswith(_NOT_BY_POSITION) or value.ndim < 3 or value.shape[:2] != shape:
+            raise ValueError(
+                f"hook_name: {hook_name!r} holds {list(value.shape)} for tokens {list(shape)}; "
+                "wanted a hook with one vector for each token"
+            )
+        return value.flatten(2)
+
+    def _check_hook(self, hook_name: str) -> None:
+        if hook_name not in self.hook_names:
+            near = difflib.get_close_matches(hook_name, self.hook_names, n=3, cutoff=0.4) or self.hook_names[:3]
+            raise ValueError(
+                f"hook_name: {self.name!r} has no hook {hook_name!r}; nearest: {', '.join(near)}. "
+                "All of them: `model.hook_names`."
+            )
+
+    def _check_tokens(self, tokens: Tensor) -> Tensor:
+        if tokens.ndim != 2 or tokens.is_floating_point() or not 1 <= tokens.shape[1] <= self.n_ctx:
+            raise ValueError(
+                f"tokens: got {tokens.dtype} of shape {tuple(tokens.shape)}; "
+                f"wanted integers [contexts, at most {self.n_ctx} tokens]"
+            )
+        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.d_vocab:
+            raise ValueError(
+                f"tokens: got values from {int(tokens.min())} to {int(tokens.max())}; "
+                f"wanted 0 ≤ token < {self.d_vocab}. Was the text encoded with another tokenizer?"
+            )
+        return tokens.to(self.device, torch.long)
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Character → byte of byte-level BPE: printable bytes stand for themselves, the others for U+0100 onward."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+_BYTE_OF = _byte_alphabet()
+
+
+def _show_bytes(error: UnicodeError) -> tuple[str, int]:
+    return "".join(f"⟨{b:02X}⟩" for b in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("monosem.show_bytes", _show_bytes)
+
+
+def readable(entry: str) -> str:
+    """A vocabulary entry as text: byte-level alphabets are undone, broken characters shown as ``⟨D8⟩``."""
+    if entry.startswith("<0x") and entry.endswith(">"):
+        return f"⟨{entry[3:-1]}⟩"
+    if all(c in _BYTE_OF for c in entry):
+        return bytes(_BYTE_OF[c] for c in entry).decode("utf-8", errors="monosem.show_bytes")
+    return entry.replace("▁", " ")

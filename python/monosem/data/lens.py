@@ -1,0 +1,206 @@
+"""TransformerLens on either side: its models behind our adapter, our weights as its models.
+
+Two generations are served: 3.9 (``HookedTransformer``) and 4.3 (``TransformerBridge``). The library is imported only
+when asked for.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monosem.data.adapter import Model
+from monosem.data.language_model import LanguageModel
+from monosem.data.tokenizer import BOS
+
+
+def _library() -> Any:
+    try:
+        import transformer_lens
+    except ImportError as error:
+        raise ImportError(
+            "TransformerLens is not installed; wanted it for this model. Install it with `pip install transformer-lens`."
+        ) from error
+    return transformer_lens
+
+
+def _is_bridge(model: Any) -> bool:
+    return type(model).__name__.endswith("Bridge")
+
+
+class LensModel(Model):
+    """A ``HookedTransformer`` or ``TransformerBridge``."""
+
+    _before_unembed = "unembed.hook_in"
+
+    def __init__(self, module: Any, name: str | None = None) -> None:
+        super().__init__()
+        self.module = module.eval()
+        cfg = module.cfg
+        self.name = name or getattr(cfg, "model_name", None) or type(module).__name__
+        self.n_ctx, self.d_vocab = cfg.n_ctx, cfg.d_vocab
+        self.hook_names = list(module.hook_dict)
+        if self._before_unembed not in self.hook_names:
+            raise ValueError(
+                f"model: {self.name!r} has no hook {self._before_unembed!r}; wanted a model of TransformerLens 3.9 or later"
+            )
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.module.parameters()).device
+
+    def to(self, device: torch.device | str) -> LensModel:
+        if self.device != torch.device(device):
+            self.module.to(device)
+        return self
+
+    @property
+    def tokenizer(self) -> Any:
+        """The Hugging Face tokenizer of the model."""
+        if self.module.tokenizer is None:
+            raise ValueError(f"model: {self.name!r} has no tokenizer; wanted one, to read or write text")
+        return self.module.tokenizer
+
+    @property
+    def bos_id(self) -> int:
+        bos = self.tokenizer.bos_token_id
+        if bos is None:
+            raise ValueError(f"model: the tokenizer of {self.name!r} has no BOS token; set its `bos_token`")
+        return bos
+
+    def _forward(self, tokens: Tensor, hooks: dict[str, Callable[[Tensor], Tensor | None]]) -> None:
+        def lens(hook: Callable[[Tensor], Tensor | None]) -> Callable[..., Tensor | None]:
+            return lambda value, hook=None, ours=hook: ours(value)
+
+        self.module.run_with_hooks(tokens, return_type="logits", fwd_hooks=[(n, lens(h)) for n, h in hooks.items()])
+
+    def _unembed(self, hidden: Tensor) -> Tensor:
+        logits = self.module.unembed(hidden[None])[0]
+        cap = getattr(self.module.cfg, "output_logits_soft_cap", -1.0) or -1.0
+        return cap * torch.tanh(logits / cap) if cap > 0 else logits
+
+    def _final_path(self) -> tuple[Tensor | None, bool, Tensor]:
+        cfg = self.module.cfg
+        kind = cfg.normalization_type
+        if getattr(cfg, "use_normalization_before_and_after", False):
+            raise ValueError(f"model: {self.name!r} normalizes after its layers too; no linear path to the logits")
+        gains = {n.rsplit(".", 1)[-1]: p for n, p in self.module.ln_final.named_parameters()} if kind else {}
+        return gains.get("w", gains.get("weight")), kind in ("LN", "LNPre"), self.module.W_U
+
+    def _mlp_out(self, layer: int) -> Tensor:
+        return self.module.W_out[layer]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def _vocabulary_entry(self, token: int) -> str:
+        return self.tokenizer.convert_ids_to_tokens(token) or f"[{token}]"
+
+
+def load_pretrained(name: str) -> LensModel:
+    """A model that TransformerLens knows by name, its weights unprocessed (no folding, no centring)."""
+    try:
+        library = _library()
+    except ImportError as error:
+        raise ValueError(
+            f"model: {name!r} is neither a bundled model nor a folder, and without TransformerLens no other can be "
+            "loaded. Check the name, or `pip install transformer-lens`."
+        ) from error
+    try:
+        if int(library_version().split(".")[0]) >= 4:
+            module = library.TransformerBridge.boot_transformers(name)
+        else:
+            module = library.HookedTransformer.from_pretrained_no_processing(name)
+    except Exception as error:
+        raise ValueError(
+            f"model: {name!r} is neither a bundled model nor a folder, and TransformerLens could not load it "
+            f"({type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'})"
+        ) from error
+    return LensModel(module, name)
+
+
+def library_version() -> str:
+    """The version of TransformerLens that would be imported."""
+    from importlib.metadata import version
+
+    return version("transformer-lens")
+
+
+def to_lens(model: Model) -> Any:
+    """See :func:`monosem.data.models.as_transformer_lens`."""
+    if isinstance(model, LensModel):
+        return model.module
+    module: LanguageModel = model.module
+    library, cfg = _library(), module.cfg
+    bridge = int(library_version().split(".")[0]) >= 4
+    shape = dict(
+        n_layers=cfg.n_layers, d_model=cfg.d_model, d_mlp=cfg.d_mlp, d_head=cfg.d_head, n_heads=cfg.n_heads,
+        n_ctx=cfg.n_ctx, d_vocab=cfg.d_vocab, act_fn="relu", normalization_type="LN", eps=cfg.ln_eps,
+        model_name=f"monosem-{model.name}", seed=0, device="cpu",
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = _hugging_face(model.tokenizer, folder)
+        if bridge:
+            made = library.TransformerBridge.boot_native(library.TransformerBridgeConfig(**shape), tokenizer=tokenizer)
+        else:
+            made = library.HookedTransformer(library.HookedTransformerConfig(**shape), tokenizer=tokenizer)
+    weights = _bridge_weights(module) if bridge else _hooked_weights(module)
+    missing, unexpected = made.load_state_dict(weights, strict=False)
+    missing = [k for k in missing if not k.endswith(("attn.mask", "attn.IGNORE"))]  # constants, not weights
+    if missing or unexpected:
+        raise RuntimeError(f"TransformerLens {library_version()} names its weights otherwise: {missing}, {unexpected}")
+    return made.to(model.device)
+
+
+def _hugging_face(tokenizer: Any, folder: str) -> Any:
+    """Our tokenizer as a Hugging Face one. TransformerLens wants one that was loaded from a folder."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    special = dict.fromkeys(("bos_token", "eos_token", "pad_token"), BOS)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def _hooked_weights(module: LanguageModel) -> dict[str, Tensor]:
+    heads, width = module.cfg.n_heads, module.cfg.d_model
+    out = {
+        "embed.W_E": module.embed.weight, "pos_embed.W_pos": module.pos_embed.weight,
+        "ln_final.w": module.ln_final.weight, "ln_final.b": module.ln_final.bias,
+        "unembed.W_U": module.W_U, "unembed.b_U": module.b_U,
+    }  # fmt: skip
+    for index, block in enumerate(module.blocks):
+        at = f"blocks.{index}."
+        for letter, weight, bias in zip("QKV", block.qkv.weight.chunk(3), block.qkv.bias.chunk(3), strict=True):
+            out[f"{at}attn.W_{letter}"] = weight.view(heads, -1, width).transpose(1, 2)
+            out[f"{at}attn.b_{letter}"] = bias.view(heads, -1)
+        out |= {
+            f"{at}ln1.w": block.ln1.weight, f"{at}ln1.b": block.ln1.bias,
+            f"{at}ln2.w": block.ln2.weight, f"{at}ln2.b": block.ln2.bias,
+            f"{at}attn.W_O": block.out.weight.T.reshape(heads, -1, width), f"{at}attn.b_O": block.out.bias,
+            f"{at}mlp.W_in": block.mlp_in.weight.T, f"{at}mlp.b_in": block.mlp_in.bias,
+            f"{at}mlp.W_out": block.mlp_out.weight.T, f"{at}mlp.b_out": block.mlp_out.bias,
+        }  # fmt: skip
+    return {k: v.detach().clone() for k, v in out.items()}
+
+
+def _bridge_weights(module: LanguageModel) -> dict[str, Tensor]:
+    out = {
+        "embed.weight": module.embed.weight, "pos_embed.weight": module.pos_embed.weight,
+        "ln_final.weight": module.ln_final.weight, "ln_final.bias": module.ln_final.bias,
+        "unembed.weight": module.W_U.T, "unembed.bias": module.b_U,
+    }  # fmt: skip
+    for index, block in enumerate(module.blocks):
+        at = f"blocks.{index}."
+        parts = {"ln1": block.ln1, "ln2": block.ln2, "attn.o": block.out, "mlp.in": block.mlp_in, "mlp.out": block.mlp_out}
+        for name, part in parts.items():
+            out |= {f"{at}{name}.weight": part.weight, f"{at}{name}.bias": part.bias}
+        for letter, weight, bias in zip("qkv", block.qkv.weight.chunk(3), block.qkv.bias.chunk(3), strict=True):
+            out |= {f"{at}attn.{letter}.weight": weight, f"{at}attn.{letter}.bias": bias}
+    return {k: v.detach().clone() for k, v in out.items()}

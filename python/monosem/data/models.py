@@ -1,0 +1,159 @@
+"""Load a language model: a bundled one, one trained by ``monosem lm train``, or one of TransformerLens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from importlib.resources import files as resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from monosem.data import files
+from monosem.data.adapter import Model
+from monosem.data.language_model import LanguageModel, LMConfig
+from monosem.data.tokenizer import BOS_ID, load_tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+BUNDLED = ("A", "B")
+WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
+
+
+class NativeModel(Model):
+    """monosem's own :class:`LanguageModel` with its tokenizer."""
+
+    _before_unembed = "ln_final.hook_normalized"
+
+    def __init__(self, module: LanguageModel, tokenizer: "Tokenizer", name: str = "native") -> None:
+        super().__init__()
+        if tokenizer.get_vocab_size() > module.cfg.d_vocab:
+            raise ValueError(
+                f"tokenizer: it has {tokenizer.get_vocab_size()} entries, the model d_vocab={module.cfg.d_vocab}; "
+                "wanted the tokenizer that this model was trained with"
+            )
+        self.module = module.eval()
+        self.tokenizer = tokenizer
+        self.name, self.n_ctx, self.d_vocab = name, module.cfg.n_ctx, module.cfg.d_vocab
+        self.hook_names = module.hook_names
+
+    @property
+    def bos_id(self) -> int:
+        return BOS_ID
+
+    @property
+    def device(self) -> torch.device:
+        return self.module.W_U.device
+
+    def to(self, device: torch.device | str) -> NativeModel:
+        self.module.to(device)
+        return self
+
+    def _forward(self, tokens: Tensor, hooks: dict[str, Callable[[Tensor], Tensor | None]]) -> None:
+        self.module.trunk(tokens, hooks)
+
+    def _unembed(self, hidden: Tensor) -> Tensor:
+        return hidden @ self.module.W_U + self.module.b_U
+
+    def _final_path(self) -> tuple[Tensor | None, bool, Tensor]:
+        return self.module.ln_final.weight, True, self.module.W_U
+
+    def _mlp_out(self, layer: int) -> Tensor:
+        return self.module.blocks[layer].mlp_out.weight.T
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return [e.ids for e in self.tokenizer.encode_batch_fast(list(texts))]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(list(ids), skip_special_tokens=False)
+
+    def _vocabulary_entry(self, token: int) -> str:
+        return self.tokenizer.id_to_token(token) or f"[{token}]"
+
+
+def load_model(model: Any, device: torch.device | str = "cpu") -> Model:
+    """A language model by name, folder or object.
+
+    Args:
+        model: ``"A"`` or ``"B"`` (shipped with monosem: one layer, trained on the same text from two seeds), a folder
+            that ``monosem lm train`` wrote, a TransformerLens model, or the name of one that TransformerLens loads.
+
+    Raises:
+        FileNotFoundError: a folder or a bundled model that lacks a file.
+        ValueError: none of these.
+    """
+    if isinstance(model, Model):
+        return model.to(device)
+    if model in BUNDLED:
+        return load_folder(Path(str(resources("monosem"))) / "assets" / "lm" / model, model).to(device)
+    if isinstance(model, (str, Path)):
+        if Path(model).is_dir():
+            return load_folder(Path(model), str(model)).to(device)
+        from monosem.data.lens import load_pretrained
+
+        return load_pretrained(str(model)).to(device)
+    if hasattr(model, "run_with_hooks") and hasattr(model, "hook_dict"):
+        from monosem.data.lens import LensModel
+
+        return LensModel(model).to(device)
+    raise ValueError(
+        f"model: got {type(model).__name__}; wanted one of {', '.join(BUNDLED)}, a folder of `monosem lm train`, "
+        "a TransformerLens model or the name of one (a LanguageModel: wrap it in NativeModel with its tokenizer)"
+    )
+
+
+def load_folder(folder: Path, name: str) -> NativeModel:
+    """A model written by :func:`save_folder`; the tokenizer may also stand one folder up, shared by several models."""
+    for needed in (WEIGHTS, CONFIG):
+        if not (folder / needed).is_file():
+            unfinished = (folder / "checkpoint.safetensors").is_file()
+            raise FileNotFoundError(
+                f"model: {str(folder)!r} holds no {needed}; wanted a folder written by `monosem lm train`. "
+                + ("Its training is not finished: run `monosem lm train` again to resume it." if unfinished else "")
+            )
+    try:
+        cfg = LMConfig(**json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+    except (TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"model: {str(folder / CONFIG)!r} is not the configuration of a model ({error})") from None
+    module = LanguageModel(cfg)
+    weights = load_file(folder / WEIGHTS)
+    wanted = {k: tuple(v.shape) for k, v in module.state_dict().items()}
+    got = {k: tuple(v.shape) for k, v in weights.items()}
+    if wanted != got:
+        different = sorted(k for k in wanted.keys() | got.keys() if wanted.get(k) != got.get(k))
+        raise ValueError(
+            f"model: {str(folder / WEIGHTS)!r} and {CONFIG} beside it do not belong together: "
+            + ", ".join(f"{k} is {got.get(k)}, wanted {wanted.get(k)}" for k in different[:3])
+        )
+    module.load_state_dict({k: v.float() for k, v in weights.items()})
+    near = folder / TOKENIZER
+    return NativeModel(module, load_tokenizer(near if near.is_file() else folder.parent / TOKENIZER), name)
+
+
+def save_folder(folder: str | Path, module: LanguageModel, tokenizer: "Tokenizer | None" = None) -> None:
+    """Write ``model.safetensors`` (bf16), ``config.json`` and, when given, ``tokenizer.json``, each whole."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_tensors(folder / WEIGHTS, {k: v.to(torch.bfloat16) for k, v in module.state_dict().items()})
+    files.write_text(folder / CONFIG, json.dumps(asdict(module.cfg), indent=2) + "\n")
+    if tokenizer is not None:
+        files.write_text(folder / TOKENIZER, tokenizer.to_str())
+
+
+def as_transformer_lens(model: Any) -> Any:
+    """A monosem model's weights as a TransformerLens model with its tokenizer, without network.
+
+    ``HookedTransformer`` under TransformerLens 3, ``TransformerBridge`` under 4; the logits agree to fp32 rounding.
+
+    Raises:
+        ImportError: TransformerLens is not installed.
+        ValueError: not one of monosem's own models.
+    """
+    from monosem.data.lens import to_lens
+
+    return to_lens(load_model(model))
