@@ -106,10 +106,10 @@ def test_harvest_makes_only_the_damaged_shard_again(tmp_path, small_shards, dama
         data[40 if damage == "altered" else -9] ^= 1
         path.write_bytes(data)
     if damage in ("cut", "gone"):
-        with pytest.raises(ValueError, match="shard 'shard-00003.bin'.*Run the same `monosem harvest`"):
+        with pytest.raises(ValueError, match=r"shard 'shard-00003.bin'.*Run the same `monosem harvest`"):
             ActivationStore(tmp_path)
     else:
-        with pytest.raises(ValueError, match="shard 'shard-00003.bin'.*altered"):
+        with pytest.raises(ValueError, match=r"shard 'shard-00003.bin'.*altered"):
             list(ActivationStore(tmp_path))
     model = FakeModel()
     make(tmp_path, model=model)
@@ -121,11 +121,11 @@ def test_damaged_tokens_are_written_again(tmp_path):
     store = make(tmp_path)
     whole = snapshot(store)
     (tmp_path / "tokens.npy").write_bytes(whole["tokens.npy"][:-1])
-    with pytest.raises(ValueError, match="tokens.npy' cannot be read.*Run the same"):
-        ActivationStore(tmp_path).tokens
+    with pytest.raises(ValueError, match=r"tokens.npy' cannot be read.*Run the same"):
+        _ = ActivationStore(tmp_path).tokens
     (tmp_path / "tokens.npy").write_bytes(whole["tokens.npy"][:-1] + b"\1")
-    with pytest.raises(ValueError, match="tokens.npy' was altered"):
-        ActivationStore(tmp_path).tokens
+    with pytest.raises(ValueError, match=r"tokens.npy' was altered"):
+        _ = ActivationStore(tmp_path).tokens
     make(tmp_path)
     assert snapshot(store) == whole
 
@@ -148,7 +148,7 @@ def test_harvest_into_another_harvest_is_refused(tmp_path, other, said):
 
 def test_harvest_into_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
-    with pytest.raises(ValueError, match="holds thesis.tex and no activations; wanted a new or empty folder"):
+    with pytest.raises(ValueError, match=r"holds thesis.tex and no activations; wanted a new or empty folder"):
         make(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 

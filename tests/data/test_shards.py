@@ -138,7 +138,7 @@ def test_a_damaged_index(tmp_path, change, said):
 
 
 def test_no_store_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds no activations.*monosem harvest"):
+    with pytest.raises(FileNotFoundError, match=r"holds no activations.*monosem harvest"):
         shards.read_index(tmp_path / "nowhere")
 
 

@@ -107,7 +107,7 @@ def test_position_of_another_store_is_refused(folder, tmp_path):
     harvest(FakeModel(512), HOOK, numbered(639), tmp_path, "bf16", progress=False)
     with pytest.raises(ValueError, match="rows: 639 there, 640 here"):
         store(folder).load_state_dict(store(tmp_path).state_dict())
-    with pytest.raises(ValueError, match="holdout: 0.1 there, 0.0 here"):
+    with pytest.raises(ValueError, match=r"holdout: 0.1 there, 0.0 here"):
         store(folder).load_state_dict(store(folder, holdout=0.1).state_dict())
 
 
@@ -160,7 +160,7 @@ def altered(folder, tmp_path):
 
 def test_an_altered_shard_never_reaches_a_batch(altered, folder):
     made, good = store(altered), iter(store(folder))
-    with pytest.raises(ValueError, match="shard 'shard-00003.bin' of .*was altered.*tokens 384 to 511.*harvest"):
+    with pytest.raises(ValueError, match=r"shard 'shard-00003.bin' of .*was altered.*tokens 384 to 511.*harvest"):
         for batch in made:
             assert torch.equal(batch, next(good))
     with pytest.raises(ValueError, match="altered"):  # nor when one tries again

@@ -15,7 +15,7 @@ from monosem.data import shards
 from monosem.data.text import read_jsonl, split_holdout
 
 if TYPE_CHECKING:
-    from monosem.data.models import Model
+    from monosem.data.adapter import Model
 
 
 class Contexts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from monosem.data.shuffled import ShuffledSource, differences
 from monosem.data.store import ActivationStore
 
 if TYPE_CHECKING:
-    from monosem.data.models import Model
+    from monosem.data.adapter import Model
 
 
 class ActivationStream(ShuffledSource):
@@ -55,7 +56,7 @@ class ActivationStream(ShuffledSource):
         *,
         forward_contexts: int = 16,
     ) -> None:
-        if not isinstance(buffer_contexts, int) or buffer_contexts < 1:
+        if not isinstance(buffer_contexts, Integral) or buffer_contexts < 1:
             raise ValueError(f"buffer_contexts: got {buffer_contexts!r}; wanted an integer ≥ 1")
         self.contexts = Contexts(model, hook_name, tokens, skip_positions, forward_contexts)
         self.hook_name, self.model_name = hook_name, model.name
@@ -115,6 +116,8 @@ def harvest(
     """
     if dtype not in shards.DTYPES:
         raise ValueError(f"dtype: got {dtype!r}; wanted one of {', '.join(shards.DTYPES)}")
+    if not isinstance(shard_mib, Integral) or shard_mib < 1:
+        raise ValueError(f"shard_mib: got {shard_mib!r}; wanted an integer ≥ 1")
     contexts = Contexts(model, hook_name, tokens, skip_positions, forward_contexts)
     layout = shards.Layout(contexts.d_in, dtype)
     per_shard = _per_shard(contexts, layout, shard_mib)

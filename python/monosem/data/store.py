@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,8 @@ class ActivationStore(ShuffledSource):
                 f"folder: {str(folder)!r} lacks {len(missing)} of {len(self.index.shards)} shards, its harvest was "
                 "interrupted; run the same `monosem harvest` again, it continues where it stopped."
             )
+        if not isinstance(buffer_mib, Integral) or buffer_mib < 0:
+            raise ValueError(f"buffer_mib: got {buffer_mib!r}; wanted an integer ≥ 0")
         if not 0 <= holdout < 1:
             raise ValueError(f"holdout: got {holdout}; wanted a share of the contexts in [0, 1)")
         self.hook_name, self.model_name = settings["hook_name"], settings["model"]

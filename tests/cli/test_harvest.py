@@ -1,0 +1,111 @@
+"""``monosem harvest`` from the command line: text or array in, a store out, one clear line when it cannot."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from tiny import HOOK, tiny_documents, tiny_model
+
+from monosem.cli.main import main
+from monosem.data.models import save_folder
+from monosem.data.store import ActivationStore
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with a model, a text and an array of tokens."""
+    folder, model = tmp_path_factory.mktemp("harvest"), tiny_model()
+    save_folder(folder / "model", model.module, model.tokenizer)
+    text = "\n".join(json.dumps({"source": d.source, "text": d.text}) for d in tiny_documents())
+    (folder / "text.jsonl").write_text(text)
+    np.save(folder / "tokens.npy", np.arange(290, dtype=np.uint16).reshape(-1, 29))
+    return folder
+
+
+def run(made, out, *options):
+    return main(["harvest", "--model", str(made / "model"), "--out", str(out), "--quiet", *map(str, options)])
+
+
+def test_text_to_store_and_what_comes_next(made, tmp_path, capsys):
+    assert run(made, tmp_path / "acts", "--text", made / "text.jsonl", "--split", "all", "--dtype", "fp32") == 0
+    said = capsys.readouterr().out
+    store = ActivationStore(tmp_path / "acts")
+    rows = len(store.tokens)
+    assert f"{HOOK} of {str(made / 'model')}: {rows} contexts of 32 tokens, width 32, fp32: about " in said
+    assert f"{rows * 31:,} activations in 1 shards, " in said
+    assert f"next: monosem train --activations {tmp_path / 'acts'} --out runs/acts" in said
+    assert store.n_stored == rows * 31 and store.hook_name == HOOK
+    assert torch.cat(list(store)).isfinite().all()
+
+
+def test_array_to_store(made, tmp_path):
+    options = (
+        "--tokens",
+        made / "tokens.npy",
+        "--contexts",
+        5,
+        "--skip-positions",
+        2,
+        "--hook",
+        "blocks.0.hook_resid_pre",
+    )
+    assert run(made, tmp_path, *options) == 0
+    store = ActivationStore(tmp_path)
+    assert (store.d_in, store.n_stored, store.index.settings["dtype"]) == (16, 5 * 27, "bf16")
+    assert run(made, tmp_path, *options) == 0  # complete: checked, and left as it is
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (["--hook", "blocks.0.mlp.hook_pots"], "blocks.0.mlp.hook_post"),
+        (["--text", "nowhere.jsonl"], "no file 'nowhere.jsonl'"),
+        (["--tokens", "nowhere.npy"], "no file 'nowhere.npy'"),
+        (["--skip-positions", "29"], "skip_positions: got 29; wanted 0 to 28"),
+        (["--shard-mib", "0"], "shard_mib: got 0; wanted"),
+        (["--contexts", "0"], "contexts: got 0"),
+    ],
+)
+def test_one_clear_line(made, tmp_path, capsys, options, said):
+    if "--text" not in options and "--tokens" not in options:
+        options = [*options, "--tokens", made / "tokens.npy"]
+    assert run(made, tmp_path / "acts", *options) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("monosem harvest: ") and said in error and error.count("\n") == 1
+    assert not (tmp_path / "acts").exists()
+
+
+def test_text_and_tokens_exclude_each_other(made, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(made, tmp_path, "--tokens", made / "tokens.npy", "--text", made / "text.jsonl")
+    assert "not allowed with argument" in capsys.readouterr().err
+
+
+def test_killed_and_given_again(made, tmp_path):
+    np.save(tmp_path / "many.npy", np.random.default_rng(0).integers(0, 300, (9_000, 32)))
+    command = ["--tokens", tmp_path / "many.npy", "--shard-mib", 1]
+    arguments = ["harvest", "--model", made / "model", "--out", tmp_path / "acts", *command]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    child = subprocess.Popen(
+        [sys.executable, "-m", "monosem.cli.main", *map(str, arguments)], env=environment, stderr=subprocess.PIPE
+    )
+    end = time.monotonic() + 60
+    while not (tmp_path / "acts" / "shard-00002.bin").exists() and time.monotonic() < end:
+        time.sleep(0.005)
+    child.send_signal(signal.SIGKILL)
+    assert b"tok" in child.communicate()[1]  # the progress bar counts tokens
+    # Shards 0 and 1 are certainly in the index; 2 is on disk, and may have been cut off from it.
+    done = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "acts").glob("shard-0000[01].bin")}
+    assert child.returncode == -signal.SIGKILL and len(done) == 2
+    assert not (tmp_path / "acts" / "shard-00017.bin").exists()
+    assert run(made, tmp_path / "acts", *command) == 0
+    assert {name: (tmp_path / "acts" / name).stat().st_mtime_ns for name in done} == done
+    store = ActivationStore(tmp_path / "acts")
+    store.verify()
+    assert store.n_stored == 9_000 * 31 and not list((tmp_path / "acts").glob(".*"))
