@@ -80,10 +80,10 @@ def test_bad_arrays(model, tmp_path):
     with pytest.raises(ValueError, match="ids 300 to 300; 'tiny' knows 0 to 299"):
         load_contexts(model, tokens=path)
     path.write_bytes(path.read_bytes()[:150])
-    with pytest.raises(ValueError, match="is not a whole .npy array"):
+    with pytest.raises(ValueError, match=r"is not a whole .npy array"):
         load_contexts(model, tokens=path)
     path.write_bytes(b"text")
-    with pytest.raises(ValueError, match="is not a whole .npy array"):
+    with pytest.raises(ValueError, match=r"is not a whole .npy array"):
         load_contexts(model, tokens=path)
 
 

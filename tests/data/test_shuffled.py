@@ -108,6 +108,16 @@ def test_resume_at_the_end():
     assert torch.equal(torch.cat(list(after)), torch.cat(list(running)))
 
 
+def test_an_iterator_follows_a_loaded_position():
+    whole, running = list(stream(epochs=2)), stream(epochs=2)
+    batches = iter(running)
+    start = running.state_dict()
+    for _ in range(5):
+        next(batches)
+    running.load_state_dict(start)
+    assert all(map(torch.equal, batches, whole))
+
+
 STREAM_CHILD = """
 import json, sys, torch
 from fake_model import HOOK, FakeModel, numbered

@@ -45,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from monosem.data.contexts import load_contexts
     from monosem.data.harvest import harvest, planned_bytes
-    from monosem.data.models import load_model
     from monosem.data.memory import human_bytes
+    from monosem.data.models import load_model
 
     model = load_model(args.model)
     width = model.width(args.hook)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from numbers import Integral
 from typing import Any
@@ -79,13 +80,17 @@ class ShuffledSource:
         raise NotImplementedError
 
     def __iter__(self) -> Iterator[Tensor]:
-        end = None if self.epochs is None else (self._passes + 1) * self.epochs * self.n_tokens
-        while end is None or self._position < end:
-            count = self.batch_size if end is None else min(self.batch_size, end - self._position)
+        while (left := self._left()) > 0:
+            count = int(min(self.batch_size, left))
             batch = self._take(count)
             self._position += count
             yield batch
         self._passes += 1
+
+    def _left(self) -> float:
+        """Tokens to come in this pass."""
+        end = math.inf if self.epochs is None else (self._passes + 1) * self.epochs * self.n_tokens
+        return end - self._position
 
     def state_dict(self) -> dict[str, Any]:
         """The position after the last batch handed out, and the settings that give it a meaning. JSON-able."""
