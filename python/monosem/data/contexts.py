@@ -127,8 +127,8 @@ def _load_array(path: Path) -> np.ndarray:
 
 
 def _load_text(model: Model, text: str, split: str) -> np.ndarray:
-    from monosem.data.sample import sample_documents
     from monosem.data.rows import pack_rows
+    from monosem.data.sample import sample_documents
 
     if split not in ("train", "held_out", "all"):
         raise ValueError(f"split: got {split!r}; wanted 'train', 'held_out' or 'all'")
