@@ -125,7 +125,7 @@ def test_logit_directions_of_other_hooks(model):
     assert resid.shape == (16, 300)
     through_mlp = model.module.blocks[0].mlp_out.weight.T @ resid
     torch.testing.assert_close(model.logit_directions(HOOK), through_mlp.detach(), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(model.logit_directions("ln_final.hook_normalized"), model.module.W_U.detach())
+    torch.testing.assert_close(model.logit_directions("unembed.hook_in"), model.module.W_U.detach())
     with pytest.raises(ValueError, match="'blocks.0.mlp.hook_pre' has no linear path to the logits; wanted"):
         model.logit_directions("blocks.0.mlp.hook_pre")
 

@@ -12,6 +12,8 @@ from torch import Tensor
 
 Replace = Callable[[Tensor], Tensor]
 
+BEFORE_UNEMBED = "unembed.hook_in"  # the last hook of every kind of model: what the unembedding reads
+
 # One logit row is d_vocab floats: this many elements of logits exist at a time (64 MiB in fp32).
 _LOGITS_AT_ONCE = 1 << 24
 _NOT_BY_POSITION = ("hook_pattern", "hook_attn_scores", "hook_rot_k", "hook_rot_q")
@@ -39,7 +41,6 @@ class Model(ABC):
     n_ctx: int
     d_vocab: int
     hook_names: list[str]
-    _before_unembed: str
 
     def __init__(self) -> None:
         self._widths: dict[str, int] = {}
@@ -114,7 +115,7 @@ class Model(ABC):
             replace: functions from the activations at a hook, fp32 [B, T, d], to what shall stand there instead.
         """
         tokens = self._check_tokens(tokens)
-        hidden = self._run(tokens, self._replacements(tokens, replace), self._before_unembed)
+        hidden = self._run(tokens, self._replacements(tokens, replace), BEFORE_UNEMBED)
         target = tokens[:, 1:].reshape(-1, 1)
         hidden = hidden[:, :-1].reshape(len(target), -1)
         losses = torch.empty(len(target), device=hidden.device)
@@ -144,7 +145,7 @@ class Model(ABC):
         out = out if out[:1] == [self.bos_id] else [self.bos_id, *out]
         for _ in range(length):
             window = self._check_tokens(torch.tensor([[out[0], *out[max(1, len(out) + 1 - self.n_ctx) :]]]))
-            hidden = self._run(window, self._replacements(window, replace), self._before_unembed)
+            hidden = self._run(window, self._replacements(window, replace), BEFORE_UNEMBED)
             logits = self._unembed(hidden[0, -1:])[0].float().cpu()
             if temperature:
                 out.append(int(torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)))
@@ -171,7 +172,7 @@ class Model(ABC):
         """
         self._check_hook(hook_name)
         gain, centred, unembedding = self._final_path()
-        if hook_name.endswith(("ln_final.hook_normalized", "unembed.hook_in", "ln_final.hook_out")):
+        if hook_name in (BEFORE_UNEMBED, "ln_final.hook_out"):
             return unembedding.float()
         if hook_name.endswith(("mlp.hook_post", "mlp.out.hook_in")):
             path = self._mlp_out(int(hook_name.split(".")[1])).float()
@@ -180,7 +181,7 @@ class Model(ABC):
         else:
             raise ValueError(
                 f"hook_name: {hook_name!r} has no linear path to the logits; wanted the residual stream, an output that "
-                "is added to it, mlp.hook_post or ln_final.hook_normalized"
+                f"is added to it, mlp.hook_post or {BEFORE_UNEMBED}"
             )
         path = path - path.mean(-1, keepdim=True) if centred else path
         path = path if gain is None else path * gain.float()

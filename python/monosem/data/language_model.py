@@ -100,7 +100,7 @@ class LanguageModel(nn.Module):
     @property
     def hook_names(self) -> list[str]:
         """Every hook point, in the order in which the forward pass reaches them."""
-        return [f"blocks.{i}.{p}" for i in range(self.cfg.n_layers) for p in _BLOCK_POINTS] + ["ln_final.hook_normalized"]
+        return [f"blocks.{i}.{p}" for i in range(self.cfg.n_layers) for p in _BLOCK_POINTS] + ["unembed.hook_in"]
 
     def trunk(self, tokens: Tensor, hooks: dict[str, Hook] | None = None) -> Tensor:
         """The forward pass up to the input of the unembedding: [B, T, d_model]."""
@@ -116,7 +116,7 @@ class LanguageModel(nn.Module):
         resid = self.embed(tokens) + self.pos_embed.weight[: tokens.shape[1]]
         for index, block in enumerate(self.blocks):
             resid = block(resid, at(f"blocks.{index}."))
-        return at("ln_final.")("hook_normalized", self.ln_final(resid))
+        return at("unembed.")("hook_in", self.ln_final(resid))
 
     def forward(self, tokens: Tensor, hooks: dict[str, Hook] | None = None) -> Tensor:
         return self.trunk(tokens, hooks) @ self.W_U + self.b_U

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monosem.data.adapter import Model
+from monosem.data.adapter import BEFORE_UNEMBED, Model
 from monosem.data.language_model import LanguageModel
 from monosem.data.tokenizer import BOS
 
@@ -35,8 +35,6 @@ def _is_bridge(model: Any) -> bool:
 class LensModel(Model):
     """A ``HookedTransformer`` or ``TransformerBridge``."""
 
-    _before_unembed = "unembed.hook_in"
-
     def __init__(self, module: Any, name: str | None = None) -> None:
         super().__init__()
         self.module = module.eval()
@@ -44,9 +42,9 @@ class LensModel(Model):
         self.name = name or getattr(cfg, "model_name", None) or type(module).__name__
         self.n_ctx, self.d_vocab = cfg.n_ctx, cfg.d_vocab
         self.hook_names = list(module.hook_dict)
-        if self._before_unembed not in self.hook_names:
+        if BEFORE_UNEMBED not in self.hook_names:
             raise ValueError(
-                f"model: {self.name!r} has no hook {self._before_unembed!r}; wanted a model of TransformerLens 3.9 or later"
+                f"model: {self.name!r} has no hook {BEFORE_UNEMBED!r}; wanted a model of TransformerLens 3.9 or later"
             )
 
     @property

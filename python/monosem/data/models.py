@@ -28,8 +28,6 @@ WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json
 class NativeModel(Model):
     """monosem's own :class:`LanguageModel` with its tokenizer."""
 
-    _before_unembed = "ln_final.hook_normalized"
-
     def __init__(self, module: LanguageModel, tokenizer: "Tokenizer", name: str = "native") -> None:
         super().__init__()
         if tokenizer.get_vocab_size() > module.cfg.d_vocab:

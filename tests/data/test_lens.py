@@ -1,0 +1,147 @@
+"""Our models on TransformerLens and TransformerLens' models behind our adapter, on the version that is installed.
+
+test_lens_39.py runs this file again on TransformerLens 3.9.
+"""
+
+import os
+
+import pytest
+import torch
+from tiny import HOOK, TEXTS, tiny_model
+
+from monosem.data import models
+from monosem.data.adapter import Model
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+REASON = "TransformerLens is not installed (pip install transformer-lens)"
+if os.environ.get("MONOSEM_REQUIRE_LENS"):
+    import transformer_lens  # noqa: F401
+else:
+    pytest.importorskip("transformer_lens", reason=REASON, exc_type=ImportError)
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def ours() -> Model:
+    return tiny_model(n_layers=2)
+
+
+@pytest.fixture(scope="module")
+def lens(ours, no_network):
+    return models.as_transformer_lens(ours)
+
+
+@pytest.fixture(scope="module")
+def wrapped(lens) -> Model:
+    return models.load_model(lens)
+
+
+@pytest.fixture(scope="module")
+def no_network():
+    """Any connection fails the test."""
+
+    def refuse(*_):
+        raise AssertionError("tried to use the network")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("socket.socket.connect", refuse)
+        patch.setattr("socket.getaddrinfo", refuse)
+        yield
+
+
+@pytest.fixture
+def tokens():
+    return torch.randint(1, 300, (3, 32), generator=torch.Generator().manual_seed(0))
+
+
+def test_expected_version():
+    wanted = os.environ.get("MONOSEM_EXPECT_LENS")
+    from importlib.metadata import version
+
+    import transformer_lens
+
+    assert not wanted or version("transformer-lens").startswith(wanted), (version("transformer-lens"), transformer_lens)
+
+
+def test_logits_match(ours, lens, tokens):
+    with torch.no_grad():
+        torch.testing.assert_close(lens(tokens, return_type="logits"), ours.module(tokens), atol=2e-5, rtol=1e-5)
+
+
+def test_every_hook_matches(ours, wrapped, tokens):
+    for name in ours.hook_names:
+        got = wrapped.activations(tokens, name)
+        torch.testing.assert_close(got, ours.activations(tokens, name), atol=2e-5, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+        assert wrapped.width(name) == ours.width(name)
+    assert wrapped.activations(tokens, "blocks.0.attn.hook_z").shape == (3, 32, 16)
+
+
+def test_losses_match(ours, wrapped, tokens, monkeypatch):
+    monkeypatch.setattr("monosem.data.adapter._LOGITS_AT_ONCE", 7 * 300)
+    torch.testing.assert_close(wrapped.token_losses(tokens), ours.token_losses(tokens), atol=2e-5, rtol=1e-5)
+    change = {HOOK: lambda x: 0.5 * x + 0.1, "blocks.1.hook_mlp_out": torch.zeros_like}
+    torch.testing.assert_close(wrapped.token_losses(tokens, change), ours.token_losses(tokens, change), atol=2e-5, rtol=1e-5)
+    heads = wrapped.token_losses(tokens, {"blocks.0.attn.hook_z": lambda x: x})  # [B, T, heads, d_head] there
+    torch.testing.assert_close(heads, ours.token_losses(tokens), atol=2e-5, rtol=1e-5)
+
+
+def test_losses_are_those_of_transformer_lens(lens, wrapped, tokens):
+    with torch.no_grad():
+        theirs = lens(tokens, return_type="loss")
+    torch.testing.assert_close(wrapped.token_losses(tokens).mean(), theirs, atol=2e-5, rtol=1e-5)
+
+
+def test_logit_directions_match(ours, wrapped):
+    for name in (HOOK, "blocks.1.mlp.hook_post", "blocks.0.hook_resid_pre", "blocks.1.hook_mlp_out"):
+        torch.testing.assert_close(wrapped.logit_directions(name), ours.logit_directions(name), atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="'blocks.0.attn.hook_z' has no linear path"):
+        wrapped.logit_directions("blocks.0.attn.hook_z")
+
+
+def test_forward_stops_and_leaves_no_hook(lens, wrapped, tokens):
+    def never(*_):
+        raise AssertionError("went on beyond the hook")
+
+    handle = lens.blocks[1].register_forward_pre_hook(never)
+    try:
+        wrapped.activations(tokens, HOOK)
+    finally:
+        handle.remove()
+    assert not [n for n, h in lens.hook_dict.items() if h.fwd_hooks]
+
+
+def test_errors(wrapped, tokens):
+    with pytest.raises(ValueError, match=r"no hook 'blocks.0.mlp.hook_pots'; nearest: blocks.0.mlp.hook_post, "):
+        wrapped.activations(tokens, "blocks.0.mlp.hook_pots")
+    with pytest.raises(ValueError, match="wanted a hook with one vector for each token"):
+        wrapped.activations(tokens, "blocks.0.attn.hook_pattern")
+    with pytest.raises(ValueError, match="blocks.0.attn.hook_result"):  # off unless configured
+        wrapped.activations(tokens, "blocks.0.attn.hook_result")
+    with pytest.raises(ValueError, match="blocks.0.attn.hook_result"):
+        wrapped.token_losses(tokens, {"blocks.0.attn.hook_result": lambda x: x})
+
+
+def test_text(ours, lens, wrapped):
+    assert wrapped.bos_id == ours.bos_id
+    for text in TEXTS.values():
+        assert wrapped.encode(text) == ours.encode(text)
+        assert lens.to_tokens(text).tolist() == [[ours.bos_id, *ours.encode(text)][:32]]  # it cuts at n_ctx
+        assert wrapped.decode(wrapped.encode(text)) == text
+    assert [wrapped.token_str(i) for i in range(300)] == [ours.token_str(i) for i in range(300)]
+
+
+def test_generation(ours, lens, wrapped):
+    prompt = ours.encode("the quick")
+    assert wrapped.generate(prompt, 8, temperature=0) == ours.generate(prompt, 8, temperature=0)
+    text = lens.generate("the quick", max_new_tokens=4, verbose=False, do_sample=False)
+    assert text.startswith("the quick") and text == ours.decode(ours.generate(prompt, 4, temperature=0)[1:])
+
+
+def test_unknown_name_is_a_clear_error(no_network):
+    with pytest.raises(ValueError, match="model: 'no-such-model' is neither a bundled model nor a folder, and Transf"):
+        models.load_model("no-such-model")
+
+
+def test_lens_object_passes_through(lens, wrapped):
+    assert models.as_transformer_lens(wrapped) is lens and models.as_transformer_lens(lens) is lens
