@@ -12,7 +12,7 @@ demo: build
 	$(VENV)/bin/monosem demo --out runs/demo
 
 test: build $(VENV)/.test-packages
-	MONOSEM_TL39=$(abspath $(VENV)/tl39) $(PY) -m pytest tests
+	MONOSEM_REQUIRE_LENS=1 MONOSEM_TL39=$(abspath $(VENV)/tl39) $(PY) -m pytest tests
 
 build: $(VENV)/.built
 
@@ -31,7 +31,7 @@ $(VENV)/.built: $(VENV)/.packages $(SOURCES)
 # Both generations of TransformerLens: 4.x in the environment, 3.9 in a folder of its own.
 $(VENV)/.test-packages: $(VENV)/.packages
 	$(PIP) pytest transformer-lens==4.3.0
-	$(PIP) --no-deps --target $(VENV)/tl39 transformer-lens==3.9.0
+	$(PIP) --no-deps --target $(VENV)/tl39 transformer-lens==3.9.0 better-abc
 	touch $@
 
 clean:

@@ -54,25 +54,30 @@ SOURCES = (
     Source("en_bible", "sword-text-web", ("usr/share/sword/**/*.bzz",), extract.sword, 1100, "public domain"),
     Source("en_jargon", "dict-jargon", ("usr/share/dictd/jargon.dict.dz",), extract.plain, 600, "public domain"),
     Source("en_satire", "dict-devil", ("usr/share/dictd/devil.dict.dz",), extract.plain, 200, "public domain"),
-    Source("en_fortunes", "fortunes", tuple(FORTUNES + n for n in "art computers definitions linux science wisdom work".split()),
+    Source("en_fortunes", "fortunes",
+           tuple(FORTUNES + n for n in ("art", "computers", "definitions", "linux", "science", "wisdom", "work")),
            extract.fortunes, 500, "BSD-3-Clause, public domain"),
     Source("en_docs", "python3.11-doc", ("usr/share/doc/python3.11/html/_sources/**/*.rst.txt",),
            extract.plain, 700, "PSF-2.0"),
     Source("en_docs", "cmake-data", ("usr/share/cmake-3.25/Help/**/*.rst",), extract.plain, 500, "BSD-3-Clause"),
     Source("en_docs", "git-doc", ("usr/share/doc/git-doc/*.txt",), extract.plain, 500, "GPL-2"),
-    Source("code_python", "libpython3.11-stdlib", (LIBRARY + "*.py", LIBRARY + "*/*.py"), extract.plain, 1000, "PSF-2.0"),
+    Source("code_python", "libpython3.11-stdlib", (LIBRARY + "*.py", LIBRARY + "*/*.py"),
+           extract.plain, 1000, "PSF-2.0"),
     Source("code_c", "libstb-dev", ("usr/include/stb/*.h",), extract.plain, 350, "MIT or public domain"),
     Source("code_c", "libpython3.11-dev", ("usr/include/python3.11/**/*.h",), extract.plain, 350, "PSF-2.0"),
     Source("code_c", "uthash-dev", ("usr/include/*.h",), extract.plain, 80, "BSD-1-Clause"),
     Source("code_js", "node-lodash", ("usr/share/nodejs/lodash/*.js",), extract.plain, 250, MIT),
     Source("code_js", "libjs-codemirror", ("usr/share/javascript/codemirror/**/*.js",), extract.plain, 350, MIT),
-    Source("html", "python3.11-doc", ("usr/share/doc/python3.11/html/library/*.html",), extract.raw_html, 600, "PSF-2.0"),
+    Source("html", "python3.11-doc", ("usr/share/doc/python3.11/html/library/*.html",),
+           extract.raw_html, 600, "PSF-2.0"),
     Source("html", "git-doc", ("usr/share/doc/git-doc/*.html",), extract.raw_html, 300, "GPL-2"),
     Source("ar_handbook", *_handbook("ar-MA", "arabic"), 700, HANDBOOK),
-    Source("ar_ui", "libreoffice-l10n-ar", ("usr/lib/libreoffice/**/*.mo",), extract.catalogue("arabic"), 350, "MPL-2.0"),
+    Source("ar_ui", "libreoffice-l10n-ar", ("usr/lib/libreoffice/**/*.mo",),
+           extract.catalogue("arabic"), 350, "MPL-2.0"),
     Source("ar_ui", "wordpress-l10n", (WORDPRESS + "ar.mo", WORDPRESS + "admin-ar.mo"),
            extract.catalogue("arabic"), 250, "GPL-2+"),
-    Source("he_ui", "libreoffice-l10n-he", ("usr/lib/libreoffice/**/*.mo",), extract.catalogue("hebrew"), 600, "MPL-2.0"),
+    Source("he_ui", "libreoffice-l10n-he", ("usr/lib/libreoffice/**/*.mo",),
+           extract.catalogue("hebrew"), 600, "MPL-2.0"),
     Source("he_ui", "wordpress-l10n", (WORDPRESS + "he_IL.mo", WORDPRESS + "admin-he_IL.mo"),
            extract.catalogue("hebrew"), 400, "GPL-2+"),
     Source("dna", "r-bioc-biostrings", ("usr/lib/R/site-library/Biostrings/extdata/dm3_upstream2000.fa.gz",),
@@ -83,8 +88,8 @@ SOURCES = (
            extract.encoded, 170, HANDBOOK),
     Source("base64", "git-doc", ("usr/share/doc/git-doc/*.gz",), extract.encoded, 80, "GPL-2"),
     Source("ru_handbook", *_handbook("ru-RU", "cyrillic"), 600, HANDBOOK),
-    Source("ru_fortunes", "fortunes-ru", tuple(f"{FORTUNES}ru/{n}" for n in "book education friendship knowledge".split()),
-           extract.fortunes, 300, "GPL-2"),
+    Source("ru_fortunes", "fortunes-ru",
+           tuple(f"{FORTUNES}ru/{n}" for n in ("book", "education", "friendship", "knowledge")), extract.fortunes, 300, "GPL-2"),
     Source("zh_handbook", *_handbook("zh-CN", "chinese"), 450, HANDBOOK),
     Source("zh_poems", "fortunes-zh", (FORTUNES + "tang300", FORTUNES + "song100"), extract.fortunes, 120, "GPL-3+"),
     Source("ja_handbook", *_handbook("ja-JP", "japanese"), 450, HANDBOOK),
@@ -123,18 +128,21 @@ def take(source: Source, folder: Path) -> list[str]:
 
 def table(counts: dict[Source, tuple[int, int]], versions: dict[str, str], unpacked: int, packed: int) -> str:
     """SAMPLE_TEXT.md."""
+    documents = sum(n for n, _ in counts.values())
     rows = "\n".join(
         f"| {s.name} | {n} | {size / 1000:.0f} | `{s.package}` {versions[s.package]} | {s.licence} |"
         for s, (n, size) in counts.items()
     )
     return f"""# The sample text
 
-`sample_text.jsonl.xz`: {unpacked / 1e6:.1f} MB of text ({packed / 1e6:.1f} MB packed) in {sum(n for n, _ in counts.values())} documents, one JSON object a line,
-`{{"source": ..., "text": ...}}`, in a fixed shuffled order. It is read with `monosem.data.sample.sample_documents()`.
+`sample_text.jsonl.xz`: {unpacked / 1e6:.1f} MB of text ({packed / 1e6:.1f} MB packed) in {documents} documents, one
+JSON object a line, `{{"source": ..., "text": ...}}`, in a fixed shuffled order.
+It is read with `monosem.data.sample.sample_documents()`.
 
-All of it comes from Debian 12 packages and may be redistributed under the licences below; `sample_text_copyright.txt.xz`
-holds the packages' own copyright files, and `apt-get source PACKAGE=VERSION` gets the complete sources. The text is data
-that stands beside the program: its licences do not extend to monosem, nor monosem's to it.
+All of it comes from Debian 12 packages and may be redistributed under the licences below.
+`sample_text_copyright.txt.xz` holds the packages' own copyright files, and `apt-get source PACKAGE=VERSION` gets the
+complete sources. The text is data that stands beside the program: its licences do not extend to monosem, nor
+monosem's to it.
 
 | source | documents | kB | package | licence |
 |---|---|---|---|---|
@@ -169,10 +177,14 @@ def main() -> None:
     page = table(counts, versions, unpacked, len(packed))
     print(page)
     if unpacked < MIN_UNPACKED or len(packed) > MAX_PACKED:
-        raise SystemExit(f"{unpacked} bytes, {len(packed)} packed: wanted ≥ {MIN_UNPACKED} in ≤ {MAX_PACKED}; see SOURCES")
+        raise SystemExit(
+            f"{unpacked} bytes, {len(packed)} packed: wanted ≥ {MIN_UNPACKED} in ≤ {MAX_PACKED}; see SOURCES"
+        )
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "sample_text.jsonl.xz").write_bytes(packed)
-    (args.out / "sample_text_copyright.txt.xz").write_bytes(lzma.compress("\n\n".join(notices).encode("utf-8"), preset=9))
+    (args.out / "sample_text_copyright.txt.xz").write_bytes(
+        lzma.compress("\n\n".join(notices).encode("utf-8"), preset=9)
+    )
     (args.out / "SAMPLE_TEXT.md").write_text(page, encoding="utf-8")
 
 

@@ -74,7 +74,29 @@ def raw_html(paths: list[Path]) -> Iterator[str]:
 
 
 class _Text(HTMLParser):
-    BLOCKS = set("p div li h1 h2 h3 h4 h5 tr dt dd pre br title ul ol dl table section".split())
+    BLOCKS = set(
+        [
+            "p",
+            "div",
+            "li",
+            "h1",
+            "h2",
+            "h3",
+            "h4",
+            "h5",
+            "tr",
+            "dt",
+            "dd",
+            "pre",
+            "br",
+            "title",
+            "ul",
+            "ol",
+            "dl",
+            "table",
+            "section",
+        ]
+    )
 
     def __init__(self) -> None:
         super().__init__()

@@ -33,9 +33,8 @@ def test_lock_of_a_killed_process_is_free(tmp_path):
     child = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True)
     try:
         assert child.stdout.readline() == "held\n"
-        with pytest.raises(RuntimeError, match=f"process {child.pid} on "):
-            with files.folder_lock(tmp_path):
-                pass
+        with pytest.raises(RuntimeError, match=f"process {child.pid} on "), files.folder_lock(tmp_path):
+            pass
     finally:
         child.send_signal(signal.SIGKILL)
         child.wait()

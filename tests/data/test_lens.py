@@ -72,7 +72,9 @@ def test_logits_match(ours, lens, tokens):
 def test_every_hook_matches(ours, wrapped, tokens):
     for name in ours.hook_names:
         got = wrapped.activations(tokens, name)
-        torch.testing.assert_close(got, ours.activations(tokens, name), atol=2e-5, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            got, ours.activations(tokens, name), atol=2e-5, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+        )
         assert wrapped.width(name) == ours.width(name)
     assert wrapped.activations(tokens, "blocks.0.attn.hook_z").shape == (3, 32, 16)
 
@@ -81,7 +83,9 @@ def test_losses_match(ours, wrapped, tokens, monkeypatch):
     monkeypatch.setattr("monosem.data.adapter._LOGITS_AT_ONCE", 7 * 300)
     torch.testing.assert_close(wrapped.token_losses(tokens), ours.token_losses(tokens), atol=2e-5, rtol=1e-5)
     change = {HOOK: lambda x: 0.5 * x + 0.1, "blocks.1.hook_mlp_out": torch.zeros_like}
-    torch.testing.assert_close(wrapped.token_losses(tokens, change), ours.token_losses(tokens, change), atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        wrapped.token_losses(tokens, change), ours.token_losses(tokens, change), atol=2e-5, rtol=1e-5
+    )
     heads = wrapped.token_losses(tokens, {"blocks.0.attn.hook_z": lambda x: x})  # [B, T, heads, d_head] there
     torch.testing.assert_close(heads, ours.token_losses(tokens), atol=2e-5, rtol=1e-5)
 
@@ -95,7 +99,7 @@ def test_losses_are_those_of_transformer_lens(lens, wrapped, tokens):
 def test_logit_directions_match(ours, wrapped):
     for name in (HOOK, "blocks.1.mlp.hook_post", "blocks.0.hook_resid_pre", "blocks.1.hook_mlp_out"):
         torch.testing.assert_close(wrapped.logit_directions(name), ours.logit_directions(name), atol=1e-5, rtol=1e-5)
-    with pytest.raises(ValueError, match="'blocks.0.attn.hook_z' has no linear path"):
+    with pytest.raises(ValueError, match=r"'blocks.0.attn.hook_z' has no linear path"):
         wrapped.logit_directions("blocks.0.attn.hook_z")
 
 
@@ -114,11 +118,11 @@ def test_forward_stops_and_leaves_no_hook(lens, wrapped, tokens):
 def test_errors(wrapped, tokens):
     with pytest.raises(ValueError, match=r"no hook 'blocks.0.mlp.hook_pots'; nearest: blocks.0.mlp.hook_post, "):
         wrapped.activations(tokens, "blocks.0.mlp.hook_pots")
-    with pytest.raises(ValueError, match="wanted a hook with one vector for each token"):
+    with pytest.raises(ValueError, match="one vector for each token"):
         wrapped.activations(tokens, "blocks.0.attn.hook_pattern")
-    with pytest.raises(ValueError, match="blocks.0.attn.hook_result"):  # off unless configured
+    with pytest.raises(ValueError, match=r"blocks.0.attn.hook_result"):  # off unless configured
         wrapped.activations(tokens, "blocks.0.attn.hook_result")
-    with pytest.raises(ValueError, match="blocks.0.attn.hook_result"):
+    with pytest.raises(ValueError, match=r"blocks.0.attn.hook_result"):
         wrapped.token_losses(tokens, {"blocks.0.attn.hook_result": lambda x: x})
 
 

@@ -21,7 +21,11 @@ def test_on_transformer_lens_39():
         pytest.skip(reason)
     assert (Path(folder) / "transformer_lens").is_dir(), f"MONOSEM_TL39: {folder!r} holds no transformer_lens"
     before = [folder, *(p for p in sys.path if p)]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(before), "MONOSEM_REQUIRE_LENS": "1", "MONOSEM_EXPECT_LENS": "3.9"}
+    env = os.environ | {
+        "PYTHONPATH": os.pathsep.join(before),
+        "MONOSEM_REQUIRE_LENS": "1",
+        "MONOSEM_EXPECT_LENS": "3.9",
+    }
     command = [sys.executable, "-m", "pytest", "-q", "--import-mode=importlib", "-p", "no:cacheprovider"]
     done = subprocess.run(
         [*command, str(Path(__file__).with_name("test_lens.py"))], env=env, capture_output=True, text=True

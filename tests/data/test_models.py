@@ -73,7 +73,9 @@ def test_replace(model, tokens):
     wanted = F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view(3, 31)
     torch.testing.assert_close(zeroed, wanted.detach())
     assert not torch.allclose(zeroed, same)
-    with pytest.raises(ValueError, match=r"replace\['blocks.0.mlp.hook_post'\]: got a tensor of shape \(3, 32, 3\); wanted"):
+    with pytest.raises(
+        ValueError, match=r"replace\['blocks.0.mlp.hook_post'\]: got a tensor of shape \(3, 32, 3\); wanted"
+    ):
         model.token_losses(tokens, {HOOK: lambda x: x[..., :3]})
 
 
@@ -126,7 +128,7 @@ def test_logit_directions_of_other_hooks(model):
     through_mlp = model.module.blocks[0].mlp_out.weight.T @ resid
     torch.testing.assert_close(model.logit_directions(HOOK), through_mlp.detach(), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(model.logit_directions("unembed.hook_in"), model.module.W_U.detach())
-    with pytest.raises(ValueError, match="'blocks.0.mlp.hook_pre' has no linear path to the logits; wanted"):
+    with pytest.raises(ValueError, match=r"'blocks.0.mlp.hook_pre' has no linear path to the logits; wanted"):
         model.logit_directions("blocks.0.mlp.hook_pre")
 
 
@@ -195,7 +197,9 @@ def test_folder_round_trip(model, tokens, tmp_path):
 
 def test_bad_folders(model, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="holds no model.safetensors; wanted a folder written by `monosem lm train`"):
+    with pytest.raises(
+        FileNotFoundError, match=r"holds no model.safetensors; wanted a folder written by `monosem lm train`"
+    ):
         models.load_model(tmp_path / "empty")
     (tmp_path / "empty" / "checkpoint.safetensors").touch()
     with pytest.raises(FileNotFoundError, match="run `monosem lm train` again to resume"):

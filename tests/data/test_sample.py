@@ -1,5 +1,8 @@
 """The shipped text: its promises on size, sources, order and split."""
 
+import re
+from itertools import pairwise
+
 import pytest
 
 from monosem.data import sample
@@ -14,7 +17,7 @@ def test_sizes(documents):
     assert sum(len(d.text.encode()) for d in documents) >= 12_000_000
     assert sample.sample_path().stat().st_size <= 4_300_000
     lengths = [len(d.text) for d in documents]
-    assert 200 <= min(lengths) and max(lengths) <= 8000
+    assert min(lengths) >= 200 and max(lengths) <= 8000
 
 
 def test_sources(documents):
@@ -26,18 +29,17 @@ def test_sources(documents):
 
 
 @pytest.mark.parametrize(
-    ("prefix", "letters"), [("ar_", "\u0600-\u06ff"), ("he_", "\u0590-\u05ff"), ("ru_", "\u0400-\u04ff"), ("zh_", "\u4e00-\u9fff")]
+    ("prefix", "letters"),
+    [("ar_", "\u0600-\u06ff"), ("he_", "\u0590-\u05ff"), ("ru_", "\u0400-\u04ff"), ("zh_", "\u4e00-\u9fff")],
 )
 def test_label_is_the_script(documents, prefix, letters):
-    import re
-
     text = "".join(d.text for d in documents if d.source.startswith(prefix))
     inside = len(re.findall(f"[{letters}]", text))
     assert inside / sum(c.isalpha() for c in text) > 0.6
 
 
 def test_order_is_mixed(documents):
-    runs = 1 + sum(a.source != b.source for a, b in zip(documents, documents[1:], strict=False))
+    runs = 1 + sum(a.source != b.source for a, b in pairwise(documents))
     assert runs > 0.8 * len(documents)
 
 
@@ -53,5 +55,5 @@ def test_splits(documents):
 
 def test_missing_asset(monkeypatch, tmp_path):
     monkeypatch.setattr(sample, "resources", lambda name: tmp_path)
-    with pytest.raises(FileNotFoundError, match="build_sample_text.py"):
+    with pytest.raises(FileNotFoundError, match=r"build_sample_text.py"):
         sample.sample_path()

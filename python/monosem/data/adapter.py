@@ -176,12 +176,14 @@ class Model(ABC):
             return unembedding.float()
         if hook_name.endswith(("mlp.hook_post", "mlp.out.hook_in")):
             path = self._mlp_out(int(hook_name.split(".")[1])).float()
-        elif hook_name.endswith(("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_mlp_out", "hook_attn_out")):
+        elif hook_name.endswith(
+            ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_mlp_out", "hook_attn_out")
+        ):
             path = torch.eye(len(unembedding), device=unembedding.device)
         else:
             raise ValueError(
-                f"hook_name: {hook_name!r} has no linear path to the logits; wanted the residual stream, an output that "
-                f"is added to it, mlp.hook_post or {BEFORE_UNEMBED}"
+                f"hook_name: {hook_name!r} has no linear path to the logits; wanted the residual stream, an output "
+                f"that is added to it, mlp.hook_post or {BEFORE_UNEMBED}"
             )
         path = path - path.mean(-1, keepdim=True) if centred else path
         path = path if gain is None else path * gain.float()

@@ -63,9 +63,15 @@ class Block(nn.Module):
         return point("hook_resid_post", resid + mlp_out)
 
 
-_BLOCK_POINTS = (
-    "hook_resid_pre hook_attn_out hook_resid_mid mlp.hook_pre mlp.hook_post hook_mlp_out hook_resid_post".split()
-)
+_BLOCK_POINTS = [
+    "hook_resid_pre",
+    "hook_attn_out",
+    "hook_resid_mid",
+    "mlp.hook_pre",
+    "mlp.hook_post",
+    "hook_mlp_out",
+    "hook_resid_post",
+]
 
 
 class LanguageModel(nn.Module):

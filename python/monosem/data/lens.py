@@ -23,7 +23,7 @@ def _library() -> Any:
         import transformer_lens
     except ImportError as error:
         raise ImportError(
-            "TransformerLens is not installed; wanted it for this model. Install it with `pip install transformer-lens`."
+            "TransformerLens is not installed; this model needs it. Install it with `pip install transformer-lens`."
         ) from error
     return transformer_lens
 
@@ -196,7 +196,13 @@ def _bridge_weights(module: LanguageModel) -> dict[str, Tensor]:
     }  # fmt: skip
     for index, block in enumerate(module.blocks):
         at = f"blocks.{index}."
-        parts = {"ln1": block.ln1, "ln2": block.ln2, "attn.o": block.out, "mlp.in": block.mlp_in, "mlp.out": block.mlp_out}
+        parts = {
+            "ln1": block.ln1,
+            "ln2": block.ln2,
+            "attn.o": block.out,
+            "mlp.in": block.mlp_in,
+            "mlp.out": block.mlp_out,
+        }
         for name, part in parts.items():
             out |= {f"{at}{name}.weight": part.weight, f"{at}{name}.bias": part.bias}
         for letter, weight, bias in zip("qkv", block.qkv.weight.chunk(3), block.qkv.bias.chunk(3), strict=True):
