@@ -1,0 +1,55 @@
+"""Which next tokens a feature makes likelier: logit weights through the path expansion (paper, "Logit Weights")."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LogitWeights:
+    """The extreme logit weights of each feature: ids and values [F, count], and the shape of the distribution.
+
+    A feature's weights are shifted so that their median is 0 (the softmax does not see a common shift).
+    ``skewness`` [F] is E[w³] / E[w²]^1.5 about that median: large where a few tokens stand out on the right.
+    """
+
+    top_ids: Tensor
+    top_values: Tensor
+    bottom_ids: Tensor
+    bottom_values: Tensor
+    skewness: Tensor
+
+
+def used_vocabulary(tokens: Any, d_vocab: int, least: int = 3) -> Tensor:
+    """Entries seen at least ``least`` times in ``tokens``: bool [d_vocab]. The weights of the others mean nothing."""
+    return torch.bincount(torch.as_tensor(tokens).flatten().long(), minlength=d_vocab)[:d_vocab] >= least
+
+
+@torch.no_grad()
+def logit_weights(sae: Any, model: Any, hook_name: str, used: Tensor, count: int = 10, block: int = 1024) -> LogitWeights:
+    """Top and bottom logit weights of every feature, d_i · (path from the hook to the logits), ``block`` at a time.
+
+    Args:
+        used: bool [d_vocab], the entries that may be shown; the median is theirs.
+        count: how many at either end.
+
+    Raises:
+        ValueError: fewer than two entries are used.
+    """
+    ids = used.nonzero().flatten()
+    if len(ids) < 2:
+        raise ValueError(f"used: got {len(ids)} entries of the vocabulary; wanted at least 2 (is the text empty?)")
+    count = min(count, len(ids))
+    directions = model.logit_directions(hook_name).float()[:, ids]
+    parts = []
+    for rows in sae.W_dec.detach().float().split(block):
+        w = rows.to(directions.device) @ directions
+        w -= w.median(1, keepdim=True).values
+        top, bottom = w.topk(count), w.topk(count, largest=False)
+        skewness = w.pow(3).mean(1) / w.square().mean(1).pow(1.5).clamp_min(1e-30)
+        parts.append((ids[top.indices], top.values, ids[bottom.indices], bottom.values, skewness))
+    return LogitWeights(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))

@@ -1,0 +1,269 @@
+"""Does the dictionary explain the model? Every figure of `monosem evaluate`, in one pass over the text."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from monosem.analysis.scan import Block, Rows, blocks, spread
+from monosem.analysis.sources import LabelFeature, SourceMoments, group_sources
+from monosem.data import files
+
+ULTRALOW = 1e-6  # Towards Monosemanticity, "Feature Density": the cluster below it is almost never interpretable
+
+
+@dataclass(frozen=True)
+class SourceScore:
+    """The figures on the tokens of one source."""
+
+    source: str
+    tokens: int
+    l0: float
+    explained_variance: float
+    ce_clean: float
+    ce_sae: float
+    ce_zero: float
+    ce_loss_recovered: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a dictionary keeps of a model, on given text.
+
+    * ``l0``: mean number of features > 0 on a token.
+    * ``mse``: mean over tokens and dimensions of (x − x̂)².
+    * ``explained_variance``: 1 − FVU = 1 − Σ‖x − x̂‖² / Σ‖x − x̄‖², x̄ the mean of all tokens.
+    * ``cosine``, ``norm_ratio``: means over tokens of cos(x, x̂) and ‖x̂‖ / ‖x‖ (tokens with x = 0 left out).
+    * ``ce_clean``, ``ce_sae``, ``ce_zero``: nats per token of the model untouched, with x̂ in place of x, with zero
+      in its place; ``ce_loss_recovered`` = (ce_zero − ce_sae) / (ce_zero − ce_clean), one ratio of pooled losses
+      (Towards Monosemanticity, "Loss recovered"). The first ``skip_positions`` tokens of a row (the BOS) keep their
+      activation and are not counted as activations.
+    * ``dead``: features never active on these ``tokens``. ``ultralow``: active, with a density below
+      ``ultralow_bound`` = max(1e-6, 2 / tokens): no fewer than two tokens can be told from one.
+    * ``density_edges`` (log10) and ``density_counts``: histogram of the share of tokens on which a feature is active,
+      dead features left out; ``above_1_percent`` counts the features denser than 1 %.
+    * ``labels``: for each label the feature whose activation correlates best with it.
+    """
+
+    model: str
+    hook_name: str
+    kind: str
+    d_in: int
+    d_sae: int
+    tokens: int
+    contexts: int
+    skip_positions: int
+    l0: float
+    mse: float
+    explained_variance: float
+    cosine: float
+    norm_ratio: float
+    ce_clean: float
+    ce_sae: float
+    ce_zero: float
+    ce_loss_recovered: float
+    dead: int
+    ultralow: int
+    ultralow_bound: float
+    above_1_percent: int
+    density_edges: tuple[float, ...]
+    density_counts: tuple[int, ...]
+    by_source: tuple[SourceScore, ...]
+    labels: tuple[LabelFeature, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings and lists, ready for JSON (a figure that is not finite becomes None)."""
+        return _plain(asdict(self))
+
+    def write_json(self, path: str | Path) -> None:
+        """Write the JSON file whole."""
+        files.write_text(path, json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+    def table(self) -> str:
+        """The figures as text for a terminal."""
+        dead, low = self.dead / self.d_sae, self.ultralow / self.d_sae
+        unresolved = self.ultralow_bound > ULTRALOW
+        lines = [
+            f"{self.kind} SAE, {self.d_sae:,} features on {self.hook_name} ({self.d_in} wide) of {self.model}",
+            f"{self.tokens:,} scored tokens in {self.contexts:,} contexts; "
+            + (f"the first {self.skip_positions} of each left as it is" if self.skip_positions else "none left out"),
+            "",
+            f"  L0                    {self.l0:10.2f}   features per token",
+            f"  explained variance    {self.explained_variance:10.2%}   1 - FVU",
+            f"  mean squared error    {self.mse:10.5f}",
+            f"  cosine, norm ratio    {self.cosine:10.4f}   {self.norm_ratio:.4f}",
+            f"  CE loss recovered     {self.ce_loss_recovered:10.2%}   "
+            f"clean {self.ce_clean:.4f}, SAE {self.ce_sae:.4f}, zero {self.ce_zero:.4f} nats",
+            f"  dead features         {self.dead:10,}   {dead:.2%}, never active on these tokens",
+            f"  ultralow density      {self.ultralow:10,}   {low:.2%}, below {self.ultralow_bound:.1e}"
+            + (" (all that this many tokens resolve)" if unresolved else ""),
+            f"  denser than 1 %       {self.above_1_percent:10,}",
+        ]
+        if self.labels:
+            lines += ["", "  label        feature  correlation  of its firing  of the label"]
+            lines += [
+                f"  {s.label:12} {s.feature:7}  {s.correlation:11.3f}  {s.precision:13.1%}  {s.recall:12.1%}"
+                for s in self.labels
+            ]
+        return "\n".join(lines)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def ratio(a: float, b: float) -> float:
+    """a / b, NaN where b is 0 (nothing to explain or to recover)."""
+    return a / b if b else math.nan
+
+
+class _Sums:
+    """float64 sums by source: enough for every figure, over all tokens and for each source."""
+
+    def __init__(self, d_in: int, sources: int) -> None:
+        self.tokens, self.error, self.active, self.square, self.cosine, self.norms, self.nonzero = torch.zeros(
+            7, sources, dtype=torch.float64
+        )
+        self.mean = torch.zeros(sources, d_in, dtype=torch.float64)
+        self.predicted, self.clean, self.sae, self.zero = torch.zeros(4, sources, dtype=torch.float64)
+
+    def update(self, block: Block, target_source: Tensor) -> None:
+        assert block.losses is not None and block.reconstruction is not None
+        source = block.source
+        x, y = block.x.double().cpu(), block.reconstruction.double().cpu()
+        xx, yy, xy = x.square().sum(1), y.square().sum(1), (x * y).sum(1)
+        lengths = (xx * yy).sqrt()
+        for total, part in (
+            (self.tokens, torch.ones_like(xx)),
+            (self.square, xx),
+            (self.error, (x - y).square().sum(1)),
+            (self.cosine, torch.where(lengths > 0, xy / lengths, 0.0)),
+            (self.norms, torch.where(xx > 0, (yy / xx).sqrt(), 0.0)),
+            (self.nonzero, (xx > 0).double()),
+        ):
+            total.index_add_(0, source, part)
+        self.active += torch.bincount(source[block.at], minlength=len(self.active))
+        self.mean.index_add_(0, source, x)
+        flat = target_source.flatten()
+        self.predicted += torch.bincount(flat, minlength=len(self.predicted))
+        for total, part in (
+            (self.clean, block.losses.clean),
+            (self.sae, block.losses.sae),
+            (self.zero, block.losses.zero),
+        ):
+            total.index_add_(0, flat, part.double().cpu().flatten())
+
+    def figures(self, which: list[int]) -> dict[str, float]:
+        """The figures over the tokens of these sources."""
+
+        def of(total: Tensor) -> float:
+            return float(total[which].sum())
+
+        n, d = of(self.tokens), self.mean.shape[1]
+        variance = of(self.square) - float((self.mean[which].sum(0) / max(n, 1)).square().sum()) * n
+        clean, sae, zero = (ratio(of(t), of(self.predicted)) for t in (self.clean, self.sae, self.zero))
+        return {
+            "l0": ratio(of(self.active), n),
+            "mse": ratio(of(self.error), n * d),
+            "explained_variance": 1 - ratio(of(self.error), variance),
+            "cosine": ratio(of(self.cosine), of(self.nonzero)),
+            "norm_ratio": ratio(of(self.norms), of(self.nonzero)),
+            "ce_clean": clean,
+            "ce_sae": sae,
+            "ce_zero": zero,
+            "ce_loss_recovered": ratio(zero - sae, zero - clean),
+        }
+
+
+def density_histogram(counts: Tensor, tokens: int, per_decade: int = 5) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """Histogram of log10(counts / tokens) of the features that fired: (edges, features in each bin).
+
+    The edges run from the decade of a single token to 0, ``per_decade`` bins a decade.
+    """
+    decades = max(1, math.ceil(math.log10(max(tokens, 2))))
+    edges = np.linspace(-decades, 0, decades * per_decade + 1)
+    alive = counts[counts > 0].double().numpy() / tokens
+    return tuple(edges.tolist()), tuple(np.histogram(np.log10(alive), edges)[0].tolist())
+
+
+def evaluate(
+    sae: Any,
+    model: Any,
+    hook_name: str,
+    rows: Rows,
+    *,
+    tokens: int | None = None,
+    contexts: int = 16,
+    skip_positions: int = 1,
+    labels: Mapping[str, Sequence[str]] | None = None,
+    observers: Sequence[Callable[[Block], None]] = (),
+    progress: bool = True,
+) -> Evaluation:
+    """Evaluate a dictionary on text it was not trained on.
+
+    Args:
+        sae: any autoencoder of ``monosem.nn``.
+        model: an adapter of ``monosem.data.models``.
+        hook_name: where the SAE belongs.
+        rows: packed token rows with their sources.
+        tokens: at most about this many, in evenly spaced rows (default: all).
+        contexts: rows per block; the memory is that of one block.
+        skip_positions: leading positions of a row that keep their own activation and are not scored (1: the BOS).
+        labels: {label: prefixes of source names}; default Arabic, Hebrew, DNA, base64.
+        observers: called with every block, so that a feature index can share the pass.
+
+    Raises:
+        ValueError: the SAE does not fit the hook, there are no tokens, or the hook is unknown.
+    """
+    moments = SourceMoments(sae.cfg.d_sae, rows.sources)
+    sums = _Sums(sae.cfg.d_in, len(rows.sources))
+    select = spread(rows, tokens)
+    for block in blocks(
+        sae, model, hook_name, rows, losses=True, select=select, contexts=contexts, skip_positions=skip_positions,
+        progress="evaluating" if progress else None,
+    ):  # fmt: skip
+        moments.update(block)
+        sums.update(block, torch.from_numpy(np.asarray(rows.source)[block.row.numpy(), 1:].astype(np.int64)))
+        for observe in observers:
+            observe(block)
+    counts, scored = moments.counts, int(sums.tokens.sum())
+    bound = max(ULTRALOW, 2 / scored)
+    everything = list(range(len(rows.sources)))
+    edges, bars = density_histogram(counts, scored)
+    by_source = []
+    for index, name in enumerate(rows.sources):
+        if sums.tokens[index] and sums.predicted[index]:
+            own = sums.figures([index])
+            own = {k: v for k, v in own.items() if k in SourceScore.__dataclass_fields__}
+            by_source.append(SourceScore(source=name, tokens=int(sums.tokens[index]), **own))
+    return Evaluation(
+        model=model.name,
+        hook_name=hook_name,
+        kind=str(sae.cfg.kind),
+        d_in=sae.cfg.d_in,
+        d_sae=sae.cfg.d_sae,
+        tokens=scored,
+        contexts=len(select),
+        skip_positions=skip_positions,
+        dead=int((counts == 0).sum()),
+        ultralow=int(((counts > 0) & (counts / scored < bound)).sum()),
+        ultralow_bound=bound,
+        above_1_percent=int((counts / scored > 0.01).sum()),
+        density_edges=edges,
+        density_counts=bars,
+        by_source=tuple(by_source),
+        labels=moments.best(group_sources(rows.sources, labels)),
+        **sums.figures(everything),
+    )

@@ -1,0 +1,141 @@
+"""What the report says: plain data for the page, gathered from the evaluation, the index and the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from monosem.analysis.index import Example, FeatureIndex
+from monosem.analysis.interest import Group, choose
+from monosem.analysis.logits import LogitWeights, logit_weights, used_vocabulary
+from monosem.analysis.scan import Rows, blocks, spread
+from monosem.analysis.sources import SourceMoments, group_sources
+from monosem.analysis.windows import Window, windows
+
+
+@dataclass(frozen=True)
+class Study:
+    """A text read once with a dictionary: all that the report asks."""
+
+    index: FeatureIndex
+    moments: SourceMoments
+    logits: LogitWeights
+    groups: list[Group]
+    labels: dict[str, list[int]]
+    rows: Rows
+
+
+def study(
+    sae: Any, model: Any, hook_name: str, rows: Rows, *, tokens: int | None = None, vocabulary: Any = None,
+    labels: Mapping[str, Sequence[str]] | None = None, skip_positions: int = 1, progress: bool = True, seed: int = 0,
+) -> Study:  # fmt: skip
+    """Read text with a dictionary and choose what to show.
+
+    Args:
+        rows: the text that the examples come from.
+        tokens: read about this many, in evenly spaced rows (default: all).
+        vocabulary: token array whose entries count as used when logit weights are shown (default: ``rows.tokens``).
+        labels: see :func:`monosem.analysis.sources.group_sources`.
+    """
+    index = FeatureIndex(sae.cfg.d_sae, rows.sources, np.shape(rows.tokens)[1], seed=seed)
+    moments = SourceMoments(sae.cfg.d_sae, rows.sources)
+    for block in blocks(
+        sae, model, hook_name, rows, select=spread(rows, tokens), skip_positions=skip_positions,
+        progress="indexing" if progress else None,
+    ):  # fmt: skip
+        index.update(block)
+        moments.update(block)
+    used = used_vocabulary(np.asarray(rows.tokens if vocabulary is None else vocabulary), model.d_vocab)
+    logits = logit_weights(sae, model, hook_name, used)
+    grouped = group_sources(rows.sources, labels)
+    return Study(index, moments, logits, choose(index, moments, logits, grouped, seed=seed), grouped, rows)
+
+
+def cards(
+    sae: Any, model: Any, hook_name: str, found: Study, *, top: int = 8, intervals: int = 4, each: int = 2,
+    skip_positions: int = 1,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """One dictionary of plain data for each chosen feature, in the order of the groups."""
+    wanted: list[tuple[int, Example]] = []
+    for feature in (f for group in found.groups for f in group.features):
+        wanted += [(feature, e) for e in found.index.top_examples(feature)]
+        wanted += [(feature, e) for _, _, es in found.index.interval_examples(feature, intervals, each) for e in es]
+    unique = list(dict.fromkeys(wanted))
+    shown = windows(sae, model, hook_name, found.rows, unique, skip_positions=skip_positions)
+    by_example = dict(zip(unique, shown, strict=True))
+    out = []
+    for number, group in enumerate(found.groups):
+        for feature in group.features:
+            tops = _distinct([by_example[feature, e] for e in found.index.top_examples(feature)], top)
+            spans = [
+                {"low": low, "high": high, "examples": [_window(found, by_example[feature, e]) for e in es]}
+                for low, high, es in found.index.interval_examples(feature, intervals, each)
+            ]
+            out.append(_card(model, found, feature) | {"group": number, "top": [_window(found, w) for w in tops], "intervals": spans})
+    return out
+
+
+def _distinct(found: list[Window], count: int) -> list[Window]:
+    """The first ``count`` windows whose text differs: boilerplate repeats itself."""
+    return list({w.text: w for w in reversed(found)}.values())[::-1][:count]
+
+
+def _card(model: Any, found: Study, feature: int) -> dict[str, Any]:
+    index, moments, logits = found.index, found.moments, found.logits
+    upper, present, counts = index.activation_histogram(feature)
+    active = moments.active[feature]
+    total = float(active.sum())
+
+    def words(ids: Any, values: Any) -> list[list[Any]]:
+        pairs = zip(ids[feature].tolist(), values[feature].tolist(), strict=True)
+        return [[model.token_str(i), _short(v)] for i, v in pairs]
+
+    columns = {name: [i] for i, name in enumerate(moments.sources)} | dict(found.labels)
+    r = dict(zip(columns, moments.feature_correlations(feature, columns), strict=True))
+    best = max(r, key=lambda name: r[name])
+    return {
+        "feature": feature,
+        "count": int(total),
+        "density": float(index.density[feature]),
+        "max": _short(float(index.maximum[feature])),
+        "best": {"label": best, "r": _short(r[best])},
+        "shares": [[i, _short(float(active[i]) / max(total, 1))] for i in present],
+        "histogram": {"upper": _short(upper), "sources": present, "counts": counts.tolist()},
+        "positive": words(logits.top_ids, logits.top_values),
+        "negative": words(logits.bottom_ids, logits.bottom_values),
+    }
+
+
+def _window(found: Study, window: Window) -> dict[str, Any]:
+    pieces = [
+        [p.text, _short(p.value), *([[[t, _short(v)] for t, v in p.tokens]] if len(p.tokens) > 1 else [])]
+        for p in window.pieces
+    ]
+    focus = next(i for i, p in enumerate(window.pieces) if p.focus)
+    return {
+        "source": found.rows.sources.index(window.source),
+        "value": _short(window.value),
+        "rtl": window.right_to_left,
+        "focus": focus,
+        "pieces": pieces,
+    }
+
+
+def overview(found: Study) -> dict[str, Any]:
+    """Every feature as a point: density, the source it correlates best with, and how well."""
+    r = found.moments.correlations({name: [i] for i, name in enumerate(found.moments.sources)})
+    best = r.max(1)
+    return {
+        "count": found.index.counts.tolist(),
+        "source": best.indices.tolist(),
+        "r": [round(v, 3) for v in best.values.tolist()],
+        "tokens": found.index.tokens,
+    }
+
+
+def _short(value: float) -> float:
+    """Four significant digits: enough to show, a third of the bytes."""
+    return float(f"{value:.4g}")

@@ -1,0 +1,301 @@
+"use strict";
+// Draws the report from the JSON beside it. Text only ever enters the page through textContent.
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const $ = (id) => document.getElementById(id);
+  const SVG = "http://www.w3.org/2000/svg"; // a name, not an address: nothing is loaded
+  const el = (tag, attributes = {}, ...children) => {
+    const node = document.createElement(tag);
+    for (const [k, v] of Object.entries(attributes)) if (v !== null && v !== undefined) node.setAttribute(k, v);
+    node.append(...children);
+    return node;
+  };
+  const svg = (tag, attributes = {}, text) => {
+    const node = document.createElementNS(SVG, tag);
+    for (const [k, v] of Object.entries(attributes)) node.setAttribute(k, v);
+    if (text !== undefined) node.textContent = text;
+    return node;
+  };
+  const percent = (v) => (v >= 0.1 ? (100 * v).toFixed(1) : Number((100 * v).toPrecision(2))) + " %";
+  const compact = (v) => Math.abs(v) >= 1e6 ? +(v / 1e6).toPrecision(3) + "M" : Math.abs(v) >= 1e4 ? +(v / 1e3).toPrecision(3) + "k" : String(+v.toPrecision(3));
+  const colour = (source) => `hsl(${(source * 137.5 + 20) % 360} var(--sat) var(--light))`;
+
+  // ---- tooltip -------------------------------------------------------------------------------------------------
+  const tip = $("tip");
+  document.addEventListener("pointermove", (event) => {
+    const target = event.target.closest ? event.target.closest("[data-tip]") : null;
+    tip.hidden = !target;
+    if (!target) return;
+    tip.textContent = target.dataset.tip;
+    const x = Math.min(event.clientX + 12, innerWidth - tip.offsetWidth - 8);
+    const y = event.clientY + 18 + tip.offsetHeight > innerHeight ? event.clientY - tip.offsetHeight - 10 : event.clientY + 18;
+    tip.style.left = Math.max(4, x) + "px";
+    tip.style.top = y + "px";
+  });
+
+  // ---- tokens --------------------------------------------------------------------------------------------------
+  const MARKS = { "\n": "↵", "\r": "␍", "\t": "⇥" };
+  const HIDDEN = /[\n\r\t]|[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]/u;
+  function write(node, text) {
+    // Whitespace and control characters are shown; a token of spaces alone gets dots.
+    if (text === data.bos) node.append(el("span", { class: "ghost bos" }, "¦"));
+    else if (/^ +$/.test(text)) text = "·".repeat(text.length), node.append(el("span", { class: "ghost" }, text));
+    else
+      for (const part of text.split(new RegExp(`(${HIDDEN.source})`, "u"))) {
+        if (!part) continue;
+        if (!HIDDEN.test(part)) node.append(part);
+        else node.append(el("span", { class: "ghost" }, MARKS[part] || "⟨" + part.codePointAt(0).toString(16).toUpperCase().padStart(2, "0") + "⟩"));
+      }
+    return node;
+  }
+  const plain = (text) => write(el("span"), text).textContent;
+
+  function line(example, max) {
+    const text = el("div", { class: "text", dir: example.rtl ? "rtl" : "ltr" });
+    example.pieces.forEach(([shown, value, parts], i) => {
+      const token = el("span", { class: i === example.focus ? "tok focus" : "tok" });
+      write(token, shown);
+      if (value > 0) token.style.background = `rgba(var(--heat), ${(0.1 + 0.8 * Math.min(1, value / max)).toFixed(2)})`;
+      token.dataset.tip = parts ? parts.map(([t, v]) => `${plain(t)}  ${v || "·"}`).join("\n") : value > 0 ? `activation ${value}` : "silent";
+      text.append(token);
+    });
+    return el("div", { class: "line" }, text, el("span", { class: "src", title: data.sources[example.source] }, data.sources[example.source]));
+  }
+
+  // ---- charts --------------------------------------------------------------------------------------------------
+  function ticks(low, high, count = 4) {
+    const rough = (high - low) / count || 1, power = 10 ** Math.floor(Math.log10(rough));
+    const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough);
+    const out = [];
+    for (let v = Math.ceil(low / step - 1e-9) * step; v <= high + step * 1e-6; v += step) out.push(Math.abs(v) < step * 1e-9 ? 0 : v);
+    return out;
+  }
+  function frame(width, height, x, y, format) {
+    const pad = { l: 44, r: 10, t: 8, b: 30 };
+    const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img" });
+    const sx = (v) => pad.l + ((v - x.low) / (x.high - x.low || 1)) * (width - pad.l - pad.r);
+    const sy = (v) => height - pad.b - ((v - y.low) / (y.high - y.low || 1)) * (height - pad.t - pad.b);
+    for (const v of y.ticks) {
+      root.append(svg("line", { class: "gridline", x1: pad.l, x2: width - pad.r, y1: sy(v), y2: sy(v) }));
+      root.append(svg("text", { x: pad.l - 6, y: sy(v) + 4, "text-anchor": "end" }, (format.y || compact)(v)));
+    }
+    root.append(svg("line", { class: "axis", x1: pad.l, x2: width - pad.r, y1: sy(y.low), y2: sy(y.low) }));
+    for (const v of x.ticks) root.append(svg("text", { x: sx(v), y: height - pad.b + 15, "text-anchor": "middle" }, (format.x || compact)(v)));
+    if (format.label) root.append(svg("text", { x: width - pad.r, y: height - 2, "text-anchor": "end" }, format.label));
+    return { root, sx, sy };
+  }
+  const tenth = (v) => (v >= 0 ? "1" : v >= -2 ? String(+(10 ** v).toPrecision(1)) : "1e" + v);
+
+  function curve(name, xs, ys, format, log) {
+    const points = xs.map((x, i) => [x, ys[i]]).filter(([x, y]) => x !== null && y !== null && (!log || y > 0)).map(([x, y]) => [x, log ? Math.log10(y) : y]);
+    if (points.length < 2) return null;
+    let low = Math.min(...points.map((p) => p[1])), high = Math.max(...points.map((p) => p[1]));
+    if (!log) low = Math.min(0, low);
+    if (high === low) high = low + 1;
+    const x = { low: points[0][0], high: points[points.length - 1][0] };
+    x.ticks = ticks(x.low, x.high, 4);
+    const y = { low, high };
+    y.ticks = log ? logTicks(low, high) : ticks(low, high, 4);
+    const { root, sx, sy } = frame(400, 210, x, y, { y: log ? (v) => compact(10 ** v) : format, label: "tokens" });
+    root.append(svg("path", { class: "curve", d: "M" + points.map(([a, b]) => sx(a).toFixed(1) + " " + sy(b).toFixed(1)).join("L") }));
+    const last = points[points.length - 1];
+    root.append(svg("circle", { cx: sx(last[0]), cy: sy(last[1]), r: 3, fill: "var(--plot)" }));
+    const show = format || compact;
+    points.forEach(([a, b], i) => {
+      const from = i ? (sx(points[i - 1][0]) + sx(a)) / 2 : sx(a), to = i + 1 < points.length ? (sx(points[i + 1][0]) + sx(a)) / 2 : sx(a);
+      const hit = svg("rect", { x: from, y: 0, width: Math.max(0.5, to - from), height: 180, fill: "transparent" });
+      hit.dataset.tip = `${compact(a)} tokens: ${show(log ? 10 ** b : b)}`;
+      root.append(hit);
+    });
+    return el("figure", {}, el("figcaption", {}, `${name}, at the end ${show(log ? 10 ** last[1] : last[1])}`), root);
+  }
+  function logTicks(low, high) {
+    const out = [];
+    for (let d = Math.floor(low); d <= Math.ceil(high); d++)
+      for (const m of high - low > 2.2 ? [1] : [1, 2, 5]) {
+        const v = d + Math.log10(m);
+        if (v >= low - 1e-9 && v <= high + 1e-9) out.push(v);
+      }
+    return out;
+  }
+
+  function densityChart() {
+    const edges = data.evaluation.density_edges, counts = data.evaluation.density_counts;
+    const top = Math.max(1, ...counts);
+    const x = { low: edges[0], high: edges[edges.length - 1], ticks: edges.filter((v) => Math.abs(v - Math.round(v)) < 1e-9).map(Math.round) };
+    const { root, sx, sy } = frame(460, 300, x, { low: 0, high: top, ticks: ticks(0, top) }, { x: tenth, label: "share of tokens, log scale" });
+    counts.forEach((c, i) => {
+      if (!c) return;
+      const bar = svg("rect", { class: "bar", x: sx(edges[i]) + 0.5, width: Math.max(1, sx(edges[i + 1]) - sx(edges[i]) - 1), y: sy(c), height: sy(0) - sy(c) });
+      bar.dataset.tip = `${c} features fire on ${percent(10 ** edges[i])} to ${percent(10 ** edges[i + 1])} of tokens`;
+      root.append(bar);
+    });
+    $("density").append(root);
+  }
+
+  function scatter(shown) {
+    const { count, source, r, tokens } = data.overview;
+    const lows = count.filter((c) => c > 0).map((c) => Math.log10(c / tokens));
+    if (!lows.length) return;
+    let low = 0; for (const v of lows) low = Math.min(low, v);
+    low = Math.floor(low);
+    const x = { low, high: 0, ticks: [...Array(-low + 1).keys()].map((i) => low + i) };
+    const { root, sx, sy } = frame(690, 400, x, { low: 0, high: 1, ticks: [0, 0.2, 0.4, 0.6, 0.8, 1] }, { x: tenth, label: "share of tokens, log scale" });
+    root.append(svg("text", { x: 50, y: 12 }, "correlation with the best source"));
+    const back = svg("g"), front = svg("g");
+    count.forEach((c, f) => {
+      if (!c) return;
+      const dot = svg("circle", { class: "dot", cx: sx(Math.log10(c / tokens)).toFixed(1), cy: sy(Math.max(0, r[f])).toFixed(1), r: shown.has(f) ? 4 : 2.6, style: `fill:${colour(source[f])}` });
+      dot.dataset.tip = `#${f} · fires on ${percent(c / tokens)} of tokens\n${data.sources[source[f]]}: r = ${r[f]}`;
+      if (!shown.has(f)) return back.append(dot);
+      const link = svg("a", { href: "#f" + f });
+      link.append(dot);
+      front.append(link);
+    });
+    root.append(back, front);
+    $("scatter").append(root);
+  }
+
+  function histogram(card) {
+    const { upper, sources, counts } = card.histogram;
+    if (!counts.length || !counts[0].length) return el("div");
+    const bins = counts[0].length, main = sources.slice(0, 5);
+    const totals = counts[0].map((_, b) => counts.reduce((sum, row) => sum + row[b], 0));
+    const top = Math.max(...totals);
+    const { root, sx, sy } = frame(310, 130, { low: 0, high: upper, ticks: ticks(0, upper, 4) }, { low: 0, high: top, ticks: ticks(0, top, 2) }, {});
+    for (let b = 0; b < bins; b++) {
+      let base = 0;
+      const group = svg("g");
+      const a = (b / bins) * upper, z = ((b + 1) / bins) * upper;
+      const tips = [];
+      const stack = main.map((s, i) => [counts[i][b], colour(s), data.sources[s]]);
+      stack.push([totals[b] - stack.reduce((t, [c]) => t + c, 0), "var(--soft)", "other"]);
+      for (const [c, fill, name] of stack) {
+        if (!c) continue;
+        group.append(svg("rect", { x: sx(a) + 0.3, width: Math.max(0.5, sx(z) - sx(a) - 0.6), y: sy(base + c), height: sy(base) - sy(base + c), style: `fill:${fill}` }));
+        tips.push(`${name} ${c}`);
+        base += c;
+      }
+      group.dataset.tip = `activation ${compact(a)} to ${compact(z)}\n` + tips.join("\n");
+      if (base) root.append(group);
+    }
+    const legend = el("div", { class: "legend" });
+    main.forEach((s, i) => {
+      const share = card.shares.find(([k]) => k === s)[1];
+      if (i && share < 0.01) return;
+      const mark = el("i");
+      mark.style.background = colour(s);
+      legend.append(el("span", {}, mark, `${data.sources[s]} ${percent(share)}`));
+    });
+    return el("div", {}, el("h5", {}, "Activations, by source"), root, legend);
+  }
+
+  function logits(title, rows, kind) {
+    const most = Math.max(...rows.map(([, w]) => Math.abs(w)), 1e-9);
+    const list = el("ol", { class: kind });
+    for (const [token, weight] of rows) {
+      const bar = el("i");
+      bar.style.width = (100 * Math.abs(weight)) / most + "%";
+      list.append(el("li", {}, bar, write(el("bdi"), token), el("span", {}, (weight > 0 ? "+" : "") + weight.toFixed(2))));
+    }
+    return el("div", {}, el("h5", {}, title), list);
+  }
+
+  // ---- cards ---------------------------------------------------------------------------------------------------
+  function draw(card) {
+    const head = el("header", {},
+      el("h4", {}, el("a", { href: "#f" + card.feature }, `Feature ${card.feature}`)),
+      el("span", { class: "meta" }, "best with ", el("b", {}, card.best.label), `, r = ${card.best.r.toFixed(2)}`),
+      el("span", { class: "meta" }, `fires on ${percent(card.density)} of tokens`),
+      el("span", { class: "meta" }, `strongest ${card.max}`));
+    const side = el("div", {},
+      el("div", { class: "logits" }, logits("Makes likelier", card.positive, "up"), logits("Makes unlikelier", card.negative, "down")),
+      histogram(card));
+    const examples = el("div", { class: "examples" }, el("h5", {}, "Where it fires hardest"));
+    card.top.forEach((e) => examples.append(line(e, card.max)));
+    const more = el("details", {}, el("summary", {}, "At random, from strong to weak"));
+    more.addEventListener("toggle", () => {
+      if (!more.open || more.childElementCount > 1) return;
+      for (const { low, high, examples: found } of card.intervals) {
+        const box = el("div", { class: "interval" }, el("h5", {}, `activation ${compact(low)} to ${compact(high)}` + (found.length ? "" : ": none in the sample")));
+        found.forEach((e) => box.append(line(e, card.max)));
+        more.append(box);
+      }
+    });
+    examples.append(more);
+    return el("article", { class: "card", id: "f" + card.feature }, head, el("div", { class: "body" }, side, examples));
+  }
+
+  const byFeature = new Map(data.cards.map((c) => [c.feature, c]));
+  const boxes = [];
+  let at = 0;
+  data.groups.forEach((group) => {
+    const box = el("div", {}, el("div", { class: "group" }, el("h3", {}, group.title), el("span", { class: "fine" }, group.note)));
+    const own = data.cards.slice(at, (at += group.count)).map((card) => {
+      const words = [...card.positive.map(([t]) => t), ...card.top.flatMap((e) => e.pieces.map(([t]) => t).join("")), card.best.label, ...card.shares.slice(0, 3).map(([s]) => data.sources[s])];
+      const node = draw(card);
+      box.append(node);
+      return { node, text: words.join("\u0001").toLowerCase(), number: String(card.feature) };
+    });
+    boxes.push({ box, own, title: group.title });
+    $("cards").append(box);
+  });
+
+  let chosen = null;
+  function filter() {
+    const query = $("search").value.trim().toLowerCase();
+    let seen = 0;
+    boxes.forEach(({ box, own }, i) => {
+      let here = 0;
+      for (const { node, text, number } of own) {
+        const fits = (chosen === null || chosen === i) && (query.startsWith("#") ? number === query.slice(1) : text.includes(query) || number === query);
+        node.hidden = !fits;
+        here += fits;
+      }
+      box.hidden = !here;
+      seen += here;
+    });
+    $("count").textContent = seen === data.cards.length ? "" : `${seen} of ${data.cards.length} features`;
+  }
+  boxes.forEach(({ title }, i) => {
+    const chip = el("button", { class: "chip", type: "button", "aria-pressed": "false" }, title);
+    chip.addEventListener("click", () => {
+      chosen = chosen === i ? null : i;
+      [...$("groups").children].forEach((c, j) => c.setAttribute("aria-pressed", String(j === chosen)));
+      filter();
+    });
+    $("groups").append(chip);
+  });
+  $("search").addEventListener("input", filter);
+  addEventListener("hashchange", () => {
+    const card = byFeature.get(Number(location.hash.slice(2)));
+    const node = card && $(location.hash.slice(1));
+    if (!node || !node.hidden) return;
+    $("search").value = "";
+    chosen = null;
+    [...$("groups").children].forEach((c) => c.setAttribute("aria-pressed", "false"));
+    filter();
+    node.scrollIntoView();
+  });
+
+  data.labels.forEach((label) => {
+    const card = byFeature.get(label.feature);
+    const panel = el("article", { class: "panel" },
+      el("header", {}, el("h3", {}, label.label), el("a", { href: "#f" + label.feature }, `feature ${label.feature}`), el("span", { class: "r" }, `r = ${label.correlation.toFixed(2)}`)),
+      el("p", {}, `${percent(label.precision)} of where it fires is ${label.label}, which makes up ${percent(label.base_rate)} of the text.`));
+    if (card) card.top.slice(0, 3).forEach((e) => panel.append(line(e, card.max)));
+    $("panels").append(panel);
+  });
+  scatter(new Set(byFeature.keys()));
+  densityChart();
+  if (data.curves) {
+    const xs = data.curves.tokens || data.curves.step, c = data.curves;
+    const share = (v) => +(100 * v).toPrecision(3) + " %";
+    for (const chart of [
+      c.loss && curve("Loss (log scale)", xs, c.loss, null, true),
+      c.l0 && curve("Active features per token", xs, c.l0),
+      c.dead && curve("Dead features", xs, c.dead, share),
+      c.mse && c.loss && c.mse.some((v, i) => v !== null && Math.abs(v - c.loss[i]) > 1e-3 * Math.abs(v)) && curve("Mean squared error (log scale)", xs, c.mse, null, true),
+    ]) if (chart) $("curves").append(chart);
+  }
+})();

@@ -1,0 +1,73 @@
+"""The page itself: a template, one style sheet, one script, and the content as JSON, all in one file."""
+
+from __future__ import annotations
+
+import json
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from monosem.analysis.metrics import Evaluation
+from monosem.analysis.report.content import Study, cards, overview
+from monosem.data import files
+
+_HERE = Path(__file__).parent
+
+
+def write_report(
+    path: str | Path, sae: Any, model: Any, hook_name: str, evaluation: Evaluation, found: Study,
+    *, curves: dict[str, list[Any]] | None = None, title: str | None = None, notes: tuple[str, ...] = (),
+    skip_positions: int = 1,
+) -> Path:  # fmt: skip
+    """Write ``report.html``: opens from disk, loads nothing from anywhere.
+
+    Args:
+        evaluation: the headline figures (of held-out text).
+        found: the features to show, from :func:`monosem.analysis.report.content.study`.
+        curves: from :func:`monosem.analysis.report.curves.read_curves`; without them that section is left out.
+        notes: sentences on how the run was made, shown at the end.
+    """
+    content = {
+        "evaluation": evaluation.to_dict(),
+        "curves": curves,
+        "bos": model.token_str(model.bos_id),
+        "sources": found.moments.sources,
+        "sourceTokens": [int(n) for n in found.moments.tokens],
+        "labels": [label.to_dict() for label in found.moments.best(found.labels)],
+        "labelSources": found.labels,
+        "groups": [{"title": g.title, "note": g.note, "count": len(g.features)} for g in found.groups],
+        "cards": cards(sae, model, hook_name, found, skip_positions=skip_positions),
+        "overview": overview(found),
+    }
+    page = render(content, title or f"What {evaluation.d_sae:,} features found in model {evaluation.model}", notes)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_text(path, page)
+    return path
+
+
+def render(content: dict[str, Any], title: str, notes: tuple[str, ...] = ()) -> str:
+    """The HTML of some content. All text passes through autoescaping or :func:`embed`."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined)
+    environment.trim_blocks = environment.lstrip_blocks = True
+    environment.filters["percent"] = lambda v, digits=1: "n/a" if v is None else f"{v:.{digits}%}"
+    environment.filters["number"] = lambda v, digits=2: "n/a" if v is None else f"{v:,.{digits}f}"
+    return environment.get_template("template.html").render(
+        title=title,
+        notes=notes,
+        today=date.today().isoformat(),
+        style=(_HERE / "style.css").read_text(encoding="utf-8"),
+        script=(_HERE / "page.js").read_text(encoding="utf-8"),
+        data=embed(content),
+        **content,
+    )
+
+
+def embed(content: Any) -> str:
+    """JSON that may stand inside a <script> element whatever strings it holds (no <, >, & and no line separators)."""
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text

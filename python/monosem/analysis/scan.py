@@ -1,0 +1,163 @@
+"""One pass of a dictionary over text: blocks of tokens with their activations, their code and, if asked, the losses.
+
+Every analysis reads the same :class:`Block`. A code is held as its entries (value, feature, token), so nothing of
+size tokens × features is ever made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+
+class Rows(Protocol):
+    """Token rows: ``tokens`` [rows, T], ``source`` [rows, T] (each an index into the names ``sources``)."""
+
+    tokens: Any
+    source: Any
+    sources: list[str]
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Nats of each predicted token, [B, T − 1]: the untouched model, the reconstruction at the hook, zeros at the hook."""
+
+    clean: Tensor
+    sae: Tensor
+    zero: Tensor
+
+
+@dataclass(frozen=True)
+class Block:
+    """B rows of text and the code of their scored tokens, N = B · (T − skip) of them.
+
+    An entry of the code is ``values`` (> 0), ``features`` (which feature) and ``at`` (which scored token, 0 … N−1).
+    """
+
+    row: Tensor  # int64 [B], the row of the text
+    tokens: Tensor  # int64 [B, T]
+    source: Tensor  # int64 [N]
+    skip: int
+    x: Tensor  # [N, D]
+    reconstruction: Tensor | None  # [N, D]; only where the losses were asked for
+    values: Tensor  # fp32 [nnz]
+    features: Tensor  # int64 [nnz]
+    at: Tensor  # int64 [nnz]
+    losses: Losses | None
+
+    @property
+    def places(self) -> Tensor:
+        """Where each entry stands in the text: row · T + position, int64 [nnz]."""
+        length = self.tokens.shape[1]
+        scored = length - self.skip
+        return self.row[self.at // scored] * length + self.at % scored + self.skip
+
+
+def entries(code: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """The positive entries of a ``SparseCode``: values, features, tokens, each [nnz], on the CPU."""
+    values, features, at = code.values.reshape(-1), code.indices.reshape(-1), code.row_ids().reshape(-1)
+    on = values > 0
+    return values[on].float().cpu(), features[on].long().cpu(), at[on].long().cpu()
+
+
+def check(sae: Any, model: Any, hook_name: str, rows: Rows, skip_positions: int = 1) -> None:
+    """Raise ValueError if this dictionary cannot be run at this hook over these rows."""
+    width = model.width(hook_name)
+    if width != sae.cfg.d_in:
+        raise ValueError(
+            f"hook_name: {hook_name!r} of model {model.name!r} is {width} wide and the SAE has d_in={sae.cfg.d_in}; "
+            "wanted the hook on which the SAE was trained"
+        )
+    shape = tuple(np.shape(rows.tokens))
+    if len(shape) != 2 or shape[0] == 0:
+        raise ValueError(
+            f"tokens: got shape {shape}; wanted [rows, n_ctx] with at least one row. "
+            "The text may be shorter than one context of the model: give more of it."
+        )
+    if tuple(np.shape(rows.source)) != shape:
+        raise ValueError(f"source: got shape {tuple(np.shape(rows.source))}; wanted that of tokens, {shape}")
+    if not 0 <= skip_positions < shape[1]:
+        raise ValueError(f"skip_positions: got {skip_positions}; wanted 0 to {shape[1] - 1} (rows of {shape[1]} tokens)")
+
+
+def spread(rows: Rows, tokens: int | None) -> np.ndarray:
+    """Indices of evenly spaced rows that hold at least ``tokens`` tokens together; every row if None or too few."""
+    count, length = np.shape(rows.tokens)
+    if tokens is not None and tokens <= 0:
+        raise ValueError(f"tokens: got {tokens}; wanted at least 1")
+    wanted = count if tokens is None else min(count, -(-tokens // length))
+    return (2 * np.arange(wanted) + 1) * count // (2 * wanted) if wanted else np.arange(0)
+
+
+@torch.no_grad()
+def blocks(
+    sae: Any,
+    model: Any,
+    hook_name: str,
+    rows: Rows,
+    *,
+    losses: bool = False,
+    select: np.ndarray | None = None,
+    contexts: int = 16,
+    skip_positions: int = 1,
+    progress: str | None = None,
+) -> Iterator[Block]:
+    """Yield the text block by block, in order.
+
+    Args:
+        losses: also run the whole model three times: untouched, with the reconstruction in place of the activation,
+            with zeros in its place. The skipped positions keep their own activation in all three.
+        select: the rows to read (default all). Places count over all rows all the same.
+        contexts: rows per block.
+        skip_positions: leading positions of every row that are left out (1: the BOS).
+        progress: what the progress bar says; None shows none.
+
+    Raises:
+        ValueError: the SAE does not fit the hook, or there is nothing to read.
+    """
+    check(sae, model, hook_name, rows, skip_positions)
+    select = np.arange(len(rows.tokens)) if select is None else np.asarray(select)
+    total = len(select) * np.shape(rows.tokens)[1]
+    with tqdm(total=total, unit="tok", unit_scale=True, desc=progress, disable=progress is None) as bar:
+        for start in range(0, len(select), contexts):
+            run = select[start : start + contexts]
+            tokens = torch.from_numpy(np.asarray(rows.tokens[run]).astype(np.int64))
+            source = torch.from_numpy(np.asarray(rows.source[run]).astype(np.int64))
+            activations = model.activations(tokens, hook_name)
+            x = activations[:, skip_positions:].flatten(0, 1).to(sae.W_dec.device, torch.float32)
+            code = sae.encode(x)
+            reconstruction = sae.decode(code) if losses else None
+            measured = None
+            if reconstruction is not None:
+                put = _swap(model, tokens, hook_name, activations, skip_positions)
+                clean = model.token_losses(tokens, None)
+                measured = Losses(clean, put(reconstruction), put(torch.zeros_like(x)))
+            yield Block(
+                torch.from_numpy(run.astype(np.int64)),
+                tokens,
+                source[:, skip_positions:].flatten(),
+                skip_positions,
+                x,
+                reconstruction,
+                *entries(code),
+                measured,
+            )
+            bar.update(tokens.numel())
+
+
+def _swap(model: Any, tokens: Tensor, hook_name: str, activations: Tensor, skip: int) -> Callable[[Tensor], Tensor]:
+    """A function: scored activations [N, D] → the model's token losses with them at the hook."""
+
+    def put(x: Tensor) -> Tensor:
+        whole = activations.clone()
+        whole[:, skip:] = x.view_as(whole[:, skip:]).to(whole)
+        # The model may leave out the last token, which predicts nothing.
+        return model.token_losses(tokens, {hook_name: lambda a: whole[:, : a.shape[1]].to(a)})
+
+    return put

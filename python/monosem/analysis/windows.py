@@ -1,0 +1,143 @@
+"""The neighbourhood of an example: its tokens, the feature's activation on each, and how to show them."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from monosem.analysis.index import Example
+from monosem.analysis.scan import Rows, entries
+
+_UNKNOWN = "\N{REPLACEMENT CHARACTER}"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some text of a window: usually one token, several where only together they make a whole character."""
+
+    text: str
+    value: float  # the largest activation of its tokens
+    focus: bool  # holds the token of the example
+    tokens: tuple[tuple[str, float], ...]  # each token as the vocabulary shows it, with its activation
+
+
+@dataclass(frozen=True)
+class Window:
+    """An example in context."""
+
+    row: int
+    position: int
+    value: float
+    source: str
+    pieces: tuple[Piece, ...]
+    right_to_left: bool
+
+    @property
+    def text(self) -> str:
+        return "".join(p.text for p in self.pieces)
+
+
+@torch.no_grad()
+def windows(
+    sae: Any, model: Any, hook_name: str, rows: Rows, wanted: Sequence[tuple[int, Example]],
+    *, before: int = 28, after: int = 16, characters: tuple[int, int] = (48, 28), contexts: int = 16,
+    skip_positions: int = 1,
+) -> list[Window]:  # fmt: skip
+    """Show each (feature, example) with the tokens around it and the feature's activation on them.
+
+    The rows that occur run through the model once; only the tokens of the windows are encoded.
+
+    Args:
+        before, after: most tokens on either side.
+        characters: most characters on either side: so that a line is as long in DNA as in prose.
+    """
+    tokens, sources = np.asarray(rows.tokens), np.asarray(rows.source)
+    out: list[Window | None] = [None] * len(wanted)
+    numbers = sorted({example.row for _, example in wanted})
+    by_row: dict[int, list[int]] = {}
+    for i, (_, example) in enumerate(wanted):
+        by_row.setdefault(example.row, []).append(i)
+    for start in range(0, len(numbers), contexts):
+        run = numbers[start : start + contexts]
+        ids = torch.from_numpy(tokens[run].astype(np.int64))
+        activations = model.activations(ids, hook_name)
+        spans = [
+            (i, local, max(0, wanted[i][1].position - before), min(ids.shape[1], wanted[i][1].position + after + 1))
+            for local, row in enumerate(run)
+            for i in by_row[row]
+        ]
+        values = _window_values(sae, activations, [(wanted[i][0], r, a, b) for i, r, a, b in spans], skip_positions)
+        for (i, local, a, b), of_window in zip(spans, values, strict=True):
+            _, example = wanted[i]
+            pieces = trim(show(model, ids[local, a:b].tolist(), of_window, example.position - a), characters)
+            name = rows.sources[int(sources[example.row, example.position])]
+            out[i] = Window(
+                example.row, example.position, example.value, name, pieces, is_right_to_left("".join(p.text for p in pieces))
+            )
+    return [w for w in out if w is not None]
+
+
+def _window_values(sae: Any, activations: Tensor, spans: list[tuple[int, int, int, int]], skip: int) -> list[list[float]]:
+    """The activation of one feature on each token of each span (feature, row, first, end); 0 on skipped positions."""
+    x = torch.cat([activations[r, a:b] for _, r, a, b in spans]).to(sae.W_dec.device, torch.float32)
+    lengths = torch.tensor([b - a for *_, a, b in spans])
+    feature = torch.tensor([f for f, *_ in spans]).repeat_interleave(lengths)
+    values, features, at = entries(sae.encode(x))
+    mine = features == feature[at]
+    flat = torch.zeros(len(x)).index_put_((at[mine],), values[mine])
+    position = torch.cat([torch.arange(a, b) for *_, a, b in spans])
+    flat[position < skip] = 0
+    return [part.tolist() for part in flat.split(lengths.tolist())]
+
+
+def show(model: Any, ids: Sequence[int], values: Sequence[float], focus: int) -> tuple[Piece, ...]:
+    """Tokens as text. Tokens that are parts of one character are joined, up to four, so that the script stays legible."""
+    pieces = []
+    i = 0
+    while i < len(ids):
+        end = i + 1
+        text = _text(model, ids[i:end])
+        while text is None and end < min(len(ids), i + 4):
+            end += 1
+            text = _text(model, ids[i:end])
+        if text is None:
+            end, text = i + 1, model.token_str(ids[i])
+        tokens = tuple((model.token_str(t), v) for t, v in zip(ids[i:end], values[i:end], strict=True))
+        pieces.append(Piece(text, max(v for _, v in tokens), i <= focus < end, tokens))
+        i = end
+    return tuple(pieces)
+
+
+def trim(pieces: tuple[Piece, ...], characters: tuple[int, int]) -> tuple[Piece, ...]:
+    """The pieces around the focus that fit into so many characters before and after it."""
+    focus = next(i for i, p in enumerate(pieces) if p.focus)
+    start, left = focus, characters[0]
+    while start > 0 and len(pieces[start - 1].text) <= left:
+        start -= 1
+        left -= len(pieces[start].text)
+    end, left = focus + 1, characters[1]
+    while end < len(pieces) and len(pieces[end].text) <= left:
+        left -= len(pieces[end].text)
+        end += 1
+    return pieces[start:end]
+
+
+def _text(model: Any, ids: Sequence[int]) -> str | None:
+    """The text of these tokens, or None if they are not whole characters. Special tokens keep their name."""
+    if list(ids) == [model.bos_id]:
+        return model.token_str(ids[0])
+    text = model.decode(list(ids))
+    return None if not text or _UNKNOWN in text else text
+
+
+def is_right_to_left(text: str) -> bool:
+    """Whether most letters belong to scripts written from right to left."""
+    classes = [unicodedata.bidirectional(c) for c in text]
+    right = sum(c in ("R", "AL") for c in classes)
+    return right > classes.count("L")
