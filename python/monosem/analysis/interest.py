@@ -44,7 +44,7 @@ def choose(
         per_band: features of each half decade of density, those whose logit weights are most skewed.
         sharp: further features with the most skewed logit weights of all.
         random: further features drawn blindly among all that fire.
-        least: a feature that fires on fewer tokens is not shown, except by the blind draw.
+        least: a feature that fires on fewer tokens is shown only for a label or by the blind draw.
     """
     seen: set[int] = set()
 
@@ -62,9 +62,9 @@ def choose(
             groups.append(Group(title, note, tuple(features)))
 
     for label, members in labels.items():
-        r = torch.where(often, moments.correlations({label: members})[:, 0], -1.0)
-        best = [f for f in torch.argsort(r, descending=True, stable=True)[: 4 * per_label].tolist() if r[f] > 0.05]
-        add(label, f"The features whose activation correlates best with the label {label}.", take(torch.tensor(best), per_label))
+        r = moments.correlations({label: members})[:, 0]
+        best = torch.argsort(r, descending=True, stable=True)
+        add(label, f"The features whose activation correlates best with the label {label}.", take(best[r[best] > 0], per_label))
 
     grouped = {i for members in labels.values() for i in members}
     single = {name: [i] for i, name in enumerate(moments.sources) if i not in grouped and moments.tokens[i] > 0}

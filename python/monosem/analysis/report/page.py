@@ -9,6 +9,7 @@ from typing import Any
 
 from monosem.analysis.metrics import Evaluation
 from monosem.analysis.report.content import Study, cards, overview
+from monosem.analysis.sources import SourceMoments
 from monosem.data import files
 
 _HERE = Path(__file__).parent
@@ -16,14 +17,16 @@ _HERE = Path(__file__).parent
 
 def write_report(
     path: str | Path, sae: Any, model: Any, hook_name: str, evaluation: Evaluation, found: Study,
-    *, curves: dict[str, list[Any]] | None = None, title: str | None = None, notes: tuple[str, ...] = (),
-    skip_positions: int = 1,
+    *, held_out: SourceMoments | None = None, curves: dict[str, list[Any]] | None = None,
+    title: str | None = None, notes: tuple[str, ...] = (), skip_positions: int = 1,
 ) -> Path:  # fmt: skip
     """Write ``report.html``: opens from disk, loads nothing from anywhere.
 
     Args:
         evaluation: the headline figures (of held-out text).
         found: the features to show, from :func:`monosem.analysis.report.content.study`.
+        held_out: sums over the held-out text (an observer of the evaluation); the page then gives, for the feature
+            that was chosen for each label on the text of ``found``, its correlation on held-out text too.
         curves: from :func:`monosem.analysis.report.curves.read_curves`; without them that section is left out.
         notes: sentences on how the run was made, shown at the end.
     """
@@ -33,7 +36,7 @@ def write_report(
         "bos": model.token_str(model.bos_id),
         "sources": found.moments.sources,
         "sourceTokens": [int(n) for n in found.moments.tokens],
-        "labels": [label.to_dict() for label in found.moments.best(found.labels)],
+        "labels": _labels(found, held_out),
         "labelSources": found.labels,
         "groups": [{"title": g.title, "note": g.note, "count": len(g.features)} for g in found.groups],
         "cards": cards(sae, model, hook_name, found, skip_positions=skip_positions),
@@ -44,6 +47,20 @@ def write_report(
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_text(path, page)
     return path
+
+
+def _labels(found: Study, held_out: SourceMoments | None) -> list[dict[str, Any]]:
+    """The best feature of each label, and how the same feature does on held-out text (None where that is unknown)."""
+    rows = []
+    for best in found.moments.best(found.labels):
+        checked = None
+        if held_out is not None:
+            names = {found.moments.sources[i] for i in found.labels[best.label]}
+            members = [i for i, name in enumerate(held_out.sources) if name in names]
+            if held_out.tokens[members].sum():
+                checked = held_out.describe(best.label, members, best.feature).to_dict()
+        rows.append(best.to_dict() | {"held_out": checked})
+    return rows
 
 
 def render(content: dict[str, Any], title: str, notes: tuple[str, ...] = ()) -> str:

@@ -1,0 +1,109 @@
+"""The evaluation as a picture: one SVG that follows the reader's light or dark scheme."""
+
+from __future__ import annotations
+
+import math
+from html import escape
+from pathlib import Path
+
+from monosem.analysis.metrics import Evaluation
+from monosem.data import files
+
+_STYLE = """
+ :root { --paper:#fbfaf7; --ink:#1d1c1a; --soft:#6a665e; --line:#e0dbd0; --plot:#c2570c; --pale:#efc9a6 }
+ @media (prefers-color-scheme: dark) { :root { --paper:#131517; --ink:#e9e6e0; --soft:#a09b91; --line:#33373b; --plot:#f0904a; --pale:#6d4527 } }
+ text { font: 12px system-ui, "Segoe UI", Roboto, Arial, sans-serif; fill: var(--soft); font-variant-numeric: tabular-nums }
+ .big { font: 600 25px Georgia, serif; fill: var(--ink) } .head { font: 600 14px Georgia, serif; fill: var(--ink) }
+ .end { text-anchor: end } .mid { text-anchor: middle }
+ .bar { fill: var(--plot) } .pale { fill: var(--pale) } line { stroke: var(--line) }
+"""
+
+
+def write_picture(path: str | Path, evaluation: Evaluation) -> Path:
+    """Write the picture (SVG) whole; returns its path."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_text(path, draw(evaluation))
+    return path
+
+
+def draw(e: Evaluation) -> str:
+    """The SVG: headline figures, the three losses, the density histogram, and CE loss recovered by source."""
+    scores = sorted(e.by_source, key=lambda s: -_finite(s.ce_loss_recovered))
+    rows = math.ceil(len(scores) / 2)
+    height = 400 + (56 + 19 * rows if len(scores) > 1 else 0)
+    parts = [*_headline(e), *_losses(e), *_density(e)]
+    if len(scores) > 1:
+        parts.append('<text class="head" x="30" y="412">CE loss recovered, by source</text>')
+        for i, score in enumerate(scores):
+            x, y = 30 + 440 * (i // rows), 436 + 19 * (i % rows)
+            length = 200 * min(1.0, max(0.0, _finite(score.ce_loss_recovered)))
+            parts += [
+                f'<text x="{x}" y="{y}">{escape(score.source[:22])}</text>',
+                f'<rect class="pale" x="{x + 150}" y="{y - 10}" width="200" height="11" rx="2"/>',
+                f'<rect class="bar" x="{x + 150}" y="{y - 10}" width="{length:.1f}" height="11" rx="2"/>',
+                f'<text x="{x + 358}" y="{y}">{_percent(score.ce_loss_recovered)}</text>',
+            ]
+    what = escape(f"{e.kind} SAE, {e.d_sae:,} features on {e.hook_name} of {e.model}; {e.tokens:,} tokens")
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 900 {height}" role="img" aria-label="{what}">\n'
+        f"<style>{_STYLE}</style>\n"
+        f'<rect width="900" height="{height}" style="fill:var(--paper)"/>\n<text x="30" y="34">{what}</text>\n'
+        + "\n".join(parts)
+        + "\n</svg>\n"
+    )
+
+
+def _headline(e: Evaluation) -> list[str]:
+    figures = (
+        ("CE loss recovered", _percent(e.ce_loss_recovered)),
+        ("L0, features per token", f"{e.l0:.1f}"),
+        ("explained variance", _percent(e.explained_variance)),
+        ("dead features", _percent(e.dead / e.d_sae)),
+    )
+    return [
+        f'<text x="{30 + 215 * i}" y="66">{name}</text><text class="big" x="{30 + 215 * i}" y="94">{value}</text>'
+        for i, (name, value) in enumerate(figures)
+    ]
+
+
+def _losses(e: Evaluation) -> list[str]:
+    out = ['<text class="head" x="30" y="140">Loss, nats per token</text>']
+    rows = (("untouched", e.ce_clean), ("with the SAE", e.ce_sae), ("with zeros", e.ce_zero))
+    most = max(_finite(v) for _, v in rows) or 1.0
+    for i, (name, value) in enumerate(rows):
+        y = 172 + 46 * i
+        out += [
+            f'<text x="30" y="{y}">{name}</text><text class="end" x="380" y="{y}">{value:.4f}</text>',
+            f'<rect class="{"bar" if i == 1 else "pale"}" x="30" y="{y + 6}" width="{350 * _finite(value) / most:.1f}" height="14" rx="2"/>',
+        ]
+    return [*out, f'<text x="30" y="318">recovered = (zeros - SAE) / (zeros - untouched) = {_percent(e.ce_loss_recovered)}</text>']
+
+
+def _density(e: Evaluation) -> list[str]:
+    left, right, top, base = 470.0, 870.0, 160.0, 330.0
+    low, high = e.density_edges[0], e.density_edges[-1]
+    most = max(1, *e.density_counts)
+
+    def at(edge: float) -> float:
+        return left + (edge - low) / (high - low) * (right - left)
+
+    out = [
+        '<text class="head" x="470" y="140">Feature density, share of tokens</text>',
+        f'<line x1="{left}" x2="{right}" y1="{base}" y2="{base}"/>',
+        f'<text class="end" x="{right}" y="{top - 4}">most in a bin: {most:,}</text>',
+    ]
+    for a, b, count in zip(e.density_edges, e.density_edges[1:], e.density_counts, strict=False):
+        tall = (base - top) * count / most
+        if count:
+            out.append(f'<rect class="bar" x="{at(a) + 0.5:.1f}" y="{base - tall:.1f}" width="{at(b) - at(a) - 1:.1f}" height="{tall:.1f}"/>')
+    out += [f'<text class="mid" x="{at(d):.1f}" y="{base + 17}">1e{d}</text>' for d in range(math.ceil(low), math.floor(high) + 1)]
+    return [*out, f'<text x="{left}" y="{base + 38}">{e.dead:,} dead, {e.ultralow:,} below {e.ultralow_bound:.1e}, {e.above_1_percent:,} above 1 %</text>']
+
+
+def _finite(value: float) -> float:
+    return value if math.isfinite(value) else 0.0
+
+
+def _percent(value: float) -> str:
+    return f"{value:.1%}" if math.isfinite(value) else "n/a"

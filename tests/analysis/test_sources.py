@@ -1,0 +1,46 @@
+"""Correlations with source labels, against NumPy on dense activations."""
+
+import numpy as np
+import pytest
+import torch
+
+from monosem.analysis.scan import blocks
+from monosem.analysis.sources import SourceMoments, group_sources
+
+
+def test_groups():
+    sources = ["ar_ui", "code", "he_ui", "ar_quran", "dna", "dna_fasta", "base64"]
+    assert group_sources(sources) == {"Arabic": [0, 3], "Hebrew": [2], "DNA": [4, 5], "base64": [6]}
+    assert group_sources(["code", "base64"]) == {"base64": [1]}
+    assert group_sources(sources, {"text": ("ar_", "he_")}) == {"text": [0, 2, 3]}
+
+
+def test_against_numpy(model, lossy, rows, hook):
+    moments = SourceMoments(20, rows.sources)
+    for block in blocks(lossy, model, hook, rows, contexts=4):
+        moments.update(block)
+    x = model.activations(torch.from_numpy(rows.tokens.astype(np.int64)), hook)[:, 1:]
+    f = lossy.encode(x).to_dense().detach().flatten(0, 1).double().numpy()
+    source = rows.source[:, 1:].flatten()
+    groups = {"Arabic": [0], "either": [0, 1]}
+    got = moments.correlations(groups).numpy()
+    for column, members in enumerate(groups.values()):
+        y = np.isin(source, members).astype(float)
+        for feature in range(20):
+            wanted = np.corrcoef(f[:, feature], y)[0, 1] if f[:, feature].std() else 0.0
+            assert got[feature, column] == pytest.approx(wanted, abs=1e-9)
+
+    (best,) = moments.best({"Arabic": [0]})
+    feature = int(got[:, 0].argmax())
+    active, label = f[:, feature] > 0, source == 0
+    assert (best.feature, best.correlation) == (feature, pytest.approx(got[feature, 0]))
+    assert best.precision == pytest.approx((active & label).sum() / active.sum())
+    assert best.recall == pytest.approx((active & label).sum() / label.sum())
+    assert best.mass == pytest.approx(f[label, feature].sum() / f[:, feature].sum())
+    assert best.base_rate == pytest.approx(label.mean())
+
+
+def test_a_label_without_tokens_has_no_feature():
+    moments = SourceMoments(3, ["ar_x", "code"])
+    moments.tokens[1] = 5
+    assert moments.best({"Arabic": [0]}) == ()
