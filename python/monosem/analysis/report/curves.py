@@ -39,3 +39,9 @@ def read_curves(path: str | Path, points: int = 400) -> dict[str, list[Any]]:
 
 def _number(value: Any) -> float | None:
     return value if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+def find_curves(folder: str | Path) -> dict[str, list[Any]] | None:
+    """The curves of the run that made a dictionary, if its metrics lie beside it."""
+    path = Path(folder) / "metrics.jsonl"
+    return read_curves(path) if path.is_file() else None

@@ -1,0 +1,66 @@
+"""What an analysis reads: a trained dictionary with its model and hook, and labelled rows of text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from monosem.data.saved import load
+from monosem.data.text import read_jsonl, split_holdout
+
+if TYPE_CHECKING:
+    from monosem.data.rows import TokenRows
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A dictionary, the model it explains, and where in it."""
+
+    sae: Any
+    model: Any
+    hook_name: str
+
+
+def load_subject(folder: str | Path, model: Any = None, hook_name: str | None = None, device: str = "cpu") -> Subject:
+    """Load a trained dictionary; model and hook are those it was trained on unless given.
+
+    Raises:
+        FileNotFoundError: no dictionary in the folder.
+        ValueError: the folder does not say the model or the hook, and neither does the call.
+    """
+    from monosem.data.models import load_model
+
+    sae = load(folder, device)
+    model = sae.metadata.get("model") if model is None else model
+    hook_name = sae.metadata.get("hook_name") if hook_name is None else hook_name
+    for name, value, option in (("model", model, "--model A"), ("hook_name", hook_name, "--hook blocks.0.mlp.hook_post")):
+        if value is None:
+            raise ValueError(f"{name}: {str(folder)!r} does not say which it was trained on; name it, for example {option}")
+    return Subject(sae, load_model(model), hook_name)
+
+
+def load_rows(model: Any, text: str | Path = "sample", split: str = "held_out") -> "TokenRows":
+    """Rows of labelled text for a model.
+
+    Args:
+        text: a JSON-lines file (``{"source": ..., "text": ...}``), or ``"sample"``: the shipped text.
+        split: ``"train"``, ``"held_out"`` (2 % of the documents of each source) or ``"all"``.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not such text, or less of it than one context.
+    """
+    from monosem.data.rows import pack_rows
+    from monosem.data.sample import sample_documents
+
+    if split not in ("train", "held_out", "all"):
+        raise ValueError(f"split: got {split!r}; wanted 'train', 'held_out' or 'all'")
+    if text == "sample":
+        return pack_rows(sample_documents(split), model)
+    documents = list(read_jsonl(text))
+    if split != "all":
+        documents = split_holdout(documents)[split == "held_out"]
+        if not documents:
+            raise ValueError(f"text: {str(text)!r} has too few documents to hold some out; use split 'all'")
+    return pack_rows(documents, model)

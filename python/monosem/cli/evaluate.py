@@ -1,0 +1,55 @@
+"""``monosem evaluate``: what a trained dictionary keeps of its model."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "L0, explained variance, CE loss recovered, dead features"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Run a trained dictionary over text it has not seen and measure: L0, explained variance (1 - FVU), CE loss "
+        "recovered with its three raw losses (untouched, with the dictionary, with zeros), dead and ultralow-density "
+        "features, the density histogram, and for each kind of text the feature that correlates best with it. Prints a "
+        "table and writes evaluation.json and evaluation.svg."
+    )
+    parser.add_argument("folder", help="a dictionary written by `monosem train` or monosem.save")
+    parser.add_argument("--model", help="A or B (shipped), a folder from `monosem lm train`, or a TransformerLens name (default: as trained)")
+    parser.add_argument("--hook", help="hook name, as TransformerLens spells it (default: as trained)")
+    parser.add_argument("--text", default="sample", help="JSON lines with 'text' and 'source' (plain or .xz), or 'sample': the shipped text")
+    parser.add_argument("--split", choices=("train", "held_out", "all"), default="held_out", help="part of the text; 2 %% of each source are held out")
+    parser.add_argument("--tokens", type=int, metavar="N", help="evaluate about N tokens, in evenly spaced contexts (default: all)")
+    parser.add_argument("--skip-positions", type=int, default=1, help="positions at the start of each context that keep their activation and are not scored; 1 is BOS")
+    parser.add_argument("--out", help="folder for evaluation.json and evaluation.svg (default: the dictionary's)")
+    parser.add_argument("--report", action="store_true", help="also write report.html: the most interesting features, from the same text")
+    parser.add_argument("--device", default="cpu", help="where the dictionary runs: cpu or cuda")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def run(args: argparse.Namespace) -> int:
+    from monosem.analysis.inputs import load_rows, load_subject
+    from monosem.analysis.metrics import evaluate
+    from monosem.analysis.picture import write_picture
+    from monosem.analysis.report import find_curves, study, write_report
+
+    subject = load_subject(args.folder, args.model, args.hook, args.device)
+    sae, model, hook_name = subject.sae, subject.model, subject.hook_name
+    rows = load_rows(model, args.text, args.split)
+    options = {"tokens": args.tokens, "skip_positions": args.skip_positions, "progress": not args.quiet}
+    result = evaluate(sae, model, hook_name, rows, **options)
+    out = Path(args.out or args.folder)
+    out.mkdir(parents=True, exist_ok=True)
+    result.write_json(out / "evaluation.json")
+    write_picture(out / "evaluation.svg", result)
+    print(result.table())
+    print(f"\nwritten: {out / 'evaluation.json'}, {out / 'evaluation.svg'}")
+    if args.report:
+        found = study(sae, model, hook_name, rows, **options)
+        page = write_report(
+            out / "report.html", sae, model, hook_name, result, found,
+            curves=find_curves(args.folder), skip_positions=args.skip_positions,
+        )  # fmt: skip
+        print(f"open {page.resolve().as_uri()}")
+    return 0
