@@ -101,4 +101,9 @@ def test_trim_counts_characters(model):
 
 
 def test_direction():
-    assert is_right_to_left("مر a") and is_right_to_left("שלום") and not is_right_to_left("hello שם") and not is_right_to_left("12 ")
+    assert (
+        is_right_to_left("مر a")
+        and is_right_to_left("שלום")
+        and not is_right_to_left("hello שם")
+        and not is_right_to_left("12 ")
+    )

@@ -20,7 +20,13 @@ def test_extremes_are_shifted_and_only_of_used_entries(model, lossy, hook):
 
 
 def test_used_vocabulary():
-    assert used_vocabulary(torch.tensor([[1, 1, 2], [1, 2, 3]]), 5, least=2).tolist() == [False, True, True, False, False]
+    assert used_vocabulary(torch.tensor([[1, 1, 2], [1, 2, 3]]), 5, least=2).tolist() == [
+        False,
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 def test_nothing_used(model, lossy, hook):

@@ -56,7 +56,9 @@ def test_formulas(model, lossy, rows, hook):
 def test_each_source_is_the_whole_of_its_own_text(model, lossy, rows, hook):
     got = run(lossy, model, rows, hook)
     for score in got.by_source:
-        only = type(rows)(tokens=rows.tokens[rows.source[:, 0] == rows.sources.index(score.source)], sources=rows.sources)
+        only = type(rows)(
+            tokens=rows.tokens[rows.source[:, 0] == rows.sources.index(score.source)], sources=rows.sources
+        )
         only.source = rows.source[rows.source[:, 0] == rows.sources.index(score.source)]
         alone = run(lossy, model, only, hook)
         for name in ("tokens", "l0", "explained_variance", "ce_clean", "ce_sae", "ce_zero", "ce_loss_recovered"):
@@ -65,7 +67,9 @@ def test_each_source_is_the_whole_of_its_own_text(model, lossy, rows, hook):
 
 def test_identity_recovers_all_and_zero_recovers_nothing(model, exact, rows, hook):
     whole = run(exact, model, rows, hook)
-    assert whole.ce_loss_recovered == pytest.approx(1, abs=1e-6) and whole.explained_variance == pytest.approx(1, abs=1e-9)
+    assert whole.ce_loss_recovered == pytest.approx(1, abs=1e-6) and whole.explained_variance == pytest.approx(
+        1, abs=1e-9
+    )
     assert whole.dead == 2
     with torch.no_grad():
         exact.b_enc.fill_(-1e9)

@@ -132,7 +132,10 @@ class FeatureIndex:
         """Entry numbers: for each feature and row the largest entry, if it can still enter the top."""
         new = (values > self.top.keys[features, -1]).nonzero().flatten()
         order = new[torch.argsort(values[new], descending=True, stable=True)]
-        group = features[order] * (int(places.max()) // self.length + 1 if len(places) else 1) + places[order] // self.length
+        group = (
+            features[order] * (int(places.max()) // self.length + 1 if len(places) else 1)
+            + places[order] // self.length
+        )
         by_group = torch.argsort(group, stable=True)
         group = group[by_group]
         first = torch.ones_like(group, dtype=torch.bool)
@@ -148,7 +151,9 @@ class FeatureIndex:
         """The hardest examples, hardest first, one of each row."""
         return self._examples(self.top, feature)
 
-    def interval_examples(self, feature: int, intervals: int = 4, each: int = 2) -> list[tuple[float, float, list[Example]]]:
+    def interval_examples(
+        self, feature: int, intervals: int = 4, each: int = 2
+    ) -> list[tuple[float, float, list[Example]]]:
         """Random examples from equal intervals of the activation, highest interval first: (low, high, examples).
 
         The paper cuts the spectrum from 0 to the maximum into 11 such intervals (appendix "Feature Interpretability
@@ -164,7 +169,7 @@ class FeatureIndex:
         return out
 
     def activation_histogram(self, feature: int) -> tuple[float, list[int], Tensor]:
-        """(upper end of the range, sources that occur, counts [those sources, bins]); bins above the maximum cut off."""
+        """(upper end of the range, sources that occur, counts [those sources, bins]); no bins above the maximum."""
         counts = self.histogram.counts[feature]
         upper = float(self.histogram.upper[feature])
         occupied = counts.sum(0).nonzero()

@@ -34,9 +34,14 @@ def load_subject(folder: str | Path, model: Any = None, hook_name: str | None = 
     sae = load(folder, device)
     model = sae.metadata.get("model") if model is None else model
     hook_name = sae.metadata.get("hook_name") if hook_name is None else hook_name
-    for name, value, option in (("model", model, "--model A"), ("hook_name", hook_name, "--hook blocks.0.mlp.hook_post")):
+    for name, value, option in (
+        ("model", model, "--model A"),
+        ("hook_name", hook_name, "--hook blocks.0.mlp.hook_post"),
+    ):
         if value is None:
-            raise ValueError(f"{name}: {str(folder)!r} does not say which it was trained on; name it, for example {option}")
+            raise ValueError(
+                f"{name}: {str(folder)!r} does not say which it was trained on; name it, for example {option}"
+            )
     return Subject(sae, load_model(model), hook_name)
 
 

@@ -64,7 +64,11 @@ def choose(
     for label, members in labels.items():
         r = moments.correlations({label: members})[:, 0]
         best = torch.argsort(r, descending=True, stable=True)
-        add(label, f"The features whose activation correlates best with the label {label}.", take(best[r[best] > 0], per_label))
+        add(
+            label,
+            f"The features whose activation correlates best with the label {label}.",
+            take(best[r[best] > 0], per_label),
+        )
 
     grouped = {i for members in labels.values() for i in members}
     single = {name: [i] for i, name in enumerate(moments.sources) if i not in grouped and moments.tokens[i] > 0}
@@ -73,7 +77,11 @@ def choose(
     if winners is not None:
         ranked = winners.indices[torch.argsort(winners.values, descending=True, stable=True)]
         clear = ranked[r[ranked].max(1).values > 0.1]
-        add("Other kinds of text", "For each further source the feature that correlates best with it.", take(clear, sources))
+        add(
+            "Other kinds of text",
+            "For each further source the feature that correlates best with it.",
+            take(clear, sources),
+        )
 
     band = (2 * index.density.clamp_min(1e-30).log10()).floor().long()
     walk: list[int] = []
@@ -81,12 +89,24 @@ def choose(
         ranked = torch.argsort(torch.where(band == b, skewness, -torch.inf), descending=True, stable=True)
         ranked = ranked[(band == b)[ranked] & often[ranked]]
         walk += take(ranked, per_band)
-    add("From common to rare", "Of every half decade of density, the features with the most lopsided logit weights.", walk)
+    add(
+        "From common to rare",
+        "Of every half decade of density, the features with the most lopsided logit weights.",
+        walk,
+    )
 
     ranked = torch.argsort(skewness, descending=True, stable=True)
-    add("Sharpest predictions", "The most lopsided logit weights of all that are left.", take(ranked[often[ranked]], sharp))
+    add(
+        "Sharpest predictions",
+        "The most lopsided logit weights of all that are left.",
+        take(ranked[often[ranked]], sharp),
+    )
 
     alive = (index.counts > 0).nonzero().flatten()
     draw = alive[torch.randperm(len(alive), generator=torch.Generator().manual_seed(seed))]
-    add("Drawn blindly", "A fair sample of every feature that fires, so that the choice above flatters no one.", take(draw, random))
+    add(
+        "Drawn blindly",
+        "A fair sample of every feature that fires, so that the choice above flatters no one.",
+        take(draw, random),
+    )
     return groups

@@ -11,8 +11,10 @@ from monosem.data import files
 
 _STYLE = """
  :root { --paper:#fbfaf7; --ink:#1d1c1a; --soft:#6a665e; --line:#e0dbd0; --plot:#c2570c; --pale:#efc9a6 }
- @media (prefers-color-scheme: dark) { :root { --paper:#131517; --ink:#e9e6e0; --soft:#a09b91; --line:#33373b; --plot:#f0904a; --pale:#6d4527 } }
- text { font: 12px system-ui, "Segoe UI", Roboto, Arial, sans-serif; fill: var(--soft); font-variant-numeric: tabular-nums }
+ @media (prefers-color-scheme: dark) {
+  :root { --paper:#131517; --ink:#e9e6e0; --soft:#a09b91; --line:#33373b; --plot:#f0904a; --pale:#6d4527 }
+ }
+ text { font: 12px system-ui, "Segoe UI", Arial, sans-serif; fill: var(--soft); font-variant-numeric: tabular-nums }
  .big { font: 600 25px Georgia, serif; fill: var(--ink) } .head { font: 600 14px Georgia, serif; fill: var(--ink) }
  .end { text-anchor: end } .mid { text-anchor: middle }
  .bar { fill: var(--plot) } .pale { fill: var(--pale) } line { stroke: var(--line) }
@@ -40,8 +42,8 @@ def draw(e: Evaluation) -> str:
             length = 200 * min(1.0, max(0.0, _finite(score.ce_loss_recovered)))
             parts += [
                 f'<text x="{x}" y="{y}">{escape(score.source[:22])}</text>',
-                f'<rect class="pale" x="{x + 150}" y="{y - 10}" width="200" height="11" rx="2"/>',
-                f'<rect class="bar" x="{x + 150}" y="{y - 10}" width="{length:.1f}" height="11" rx="2"/>',
+                _bar(x + 150, y - 10, 200, 11, "pale"),
+                _bar(x + 150, y - 10, length, 11),
                 f'<text x="{x + 358}" y="{y}">{_percent(score.ce_loss_recovered)}</text>',
             ]
     what = escape(f"{e.kind} SAE, {e.d_sae:,} features on {e.hook_name} of {e.model}; {e.tokens:,} tokens")
@@ -75,9 +77,12 @@ def _losses(e: Evaluation) -> list[str]:
         y = 172 + 46 * i
         out += [
             f'<text x="30" y="{y}">{name}</text><text class="end" x="380" y="{y}">{value:.4f}</text>',
-            f'<rect class="{"bar" if i == 1 else "pale"}" x="30" y="{y + 6}" width="{350 * _finite(value) / most:.1f}" height="14" rx="2"/>',
+            _bar(30, y + 6, 350 * _finite(value) / most, 14, "bar" if i == 1 else "pale"),
         ]
-    return [*out, f'<text x="30" y="318">recovered = (zeros - SAE) / (zeros - untouched) = {_percent(e.ce_loss_recovered)}</text>']
+    return [
+        *out,
+        f'<text x="30" y="318">recovered = (zeros - SAE) / (zeros - untouched) = {_percent(e.ce_loss_recovered)}</text>',
+    ]
 
 
 def _density(e: Evaluation) -> list[str]:
@@ -96,9 +101,17 @@ def _density(e: Evaluation) -> list[str]:
     for a, b, count in zip(e.density_edges, e.density_edges[1:], e.density_counts, strict=False):
         tall = (base - top) * count / most
         if count:
-            out.append(f'<rect class="bar" x="{at(a) + 0.5:.1f}" y="{base - tall:.1f}" width="{at(b) - at(a) - 1:.1f}" height="{tall:.1f}"/>')
-    out += [f'<text class="mid" x="{at(d):.1f}" y="{base + 17}">1e{d}</text>' for d in range(math.ceil(low), math.floor(high) + 1)]
-    return [*out, f'<text x="{left}" y="{base + 38}">{e.dead:,} dead, {e.ultralow:,} below {e.ultralow_bound:.1e}, {e.above_1_percent:,} above 1 %</text>']
+            out.append(_bar(at(a) + 0.5, base - tall, at(b) - at(a) - 1, tall))
+    out += [
+        f'<text class="mid" x="{at(d):.1f}" y="{base + 17}">1e{d}</text>'
+        for d in range(math.ceil(low), math.floor(high) + 1)
+    ]
+    note = f"{e.dead:,} dead, {e.ultralow:,} below {e.ultralow_bound:.1e}, {e.above_1_percent:,} above 1 %"
+    return [*out, f'<text x="{left}" y="{base + 38}">{note}</text>']
+
+
+def _bar(x: float, y: float, width: float, height: float, kind: str = "bar") -> str:
+    return f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="1.5"/>'
 
 
 def _finite(value: float) -> float:

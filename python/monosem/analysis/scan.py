@@ -26,7 +26,7 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class Losses:
-    """Nats of each predicted token, [B, T − 1]: the untouched model, the reconstruction at the hook, zeros at the hook."""
+    """Nats of each predicted token, [B, T − 1]: of the untouched model, with the reconstruction, with zeros."""
 
     clean: Tensor
     sae: Tensor
@@ -83,7 +83,9 @@ def check(sae: Any, model: Any, hook_name: str, rows: Rows, skip_positions: int 
     if tuple(np.shape(rows.source)) != shape:
         raise ValueError(f"source: got shape {tuple(np.shape(rows.source))}; wanted that of tokens, {shape}")
     if not 0 <= skip_positions < shape[1]:
-        raise ValueError(f"skip_positions: got {skip_positions}; wanted 0 to {shape[1] - 1} (rows of {shape[1]} tokens)")
+        raise ValueError(
+            f"skip_positions: got {skip_positions}; wanted 0 to {shape[1] - 1} (rows of {shape[1]} tokens)"
+        )
 
 
 def spread(rows: Rows, tokens: int | None) -> np.ndarray:

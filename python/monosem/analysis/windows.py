@@ -78,12 +78,19 @@ def windows(
             pieces = trim(show(model, ids[local, a:b].tolist(), of_window, example.position - a), characters)
             name = rows.sources[int(sources[example.row, example.position])]
             out[i] = Window(
-                example.row, example.position, example.value, name, pieces, is_right_to_left("".join(p.text for p in pieces))
+                example.row,
+                example.position,
+                example.value,
+                name,
+                pieces,
+                is_right_to_left("".join(p.text for p in pieces)),
             )
     return [w for w in out if w is not None]
 
 
-def _window_values(sae: Any, activations: Tensor, spans: list[tuple[int, int, int, int]], skip: int) -> list[list[float]]:
+def _window_values(
+    sae: Any, activations: Tensor, spans: list[tuple[int, int, int, int]], skip: int
+) -> list[list[float]]:
     """The activation of one feature on each token of each span (feature, row, first, end); 0 on skipped positions."""
     x = torch.cat([activations[r, a:b] for _, r, a, b in spans]).to(sae.W_dec.device, torch.float32)
     lengths = torch.tensor([b - a for *_, a, b in spans])
@@ -97,7 +104,7 @@ def _window_values(sae: Any, activations: Tensor, spans: list[tuple[int, int, in
 
 
 def show(model: Any, ids: Sequence[int], values: Sequence[float], focus: int) -> tuple[Piece, ...]:
-    """Tokens as text. Tokens that are parts of one character are joined, up to four, so that the script stays legible."""
+    """Tokens as text. Up to four tokens that only together make a character are joined: the script stays legible."""
     pieces = []
     i = 0
     while i < len(ids):

@@ -17,12 +17,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="runs/demo", help="folder for everything")
     parser.add_argument("--model", default="A", help="A or B (shipped), or a folder from `monosem lm train`")
     parser.add_argument("--hook", default="blocks.0.mlp.hook_post", help="hook name, as TransformerLens spells it")
-    parser.add_argument("--text", default="sample", help="JSON lines with 'text' and 'source' (plain or .xz), or 'sample': the shipped text")
+    parser.add_argument(
+        "--text",
+        default="sample",
+        help="JSON lines with 'text' and 'source' (plain or .xz), or 'sample': the shipped text",
+    )
     parser.add_argument("--d-sae", type=int, default=4096, help="number of features")
     parser.add_argument("--k", type=int, default=16, help="active features a token")
     parser.add_argument("--steps", type=int, default=1500, help="training steps of 2,048 tokens")
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate of Adam")
-    parser.add_argument("--index-tokens", type=int, default=400_000, help="tokens of training text in which the page looks for examples")
+    parser.add_argument(
+        "--index-tokens", type=int, default=400_000, help="tokens of training text in which the page looks for examples"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the weights and the order of the text")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
@@ -48,7 +54,9 @@ def run(args: argparse.Namespace) -> int:
     print(f"2/4  training {args.d_sae:,} features, {args.k} active a token, on {args.hook}")
     stream = ActivationStream(model, args.hook, train.tokens, batch_size=2048, seed=args.seed)
     sae = TopKSAE(model.width(args.hook), args.d_sae, args.k, seed=args.seed)
-    config = TrainConfig(lr=args.lr, batch_size=2048, steps=args.steps, dead_after=400_000, log_every=20, seed=args.seed)
+    config = TrainConfig(
+        lr=args.lr, batch_size=2048, steps=args.steps, dead_after=400_000, log_every=20, seed=args.seed
+    )
     Trainer(sae, config, out, progress=bars).fit(stream)
 
     print("3/4  evaluating on held-out text")
@@ -61,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     found = study(sae, model, args.hook, train, tokens=args.index_tokens, vocabulary=train.tokens, progress=bars)
     page = write_report(
         out / "report.html", sae, model, args.hook, result, found, held_out=moments, curves=find_curves(out),
-        notes=(f"Trained on {args.steps * 2048:,} activations in {args.steps:,} steps of 2,048, Adam at {args.lr:g}, seed {args.seed}.",),
+        notes=(f"Trained on {args.steps * 2048:,} activations in {args.steps:,} steps, Adam at {args.lr:g}, seed {args.seed}.",),
     )  # fmt: skip
     print(f"\n{result.table()}\n\nopen {page.resolve().as_uri()}")
     return 0

@@ -16,14 +16,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "table and writes evaluation.json and evaluation.svg."
     )
     parser.add_argument("folder", help="a dictionary written by `monosem train` or monosem.save")
-    parser.add_argument("--model", help="A or B (shipped), a folder from `monosem lm train`, or a TransformerLens name (default: as trained)")
+    parser.add_argument(
+        "--model",
+        help="A or B (shipped), a folder from `monosem lm train`, or a TransformerLens name (default: as trained)",
+    )
     parser.add_argument("--hook", help="hook name, as TransformerLens spells it (default: as trained)")
-    parser.add_argument("--text", default="sample", help="JSON lines with 'text' and 'source' (plain or .xz), or 'sample': the shipped text")
-    parser.add_argument("--split", choices=("train", "held_out", "all"), default="held_out", help="part of the text; 2 %% of each source are held out")
-    parser.add_argument("--tokens", type=int, metavar="N", help="evaluate about N tokens, in evenly spaced contexts (default: all)")
-    parser.add_argument("--skip-positions", type=int, default=1, help="positions at the start of each context that keep their activation and are not scored; 1 is BOS")
+    parser.add_argument(
+        "--text",
+        default="sample",
+        help="JSON lines with 'text' and 'source' (plain or .xz), or 'sample': the shipped text",
+    )
+    parser.add_argument(
+        "--split",
+        choices=("train", "held_out", "all"),
+        default="held_out",
+        help="part of the text; 2 %% of each source are held out",
+    )
+    parser.add_argument(
+        "--tokens", type=int, metavar="N", help="evaluate about N tokens, in evenly spaced contexts (default: all)"
+    )
+    parser.add_argument(
+        "--skip-positions",
+        type=int,
+        default=1,
+        help="positions at the start of each context that keep their activation and are not scored; 1 is BOS",
+    )
     parser.add_argument("--out", help="folder for evaluation.json and evaluation.svg (default: the dictionary's)")
-    parser.add_argument("--report", action="store_true", help="also write report.html: the most interesting features, from the same text")
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="also write report.html: the most interesting features, from the same text",
+    )
     parser.add_argument("--device", default="cpu", help="where the dictionary runs: cpu or cuda")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 

@@ -74,7 +74,10 @@ def cards(
                 {"low": low, "high": high, "examples": [_window(found, by_example[feature, e]) for e in es]}
                 for low, high, es in found.index.interval_examples(feature, intervals, each)
             ]
-            out.append(_card(model, found, feature) | {"group": number, "top": [_window(found, w) for w in tops], "intervals": spans})
+            out.append(
+                _card(model, found, feature)
+                | {"group": number, "top": [_window(found, w) for w in tops], "intervals": spans}
+            )
     return out
 
 
