@@ -81,7 +81,7 @@ def _losses(e: Evaluation) -> list[str]:
         ]
     return [
         *out,
-        f'<text x="30" y="318">recovered = (zeros - SAE) / (zeros - untouched) = {_percent(e.ce_loss_recovered)}</text>',
+        f'<text x="30" y="318">(zeros - SAE) / (zeros - untouched) = {_percent(e.ce_loss_recovered)} recovered</text>',
     ]
 
 
