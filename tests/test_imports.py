@@ -10,15 +10,14 @@ import monosem
 ROOT = Path(monosem.__file__).parent
 # From the bottom up; a layer may import itself and what stands in its set.
 MAY = {
-    "files": set(),
     "kernels": set(),
     "ops": {"kernels", "_C", "_cuda"},
     "nn": {"ops"},
-    "data": {"nn", "ops", "files"},
-    "train": {"data", "nn", "ops", "files"},
-    "analysis": {"data", "nn", "ops", "files"},
+    "data": {"nn", "ops"},
+    "train": {"data", "nn", "ops"},
+    "analysis": {"data", "nn", "ops"},
     "doctor": {"ops"},
-    "cli": {"train", "analysis", "data", "nn", "ops", "files", "doctor"},
+    "cli": {"train", "analysis", "data", "nn", "ops", "doctor"},
 }
 
 
