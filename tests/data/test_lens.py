@@ -11,6 +11,7 @@ from tiny import HOOK, TEXTS, tiny_model
 
 from monosem.data import models
 from monosem.data.adapter import Model
+from monosem.data.harvest import ActivationStream, harvest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 REASON = "TransformerLens is not installed (pip install transformer-lens)"
@@ -149,3 +150,15 @@ def test_unknown_name_is_a_clear_error(no_network):
 
 def test_lens_object_passes_through(lens, wrapped):
     assert models.as_transformer_lens(wrapped) is lens and models.as_transformer_lens(lens) is lens
+
+
+def test_harvest_and_stream(ours, wrapped, tmp_path):
+    rows = torch.randint(1, 300, (9, 32), generator=torch.Generator().manual_seed(1))
+    stored, streamed = [], []
+    for model, folder in ((ours, tmp_path / "ours"), (wrapped, tmp_path / "lens")):
+        stored.append(harvest(model, HOOK, rows, folder, "fp32", progress=False).read(range(9 * 31))[0])
+        streamed.append(torch.cat(list(ActivationStream(model, HOOK, rows, batch_size=50, epochs=1))))
+    torch.testing.assert_close(*stored, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(*streamed, atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="nearest"):
+        harvest(wrapped, "blocks.0.mlp.hook_pots", rows, tmp_path / "none", progress=False)

@@ -29,14 +29,19 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Says the default of an option where there is one to say."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one verb. Returns 0, or 2 after an error that the user can mend, or 130 after Ctrl-C."""
     argv = sys.argv[1:] if argv is None else argv
     verb = parser().parse_args(argv[:1]).verb
     module = importlib.import_module(f"monosem.cli.{verb}")
-    own = argparse.ArgumentParser(
-        prog=f"monosem {verb}", description=module.HELP, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    own = argparse.ArgumentParser(prog=f"monosem {verb}", description=module.HELP, formatter_class=_Help)
     module.add_arguments(own)
     args = own.parse_args(argv[1:])
     try:
