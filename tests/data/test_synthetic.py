@@ -66,3 +66,9 @@ def test_mean_max_cosine():
     assert mean_max_cosine(torch.zeros(2, 4), torch.eye(4)) == 0
     with pytest.raises(ValueError, match=r"got \[2, 3\] and \[2, 4\]"):
         mean_max_cosine(torch.zeros(2, 3), torch.zeros(2, 4))
+
+
+def test_an_autoencoder_of_the_same_seed_does_not_begin_at_the_true_features():
+    source = SyntheticDictionary(32, 64, 3, seed=5)
+    drawn = torch.randn(64, 32, generator=torch.Generator().manual_seed(5))
+    assert mean_max_cosine(drawn, source.features) < 0.7

@@ -92,7 +92,7 @@ def _source(args: argparse.Namespace):
     from monosem.data.harvest import ActivationStream
     from monosem.data.models import load_model
 
-    model = load_model(args.model)
+    model = load_model(args.model, args.device)
     model.width(args.hook)  # an unknown hook is said before any text is read
     tokens = load_contexts(model, text=args.text, tokens=args.tokens, split=args.split, contexts=args.contexts)
     return ActivationStream(model, args.hook, tokens, args.batch_size, args.seed, epochs=None)

@@ -16,13 +16,16 @@ def human_bytes(count: float) -> str:
 
 
 def available_memory() -> int:
-    """Bytes that can still be allocated without swapping, as far as the system tells."""
-    meminfo = Path("/proc/meminfo")
+    """Bytes that can still be allocated without swapping, as far as the system tells; a container's limit counts."""
+    meminfo, found = Path("/proc/meminfo"), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if meminfo.exists():
         for line in meminfo.read_text().splitlines():
             if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+                found = int(line.split()[1]) * 1024
+    limit, used = (Path(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+    if limit.exists() and used.exists() and (most := limit.read_text().strip()) != "max":
+        found = min(found, max(0, int(most) - int(used.read_text())))
+    return found
 
 
 def check_memory(needed: int, what: str, option: str) -> None:

@@ -80,8 +80,10 @@ class SyntheticDictionary:
         return {name: getattr(self, name) for name in names}
 
     def _generator(self, number: int) -> torch.Generator:
-        # SplitMix64's increment keeps the seeds of neighbouring batches, and of neighbouring seeds, far apart.
-        return torch.Generator().manual_seed((self.seed * 0x9E3779B97F4A7C15 + number * 0xD1B54A32D192ED03) % 2**63)
+        # SplitMix64's increment keeps the seeds of neighbouring batches, and of neighbouring seeds, far apart. The last
+        # number keeps them from a bare seed: an autoencoder of seed 0 must not begin at the true features of seed 0.
+        seed = self.seed * 0x9E3779B97F4A7C15 + number * 0xD1B54A32D192ED03 + 0x632BE59BD9B4E019
+        return torch.Generator().manual_seed(seed % 2**63)
 
 
 def mean_max_cosine(learned: Tensor, true: Tensor) -> float:

@@ -29,7 +29,7 @@ class TrainConfig:
         dead_after: a feature that fired on none of this many tokens is dead: AuxK revives it, metrics count it.
             Gao et al. (2406.04093) use 10 M in runs of billions of tokens.
         resample: the paper's resampling of dead neurons (section "Neuron Resampling"); ``None`` for none.
-        init_bias: ``Trainer.fit`` sets the decoder bias to the geometric median of its first batch.
+        init_bias: ``Trainer.fit`` sets a decoder bias that is still 0 to the geometric median of the first batch.
         seed: of the draws that resampling makes.
         log_every: steps between two rows of metrics, each the mean over the steps since the last.
         checkpoint_every: steps between two checkpoints (one is always written at the end).

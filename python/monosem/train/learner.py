@@ -28,8 +28,8 @@ class Learner:
         self.generator = torch.Generator().manual_seed(cfg.seed)  # on the CPU: the same draws on every device
         self.resampled = 0
 
-    def step(self, x: Tensor, step: int) -> dict[str, Tensor]:
-        """Optimizer step number ``step`` (0 is the first) on x [N, D]; the metrics are 0-dim tensors, never waited for.
+    def step(self, x: Tensor, step: int) -> dict[str, Tensor | float]:
+        """Optimizer step number ``step`` (0 is the first) on x [N, D]; metrics are 0-dim tensors, ``lr`` a float.
 
         ``dead`` is the share of features that fired on none of the last ``cfg.dead_after`` tokens, after this step.
         """
@@ -41,7 +41,7 @@ class Learner:
             self.ema.update()
         metrics = {name: getattr(out, name) for name in ("loss", "mse", "sparsity", "aux", "l0")}
         metrics["dead"] = self.dead.dead_for_tokens(self.cfg.dead_after).float().mean()
-        metrics["lr"] = torch.tensor(lr, dtype=torch.float64)
+        metrics["lr"] = lr
         return metrics | ({"grad_norm": out.grad_norm} if out.grad_norm is not None else {})
 
     def resampling(self, steps_done: int) -> InputDraw | None:

@@ -14,17 +14,22 @@ from monosem.train.loggers import Logger
 
 
 class Meter:
-    """Sums metrics on the device; reads them, which waits for it, only when asked."""
+    """Sums metrics, tensors on their device; reads them, which waits for it, only when asked."""
 
     def __init__(self) -> None:
         self._names: list[str] = []
         self._sums: Tensor | None = None
-        self.count = 0
+        self._plain: dict[str, float] = {}
+        self._count = 0
 
-    def add(self, metrics: Mapping[str, Tensor]) -> None:
-        row = torch.stack([value.detach().double() for value in metrics.values()])
+    def add(self, metrics: Mapping[str, Tensor | float]) -> None:
+        """Count one step: 0-dim tensors of one device, and plain numbers."""
+        tensors = {name: value for name, value in metrics.items() if isinstance(value, Tensor)}
+        row = torch.stack([value.detach().double() for value in tensors.values()])
         self._sums = row if self._sums is None else self._sums + row
-        self._names, self.count = list(metrics), self.count + 1
+        for name in metrics.keys() - tensors.keys():
+            self._plain[name] = self._plain.get(name, 0.0) + metrics[name]
+        self._names, self._count = list(tensors), self._count + 1
 
     def finite(self) -> bool:
         """Whether every sum so far is a number: False after a step that diverged."""
@@ -32,18 +37,20 @@ class Meter:
 
     def take(self) -> dict[str, float]:
         """The means since the last ``take``."""
-        values = (self._sums / self.count).tolist()
-        self._sums, self.count = None, 0
-        return dict(zip(self._names, values, strict=True))
+        sums = dict(zip(self._names, self._sums.tolist(), strict=True)) | self._plain
+        means = {name: value / self._count for name, value in sums.items()}
+        self._sums, self._plain, self._count = None, {}, 0
+        return means
 
     def state_dict(self) -> dict[str, Any]:
         """JSON; a Python float comes back from it bit for bit."""
-        return {"names": self._names, "sums": None if self._sums is None else self._sums.tolist(), "count": self.count}
+        sums = None if self._sums is None else self._sums.tolist()
+        return {"names": self._names, "sums": sums, "plain": self._plain, "count": self._count}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         sums = state["sums"]
         self._sums = None if sums is None else torch.tensor(sums, dtype=torch.float64, device=device)
-        self._names, self.count = state["names"], state["count"]
+        self._names, self._plain, self._count = state["names"], dict(state["plain"]), state["count"]
 
 
 class Report:

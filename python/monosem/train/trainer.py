@@ -25,6 +25,8 @@ from monosem.train.loggers import JsonlLogger, Logger
 from monosem.train.report import Meter, Report
 from monosem.train.rng import rng_state, set_rng_state
 
+Metrics = dict[str, Tensor | float]
+
 
 class Trainer:
     """Trains autoencoders, resumably.
@@ -67,17 +69,18 @@ class Trainer:
         self._meters = [Meter() for _ in saes]
         self.steps_done, self.tokens_done, self._seconds, self._saved_at = 0, 0, 0.0, -1
 
-    def step(self, x: Tensor) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+    def step(self, x: Tensor) -> Metrics | list[Metrics]:
         """One optimizer step on x [N, d_in], any N ≥ 1; a dict of metrics, or a list of them for several autoencoders.
 
-        Metrics are 0-dim tensors: loss, mse, sparsity (mean over tokens of Σ|f|), aux, l0, dead (share), lr.
+        Metrics are 0-dim tensors, which nobody has waited for: loss, mse, sparsity (mean over tokens of Σ|f|), aux, l0,
+        dead (share of features silent for ``dead_after`` tokens), grad_norm if clipped; and ``lr``, a float.
 
         Raises:
             ValueError, TypeError: x has the wrong shape, dtype or device, or a NaN or Inf; no weight has moved.
         """
         return self._step(check_batch(x, self._like, self._d_in, self.steps_done))
 
-    def _step(self, x: Tensor) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+    def _step(self, x: Tensor) -> Metrics | list[Metrics]:
         metrics = [learner.step(x, self.steps_done) for learner in self.learners]
         for meter, row in zip(self._meters, metrics, strict=True):
             meter.add(row)
@@ -140,7 +143,7 @@ class Trainer:
 
     def _initialize(self, x: Tensor) -> None:
         for learner in self.learners:
-            if learner.cfg.init_bias:
+            if learner.cfg.init_bias and not learner.sae.b_dec.any():
                 learner.sae.initialize(x)
             if learner.ema is not None:
                 learner.ema.restart()

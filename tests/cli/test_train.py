@@ -1,0 +1,116 @@
+"""``monosem train``: the words of the command line, from a tiny model or from disk, and its resume."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tiny import HOOK, tiny_documents, tiny_model
+
+import monosem as ms
+from monosem.cli.main import main
+from monosem.data.models import save_folder
+from monosem.data.tokenizer import train_tokenizer
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = train_tokenizer((d.text for d in tiny_documents()), 300)
+    save_folder(folder, tiny_model().module, tokenizer)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "text.jsonl"
+    path.write_text("".join(json.dumps({"source": d.source, "text": d.text}) + "\n" for d in tiny_documents(30)))
+    return path
+
+
+@pytest.fixture
+def command(model, text, tmp_path):
+    """command("--k", "4"): exit code of ``monosem train`` on the tiny model, with these words more."""
+    words = ["train", "--model", model, "--hook", HOOK, "--text", text, "--split", "all", "--d-sae", 64, "--batch-size", 128]
+    words += ["--steps", 10, "--out", tmp_path / "run", "--quiet"]
+    return lambda *more: main([str(w) for w in (*words, *more)])
+
+
+def test_trains_topk_from_a_model(command, tmp_path, capsys, model):
+    assert command("--k", 4, "--log-every", 5, "--checkpoint-every", 4) == 0
+    said = capsys.readouterr().out
+    assert "activations of width 32" in said and "10 steps of 128 tokens" in said
+    assert f"next: monosem evaluate {tmp_path / 'run'}" in said
+    sae = ms.load(tmp_path / "run")
+    assert (sae.cfg.kind, sae.cfg.d_in, sae.cfg.d_sae, sae.cfg.k) == ("topk", 32, 64, 4)
+    assert sae.metadata["hook_name"] == HOOK and sae.metadata["model"] == str(model)
+    assert [json.loads(r)["step"] for r in (tmp_path / "run" / "metrics.jsonl").open()] == [5, 10]
+    assert sorted(p.name for p in (tmp_path / "run").glob("ckpt-*")) == ["ckpt-10", "ckpt-8"]
+
+
+def test_the_same_command_again_changes_nothing_and_another_is_refused(command, tmp_path, capsys):
+    assert command("--k", 4) == 0
+    before = {p: p.read_bytes() for p in (tmp_path / "run").glob("*.safetensors")}
+    assert command("--k", 4) == 0
+    assert {p: p.read_bytes() for p in (tmp_path / "run").glob("*.safetensors")} == before
+    assert command("--k", 4, "--lr", 1e-3) == 2
+    assert "train.lr is 0.0004 there and 0.001 here" in capsys.readouterr().err
+
+
+def test_resumes_from_the_step_asked_for(command, tmp_path):
+    assert command("--k", 4, "--checkpoint-every", 4) == 0
+    result = torch.cat([p.flatten() for p in ms.load(tmp_path / "run").parameters()])
+    assert command("--k", 4, "--checkpoint-every", 4, "--resume-from", 8) == 0
+    assert torch.equal(torch.cat([p.flatten() for p in ms.load(tmp_path / "run").parameters()]), result)
+    assert (tmp_path / "run" / "discarded-ckpt-10").is_dir()
+
+
+def test_trains_several_relu_from_disk_with_resampling(model, text, tmp_path, capsys):
+    harvest = ["harvest", "--model", model, "--hook", HOOK, "--text", text, "--split", "all", "--out", tmp_path / "acts"]
+    assert main([str(w) for w in (*harvest, "--quiet")]) == 0
+    words = ["train", "--activations", tmp_path / "acts", "--kind", "relu", "--l1", 1e-3, 1e-2, "--d-sae", 64]
+    words += ["--batch-size", 128, "--epochs", 2, "--ema", 0.9, "--clip", 1.0, "--out", tmp_path / "run", "--quiet"]
+    assert main([str(w) for w in words]) == 0
+    saes = [ms.load(tmp_path / "run" / str(i)) for i in (0, 1)]
+    assert [sae.cfg.l1_coefficient for sae in saes] == [1e-3, 1e-2]
+    assert ms.load(tmp_path / "run" / "1" / "ema").metadata["hook_name"] == HOOK
+    plan = saes[0].metadata["train"]["resample"]
+    steps = saes[0].metadata["train"]["steps"]
+    assert plan["at_steps"][-1] <= steps / 2 + 4 and plan["n_inputs"] == 256
+    assert f"monosem evaluate {tmp_path / 'run'}/1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (("--d-sae", 10**12), r"d_sae: training 1 × d_sae=1,000,000,000,000 of width 32 needs about 8.* TB more memory"),
+        (("--k", 65), "k: got 65"),
+        (("--k", 0), "k: got 0"),
+        (("--hook", "blocks.0.mlp.hook_pots"), "blocks.0.mlp.hook_post"),
+        (("--text", "nowhere.jsonl"), "nowhere.jsonl"),
+        (("--lr", "-1"), "lr: got -1.0; wanted a positive number"),
+        (("--lr-warmup", 11), "lr_warmup: got 11; wanted steps"),
+        (("--activations", "nowhere"), "nowhere"),
+        (("--tokens", "nowhere.npy"), "nowhere.npy"),
+        (("--resume-from", 3), "ckpt-3' does not exist"),
+    ],
+)
+def test_bad_words_give_one_clear_line(command, capsys, tmp_path, words, said):
+    assert command(*words) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("monosem train: ") and "\n" not in error and "Traceback" not in error
+    assert __import__("re").search(said, error), error
+    assert not list(tmp_path.glob("run/ckpt-*"))
+
+
+def test_tokens_of_ones_own(command, tmp_path):
+    rows = np.random.default_rng(0).integers(0, 300, (200, 32))
+    np.save(tmp_path / "tokens.npy", rows)
+    assert command("--tokens", tmp_path / "tokens.npy", "--k", 2) == 0
+
+
+def test_help_teaches(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    said = capsys.readouterr().out
+    assert "Ctrl-C saves and stops" in said and "--sparsity-warmup" in said and "(default: None)" not in said
