@@ -201,7 +201,7 @@ def test_bad_folders(model, tmp_path):
         FileNotFoundError, match=r"holds no model.safetensors; wanted a folder written by `monosem lm train`"
     ):
         models.load_model(tmp_path / "empty")
-    (tmp_path / "empty" / "checkpoint.safetensors").touch()
+    (tmp_path / "empty" / "ckpt-250").mkdir()
     with pytest.raises(FileNotFoundError, match="run `monosem lm train` again to resume"):
         models.load_model(tmp_path / "empty")
     models.save_folder(tmp_path / "m", model.module, model.tokenizer)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from monosem.data import shards
-from monosem.data.text import read_jsonl, split_holdout
 
 if TYPE_CHECKING:
     from monosem.data.adapter import Model
@@ -128,18 +127,6 @@ def _load_array(path: Path) -> np.ndarray:
 
 def _load_text(model: Model, text: str, split: str) -> np.ndarray:
     from monosem.data.rows import pack_rows
-    from monosem.data.sample import sample_documents
+    from monosem.data.sample import load_documents
 
-    if split not in ("train", "held_out", "all"):
-        raise ValueError(f"split: got {split!r}; wanted 'train', 'held_out' or 'all'")
-    if text == "sample":
-        documents = sample_documents(split)
-    else:
-        documents = list(read_jsonl(text))
-        if split != "all":
-            documents = split_holdout(documents)[split == "held_out"]
-    if not documents:
-        raise ValueError(
-            f"text: {text!r} holds no document for split {split!r}; wanted at least one JSON line with a 'text'"
-        )
-    return np.asarray(pack_rows(documents, model).tokens)
+    return np.asarray(pack_rows(load_documents(text, split), model).tokens)

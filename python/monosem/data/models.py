@@ -109,7 +109,7 @@ def load_folder(folder: Path, name: str) -> NativeModel:
     """A model written by :func:`save_folder`; the tokenizer may also stand one folder up, shared by several models."""
     for needed in (WEIGHTS, CONFIG):
         if not (folder / needed).is_file():
-            unfinished = (folder / "checkpoint.safetensors").is_file()
+            unfinished = any(folder.glob("ckpt-*"))
             raise FileNotFoundError(
                 f"model: {str(folder)!r} holds no {needed}; wanted a folder written by `monosem lm train`. "
                 + ("Its training is not finished: run `monosem lm train` again to resume it." if unfinished else "")

@@ -34,9 +34,24 @@ def sample_documents(split: str = "train") -> list[Document]:
     Raises:
         ValueError: another split.
     """
+    return load_documents("sample", split)
+
+
+def load_documents(text: str | Path = "sample", split: str = "train") -> list[Document]:
+    """The documents of a JSON-lines file, or of the shipped text (``"sample"``), for one split.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: another split, a line that is no document, or no document at all.
+    """
     if split not in SPLITS:
         raise ValueError(f"split: got {split!r}; wanted one of {', '.join(map(repr, SPLITS))}")
-    documents = list(read_jsonl(sample_path()))
-    if split == "all":
-        return documents
-    return split_holdout(documents)[SPLITS.index(split)]
+    documents = list(read_jsonl(sample_path() if text == "sample" else text))
+    if split != "all":
+        documents = split_holdout(documents)[SPLITS.index(split)]
+    if not documents:
+        raise ValueError(
+            f"text: {str(text)!r} holds no document for split {split!r}; wanted at least one JSON line with a 'text'"
+            + (" (2 in a source, to hold one out). Use split 'all'." if split == "held_out" else "")
+        )
+    return documents

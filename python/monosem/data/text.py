@@ -24,16 +24,24 @@ def read_jsonl(path: str | Path) -> Iterator[Document]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a line is not UTF-8, not JSON, or has no ``text``; names the file and the line.
+        ValueError: a line is not UTF-8, not JSON, or has no ``text``; names the file and the line. Or an ``.xz`` file
+            that is damaged or cut short.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"text: no file {str(path)!r}; wanted JSON lines, each with a 'text' field")
-    opened = lzma.open(path, "rb") if path.suffix == ".xz" else path.open("rb")
-    with opened as lines:
-        for number, raw in enumerate(lines, 1):
-            if raw.strip():
-                yield _parse(raw, f"{path}, line {number}")
+    with lzma.open(path, "rb") if path.suffix == ".xz" else path.open("rb") as lines:
+        number = 0
+        try:
+            for raw in lines:
+                number += 1
+                if raw.strip():
+                    yield _parse(raw, f"{path}, line {number}")
+        except (lzma.LZMAError, EOFError) as error:
+            raise ValueError(
+                f"text: {str(path)!r} is damaged or cut short after line {number} ({error}); wanted a whole .xz file. "
+                "Get it again."
+            ) from None
 
 
 def _parse(raw: bytes, where: str) -> Document:
@@ -47,7 +55,7 @@ def _parse(raw: bytes, where: str) -> Document:
     except json.JSONDecodeError as error:
         raise ValueError(f"text: {where} is not JSON ({error}); wanted one object a line") from None
     if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-        raise ValueError(f"text: {where} has no string field 'text'; wanted {{\"source\": ..., \"text\": ...}}")
+        raise ValueError(f'text: {where} has no string field \'text\'; wanted {{"source": ..., "text": ...}}')
     return Document(str(record.get("source", "text")), record["text"])
 
 

@@ -47,8 +47,15 @@ def load_tokenizer(path: str | Path) -> "Tokenizer":
 
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"tokenizer: no file {str(path)!r}; wanted a tokenizer.json of the `tokenizers` library")
-    return Tokenizer.from_file(str(path))
+        raise FileNotFoundError(
+            f"tokenizer: no file {str(path)!r}; wanted a tokenizer.json (of the `tokenizers` library)"
+        )
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises Exception itself
+        raise ValueError(
+            f"tokenizer: {str(path)!r} is not a tokenizer ({error}); wanted a tokenizer.json of the `tokenizers` library"
+        ) from None
 
 
 def encode_documents(tokenizer: "Tokenizer", documents: Sequence[Document], block: int = 512) -> list[np.ndarray]:

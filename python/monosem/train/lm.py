@@ -5,18 +5,25 @@ from __future__ import annotations
 import json
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from monosem.data import files
+from monosem.data.corpus import Corpus
 from monosem.data.language_model import LanguageModel, LMConfig, next_token_loss
-from monosem.data.text import Document, read_jsonl, split_holdout
-from monosem.data.tokenizer import encode_documents, load_tokenizer, pack_contexts, train_tokenizer
+from monosem.data.models import save_folder
+from monosem.train import checkpoint
+from monosem.train.interrupt import StopRequest
+from monosem.train.loggers import JsonlLogger
+
+_LOG_EVERY = 50
 
 
 @dataclass(frozen=True)
@@ -34,29 +41,10 @@ class LMTrainConfig:
     holdout: float = 0.02
     checkpoint_every: int = 250
 
-
-class Corpus:
-    """Tokenized text of a run folder: made once, then read from disk by every later run.
-
-    ``tokens.npy`` holds training rows [rows, n_ctx + 1] (uint16); ``held_out.jsonl`` stays as text, by source.
-    """
-
-    def __init__(self, text: str | Path, folder: Path, model: LMConfig, share: float, tokenizer: Path | None) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        documents = list(read_jsonl(text))
-        if not documents:
-            raise ValueError(f"text: {str(text)!r} holds no document; wanted at least one JSON line with a 'text'")
-        train, self.held_out = split_holdout(documents, share)
-        path = tokenizer or folder / "tokenizer.json"
-        if not path.exists():
-            made = train_tokenizer((d.text for d in train), model.d_vocab)
-            files.write_text(path, made.to_str())
-        self.tokenizer = load_tokenizer(path)
-        cache = folder / "tokens.npy"
-        if not cache.exists():
-            rows = pack_contexts(encode_documents(self.tokenizer, train), model.n_ctx)
-            files.write_array(cache, rows.astype(np.uint16))
-        self.rows = np.load(cache, mmap_mode="r")
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_contexts", "lr", "clip", "checkpoint_every"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: got {getattr(self, name)}; wanted more than 0")
 
 
 def learning_rate(cfg: LMTrainConfig, step: int, steps: int) -> float:
@@ -67,7 +55,7 @@ def learning_rate(cfg: LMTrainConfig, step: int, steps: int) -> float:
     return cfg.lr * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def batch_rows(rows: np.ndarray, cfg: LMTrainConfig, step: int) -> torch.Tensor:
+def batch_rows(rows: np.ndarray, cfg: LMTrainConfig, step: int) -> Tensor:
     """The rows of one step: each epoch is a permutation of all rows that depends on the seed and the epoch only."""
     wanted = np.arange(step * cfg.batch_contexts, (step + 1) * cfg.batch_contexts)
     chosen = np.empty_like(wanted)
@@ -86,101 +74,140 @@ def train_lm(
     *,
     tokenizer: str | Path | None = None,
     cache: str | Path | None = None,
+    resume_from: int | None = None,
     progress: bool = True,
 ) -> LanguageModel:
-    """Train a language model on JSON-lines text into a folder; a second call resumes where the first was stopped.
+    """Train a language model on JSON-lines text into a folder; a second call goes on where the first was stopped.
+
+    A run that was stopped, by Ctrl-C or a kill, and resumed ends with bitwise the weights of one that never stopped:
+    which rows a step reads depends on the seed and the step alone, and the checkpoint holds all the rest.
 
     Args:
-        text: JSON lines, ``{"source", "text"}``.
-        out: folder for ``model.safetensors``, ``config.json``, ``metrics.jsonl`` and the checkpoint.
+        text: JSON lines, ``{"source", "text"}``; plain or ``.xz``.
+        out: folder for ``model.safetensors``, ``config.json``, ``tokenizer.json``, ``metrics.jsonl`` and checkpoints.
         tokenizer: an existing tokenizer.json; trained on ``text`` when absent.
         cache: folder of the tokenized text, to be shared by runs on the same text (default: ``out``).
+        resume_from: the step of an earlier checkpoint (default: the last).
+
+    Raises:
+        ValueError: too little text, a checkpoint of another configuration or a damaged one, a loss that is not finite.
+        RuntimeError: another run writes to ``out`` or is preparing ``cache``.
+        KeyboardInterrupt: Ctrl-C, after the checkpoint is written and the way to go on is told.
     """
-    out = Path(out)
-    corpus = Corpus(text, Path(cache or out), model_cfg, cfg.holdout, Path(tokenizer) if tokenizer else None)
-    steps = int(cfg.epochs * len(corpus.rows)) // cfg.batch_contexts
-    model = LanguageModel(model_cfg).init_weights(cfg.seed)
-    decay = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": cfg.weight_decay}, {"params": rest, "weight_decay": 0.0}],
-        lr=cfg.lr, betas=cfg.betas, fused=True,
-    )  # fmt: skip
-    names = [n for p in (*decay, *rest) for n, q in model.named_parameters() if q is p]
-    checkpoint = out / "checkpoint.safetensors"
-    step = _restore(checkpoint, model, optimizer, names, cfg) if checkpoint.exists() else 0
-    out.mkdir(parents=True, exist_ok=True)
-    per_step = cfg.batch_contexts * model_cfg.n_ctx
-    bar = tqdm(total=steps * per_step, initial=step * per_step, unit="tok", unit_scale=True, disable=not progress)
-    started, losses = time.monotonic(), []
-    with (out / "metrics.jsonl").open("a") as log, bar:
-        while step < steps:
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(cfg, step, steps)
-            loss = next_token_loss(model, batch_rows(corpus.rows, cfg, step))
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.clip)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            losses.append(loss.detach())
-            step += 1
-            bar.update(per_step)
-            if step % 50 == 0 or step == steps:
-                mean = float(torch.stack(losses).mean())
-                losses.clear()
-                bar.set_postfix(loss=f"{mean:.3f}")
-                row = {"step": step, "tokens": step * per_step, "loss": round(mean, 5),
-                       "lr": optimizer.param_groups[0]["lr"], "seconds": round(time.monotonic() - started, 1)}  # fmt: skip
-                log.write(json.dumps(row) + "\n")
-                log.flush()
-            if step % cfg.checkpoint_every == 0 or step == steps:
-                _save(checkpoint, model, optimizer, names, step, cfg)
-    files.write_tensors(out / "model.safetensors", {k: v.to(torch.bfloat16) for k, v in model.state_dict().items()})
-    files.write_text(out / "config.json", json.dumps(asdict(model_cfg), indent=2) + "\n")
-    return model
+    out, cache = Path(out), Path(cache or out)
+    with files.folder_lock(out), StopRequest() as stop:
+        with files.folder_lock(cache) if cache.resolve() != out.resolve() else nullcontext():
+            corpus = Corpus(text, cache, model_cfg, cfg.holdout, Path(tokenizer) if tokenizer else None)
+        run = _Run(out, cfg, model_cfg, corpus)
+        checkpoint.sweep(out)
+        saved = checkpoint.saved_steps(out)
+        if resume_from is not None or saved:
+            run.restore(checkpoint.load(out, saved[-1] if resume_from is None else resume_from))
+        run.train(stop, progress)
+        if run.step < run.steps:
+            stop.raise_if_asked(
+                f"stopped after step {run.step} of {run.steps}, saved; the same command goes on from there"
+            )
+        save_folder(out, run.model, corpus.tokenizer)
+    return run.model
 
 
-def _save(path: Path, model: LanguageModel, optimizer, names: list[str], step: int, cfg: LMTrainConfig) -> None:
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"adam.{names[index]}.{k}": v for k, v in state.items()}
-    files.write_tensors(path, tensors, {"step": str(step), "config": json.dumps(asdict(cfg))})
+class _Run:
+    """The state of a training run, all of which a checkpoint holds."""
 
+    def __init__(self, out: Path, cfg: LMTrainConfig, model_cfg: LMConfig, corpus: Corpus) -> None:
+        self.out, self.cfg, self.corpus = out, cfg, corpus
+        self.steps = int(cfg.epochs * len(corpus.rows)) // cfg.batch_contexts
+        if not self.steps:
+            raise ValueError(
+                f"text: it makes {len(corpus.rows)} contexts of {model_cfg.n_ctx} tokens, {cfg.epochs} epochs of which "
+                f"are less than one batch; wanted at least batch_contexts={cfg.batch_contexts}. Add text, or lower it."
+            )
+        self.model = LanguageModel(model_cfg).init_weights(cfg.seed)
+        decay = [p for p in self.model.parameters() if p.ndim > 1]
+        rest = [p for p in self.model.parameters() if p.ndim <= 1]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": decay, "weight_decay": cfg.weight_decay}, {"params": rest, "weight_decay": 0.0}],
+            lr=cfg.lr, betas=cfg.betas, fused=True,
+        )  # fmt: skip
+        self.names = [n for p in (*decay, *rest) for n, q in self.model.named_parameters() if q is p]
+        self.identity = json.loads(json.dumps({"train": asdict(cfg), "model": asdict(model_cfg)} | corpus.identity))
+        self.step = 0
+        self.seconds = 0.0
+        self.losses: list[float] = []  # since the last row of metrics
 
-def _restore(path: Path, model: LanguageModel, optimizer, names: list[str], cfg: LMTrainConfig) -> int:
-    metadata = files.read_metadata(path)
-    if json.loads(metadata["config"]) != json.loads(json.dumps(asdict(cfg))):
-        raise ValueError(
-            f"out: {str(path)!r} was written with {metadata['config']}, this run has {json.dumps(asdict(cfg))}; "
-            "wanted the same configuration. Resume with it, or choose another folder."
-        )
-    tensors = load_file(path)
-    model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-    state = optimizer.state_dict()
-    keys = ("step", "exp_avg", "exp_avg_sq")
-    state["state"] = {i: {k: tensors[f"adam.{n}.{k}"] for k in keys} for i, n in enumerate(names)}
-    optimizer.load_state_dict(state)
-    return int(metadata["step"])
+    def train(self, stop: StopRequest, progress: bool) -> None:
+        """Step until the end or until asked to stop; either way the last step is saved."""
+        cfg, per_step = self.cfg, self.cfg.batch_contexts * self.model.cfg.n_ctx
+        total = self.steps * per_step
+        bar = tqdm(total=total, initial=self.step * per_step, unit="tok", unit_scale=True, disable=not progress)
+        metrics = JsonlLogger(self.out / "metrics.jsonl")
+        metrics.start(self.step)
+        began, saved = time.monotonic() - self.seconds, self.step
+        try:
+            with bar:
+                while self.step < self.steps and stop.signal is None:
+                    self._one_step()
+                    self.seconds = time.monotonic() - began
+                    bar.update(per_step)
+                    if self.step % _LOG_EVERY == 0 or self.step == self.steps:
+                        mean = float(torch.tensor(self.losses).mean())
+                        self.losses.clear()
+                        bar.set_postfix(loss=f"{mean:.3f}")
+                        lr = self.optimizer.param_groups[0]["lr"]
+                        row = {"tokens": self.step * per_step, "loss": round(mean, 5), "lr": lr}
+                        metrics.log(self.step, row | {"seconds": round(self.seconds, 1)})
+                    if self.step % cfg.checkpoint_every == 0:
+                        self._save()
+                        saved = self.step
+                if saved != self.step:
+                    self._save()
+        finally:
+            metrics.close()
 
+    def _one_step(self) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.cfg, self.step, self.steps)
+        loss = next_token_loss(self.model, batch_rows(self.corpus.rows, self.cfg, self.step))
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.cfg.clip)
+        if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):  # before any weight has moved
+            raise ValueError(
+                f"loss: {loss.item()} with a gradient of norm {norm.item()} at step {self.step}; wanted finite numbers. "
+                "Training diverged: start again in another folder with a lower lr."
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.losses.append(loss.item())
+        self.step += 1
 
-@torch.no_grad()
-def held_out_loss(model: LanguageModel, tokenizer, documents: list[Document]) -> dict[str, dict[str, float]]:
-    """Nats per token and bits per byte of each source, and of all documents together (key ``"all"``).
+    def _save(self) -> None:
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"adam.{self.names[index]}.{k}": v for k, v in state.items()}
+        state: dict[str, Any] = {"identity": self.identity, "losses": self.losses, "seconds": self.seconds}
+        checkpoint.save(self.out, checkpoint.Checkpoint(self.step, tensors, state))
 
-    Every document is read in windows of ``n_ctx`` tokens behind a BOS; bits count all its bytes, BOS is not scored.
-    """
-    sums: dict[str, np.ndarray] = {}
-    n_ctx = model.cfg.n_ctx
-    for document, tokens in zip(documents, encode_documents(tokenizer, documents), strict=True):
-        nats = 0.0
-        for start in range(1, len(tokens), n_ctx - 1):
-            window = torch.tensor(np.concatenate([tokens[:1], tokens[start : start + n_ctx - 1]]), dtype=torch.long)
-            logp = model(window[None, :-1])[0].log_softmax(-1)
-            nats -= float(logp.gather(1, window[1:, None]).sum())
-        row = np.array([nats, len(tokens) - 1, len(document.text.encode("utf-8"))])
-        for key in (document.source, "all"):
-            sums[key] = sums.get(key, 0) + row
-    return {
-        source: {"nats_per_token": n / t, "bits_per_byte": n / b / math.log(2), "tokens": int(t), "bytes": int(b)}
-        for source, (n, t, b) in sorted(sums.items()) if t
-    }  # fmt: skip
+    def restore(self, saved: checkpoint.Checkpoint) -> None:
+        """Take up a checkpoint.
+
+        Raises:
+            ValueError: it belongs to other training; names what differs.
+        """
+        theirs = saved.state["identity"]
+        flat = {k: v for k, v in (theirs["train"] | theirs["model"] | theirs).items() if k not in ("train", "model")}
+        ours = self.identity["train"] | self.identity["model"] | self.identity
+        different = [f"{k} was {v!r}, now {ours.get(k)!r}" for k, v in flat.items() if ours.get(k) != v]
+        if different:
+            raise ValueError(
+                f"out: {str(self.out)!r} holds checkpoints of other training ({'; '.join(different)}); wanted the same "
+                "text and configuration. Resume with those, or choose another folder."
+            )
+        checkpoint.set_aside_after(self.out, saved.step)
+        tensors = saved.tensors
+        self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+        state = self.optimizer.state_dict()
+        keys = ("step", "exp_avg", "exp_avg_sq")
+        state["state"] = {i: {k: tensors[f"adam.{n}.{k}"] for k in keys} for i, n in enumerate(self.names)}
+        self.optimizer.load_state_dict(state)
+        self.step, self.losses, self.seconds = saved.step, list(saved.state["losses"]), saved.state["seconds"]

@@ -1,0 +1,162 @@
+"""``monosem lm``: train, evaluate or sample the small language models."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import fields
+from pathlib import Path
+
+HELP = "train, evaluate or sample the small language models"
+PLAIN = argparse.ArgumentDefaultsHelpFormatter
+MODEL_HELP = "A or B (shipped), a folder of `monosem lm train`, or a name or path that TransformerLens loads"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Small language models to look into. A and B are shipped: one layer, 512 ReLU neurons, trained on the same "
+        "text from two seeds. `monosem lm train` makes another on text of your own."
+    )
+    actions = parser.add_subparsers(dest="action", required=True, metavar="train|evaluate|generate")
+    _train_arguments(actions)
+    _evaluate_arguments(actions)
+    _generate_arguments(actions)
+
+
+def _train_arguments(actions: argparse._SubParsersAction) -> None:
+    train = actions.add_parser(
+        "train",
+        formatter_class=PLAIN,
+        help="train a tokenizer and a transformer on JSON lines",
+        description=(
+            "Train a byte-level BPE tokenizer and a small transformer. Stop it with Ctrl-C whenever you like: it saves, "
+            "and the same command goes on from there and ends with exactly the weights of a run that never stopped. "
+            "The defaults are the models of 'Towards Monosemanticity': one layer, d_model 128, 512 ReLU neurons, "
+            "8,192 tokens, context 256. On one CPU core a million tokens take about three minutes."
+        ),
+    )
+    train.add_argument("--text", required=True, help="JSON lines with 'text' and 'source' (plain or .xz), or 'sample'")
+    train.add_argument("--out", required=True, help="folder of the model: weights, config, tokenizer, metrics")
+    train.add_argument("--tokenizer", metavar="FILE", help="an existing tokenizer.json (default: train one)")
+    train.add_argument("--cache", metavar="FOLDER", help="share the tokenized text between runs (default: --out)")
+    train.add_argument("--resume-from", type=int, metavar="STEP", help="an earlier checkpoint (default: the last)")
+    train.add_argument("--quiet", action="store_true", help="no progress bar")
+    group = train.add_argument_group("training")
+    group.add_argument("--seed", type=int, default=0, help="of the weights and of the order of the text")
+    group.add_argument("--epochs", type=float, default=1.0, help="times through the text")
+    group.add_argument("--batch-contexts", type=int, default=32, help="contexts in a step")
+    group.add_argument("--lr", type=float, default=3e-3, help="peak of AdamW's learning rate; cosine decay to zero")
+    group.add_argument("--warmup-steps", type=int, default=200, help="steps of rising learning rate")
+    group.add_argument("--weight-decay", type=float, default=0.01, help="on matrices only")
+    group.add_argument("--clip", type=float, default=1.0, help="greatest norm of the gradient")
+    group.add_argument("--holdout", type=float, default=0.02, help="share of each source's documents not trained on")
+    group.add_argument("--checkpoint-every", type=int, default=250, metavar="STEPS", help="steps between checkpoints")
+    shape = train.add_argument_group("model")
+    shape.add_argument("--d-vocab", type=int, default=8192, help="entries of the tokenizer")
+    shape.add_argument("--n-ctx", type=int, default=256, help="longest context")
+    shape.add_argument("--n-layers", type=int, default=1, help="transformer blocks")
+    shape.add_argument("--d-model", type=int, default=128, help="width of the residual stream")
+    shape.add_argument("--n-heads", type=int, default=4, help="attention heads")
+    shape.add_argument("--d-mlp", type=int, default=512, help="neurons in a block")
+
+
+def _evaluate_arguments(actions: argparse._SubParsersAction) -> None:
+    evaluate = actions.add_parser(
+        "evaluate",
+        formatter_class=PLAIN,
+        help="nats per token and bits per byte of each source",
+        description=(
+            "Cross-entropy on text, source by source. Bits per byte can be compared between models with different "
+            "tokenizers; nats per token cannot."
+        ),
+    )
+    evaluate.add_argument("--model", default="A", help=MODEL_HELP)
+    evaluate.add_argument("--text", default="sample", help="JSON lines (plain or .xz), or 'sample': the shipped text")
+    evaluate.add_argument(
+        "--split", choices=("held_out", "train", "all"), default="held_out",
+        help="part of the text; 2 %% of the documents of each source are held out",
+    )  # fmt: skip
+    evaluate.add_argument("--json", metavar="FILE", help="write the figures here too")
+    evaluate.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _generate_arguments(actions: argparse._SubParsersAction) -> None:
+    generate = actions.add_parser(
+        "generate", formatter_class=PLAIN, help="continue a text", description="Let a model write on from a prompt."
+    )
+    generate.add_argument("--model", default="A", help=MODEL_HELP)
+    generate.add_argument("--prompt", default="", help="text to continue; empty: begin a document")
+    generate.add_argument("--length", type=int, default=100, help="tokens to write")
+    generate.add_argument("--temperature", type=float, default=0.8, help="0: the likeliest token every time")
+    generate.add_argument("--seed", type=int, default=0, help="of the sampling; sample i of several uses seed + i")
+    generate.add_argument("--samples", type=int, default=1, help="how many texts")
+
+
+def run(args: argparse.Namespace) -> int:
+    return {"train": _train, "evaluate": _evaluate, "generate": _generate}[args.action](args)
+
+
+def _train(args: argparse.Namespace) -> int:
+    from monosem.data.language_model import LMConfig
+    from monosem.data.sample import sample_path
+    from monosem.train.lm import LMTrainConfig, train_lm
+
+    def chosen(config: type) -> dict:
+        return {f.name: getattr(args, f.name) for f in fields(config) if hasattr(args, f.name)}
+
+    model = train_lm(
+        sample_path() if args.text == "sample" else args.text,
+        args.out,
+        LMTrainConfig(**chosen(LMTrainConfig)),
+        LMConfig(**chosen(LMConfig)),
+        tokenizer=args.tokenizer,
+        cache=args.cache,
+        resume_from=args.resume_from,
+        progress=not args.quiet,
+    )
+    print(
+        f"{sum(p.numel() for p in model.parameters()):,} parameters in {args.out}. Next:\n"
+        f"  monosem lm evaluate --model {args.out} --text {args.text}\n"
+        f"  monosem lm generate --model {args.out} --prompt 'Once'"
+    )
+    return 0
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from monosem.data import files
+    from monosem.data.held_out import held_out_loss
+    from monosem.data.models import load_model
+    from monosem.data.sample import load_documents
+
+    model = load_model(args.model)
+    figures = held_out_loss(model, load_documents(args.text, args.split), progress=not args.quiet)
+    print(table(figures))
+    if args.json:
+        about = {"model": model.name, "text": Path(args.text).name, "split": args.split}
+        files.write_text(args.json, json.dumps(about | {"sources": figures}, indent=2, ensure_ascii=False) + "\n")
+    return 0
+
+
+def table(figures: dict[str, dict[str, float]]) -> str:
+    """The figures of ``held_out_loss`` in columns."""
+    width = max(len("source"), *map(len, figures))
+    lines = [f"{'source':{width}}  nats/token  bits/byte      tokens       bytes"]
+    for source, row in figures.items():
+        lines.append(
+            f"{source:{width}}  {row['nats_per_token']:10.3f}  {row['bits_per_byte']:9.3f}  {row['tokens']:10,}  "
+            f"{row['bytes']:10,}"
+        )
+    return "\n".join(lines)
+
+
+def _generate(args: argparse.Namespace) -> int:
+    from monosem.data.models import load_model
+
+    model = load_model(args.model)
+    prompt = model.encode(args.prompt)
+    for sample in range(args.samples):
+        ids = model.generate(prompt, args.length, args.temperature, args.seed + sample)
+        if args.samples > 1:
+            print(f"--- {sample + 1}")
+        print(model.decode(ids[1:]))
+    return 0

@@ -1,0 +1,85 @@
+"""The tokenized text that a language model is trained on: made once, kept on disk, never mistaken for another."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from monosem.data import files
+from monosem.data.language_model import LMConfig
+from monosem.data.text import read_jsonl, split_holdout
+from monosem.data.tokenizer import encode_documents, load_tokenizer, pack_contexts, train_tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+class Corpus:
+    """Training rows of a text and the tokenizer they were made with.
+
+    In ``folder``: ``tokens.npy``, rows [rows, n_ctx + 1]; ``tokenizer.json`` unless one is given; ``corpus.json``,
+    which says of what they were made and is written last, so that a run killed half way leaves nothing that is taken
+    for whole.
+
+    Args:
+        text: JSON lines, ``{"source", "text"}``; plain or ``.xz``.
+        share: fraction of the documents of each source that is held out.
+        tokenizer: an existing ``tokenizer.json``; trained on the text when absent.
+
+    Raises:
+        FileNotFoundError: no such text or tokenizer.
+        ValueError: no document, a tokenizer too large for the model, or the folder holds the tokens of another text.
+    """
+
+    def __init__(
+        self, text: str | Path, folder: Path, model: LMConfig, share: float, tokenizer: Path | None = None
+    ) -> None:
+        path = tokenizer or folder / "tokenizer.json"
+        self.identity = {
+            "text": _fingerprint(Path(text), "text"), "holdout": share, "n_ctx": model.n_ctx, "d_vocab": model.d_vocab,
+            "tokenizer": _fingerprint(tokenizer, "tokenizer") if tokenizer else "trained on the text",
+        }  # fmt: skip
+        listed, tokens = folder / "corpus.json", folder / "tokens.npy"
+        if listed.is_file():
+            made = json.loads(listed.read_text(encoding="utf-8"))
+            different = [key for key, value in self.identity.items() if value != made.get(key)]
+            if different:
+                raise ValueError(
+                    f"cache: {str(folder)!r} holds the tokens of other training (other: {', '.join(different)}); wanted "
+                    "the same text, tokenizer, context, vocabulary and hold-out. Choose another folder."
+                )
+        else:
+            documents = list(read_jsonl(text))
+            if not documents:
+                raise ValueError(f"text: {str(text)!r} holds no document; wanted at least one JSON line with a 'text'")
+            train, _ = split_holdout(documents, share)
+            if not tokenizer:
+                files.write_text(path, train_tokenizer((d.text for d in train), model.d_vocab).to_str())
+            self._check_size(load_tokenizer(path), model, path)
+            rows = pack_contexts(encode_documents(load_tokenizer(path), train), model.n_ctx)
+            files.write_array(tokens, rows.astype(np.uint16 if model.d_vocab <= 1 << 16 else np.int32))
+            files.write_text(listed, json.dumps(self.identity, indent=2) + "\n")
+        self.tokenizer: Tokenizer = load_tokenizer(path)
+        self.rows = np.load(tokens, mmap_mode="r")
+
+    @staticmethod
+    def _check_size(tokenizer: "Tokenizer", model: LMConfig, path: Path) -> None:
+        if tokenizer.get_vocab_size() > model.d_vocab:
+            raise ValueError(
+                f"tokenizer: {str(path)!r} has {tokenizer.get_vocab_size()} entries, the model d_vocab={model.d_vocab}; "
+                "wanted no more entries than that"
+            )
+
+
+def _fingerprint(path: Path, argument: str) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{argument}: no file {str(path)!r}")
+    digest = hashlib.sha256()
+    with path.open("rb") as opened:
+        while chunk := opened.read(1 << 22):
+            digest.update(chunk)
+    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
