@@ -104,6 +104,7 @@ def test_json_and_table(model, lossy, rows, hook, tmp_path):
     got = run(lossy, model, rows, hook)
     got.write_json(tmp_path / "e.json")
     assert json.loads((tmp_path / "e.json").read_text()) == got.to_dict()
+    assert (got.config["d_sae"], got.config["k"]) == (20, 3)
     text = got.table()
     assert f"{got.ce_loss_recovered:.2%}" in text and "base64" in text and "all that this many tokens resolve" in text
     broken = dataclasses.replace(got, ce_loss_recovered=math.nan)

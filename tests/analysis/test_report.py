@@ -79,6 +79,7 @@ def test_cards(page, lossy, model):
         assert card["top"] and len(card["intervals"]) == 4
         assert sum(map(sum, card["histogram"]["counts"])) == card["count"] == data["overview"]["count"][card["feature"]]
         assert sum(share for _, share in card["shares"]) == pytest.approx(1, abs=1e-3)
+        assert card["tokens"] and sum(share for _, share in card["tokens"]) <= 1 + 1e-3
         for example in card["top"]:
             assert example["pieces"][example["focus"]][1] == pytest.approx(example["value"], rel=1e-3)
             assert example["rtl"] == is_right_to_left("".join(piece[0] for piece in example["pieces"]))

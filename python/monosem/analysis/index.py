@@ -151,6 +151,10 @@ class FeatureIndex:
         """The hardest examples, hardest first, one of each row."""
         return self._examples(self.top, feature)
 
+    def random_examples(self, feature: int) -> list[Example]:
+        """The kept random sample, every active token equally likely, in random order."""
+        return self._examples(self.sample, feature)
+
     def interval_examples(
         self, feature: int, intervals: int = 4, each: int = 2
     ) -> list[tuple[float, float, list[Example]]]:
@@ -160,7 +164,7 @@ class FeatureIndex:
         Rubric"). They come from the kept sample: a thin interval may have fewer than ``each``, or none.
         """
         step = float(self.maximum[feature]) / intervals
-        found = self._examples(self.sample, feature)
+        found = self.random_examples(feature)
         out = []
         for i in reversed(range(intervals)):
             low, high = i * step, (i + 1) * step

@@ -50,7 +50,8 @@ class Evaluation:
       ``ultralow_bound`` = max(1e-6, 2 / tokens): no fewer than two tokens can be told from one.
     * ``density_edges`` (log10) and ``density_counts``: histogram of the share of tokens on which a feature is active,
       dead features left out; ``above_1_percent`` counts the features denser than 1 %.
-    * ``labels``: for each label the feature whose activation correlates best with it.
+    * ``labels``: for each label the feature whose activation correlates best with it on these tokens.
+    * ``config``, ``metadata``: of the dictionary, so that the figures and how it was made stay together.
     """
 
     model: str
@@ -78,6 +79,8 @@ class Evaluation:
     density_counts: tuple[int, ...]
     by_source: tuple[SourceScore, ...]
     labels: tuple[LabelFeature, ...]
+    config: dict[str, Any]
+    metadata: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists, ready for JSON (a figure that is not finite becomes None)."""
@@ -108,7 +111,8 @@ class Evaluation:
             f"  denser than 1 %       {self.above_1_percent:10,}",
         ]
         if self.labels:
-            lines += ["", "  label        feature  correlation  of its firing  of the label"]
+            lines += ["", "  The feature that correlates best with each label on these tokens, and its share"]
+            lines += ["  label        feature  correlation  of its firing  of the label"]
             lines += [
                 f"  {s.label:12} {s.feature:7}  {s.correlation:11.3f}  {s.precision:13.1%}  {s.recall:12.1%}"
                 for s in self.labels
@@ -265,5 +269,7 @@ def evaluate(
         density_counts=bars,
         by_source=tuple(by_source),
         labels=moments.best(group_sources(rows.sources, labels)),
+        config=asdict(sae.cfg),
+        metadata=dict(getattr(sae, "metadata", {})),
         **sums.figures(everything),
     )

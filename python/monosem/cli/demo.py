@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
     print("4/4  looking at the features")
     found = study(sae, model, args.hook, train, tokens=args.index_tokens, vocabulary=train.tokens, progress=bars)
-    trained = f"Trained on {args.steps * 2048:,} activations in {args.steps:,} steps, Adam at {args.lr:g}, seed {args.seed}."
+    trained = f"Trained on {args.steps:,} steps of 2,048 activations, Adam at {args.lr:g}, seed {args.seed}."
     page = write_report(
         out / "report.html", sae, model, args.hook, result, found, held_out=moments, curves=find_curves(out),
         notes=(trained,),

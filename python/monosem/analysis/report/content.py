@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -96,6 +97,7 @@ def _card(model: Any, found: Study, feature: int) -> dict[str, Any]:
         pairs = zip(ids[feature].tolist(), values[feature].tolist(), strict=True)
         return [[model.token_str(i), _short(v)] for i, v in pairs]
 
+    tokens = Counter(int(found.rows.tokens[e.row, e.position]) for e in index.random_examples(feature))
     columns = {name: [i] for i, name in enumerate(moments.sources)} | dict(found.labels)
     r = dict(zip(columns, moments.feature_correlations(feature, columns), strict=True))
     best = max(r, key=lambda name: r[name])
@@ -104,6 +106,7 @@ def _card(model: Any, found: Study, feature: int) -> dict[str, Any]:
         "count": int(total),
         "density": float(index.density[feature]),
         "max": _short(float(index.maximum[feature])),
+        "tokens": [[model.token_str(t), _short(n / tokens.total())] for t, n in tokens.most_common(4)],
         "best": {"label": best, "r": _short(r[best])},
         "shares": [[i, _short(float(active[i]) / max(total, 1))] for i in present],
         "histogram": {"upper": _short(upper), "sources": present, "counts": counts.tolist()},

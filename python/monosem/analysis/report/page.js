@@ -71,7 +71,7 @@
     return out;
   }
   function frame(width, height, x, y, format) {
-    const pad = { l: 44, r: 10, t: 8, b: 30 };
+    const pad = { l: 44, r: 10, t: format.title ? 24 : 8, b: 30 };
     const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img" });
     const sx = (v) => pad.l + ((v - x.low) / (x.high - x.low || 1)) * (width - pad.l - pad.r);
     const sy = (v) => height - pad.b - ((v - y.low) / (y.high - y.low || 1)) * (height - pad.t - pad.b);
@@ -81,6 +81,7 @@
     }
     root.append(svg("line", { class: "axis", x1: pad.l, x2: width - pad.r, y1: sy(y.low), y2: sy(y.low) }));
     for (const v of x.ticks) root.append(svg("text", { x: sx(v), y: height - pad.b + 15, "text-anchor": "middle" }, (format.x || compact)(v)));
+    if (format.title) root.append(svg("text", { x: 4, y: 11 }, format.title));
     if (format.label) root.append(svg("text", { x: width - pad.r, y: height - 2, "text-anchor": "end" }, format.label));
     return { root, sx, sy };
   }
@@ -123,7 +124,7 @@
     const edges = data.evaluation.density_edges, counts = data.evaluation.density_counts;
     const top = Math.max(1, ...counts);
     const x = { low: edges[0], high: edges[edges.length - 1], ticks: edges.filter((v) => Math.abs(v - Math.round(v)) < 1e-9).map(Math.round) };
-    const { root, sx, sy } = frame(460, 300, x, { low: 0, high: top, ticks: ticks(0, top) }, { x: tenth, label: "share of tokens, log scale" });
+    const { root, sx, sy } = frame(460, 300, x, { low: 0, high: top, ticks: ticks(0, top) }, { x: tenth, title: "features", label: "share of tokens, log scale" });
     counts.forEach((c, i) => {
       if (!c) return;
       const bar = svg("rect", { class: "bar", x: sx(edges[i]) + 0.5, width: Math.max(1, sx(edges[i + 1]) - sx(edges[i]) - 1), y: sy(c), height: sy(0) - sy(c) });
@@ -140,8 +141,7 @@
     let low = 0; for (const v of lows) low = Math.min(low, v);
     low = Math.floor(low);
     const x = { low, high: 0, ticks: [...Array(-low + 1).keys()].map((i) => low + i) };
-    const { root, sx, sy } = frame(690, 400, x, { low: 0, high: 1, ticks: [0, 0.2, 0.4, 0.6, 0.8, 1] }, { x: tenth, label: "share of tokens, log scale" });
-    root.append(svg("text", { x: 50, y: 12 }, "correlation with the best source"));
+    const { root, sx, sy } = frame(690, 400, x, { low: 0, high: 1, ticks: [0, 0.2, 0.4, 0.6, 0.8, 1] }, { x: tenth, title: "correlation with the best source", label: "share of tokens, log scale" });
     const back = svg("g"), front = svg("g");
     count.forEach((c, f) => {
       if (!c) return;
@@ -201,13 +201,25 @@
     return el("div", {}, el("h5", {}, title), list);
   }
 
+  function tokens(card) {
+    // The tokens on which it fires, by share: one token means a token feature, many mean a context feature.
+    const node = el("span", { class: "meta words" }, card.tokens[0][1] >= 0.1 ? "mostly on " : "on many tokens: ");
+    for (const [token, share] of card.tokens) {
+      const word = write(el("bdi"), token);
+      word.dataset.tip = `${percent(share)} of the tokens on which it fires`;
+      node.append(word, share >= 0.1 ? ` ${Math.round(100 * share)} % ` : " ");
+    }
+    return node;
+  }
+
   // ---- cards ---------------------------------------------------------------------------------------------------
   function draw(card) {
     const head = el("header", {},
       el("h4", {}, el("a", { href: "#f" + card.feature }, `Feature ${card.feature}`)),
       el("span", { class: "meta" }, "best with ", el("b", {}, card.best.label), `, r = ${card.best.r.toFixed(2)}`),
       el("span", { class: "meta" }, `fires on ${percent(card.density)} of tokens`),
-      el("span", { class: "meta" }, `strongest ${card.max}`));
+      el("span", { class: "meta" }, `strongest ${card.max}`),
+      tokens(card));
     const side = el("div", {},
       el("div", { class: "logits" }, logits("Makes likelier", card.positive, "up"), logits("Makes unlikelier", card.negative, "down")),
       histogram(card));
