@@ -97,6 +97,12 @@ def test_resume_at_every_batch(epochs):
         next(batches)
 
 
+def test_integers_of_numpy_are_integers():
+    options = {"batch_size": np.int64(50), "seed": np.int32(0), "skip_positions": np.int64(1), "epochs": np.int8(1)}
+    state = json.loads(json.dumps(stream(**options).state_dict()))
+    assert state == stream().state_dict()
+
+
 def test_resume_at_the_end():
     running = stream()
     for _ in running:

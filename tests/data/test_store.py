@@ -60,11 +60,15 @@ def test_a_batch_mixes_the_whole_store(folder):
         assert (contexts.diff() == 0).float().mean() < 0.05
 
 
-def test_seeds_and_epochs_differ_and_repeat(folder):
-    two = torch.cat(list(store(folder, epochs=2)))
-    assert torch.equal(two, torch.cat(list(store(folder, epochs=2))))
+@pytest.mark.parametrize("buffer_mib", [2, 1000])
+def test_seeds_and_epochs_differ_and_repeat(folder, buffer_mib):
+    def two_epochs(seed=0):
+        return torch.cat(list(store(folder, epochs=2, seed=seed, buffer_mib=buffer_mib)))
+
+    two = two_epochs()
+    assert torch.equal(two, two_epochs())
     assert not torch.equal(two[:9600], two[9600:])
-    assert not torch.equal(two, torch.cat(list(store(folder, epochs=2, seed=1))))
+    assert not torch.equal(two, two_epochs(seed=1))
 
 
 def test_resume_at_every_batch(folder):

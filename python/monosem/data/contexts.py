@@ -31,7 +31,7 @@ class Contexts:
     """
 
     def __init__(self, model: Model, hook_name: str, tokens: Any, skip_positions: int, batch: int) -> None:
-        self.model, self.hook_name, self.skip, self.batch = model, hook_name, skip_positions, batch
+        self.model, self.hook_name = model, hook_name
         self.d_in = int(model.width(hook_name))
         self.tokens = checked_tokens(tokens, model)
         self.rows, self.n_ctx = self.tokens.shape
@@ -42,6 +42,7 @@ class Contexts:
             )
         if not isinstance(batch, Integral) or batch < 1:
             raise ValueError(f"forward_contexts: got {batch!r}; wanted an integer ≥ 1")
+        self.skip, self.batch = int(skip_positions), int(batch)  # NumPy's integers are not JSON
         self.kept = self.n_ctx - self.skip
         self.settings = {
             "hook_name": hook_name, "model": model.name, "rows": self.rows, "n_ctx": self.n_ctx,

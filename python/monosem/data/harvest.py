@@ -72,7 +72,7 @@ class ActivationStream(ShuffledSource):
             dtype=dtype,
             device=probe.device,
             buffer="buffer_contexts",
-            settings=self.contexts.settings | {"dtype": str(dtype), "forward_contexts": forward_contexts},
+            settings=self.contexts.settings | {"dtype": str(dtype), "forward_contexts": self.contexts.batch},
         )
 
     def _fill(self, units: np.ndarray, out: Tensor) -> None:

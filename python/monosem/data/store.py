@@ -81,7 +81,7 @@ class ActivationStore(ShuffledSource):
             dtype=torch.float32,
             device="cpu",
             buffer="buffer_mib",
-            settings=settings | {"holdout": holdout, "held_out": held_out},
+            settings=settings | {"holdout": float(holdout), "held_out": bool(held_out)},
         )
 
     @property
