@@ -28,7 +28,9 @@ def recover(sae, lr: float, steps: int) -> dict:
     """Train on activations seen once each; recovery at ten points of the run."""
     source = SyntheticDictionary(D, TRUE, ACTIVE, batch_size=BATCH)
     plan = ms.ResampleConfig.for_run(steps, BATCH, WIDTH) if sae.cfg.kind == "relu" else None
-    config = ms.TrainConfig(lr=lr, batch_size=BATCH, steps=steps, log_every=steps // 10, dead_after=50_000, resample=plan)
+    config = ms.TrainConfig(
+        lr=lr, batch_size=BATCH, steps=steps, log_every=steps // 10, dead_after=50_000, resample=plan
+    )
     curve = [{"step": 0, "mean_max_cosine": mean_max_cosine(sae.W_dec, source.features)}]
 
     class Follow:
@@ -48,7 +50,8 @@ def recover(sae, lr: float, steps: int) -> dict:
     ms.Trainer(sae, config, loggers=[Follow()], progress=False).fit(source)
     return {
         "autoencoder": {"kind": sae.cfg.kind, **asdict(sae.cfg)}, "config": config.to_json(),
-        "mean_max_cosine": curve[-1]["mean_max_cosine"], "seconds": round(time.perf_counter() - began, 1), "curve": curve,
+        "mean_max_cosine": curve[-1]["mean_max_cosine"], "seconds": round(time.perf_counter() - began, 1),
+        "curve": curve,
     }  # fmt: skip
 
 

@@ -31,7 +31,21 @@ def text(tmp_path_factory):
 @pytest.fixture
 def command(model, text, tmp_path):
     """command("--k", "4"): exit code of ``monosem train`` on the tiny model, with these words more."""
-    words = ["train", "--model", model, "--hook", HOOK, "--text", text, "--split", "all", "--d-sae", 64, "--batch-size", 128]
+    words = [
+        "train",
+        "--model",
+        model,
+        "--hook",
+        HOOK,
+        "--text",
+        text,
+        "--split",
+        "all",
+        "--d-sae",
+        64,
+        "--batch-size",
+        128,
+    ]
     words += ["--steps", 10, "--out", tmp_path / "run", "--quiet"]
     return lambda *more: main([str(w) for w in (*words, *more)])
 
@@ -66,7 +80,19 @@ def test_resumes_from_the_step_asked_for(command, tmp_path):
 
 
 def test_trains_several_relu_from_disk_with_resampling(model, text, tmp_path, capsys):
-    harvest = ["harvest", "--model", model, "--hook", HOOK, "--text", text, "--split", "all", "--out", tmp_path / "acts"]
+    harvest = [
+        "harvest",
+        "--model",
+        model,
+        "--hook",
+        HOOK,
+        "--text",
+        text,
+        "--split",
+        "all",
+        "--out",
+        tmp_path / "acts",
+    ]
     assert main([str(w) for w in (*harvest, "--quiet")]) == 0
     words = ["train", "--activations", tmp_path / "acts", "--kind", "relu", "--l1", 1e-3, 1e-2, "--d-sae", 64]
     words += ["--batch-size", 128, "--epochs", 2, "--ema", 0.9, "--clip", 1.0, "--out", tmp_path / "run", "--quiet"]
@@ -83,7 +109,10 @@ def test_trains_several_relu_from_disk_with_resampling(model, text, tmp_path, ca
 @pytest.mark.parametrize(
     "words, said",
     [
-        (("--d-sae", 10**12), r"d_sae: training 1 × d_sae=1,000,000,000,000 of width 32 needs about 8.* TB more memory"),
+        (
+            ("--d-sae", 10**12),
+            r"d_sae: training 1 × d_sae=1,000,000,000,000 of width 32 needs about 8.* TB more memory",
+        ),
         (("--k", 65), "k: got 65"),
         (("--k", 0), "k: got 0"),
         (("--hook", "blocks.0.mlp.hook_pots"), "blocks.0.mlp.hook_post"),

@@ -155,7 +155,7 @@ def test_a_damaged_checkpoint_is_said_and_an_earlier_one_used_only_when_asked(
     whole = make("relu")
     ms.Trainer(whole, config(steps=10), tmp_path, progress=False).fit(source())
     damage(tmp_path / "ckpt-10" / name, how)
-    with pytest.raises(ValueError, match=re.escape("ckpt-10' is damaged: ") + rf".*resume=8 \(--resume-from 8\)"):
+    with pytest.raises(ValueError, match=re.escape("ckpt-10' is damaged: ") + r".*resume=8 \(--resume-from 8\)"):
         ms.Trainer(make("relu"), config(steps=10), tmp_path, progress=False).fit(source())
     assert (tmp_path / "ckpt-8").is_dir() and (tmp_path / "ckpt-10").is_dir()  # as they were
     sae = make("relu")
@@ -176,7 +176,7 @@ def test_another_run_is_not_continued_by_mistake(make, config, source, tmp_path)
     ms.Trainer(make("topk"), config(steps=4), tmp_path, progress=False).fit(source())
     with pytest.raises(ValueError, match=r"holds another run: train.lr is 0\.001 there and 0\.5 here"):
         ms.Trainer(make("topk"), config(steps=4, lr=0.5), tmp_path, progress=False).fit(source())
-    with pytest.raises(ValueError, match="sae.kind is 'topk' there and 'relu' here"):
+    with pytest.raises(ValueError, match=r"sae\.kind is 'topk' there and 'relu' here"):
         ms.Trainer(make("relu"), config(steps=4), tmp_path, progress=False).fit(source())
     with pytest.raises(ValueError, match="holds a run of 1 autoencoders, this one has 2"):
         ms.Trainer([make("relu"), make("topk")], config(steps=4), tmp_path, progress=False).fit(source())
@@ -201,7 +201,7 @@ def test_a_run_that_diverged_does_not_replace_good_checkpoints(make, config, sou
         while True:
             yield torch.full((8, 16), 3e37)
 
-    with pytest.raises(ValueError, match="diverged.*the last good checkpoint is of step 4"):
+    with pytest.raises(ValueError, match=r"diverged.*the last good checkpoint is of step 4"):
         ms.Trainer(make("relu"), config(log_every=100), tmp_path, progress=False).fit(batches())
     assert checkpoint.saved_steps(tmp_path) == [4]
     assert all(torch.isfinite(t).all() for t in load_file(tmp_path / "ckpt-4" / "tensors.safetensors").values())

@@ -31,7 +31,9 @@ def test_scaled_intervals():
     assert short == ms.ResampleConfig((250, 500, 750, 1000), 125, 81_920)
 
 
-@pytest.mark.parametrize("bad", [{"window": 0}, {"n_inputs": 1.5}, {"at_steps": ()}, {"at_steps": (20, 22)}, {"encoder_factor": 0.0}])
+@pytest.mark.parametrize(
+    "bad", [{"window": 0}, {"n_inputs": 1.5}, {"at_steps": ()}, {"at_steps": (20, 22)}, {"encoder_factor": 0.0}]
+)
 def test_bad_plan_names_the_field(bad):
     with pytest.raises(ValueError, match=rf"resample\.{next(iter(bad))}: got"):
         ms.ResampleConfig(**{"at_steps": (10, 20), "window": 5} | bad)
@@ -48,11 +50,11 @@ def test_token_losses_average_to_the_loss_being_trained(make):
 
 
 def test_inputs_are_drawn_in_proportion_to_the_squared_loss(make, monkeypatch):
-    """Step 3. 4,000 draws of one of four inputs, offered in two batches: counts within 5 standard deviations."""
+    """Step 3. 1,500 draws of one of four inputs, offered in two batches: counts within 5 standard deviations."""
     losses = torch.tensor([1.0, 2.0, 0.0, 3.0])
     monkeypatch.setattr("monosem.train.resample.token_losses", lambda sae, x, scale: losses[x[:, 0].long() - 1])
     x, sae = torch.arange(1.0, 5.0)[:, None].expand(4, D), make("relu")
-    generator, counts, trials = torch.Generator().manual_seed(0), collections.Counter(), 4000
+    generator, counts, trials = torch.Generator().manual_seed(0), collections.Counter(), 1500
     for _ in range(trials):
         draw = InputDraw(sae, 1, PLAN, generator)
         draw.offer(x[:1])

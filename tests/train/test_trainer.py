@@ -194,7 +194,9 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(
 
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with pytest.raises(stop) as stopped:
-        ms.Trainer(make("topk"), config(), tmp_path, progress=False).fit(Interrupted(D, 32, 3, batch_size=64, noise=0.02))
+        ms.Trainer(make("topk"), config(), tmp_path, progress=False).fit(
+            Interrupted(D, 32, 3, batch_size=64, noise=0.02)
+        )
     assert stop is KeyboardInterrupt or stopped.value.code == 143
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
     assert "stopped after step 8 of 12; saved in" in capsys.readouterr().err

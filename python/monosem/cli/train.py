@@ -14,19 +14,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "goes on where it stopped. Several values after --k or --l1 train several dictionaries on the same batches."
     )
     data = parser.add_argument_group("activations")
-    data.add_argument("--activations", metavar="FOLDER", help="read what `monosem harvest` wrote, instead of running a model")
-    data.add_argument("--model", default="A", help="A or B (shipped), a folder from `monosem lm train`, or a TransformerLens name")
+    data.add_argument(
+        "--activations", metavar="FOLDER", help="read what `monosem harvest` wrote, instead of running a model"
+    )
+    data.add_argument(
+        "--model", default="A", help="A or B (shipped), a folder from `monosem lm train`, or a TransformerLens name"
+    )
     data.add_argument("--hook", default="blocks.0.mlp.hook_post", help="hook name, as TransformerLens spells it")
-    data.add_argument("--text", default="sample", help="JSON lines with a 'text' field (plain or .xz), or 'sample': the shipped text")
+    data.add_argument(
+        "--text", default="sample", help="JSON lines with a 'text' field (plain or .xz), or 'sample': the shipped text"
+    )
     data.add_argument("--tokens", metavar="FILE.npy", help="an array of tokens [rows, n_ctx] instead of text")
-    data.add_argument("--split", choices=("train", "held_out", "all"), default="train", help="part of the text; 2 %% of each source are held out")
+    data.add_argument(
+        "--split",
+        choices=("train", "held_out", "all"),
+        default="train",
+        help="part of the text; 2 %% of each source are held out",
+    )
     data.add_argument("--contexts", type=int, metavar="N", help="use N contexts, evenly spaced (default: all)")
 
     made = parser.add_argument_group("dictionary")
-    made.add_argument("--kind", choices=("topk", "relu"), default="topk", help="TopK (fixed number active) or the paper's ReLU with an L1 penalty")
+    made.add_argument(
+        "--kind",
+        choices=("topk", "relu"),
+        default="topk",
+        help="TopK (fixed number active) or the paper's ReLU with an L1 penalty",
+    )
     made.add_argument("--d-sae", type=int, default=4096, help="number of features")
     made.add_argument("--k", type=int, nargs="+", default=[16], help="topk: active features a token")
-    made.add_argument("--l1", type=float, nargs="+", default=[1e-3], help="relu: coefficient of the sum of activations, beside the squared error's mean over the width")
+    made.add_argument(
+        "--l1",
+        type=float,
+        nargs="+",
+        default=[1e-3],
+        help="relu: coefficient of the sum of activations, beside the squared error's mean over the width",
+    )
 
     how = parser.add_argument_group("training")
     how.add_argument("--out", required=True, metavar="FOLDER", help="where the dictionary, checkpoints and metrics go")
@@ -34,18 +56,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--epochs", type=float, default=1.0, help="passes over the activations, when --steps is not given")
     how.add_argument("--batch-size", type=int, default=4096, help="tokens of a batch")
     how.add_argument("--lr", type=float, default=4e-4, help="peak learning rate of Adam")
-    how.add_argument("--lr-warmup", type=_time, default=0.02, help="rise of the learning rate: steps (200) or a share of all (0.02)")
+    how.add_argument(
+        "--lr-warmup", type=_time, default=0.02, help="rise of the learning rate: steps (200) or a share of all (0.02)"
+    )
     how.add_argument("--lr-decay", type=_time, default=0.2, help="fall to 0 at the end: steps or a share of all")
     how.add_argument("--decay-shape", choices=("linear", "cosine"), default="linear", help="shape of that fall")
-    how.add_argument("--sparsity-warmup", type=_time, default=0.05, help="relu: rise of the penalty: steps or a share of all")
+    how.add_argument(
+        "--sparsity-warmup", type=_time, default=0.05, help="relu: rise of the penalty: steps or a share of all"
+    )
     how.add_argument("--clip", type=float, help="largest gradient norm (default: no clipping)")
-    how.add_argument("--ema", type=float, metavar="DECAY", help="also keep averaged weights, with this decay (default: none)")
-    how.add_argument("--dead-after", type=int, default=1_000_000, help="tokens without firing after which a feature counts as dead")
-    how.add_argument("--resample", choices=("auto", "paper", "never"), default="auto", help="dead neurons: auto = relu: the paper's four times spread over the first half, topk: never; paper = at its step numbers")
+    how.add_argument(
+        "--ema", type=float, metavar="DECAY", help="also keep averaged weights, with this decay (default: none)"
+    )
+    how.add_argument(
+        "--dead-after", type=int, default=1_000_000, help="tokens without firing after which a feature counts as dead"
+    )
+    how.add_argument(
+        "--resample",
+        choices=("auto", "paper", "never"),
+        default="auto",
+        help="dead neurons start anew: auto = relu: four times in the first half, topk: never; paper = at its steps",
+    )
     how.add_argument("--seed", type=int, default=0, help="of the weights, the order of the data, and resampling")
     how.add_argument("--log-every", type=int, default=50, help="steps between two rows of metrics.jsonl")
     how.add_argument("--checkpoint-every", type=int, default=1000, help="steps between two checkpoints")
-    how.add_argument("--resume-from", type=int, metavar="STEP", help="go on from the checkpoint of this step, not the last")
+    how.add_argument(
+        "--resume-from", type=int, metavar="STEP", help="go on from the checkpoint of this step, not the last"
+    )
     how.add_argument("--device", default="cpu", help="cpu or cuda")
     how.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -74,7 +111,10 @@ def run(args: argparse.Namespace) -> int:
     memory.check_fits(needed, device, f"training {len(many)} × d_sae={args.d_sae:,} of width {source.d_in}")
     saes = [_autoencoder(args, source.d_in, value, device) for value in many]
     print(f"{source.hook_name} of {source.model_name}: {source.n_tokens:,} activations of width {source.d_in}")
-    print(f"{saes[0].cfg}: {steps:,} steps of {args.batch_size:,} tokens" + (f", and {len(many) - 1} more" if many[1:] else ""))
+    print(
+        f"{saes[0].cfg}: {steps:,} steps of {args.batch_size:,} tokens"
+        + (f", and {len(many) - 1} more" if many[1:] else "")
+    )
     trainer = Trainer(saes if many[1:] else saes[0], config, args.out, progress=not args.quiet)
     trainer.fit(source, resume=True if args.resume_from is None else args.resume_from)
     for folder in [f"{args.out}/{i}" for i in range(len(many))] if many[1:] else [args.out]:

@@ -13,7 +13,7 @@ from monosem.train.resample import ResampleConfig
 class TrainConfig:
     """How a dictionary is trained.
 
-    A length of time that may be ``int`` or ``float`` is a number of steps (int) or a share of ``steps`` (float, 0 to 1).
+    A length of time may be a number of steps (``int``) or a share of ``steps`` (``float``, 0 to 1).
 
     Attributes:
         lr: peak learning rate of Adam. The paper states none; a wider dictionary wants a lower one.

@@ -45,7 +45,7 @@ class Learner:
         return metrics | ({"grad_norm": out.grad_norm} if out.grad_norm is not None else {})
 
     def resampling(self, steps_done: int) -> InputDraw | None:
-        """The draw of inputs that the plan asks for once ``steps_done`` steps are done, or None. See train/resample.py."""
+        """The draw of inputs that the plan asks for once ``steps_done`` steps are done, or None."""
         plan = self.cfg.resample
         if plan is None or steps_done not in plan.at_steps:
             return None
@@ -67,7 +67,9 @@ class Learner:
         """Everything that a bitwise resume needs of this autoencoder, as tensors."""
         parts = {"sae": dict(self.sae.named_parameters()), "adam": self.fast.state_dict()}
         parts |= {"dead": self.dead.state_dict(), "ema": self.ema.state_dict() if self.ema is not None else {}}
-        state = {f"{part}.{name}": tensor.detach() for part, tensors in parts.items() for name, tensor in tensors.items()}
+        state = {
+            f"{part}.{name}": tensor.detach() for part, tensors in parts.items() for name, tensor in tensors.items()
+        }
         return state | {"generator": self.generator.get_state(), "resampled": torch.tensor(self.resampled)}
 
     @torch.no_grad()
@@ -85,7 +87,7 @@ class Learner:
         self.resampled = int(state["resampled"])
 
     def describe(self) -> dict[str, Any]:
-        """What must be the same for a checkpoint to be this run's: the shape of the dictionary and how it is trained."""
+        """What must be the same for a checkpoint to be of this run: the dictionary's shape and how it is trained."""
         train = self.cfg.to_json()
         del train["log_every"], train["checkpoint_every"]  # these two do not change what is learned
         return {"sae": {"kind": self.sae.cfg.kind, **asdict(self.sae.cfg)}, "train": train}

@@ -56,12 +56,20 @@ class Meter:
 class Report:
     """Progress bar and loggers of one call of ``fit``, from ``step`` on."""
 
-    def __init__(self, loggers: Sequence[Logger], step: int, tokens: int, total: int, seconds: float, bar: bool) -> None:
+    def __init__(
+        self, loggers: Sequence[Logger], step: int, tokens: int, total: int, seconds: float, bar: bool
+    ) -> None:
         self._loggers = loggers
         for logger in loggers:
             logger.start(step)
         self._bar = tqdm(
-            total=total, initial=tokens, unit="tok", unit_scale=True, dynamic_ncols=True, mininterval=0.5, disable=not bar
+            total=total,
+            initial=tokens,
+            unit="tok",
+            unit_scale=True,
+            dynamic_ncols=True,
+            mininterval=0.5,
+            disable=not bar,
         )
         self._since, self._tokens_then = time.monotonic(), tokens
         self._begin = self._since - seconds
@@ -87,7 +95,9 @@ class Report:
         now = time.monotonic()
         rate = (tokens - self._tokens_then) / max(now - self._since, 1e-9)
         self._since, self._tokens_then = now, tokens
-        flat = rows[0] if len(rows) == 1 else {f"{i}/{name}": v for i, row in enumerate(rows) for name, v in row.items()}
+        flat = (
+            rows[0] if len(rows) == 1 else {f"{i}/{name}": v for i, row in enumerate(rows) for name, v in row.items()}
+        )
         timing = {"tokens_per_second": round(rate, 1), "seconds": round(self.seconds, 2)}
         for logger in self._loggers:
             logger.log(step, {"tokens": tokens} | flat | timing)

@@ -49,8 +49,8 @@ class Trainer:
     """
 
     def __init__(
-        self, sae: SAE | Sequence[SAE], config: TrainConfig | Sequence[TrainConfig], folder: str | Path | None = None, *,
-        loggers: Sequence[Logger] | None = None, progress: bool = True, metadata: dict[str, Any] | None = None,
+        self, sae: SAE | Sequence[SAE], config: TrainConfig | Sequence[TrainConfig], folder: str | Path | None = None,
+        *, loggers: Sequence[Logger] | None = None, progress: bool = True, metadata: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         self._single = isinstance(sae, SAE)
         saes = [sae] if isinstance(sae, SAE) else list(sae)
@@ -176,7 +176,7 @@ class Trainer:
                 last = checkpoint.saved_steps(self.folder)[-1:] if self.folder else []
                 raise ValueError(
                     f"loss: autoencoder {index} diverged (loss is NaN or Inf) before step {self.steps_done}; wanted a "
-                    f"finite loss. Lower lr (it is {self.learners[index].cfg.lr}), lengthen lr_warmup, or set clip=1.0; "
+                    f"finite loss. Lower lr (now {self.learners[index].cfg.lr}), lengthen lr_warmup, or set clip=1.0; "
                     + (f"the last good checkpoint is of step {last[0]}." if last else "nothing was saved.")
                 )
 
@@ -225,13 +225,16 @@ class Trainer:
         """The result, for ``ms.load``; a stream that ended too early is said, not hidden."""
         if self.steps_done < self.cfg.steps:
             warnings.warn(
-                f"activations: the stream ended after {self.steps_done} of {self.cfg.steps} steps, so the learning rate "
+                f"activations: the stream ended after {self.steps_done} of {self.cfg.steps} steps, the learning rate "
                 "did not decay to the end; wanted more activations, or fewer steps",
                 RuntimeWarning, stacklevel=3,
             )  # fmt: skip
         if self.folder is None:
             return
-        known = {"hook_name": getattr(batches.source, "hook_name", None), "model": getattr(batches.source, "model_name", None)}
+        known = {
+            "hook_name": getattr(batches.source, "hook_name", None),
+            "model": getattr(batches.source, "model_name", None),
+        }
         metadata = {name: value for name, value in known.items() if value} | self._metadata
         metadata |= {"steps": self.steps_done, "tokens": self.tokens_done}
         for i, learner in enumerate(self.learners):
@@ -245,7 +248,9 @@ class Trainer:
         done = f"stopped after step {self.steps_done} of {self.cfg.steps}"
         if self.folder is None:
             return f"{done}; nothing was saved, because Trainer has no folder"
-        return f"{done}; saved in {str(checkpoint.path_of(self.folder, self.steps_done))!r}. The same call again goes on."
+        return (
+            f"{done}; saved in {str(checkpoint.path_of(self.folder, self.steps_done))!r}. The same call again goes on."
+        )
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -261,7 +266,10 @@ def _check_agreement(saes: list[SAE], configs: list[TrainConfig]) -> None:
         ("sae.cfg.d_in", [sae.cfg.d_in for sae in saes]),
         ("sae device", [str(sae.W_dec.device) for sae in saes]),
         ("sae dtype", [str(sae.W_dec.dtype) for sae in saes]),
-        *((f"config.{n}", [getattr(c, n) for c in configs]) for n in ("batch_size", "steps", "log_every", "checkpoint_every")),
+        *(
+            (f"config.{n}", [getattr(c, n) for c in configs])
+            for n in ("batch_size", "steps", "log_every", "checkpoint_every")
+        ),
     ):
         if len(set(values)) > 1:
             raise ValueError(f"{name}: got {values}; wanted the same for all that learn from one stream")
