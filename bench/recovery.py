@@ -62,7 +62,7 @@ def main() -> None:
     share = 4 if quick else 1
     runs = [
         recover(ms.TopKSAE(D, WIDTH, k=ACTIVE, seed=1), 5e-3, 800 // share),
-        recover(ms.ReLUSAE(D, WIDTH, l1_coefficient=3e-3, seed=1), 5e-3, 1500 // share),
+        recover(ms.ReLUSAE(D, WIDTH, l1_coefficient=3e-3, seed=1), 5e-3, 3000 // share),
     ]
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
     result = {

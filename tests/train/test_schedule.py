@@ -52,6 +52,11 @@ def test_bad_configuration_names_the_field(bad):
         cfg(**bad)
 
 
+def test_a_plan_that_would_never_happen_is_refused():
+    with pytest.raises(ValueError, match=r"resample\.at_steps: .* steps=100, so that no neuron .*for_run"):
+        cfg(resample=ms.ResampleConfig())
+
+
 def test_configuration_survives_json():
     for c in (cfg(), cfg(ema=0.99, clip=1.0, resample=ms.ResampleConfig(at_steps=(40, 80), window=40), lr_decay=1.0)):
         assert ms.TrainConfig.from_json(json.loads(json.dumps(c.to_json()))) == c

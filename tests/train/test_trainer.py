@@ -1,6 +1,7 @@
 """The loop, and that the fast step is the autograd path with torch.optim.Adam."""
 
 import copy
+import json
 import os
 import signal
 
@@ -145,7 +146,9 @@ def test_the_result_is_there_for_ms_load(make, config, source, weights, tmp_path
 
 def test_a_stream_that_ends_early_is_said_and_saved(make, config, source, tmp_path):
     with pytest.warns(RuntimeWarning, match="the stream ended after 7 of 12 steps"):
-        ms.Trainer(make("topk"), config(), tmp_path, progress=False).fit(source(batches=7))
+        trainer = ms.Trainer(make("topk"), config(), tmp_path, progress=False).fit(source(batches=7))
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").open()] == [5, 7]
+    assert trainer.last_metrics[0]["l0"] == pytest.approx(4, abs=0.1)
     assert (tmp_path / "ckpt-7").is_dir() and ms.load(tmp_path)
 
 

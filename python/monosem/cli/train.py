@@ -117,6 +117,10 @@ def run(args: argparse.Namespace) -> int:
     )
     trainer = Trainer(saes if many[1:] else saes[0], config, args.out, progress=not args.quiet)
     trainer.fit(source, resume=True if args.resume_from is None else args.resume_from)
+    for i, row in enumerate(trainer.last_metrics):
+        print(
+            f"{saes[i].cfg}: loss {row['loss']:.4g}, L0 {row['l0']:.1f}, dead {row['dead']:.1%} at the end of training"
+        )
     for folder in [f"{args.out}/{i}" for i in range(len(many))] if many[1:] else [args.out]:
         print(f"next: monosem evaluate {folder}")
     return 0

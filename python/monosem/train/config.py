@@ -74,6 +74,12 @@ class TrainConfig:
         _check("ema", self.ema, ema_ok, "None or a decay between 0 and 1")
         resample_ok = self.resample is None or isinstance(self.resample, ResampleConfig)
         _check("resample", self.resample, resample_ok, "None or a ResampleConfig")
+        if self.resample is not None and self.resample.at_steps[0] > self.steps:
+            raise ValueError(
+                f"resample.at_steps: got {self.resample.at_steps} in a run of steps={self.steps}, so that no neuron "
+                "would ever be resampled; wanted a plan for a run of this length: "
+                "ResampleConfig.for_run(steps, batch_size, d_sae)"
+            )
         _check("init_bias", self.init_bias, isinstance(self.init_bias, bool), "True or False")
         _check("seed", self.seed, _whole(self.seed) and 0 <= self.seed < 2**63, "a whole number from 0 to 2**63 - 1")
 

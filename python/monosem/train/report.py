@@ -20,7 +20,7 @@ class Meter:
         self._names: list[str] = []
         self._sums: Tensor | None = None
         self._plain: dict[str, float] = {}
-        self._count = 0
+        self.count = 0
 
     def add(self, metrics: Mapping[str, Tensor | float]) -> None:
         """Count one step: 0-dim tensors of one device, and plain numbers."""
@@ -29,7 +29,7 @@ class Meter:
         self._sums = row if self._sums is None else self._sums + row
         for name in metrics.keys() - tensors.keys():
             self._plain[name] = self._plain.get(name, 0.0) + metrics[name]
-        self._names, self._count = list(tensors), self._count + 1
+        self._names, self.count = list(tensors), self.count + 1
 
     def finite(self) -> bool:
         """Whether every sum so far is a number: False after a step that diverged."""
@@ -38,19 +38,19 @@ class Meter:
     def take(self) -> dict[str, float]:
         """The means since the last ``take``."""
         sums = dict(zip(self._names, self._sums.tolist(), strict=True)) | self._plain
-        means = {name: value / self._count for name, value in sums.items()}
-        self._sums, self._plain, self._count = None, {}, 0
+        means = {name: value / self.count for name, value in sums.items()}
+        self._sums, self._plain, self.count = None, {}, 0
         return means
 
     def state_dict(self) -> dict[str, Any]:
         """JSON; a Python float comes back from it bit for bit."""
         sums = None if self._sums is None else self._sums.tolist()
-        return {"names": self._names, "sums": sums, "plain": self._plain, "count": self._count}
+        return {"names": self._names, "sums": sums, "plain": self._plain, "count": self.count}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         sums = state["sums"]
         self._sums = None if sums is None else torch.tensor(sums, dtype=torch.float64, device=device)
-        self._names, self._plain, self._count = state["names"], dict(state["plain"]), state["count"]
+        self._names, self._plain, self.count = state["names"], dict(state["plain"]), state["count"]
 
 
 class Report:

@@ -43,6 +43,7 @@ class Trainer:
 
     Attributes:
         steps_done, tokens_done: of this run, counting what was resumed.
+        last_metrics: the last row of metrics, a dict of numbers for each autoencoder.
 
     Raises:
         ValueError: configurations that disagree, autoencoders of different widths, or not enough memory for Adam.
@@ -67,6 +68,7 @@ class Trainer:
         self._progress, self._metadata = progress, metadata or {}
         self._like, self._d_in = saes[0].W_dec, saes[0].cfg.d_in
         self._meters = [Meter() for _ in saes]
+        self.last_metrics: list[dict[str, float]] = []
         self.steps_done, self.tokens_done, self._seconds, self._saved_at = 0, 0, 0.0, -1
 
     def step(self, x: Tensor) -> Metrics | list[Metrics]:
@@ -116,6 +118,7 @@ class Trainer:
                 while self.steps_done < self.cfg.steps and not stop.signal:
                     x = next(batches, None)
                     if x is None:
+                        self._log(report)
                         break
                     if self.steps_done == 0:
                         self._initialize(x)
@@ -166,8 +169,11 @@ class Trainer:
         return Report(loggers, self.steps_done, self.tokens_done, total, self._seconds, self._progress)
 
     def _log(self, report: Report) -> None:
+        if not self._meters[0].count:
+            return  # this step has its row already
         self._check_finite()
-        report.row(self.steps_done, self.tokens_done, [meter.take() for meter in self._meters])
+        self.last_metrics = [meter.take() for meter in self._meters]
+        report.row(self.steps_done, self.tokens_done, self.last_metrics)
 
     def _check_finite(self) -> None:
         """Before anything is written: a run that diverged must not take the place of good checkpoints."""
