@@ -162,3 +162,57 @@ def test_harvest_and_stream(ours, wrapped, tmp_path):
     torch.testing.assert_close(*streamed, atol=1e-5, rtol=1e-4)
     with pytest.raises(ValueError, match="nearest"):
         harvest(wrapped, "blocks.0.mlp.hook_pots", rows, tmp_path / "none", progress=False)
+
+
+def other_models(tokenizer):
+    """Models of TransformerLens' own making, of every norm that it has here."""
+    from importlib.metadata import version
+
+    import transformer_lens as library
+
+    shape = dict(n_layers=2, d_model=16, d_mlp=32, d_head=8, n_heads=2, n_ctx=32, d_vocab=300, act_fn="gelu", seed=1)
+    if version("transformer-lens").startswith("3."):
+        for norm in ("LN", "LNPre", "RMS", "RMSPre", None):
+            cfg = library.HookedTransformerConfig(**shape, normalization_type=norm, device="cpu")
+            yield f"hooked {norm}", library.HookedTransformer(cfg, tokenizer=tokenizer)
+        return
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+    gpt2 = GPT2LMHeadModel(GPT2Config(n_layer=2, n_head=2, n_inner=32, n_embd=16, vocab_size=300, n_positions=32))
+    yield "gpt2", library.TransformerBridge.boot_transformers("gpt2", hf_model=gpt2, tokenizer=tokenizer, device="cpu")
+    cfg = LlamaConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+        vocab_size=300, max_position_embeddings=32,
+    )  # fmt: skip
+    name = "HuggingFaceTB/SmolLM-135M"
+    llama = library.TransformerBridge.boot_transformers(
+        name, hf_model=LlamaForCausalLM(cfg), tokenizer=tokenizer, device="cpu"
+    )
+    yield "llama", llama
+
+
+def test_other_models(lens, tokens, no_network):
+    """Losses are theirs, and logits move along ``logit_directions`` while the scale of the final norm holds still."""
+    generator = torch.Generator().manual_seed(0)
+    for kind, module in other_models(lens.tokenizer):
+        with torch.no_grad():
+            for name, p in module.named_parameters():
+                p.add_(0.2 * torch.randn(p.shape, generator=generator) * (p.ndim == 1 or "ln" in name))
+            model = models.load_model(module)
+            theirs = module(tokens, return_type="loss")
+        torch.testing.assert_close(model.token_losses(tokens).mean(), theirs, atol=2e-5, rtol=1e-5)
+        x = model.activations(tokens[:1], "blocks.1.hook_resid_post")[0, -1].double()
+        basis = torch.linalg.qr(torch.stack([x, x - x.mean()], 1))[0]  # moves that leave the scale alone
+        move = torch.randn(16, generator=generator).double()
+        move = (move - basis @ (basis.T @ move)).float()
+
+        def logits(step, module=module, move=move):
+            edit = ("blocks.1.hook_resid_post", lambda v, hook: v + step * move)
+            return module.run_with_hooks(tokens[:1], return_type="logits", fwd_hooks=[edit])[0, -1].detach()
+
+        moved = logits(0.01) - logits(-0.01)
+        wanted = move @ model.logit_directions("blocks.1.hook_resid_post")
+        assert torch.cosine_similarity(moved, wanted, dim=0) > 0.999, kind
+        through = model.logit_directions("blocks.1.mlp.hook_post")
+        assert through.shape == (32, 300)
+        torch.testing.assert_close(through, (model._mlp_out(1) @ model.logit_directions("blocks.1.hook_resid_post")).detach())

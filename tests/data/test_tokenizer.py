@@ -47,7 +47,7 @@ def test_rows_hold_every_token_once():
 def test_loading(tokenizer, tmp_path):
     (tmp_path / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
     assert load_tokenizer(tmp_path / "tokenizer.json").to_str() == tokenizer.to_str()
-    with pytest.raises(FileNotFoundError, match="wanted a tokenizer.json"):
+    with pytest.raises(FileNotFoundError, match=r"wanted a tokenizer.json"):
         load_tokenizer(tmp_path / "none.json")
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(ValueError, match=r"tokenizer: .*bad.json' is not a tokenizer"):

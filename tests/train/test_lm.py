@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -219,7 +220,7 @@ def test_learning_rate():
     config = lm.LMTrainConfig(lr=1.0, warmup_steps=4)
     rates = [lm.learning_rate(config, step, 104) for step in range(105)]
     assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0] and rates[54] == pytest.approx(0.5) and rates[104] == 0
-    assert all(a >= b for a, b in zip(rates[4:], rates[5:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[4:]))
 
 
 def test_loss_and_its_gradient_are_cross_entropy():

@@ -49,8 +49,8 @@ class Corpus:
             different = [key for key, value in self.identity.items() if value != made.get(key)]
             if different:
                 raise ValueError(
-                    f"cache: {str(folder)!r} holds the tokens of other training (other: {', '.join(different)}); wanted "
-                    "the same text, tokenizer, context, vocabulary and hold-out. Choose another folder."
+                    f"cache: {str(folder)!r} holds the tokens of other training (other: {', '.join(different)}); "
+                    "wanted the same text, tokenizer, context, vocabulary and hold-out. Choose another folder."
                 )
         else:
             documents = list(read_jsonl(text))
@@ -70,8 +70,8 @@ class Corpus:
     def _check_size(tokenizer: "Tokenizer", model: LMConfig, path: Path) -> None:
         if tokenizer.get_vocab_size() > model.d_vocab:
             raise ValueError(
-                f"tokenizer: {str(path)!r} has {tokenizer.get_vocab_size()} entries, the model d_vocab={model.d_vocab}; "
-                "wanted no more entries than that"
+                f"tokenizer: {str(path)!r} has {tokenizer.get_vocab_size()} entries, the model d_vocab="
+                f"{model.d_vocab}; wanted no more entries than that"
             )
 
 

@@ -16,6 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
 
 def write_whole(path: str | Path, write: Callable[[Path], None]) -> None:
     """Call ``write`` on a temporary path beside ``path`` and rename it into place once it is safely on disk.
@@ -26,6 +29,7 @@ def write_whole(path: str | Path, write: Callable[[Path], None]) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         write(part)
+        part.chmod(0o666 & ~_UMASK)  # safetensors makes files that only their owner may read
         with part.open("rb") as done:
             os.fsync(done.fileno())
         os.replace(part, path)

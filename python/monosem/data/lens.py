@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -141,7 +142,7 @@ def to_lens(model: Model) -> Any:
     shape = dict(
         n_layers=cfg.n_layers, d_model=cfg.d_model, d_mlp=cfg.d_mlp, d_head=cfg.d_head, n_heads=cfg.n_heads,
         n_ctx=cfg.n_ctx, d_vocab=cfg.d_vocab, act_fn="relu", normalization_type="LN", eps=cfg.ln_eps,
-        model_name=f"monosem-{model.name}", seed=0, device="cpu",
+        model_name=f"monosem-{Path(model.name).name}", seed=0, device="cpu",
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = _hugging_face(model.tokenizer, folder)
@@ -154,7 +155,8 @@ def to_lens(model: Model) -> Any:
     missing = [k for k in missing if not k.endswith(("attn.mask", "attn.IGNORE"))]  # constants, not weights
     if missing or unexpected:
         raise RuntimeError(f"TransformerLens {library_version()} names its weights otherwise: {missing}, {unexpected}")
-    return made.to(model.device)
+    made.cfg.model_name = shape["model_name"]  # the bridge names every model of its own making alike
+    return made if model.device.type == "cpu" else made.to(model.device)
 
 
 def _hugging_face(tokenizer: Any, folder: str) -> Any:

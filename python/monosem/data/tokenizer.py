@@ -54,7 +54,8 @@ def load_tokenizer(path: str | Path) -> "Tokenizer":
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises Exception itself
         raise ValueError(
-            f"tokenizer: {str(path)!r} is not a tokenizer ({error}); wanted a tokenizer.json of the `tokenizers` library"
+            f"tokenizer: {str(path)!r} is not a tokenizer ({error}); wanted a tokenizer.json (of the `tokenizers` "
+            "library)"
         ) from None
 
 

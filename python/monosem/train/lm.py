@@ -173,8 +173,8 @@ class _Run:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.cfg.clip)
         if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):  # before any weight has moved
             raise ValueError(
-                f"loss: {loss.item()} with a gradient of norm {norm.item()} at step {self.step}; wanted finite numbers. "
-                "Training diverged: start again in another folder with a lower lr."
+                f"loss: {loss.item()} with a gradient of norm {norm.item()} at step {self.step}; wanted finite "
+                "numbers. Training diverged: start again in another folder with a lower lr."
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

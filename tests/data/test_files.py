@@ -1,4 +1,4 @@
-"""folder_lock: one writer to a folder, told plainly who the other is, free again after a kill."""
+"""Files: one writer to a folder, told plainly who the other is, free again after a kill; permissions as usual."""
 
 import os
 import signal
@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from monosem.data import files
 
@@ -48,3 +49,9 @@ def test_lock_is_let_go_after_an_error(tmp_path):
         raise KeyboardInterrupt
     with files.folder_lock(tmp_path):
         pass
+
+
+def test_written_files_have_ordinary_permissions(tmp_path):
+    files.write_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(2)})
+    (tmp_path / "b").touch()
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "b").stat().st_mode
