@@ -215,4 +215,6 @@ def test_other_models(lens, tokens, no_network):
         assert torch.cosine_similarity(moved, wanted, dim=0) > 0.999, kind
         through = model.logit_directions("blocks.1.mlp.hook_post")
         assert through.shape == (32, 300)
-        torch.testing.assert_close(through, (model._mlp_out(1) @ model.logit_directions("blocks.1.hook_resid_post")).detach())
+        torch.testing.assert_close(
+            through, (model._mlp_out(1) @ model.logit_directions("blocks.1.hook_resid_post")).detach()
+        )
