@@ -12,6 +12,7 @@ from tiny import HOOK, TEXTS, tiny_model
 from monosem.data import models
 from monosem.data.adapter import Model
 from monosem.data.harvest import ActivationStream, harvest
+from monosem.data.sample import sample_path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 REASON = "TransformerLens is not installed (pip install transformer-lens)"
@@ -218,3 +219,16 @@ def test_other_models(lens, tokens, no_network):
         torch.testing.assert_close(
             through, (model._mlp_out(1) @ model.logit_directions("blocks.1.hook_resid_post")).detach()
         )
+
+
+@pytest.mark.skipif(
+    not (sample_path().parent / "lm" / "A").is_dir(), reason="the weights of A and B are not in this checkout yet"
+)
+@pytest.mark.parametrize("name", models.BUNDLED)
+def test_bundled_model(name, no_network):
+    ours = models.load_model(name)
+    lens = models.as_transformer_lens(name)
+    tokens = torch.randint(1, 8192, (2, 256), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(lens(tokens, return_type="logits"), ours.module(tokens), atol=1e-4, rtol=1e-5)
+    assert lens.generate("The king", max_new_tokens=8, verbose=False).startswith("The king")

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from monosem.data import models
 from monosem.data.adapter import readable
 from monosem.data.rows import pack_rows
+from monosem.data.sample import sample_documents, sample_path
 from monosem.data.text import Document
 
 
@@ -227,3 +228,26 @@ def test_every_loss_is_a_loss(model, tokens):
     losses = model.token_losses(tokens)
     assert (losses > 0).all() and losses.mean() < 3 * math.log(300)
     assert np.isfinite(losses.numpy()).all()
+
+
+shipped = pytest.mark.skipif(
+    not (sample_path().parent / "lm" / "A").is_dir(), reason="the weights of A and B are not in this checkout yet"
+)
+
+
+@shipped
+@pytest.mark.parametrize("name", models.BUNDLED)
+def test_bundled_model(name):
+    """Shipped with the package: loads without network, predicts the shipped text far better than chance."""
+    model = models.load_model(name)
+    assert (model.n_ctx, model.d_vocab, model.width(HOOK)) == (256, 8192, 512)
+    rows = pack_rows(sample_documents("held_out"), model)
+    losses = model.token_losses(rows.tokens[::27])
+    assert len(losses) >= 12 and losses.mean() < 4.9
+    assert len(model.decode(model.generate(model.encode("The "), 30))) > 40
+
+
+@shipped
+def test_bundled_models_differ():
+    a, b = (models.load_model(name) for name in models.BUNDLED)
+    assert not torch.allclose(a.module.W_U, b.module.W_U) and a.tokenizer.to_str() == b.tokenizer.to_str()
