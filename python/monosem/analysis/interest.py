@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,25 @@ class Group:
     title: str
     note: str
     features: tuple[int, ...]
+
+
+class _Picker:
+    """Picks features, none twice."""
+
+    def __init__(self, kind: Tensor) -> None:
+        self.kind, self.seen = kind.tolist(), set()
+
+    def take(self, ranked: Tensor, count: int, per_kind: int | None = None) -> tuple[int, ...]:
+        """The first ``count`` of ``ranked`` not picked before, at most ``per_kind`` of one kind."""
+        out: list[int] = []
+        kinds: Counter[int] = Counter()
+        for feature in ranked.tolist():
+            kind = self.kind[feature]
+            if len(out) < count and feature not in self.seen and (per_kind is None or kinds[kind] < per_kind):
+                out.append(feature)
+                kinds[kind] += 1
+        self.seen.update(out)
+        return tuple(out)
 
 
 def choose(
@@ -41,72 +61,54 @@ def choose(
     Args:
         labels: {label: sources}; ``per_label`` features of each, by correlation.
         sources: for at most this many further sources, the one feature that correlates best.
-        per_band: features of each half decade of density, those whose logit weights are most skewed.
-        sharp: further features with the most skewed logit weights of all.
+        per_band: features of each half decade of density, those whose logit weights are most skewed, each with
+            another main source.
+        sharp: further features with the most skewed logit weights of all, at most two of one main source.
         random: further features drawn blindly among all that fire.
         least: a feature that fires on fewer tokens is shown only for a label or by the blind draw.
     """
-    seen: set[int] = set()
-
-    def take(ranked: Tensor, count: int) -> list[int]:
-        out = [f for f in ranked.tolist() if f not in seen][:count]
-        seen.update(out)
-        return out
-
+    picker = _Picker(moments.active.argmax(1))
     often = index.counts >= least
-    skewness = torch.where(often, logits.skewness, -torch.inf)
     groups = []
-
-    def add(title: str, note: str, features: list[int]) -> None:
-        if features:
-            groups.append(Group(title, note, tuple(features)))
-
     for label, members in labels.items():
         r = moments.correlations({label: members})[:, 0]
-        best = torch.argsort(r, descending=True, stable=True)
-        add(
-            label,
-            f"The features whose activation correlates best with the label {label}.",
-            take(best[r[best] > 0], per_label),
-        )
+        best = _descending(r)
+        note = f"The features whose activation correlates best with the label {label}."
+        groups.append(Group(label, note, picker.take(best[r[best] > 0], per_label)))
 
-    grouped = {i for members in labels.values() for i in members}
-    single = {name: [i] for i, name in enumerate(moments.sources) if i not in grouped and moments.tokens[i] > 0}
-    r = torch.where(often[:, None], moments.correlations(single), -1.0)
-    winners = r.max(0) if r.numel() else None
-    if winners is not None:
-        ranked = winners.indices[torch.argsort(winners.values, descending=True, stable=True)]
-        clear = ranked[r[ranked].max(1).values > 0.1]
-        add(
-            "Other kinds of text",
-            "For each further source the feature that correlates best with it.",
-            take(clear, sources),
-        )
+    note = "For each further source the feature that correlates best with it."
+    groups.append(Group("Other kinds of text", note, picker.take(_best_of_sources(moments, labels, often), sources)))
 
+    skewness = torch.where(often, logits.skewness, -torch.inf)
     band = (2 * index.density.clamp_min(1e-30).log10()).floor().long()
     walk: list[int] = []
     for b in sorted(set(band[often].tolist()), reverse=True):
-        ranked = torch.argsort(torch.where(band == b, skewness, -torch.inf), descending=True, stable=True)
-        ranked = ranked[(band == b)[ranked] & often[ranked]]
-        walk += take(ranked, per_band)
-    add(
-        "From common to rare",
-        "Of every half decade of density, the features with the most lopsided logit weights.",
-        walk,
-    )
+        ranked = _descending(torch.where(band == b, skewness, -torch.inf))
+        walk += picker.take(ranked[(band == b)[ranked] & often[ranked]], per_band, per_kind=1)
+    note = "Of every half decade of density, features with lopsided logit weights, each most active on another source."
+    groups.append(Group("From common to rare", note, tuple(walk)))
 
-    ranked = torch.argsort(skewness, descending=True, stable=True)
-    add(
-        "Sharpest predictions",
-        "The most lopsided logit weights of all that are left.",
-        take(ranked[often[ranked]], sharp),
-    )
+    ranked = _descending(skewness)
+    note = "The most lopsided logit weights of all that are left, at most two features of one source."
+    groups.append(Group("Sharpest predictions", note, picker.take(ranked[often[ranked]], sharp, per_kind=2)))
 
     alive = (index.counts > 0).nonzero().flatten()
     draw = alive[torch.randperm(len(alive), generator=torch.Generator().manual_seed(seed))]
-    add(
-        "Drawn blindly",
-        "A fair sample of every feature that fires, so that the choice above flatters no one.",
-        take(draw, random),
-    )
-    return groups
+    note = "A fair sample of the features that fire and are not shown above, so that the choice flatters no one."
+    groups.append(Group("Drawn blindly", note, picker.take(draw, random)))
+    return [group for group in groups if group.features]
+
+
+def _best_of_sources(moments: SourceMoments, labels: Mapping[str, Sequence[int]], often: Tensor) -> Tensor:
+    """For each source without a label the feature with the largest correlation, if that is above 0.1; best first."""
+    labelled = {i for members in labels.values() for i in members}
+    others = {n: [i] for i, n in enumerate(moments.sources) if i not in labelled and moments.tokens[i] > 0}
+    if not others:
+        return torch.zeros(0, dtype=torch.int64)
+    r, feature = torch.where(often[:, None], moments.correlations(others), -1.0).max(0)
+    order = _descending(r)
+    return feature[order][r[order] > 0.1]
+
+
+def _descending(values: Tensor) -> Tensor:
+    return torch.argsort(values, descending=True, stable=True)

@@ -24,10 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--d-sae", type=int, default=4096, help="number of features")
     parser.add_argument("--k", type=int, default=16, help="active features a token")
-    parser.add_argument("--steps", type=int, default=1500, help="training steps of 2,048 tokens")
+    parser.add_argument("--steps", type=int, default=1400, help="training steps of 2,048 tokens")
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate of Adam")
     parser.add_argument(
-        "--index-tokens", type=int, default=400_000, help="tokens of training text in which the page looks for examples"
+        "--index-tokens", type=int, default=300_000, help="tokens of training text in which the page looks for examples"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the weights and the order of the text")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")

@@ -35,18 +35,26 @@ def write_report(
         "curves": curves,
         "bos": model.token_str(model.bos_id),
         "sources": found.moments.sources,
-        "sourceTokens": [int(n) for n in found.moments.tokens],
         "labels": _labels(found, held_out),
-        "labelSources": found.labels,
         "groups": [{"title": g.title, "note": g.note, "count": len(g.features)} for g in found.groups],
         "cards": cards(sae, model, hook_name, found, skip_positions=skip_positions),
         "overview": overview(found),
+        "held_out": held_out is not None,
+        "silent": _silent(found, held_out),
     }
     page = render(content, title or f"What {evaluation.d_sae:,} features found in model {evaluation.model}", notes)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_text(path, page)
     return path
+
+
+def _silent(found: Study, held_out: SourceMoments | None) -> dict[str, int]:
+    """Features that never fire on all the text that was read, and how many tokens that is."""
+    counts, tokens = found.index.counts.double(), found.index.tokens
+    if held_out is not None:
+        counts, tokens = counts + held_out.counts, tokens + int(held_out.tokens.sum())
+    return {"features": int((counts == 0).sum()), "tokens": tokens}
 
 
 def _labels(found: Study, held_out: SourceMoments | None) -> list[dict[str, Any]]:
