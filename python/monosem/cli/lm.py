@@ -8,7 +8,6 @@ from dataclasses import fields
 from pathlib import Path
 
 HELP = "train, evaluate or sample the small language models"
-PLAIN = argparse.ArgumentDefaultsHelpFormatter
 MODEL_HELP = "A or B (shipped), a folder of `monosem lm train`, or a name or path that TransformerLens loads"
 
 
@@ -18,20 +17,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "text from two seeds. `monosem lm train` makes another on text of your own."
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="train|evaluate|generate")
-    _train_arguments(actions)
-    _evaluate_arguments(actions)
-    _generate_arguments(actions)
+    _train_arguments(actions, parser.formatter_class)
+    _evaluate_arguments(actions, parser.formatter_class)
+    _generate_arguments(actions, parser.formatter_class)
 
 
-def _train_arguments(actions: argparse._SubParsersAction) -> None:
+def _train_arguments(actions: argparse._SubParsersAction, style: type) -> None:
     train = actions.add_parser(
         "train",
-        formatter_class=PLAIN,
+        formatter_class=style,
         help="train a tokenizer and a transformer on JSON lines",
         description=(
-            "Train a byte-level BPE tokenizer and a small transformer. Stop it with Ctrl-C whenever you like: it saves "
-            "and the same command goes on from there and ends with exactly the weights of a run that never stopped. "
-            "The defaults are the models of 'Towards Monosemanticity': one layer, d_model 128, 512 ReLU neurons, "
+            "Train a byte-level BPE tokenizer and a small transformer. Stop it with Ctrl-C whenever you like: it "
+            "saves, and the same command goes on from there and ends with exactly the weights of a run that never "
+            "stopped. The defaults are the models of 'Towards Monosemanticity': one layer, d_model 128, 512 ReLU neurons, "
             "8,192 tokens, context 256. On one CPU core a million tokens take about three minutes."
         ),
     )
@@ -60,10 +59,10 @@ def _train_arguments(actions: argparse._SubParsersAction) -> None:
     shape.add_argument("--d-mlp", type=int, default=512, help="neurons in a block")
 
 
-def _evaluate_arguments(actions: argparse._SubParsersAction) -> None:
+def _evaluate_arguments(actions: argparse._SubParsersAction, style: type) -> None:
     evaluate = actions.add_parser(
         "evaluate",
-        formatter_class=PLAIN,
+        formatter_class=style,
         help="nats per token and bits per byte of each source",
         description=(
             "Cross-entropy on text, source by source. Bits per byte can be compared between models with different "
@@ -80,9 +79,9 @@ def _evaluate_arguments(actions: argparse._SubParsersAction) -> None:
     evaluate.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
-def _generate_arguments(actions: argparse._SubParsersAction) -> None:
+def _generate_arguments(actions: argparse._SubParsersAction, style: type) -> None:
     generate = actions.add_parser(
-        "generate", formatter_class=PLAIN, help="continue a text", description="Let a model write on from a prompt."
+        "generate", formatter_class=style, help="continue a text", description="Let a model write on from a prompt."
     )
     generate.add_argument("--model", default="A", help=MODEL_HELP)
     generate.add_argument("--prompt", default="", help="text to continue; empty: begin a document")
