@@ -49,7 +49,7 @@ def test_splits(documents):
     assert {d.source for d in held_out} == {d.source for d in documents}
     assert not {d.text for d in train} & {d.text for d in held_out}
     assert 0.015 < len(held_out) / len(documents) < 0.03
-    with pytest.raises(ValueError, match="split: got 'test'; wanted one of 'train', 'held_out', 'all'"):
+    with pytest.raises(ValueError, match="split: got 'test'; wanted 'train', 'held_out' or 'all'"):
         sample.sample_documents("test")
 
 

@@ -45,7 +45,7 @@ def load_documents(text: str | Path = "sample", split: str = "train") -> list[Do
         ValueError: another split, a line that is no document, or no document at all.
     """
     if split not in SPLITS:
-        raise ValueError(f"split: got {split!r}; wanted one of {', '.join(map(repr, SPLITS))}")
+        raise ValueError(f"split: got {split!r}; wanted 'train', 'held_out' or 'all'")
     documents = list(read_jsonl(sample_path() if text == "sample" else text))
     if split != "all":
         documents = split_holdout(documents)[SPLITS.index(split)]
