@@ -5,6 +5,7 @@ import json
 import re
 
 import pytest
+import torch
 
 from monosem.analysis.metrics import evaluate
 from monosem.analysis.report.content import study
@@ -104,3 +105,16 @@ def test_curves_survive_missing_keys_and_a_cut_line(tmp_path):
     assert (got["step"][0], got["step"][-1], got["l0"][0]) == (1, 1000, None)
     with pytest.raises(FileNotFoundError, match=r"metrics\.jsonl"):
         read_curves(tmp_path / "none.jsonl")
+
+
+def test_a_page_with_nothing_to_show(model, exact, rows, hook, tmp_path):
+    with torch.no_grad():
+        exact.b_enc.fill_(-1e9)
+    rows.sources = ["text", "more", "code"]  # no label, no feature that fires, no curves
+    evaluation = evaluate(exact, model, hook, rows, progress=False)
+    found = study(exact, model, hook, rows, progress=False)
+    page = write_report(tmp_path / "r.html", exact, model, hook, evaluation, found).read_text()
+    data = json.loads(Page(page).scripts[0])
+    assert data["cards"] == data["groups"] == data["labels"] == []
+    assert data["silent"] == {"features": 14, "tokens": 110}
+    assert 'id="labels"' not in page and 'id="training"' not in page

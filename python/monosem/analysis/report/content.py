@@ -98,7 +98,7 @@ def _card(model: Any, found: Study, feature: int) -> dict[str, Any]:
         return [[model.token_str(i), _short(v)] for i, v in pairs]
 
     tokens = Counter(int(found.rows.tokens[e.row, e.position]) for e in index.random_examples(feature))
-    columns = {name: [i] for i, name in enumerate(moments.sources)} | dict(found.labels)
+    columns = dict(found.labels) | {name: [i] for i, name in enumerate(moments.sources)}  # of equals the label wins
     r = dict(zip(columns, moments.feature_correlations(feature, columns), strict=True))
     best = max(r, key=lambda name: r[name])
     return {
