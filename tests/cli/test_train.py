@@ -67,8 +67,8 @@ def test_the_same_command_again_changes_nothing_and_another_is_refused(command, 
     before = {p: p.read_bytes() for p in (tmp_path / "run").glob("*.safetensors")}
     assert command("--k", 4) == 0
     assert {p: p.read_bytes() for p in (tmp_path / "run").glob("*.safetensors")} == before
-    assert command("--k", 4, "--lr", 1e-3) == 2
-    assert "train.lr is 0.0004 there and 0.001 here" in capsys.readouterr().err
+    assert command("--k", 4, "--lr", 2e-3) == 2
+    assert "train.lr is 0.001 there and 0.002 here" in capsys.readouterr().err
 
 
 def test_resumes_from_the_step_asked_for(command, tmp_path):

@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--steps", type=int, help="optimizer steps (default: as many as --epochs give)")
     how.add_argument("--epochs", type=float, default=1.0, help="passes over the activations, when --steps is not given")
     how.add_argument("--batch-size", type=int, default=4096, help="tokens of a batch")
-    how.add_argument("--lr", type=float, default=4e-4, help="peak learning rate of Adam")
+    how.add_argument("--lr", type=float, default=1e-3, help="peak learning rate of Adam; lower for long runs")
     how.add_argument(
         "--lr-warmup", type=_time, default=0.02, help="rise of the learning rate: steps (200) or a share of all (0.02)"
     )
