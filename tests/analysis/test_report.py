@@ -86,6 +86,7 @@ def test_cards(page, lossy, model):
             assert example["rtl"] == is_right_to_left("".join(piece[0] for piece in example["pieces"]))
     assert {label["label"] for label in data["labels"]} == {"Arabic", "base64"}
     assert all(label["held_out"]["correlation"] == pytest.approx(label["correlation"]) for label in data["labels"])
+    assert all(label["best_held_out"]["feature"] == label["feature"] for label in data["labels"])  # the same text
     assert {label["feature"] for label in data["labels"]} <= set(features)
 
 

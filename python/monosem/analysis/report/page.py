@@ -58,16 +58,20 @@ def _silent(found: Study, held_out: SourceMoments | None) -> dict[str, int]:
 
 
 def _labels(found: Study, held_out: SourceMoments | None) -> list[dict[str, Any]]:
-    """The best feature of each label, and how the same feature does on held-out text (None where that is unknown)."""
+    """The best feature of each label; how the same feature does on held-out text, and which is best there.
+
+    The two may differ where the little text that is held out has one kind of a label only (DNA in lower case, say).
+    """
     rows = []
     for best in found.moments.best(found.labels):
-        checked = None
+        checked = there = None
         if held_out is not None:
             names = {found.moments.sources[i] for i in found.labels[best.label]}
             members = [i for i, name in enumerate(held_out.sources) if name in names]
             if held_out.tokens[members].sum():
                 checked = held_out.describe(best.label, members, best.feature).to_dict()
-        rows.append(best.to_dict() | {"held_out": checked})
+                there = next((b.to_dict() for b in held_out.best({best.label: members})), None)
+        rows.append(best.to_dict() | {"held_out": checked, "best_held_out": there})
     return rows
 
 
