@@ -11,6 +11,20 @@ from monosem.data.synthetic import SyntheticDictionary
 D, F = 16, 48
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """In the arrays of these tests threads find nothing to do but wait for each other, for long on a busy machine.
+
+    Child processes too: a resume is bitwise for the same number of threads.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(params=["topk", "relu"])
 def sae(request):
     return make_sae(request.param)
