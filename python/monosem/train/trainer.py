@@ -94,7 +94,7 @@ class Trainer:
         """Train until ``config.steps`` steps are done, from the last checkpoint in ``folder`` if there is one.
 
         Ctrl-C (and SIGTERM) finishes the step, saves a checkpoint and stops; the same call again goes on, and ends
-        with the weights, bit for bit, of a run that never stopped.
+        with the weights, bit for bit, of a run that never stopped (same machine, same number of threads).
 
         Args:
             activations: an iterable of [N, d_in] batches, best with ``state_dict`` and ``load_state_dict``
