@@ -57,7 +57,9 @@ def dense(d: int, f: int, k: int, bf16: bool) -> Step:
 
 def sparsify(d: int, f: int, k: int, bf16: bool) -> Step:
     """EleutherAI's SparseCoder with its own gradient projection and decoder norm, and Adam."""
-    os.environ.setdefault("SPARSIFY_DISABLE_TRITON", "1")  # its kernels are for GPUs; on a CPU it decodes by embedding_bag
+    os.environ.setdefault(
+        "SPARSIFY_DISABLE_TRITON", "1"
+    )  # its kernels are for GPUs; on a CPU it decodes by embedding_bag
     from sparsify import SaeConfig, SparseCoder
 
     coder = SparseCoder(d, SaeConfig(num_latents=f, k=k), dtype=torch.float32)

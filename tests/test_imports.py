@@ -49,7 +49,9 @@ def test_arrows_point_one_way(path):
     mine = layer(path)
     known = {n for n in imports(path) if n in MAY or n in {"_C", "_cuda"}}
     extra = known - MAY[mine] - {mine}
-    assert not extra, f"{mine} imports {', '.join(sorted(extra))}; it may import {', '.join(sorted(MAY[mine])) or 'nothing'}"
+    assert not extra, (
+        f"{mine} imports {', '.join(sorted(extra))}; it may import {', '.join(sorted(MAY[mine])) or 'nothing'}"
+    )
 
 
 def test_every_layer_is_known():

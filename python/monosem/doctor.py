@@ -61,7 +61,9 @@ def _gpu() -> Finding:
 def _cuda_module() -> Finding:
     if importlib.util.find_spec("monosem._cuda"):
         return Finding("cuda kernels", "built", "used for CUDA tensors")
-    return Finding("cuda kernels", "none", "this version has no CUDA kernels; CUDA tensors run the definitions in PyTorch")
+    return Finding(
+        "cuda kernels", "none", "this version has no CUDA kernels; CUDA tensors run the definitions in PyTorch"
+    )
 
 
 def _triton() -> Finding:
@@ -78,4 +80,7 @@ def _choices() -> list[Finding]:
         cpu = "but it is missing: a call raises; MONOSEM_BACKEND=reference runs without"
     else:
         cpu = "float32 and bfloat16; float64 runs the definitions in PyTorch"
-    return [Finding("on cpu tensors", choice, cpu), Finding("monosem", "in", os.path.dirname(sys.modules["monosem"].__file__))]
+    return [
+        Finding("on cpu tensors", choice, cpu),
+        Finding("monosem", "in", os.path.dirname(sys.modules["monosem"].__file__)),
+    ]

@@ -12,7 +12,6 @@ from tiny import HOOK, TEXTS, tiny_model
 from monosem.data import models
 from monosem.data.adapter import Model
 from monosem.data.harvest import ActivationStream, harvest
-from monosem.data.sample import sample_path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 REASON = "TransformerLens is not installed (pip install transformer-lens)"
@@ -221,9 +220,6 @@ def test_other_models(lens, tokens, no_network):
         )
 
 
-@pytest.mark.skipif(
-    not (sample_path().parent / "lm" / "A").is_dir(), reason="the weights of A and B are not in this checkout yet"
-)
 @pytest.mark.parametrize("name", models.BUNDLED)
 def test_bundled_model(name, no_network):
     ours = models.load_model(name)

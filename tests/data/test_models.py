@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from monosem.data import models
 from monosem.data.adapter import readable
 from monosem.data.rows import pack_rows
-from monosem.data.sample import sample_documents, sample_path
+from monosem.data.sample import sample_documents
 from monosem.data.text import Document
 
 
@@ -217,7 +217,7 @@ def test_bad_folders(model, tmp_path):
 
 def test_load_model_of_something_else(model):
     assert models.load_model(model) is model
-    with pytest.raises(ValueError, match="model: got int; wanted one of A, B, a folder"):
+    with pytest.raises(ValueError, match="model: got int; wanted one of A, a folder"):
         models.load_model(3)
     small = tiny_model().tokenizer
     with pytest.raises(ValueError, match="tokenizer: it has 300 entries, the model d_vocab=299"):
@@ -230,12 +230,6 @@ def test_every_loss_is_a_loss(model, tokens):
     assert np.isfinite(losses.numpy()).all()
 
 
-shipped = pytest.mark.skipif(
-    not (sample_path().parent / "lm" / "A").is_dir(), reason="the weights of A and B are not in this checkout yet"
-)
-
-
-@shipped
 @pytest.mark.parametrize("name", models.BUNDLED)
 def test_bundled_model(name):
     """Shipped with the package: loads without network, predicts the shipped text far better than chance."""
@@ -245,9 +239,3 @@ def test_bundled_model(name):
     losses = model.token_losses(rows.tokens[::27])
     assert len(losses) >= 12 and losses.mean() < 4.9
     assert len(model.decode(model.generate(model.encode("The "), 30))) > 40
-
-
-@shipped
-def test_bundled_models_differ():
-    a, b = (models.load_model(name) for name in models.BUNDLED)
-    assert not torch.allclose(a.module.W_U, b.module.W_U) and a.tokenizer.to_str() == b.tokenizer.to_str()

@@ -112,7 +112,9 @@ def test_encoder_gradients(kind):
         (values * torch.linspace(-1, 1, values.numel(), dtype=x.dtype).view(values.shape)).sum().backward()
         return [t.grad for t in leaves]
 
-    for ours, theirs, exact in zip(run(x, w, b), plain(x, w, b), plain(x.double(), w.double(), b.double()), strict=True):
+    for ours, theirs, exact in zip(
+        run(x, w, b), plain(x, w, b), plain(x.double(), w.double(), b.double()), strict=True
+    ):
         within_twice(ours, theirs, exact)
 
 

@@ -66,7 +66,7 @@ def test_csc_and_row_gradients(size):
 
 def test_csc_shares_the_work_and_keeps_the_order():
     # Enough entries that two workers sort: equal to one worker's answer.
-    values, indices, offsets = code(9000, 1, 16)
+    _, indices, offsets = code(9000, 1, 16)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "About four minutes on two cores. Stopped with Ctrl-C, the same command goes on."
     )
     parser.add_argument("--out", default="runs/demo", help="folder for everything")
-    parser.add_argument("--model", default="A", help="A or B (shipped), or a folder from `monosem lm train`")
+    parser.add_argument("--model", default="A", help="A (shipped), or a folder from `monosem lm train`")
     parser.add_argument("--hook", default="blocks.0.mlp.hook_post", help="hook name, as TransformerLens spells it")
     parser.add_argument(
         "--text",

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", help="a dictionary written by `monosem train` or monosem.save")
     parser.add_argument(
         "--model",
-        help="A or B (shipped), a folder from `monosem lm train`, or a TransformerLens name (default: as trained)",
+        help="A (shipped), a folder from `monosem lm train`, or a TransformerLens name (default: as trained)",
     )
     parser.add_argument("--hook", help="hook name, as TransformerLens spells it (default: as trained)")
     parser.add_argument(

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "command is given again; damaged shards are found by their checksums and made anew."
     )
     parser.add_argument(
-        "--model", default="A", help="A or B (shipped), a folder from `monosem lm train`, or a TransformerLens name"
+        "--model", default="A", help="A (shipped), a folder from `monosem lm train`, or a TransformerLens name"
     )
     parser.add_argument("--hook", default="blocks.0.mlp.hook_post", help="hook name, as TransformerLens spells it")
     source = parser.add_mutually_exclusive_group()

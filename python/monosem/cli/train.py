@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--activations", metavar="FOLDER", help="read what `monosem harvest` wrote, instead of running a model"
     )
     data.add_argument(
-        "--model", default="A", help="A or B (shipped), a folder from `monosem lm train`, or a TransformerLens name"
+        "--model", default="A", help="A (shipped), a folder from `monosem lm train`, or a TransformerLens name"
     )
     data.add_argument("--hook", default="blocks.0.mlp.hook_post", help="hook name, as TransformerLens spells it")
     data.add_argument(

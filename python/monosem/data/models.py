@@ -21,7 +21,7 @@ from monosem.data.tokenizer import BOS_ID, load_tokenizer
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-BUNDLED = ("A", "B")
+BUNDLED = ("A",)
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
 
 
@@ -78,7 +78,7 @@ def load_model(model: Any, device: torch.device | str = "cpu") -> Model:
     """A language model by name, folder or object.
 
     Args:
-        model: ``"A"`` or ``"B"`` (shipped with monosem: one layer, trained on the same text from two seeds), a folder
+        model: ``"A"`` (shipped with monosem: one layer, 512 ReLU neurons), a folder
             that ``monosem lm train`` wrote, a TransformerLens model, or the name of one that TransformerLens loads.
 
     Raises:

@@ -56,7 +56,9 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> SAE:
         record = json.loads((folder / "cfg.json").read_text(encoding="utf-8"))
         tensors = load_file(folder / "sae.safetensors", device=str(device))
     except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
-        raise ValueError(f"folder: {str(folder)!r} is cut short or altered ({error}); restore it or train again") from None
+        raise ValueError(
+            f"folder: {str(folder)!r} is cut short or altered ({error}); restore it or train again"
+        ) from None
     if record.get("format") != FORMAT or record.get("kind") not in KINDS:
         raise ValueError(
             f"folder: {str(folder)!r} holds format {record.get('format')!r}, kind {record.get('kind')!r}; this version "

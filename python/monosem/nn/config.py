@@ -74,5 +74,7 @@ def from_dict(config: type[SAEConfig], values: dict[str, Any]) -> SAEConfig:
     known = {f.name for f in fields(config)}
     unknown = sorted(set(values) - known)
     if unknown:
-        raise ValueError(f"cfg: {', '.join(unknown)} unknown for kind {config.kind!r}; it has {', '.join(sorted(known))}")
+        raise ValueError(
+            f"cfg: {', '.join(unknown)} unknown for kind {config.kind!r}; it has {', '.join(sorted(known))}"
+        )
     return config(**values)

@@ -1,4 +1,4 @@
-"""What a fast step needs from an autoencoder: the loss, and every gradient in factors that were never multiplied out."""
+"""What a fast step needs from an autoencoder: the loss, and its gradients in factors never multiplied out."""
 
 from __future__ import annotations
 

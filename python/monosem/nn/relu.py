@@ -108,5 +108,3 @@ class ReLUSAE(SAE):
         return Gradients(
             mse + weight * sparsity, mse, sparsity, mse.new_zeros(()), l0, counts > 0, rows, b_dec,
         )  # fmt: skip
-
-

@@ -57,7 +57,9 @@ class TopKSAE(SAE):
         rows = dead.nonzero()[:, 0] if dead is not None else ()
         if size := self._aux_size(len(rows)):
             aux_code = ops.topk_encode(centred, self.W_enc_rows[rows], self.b_enc[rows], size)
-            aux = ops.decode_loss(aux_code, self.W_dec[rows], torch.zeros_like(self.b_dec), -residual.detach())[0].mean()
+            aux = ops.decode_loss(aux_code, self.W_dec[rows], torch.zeros_like(self.b_dec), -residual.detach())[
+                0
+            ].mean()
         sparsity = code.values.sum(-1).mean()
         loss = mse + self.cfg.aux_coefficient * aux
         return LossOutput(loss, mse, sparsity, aux, x + residual, code)

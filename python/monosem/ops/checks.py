@@ -21,9 +21,7 @@ def shape(name: str, tensor: Tensor, wanted: tuple[int | str, ...]) -> None:
 def same(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
     """Raise unless both tensors share device and dtype, which must be one that the kernels know."""
     if tensor.device != other.device:
-        raise ValueError(
-            f"{name}: on {tensor.device}, but {other_name} is on {other.device}; move one with `.to(...)`"
-        )
+        raise ValueError(f"{name}: on {tensor.device}, but {other_name} is on {other.device}; move one with `.to(...)`")
     if tensor.dtype != other.dtype:
         raise ValueError(
             f"{name}: got {tensor.dtype}, but {other_name} is {other.dtype}; convert one, e.g. {name}.to({other.dtype})"

@@ -70,7 +70,9 @@ def decode_loss(code: SparseCode, w: Tensor, b: Tensor, x: Tensor) -> tuple[Tens
     checks.shape("w", w, (code.d_sae, "d_in"))
     checks.shape("b", b, (w.shape[1],))
     if x.shape != (*code.shape, w.shape[1]):
-        raise ValueError(f"x: got shape {list(x.shape)}; wanted {[*code.shape, w.shape[1]]}, the shape that was encoded")
+        raise ValueError(
+            f"x: got shape {list(x.shape)}; wanted {[*code.shape, w.shape[1]]}, the shape that was encoded"
+        )
     checks.same("code.values", code.values, "w", w)
     checks.same("x", x, "w", w)
     loss, residual, _ = decode_loss_rows(*code.csr(), w, b, x.reshape(-1, w.shape[1]))

@@ -81,5 +81,3 @@ def topk_encode(x: Tensor, w: Tensor, b: Tensor, k: int) -> SparseCode:
     values, indices = _topk_encode(x.reshape(-1, x.shape[-1]), w, b, k)
     shape = x.shape[:-1]
     return SparseCode(values.view(*shape, k), indices.view(*shape, k), None, w.shape[0], shape)
-
-

@@ -77,9 +77,7 @@ class FastStep:
 
     def _row_adam(self, name: str, factors: tuple, scale: float, lr: float, unit: bool = False) -> None:
         w = getattr(self.sae, name).data
-        ops.row_grad_adam_(
-            w, self.m[name], self.v[name], *factors, scale, lr, *self.betas, self.eps, self.count, unit
-        )
+        ops.row_grad_adam_(w, self.m[name], self.v[name], *factors, scale, lr, *self.betas, self.eps, self.count, unit)
 
     @torch.no_grad()
     def reset_features(self, features: Tensor) -> None:
