@@ -151,3 +151,28 @@ def test_gradients_of_decode_and_loss():
     (token.sum() + (residual * x.double()).sum()).backward()
     for a, b in zip(small, leaves, strict=True):
         torch.testing.assert_close(a.grad.double(), b.grad, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda i, o: (i + 30, o), "indices: got features 30 to 59; wanted 0 to 29"),
+        (lambda i, o: (i - 1, o), "indices: got features -1"),
+        (lambda i, o: (i, o[:-1]), "offsets: got 0 … "),
+        (lambda i, o: (i, o + 1), "offsets: got 1 … "),
+        (lambda i, o: (i, torch.cat([o[:1], o.flip(0)[:-1], o[-1:]])), "wanted ascending from 0"),
+    ],
+)
+def test_a_broken_code_is_refused_before_it_is_followed(change, message):
+    values, indices, offsets = code(12, 9, 30)
+    indices[:2] = torch.tensor([0, 29])
+    indices, offsets = change(indices, offsets)
+    w = torch.randn(30, 9)
+    for call in (
+        lambda: ops.sparse_decode(values, indices, offsets, w, w[0]),
+        lambda: ops.gather_dot(torch.randn(12, 9), indices, offsets, w),
+        lambda: ops.decode_loss_rows(values, indices, offsets, w, w[0], torch.randn(12, 9)),
+        lambda: ops.csc(indices, offsets, 30),
+    ):
+        with pytest.raises(IndexError, match=message):
+            call()

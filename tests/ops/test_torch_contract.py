@@ -84,17 +84,23 @@ def test_the_same_bits_every_run():
 
 PEAK = """
 import resource, torch
+import monosem as ms
 from monosem import ops
+from monosem.train.step import FastStep
 n, d, f, k = 8192, 32, 65536, 16
 x, w, b = torch.randn(n, d), torch.randn(f, d), torch.zeros(f)
+what = {what!r}
+step = FastStep(ms.TopKSAE(d, f, k)) if what == "step" else None
 warm = ops.topk_encode(x[:64], w, b, k)
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before = peak()
-if {topk}:
+if what == "autograd":
     x.requires_grad_(), w.requires_grad_(), b.requires_grad_()
     code = ops.topk_encode(x, w, b, k)
     loss, _ = ops.decode_loss(code, w, w.new_zeros(d), x)
     loss.mean().backward()
+elif what == "step":
+    step(x, 1e-3)
 else:
     code = ops.threshold_encode(x, w, b - 25.0)
     assert 0 < code.values.numel() < n * f / 1000
@@ -102,10 +108,10 @@ print(peak() - before)
 """
 
 
-@pytest.mark.parametrize("topk", [True, False])
-def test_nothing_of_size_tokens_times_features(topk):
-    # 8,192 × 65,536 in fp32 is 2 GiB; the sparse path, its gradients included, may need a twentieth of that.
+@pytest.mark.parametrize("what", ["autograd", "step", "threshold"])
+def test_nothing_of_size_tokens_times_features(what):
+    # 8,192 × 65,536 in fp32 is 2 GiB; the sparse path, gradients and the whole step included, may need a twentieth.
     run = subprocess.run(
-        [sys.executable, "-c", PEAK.format(topk=topk)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", PEAK.format(what=what)], capture_output=True, text=True, check=True
     )  # fmt: skip
     assert int(run.stdout) < 8192 * 65536 * 4 / 20

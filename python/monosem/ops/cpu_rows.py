@@ -24,12 +24,24 @@ def threads() -> int:
     return torch.get_num_threads()
 
 
-def _code(indices: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, int]:
-    return indices.contiguous(), offsets.contiguous(), len(offsets) - 1
+def _code(indices: Tensor, offsets: Tensor, d_sae: int) -> tuple[Tensor, Tensor, int]:
+    """A code in the layout that the kernels read, and its tokens. They follow it blindly, so it is checked here.
+
+    Raises:
+        IndexError: a feature outside 0…d_sae − 1, or offsets that do not divide the entries.
+    """
+    i, o = indices.contiguous(), offsets.contiguous()
+    if len(i):
+        low, high = (int(t) for t in torch.aminmax(i))
+        if low < 0 or high >= d_sae:
+            raise IndexError(f"indices: got features {low} to {high}; wanted 0 to {d_sae - 1}")
+    if o[0] != 0 or o[-1] != len(i) or (o.diff() < 0).any():
+        raise IndexError(f"offsets: got {int(o[0])} … {int(o[-1])}; wanted ascending from 0 to {len(i)}, the entries")
+    return i, o, len(o) - 1
 
 
 def sparse_decode(values: Tensor, indices: Tensor, offsets: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    v, (i, o, n), (rows, dtype), bias = fp32(values), _code(indices, offsets), weights(w), fp32(b)
+    v, (i, o, n), (rows, dtype), bias = fp32(values), _code(indices, offsets, len(w)), weights(w), fp32(b)
     d = w.shape[1]
     out = torch.empty(n, d)
     _C.sparse_decode(
@@ -40,7 +52,7 @@ def sparse_decode(values: Tensor, indices: Tensor, offsets: Tensor, w: Tensor, b
 
 
 def gather_dot(g: Tensor, indices: Tensor, offsets: Tensor, w: Tensor) -> Tensor:
-    g32, (i, o, n), (rows, dtype) = fp32(g), _code(indices, offsets), weights(w)
+    g32, (i, o, n), (rows, dtype) = fp32(g), _code(indices, offsets, len(w)), weights(w)
     out = torch.empty(len(i))
     _C.gather_dot(
         i.data_ptr(), o.data_ptr(), n, rows.data_ptr(), dtype, w.shape[1], g32.data_ptr(), 1.0, out.data_ptr(),
@@ -52,8 +64,8 @@ def gather_dot(g: Tensor, indices: Tensor, offsets: Tensor, w: Tensor) -> Tensor
 def decode_loss(
     values: Tensor, indices: Tensor, offsets: Tensor, w: Tensor, b: Tensor, x: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    v, (i, o, n), (rows, dtype), bias, target = fp32(values), _code(indices, offsets), weights(w), fp32(b), fp32(x)
-    d = w.shape[1]
+    v, (i, o, n), (rows, dtype) = fp32(values), _code(indices, offsets, len(w)), weights(w)
+    bias, target, d = fp32(b), fp32(x), w.shape[1]
     loss, residual, slopes = torch.empty(n), torch.empty(n, d), torch.empty(len(v))
     _C.decode_loss(
         v.data_ptr(), i.data_ptr(), o.data_ptr(), n, rows.data_ptr(), dtype, d, bias.data_ptr(), target.data_ptr(),
@@ -63,7 +75,7 @@ def decode_loss(
 
 
 def csc(indices: Tensor, offsets: Tensor, d_sae: int) -> tuple[Tensor, Tensor, Tensor]:
-    i, o, n = _code(indices, offsets)
+    i, o, n = _code(indices, offsets, d_sae)
     starts = torch.empty(d_sae + 1, dtype=torch.int64)
     entries, tokens = torch.empty(len(i), dtype=torch.int64), torch.empty(len(i), dtype=torch.int32)
     _C.csc(
