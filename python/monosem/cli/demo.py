@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from monosem.cli import options
+
 HELP = "train a dictionary on the shipped model and text, and open what it found"
 
 
@@ -15,13 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "About four minutes on two cores. Stopped with Ctrl-C, the same command goes on."
     )
     parser.add_argument("--out", default="runs/demo", help="folder for everything")
-    parser.add_argument("--model", default="A", help="A (shipped), or a folder from `monosem lm train`")
-    parser.add_argument("--hook", default="blocks.0.mlp.hook_post", help="hook name, as TransformerLens spells it")
-    parser.add_argument(
-        "--text",
-        default="sample",
-        help="JSON lines with 'text' and 'source' (plain or .xz), or 'sample': the shipped text",
-    )
+    options.add_model(parser)
+    parser.add_argument("--text", default="sample", help=options.TEXT_HELP)
     parser.add_argument("--d-sae", type=int, default=4096, help="number of features")
     parser.add_argument("--k", type=int, default=16, help="active features a token")
     parser.add_argument("--steps", type=int, default=1400, help="training steps of 2,048 tokens")

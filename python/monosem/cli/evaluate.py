@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from monosem.cli import options
+
 HELP = "L0, explained variance, CE loss recovered, dead features"
 
 
@@ -16,22 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "table and writes evaluation.json and evaluation.svg."
     )
     parser.add_argument("folder", help="a dictionary written by `monosem train` or monosem.save")
-    parser.add_argument(
-        "--model",
-        help="A (shipped), a folder from `monosem lm train`, or a TransformerLens name (default: as trained)",
-    )
-    parser.add_argument("--hook", help="hook name, as TransformerLens spells it (default: as trained)")
-    parser.add_argument(
-        "--text",
-        default="sample",
-        help="JSON lines with 'text' and 'source' (plain or .xz), or 'sample': the shipped text",
-    )
-    parser.add_argument(
-        "--split",
-        choices=("train", "held_out", "all"),
-        default="held_out",
-        help="part of the text; 2 %% of each source are held out",
-    )
+    options.add_model(parser, as_trained=True)
+    parser.add_argument("--text", default="sample", help=options.TEXT_HELP)
+    options.add_split(parser, "held_out")
     parser.add_argument(
         "--tokens", type=int, metavar="N", help="evaluate about N tokens, in evenly spaced contexts (default: all)"
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from monosem.cli import options
+
 HELP = "write the activations of a model at one hook to disk"
 
 
@@ -14,22 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "and `monosem.data.store.ActivationStore` read. A harvest that was interrupted continues when the same "
         "command is given again; damaged shards are found by their checksums and made anew."
     )
-    parser.add_argument(
-        "--model", default="A", help="A (shipped), a folder from `monosem lm train`, or a TransformerLens name"
-    )
-    parser.add_argument("--hook", default="blocks.0.mlp.hook_post", help="hook name, as TransformerLens spells it")
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument(
-        "--text", default="sample", help="JSON lines with a 'text' field (plain or .xz), or 'sample': the shipped text"
-    )
-    source.add_argument("--tokens", metavar="FILE.npy", help="an array of tokens [rows, n_ctx] instead of text")
-    parser.add_argument(
-        "--split",
-        choices=("train", "held_out", "all"),
-        default="train",
-        help="part of the text; 2 %% of each source are held out",
-    )
-    parser.add_argument("--contexts", type=int, metavar="N", help="use N contexts, evenly spaced (default: all)")
+    options.add_model(parser)
+    options.add_contexts(parser)
     parser.add_argument("--out", required=True, help="folder for the activations")
     parser.add_argument("--dtype", choices=("bf16", "fp32"), default="bf16", help="bf16 takes half the space")
     parser.add_argument(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from monosem.cli import options
+
 HELP = "train a dictionary on activations"
 
 
@@ -17,21 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--activations", metavar="FOLDER", help="read what `monosem harvest` wrote, instead of running a model"
     )
-    data.add_argument(
-        "--model", default="A", help="A (shipped), a folder from `monosem lm train`, or a TransformerLens name"
-    )
-    data.add_argument("--hook", default="blocks.0.mlp.hook_post", help="hook name, as TransformerLens spells it")
-    data.add_argument(
-        "--text", default="sample", help="JSON lines with a 'text' field (plain or .xz), or 'sample': the shipped text"
-    )
-    data.add_argument("--tokens", metavar="FILE.npy", help="an array of tokens [rows, n_ctx] instead of text")
-    data.add_argument(
-        "--split",
-        choices=("train", "held_out", "all"),
-        default="train",
-        help="part of the text; 2 %% of each source are held out",
-    )
-    data.add_argument("--contexts", type=int, metavar="N", help="use N contexts, evenly spaced (default: all)")
+    options.add_model(data)
+    options.add_contexts(data)
 
     made = parser.add_argument_group("dictionary")
     made.add_argument(

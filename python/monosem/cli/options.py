@@ -1,0 +1,30 @@
+"""Options that several verbs share, worded once."""
+
+from __future__ import annotations
+
+HOOK = "blocks.0.mlp.hook_post"
+TEXT_HELP = "JSON lines with 'text' and 'source' (plain or .xz), or 'sample': the shipped text"
+
+
+def add_model(parser, *, as_trained: bool = False) -> None:
+    """``--model`` and ``--hook``; with ``as_trained`` a dictionary on disk says what they are."""
+    note = " (default: as trained)" if as_trained else ""
+    what = f"A (shipped), a folder from `monosem lm train`, or a TransformerLens name{note}"
+    parser.add_argument("--model", default=None if as_trained else "A", help=what)
+    hook = f"hook name, as TransformerLens spells it{note}"
+    parser.add_argument("--hook", default=None if as_trained else HOOK, help=hook)
+
+
+def add_split(parser, default: str) -> None:
+    """``--split``: which part of the text."""
+    what = "part of the text; 2 %% of each source are held out"
+    parser.add_argument("--split", choices=("train", "held_out", "all"), default=default, help=what)
+
+
+def add_contexts(parser) -> None:
+    """What activations are made of: ``--text`` or ``--tokens``, ``--split``, ``--contexts``."""
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--text", default="sample", help=TEXT_HELP)
+    source.add_argument("--tokens", metavar="FILE.npy", help="an array of tokens [rows, n_ctx] instead of text")
+    add_split(parser, "train")
+    parser.add_argument("--contexts", type=int, metavar="N", help="use N contexts, evenly spaced (default: all)")
