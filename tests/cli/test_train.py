@@ -31,23 +31,14 @@ def text(tmp_path_factory):
 @pytest.fixture
 def command(model, text, tmp_path):
     """command("--k", "4"): exit code of ``monosem train`` on the tiny model, with these words more."""
-    words = [
-        "train",
-        "--model",
-        model,
-        "--hook",
-        HOOK,
-        "--text",
-        text,
-        "--split",
-        "all",
-        "--d-sae",
-        64,
-        "--batch-size",
-        128,
-    ]
+    words = ["train", "--model", model, "--hook", HOOK, "--split", "all", "--d-sae", 64, "--batch-size", 128]
     words += ["--steps", 10, "--out", tmp_path / "run", "--quiet"]
-    return lambda *more: main([str(w) for w in (*words, *more)])
+
+    def run(*more) -> int:
+        source = () if "--tokens" in more else ("--text", text)
+        return main([str(w) for w in (*words, *source, *more)])
+
+    return run
 
 
 def test_trains_topk_from_a_model(command, tmp_path, capsys, model):
@@ -136,6 +127,12 @@ def test_tokens_of_ones_own(command, tmp_path):
     rows = np.random.default_rng(0).integers(0, 300, (200, 32))
     np.save(tmp_path / "tokens.npy", rows)
     assert command("--tokens", tmp_path / "tokens.npy", "--k", 2) == 0
+
+
+def test_text_and_tokens_exclude_each_other(command, capsys):
+    with pytest.raises(SystemExit):
+        command("--text", "a.jsonl", "--tokens=b.npy")
+    assert "argument --tokens: not allowed with argument --text" in capsys.readouterr().err
 
 
 def test_help_teaches(capsys):
