@@ -32,7 +32,8 @@ def test_formulas(model, lossy, rows, hook):
     assert got.tokens == len(a) == 110 and got.contexts == 10
     assert got.l0 == pytest.approx(float((f > 0).sum() / len(f)))
     assert got.mse == pytest.approx(float((a - b).square().mean()))
-    assert got.explained_variance == pytest.approx(float(1 - error / (a - a.mean(0)).square().sum()), rel=1e-9)
+    # The sums are in float64, but x̂ comes in fp32 from another order of summation: 6e-8 of |x̂| an entry, so 1e-6.
+    assert got.explained_variance == pytest.approx(float(1 - error / (a - a.mean(0)).square().sum()), rel=1e-6)
     assert got.cosine == pytest.approx(float(torch.cosine_similarity(a, b).mean()))
     assert got.norm_ratio == pytest.approx(float((b.norm(dim=1) / a.norm(dim=1)).mean()))
 
