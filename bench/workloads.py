@@ -36,7 +36,7 @@ class Workload:
 
     @property
     def gather_bytes(self) -> int:
-        """Rows of K active features read four times (decode and slopes share one): decode, both gradients, fp32."""
+        """Rows read in fp32 for each of K entries: decode (the slopes find them in cache) and the two gradients."""
         return 3 * self.n * self.k * self.d * 4
 
     @property

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "The whole way once: activations of the shipped model A on the shipped text, a TopK dictionary of 4,096 "
         "features trained on them, its evaluation on held-out text, and report.html, a page that opens from disk. "
-        "About four minutes on two cores. Stopped with Ctrl-C, the same command goes on."
+        "About three minutes on two cores. Stopped with Ctrl-C, the same command goes on."
     )
     parser.add_argument("--out", default="runs/demo", help="folder for everything")
     options.add_model(parser)
