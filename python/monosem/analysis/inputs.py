@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from monosem.analysis.neurons import NeuronBasis
 from monosem.data.saved import load
 from monosem.data.text import read_jsonl, split_holdout
 
 if TYPE_CHECKING:
     from monosem.data.rows import TokenRows
+
+NEURONS = "neurons:"
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,18 @@ class Subject:
 def load_subject(folder: str | Path, model: Any = None, hook_name: str | None = None, device: str = "cpu") -> Subject:
     """Load a trained dictionary; model and hook are those it was trained on unless given.
 
+    Args:
+        folder: of the dictionary; or ``"neurons:A"``: the neurons of model A themselves, as a dictionary
+            (:class:`monosem.analysis.neurons.NeuronBasis`), at ``hook_name`` or the first ``mlp.hook_post``.
+
     Raises:
         FileNotFoundError: no dictionary in the folder.
         ValueError: the folder does not say the model or the hook, and neither does the call.
     """
     from monosem.data.models import load_model
 
+    if str(folder).startswith(NEURONS):
+        return _neurons(load_model(str(folder).removeprefix(NEURONS) if model is None else model), hook_name, device)
     sae = load(folder, device)
     model = sae.metadata.get("model") if model is None else model
     hook_name = sae.metadata.get("hook_name") if hook_name is None else hook_name
@@ -43,6 +52,15 @@ def load_subject(folder: str | Path, model: Any = None, hook_name: str | None = 
                 f"{name}: {str(folder)!r} does not say which it was trained on; name it, for example {option}"
             )
     return Subject(sae, load_model(model), hook_name)
+
+
+def _neurons(model: Any, hook_name: str | None, device: str) -> Subject:
+    hook_name = hook_name or next((h for h in model.hook_names if h.endswith("mlp.hook_post")), None)
+    if hook_name is None:
+        raise ValueError(f"hook_name: model {model.name!r} has no mlp.hook_post; name the hook whose neurons you want")
+    sae = NeuronBasis(model.width(hook_name), device)
+    sae.metadata = {"model": model.name, "hook_name": hook_name}
+    return Subject(sae, model, hook_name)
 
 
 def load_rows(model: Any, text: str | Path = "sample", split: str = "held_out") -> "TokenRows":

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 BUNDLED = ("A",)
+SHUFFLED = "~shuffled"
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
 
 
@@ -80,6 +81,7 @@ def load_model(model: Any, device: torch.device | str = "cpu") -> Model:
     Args:
         model: ``"A"`` (shipped with monosem: one layer, 512 ReLU neurons), a folder
             that ``monosem lm train`` wrote, a TransformerLens model, or the name of one that TransformerLens loads.
+            One of monosem's own with ``~shuffled`` behind it (``"A~shuffled"``) has its weight matrices permuted.
 
     Raises:
         FileNotFoundError: a folder or a bundled model that lacks a file.
@@ -87,6 +89,10 @@ def load_model(model: Any, device: torch.device | str = "cpu") -> Model:
     """
     if isinstance(model, Model):
         return model.to(device)
+    if isinstance(model, str) and model.endswith(SHUFFLED):
+        from monosem.data.shuffled_weights import shuffle_weights
+
+        return shuffle_weights(load_model(model.removesuffix(SHUFFLED), device))
     if model in BUNDLED:
         return load_folder(Path(str(resources("monosem"))) / "assets" / "lm" / model, model).to(device)
     if isinstance(model, (str, Path)):

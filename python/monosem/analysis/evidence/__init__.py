@@ -1,0 +1,1 @@
+"""The claims of *Towards Monosemanticity*, one module each: ``measure`` computes, ``section`` shows."""
