@@ -19,9 +19,9 @@ def facts():
     moments.active[torch.arange(40), torch.arange(40) % 4] = counts.double()
     moments.mass.copy_(moments.active)
     moments.square.copy_(counts)
-    index = SimpleNamespace(counts=counts, density=counts.double() / 1000)
+    index = SimpleNamespace(counts=counts, density=counts.double() / 1000, moments=moments)
     logits = SimpleNamespace(skewness=torch.arange(40).float().flip(0))
-    return index, moments, logits
+    return index, logits
 
 
 def test_choice(facts):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from monosem.analysis.index import FeatureIndex
+from monosem.analysis.index import Index
 from monosem.analysis.logits import LogitWeights
 from monosem.analysis.sources import SourceMoments
 
@@ -43,8 +43,7 @@ class _Picker:
 
 
 def choose(
-    index: FeatureIndex,
-    moments: SourceMoments,
+    index: Index,
     logits: LogitWeights,
     labels: Mapping[str, Sequence[int]],
     *,
@@ -67,6 +66,7 @@ def choose(
         random: further features drawn blindly among all that fire.
         least: a feature that fires on fewer tokens is shown only for a label or by the blind draw.
     """
+    moments = index.moments
     picker = _Picker(moments.active.argmax(1))
     often = index.counts >= least
     groups = []

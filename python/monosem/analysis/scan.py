@@ -106,6 +106,7 @@ def blocks(
     *,
     losses: bool = False,
     select: np.ndarray | None = None,
+    done: int = 0,
     contexts: int = 16,
     skip_positions: int = 1,
     progress: str | None = None,
@@ -116,6 +117,7 @@ def blocks(
         losses: also run the whole model three times: untouched, with the reconstruction in place of the activation,
             with zeros in its place. The skipped positions keep their own activation in all three.
         select: the rows to read (default all). Places count over all rows all the same.
+        done: how many of the chosen rows an earlier pass has read; this one goes on behind them.
         contexts: rows per block.
         skip_positions: leading positions of every row that are left out (1: the BOS).
         progress: what the progress bar says; None shows none.
@@ -125,9 +127,10 @@ def blocks(
     """
     check(sae, model, hook_name, rows, skip_positions)
     select = np.arange(len(rows.tokens)) if select is None else np.asarray(select)
-    total = len(select) * np.shape(rows.tokens)[1]
-    with tqdm(total=total, unit="tok", unit_scale=True, desc=progress, disable=progress is None) as bar:
-        for start in range(0, len(select), contexts):
+    length = np.shape(rows.tokens)[1]
+    show = {"unit": "tok", "unit_scale": True, "desc": progress, "disable": progress is None}
+    with tqdm(total=len(select) * length, initial=done * length, **show) as bar:
+        for start in range(done, len(select), contexts):
             run = select[start : start + contexts]
             tokens = torch.from_numpy(np.asarray(rows.tokens[run]).astype(np.int64))
             source = torch.from_numpy(np.asarray(rows.source[run]).astype(np.int64))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monosem.analysis.index import Example
+from monosem.analysis.index.example import Example
 from monosem.analysis.scan import Rows, entries
 
 _UNKNOWN = "\N{REPLACEMENT CHARACTER}"

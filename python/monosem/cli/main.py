@@ -12,6 +12,7 @@ VERBS = {
     "harvest": "write the activations of a model at one hook to disk",
     "train": "train a dictionary on activations",
     "evaluate": "L0, explained variance, CE loss recovered, dead features",
+    "index": "read text once and keep what every feature does on it",
     "doctor": "what was built, what this machine has, and which backend is used",
 }
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from monosem.analysis.index import Example, FeatureIndex
+from monosem.analysis.index import ActivationHistogram, Example, Index, IndexSettings, build_index
 from monosem.analysis.interest import Group, choose
 from monosem.analysis.logits import LogitWeights, logit_weights, used_vocabulary
-from monosem.analysis.scan import Rows, blocks, spread
-from monosem.analysis.sources import SourceMoments, group_sources
+from monosem.analysis.inputs import Subject
+from monosem.analysis.scan import Rows
+from monosem.analysis.sources import group_sources
 from monosem.analysis.windows import Window, windows
 
 
@@ -21,8 +21,7 @@ from monosem.analysis.windows import Window, windows
 class Study:
     """A text read once with a dictionary: all that the report asks."""
 
-    index: FeatureIndex
-    moments: SourceMoments
+    index: Index
     logits: LogitWeights
     groups: list[Group]
     labels: dict[str, list[int]]
@@ -41,18 +40,14 @@ def study(
         vocabulary: token array whose entries count as used when logit weights are shown (default: ``rows.tokens``).
         labels: see :func:`monosem.analysis.sources.group_sources`.
     """
-    index = FeatureIndex(sae.cfg.d_sae, rows.sources, np.shape(rows.tokens)[1], seed=seed)
-    moments = SourceMoments(sae.cfg.d_sae, rows.sources)
-    for block in blocks(
-        sae, model, hook_name, rows, select=spread(rows, tokens), skip_positions=skip_positions,
-        progress="indexing" if progress else None,
-    ):  # fmt: skip
-        index.update(block)
-        moments.update(block)
+    settings = IndexSettings(skip_positions=skip_positions, seed=seed, neurons=False)
+    index = build_index(
+        Subject(sae, model, hook_name), rows, tokens=tokens, settings=settings, progress=progress
+    )
     used = used_vocabulary(np.asarray(rows.tokens if vocabulary is None else vocabulary), model.d_vocab)
     logits = logit_weights(sae, model, hook_name, used)
     grouped = group_sources(rows.sources, labels)
-    return Study(index, moments, logits, choose(index, moments, logits, grouped, seed=seed), grouped, rows)
+    return Study(index, logits, choose(index, logits, grouped, seed=seed), grouped, rows)
 
 
 def cards(
@@ -62,18 +57,18 @@ def cards(
     """One dictionary of plain data for each chosen feature, in the order of the groups."""
     wanted: list[tuple[int, Example]] = []
     for feature in (f for group in found.groups for f in group.features):
-        wanted += [(feature, e) for e in found.index.top_examples(feature)]
-        wanted += [(feature, e) for _, _, es in found.index.interval_examples(feature, intervals, each) for e in es]
+        wanted += [(feature, e) for e in found.index.top(feature)]
+        wanted += [(feature, e) for _, _, es in found.index.spectrum(feature, each, intervals) for e in es]
     unique = list(dict.fromkeys(wanted))
     shown = windows(sae, model, hook_name, found.rows, unique, skip_positions=skip_positions)
     by_example = dict(zip(unique, shown, strict=True))
     out = []
     for number, group in enumerate(found.groups):
         for feature in group.features:
-            tops = _distinct([by_example[feature, e] for e in found.index.top_examples(feature)], top)
+            tops = _distinct([by_example[feature, e] for e in found.index.top(feature)], top)
             spans = [
                 {"low": low, "high": high, "examples": [_window(found, by_example[feature, e]) for e in es]}
-                for low, high, es in found.index.interval_examples(feature, intervals, each)
+                for low, high, es in found.index.spectrum(feature, each, intervals)
             ]
             out.append(
                 _card(model, found, feature)
@@ -88,8 +83,8 @@ def _distinct(found: list[Window], count: int) -> list[Window]:
 
 
 def _card(model: Any, found: Study, feature: int) -> dict[str, Any]:
-    index, moments, logits = found.index, found.moments, found.logits
-    upper, present, counts = index.activation_histogram(feature)
+    index, moments, logits = found.index, found.index.moments, found.logits
+    histogram = index.histogram(feature)
     active = moments.active[feature]
     total = float(active.sum())
 
@@ -97,7 +92,7 @@ def _card(model: Any, found: Study, feature: int) -> dict[str, Any]:
         pairs = zip(ids[feature].tolist(), values[feature].tolist(), strict=True)
         return [[model.token_str(i), _short(v)] for i, v in pairs]
 
-    tokens = Counter(int(found.rows.tokens[e.row, e.position]) for e in index.random_examples(feature))
+    tokens = [[model.token_str(t.token), _short(t.count / total)] for t in index.top_tokens(feature, 4)]
     columns = dict(found.labels) | {name: [i] for i, name in enumerate(moments.sources)}  # of equals the label wins
     r = dict(zip(columns, moments.feature_correlations(feature, columns), strict=True))
     best = max(r, key=lambda name: r[name])
@@ -106,13 +101,20 @@ def _card(model: Any, found: Study, feature: int) -> dict[str, Any]:
         "count": int(total),
         "density": float(index.density[feature]),
         "max": _short(float(index.maximum[feature])),
-        "tokens": [[model.token_str(t), _short(n / tokens.total())] for t, n in tokens.most_common(4)],
+        "tokens": tokens,
         "best": {"label": best, "r": _short(r[best])},
-        "shares": [[i, _short(float(active[i]) / max(total, 1))] for i in present],
-        "histogram": {"upper": _short(upper), "sources": present, "counts": counts.tolist()},
+        "shares": [[i, _short(float(active[i]) / max(total, 1))] for i in histogram.columns],
+        "histogram": histogram_data(histogram),
         "positive": words(logits.top_ids, logits.top_values),
         "negative": words(logits.bottom_ids, logits.bottom_values),
     }
+
+
+def histogram_data(histogram: ActivationHistogram) -> dict[str, Any]:
+    """A histogram as the pages draw it."""
+    return {
+        "upper": _short(histogram.upper), "sources": histogram.columns, "counts": histogram.counts.tolist()
+    }  # fmt: skip
 
 
 def _window(found: Study, window: Window) -> dict[str, Any]:
@@ -132,7 +134,7 @@ def _window(found: Study, window: Window) -> dict[str, Any]:
 
 def overview(found: Study) -> dict[str, Any]:
     """Every feature as a point: density, the source it correlates best with, and how well."""
-    r = found.moments.correlations({name: [i] for i, name in enumerate(found.moments.sources)})
+    r = found.index.moments.correlations({name: [i] for i, name in enumerate(found.index.moments.sources)})
     best = r.max(1)
     return {
         "count": found.index.counts.tolist(),

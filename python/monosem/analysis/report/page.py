@@ -34,7 +34,7 @@ def write_report(
         "evaluation": evaluation.to_dict(),
         "curves": curves,
         "bos": model.token_str(model.bos_id),
-        "sources": found.moments.sources,
+        "sources": found.index.moments.sources,
         "labels": _labels(found, held_out),
         "groups": [{"title": g.title, "note": g.note, "count": len(g.features)} for g in found.groups],
         "cards": cards(sae, model, hook_name, found, skip_positions=skip_positions),
@@ -63,10 +63,10 @@ def _labels(found: Study, held_out: SourceMoments | None) -> list[dict[str, Any]
     The two may differ where the little text that is held out has one kind of a label only (DNA in lower case, say).
     """
     rows = []
-    for best in found.moments.best(found.labels):
+    for best in found.index.moments.best(found.labels):
         checked = there = None
         if held_out is not None:
-            names = {found.moments.sources[i] for i in found.labels[best.label]}
+            names = {found.index.moments.sources[i] for i in found.labels[best.label]}
             members = [i for i, name in enumerate(held_out.sources) if name in names]
             if held_out.tokens[members].sum():
                 checked = held_out.describe(best.label, members, best.feature).to_dict()

@@ -1,0 +1,104 @@
+"""All that an index gathers, fed block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from monosem.analysis.index.crossed import Crossed
+from monosem.analysis.index.frequent import Frequent
+from monosem.analysis.index.kept import Kept
+from monosem.analysis.index.levels import Levels
+from monosem.analysis.index.settings import IndexSettings
+from monosem.analysis.index.together import Together
+from monosem.analysis.scan import Block
+from monosem.analysis.sources import SourceMoments
+
+
+class Collector:
+    """Reads blocks (``update``); its memory depends on the width, the sources and the settings, not on the text.
+
+    Args:
+        shape: (rows, tokens a row) of the whole text; places count over all of it.
+        marks: {name: bool [rows, tokens a row]}: further columns of the histogram, next to the sources.
+    """
+
+    def __init__(
+        self, d_sae: int, d_in: int, d_vocab: int, sources: Sequence[str], shape: tuple[int, int],
+        settings: IndexSettings, marks: Mapping[str, np.ndarray] | None = None,
+    ) -> None:  # fmt: skip
+        self.settings, self.length = settings, shape[1]
+        self.marks = [torch.from_numpy(np.ascontiguousarray(m, dtype=bool)).flatten() for m in (marks or {}).values()]
+        wide = shape[0] * shape[1] >= 1 << 31
+        s = settings
+        self.tokens = torch.zeros((), dtype=torch.int64)
+        self.maximum = torch.zeros(d_sae)
+        self.top = Kept(d_sae, s.top, "value", wide=wide)
+        self.random = Kept(d_sae, s.random, "random", 2 * s.seed, wide)
+        columns = len(sources) + len(self.marks)
+        self.levels = Levels(d_sae, columns, s.bins, s.each, 2 * s.seed + 1, wide)
+        self.words = Frequent(d_sae, d_vocab, s.slots)
+        self.together = Together(d_sae, s.slots)
+        self.crossed = Crossed(d_sae, d_in) if s.neurons else None
+        self.moments = SourceMoments(d_sae, sources)
+
+    def update(self, block: Block) -> None:
+        """Read one block."""
+        features, values, places = block.features, block.values, block.places
+        self.tokens += len(block.source)
+        self.maximum.scatter_reduce_(0, features, values, "amax")
+        self.moments.update(block)
+        self.levels.update(features, values, places, self._columns(block, places))
+        self.random.update(features, values, places)
+        best = self._best_of_row(features, values, places)
+        self.top.update(features[best], values[best], places[best])
+        scored = block.tokens[:, block.skip :].flatten()
+        self.words.update(features, scored[block.at], values)
+        self.together.update(features, values, block.at, len(scored))
+        if self.crossed is not None:
+            self.crossed.update(features, values, block.at, block.x)
+
+    def _columns(self, block: Block, places: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Columns of the histogram to which the entries belong: one source each, and any number of marks."""
+        columns = [(torch.arange(len(places)), block.source[block.at])]
+        for number, mark in enumerate(self.marks):
+            chosen = mark[places].nonzero().flatten()
+            columns.append((chosen, torch.full_like(chosen, len(self.moments.sources) + number)))
+        return columns
+
+    def _best_of_row(self, features: Tensor, values: Tensor, places: Tensor) -> Tensor:
+        """Entry numbers: for each feature and row the largest entry, if it can still enter the top."""
+        new = self.top.clears(features, values, places).nonzero().flatten()
+        order = new[torch.argsort(values[new], descending=True, stable=True)]
+        rows = places[order] // self.length
+        group = features[order] * (int(rows.max()) + 1 if len(rows) else 1) + rows
+        by_group = torch.argsort(group, stable=True)
+        group = group[by_group]
+        first = torch.ones_like(group, dtype=torch.bool)
+        first[1:] = group[1:] != group[:-1]
+        return order[by_group[first]]
+
+    def arrays(self) -> dict[str, Tensor]:
+        """Everything gathered, by name: the live arrays."""
+        moments = {k: getattr(self.moments, k) for k in ("square", "mass", "active", "tokens")}
+        parts = {
+            "top": self.top.arrays(), "random": self.random.arrays(), "levels": self.levels.arrays(),
+            "words": self.words.arrays(), "together": self.together.arrays(), "moments": moments,
+            "crossed": self.crossed.arrays() if self.crossed is not None else {},
+        }  # fmt: skip
+        flat = {f"{part}.{name}": array for part, own in parts.items() for name, array in own.items()}
+        return {"tokens": self.tokens, "maximum": self.maximum} | flat
+
+    def restore(self, arrays: Mapping[str, Tensor]) -> None:
+        """Take the state of another collector of the same kind."""
+        for name, mine in self.arrays().items():
+            mine.copy_(arrays[name])
+
+    def finish(self) -> dict[str, Tensor]:
+        """What an index stores: the arrays, with the partners in place of the counts of pairs."""
+        arrays = {k: v for k, v in self.arrays().items() if not k.startswith("together.")}
+        ids, counts = self.together.partners(int(self.tokens))
+        return arrays | {"partners.ids": ids, "partners.counts": counts, "partners.active": self.together.active}

@@ -1,0 +1,28 @@
+"""What tells one dictionary or text from another."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from typing import Any
+
+import numpy as np
+import torch
+
+from monosem.data import shards
+
+
+def of_dictionary(sae: Any) -> str:
+    """Hash of a dictionary's kind, shape and parameters (a ``NeuronBasis`` has none: its kind and width say all)."""
+    digest = hashlib.sha256(repr((sae.cfg.kind, sae.cfg.d_in, sae.cfg.d_sae)).encode())
+    parameters = sae.state_dict() if hasattr(sae, "state_dict") else {}
+    for name, value in sorted(parameters.items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def of_text(rows: Any) -> str:
+    """Checksum of the tokens, the source of each, and the sources' names."""
+    crc = zlib.crc32("\n".join(rows.sources).encode(), shards.tokens_checksum(np.asarray(rows.tokens)))
+    return f"{zlib.crc32(np.ascontiguousarray(np.asarray(rows.source), dtype=np.int32), crc):08x}"

@@ -1,0 +1,167 @@
+"""Asking an index about features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monosem.analysis.index.crossed import correlation
+from monosem.analysis.index.example import ActivationHistogram, Example, Partner, TokenCount
+from monosem.analysis.index.kept import scramble
+from monosem.analysis.index.settings import INTERVALS
+from monosem.analysis.index.together import phi
+from monosem.analysis.sources import SourceMoments
+
+
+class Index:
+    """What a dictionary does over a text, feature by feature. Made by ``build_index`` or ``open_index``.
+
+    Large arrays of an index on disk are memory-mapped: opening is instant, and asking reads only what is asked.
+
+    Attributes:
+        meta: how it was made: model, hook_name, d_sae, fingerprints, settings.
+        rows: the text: ``tokens`` [rows, T], ``source`` [rows, T], ``sources``; examples count in it.
+        sources: names of the sources.
+        tokens: scored tokens that were read, N.
+        density, counts, maximum: share and number of the tokens on which each feature is active (float64, int64 [F])
+            and its largest activation (fp32 [F]).
+        source_counts: active tokens by source, int64 [F, sources].
+        moments: sums for correlations with sources.
+    """
+
+    def __init__(
+        self, meta: dict[str, Any], arrays: dict[str, Tensor], rows: Any, folder: Path | None = None
+    ) -> None:
+        self.meta, self.rows, self.folder, self._arrays = meta, rows, folder, arrays
+        self.sources: list[str] = list(meta["sources"])
+        self.tokens = int(arrays["tokens"])
+        self.length = int(rows.tokens.shape[1])
+        self.maximum = arrays["maximum"].clone()
+        self.moments = SourceMoments(0, self.sources)
+        for name in ("square", "mass", "active", "tokens"):
+            setattr(self.moments, name, arrays[f"moments.{name}"])
+        self.source_counts = self.moments.active.long()
+        self.counts = self.source_counts.sum(1)
+        self.density = self.counts.double() / max(self.tokens, 1)
+
+    @property
+    def d_sae(self) -> int:
+        return len(self.counts)
+
+    def top(self, feature: int, count: int | None = None) -> list[Example]:
+        """The hardest examples, hardest first, one of each row."""
+        return self._examples("top", self._known(feature))[:count]
+
+    def random(self, feature: int, count: int | None = None) -> list[Example]:
+        """A uniform sample of the active tokens, in random order."""
+        return self._examples("random", self._known(feature))[:count]
+
+    def interval(self, feature: int, i: int, count: int | None = None, intervals: int = INTERVALS) -> list[Example]:
+        """Random examples with i·max/intervals < activation ≤ (i + 1)·max/intervals, in random order.
+
+        Interval 0 is the weakest and ``intervals − 1`` holds the maximum. They come from the samples of the bins, so
+        they are uniform in the interval as far as each bin has examples left, and about 10 where as many occurred.
+        """
+        feature = self._known(feature)
+        if not 0 <= i < intervals:
+            raise ValueError(f"i: got {i}; wanted 0 to {intervals - 1}")
+        low, high = self.bounds(feature, i, intervals)
+        settings, upper = self.meta["settings"], float(self._arrays["levels.upper"][feature])
+        bins = settings["bins"]
+        if not upper:
+            return []
+        first = max(0, int(low / upper * bins) - 1)
+        last = min(bins, int(high / upper * bins) + 2)
+        found = self._examples("levels.sample", slice(feature * bins + first, feature * bins + last), 2 * settings["seed"] + 1)
+        return [e for e in found if low < e.value and (e.value <= high or i == intervals - 1)][:count]
+
+    def spectrum(
+        self, feature: int, each: int | None = None, intervals: int = INTERVALS
+    ) -> list[tuple[float, float, list[Example]]]:
+        """All intervals, the strongest first: (low, high, at most ``each`` random examples)."""
+        order = reversed(range(intervals))
+        return [
+            (*self.bounds(feature, i, intervals), self.interval(feature, i, each, intervals)) for i in order
+        ]
+
+    def bounds(self, feature: int, i: int, intervals: int = INTERVALS) -> tuple[float, float]:
+        """The activations between which interval ``i`` lies."""
+        step = float(self.maximum[feature]) / intervals
+        return i * step, (i + 1) * step
+
+    def histogram(self, feature: int, marks: bool = False) -> ActivationHistogram:
+        """Counts of the activations by source, the most frequent source first; no bins above the maximum.
+
+        Args:
+            marks: by mark instead (``meta["marks"]``); then rows need not add up, as a token may bear several marks.
+        """
+        feature = self._known(feature)
+        counts = torch.as_tensor(self._arrays["levels.counts"][feature]).clone()
+        upper, sources = float(self._arrays["levels.upper"][feature]), len(self.sources)
+        occupied = counts[:sources].sum(0).nonzero()
+        bins = int(occupied.max()) + 1 if len(occupied) else 0
+        upper *= bins / counts.shape[1]
+        if marks:
+            return ActivationHistogram(upper, list(self.meta["marks"]), counts[sources:, :bins])
+        present = counts[:sources].sum(1).nonzero().flatten()
+        order = present[torch.argsort(counts[present].sum(1), descending=True, stable=True)]
+        return ActivationHistogram(upper, order.tolist(), counts[order, :bins])
+
+    def top_tokens(self, feature: int, count: int | None = None) -> list[TokenCount]:
+        """The tokens on which the feature fires, the commonest first."""
+        ids, counts, missed, sums = (
+            self._arrays[f"words.{k}"][self._known(feature)].tolist() for k in ("ids", "counts", "missed", "sums")
+        )
+        rows = zip(ids, counts, missed, sums, strict=True)
+        found = [TokenCount(i, n, m, s / n) for i, n, m, s in rows if i >= 0]
+        return sorted(found, key=lambda t: (-t.count, t.token))[:count]
+
+    def coactive(self, feature: int, count: int | None = None) -> list[Partner]:
+        """The features that fire on the same tokens, by phi. See ``Together`` for what is counted."""
+        ids, both = (self._arrays[f"partners.{k}"][self._known(feature)].long() for k in ("ids", "counts"))
+        ids, both = ids[ids >= 0], both[ids >= 0]
+        active = self._arrays["partners.active"]
+        mine = active[feature]
+        scores = phi(both, mine, active[ids], self.tokens)
+        rows = zip(ids.tolist(), both.tolist(), scores.tolist(), strict=True)
+        return [Partner(g, n, n / max(int(mine), 1), score) for g, n, score in rows][:count]
+
+    def neuron_correlations(self, features: Tensor) -> Tensor:
+        """Pearson's r of features [n] with every component of the activation they were read from: float64 [n, d_in].
+
+        Raises:
+            ValueError: the index was built with ``neurons=False``.
+        """
+        if "crossed.product" not in self._arrays:
+            raise ValueError("neurons: this index was built with neurons=False; build it again with neurons=True")
+        features = torch.as_tensor(features).long()
+        sums = self._arrays["crossed.sum"], self._arrays["crossed.square"]
+        mass, square = self.moments.mass[features].sum(1), self.moments.square[features]
+        return correlation(self._arrays["crossed.product"][features], mass, square, *sums, self.tokens)
+
+    def _known(self, feature: int) -> int:
+        if not 0 <= feature < self.d_sae:
+            raise ValueError(f"feature: got {feature}; wanted 0 to {self.d_sae - 1}")
+        return int(feature)
+
+    def _examples(self, part: str, at: int | slice, seed: int | None = None) -> list[Example]:
+        """The examples of one list, or of several random samples together in their random order."""
+        places = self._arrays[f"{part}.places"][at].flatten().long()
+        values = self._arrays[f"{part}.values"][at].flatten()
+        values, places = values[places >= 0], places[places >= 0]
+        if seed is not None:
+            order = torch.argsort(scramble(places, seed), descending=True)
+            values, places = values[order], places[order]
+        return [
+            Example(place // self.length, place % self.length, value)
+            for place, value in zip(places.tolist(), values.tolist(), strict=True)
+        ]
+
+
+def text_rows(tokens: Any, source: Any, sources: list[str]) -> Any:
+    """Rows as every analysis reads them."""
+    return SimpleNamespace(tokens=tokens, source=source, sources=list(sources))

@@ -1,0 +1,45 @@
+"""How much an index keeps of each feature."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+INTERVALS = 11  # of the activation, evenly spaced from 0 to the maximum (paper, "Feature Interpretability Rubric")
+
+
+@dataclass(frozen=True)
+class IndexSettings:
+    """Places kept of each feature; about 3.5 KiB a feature and 150 bytes more for each source.
+
+    Attributes:
+        top: hardest examples, at most one of each row.
+        random: examples drawn from all its active tokens, each equally likely.
+        each: examples drawn from each bin of the histogram; the samples of the 11 intervals come from them.
+        bins: bins of the activation histogram.
+        slots: tokens and partners kept.
+        neurons: also keep the sums for correlations with the components of the activation: 4·d_in bytes a feature.
+        seed: of the random samples.
+        skip_positions: leading positions of every row that are left out (1: the BOS).
+        contexts: rows read at a time.
+    """
+
+    top: int = 20
+    random: int = 64
+    each: int = 8
+    bins: int = 32
+    slots: int = 32
+    neurons: bool = True
+    seed: int = 0
+    skip_positions: int = 1
+    contexts: int = 16
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value, least = getattr(self, field.name), 0 if field.name in ("seed", "skip_positions", "neurons") else 1
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{field.name}: got {value!r}; wanted a whole number ≥ {least}")
+        if self.bins < 2 * INTERVALS or self.bins % 2:
+            raise ValueError(
+                f"bins: got {self.bins}; wanted an even number ≥ {2 * INTERVALS}: they are merged in pairs, and after "
+                f"that each of the {INTERVALS} intervals must still have one of its own"
+            )

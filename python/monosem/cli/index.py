@@ -1,0 +1,58 @@
+"""``monosem index``: one pass over text, after which every feature can be asked what it does."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from monosem.cli import options
+
+HELP = "read text once and keep what every feature does on it"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Run a trained dictionary over text once and write an index: for every feature its density, activation "
+        "histogram by source, hardest examples, a fair sample of each of 11 activation intervals and of all, the "
+        "tokens and the features it fires with, and sums for correlations with sources and neurons. The browser of "
+        "features and all the evidence read it. Memory depends on the number of features, not on the text. Stopped "
+        "with Ctrl-C or killed, the same command goes on."
+    )
+    parser.add_argument("folder", help="a dictionary written by `monosem train` or monosem.save; or neurons:MODEL")
+    options.add_model(parser, as_trained=True)
+    parser.add_argument("--text", default="sample", help=options.TEXT_HELP)
+    options.add_split(parser, "all")
+    parser.add_argument("--tokens", type=int, metavar="N", help="read about N tokens, evenly spaced (default: all)")
+    parser.add_argument("--out", metavar="FOLDER", help="where the index goes (default: FOLDER/index)")
+    parser.add_argument("--top", type=int, default=20, help="hardest examples kept of each feature")
+    parser.add_argument("--random", type=int, default=64, help="random examples kept of each feature")
+    parser.add_argument(
+        "--each", type=int, default=8, help="random examples kept of each of 32 levels of a feature's activation"
+    )
+    parser.add_argument("--slots", type=int, default=32, help="tokens and co-firing features kept of each feature")
+    parser.add_argument("--no-neurons", action="store_true", help="no sums for correlations with neurons")
+    parser.add_argument("--seed", type=int, default=0, help="of the random examples")
+    parser.add_argument("--device", default="cpu", help="where the dictionary runs: cpu or cuda")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def run(args: argparse.Namespace) -> int:
+    from monosem.analysis.index import IndexSettings, build_index
+    from monosem.analysis.inputs import load_rows, load_subject
+
+    subject = load_subject(args.folder, args.model, args.hook, args.device)
+    if args.out is None and not Path(args.folder).is_dir():
+        raise ValueError(f"out: {args.folder!r} is no folder to write into; say where the index goes with --out")
+    out = Path(args.out or Path(args.folder) / "index")
+    settings = IndexSettings(
+        top=args.top, random=args.random, each=args.each, slots=args.slots, neurons=not args.no_neurons, seed=args.seed
+    )
+    rows = load_rows(subject.model, args.text, args.split)
+    index = build_index(
+        subject, rows, out, tokens=args.tokens, settings=settings, progress=not args.quiet,
+        notes={"folder": str(args.folder), "text": str(args.text), "split": args.split},
+    )  # fmt: skip
+    alive = int((index.counts > 0).sum())
+    size = sum(p.stat().st_size for p in out.iterdir())
+    print(f"{index.tokens:,} tokens read; {alive:,} of {index.d_sae:,} features fire; {size / 1e6:,.0f} MB in {out}")
+    return 0
