@@ -36,16 +36,11 @@ def test_merged_samples_are_those_of_one_pass():
     values = torch.cat([torch.linspace(0.01, 1, 500), torch.tensor([3.9])])
     places, features = torch.arange(501), torch.zeros(501, dtype=torch.int64)
     grown, known = Levels(1, 1, 8, each=6, seed=3), Levels(1, 1, 8, each=6, seed=3)
-    known.upper[0] = 4.0
     for part in torch.arange(501).split(100):
         column = [(torch.arange(len(part)), features[part])]
-        for levels in (grown, known):
-            levels.update(features[part], values[part], places[part], column)
-    assert float(grown.upper[0]) == pytest.approx(values[99] * 2 ** torch.log2(3.9 / values[99]).ceil().item())
-    known.upper[0] = 0
-    if float(grown.upper[0]) != 4.0:  # compare on the same range
-        known = Levels(1, 1, 8, each=6, seed=3)
-        known.upper.copy_(grown.upper)
-        known.update(features, values, places, [(places, features)])
+        grown.update(features[part], values[part], places[part], column)
+    assert float(grown.upper[0]) > 3.9
+    known.upper.copy_(grown.upper)
+    known.update(features, values, places, [(places, features)])
     assert torch.equal(grown.counts, known.counts)
     assert torch.equal(grown.sample.places, known.sample.places)

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
 
 from monosem.analysis.index import fingerprint
 from monosem.analysis.index.collector import Collector
@@ -187,7 +186,9 @@ def read_meta(folder: str | Path) -> dict[str, Any]:
     """``index.json`` of a finished index."""
     path = Path(folder) / "index.json"
     if not path.is_file():
-        unfinished = " (an unfinished one is there: build it again to go on)" if (path.parent / _STATE).is_file() else ""
+        unfinished = (
+            " (an unfinished one is there: build it again to go on)" if (path.parent / _STATE).is_file() else ""
+        )
         raise FileNotFoundError(
             f"folder: no index in {str(folder)!r}{unfinished}; wanted one written by `monosem index`"
         )

@@ -33,9 +33,7 @@ class Index:
         moments: sums for correlations with sources.
     """
 
-    def __init__(
-        self, meta: dict[str, Any], arrays: dict[str, Tensor], rows: Any, folder: Path | None = None
-    ) -> None:
+    def __init__(self, meta: dict[str, Any], arrays: dict[str, Tensor], rows: Any, folder: Path | None = None) -> None:
         self.meta, self.rows, self.folder, self._arrays = meta, rows, folder, arrays
         self.sources: list[str] = list(meta["sources"])
         self.tokens = int(arrays["tokens"])
@@ -76,7 +74,9 @@ class Index:
             return []
         first = max(0, int(low / upper * bins) - 1)
         last = min(bins, int(high / upper * bins) + 2)
-        found = self._examples("levels.sample", slice(feature * bins + first, feature * bins + last), 2 * settings["seed"] + 1)
+        found = self._examples(
+            "levels.sample", slice(feature * bins + first, feature * bins + last), 2 * settings["seed"] + 1
+        )
         return [e for e in found if low < e.value and (e.value <= high or i == intervals - 1)][:count]
 
     def spectrum(
@@ -84,9 +84,7 @@ class Index:
     ) -> list[tuple[float, float, list[Example]]]:
         """All intervals, the strongest first: (low, high, at most ``each`` random examples)."""
         order = reversed(range(intervals))
-        return [
-            (*self.bounds(feature, i, intervals), self.interval(feature, i, each, intervals)) for i in order
-        ]
+        return [(*self.bounds(feature, i, intervals), self.interval(feature, i, each, intervals)) for i in order]
 
     def bounds(self, feature: int, i: int, intervals: int = INTERVALS) -> tuple[float, float]:
         """The activations between which interval ``i`` lies."""

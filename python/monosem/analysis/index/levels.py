@@ -55,4 +55,6 @@ class Levels:
         self.upper[grown] *= 2
 
     def arrays(self) -> dict[str, Tensor]:
-        return {"upper": self.upper, "counts": self.counts} | {f"sample.{k}": v for k, v in self.sample.arrays().items()}
+        return {"upper": self.upper, "counts": self.counts} | {
+            f"sample.{k}": v for k, v in self.sample.arrays().items()
+        }

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from monosem.analysis.index import ActivationHistogram, Example, Index, IndexSettings, build_index
+from monosem.analysis.inputs import Subject
 from monosem.analysis.interest import Group, choose
 from monosem.analysis.logits import LogitWeights, logit_weights, used_vocabulary
-from monosem.analysis.inputs import Subject
 from monosem.analysis.scan import Rows
 from monosem.analysis.sources import group_sources
 from monosem.analysis.windows import Window, windows
@@ -41,9 +41,7 @@ def study(
         labels: see :func:`monosem.analysis.sources.group_sources`.
     """
     settings = IndexSettings(skip_positions=skip_positions, seed=seed, neurons=False)
-    index = build_index(
-        Subject(sae, model, hook_name), rows, tokens=tokens, settings=settings, progress=progress
-    )
+    index = build_index(Subject(sae, model, hook_name), rows, tokens=tokens, settings=settings, progress=progress)
     used = used_vocabulary(np.asarray(rows.tokens if vocabulary is None else vocabulary), model.d_vocab)
     logits = logit_weights(sae, model, hook_name, used)
     grouped = group_sources(rows.sources, labels)
