@@ -43,6 +43,41 @@ class Window:
         return "".join(p.text for p in self.pieces)
 
 
+class TextCache:
+    """The text side of a model, each answer worked out once: for showing very many windows."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.bos_id = model, model.bos_id
+        self._texts: dict[tuple[int, ...], str] = {}
+        self._names: dict[int, str] = {}
+
+    def decode(self, ids: Sequence[int]) -> str:
+        key = tuple(ids)
+        if key not in self._texts:
+            self._texts[key] = self.model.decode(list(ids))
+        return self._texts[key]
+
+    def token_str(self, token: int) -> str:
+        if token not in self._names:
+            self._names[token] = self.model.token_str(token)
+        return self._names[token]
+
+
+def lay_out(
+    model: Any, rows: Rows, example: Example, first: int, values: Sequence[float], characters: tuple[int, int]
+) -> Window:
+    """The window of an example whose tokens begin at position ``first`` and carry these activations.
+
+    Args:
+        model: shows text: a model, or a :class:`TextCache` of one.
+    """
+    ids = np.asarray(rows.tokens[example.row, first : first + len(values)]).tolist()
+    pieces = trim(show(model, ids, values, example.position - first), characters)
+    source = rows.sources[int(rows.source[example.row, example.position])]
+    right = is_right_to_left("".join(p.text for p in pieces))
+    return Window(example.row, example.position, example.value, source, pieces, right)
+
+
 @torch.no_grad()
 def windows(
     sae: Any, model: Any, hook_name: str, rows: Rows, wanted: Sequence[tuple[int, Example]],
@@ -57,7 +92,7 @@ def windows(
         before, after: most tokens on either side.
         characters: most characters on either side: so that a line is as long in DNA as in prose.
     """
-    tokens, sources = np.asarray(rows.tokens), np.asarray(rows.source)
+    tokens, texts = np.asarray(rows.tokens), TextCache(model)
     out: list[Window | None] = [None] * len(wanted)
     numbers = sorted({example.row for _, example in wanted})
     by_row: dict[int, list[int]] = {}
@@ -73,18 +108,8 @@ def windows(
             for i in by_row[row]
         ]
         values = _window_values(sae, activations, [(wanted[i][0], r, a, b) for i, r, a, b in spans], skip_positions)
-        for (i, local, a, b), of_window in zip(spans, values, strict=True):
-            _, example = wanted[i]
-            pieces = trim(show(model, ids[local, a:b].tolist(), of_window, example.position - a), characters)
-            name = rows.sources[int(sources[example.row, example.position])]
-            out[i] = Window(
-                example.row,
-                example.position,
-                example.value,
-                name,
-                pieces,
-                is_right_to_left("".join(p.text for p in pieces)),
-            )
+        for (i, _, a, _), of_window in zip(spans, values, strict=True):
+            out[i] = lay_out(texts, rows, wanted[i][1], a, of_window, characters)
     return [w for w in out if w is not None]
 
 

@@ -31,6 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--slots", type=int, default=32, help="tokens and co-firing features kept of each feature")
     parser.add_argument("--no-neurons", action="store_true", help="no sums for correlations with neurons")
+    parser.add_argument(
+        "--no-codes", action="store_true",
+        help="do not store every activation (8 bytes for each active feature of each token); `monosem features` then "
+        "cannot use the index",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of the random examples")
     parser.add_argument("--device", default="cpu", help="where the dictionary runs: cpu or cuda")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -45,8 +50,9 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"out: {args.folder!r} is no folder to write into; say where the index goes with --out")
     out = Path(args.out or Path(args.folder) / "index")
     settings = IndexSettings(
-        top=args.top, random=args.random, each=args.each, slots=args.slots, neurons=not args.no_neurons, seed=args.seed
-    )
+        top=args.top, random=args.random, each=args.each, slots=args.slots, neurons=not args.no_neurons,
+        codes=not args.no_codes, seed=args.seed,
+    )  # fmt: skip
     rows = load_rows(subject.model, args.text, args.split)
     index = build_index(
         subject, rows, out, tokens=args.tokens, settings=settings, progress=not args.quiet,

@@ -98,6 +98,21 @@ def contents(folder):
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix == ".npy"}
 
 
+def test_every_activation(subject, rows, dense, tmp_path, monkeypatch):
+    monkeypatch.setattr("monosem.analysis.index.codes._CHUNK", 100)
+    codes = build_index(subject, rows, tmp_path, settings=SETTINGS, progress=False).codes
+    for feature in range(14):
+        places, values = codes.of(feature)
+        mine = dense[..., feature].flatten()
+        assert places.tolist() == mine.nonzero().flatten().tolist()
+        assert values.tolist() == mine[mine > 0].tolist()
+        assert codes.window(feature, 3, 2, 9).tolist() == dense[3, 2:9, feature].tolist()
+    assert sorted(p.suffix for p in tmp_path.iterdir() if "unfinished" in p.name) == []
+    memory = build_index(subject, rows, settings=SETTINGS, progress=False)
+    with pytest.raises(ValueError, match="does not hold the activations"):
+        memory.codes  # noqa: B018
+
+
 @pytest.mark.parametrize("wide", [False, True])
 def test_killed_and_resumed_it_ends_with_the_same_bits(lossy, model, hook, rows, tmp_path, monkeypatch, wide):
     if wide:  # partners in bounded memory, as above 16,384 features
@@ -110,10 +125,10 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(lossy, model, hook, rows,
 
     original = module._Saver.__call__
 
-    def killed(self, done):
-        self.due = 0  # a checkpoint behind every block
-        original(self, done)
-        if done == 6:
+    def killed(self, done, block):
+        self.due = 0 if done < 8 else float("inf")  # a checkpoint behind every block, but not behind the last
+        original(self, done, block)
+        if done == 8:
             raise Killed
 
     cut = tmp_path / "cut"

@@ -15,10 +15,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from monosem.analysis.index import fingerprint
+from monosem.analysis.index.codes import CodeLog
 from monosem.analysis.index.collector import Collector
 from monosem.analysis.index.index import Index, text_rows
 from monosem.analysis.index.settings import IndexSettings
-from monosem.analysis.scan import Rows, blocks, check, spread
+from monosem.analysis.scan import Block, Rows, blocks, check, spread
 from monosem.data import files
 
 FORMAT = 1
@@ -67,7 +68,7 @@ def build_index(
     )
     run = _Run(collector, subject, rows, select, settings, progress)
     if folder is None:
-        run.read(0, lambda done: None)
+        run.read(0, lambda done, block: None)
         return Index(meta, collector.finish(), text_rows(rows.tokens, rows.source, rows.sources))
     folder = Path(folder)
     with files.folder_lock(folder):
@@ -89,7 +90,7 @@ class _Run:
         self.settings, self.progress = settings, progress
 
     def read(self, done: int, after: Any) -> None:
-        """Read the rows from number ``done`` on, calling ``after(rows done)`` behind every block."""
+        """Read the rows from number ``done`` on, calling ``after(rows done, block)`` behind every block."""
         for block in blocks(
             self.subject.sae, self.subject.model, self.subject.hook_name, self.rows, select=self.select, done=done,
             contexts=self.settings.contexts, skip_positions=self.settings.skip_positions,
@@ -97,7 +98,7 @@ class _Run:
         ):  # fmt: skip
             self.collector.update(block)
             done += len(block.row)
-            after(done)
+            after(done, block)
 
 
 class _Saver:
@@ -108,12 +109,20 @@ class _Saver:
         self.due = time.monotonic() + seconds
         self.started = time.monotonic()
         self.before = 0.0
+        self.log = CodeLog(folder, meta["d_sae"], meta["rows"] * meta["n_ctx"]) if meta["settings"]["codes"] else None
 
     def resume(self) -> int:
         """Take up the last checkpoint; returns how many rows are done."""
+        header = self._header()
+        if self.log is not None:
+            self.log.open(header["entries"])
+        self.before = header["seconds"]
+        return header["done"]
+
+    def _header(self) -> dict[str, Any]:
         path = self.folder / _STATE
         if not path.is_file():
-            return 0
+            return {"done": 0, "seconds": 0.0, "entries": 0}
         try:
             header = json.loads(files.read_metadata(path)["header"])
             _check_same(self.folder, _STATE, header["meta"], self.meta)
@@ -122,14 +131,19 @@ class _Saver:
             raise ValueError(
                 f"folder: {str(path)!r} is altered ({error}); remove it, and the index begins anew"
             ) from None
-        self.before = header["seconds"]
-        return header["done"]
+        return header
 
-    def __call__(self, done: int) -> None:
+    def __call__(self, done: int, block: Block) -> None:
+        if self.log is not None:
+            self.log.add(block.features, block.places, block.values)
         if time.monotonic() < self.due:
             return
         began = time.monotonic()
-        header = {"done": done, "meta": self.meta, "seconds": self.spent()}
+        entries = 0
+        if self.log is not None:
+            self.log.sync()
+            entries = self.log.count
+        header = {"done": done, "meta": self.meta, "seconds": self.spent(), "entries": entries}
         files.write_tensors(self.folder / _STATE, self.collector.arrays(), {"header": json.dumps(header)})
         self.due = time.monotonic() + max(self.seconds, 20 * (time.monotonic() - began))
 
@@ -143,9 +157,14 @@ class _Saver:
         arrays = self.collector.finish()
         for name, array in arrays.items():
             files.write_array(self.folder / f"{name}.npy", array.numpy())
-        meta = self.meta | {"arrays": sorted(arrays), "seconds": round(self.spent(), 1)}
+        names = list(arrays)
+        if self.log is not None:
+            names += [f"codes.{name}" for name in self.log.sort(self.collector.moments.counts.long())]
+        meta = self.meta | {"arrays": sorted(names), "seconds": round(self.spent(), 1)}
         files.write_text(self.folder / "index.json", json.dumps(meta, indent=2, ensure_ascii=False) + "\n")
         (self.folder / _STATE).unlink(missing_ok=True)
+        if self.log is not None:
+            self.log.discard()
 
 
 def open_index(folder: str | Path, subject: Any = None) -> Index:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monosem.analysis.index.codes import Codes, stored
 from monosem.analysis.index.crossed import correlation
 from monosem.analysis.index.example import ActivationHistogram, Example, Partner, TokenCount
 from monosem.analysis.index.kept import scramble
@@ -140,6 +141,21 @@ class Index:
         sums = self._arrays["crossed.sum"], self._arrays["crossed.square"]
         mass, square = self.moments.mass[features].sum(1), self.moments.square[features]
         return correlation(self._arrays["crossed.product"][features], mass, square, *sums, self.tokens)
+
+    @property
+    def codes(self) -> Codes:
+        """Every activation of every feature.
+
+        Raises:
+            ValueError: the index is in memory, or was built with ``codes=False``.
+        """
+        found = stored(self._arrays, self.length)
+        if found is None:
+            raise ValueError(
+                "codes: this index does not hold the activations; build it on disk with codes=True "
+                "(`monosem index` without --no-codes)"
+            )
+        return found
 
     def _known(self, feature: int) -> int:
         if not 0 <= feature < self.d_sae:

@@ -18,6 +18,8 @@ class IndexSettings:
         bins: bins of the activation histogram.
         slots: tokens and partners kept.
         neurons: also keep the sums for correlations with the components of the activation: 4·d_in bytes a feature.
+        codes: also store every activation: 6 to 8 bytes for each active feature of each token. The browser of features
+            reads them; an index in memory has none.
         seed: of the random samples.
         skip_positions: leading positions of every row that are left out (1: the BOS).
         contexts: rows read at a time.
@@ -29,13 +31,15 @@ class IndexSettings:
     bins: int = 32
     slots: int = 32
     neurons: bool = True
+    codes: bool = True
     seed: int = 0
     skip_positions: int = 1
     contexts: int = 16
 
     def __post_init__(self) -> None:
+        may_be_zero = ("seed", "skip_positions", "neurons", "codes")
         for field in fields(self):
-            value, least = getattr(self, field.name), 0 if field.name in ("seed", "skip_positions", "neurons") else 1
+            value, least = getattr(self, field.name), 0 if field.name in may_be_zero else 1
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"{field.name}: got {value!r}; wanted a whole number ≥ {least}")
         if self.bins < 2 * INTERVALS or self.bins % 2:

@@ -88,7 +88,7 @@ def render(content: dict[str, Any], title: str, notes: tuple[str, ...] = ()) -> 
         notes=notes,
         today=date.today().isoformat(),
         style=(_HERE / "style.css").read_text(encoding="utf-8"),
-        script=(_HERE / "page.js").read_text(encoding="utf-8"),
+        script="".join((_HERE / name).read_text(encoding="utf-8") for name in ("draw.js", "page.js")),
         data=embed(content),
         **content,
     )

@@ -1,0 +1,116 @@
+"""Every activation of every feature over the text, on disk: written token by token, stored feature by feature."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+_CHUNK = 1 << 22  # entries sorted at a time
+
+
+class Codes:
+    """The activations of each feature, in order of their places: views of memory-mapped arrays.
+
+    Args:
+        starts: int64 [F + 1]; the entries of feature f stand at ``starts[f]:starts[f + 1]``.
+        places: [nnz], row · length + position. values: fp32 [nnz].
+        length: tokens in a row.
+    """
+
+    def __init__(self, starts: np.ndarray, places: np.ndarray, values: np.ndarray, length: int) -> None:
+        self.starts, self.places, self.values, self.length = starts, places, values, length
+
+    def of(self, feature: int) -> tuple[np.ndarray, np.ndarray]:
+        """(places, values) of all tokens on which a feature fires."""
+        mine = slice(int(self.starts[feature]), int(self.starts[feature + 1]))
+        return self.places[mine], self.values[mine]
+
+    def window(self, feature: int, row: int, first: int, end: int) -> np.ndarray:
+        """The feature's activation on the tokens ``first``…``end − 1`` of a row: fp32 [end − first]."""
+        places, values = self.of(feature)
+        base = row * self.length
+        low, high = np.searchsorted(places, [base + first, base + end])
+        out = np.zeros(end - first, dtype=np.float32)
+        out[places[low:high] - (base + first)] = values[low:high]
+        return out
+
+
+class CodeLog:
+    """Entries in the order in which they come, appended to three files, and at the end sorted by feature."""
+
+    def __init__(self, folder: Path, d_sae: int, places: int) -> None:
+        self.folder, self.d_sae, self.count = folder, d_sae, 0
+        self.types = {
+            "features": np.dtype(np.uint16 if d_sae <= 1 << 16 else np.int32),
+            "places": np.dtype(np.int32 if places < 1 << 31 else np.int64),
+            "values": np.dtype(np.float32),
+        }
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"unfinished.{name}"
+
+    def open(self, count: int) -> None:
+        """Begin behind the first ``count`` entries; what an interrupted run wrote behind them is cut off."""
+        self.count, self.files = count, {}
+        for name, kind in self.types.items():
+            path = self._path(name)
+            path.touch()
+            if path.stat().st_size < count * kind.itemsize:
+                raise ValueError(f"folder: {str(path)!r} is cut short; remove the folder, and the index begins anew")
+            os.truncate(path, count * kind.itemsize)
+            self.files[name] = path.open("ab")
+
+    def add(self, features: Tensor, places: Tensor, values: Tensor) -> None:
+        for name, array in (("features", features), ("places", places), ("values", values)):
+            array.numpy().astype(self.types[name]).tofile(self.files[name])
+        self.count += len(features)
+
+    def sync(self) -> None:
+        """Make sure that all is on disk, before a checkpoint says so."""
+        for file in self.files.values():
+            file.flush()
+            os.fsync(file.fileno())
+
+    def close(self) -> None:
+        for file in self.files.values():
+            file.close()
+
+    def sort(self, counts: Tensor) -> dict[str, Path]:
+        """Write the entries feature by feature, each feature's in order of place; returns the files by name."""
+        self.close()
+        starts = np.concatenate([[0], counts.numpy().cumsum()]).astype(np.int64)
+        done = {name: self.folder / f"codes.{name}.npy" for name in ("starts", "places", "values")}
+        np.save(done["starts"], starts)
+        out = {
+            name: np.lib.format.open_memmap(done[name], "w+", self.types[name], (self.count,))
+            for name in ("places", "values")
+        }
+        cursor = starts[:-1].copy()
+        logs = {name: np.memmap(self._path(name), kind, "r") for name, kind in self.types.items() if self.count}
+        for first in range(0, self.count, _CHUNK):
+            chunk = slice(first, min(first + _CHUNK, self.count))
+            features = np.asarray(logs["features"][chunk])
+            order = np.argsort(features, kind="stable")
+            features = features[order].astype(np.int64)
+            sizes = np.bincount(features, minlength=self.d_sae)
+            to = (cursor - (sizes.cumsum() - sizes))[features] + np.arange(len(features))
+            for name, array in out.items():
+                array[to] = logs[name][chunk][order]
+            cursor += sizes
+        for array in out.values():
+            array.flush()
+        return done
+
+    def discard(self) -> None:
+        for name in self.types:
+            self._path(name).unlink(missing_ok=True)
+
+
+def stored(arrays: dict[str, Tensor], length: int) -> Codes | None:
+    """The codes among an index's arrays, or None."""
+    if "codes.starts" not in arrays:
+        return None
+    return Codes(*(arrays[f"codes.{name}"].numpy() for name in ("starts", "places", "values")), length)
