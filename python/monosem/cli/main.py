@@ -13,6 +13,8 @@ VERBS = {
     "train": "train a dictionary on activations",
     "evaluate": "L0, explained variance, CE loss recovered, dead features",
     "index": "read text once and keep what every feature does on it",
+    "explain": "have features and neurons explained, and test the explanations",
+    "rate": "rate features and neurons by hand, blindly, and score the answers",
     "doctor": "what was built, what this machine has, and which backend is used",
 }
 

@@ -251,12 +251,10 @@ def _case(
 
     explain, test, spare = snippets(pick.explain), snippets(pick.test), snippets(pick.spare)
     top_ids = logits.top_ids[feature].tolist()
-    raised = top_ids[SHOWN_LOGITS:TASK_LAST]
-    others = np.setdiff1d(vocabulary, top_ids)
+    raised, others = top_ids[SHOWN_LOGITS:TASK_LAST], np.setdiff1d(vocabulary, top_ids)
+    half = min(TASK_RANDOM, len(raised), len(others))  # less than 50 in a tiny vocabulary, but always as many of both
     random = np.random.default_rng([seed, feature, 1])
-    task = [(t, True) for t in raised] + [
-        (int(t), False) for t in random.permutation(others)[: min(TASK_RANDOM, len(raised))]
-    ]
+    task = [(t, True) for t in raised[:half]] + [(int(t), False) for t in random.permutation(others)[:half]]
     task = [task[i] for i in random.permutation(len(task))]
     top_tokens = {int(pick.places.tokens[e.row, e.position]) for e in index.top(feature)[:20]}
     return Case(

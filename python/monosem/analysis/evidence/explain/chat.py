@@ -128,11 +128,16 @@ class Chat:
 
         def one(i: int) -> None:
             for attempt in range(attempts):
+                if self._stopped.is_set():
+                    return
                 try:
                     out[i] = parse(i, self._complete(requests[i], attempt))
                     return
                 except Unusable:
                     continue
+                except BaseException:
+                    self._stopped.set()  # nothing more is asked, and those that wait before a retry give up
+                    raise
 
         with tqdm(total=len(requests), desc=what, unit="request", disable=not self.progress) as bar:
             with ThreadPoolExecutor(self.concurrency) as pool:
@@ -144,7 +149,7 @@ class Chat:
                     for job in done:
                         job.result()
                 except BaseException:
-                    self._stopped.set()  # those that wait before a retry give up at once
+                    self._stopped.set()
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise
         return out

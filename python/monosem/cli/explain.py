@@ -1,0 +1,137 @@
+"""``monosem explain``: automated interpretability of activations and of logit weights."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from monosem.cli import subjects
+
+if TYPE_CHECKING:
+    from monosem.analysis.evidence.explain.chat import Chat
+
+HELP = "have features explained, and test the explanations"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Have features and neurons explained from examples, and test each explanation on other examples: simulation "
+        "(Spearman's rho over 60 x 9 tokens, also weighted by importance), detection, fuzzing, and the 100-token task "
+        "of the logit weights. The interpreter is a language model behind any OpenAI-compatible address, or `local`: "
+        "rules learned from the same examples, which needs no model and no network and is a floor for what a language "
+        "model can do. Writes explain.json and explain.html. Every answer of a language model is kept on disk; "
+        "stopped, the same command goes on."
+    )
+    parser.add_argument("folder", help="a dictionary written by `monosem train` or monosem.save")
+    subjects.add_arguments(parser, 100)
+    client = parser.add_argument_group("who explains")
+    client.add_argument("--client", default="local", metavar="local|URL", help="e.g. http://localhost:8000/v1")
+    client.add_argument("--client-model", metavar="NAME", help="the model's name at that address")
+    client.add_argument("--key-variable", default="OPENAI_API_KEY", metavar="VARIABLE", help="holds the key, if any")
+    client.add_argument("--cache", metavar="FOLDER", help="where answers are kept (default: OUT/explain-cache)")
+    client.add_argument("--concurrency", type=int, default=8, help="most requests under way at a time")
+    client.add_argument("--retries", type=int, default=6, help="further attempts after 429, 5xx, time-outs, bad JSON")
+    client.add_argument("--timeout", type=float, default=180.0, metavar="SECONDS", help="for one attempt")
+    client.add_argument(
+        "--price", type=float, nargs=2, metavar=("READ", "WRITE"), help="per million tokens, for the cost shown first"
+    )
+    client.add_argument(
+        "--request", type=json.loads, default={}, metavar="JSON",
+        help="further fields of each request; null removes one: '{\"seed\": null, \"max_tokens\": null}'",
+    )  # fmt: skip
+    client.add_argument("--yes", action="store_true", help="do not ask before spending")
+
+
+def run(args: argparse.Namespace) -> int:
+    from monosem.analysis.evidence.explain import choose_features, gather, logit_section, measure, section
+    from monosem.analysis.evidence.section import write_page
+    from monosem.data import files
+
+    out = subjects.folder_of(args)
+    _check_client(args)
+    cases, described = [], {}
+    for compared, count in subjects.open_all(args, out):
+        subject, index = compared.subject, compared.index
+        chosen = choose_features(index, count, args.seed)
+        cases += gather(
+            subject, index, index.rows, chosen, compared.kind, seed=args.seed, progress=not args.quiet,
+            skip_positions=index.meta["settings"]["skip_positions"],
+        )  # fmt: skip
+        described[compared.kind] = {
+            "model": subject.model.name, "hook_name": subject.hook_name, "d_sae": subject.sae.cfg.d_sae,
+            "kind": subject.sae.cfg.kind, "tokens": index.tokens, "features": len(chosen),
+        }  # fmt: skip
+    with _Interpreter(args, out) as interpreter:
+        if not interpreter.agreed(cases):
+            print("nothing was asked")
+            return 0
+        result = measure(cases, interpreter.who, described, args.seed)
+        plain = result.to_dict() | {"requests": interpreter.usage()}
+    out.mkdir(parents=True, exist_ok=True)
+    files.write_text(out / "explain.json", json.dumps(plain, ensure_ascii=False, allow_nan=False) + "\n")
+    model = described["features"]["model"] if "features" in described else next(iter(described.values()))["model"]
+    title = f"Can the features of {model} be explained?"
+    page = write_page(out / "explain.html", title, [section(plain), logit_section(plain)])
+    print(result.table())
+    print(f"\nwritten: {out / 'explain.json'}\nopen {page.resolve().as_uri()}")
+    return 0
+
+
+def _check_client(args: argparse.Namespace) -> None:
+    """Mistakes in the options, before anything long begins."""
+    if args.client == "local":
+        if args.client_model:
+            raise ValueError("client_model: the local interpreter has none; name the address too, with --client URL")
+        return
+    if not args.client_model:
+        raise ValueError(f"client_model: got none; say which model {args.client} shall use, with --client-model NAME")
+    if not isinstance(args.request, dict):
+        raise ValueError(f"request: got {type(args.request).__name__}; wanted a JSON object")
+
+
+class _Interpreter:
+    """The interpreter that was asked for; closes its connections."""
+
+    def __init__(self, args: argparse.Namespace, out: Path) -> None:
+        import os
+
+        self.args, self.chat = args, None
+        if args.client == "local":
+            from monosem.analysis.evidence.explain.interpreter import LocalInterpreter
+
+            self.who: Any = LocalInterpreter()
+            return
+        from monosem.analysis.evidence.explain.chat import Chat
+        from monosem.analysis.evidence.explain.language_model import ModelInterpreter
+
+        self.chat: Chat | None = Chat(
+            args.client, args.client_model, args.cache or out / "explain-cache",
+            api_key=os.environ.get(args.key_variable, ""), concurrency=args.concurrency, retries=args.retries,
+            timeout=args.timeout, options=args.request, progress=not args.quiet,
+        )  # fmt: skip
+        self.who = ModelInterpreter(self.chat)
+
+    def __enter__(self) -> _Interpreter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.chat is not None:
+            self.chat.close()
+
+    def agreed(self, cases: list[Any]) -> bool:
+        """Say what it will take and, unless --yes, ask."""
+        if self.chat is None:
+            return True
+        estimate = self.who.estimate(cases, self.args.seed)
+        print(f"{self.args.client_model} at {self.args.client}: {estimate.say(self.args.price)}")
+        if self.args.yes or not estimate.requests:
+            return True
+        if not sys.stdin.isatty():
+            raise ValueError("yes: nobody is there to agree to the cost; give --yes to start without asking")
+        return input("Go on? [y/N] ").strip().lower() in ("y", "yes")
+
+    def usage(self) -> dict[str, int]:
+        return {} if self.chat is None else dict(vars(self.chat.usage))

@@ -1,0 +1,82 @@
+"""``monosem rate``: a page for rating features blindly by hand, and the scores of what was rated."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from monosem.cli import subjects
+
+HELP = "rate features and neurons by hand, blindly, and score the answers"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Without --score: write rate.html, a page that opens from disk and shows features, neurons and, with "
+        "--shuffled, features of the model with shuffled weights, mixed and unlabelled, each with examples of 11 "
+        "intervals of activation and its likelier next tokens, to be rated on the six-step rubric of Towards "
+        "Monosemanticity (14 points). The page keeps what is rated in the browser and saves it to a file. Which item "
+        "is which stands in rate.key.json beside it: whoever rates should not open that. "
+        "With --score FILE: read saved answers, of one or several annotators, and write rubric.json and rubric.html, "
+        "with medians for each kind."
+    )
+    parser.add_argument("folder", nargs="?", help="a dictionary written by `monosem train` or monosem.save")
+    parser.add_argument("--score", nargs="+", metavar="FILE", help="answers saved by the page")
+    parser.add_argument("--key", metavar="FILE", help="default: rate.key.json in --out, the folder, or beside FILE")
+    parser.add_argument("--each", type=int, default=5, help="most examples of an interval")
+    subjects.add_arguments(parser, 20)
+
+
+def run(args: argparse.Namespace) -> int:
+    return _score(args) if args.score else _write(args)
+
+
+def _write(args: argparse.Namespace) -> int:
+    from monosem.analysis.evidence.explain import choose_features
+    from monosem.analysis.evidence.rubric import candidates, write_study
+
+    if args.folder is None:
+        raise ValueError("folder: got none; wanted a dictionary to rate, or --score FILE to score answers")
+    if args.each < 1:
+        raise ValueError(f"each: got {args.each}; wanted at least 1")
+    out = subjects.folder_of(args)
+    if (out / "rate.key.json").exists():
+        raise ValueError(
+            f"out: {str(out)!r} holds the key of an earlier study, which its answers need; choose another folder with "
+            "--out, or move rate.html and rate.key.json away"
+        )
+    items = []
+    for compared, count in subjects.open_all(args, out):
+        index = compared.index
+        items += candidates(
+            compared.subject, index, index.rows, choose_features(index, count, args.seed), compared.kind,
+            each=args.each, skip_positions=index.meta["settings"]["skip_positions"], progress=not args.quiet,
+        )  # fmt: skip
+    page, key = write_study(out, items, args.seed)
+    print(f"{len(items)} items to rate; key: {key}\nopen {page.resolve().as_uri()}")
+    return 0
+
+
+def _score(args: argparse.Namespace) -> int:
+    from monosem.analysis.evidence.rubric import measure, section
+    from monosem.analysis.evidence.rubric.ratings import read_json
+    from monosem.analysis.evidence.section import write_page
+    from monosem.data import files
+
+    answers = [read_json(path, "score") for path in args.score]
+    places = [Path(p) for p in (args.out, args.folder, Path(args.score[0]).parent) if p]
+    found = [Path(args.key)] if args.key else [p / "rate.key.json" for p in places if (p / "rate.key.json").is_file()]
+    if not found:
+        raise FileNotFoundError(
+            f"key: no rate.key.json in {', '.join(map(str, places))}; it stands beside the page: name it with --key"
+        )
+    result = measure(answers, read_json(found[0], "key"))
+    out = Path(args.out or found[0].parent)
+    out.mkdir(parents=True, exist_ok=True)
+    plain = result.to_dict()
+    files.write_text(out / "rubric.json", json.dumps(plain, ensure_ascii=False, allow_nan=False) + "\n")
+    page = write_page(out / "rubric.html", "Features and neurons, rated by hand", [section(plain)])
+    print(result.table())
+    print(f"\nwritten: {out / 'rubric.json'}\nopen {page.resolve().as_uri()}")
+    return 0

@@ -1,0 +1,92 @@
+"""What `monosem explain` and `monosem rate` compare: a dictionary, the neurons it was trained on, and a control."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monosem.cli import options
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One kind of feature with its index over text."""
+
+    kind: str
+    subject: Any
+    index: Any
+
+
+def add_arguments(parser: argparse.ArgumentParser, count: int) -> None:
+    """``--features``, ``--neurons``, ``--shuffled`` and what the indices are built from."""
+    parser.add_argument(
+        "--features", type=int, default=count, metavar="N", help="features of the dictionary, at random"
+    )
+    parser.add_argument(
+        "--neurons", type=int, metavar="N", help="neurons of the same hook, at random (default: as many; 0: none)"
+    )
+    parser.add_argument(
+        "--shuffled", metavar="RUN2",
+        help="a dictionary trained on the model with shuffled weights (`monosem train --model A~shuffled --out RUN2`), "
+        "as the paper's control; as many of its features",
+    )  # fmt: skip
+    options.add_model(parser, as_trained=True)
+    parser.add_argument("--text", default="sample", help=options.TEXT_HELP)
+    options.add_split(parser, "all")
+    parser.add_argument(
+        "--tokens", type=int, default=500_000, metavar="N",
+        help="where a dictionary has no index yet (`monosem index`), read about N tokens, in evenly spaced contexts",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of features and examples")
+    parser.add_argument("--out", help="folder for what is written (default: the dictionary's)")
+    parser.add_argument("--device", default="cpu", help="where the dictionary runs: cpu or cuda")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def open_all(args: argparse.Namespace, out: Path) -> list[tuple[Compared, int]]:
+    """Every kind that was asked for with the number of features wanted; builds the indices that are missing.
+
+    An index is looked for in ``<dictionary>/index``, where `monosem index` writes it, then below ``out``.
+    """
+    from monosem.analysis.inputs import load_subject
+
+    for name in ("features", "neurons"):
+        value = getattr(args, name)
+        if value is not None and value < 0:
+            raise ValueError(f"{name}: got {value}; wanted 0 or more")
+    main = load_subject(args.folder, args.model, args.hook, args.device)
+    wanted = [("features", args.folder, main, args.features)]
+    neurons = args.features if args.neurons is None else args.neurons
+    if neurons:
+        own = f"neurons:{main.model.name}"
+        wanted.append(("neurons", own, load_subject(own, main.model, main.hook_name, args.device), neurons))
+    if args.shuffled:
+        control = load_subject(args.shuffled, None, None, args.device)
+        if control.model.name == main.model.name:
+            raise ValueError(
+                f"shuffled: {args.shuffled!r} was trained on {control.model.name!r}, the model itself; wanted one on "
+                f"{main.model.name}~shuffled (`monosem train --model {main.model.name}~shuffled`)"
+            )
+        wanted.append(("shuffled", args.shuffled, control, args.features))
+    return [(_open(kind, folder, s, args, out), count) for kind, folder, s, count in wanted if count]
+
+
+def _open(kind: str, folder: str, subject: Any, args: argparse.Namespace, out: Path) -> Compared:
+    from monosem.analysis.index import build_index, open_index
+    from monosem.analysis.inputs import load_rows
+
+    there = Path(folder) / "index"
+    if (there / "index.json").is_file():
+        return Compared(kind, subject, open_index(there, subject))
+    rows = load_rows(subject.model, args.text, args.split)
+    own = out / "index-of" / f"{kind}-{args.split}-{args.tokens}"
+    return Compared(kind, subject, build_index(subject, rows, own, tokens=args.tokens, progress=not args.quiet))
+
+
+def folder_of(args: argparse.Namespace) -> Path:
+    """Where to write: ``--out``, or the dictionary's own folder."""
+    if args.out is None and not Path(args.folder).is_dir():
+        raise ValueError(f"out: {args.folder!r} is no folder to write beside; name one with --out")
+    return Path(args.out or args.folder)

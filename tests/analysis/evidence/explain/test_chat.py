@@ -1,0 +1,161 @@
+"""The HTTP client against a real server on the loopback."""
+
+import json
+
+import pytest
+from endpoint import Endpoint
+
+httpx = pytest.importorskip("httpx")
+
+from monosem.analysis.evidence.explain.chat import Chat, Estimate, Request, Unusable  # noqa: E402
+
+
+def requests(n=6):
+    return [
+        Request(
+            (
+                ("system", "be brief"),
+                ("user", f"number {i} שלום"),
+            ),
+            20,
+        )
+        for i in range(n)
+    ]
+
+
+def echo(body):
+    return body["messages"][-1]["content"].upper()
+
+
+def chat(server, folder, **options):
+    fast = {"progress": False, "backoff": 0.01, "timeout": 0.5, "api_key": "secret-key"} | options
+    return Chat(server.url, "little", folder, **fast)
+
+
+def plain(_, text):
+    return text
+
+
+def test_answers_in_order_and_what_was_sent(tmp_path):
+    with Endpoint(echo) as server, chat(server, tmp_path) as client:
+        assert client.ask(requests(), plain) == [f"NUMBER {i} שלום" for i in range(6)]
+        assert client.usage.requests == 6 and client.usage.prompt_tokens == 600
+        body = server.bodies[0]
+        assert body["model"] == "little" and body["max_tokens"] == 20 and body["temperature"] == 0
+        assert [m["role"] for m in body["messages"]] == ["system", "user"]
+        assert all(h["authorization"] == "Bearer secret-key" for h in server.headers)
+    assert not any(b"secret" in f.read_bytes() for f in tmp_path.iterdir())
+
+
+def test_a_question_is_asked_once(tmp_path):
+    with Endpoint(echo) as server:
+        with chat(server, tmp_path) as client:
+            first = client.ask(requests(4), plain)
+        with chat(server, tmp_path) as client:
+            assert client.ask(requests(4), plain) == first and len(server.bodies) == 4
+            assert client.usage.cached == 4 and client.usage.requests == 0
+            assert client.ask(requests(5), plain)[:4] == first and len(server.bodies) == 5
+            assert client.cached(requests(5)[4]) and client.recall(requests(1)[0], str) == first[0]
+        with chat(server, tmp_path, options={"top_p": 0.5}) as other:
+            assert not other.cached(requests(1)[0])
+            other.ask(requests(1), plain)
+            assert server.bodies[-1]["top_p"] == 0.5 and len(server.bodies) == 6
+    with Endpoint(echo) as elsewhere, chat(elsewhere, tmp_path) as client:
+        assert not client.cached(requests(1)[0])
+
+
+@pytest.mark.parametrize("ailment", [429, 500, 503, "hang", "drop", "html", "empty"])
+def test_what_passes_is_tried_again(tmp_path, ailment):
+    with Endpoint(echo, (ailment, ailment)) as server, chat(server, tmp_path, concurrency=1) as client:
+        assert client.ask(requests(2), plain) == ["NUMBER 0 שלום", "NUMBER 1 שלום"]
+        assert client.usage.retries == 2 and len(server.bodies) == 4
+
+
+def test_what_does_not_pass_ends_with_the_reason(tmp_path):
+    with Endpoint(echo, (500,) * 50) as server, chat(server, tmp_path, concurrency=1, retries=2) as client:
+        with pytest.raises(RuntimeError, match="failed 3 times, at last with status 500"):
+            client.ask(requests(4), plain)
+        assert len(server.bodies) == 3 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("status", [400, 401, 404])
+def test_a_refusal_is_not_repeated(tmp_path, status):
+    with Endpoint(echo, (status,) * 9) as server, chat(server, tmp_path, concurrency=1) as client:
+        with pytest.raises(RuntimeError, match=f"answered {status}.*little") as error:
+            client.ask(requests(4), plain)
+        assert len(server.bodies) == 1 and "secret" not in str(error.value)
+
+
+def test_nobody_there(tmp_path):
+    with Endpoint(echo) as server:
+        pass
+    with chat(server, tmp_path, retries=1) as client, pytest.raises(RuntimeError, match="ConnectError"):
+        client.ask(requests(2), plain)
+
+
+def test_an_interruption_costs_only_what_was_under_way(tmp_path):
+    with Endpoint(echo, (None, None, None, 401)) as server:
+        with chat(server, tmp_path, concurrency=1) as client, pytest.raises(RuntimeError):
+            client.ask(requests(6), plain)
+        kept = len(list(tmp_path.iterdir()))
+        assert kept == 3
+        with chat(server, tmp_path) as client:
+            assert None not in client.ask(requests(6), plain)
+            assert client.usage.requests == 3 and client.usage.cached == 3
+
+
+def test_no_more_at_once_than_allowed(tmp_path):
+    with Endpoint(echo, delay=0.02) as server, chat(server, tmp_path, concurrency=3, timeout=20) as client:
+        client.ask(requests(15), plain)
+        assert 1 < server.most_at_once <= 3
+
+
+def test_an_unusable_answer_is_asked_for_again(tmp_path):
+    def answer(body):
+        return "fine" if body["seed"] == 1 and body["temperature"] > 0 else "nonsense"
+
+    def parse(_, text):
+        if text != "fine":
+            raise Unusable("nonsense")
+        return text
+
+    with Endpoint(answer) as server, chat(server, tmp_path) as client:
+        assert client.ask(requests(2), parse) == ["fine", "fine"] and len(server.bodies) == 4
+        assert client.recall(requests(1)[0], lambda t: parse(0, t)) == "fine"
+        assert client.ask(requests(2), parse) == ["fine", "fine"] and len(server.bodies) == 4
+    with Endpoint(lambda _: "nonsense") as server, chat(server, tmp_path / "b") as client:
+        assert client.ask(requests(2), parse, attempts=2) == [None, None] and len(server.bodies) == 4
+
+
+def test_a_damaged_answer_on_disk_is_asked_for_again(tmp_path):
+    with Endpoint(echo) as server, chat(server, tmp_path) as client:
+        client.ask(requests(1), plain)
+        (path,) = tmp_path.iterdir()
+        path.write_text('{"answer": "NUM')
+        assert client.ask(requests(1), plain) == ["NUMBER 0 שלום"] and len(server.bodies) == 2
+        assert json.loads(path.read_text())["answer"] == "NUMBER 0 שלום"
+
+
+def test_fields_can_be_left_out(tmp_path):
+    options = {"seed": None, "max_tokens": None, "max_completion_tokens": 50}
+    with Endpoint(echo) as server, chat(server, tmp_path, options=options) as client:
+        client.ask(requests(1), plain)
+        assert server.bodies[0].keys() == {"model", "messages", "temperature", "max_completion_tokens"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(("ftp://x", "m"), "url: got"), (("http://x", ""), "model: got none")],
+)
+def test_what_cannot_be_is_refused(tmp_path, arguments, said):
+    with pytest.raises(ValueError, match=said):
+        Chat(*arguments, tmp_path)
+    with pytest.raises(ValueError, match="concurrency"):
+        Chat("http://x", "m", tmp_path, concurrency=0)
+
+
+def test_estimates():
+    e = Estimate(3, 1, 2_000_000, 1_000_000) + Estimate(1, 0, 0, 0)
+    assert e.requests == 4 and e.cost((3.0, 15.0)) == pytest.approx(21.0)
+    assert "21.00" in e.say((3.0, 15.0)) and "no price" in e.say(None)
+    assert requests(1)[0].tokens >= 8

@@ -1,0 +1,69 @@
+"""Rank correlation, balanced accuracy and medians against hand-made values and SciPy."""
+
+import numpy as np
+import pytest
+
+from monosem.analysis.evidence.statistics import balanced_accuracy, median_interval, spearman
+
+
+def test_ties_by_hand():
+    # Ranks 1, 2.5, 2.5, 4 and 1.5, 1.5, 3, 4: products 3.75, squares 4.5 and 4.5.
+    assert spearman([0, 5, 5, 9], [1, 1, 2, 3]) == pytest.approx(3.75 / 4.5)
+    assert spearman([1, 2, 3], [10, 200, 3000]) == pytest.approx(1)
+    assert spearman([3, 2, 1], [1, 2, 3]) == pytest.approx(-1)
+
+
+def test_like_scipy_on_many_ties():
+    stats = pytest.importorskip("scipy.stats")
+    random = np.random.default_rng(0)
+    for levels in (2, 4, 50):
+        a, b = random.integers(0, levels, 540), random.integers(0, levels, 540)
+        b = np.where(random.random(540) < 0.4, a, b)
+        assert spearman(a, b) == pytest.approx(stats.spearmanr(a, b).statistic, abs=1e-12)
+
+
+def test_a_constant_scores_zero():
+    assert spearman([0.1] * 7, range(7)) == 0.0
+    assert spearman(range(7), [3.3] * 7) == 0.0
+    assert spearman([1], [1]) == 0.0
+
+
+def test_whole_weights_are_repetitions():
+    random = np.random.default_rng(1)
+    a, b, times = random.integers(0, 5, 40), random.integers(0, 5, 40), random.integers(0, 4, 40)
+    assert spearman(a, b, times) == pytest.approx(spearman(a.repeat(times), b.repeat(times)), abs=1e-12)
+
+
+def test_the_scale_of_weights_does_not_matter():
+    random = np.random.default_rng(2)
+    a, b, w = random.random(30), random.random(30), random.random(30)
+    assert spearman(a, b, w) == pytest.approx(spearman(a, b, 1e-6 * w), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (([1, 2], [1, 2, 3]), "one length"),
+        (([1, float("nan")], [1, 2]), "NaN"),
+        (([1, 2], [1, 2], [1, -1]), "below 0"),
+    ],
+)
+def test_what_is_no_data_is_refused(arguments, said):
+    with pytest.raises(ValueError, match=said):
+        spearman(*arguments)
+
+
+def test_balanced_accuracy():
+    assert balanced_accuracy([1, 1, 1, 0], [1, 1, 0, 0]) == pytest.approx(0.75)
+    assert balanced_accuracy([1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0]) == pytest.approx(0.5)
+    assert balanced_accuracy([1, 0], [1, 1]) is None
+
+
+def test_median_interval():
+    assert median_interval([]) is None
+    one = median_interval([2.0])
+    assert (one.median, one.low, one.high, one.n) == (2.0, 2.0, 2.0, 1)
+    many = median_interval(np.random.default_rng(0).normal(5, 1, 400))
+    # The standard error of a median is 1.2533 σ/√n = 0.063; the interval spans about ±1.96 of it.
+    assert many.low < 5.0 < many.high and 0.12 < many.high - many.low < 0.40
+    assert median_interval([1, 2, 3, 9]) == median_interval([1, 2, 3, 9])
