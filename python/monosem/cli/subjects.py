@@ -74,7 +74,7 @@ def open_all(args: argparse.Namespace, out: Path) -> list[tuple[Compared, int]]:
 
 
 def _open(kind: str, folder: str, subject: Any, args: argparse.Namespace, out: Path) -> Compared:
-    from monosem.analysis.index import build_index, open_index
+    from monosem.analysis.index import IndexSettings, build_index, open_index
     from monosem.analysis.inputs import load_rows
 
     there = Path(folder) / "index"
@@ -82,7 +82,9 @@ def _open(kind: str, folder: str, subject: Any, args: argparse.Namespace, out: P
         return Compared(kind, subject, open_index(there, subject))
     rows = load_rows(subject.model, args.text, args.split)
     own = out / "index-of" / f"{kind}-{args.split}-{args.tokens}"
-    return Compared(kind, subject, build_index(subject, rows, own, tokens=args.tokens, progress=not args.quiet))
+    settings = IndexSettings(neurons=False, codes=False)  # examples and histograms are all that is asked here
+    index = build_index(subject, rows, own, tokens=args.tokens, settings=settings, progress=not args.quiet)
+    return Compared(kind, subject, index)
 
 
 def folder_of(args: argparse.Namespace) -> Path:

@@ -90,7 +90,8 @@ def test_rate_save_resume_score_in_a_browser(study, tmp_path):
         browser.run("document.getElementById('hypothesis').focus()")
         browser.call("Input.insertText", text="ספרות 123 <i>")
         browser.run("""document.getElementById('hypothesis').blur();
-            for (const [step, value] of Object.entries({confidence: 2, high: 4, logits: 1, separation: 1, specificity: 2}))
+            const given = {confidence: 2, high: 4, logits: 1, separation: 1, specificity: 2};
+            for (const [step, value] of Object.entries(given))
               document.querySelector(`#step-${step} [data-value="${value}"]`).click();
             document.querySelector('[data-fit$="-true"]').click()""")
         assert browser.run("document.getElementById('points').textContent") == "10 of 14 points"
