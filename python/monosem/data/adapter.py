@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import difflib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
@@ -201,6 +202,10 @@ class Model(ABC):
             raise ValueError(f"token: got {token}; wanted 0 ≤ token < {self.d_vocab}")
         return readable(self._vocabulary_entry(token))
 
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of the text that a token stands for; they may cut through a character."""
+        return entry_bytes(self._vocabulary_entry(token))
+
     # ---------------------------------------------------------------- inner workings
 
     def _run(self, tokens: Tensor, replace: dict[str, Replace], stop_at: str) -> Tensor:
@@ -286,6 +291,15 @@ def _show_bytes(error: UnicodeError) -> tuple[str, int]:
 
 
 codecs.register_error("monosem.show_bytes", _show_bytes)
+
+
+def entry_bytes(entry: str) -> bytes:
+    """The bytes of a vocabulary entry: byte-level alphabets are undone, ``<0xD8>`` is one byte, ``▁`` a space."""
+    if re.fullmatch("<0x[0-9A-Fa-f]{2}>", entry):
+        return bytes.fromhex(entry[3:-1])
+    if all(c in _BYTE_OF for c in entry):
+        return bytes(_BYTE_OF[c] for c in entry)
+    return entry.replace("▁", " ").encode()
 
 
 def readable(entry: str) -> str:
