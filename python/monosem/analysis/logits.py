@@ -15,6 +15,7 @@ class LogitWeights:
 
     A feature's weights are shifted so that their median is 0 (the softmax does not see a common shift).
     ``skewness`` [F] is E[w³] / E[w²]^1.5 about that median: large where a few tokens stand out on the right.
+    ``spread`` [F] is the median of |w|, a width of the heap around 0 that the tokens which stand out do not move.
     """
 
     top_ids: Tensor
@@ -22,6 +23,7 @@ class LogitWeights:
     bottom_ids: Tensor
     bottom_values: Tensor
     skewness: Tensor
+    spread: Tensor
 
 
 def used_vocabulary(tokens: Any, d_vocab: int, least: int = 3) -> Tensor:
@@ -53,5 +55,6 @@ def logit_weights(
         w -= w.median(1, keepdim=True).values
         top, bottom = w.topk(count), w.topk(count, largest=False)
         skewness = w.pow(3).mean(1) / w.square().mean(1).pow(1.5).clamp_min(1e-30)
-        parts.append((ids[top.indices], top.values, ids[bottom.indices], bottom.values, skewness))
+        spread = w.abs().median(1).values
+        parts.append((ids[top.indices], top.values, ids[bottom.indices], bottom.values, skewness, spread))
     return LogitWeights(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))

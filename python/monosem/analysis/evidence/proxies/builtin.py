@@ -6,7 +6,7 @@ import importlib
 import re
 import string
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from monosem.analysis.evidence.proxies.characters import Characters, Vocabulary
 from monosem.analysis.evidence.proxies.kinds import CharacterSet, Function, Pattern, Proxy, Script
+from monosem.analysis.scan import spread
 
 # The main Unicode blocks of each script. Arabic as in the paper (U+0600–06FF, U+0750–077F) with its presentation forms.
 SCRIPTS: dict[str, tuple[tuple[int, int], ...]] = {
@@ -87,7 +88,7 @@ class ProxySet:
         model: whose tokens they are.
         rows: the text (``tokens`` [rows, T]) that frequencies and shares are measured on.
         proxies: default all of :func:`builtin`; those that find nothing in the text are left out (``absent``).
-        most: at most about this many tokens are read to fit, in evenly spaced rows.
+        most: at most about this many tokens are read for the shares of scripts, in evenly spaced rows.
 
     Raises:
         ValueError: two proxies of one name.
@@ -95,21 +96,22 @@ class ProxySet:
 
     def __init__(
         self, model: Any, rows: Any, proxies: Sequence[Proxy] | None = None, extra: Sequence[Proxy] = (),
-        most: int = 8_000_000,
+        most: int = 2_000_000,
     ) -> None:  # fmt: skip
-        from monosem.analysis.scan import spread
-
         candidates = [*(builtin() if proxies is None else proxies), *extra]
         names = [p.name for p in candidates]
         if twice := sorted({n for n in names if names.count(n) > 1}):
             raise ValueError(f"proxies: {', '.join(twice)} given more than once; wanted different names")
         self.vocabulary = Vocabulary(model)
-        tokens = np.asarray(rows.tokens)[spread(rows, most)].astype(np.int64)
-        counts = np.bincount(tokens.reshape(-1), minlength=len(self.vocabulary)).astype(np.float64)
+        whole = np.asarray(rows.tokens)
+        tokens = whole[spread(rows, most)]
+        counts = np.zeros(len(self.vocabulary))
+        for start in range(0, len(whole), 4096):
+            counts += np.bincount(whole[start : start + 4096].reshape(-1), minlength=len(counts))
         counts[self.vocabulary.bos_id] = 0
         frequency = np.maximum(counts, 0.5) / max(counts.sum(), 1)  # an unseen token counts as half a sighting
 
-        def read() -> "list[Characters] | Any":
+        def read() -> Iterable[Characters]:
             return (self.vocabulary.read(tokens[i : i + 256]) for i in range(0, len(tokens), 256))
 
         self.proxies: list[Proxy] = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -33,7 +33,7 @@ class Proxy(ABC):
     binary: bool = False
 
     @abstractmethod
-    def fit(self, vocabulary: Vocabulary, frequency: np.ndarray, read: Callable[[], Sequence[Characters]]) -> None:
+    def fit(self, vocabulary: Vocabulary, frequency: np.ndarray, read: Callable[[], Iterable[Characters]]) -> None:
         """Learn what depends on the text: token frequencies [V], and the characters of the text, read block by block."""
 
     @abstractmethod
@@ -58,7 +58,7 @@ class CharacterSet(Proxy):
         least = f"; at least {tokens} tokens" if tokens > 1 else ""
         self.how = f"P(c) = {each}, {OTHER:g} for others{least}" + ("; its sign" if binary else "")
 
-    def fit(self, vocabulary: Vocabulary, frequency: np.ndarray, read: Callable[[], Sequence[Characters]]) -> None:
+    def fit(self, vocabulary: Vocabulary, frequency: np.ndarray, read: Callable[[], Iterable[Characters]]) -> None:
         self._ratios = []
         for alphabet in self.alphabets:
             inside = vocabulary.count(alphabet.encode())
@@ -104,7 +104,7 @@ class Script(Proxy):
         ranges = ", ".join(f"U+{low:04X}–{high:04X}" for low, high in blocks)
         self.how = f"P(script | s) / P(script), the script {ranges}"
 
-    def fit(self, vocabulary: Vocabulary, frequency: np.ndarray, read: Callable[[], Sequence[Characters]]) -> None:
+    def fit(self, vocabulary: Vocabulary, frequency: np.ndarray, read: Callable[[], Iterable[Characters]]) -> None:
         seen, inside = np.zeros((2, len(vocabulary)))
         for text in read():
             flat = text.tokens.reshape(-1)
@@ -138,7 +138,7 @@ class Pattern(Proxy):
             raise ValueError(f"proxy {name!r}: {expression!r} is not a regular expression ({error})") from None
         self.how = f"matches of {expression}"
 
-    def fit(self, vocabulary: Vocabulary, frequency: np.ndarray, read: Callable[[], Sequence[Characters]]) -> None:
+    def fit(self, vocabulary: Vocabulary, frequency: np.ndarray, read: Callable[[], Iterable[Characters]]) -> None:
         self._bos = vocabulary.bos_id
 
     def scores(self, text: Characters) -> np.ndarray:
@@ -163,7 +163,7 @@ class Function(Proxy):
         self.name, self.function, self._show = name, function, show
         self.how = f"{getattr(function, '__module__', '')}:{getattr(function, '__name__', 'function')}"
 
-    def fit(self, vocabulary: Vocabulary, frequency: np.ndarray, read: Callable[[], Sequence[Characters]]) -> None:
+    def fit(self, vocabulary: Vocabulary, frequency: np.ndarray, read: Callable[[], Iterable[Characters]]) -> None:
         self._bos = vocabulary.bos_id
         self._strings = [self._show(t) for t in range(len(vocabulary))]
 

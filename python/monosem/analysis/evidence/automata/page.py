@@ -1,0 +1,93 @@
+"""The automata as a section of the evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from monosem.analysis.evidence import lines_of_text
+from monosem.analysis.evidence.automata.draw import draw
+from monosem.analysis.evidence.section import Finding, Section
+
+COMMAND = "monosem automata RUN"
+_KINDS = (
+    ("loops", "Features that lead to themselves",
+     "The tokens that the feature raises are tokens on which it fires: once begun, a text of this kind goes on."),
+    ("cycles", "Cycles",
+     "Different states in turn: each raises the tokens that fire the next, and they do not fire together."),
+    ("chains", "Chains",
+     "From each feature the strongest way onward, as long as it does not come back."),
+)  # fmt: skip
+
+
+def section(result: Mapping[str, Any]) -> Section:
+    """The section of :func:`monosem.analysis.evidence.automata.measure`'s result, as a plain dict."""
+    findings = [
+        Finding(
+            "Features form finite-state automata: loops and cycles of features that raise each other's tokens",
+            "examples: base64 to itself, snake case (2 states), HTML (4 states)",
+            f"{result['all_loops']:,} features lead to themselves, {result['all_cycles']:,} cycles of 2 to 4 states",
+            f"{result['tokens']:,} tokens; a transition: the next feature fires at least twice as often as by chance on "
+            f"a token that the first one raised, at least 20 times; {COMMAND}",
+        )
+    ]
+    if result["raise_lift"] is not None:
+        findings.append(
+            Finding(
+                "Logit weights say what follows: how much more often a raised token comes next when the feature fires",
+                "not given",
+                f"{result['raise_lift']:.1f} times (median), more often for {result['raise_lift_above_1']:.0%} of features",
+                f"Raised: logit weights above 3 deviations of the heap around 0; {COMMAND}",
+            )
+        )
+    if result["alignment"] is not None:
+        findings.append(
+            Finding(
+                "Transitions counted on text agree with logit weights",
+                "not given",
+                f"{result['alignment']:+.2f} nats on the next feature's tokens ({result['aligned']:.0%} above 0); next "
+                f"feature drawn at random: {result['alignment_shuffled']:+.2f} ({result['aligned_shuffled']:.0%})",
+                "Logit weight of the first feature, averaged over the activation of the second, less its mean over the "
+                f"text; the strongest transitions, median; {COMMAND}",
+            )
+        )
+    body = []
+    for key, title, note in _KINDS:
+        body.append(f'<h3>{title}</h3><p class="note">{note}</p>')
+        body += [_automaton(p, result["nodes"], f"{key}-{n}") for n, p in enumerate(result[key])]
+        if not result[key]:
+            body.append('<p class="note">None was found on this text.</p>')
+    if result["lost"]:
+        body.append(
+            f'<p class="fine">Rare pairs were dropped to save memory: counts may be up to {result["lost"]:,.0f} too '
+            "small.</p>"
+        )
+    lede = (
+        "A feature raises some tokens; those tokens fire other features, which raise tokens in turn. An arrow is drawn "
+        "where, after a step on which the first feature fires and one of the tokens that it raises comes next, the "
+        "second feature fires on that token: the percentage says how often, the words which tokens. Features are "
+        "labelled by the tokens that carry most of their activation, and the kind of text they fire on most."
+    )
+    return Section("automata", "Finite-state automata", lede, tuple(findings), "\n".join(body))
+
+
+def _automaton(path: Mapping[str, Any], nodes: Mapping[str, Any], name: str) -> str:
+    lines = "".join(
+        f'<p class="fine interval">{f}, its strongest example</p>'
+        + lines_of_text.line(nodes[str(f)]["example"], nodes[str(f)]["example"]["value"])
+        for f in path["features"]
+    )
+    steps = "".join(
+        f"<tr><td>{e['from']} → {e['to']}</td><td><bdi>{escape(' '.join(e['tokens']))}</bdi></td>"
+        f'<td class="n">{e["raise_share"]:.0%}</td><td class="n">{e["probability"]:.0%}</td>'
+        f'<td class="n">{e["base"]:.2%}</td><td class="n">{e["support"]:,}</td></tr>'
+        for e in path["edges"]
+    )
+    return (
+        f'<div class="card"><p class="fine">strength {path["strength"]:.2f}</p>{draw(path, nodes, name)}'
+        "<details><summary>figures and text</summary>"
+        '<div class="scroll"><table><thead><tr><th>step</th><th>by tokens</th><th class="n">raised token comes</th>'
+        '<th class="n">then it fires</th><th class="n">fires on all tokens</th><th class="n">steps</th></tr></thead>'
+        f"<tbody>{steps}</tbody></table></div>{lines}</details></div>"
+    )

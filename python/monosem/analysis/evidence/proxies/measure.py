@@ -1,0 +1,155 @@
+"""Every feature against every proxy, and a close look at the best of each beside the best neuron."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monosem.analysis.evidence import lines_of_text
+from monosem.analysis.evidence.proxies.builtin import ProxySet
+from monosem.analysis.evidence.proxies.kinds import Proxy
+from monosem.analysis.evidence.proxies.moments import ProxyMoments
+from monosem.analysis.evidence.proxies.profile import Profile
+from monosem.analysis.neurons import NeuronBasis
+from monosem.analysis.scan import Block, blocks, entries, spread
+from monosem.analysis.windows import windows
+
+PAPER = {"Arabic": 0.74, "Hebrew": 0.55, "DNA": 0.80, "base64": 0.38}
+
+
+@dataclass(frozen=True)
+class ProxyResult:
+    """What :func:`measure` found.
+
+    Attributes:
+        tokens: scored tokens.
+        proxies: one dict a proxy: ``name``, ``how``, ``base_rate`` (share of tokens above 0), ``paper`` (Pearson there,
+            or None), ``feature`` and ``neuron`` (the figures of :class:`Match`, its ``profile`` and ``examples`` by
+            level; ``neuron`` is None when the dictionary is the neurons), ``companions`` (the next best features).
+        absent: built-in scripts that the text does not hold.
+    """
+
+    model: str
+    hook_name: str
+    kind: str
+    d_sae: int
+    tokens: int
+    proxies: tuple[dict[str, Any], ...]
+    absent: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def table(self) -> str:
+        """The figures as text for a terminal."""
+        out = [
+            f"{self.kind}, {self.d_sae:,} features on {self.hook_name} of {self.model}; {self.tokens:,} tokens",
+            "Pearson of activation and proxy: the best feature, the best neuron, the paper's feature",
+            "",
+            "  proxy          feature  Pearson   paper   specific  sensitive  base rate     neuron  Pearson",
+        ]
+        for p in self.proxies:
+            f, n = p["feature"], p["neuron"]
+            paper = "      " if p["paper"] is None else f"{p['paper']:6.2f}"
+            beside = "" if n is None else f"    {n['index']:7}  {n['correlation']:7.3f}"
+            out.append(
+                f"  {p['name'][:13]:13}  {f['index']:7}  {f['correlation']:7.3f}  {paper}  {f['specificity']:9.1%}"
+                f"  {f['sensitivity']:9.1%}  {p['base_rate']:9.3%}{beside}"
+            )
+        if self.absent:
+            out += ["", "  not in this text: " + ", ".join(self.absent)]
+        return "\n".join(out)
+
+
+@torch.no_grad()
+def measure(
+    sae: Any, model: Any, hook_name: str, rows: Any, *, proxies: Sequence[Proxy] | None = None,
+    extra: Sequence[Proxy] = (), tokens: int | None = None, contexts: int = 16, skip_positions: int = 1,
+    companions: int = 4, neurons: bool = True, seed: int = 0, progress: bool = True,
+) -> ProxyResult:  # fmt: skip
+    """Correlate every feature and every neuron with every proxy (*Towards Monosemanticity*, "Detailed Investigations").
+
+    Two passes over the text: the first finds the best feature and neuron of each proxy, the second looks at them level
+    by level. Memory: 3 · P · F sums in float64 and one block.
+
+    Args:
+        proxies: default :func:`monosem.analysis.evidence.proxies.builtin`; ``extra`` is added to them.
+        tokens: read about so many tokens, in evenly spaced rows (default: all); frequencies are those of all ``rows``.
+        companions: how many further features to name for each proxy.
+        neurons: also measure the neurons, the positive part of the activations themselves.
+
+    Raises:
+        ValueError: the dictionary does not fit the hook, or there is nothing to read.
+    """
+    select = spread(rows, tokens)
+    options = {"select": select, "contexts": contexts, "skip_positions": skip_positions}
+    fitted = ProxySet(model, rows, proxies, extra)
+    width = 0 if not neurons or sae.cfg.kind == NeuronBasis(1).cfg.kind else sae.cfg.d_in
+    basis = NeuronBasis(max(width, 1), sae.W_dec.device)
+    sums = [ProxyMoments(sae.cfg.d_sae, len(fitted.names)), ProxyMoments(width, len(fitted.names))]
+
+    def read(what: str) -> Iterator[tuple[Block, Tensor, list[tuple[Tensor, Tensor, Tensor]]]]:
+        for block in blocks(sae, model, hook_name, rows, progress=what if progress else None, **options):
+            scores = fitted.scores(block.tokens)[:, :, skip_positions:].flatten(1)
+            codes = [(block.values, block.features, block.at)]
+            yield block, scores, codes + [entries(basis.encode(block.x))] * bool(width)
+
+    for _, scores, codes in read("correlating"):
+        levels, positive = fitted.levels(scores), scores > 0
+        for total, code in zip(sums, codes, strict=False):
+            total.update(*code, levels, positive)
+    found = [total.correlations() for total in sums]
+    best = [r.argmax(1).tolist() if r.shape[1] else [] for r in found]
+    length = rows.tokens.shape[1]
+    profiles = [
+        [Profile(i, p, float(total.maximum[i]), length, seed) for p, i in enumerate(winners)]
+        for total, winners in zip(sums, best, strict=True)
+    ]
+    scored = length - skip_positions
+    for block, scores, codes in read("levels"):
+        for wanted, (values, features, at) in zip(profiles, codes, strict=False):
+            places = block.row[at // scored] * length + at % scored + skip_positions
+            for profile in wanted:
+                profile.update(values, features, at, scores, places)
+
+    shown = [
+        _describe(dictionary, model, hook_name, rows, total, r, wanted, skip_positions)
+        for dictionary, total, r, wanted in zip((sae, basis), sums, found, profiles, strict=True)
+    ]
+    out = []
+    for p, proxy in enumerate(fitted.proxies):
+        order = found[0][p].argsort(descending=True, stable=True)[1 : 1 + companions].tolist()
+        out.append(
+            {
+                "name": proxy.name,
+                "how": proxy.how,
+                "base_rate": float(sums[0].positive[p]) / max(sums[0].tokens, 1),
+                "paper": PAPER.get(proxy.name),
+                "feature": shown[0][p],
+                "neuron": shown[1][p] if shown[1] else None,
+                "companions": [asdict(sums[0].match(p, i, float(found[0][p, i]))) for i in order],
+            }
+        )
+    return ProxyResult(
+        model.name, hook_name, str(sae.cfg.kind), sae.cfg.d_sae, sums[0].tokens, tuple(out), tuple(fitted.absent)
+    )
+
+
+def _describe(
+    dictionary: Any, model: Any, hook_name: str, rows: Any, sums: ProxyMoments, r: Tensor, profiles: list[Profile],
+    skip_positions: int,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """The figures of the best of each proxy, with examples of every level."""
+    by_level = [profile.examples() for profile in profiles]
+    wanted = [(p.index, e) for p, levels in zip(profiles, by_level, strict=True) for level in levels for e in level]
+    texts = iter(windows(dictionary, model, hook_name, rows, wanted, skip_positions=skip_positions) if wanted else [])
+    out = []
+    for p, (profile, levels) in enumerate(zip(profiles, by_level, strict=True)):
+        match = sums.match(p, profile.index, float(r[p, profile.index]))
+        examples = [[lines_of_text.as_dict(next(texts)) for _ in level] for level in levels]
+        out.append(asdict(match) | {"profile": profile.to_dict(), "examples": examples})
+    return out

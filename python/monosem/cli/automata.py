@@ -1,0 +1,35 @@
+"""``monosem automata``: features that raise the tokens which fire the next feature."""
+
+from __future__ import annotations
+
+import argparse
+
+from monosem.cli import claim
+
+HELP = "loops, cycles and chains of features that raise each other's tokens"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "For every feature find the tokens that it raises (logit weights that stand out), and count on text which "
+        "features fire when such a token comes next. Draws the strongest loops, cycles and chains as graphs. Writes "
+        "automata.json and automata.html. Needs networkx: pip install 'monosem[analysis]'."
+    )
+    claim.add_arguments(parser, tokens=500_000)
+    parser.add_argument("--support", type=int, default=20, help="least number of steps behind a transition")
+    parser.add_argument("--lift", type=float, default=2.0, help="least factor over chance")
+    parser.add_argument("--show", type=int, default=12, help="how many loops, cycles and chains to draw")
+
+
+def run(args: argparse.Namespace) -> int:
+    from monosem.analysis.evidence.automata import measure, section
+    from monosem.analysis.inputs import load_rows, load_subject
+
+    out = claim.folder_of(args, args.folder)
+    subject = load_subject(args.folder, args.model, args.hook, args.device)
+    result = measure(
+        subject.sae, subject.model, subject.hook_name, load_rows(subject.model, args.text, args.split),
+        tokens=args.tokens, support=args.support, lift=args.lift, show=args.show, progress=not args.quiet,
+    )  # fmt: skip
+    claim.write(out, "automata", result, section, f"Finite-state automata in model {subject.model.name}")
+    return 0

@@ -1,0 +1,38 @@
+"""``monosem neurons``: are the features just neurons?"""
+
+from __future__ import annotations
+
+import argparse
+
+from monosem.cli import claim
+
+HELP = "for each feature the nearest neuron: by correlation, by decoder weight, by top examples"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "For every feature: the neuron whose activation correlates most with it, the neuron with the largest decoder "
+        "weight, how many neurons its direction is spread over, and whether its context stands among any neuron's 20 "
+        "strongest examples. Writes neurons.json and neurons.html."
+    )
+    claim.add_arguments(parser, tokens=500_000)
+    parser.add_argument(
+        "--memory", type=float, default=1.0, metavar="GIB",
+        help="for the cross products of features and neurons; with less the text is read several times",
+    )  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    from monosem.analysis.evidence.not_neurons import measure, section
+    from monosem.analysis.inputs import load_rows, load_subject
+
+    if args.memory <= 0:
+        raise ValueError(f"memory: got {args.memory}; wanted GiB above 0")
+    out = claim.folder_of(args, args.folder)
+    subject = load_subject(args.folder, args.model, args.hook, args.device)
+    result = measure(
+        subject.sae, subject.model, subject.hook_name, load_rows(subject.model, args.text, args.split),
+        tokens=args.tokens, memory=int(args.memory * 2**30), progress=not args.quiet,
+    )  # fmt: skip
+    claim.write(out, "neurons", result, section, f"Features and neurons of model {subject.model.name}")
+    return 0

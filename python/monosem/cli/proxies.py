@@ -1,0 +1,43 @@
+"""``monosem proxies``: which features follow which kind of text, judged without a network."""
+
+from __future__ import annotations
+
+import argparse
+
+from monosem.cli import claim
+
+HELP = "which features follow Arabic, Hebrew, DNA, base64, other scripts, or a pattern of yours"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Correlate the activation of every feature and every neuron with computational proxies: log-likelihood ratios "
+        "of tokens under a kind of text (Arabic, Hebrew, DNA, base64, hexadecimal, Cyrillic, Greek, Han, Kana, Korean, "
+        "Devanagari and others that the text holds). Says for the best feature of each how specific and how sensitive "
+        "it is. Writes proxies.json and proxies.html."
+    )
+    claim.add_arguments(parser, tokens=500_000)
+    parser.add_argument(
+        "--proxy", action="append", default=[], metavar="NAME=WHAT",
+        help="a proxy of your own, repeatable: NAME=REGEX (its score: the share of a token inside matches), or "
+        "NAME=MODULE:FUNCTION (a Python function from the list of a document's tokens to one number each; above 0 "
+        "means this kind)",
+    )  # fmt: skip
+    parser.add_argument("--only-own", action="store_true", help="leave the built-in proxies out")
+
+
+def run(args: argparse.Namespace) -> int:
+    from monosem.analysis.evidence.proxies import measure, parse, section
+    from monosem.analysis.inputs import load_rows, load_subject
+
+    if args.only_own and not args.proxy:
+        raise ValueError("only_own: there is no proxy left; name one with --proxy NAME=REGEX")
+    out = claim.folder_of(args, args.folder)
+    subject = load_subject(args.folder, args.model, args.hook, args.device)
+    own = [parse(spec, subject.model) for spec in args.proxy]
+    result = measure(
+        subject.sae, subject.model, subject.hook_name, load_rows(subject.model, args.text, args.split),
+        proxies=[] if args.only_own else None, extra=own, tokens=args.tokens, progress=not args.quiet,
+    )  # fmt: skip
+    claim.write(out, "proxies", result, section, f"Kinds of text in model {subject.model.name}")
+    return 0

@@ -1,0 +1,244 @@
+"""Proxies: bytes to characters, log ratios by hand, and features of known precision scored right."""
+
+import json
+import math
+from itertools import combinations
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from monosem.analysis.evidence import proxies
+from monosem.analysis.evidence.proxies.characters import Vocabulary
+from monosem.analysis.evidence.proxies.kinds import best_run
+from monosem.analysis.evidence.proxies.moments import ProxyMoments
+from monosem.analysis.evidence.section import render_page
+from monosem.analysis.neurons import NeuronBasis
+from monosem.data.adapter import entry_bytes, readable
+
+ALEF = "ا".encode()
+# 1 and 2 are halves of one Arabic letter, 4 begins another letter and ends the one before.
+TOKENS = [
+    b"",
+    ALEF[:1],
+    ALEF[1:],
+    " مر".encode(),
+    ALEF[1:] + ALEF[:1],
+    b"AC",
+    b"GT",
+    b"acg",
+    b" the",
+    b"x",
+    b"\n",
+    b"19",
+]
+TOKENS += [b"95", "é".encode(), b"95)", "م,".encode(), b"-", b"c29tZSBi", b"ZWQgdGhl"]
+BOS, HIGH, LOW, WORD, BOTH, AC, GT, SMALL, THE, X, LINE, NINETEEN, YEAR, ACUTE, CLOSE, COMMA, DASH, B64, B64B = range(
+    19
+)
+HOOK = "blocks.0.mlp.hook_post"
+
+
+class BytesModel:
+    """Tokens of given bytes; the activation is the unit vector of the token: neuron t says "token t"."""
+
+    name, bos_id, n_ctx, d_vocab = "bytes", BOS, 8, len(TOKENS)
+    hook_names = [HOOK]
+
+    def token_bytes(self, token):
+        return TOKENS[token]
+
+    def token_str(self, token):
+        return TOKENS[token].decode(errors="replace")
+
+    def decode(self, ids):
+        return b"".join(TOKENS[t] for t in ids).decode(errors="replace")
+
+    def width(self, hook_name):
+        return self.d_vocab
+
+    def activations(self, tokens, hook_name):
+        return torch.nn.functional.one_hot(tokens, self.d_vocab).float()
+
+
+def rows_of(*rows: list[int]) -> SimpleNamespace:
+    tokens = torch.tensor([[BOS, *r] for r in rows], dtype=torch.int32)
+    return SimpleNamespace(tokens=tokens, source=torch.zeros_like(tokens), sources=["text"])
+
+
+def scores(proxy, fit_on, tokens) -> list[float]:
+    fitted = proxies.ProxySet(BytesModel(), fit_on, [], extra=[proxy])
+    return fitted.scores(np.array([[BOS, *tokens]]))[0, 0, 1:].tolist()
+
+
+def test_vocabulary_entries_as_bytes():
+    assert entry_bytes("Ġthe") == b" the" and entry_bytes("ØÂ§") == b"\xd8\xc2\xa7"
+    assert entry_bytes("<0xD8>") == b"\xd8" and entry_bytes("▁naïve") == " naïve".encode()
+    assert readable("<0xD8>") == "⟨D8⟩" and readable("Ġthe") == " the"
+
+
+def test_characters_against_python():
+    """Every string of bytes decodes as Python decodes it, and a character never reaches over a row or a BOS."""
+    random = np.random.default_rng(0)
+    text = "aé中😀מا"
+    pieces = [
+        b"",
+        *(c.encode()[i:j] for c in text for i, j in combinations(range(len(c.encode()) + 1), 2)),
+        b"\xff",
+        b"\xc0",
+    ]
+    model = SimpleNamespace(bos_id=0, d_vocab=len(pieces), token_bytes=lambda t: pieces[t])
+    vocabulary = Vocabulary(model)
+    tokens = random.integers(1, len(pieces), (40, 12))
+    tokens[random.random(tokens.shape) < 0.1] = 0
+    read = vocabulary.read(tokens)
+    for start, end in read.documents(0):
+        flat = tokens.reshape(-1)[start:end]
+        raw = b"".join(pieces[t] for t in flat)
+        string, at = read.text(start, end)
+        assert string.encode(errors="replace") is not None and len(at) == len(string)
+        assert [c for c in string if c != "\ufffd"] == [c for c in raw.decode(errors="replace") if c != "\ufffd"]
+    # A letter cut by the end of a row, or by a BOS, is no letter.
+    cut = Vocabulary(BytesModel()).read(np.array([[BOS, HIGH], [LOW, BOS], [HIGH, LOW]]))
+    assert cut.code.tolist() == [0, -1, -1, 0, 0x627, 0x627]
+    assert cut.complete.tolist()[1] is False and cut.complete.tolist()[5] is True
+
+
+def test_best_run_is_the_best_of_all_prefixes():
+    ratios = np.random.default_rng(1).normal(size=(3, 20))
+    for least in (1, 2, 5):
+        got = best_run(ratios, least)
+        for row in range(3):
+            for i in range(20):
+                runs = [ratios[row, j : i + 1].sum() for j in range(i + 2 - least)]
+                assert got[row, i] == pytest.approx(max(runs)) if runs else got[row, i] < -1e5
+
+
+def test_character_set_by_hand():
+    """log P(s | DNA) / P(s) of AC, GT: (1/4)² over their frequencies; at least two tokens; a BOS ends every run."""
+    text = rows_of([AC, GT, X, X, THE, AC, X], [GT, X, THE, THE, LINE, X, X])
+    n = 14
+    dna = proxies.CharacterSet("d", ["ACGT", "acgt"], tokens=2, binary=True)
+    one = math.log((1 / 16) / (2 / n))  # AC and GT both stand twice among 14 tokens
+    got = scores(dna, text, [AC, GT, AC, X, BOS, GT, AC])
+    assert got[1] == pytest.approx(2 * one) and got[2] == pytest.approx(max(3 * one, 2 * one))
+    assert got[3] == pytest.approx(max(one, 3 * one, 2 * one) + math.log(1e-10 / (6 / n)))
+    assert got[0] < -1e5 and got[5] < -1e5 and got[6] == pytest.approx(2 * one)
+    base64 = proxies.CharacterSet("b", ["abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+/"])
+    got = scores(base64, text, [AC, ACUTE, LOW])
+    assert got[0] == pytest.approx(-2 * math.log(64) - math.log(2 / n))
+    assert got[1] == pytest.approx(max(0, got[0]) + math.log(1e-10) - math.log(0.5 / n))  # é is one character
+    assert got[2] == pytest.approx(max(0, got[1]) + math.log(1e-10) - math.log(0.5 / n))  # half a letter too
+
+
+def test_script_by_bayes():
+    """P(Arabic | s) / P(Arabic): 1 for whole letters, 1e-10 with a comma, and for half a letter its share."""
+    text = rows_of([WORD, HIGH, LOW, X, HIGH, X, THE], [WORD, HIGH, LOW, COMMA, THE, X, X])
+    arabic = proxies.Script("Arabic", [(0x600, 0x6FF)])
+    share = 6 / 14  # two words, two letters of two halves each; the third HIGH is no letter
+    got = scores(arabic, text, [WORD, HIGH, LOW, COMMA, X, BOTH, HIGH])
+    assert got[0] == pytest.approx(-math.log(share)) and got[2] == pytest.approx(-math.log(share))
+    assert got[1] == pytest.approx(math.log(2 / 3 / share))  # two of its three occurrences begin a letter
+    assert got[3] == got[4] == pytest.approx(math.log(1e-10 / share))
+    assert got[5] == pytest.approx(math.log(1e-10 / share))  # never seen: no share to go by
+
+
+def test_pattern_and_function(tmp_path, monkeypatch):
+    text = rows_of([NINETEEN, YEAR, X, NINETEEN, CLOSE, DASH, X], [X] * 7)
+    year = proxies.parse(r"year=\b19\d\d\b", BytesModel())
+    assert scores(year, text, [NINETEEN, YEAR, DASH, NINETEEN, CLOSE]) == pytest.approx([1, 1, 0, 1, 2 / 3])
+    assert scores(year, text, [NINETEEN, BOS, YEAR, DASH, DASH]) == [0] * 5  # no match reaches over a BOS
+    assert scores(proxies.parse("the=the", BytesModel()), text, [THE, X, ACUTE]) == [1, 0, 0]
+    (tmp_path / "mine.py").write_text(
+        "def long(tokens):\n    return [len(t) - 2 for t in tokens]\ndef short(tokens):\n    return [1.0]\nnumber = 3\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert scores(proxies.parse("long=mine:long", BytesModel()), text, [THE, X, BOS, AC]) == [2, -1, 0, 0]
+    with pytest.raises(ValueError, match=r"for 2 tokens mine:short gave an array of shape \(1,\)"):
+        scores(proxies.parse("s=mine:short", BytesModel()), text, [X, X])
+    for spec, said in (
+        ("mine:long", "NAME=REGEX"), ("a=(", "not a regular expression"), ("a=mine:none", "none"),
+        ("a=nowhere_at_all:f", "MODULE:FUNCTION"), ("a=mine:number", "no function"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=said):
+            proxies.parse(spec, BytesModel())
+    with pytest.raises(ValueError, match="more than once"):
+        proxies.ProxySet(BytesModel(), text, [year], extra=[year])
+
+
+def test_moments_against_numpy():
+    random = np.random.default_rng(2)
+    f = torch.from_numpy(np.where(random.random((300, 7)) < 0.2, random.random((300, 7)), 0)).float()
+    f[:, 3] = 0
+    y = torch.from_numpy(np.where(random.random((2, 300)) < 0.3, random.random((2, 300)), 0))
+    sums = ProxyMoments(7, 2)
+    for part in (slice(0, 100), slice(100, 300)):
+        at, features = f[part].nonzero().T
+        sums.update(f[part][at, features], features, at, y[:, part], y[:, part] > 0)
+    r = sums.correlations()
+    for p in range(2):
+        for i in range(7):
+            wanted = np.corrcoef(f[:, i], y[p])[0, 1] if i != 3 else 0
+            assert float(r[p, i]) == pytest.approx(wanted, abs=1e-9)
+    match, on, positive = sums.match(1, 0, 0.5), f[:, 0] > 0, y[1] > 0
+    assert match.specificity == pytest.approx(float((on & positive).sum() / on.sum()))
+    assert match.sensitivity == pytest.approx(float((on & positive).sum() / positive.sum()))
+    assert match.mass == pytest.approx(float(f[:, 0][positive].sum() / f[:, 0].sum()))
+    assert match.density == pytest.approx(float(on.float().mean()))
+
+
+class Planted:
+    """Feature 0 fires on WORD (2) and, half as hard, on THE; feature 1 on X; 2 never. CSR, like a ReLU dictionary."""
+
+    def __init__(self):
+        self.W_dec = torch.zeros(3, len(TOKENS))
+        self.cfg = SimpleNamespace(d_in=len(TOKENS), d_sae=3, kind="planted")
+        self.read = torch.zeros(len(TOKENS), 3)
+        self.read[WORD, 0], self.read[THE, 0], self.read[X, 1] = 2.0, 1.0, 1.0
+
+    def encode(self, x):
+        code = NeuronBasis(3).encode((x @ self.read).reshape(-1, 3))
+        return code
+
+
+def test_a_proxy_of_known_precision():
+    """Of feature 0's activations 6 are Arabic (strong) and 2 are not (weak): specific 75 %, by level 0 and 100 %."""
+    text = rows_of([WORD, WORD, THE, X, X, X, X], [WORD, WORD, WORD, WORD, THE, X, X], [X, X, X, X, X, X, X])
+    arabic = proxies.Script("Arabic", [(0x600, 0x6FF)])
+    result = proxies.measure(
+        Planted(), BytesModel(), HOOK, text, proxies=[arabic], extra=[proxies.parse("ex=x", BytesModel())],
+        contexts=2, progress=False,
+    )  # fmt: skip
+    first, ex = result.proxies
+    feature = first["feature"]
+    y = np.array([1, 1, 0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0] + [0] * 7)
+    f = np.array([2, 2, 1, 0, 0, 0, 0, 2, 2, 2, 2, 1, 0, 0] + [0] * 7)
+    assert (feature["index"], feature["maximum"]) == (0, 2.0) and first["base_rate"] == pytest.approx(6 / 21)
+    assert feature["correlation"] == pytest.approx(np.corrcoef(f, y)[0, 1])
+    assert (
+        feature["specificity"] == 0.75 and feature["sensitivity"] == 1.0 and feature["mass"] == pytest.approx(12 / 14)
+    )
+    levels = [(x["tokens"], x["specificity"]) for x in feature["profile"]["levels"]]
+    assert levels[5] == (2, 0.0) and levels[10] == (6, 1.0) and levels[0] == (0, None)
+    assert [len(e) for e in feature["examples"]] == [0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 3]
+    assert np.sum(feature["profile"]["counts"]) == 8 and np.sum(feature["profile"]["mass"]) == pytest.approx(14)
+    focus = [text for e in feature["examples"][10] for text, _, on in e["pieces"] if on]
+    assert focus == [" مر"] * 3
+    # The neuron of the word is active on nothing else: better than the feature.
+    assert (first["neuron"]["index"], first["neuron"]["correlation"]) == (WORD, pytest.approx(1.0))
+    assert (ex["feature"]["index"], ex["feature"]["correlation"]) == (1, pytest.approx(1.0))
+    assert [c["index"] for c in first["companions"]] == [2, 1]
+
+    page = render_page("t", [proxies.section(json.loads(json.dumps(result.to_dict(), allow_nan=False)))])
+    assert "feature 0; best neuron" in page and "0.74" in page and "ex" in result.table()
+
+
+def test_neurons_alone_and_scripts_that_do_not_occur():
+    text = rows_of([WORD, HIGH, LOW, X, AC, GT, AC], [B64, B64B, B64, B64B, THE, LINE, X])
+    result = proxies.measure(NeuronBasis(len(TOKENS)), BytesModel(), HOOK, text, progress=False)
+    assert {"Arabic", "DNA", "base64", "hexadecimal"} == {p["name"] for p in result.proxies}
+    assert {"Hebrew", "Korean", "Devanagari"} <= set(result.absent)
+    assert all(p["neuron"] is None for p in result.proxies)
+    assert "not in this text" in result.table()
+    assert render_page("t", [proxies.section(result.to_dict())])
