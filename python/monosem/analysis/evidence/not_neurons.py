@@ -67,7 +67,7 @@ class NeuronResult:
         largest, coefficient: the neuron with the decoder's largest |weight|, and that weight (decoder rows unit norm).
         wide: decoder weights with |weight| ≥ 0.1.
         top_neurons: neurons that have at least one of their 20 strongest examples (one of each context) where the
-            feature is active at half its maximum or more; ``top_share``: the most such examples of a single neuron / 20.
+            feature is active at half its maximum or more; ``top_share``: the most of one neuron, as a share of 20.
         density: share of tokens on which the feature is active.
         same: share of live features whose most correlated neuron is also that of the largest decoder weight.
         edges, histogram: of ``correlation``.
@@ -124,8 +124,8 @@ class NeuronResult:
         for name, f in [*((n, d["feature"]) for n, d in self.named.items()), *(("", i) for i in self.nearest[:5])]:
             out.append(
                 f"  {f:6} {name[:10]:10}  neuron {self.neuron[f]:8}  {self.correlation[f]:8.3f}  neuron "
-                f"{self.largest[f]:6} ({self.coefficient[f]:+.2f})  {self.wide[f]:10}  {self.top_neurons[f]:5} neurons, "
-                f"most {self.top_share[f]:.0%}"
+                f"{self.largest[f]:6} ({self.coefficient[f]:+.2f})  {self.wide[f]:10}  {self.top_neurons[f]:5} neurons"
+                f", most {self.top_share[f]:.0%}"
             )
         return "\n".join(out)
 
@@ -328,7 +328,7 @@ def section(result: Mapping[str, Any]) -> Section:
 
 
 def _table(which: list[tuple[str, int]], r: Mapping[str, Any]) -> str:
-    heads = ("", "Feature", "Most correlated neuron", "Pearson", "Largest decoder weight", "Neurons with |weight| ≥ 0.1",
+    heads = ("", "Feature", "Most correlated neuron", "Pearson", "Largest decoder weight", "Neurons with |w| ≥ 0.1",
              f"Neurons with it in their top {TOP}", "Most of one neuron's", "Active on")  # fmt: skip
     rows = "".join(
         f"<tr><td>{name}</td><td>{i}</td><td>{r['neuron'][i]}</td><td>{r['correlation'][i]:.3f}</td>"

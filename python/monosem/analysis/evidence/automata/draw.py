@@ -21,7 +21,7 @@ def draw(path: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any]], name: 
         'orient="auto-start-reverse"><path d="M0,1L10,5L0,9z" style="fill:var(--soft)"/></marker></defs>'
     ]
     for e in edges:
-        parts += _edge(where[e["from"]], where[e["to"]], e, name, width)
+        parts += _edge(where[e["from"]], where[e["to"]], e, name)
     for f in features:
         parts += _node(f, where[f], nodes[str(f)])
     label = " to ".join(map(str, features))
@@ -59,9 +59,7 @@ def _node(feature: int, at: tuple[float, float], node: Mapping[str, Any]) -> lis
     ]
 
 
-def _edge(
-    a: tuple[float, float], b: tuple[float, float], edge: Mapping[str, Any], name: str, width: float
-) -> list[str]:
+def _edge(a: tuple[float, float], b: tuple[float, float], edge: Mapping[str, Any], name: str) -> list[str]:
     """An arrow with the tokens that carry it and its probability."""
     if a == b:
         x, y = a[0], a[1] - _NODE_H / 2

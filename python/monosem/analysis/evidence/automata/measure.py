@@ -220,7 +220,7 @@ def _raising(counts: Transitions, raised: Raised) -> tuple[float | None, float |
 def _alignment(
     found: Edges, counts: Transitions, sae: Any, model: Any, hook_name: str, seed: int
 ) -> tuple[float | None, float | None, float | None, float | None]:
-    """Do logit weights say the same? Σ_t q_j(t)·w_i(t) − Σ_t p(t)·w_i(t), q_j the share of j's activation on token t."""
+    """Do logit weights say the same? Σ_t q_j(t)·w_i(t) − Σ_t p(t)·w_i(t), q_j(t) the share of j's activation on t."""
     if not len(found):
         return None, None, None, None
     source, target = found.source[:_CHECKED], found.target[:_CHECKED]

@@ -28,8 +28,8 @@ def section(result: Mapping[str, Any]) -> Section:
             "Features form finite-state automata: loops and cycles of features that raise each other's tokens",
             "examples: base64 to itself, snake case (2 states), HTML (4 states)",
             f"{result['all_loops']:,} features lead to themselves, {result['all_cycles']:,} cycles of 2 to 4 states",
-            f"{result['tokens']:,} tokens; a transition: the next feature fires at least twice as often as by chance on "
-            f"a token that the first one raised, at least 20 times; {COMMAND}",
+            f"{result['tokens']:,} tokens; a transition: the next feature fires at least twice as often as by chance "
+            f"on a token that the first one raised, at least 20 times; {COMMAND}",
         )
     ]
     if result["raise_lift"] is not None:
@@ -37,7 +37,7 @@ def section(result: Mapping[str, Any]) -> Section:
             Finding(
                 "Logit weights say what follows: how much more often a raised token comes next when the feature fires",
                 "not given",
-                f"{result['raise_lift']:.1f} times (median), more often for {result['raise_lift_above_1']:.0%} of features",
+                f"{result['raise_lift']:.1f} times (median); more than once for {result['raise_lift_above_1']:.0%}",
                 f"Raised: logit weights above 3 deviations of the heap around 0; {COMMAND}",
             )
         )

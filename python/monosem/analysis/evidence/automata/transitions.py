@@ -62,7 +62,7 @@ class Transitions:
     """Feed it blocks (``update``). A step is a scored token and the one after it, both of one document.
 
     Attributes (F numbers each, over steps at which the feature is active on the first token unless said otherwise):
-        active: steps. hits: those whose next token the feature raises. after: steps at which it is active on the second.
+        active: steps. hits: those whose next token the feature raises. after: steps at which it fires on the second.
     ``pairs`` (i · F + j): hits of i after which j is active. ``together``: hits of i at which j is active on the first
     token already. ``firing`` (j · V + token): summed activation of j on each token. ``steps``, ``follows`` [V]: all
     steps, and how often each token is the second.
@@ -114,7 +114,7 @@ class Edges:
 
     ``probability`` = P(j active at t + 1 | i active at t, the next token is one that i raises) = support / hits of i;
     ``base`` = P(j active); ``raise_share`` = P(the next token is one that i raises | i active);
-    ``strength`` = raise_share · (probability − base): how much likelier than chance the step i → j is taken when i fires;
+    ``strength`` = raise_share · (probability − base): by how much likelier than chance i leads to j;
     ``together`` = P(j active at t already | the same).
     """
 
@@ -138,7 +138,7 @@ def edges(
     counts: Transitions, *, support: int = 20, lift: float = 2.0, strength: float = 0.02, each: int = 6,
     most: int = 20_000,
 ) -> Edges:  # fmt: skip
-    """The transitions worth drawing: enough support, likelier than ``lift`` times chance, the best ``each`` of a feature.
+    """The transitions worth drawing: enough support, ``lift`` times chance, the best ``each`` of a feature.
 
     Args:
         most: at most so many in all.

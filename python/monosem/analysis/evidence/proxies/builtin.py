@@ -141,6 +141,6 @@ class ProxySet:
         return torch.from_numpy(np.stack(scores)) if scores else torch.zeros(0, *tokens.shape, dtype=torch.float64)
 
     def levels(self, scores: Tensor) -> Tensor:
-        """What activations are correlated with: max(score, 0), or 1 where it is above 0 for a binary proxy; [P, ...]."""
+        """What activations are correlated with: max(score, 0); of a binary proxy 1 where it is above 0; [P, ...]."""
         binary = self.binary.view(-1, *[1] * (scores.ndim - 1))
         return torch.where(binary, (scores > 0).double(), scores.clamp_min(0))

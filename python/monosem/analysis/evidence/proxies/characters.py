@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -132,7 +133,7 @@ class Characters:
             start = row * length
             cuts = (start + np.flatnonzero(flat[start : start + length] == bos)).tolist()
             edges = [start - 1, *cuts, start + length]
-            runs += [(a + 1, b) for a, b in zip(edges, edges[1:], strict=False) if b > a + 1]
+            runs += [(a + 1, b) for a, b in pairwise(edges) if b > a + 1]
         return runs
 
     def text(self, start: int, end: int) -> tuple[str, np.ndarray]:

@@ -34,7 +34,7 @@ class Proxy(ABC):
 
     @abstractmethod
     def fit(self, vocabulary: Vocabulary, frequency: np.ndarray, read: Callable[[], Iterable[Characters]]) -> None:
-        """Learn what depends on the text: token frequencies [V], and the characters of the text, read block by block."""
+        """Learn what depends on the text: token frequencies [V], and the characters of the text in blocks."""
 
     @abstractmethod
     def scores(self, text: Characters) -> np.ndarray:

@@ -25,7 +25,7 @@ class ProxyMoments:
         self.cross, self.hits, self.mass = (zeros(proxies, d_sae) for _ in range(3))
 
     def update(self, values: Tensor, features: Tensor, at: Tensor, levels: Tensor, positive: Tensor) -> None:
-        """Entries of a code (``values``, ``features``, ``at`` [nnz]) and its tokens' ``levels``, ``positive`` [P, N]."""
+        """Entries of a code, each [nnz], and ``levels``, ``positive`` [P, N] of its tokens."""
         values = values.double()
         self.tokens += levels.shape[1]
         self.f.index_add_(0, features, values)

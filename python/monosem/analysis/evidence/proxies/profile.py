@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -74,5 +75,5 @@ class Profile:
 
 def class_names() -> list[str]:
     """What the classes of a score are called, in the order of ``counts``."""
-    between = [f"{a:g} to {b:g} nats" for a, b in zip(EDGES, EDGES[1:], strict=False)]
+    between = [f"{a:g} to {b:g} nats" for a, b in pairwise(EDGES)]
     return ["proxy ≤ 0", *between, f"above {EDGES[-1]:g} nats"]
