@@ -14,48 +14,15 @@ from monosem.analysis.evidence import chart
 from monosem.analysis.evidence.proxies import ProxySet
 from monosem.analysis.evidence.proxies.moments import ProxyMoments
 from monosem.analysis.evidence.section import Finding, Section
-from monosem.analysis.index import TopEntries
-from monosem.analysis.neurons import NeuronBasis
+from monosem.analysis.index.crossed import Crossed, correlation
+from monosem.analysis.index.kept import Kept
+from monosem.analysis.neurons import NeuronBasis, NeuronConfig
 from monosem.analysis.scan import Block, blocks, entries, spread
 
 PAPER = {"base64": 0.18, "Hebrew": 0.10}  # Pearson of the feature with its most correlated neuron
 TOP = 20  # the paper searches this many examples of each neuron
 _BYTES = 1 << 30  # of cross products held at a time
 _BINS = 40
-
-
-class CrossMoments:
-    """Σf, Σf², Σx, Σx², Σf·x of features ``first`` … ``end`` − 1 and all neurons, float64, streaming."""
-
-    def __init__(self, first: int, end: int, d_in: int) -> None:
-        self.first, self.end, self.tokens = first, end, 0
-        self.f, self.f_square = torch.zeros(2, end - first, dtype=torch.float64)
-        self.x, self.x_square = torch.zeros(2, d_in, dtype=torch.float64)
-        self.cross = torch.zeros(end - first, d_in, dtype=torch.float64)
-
-    def update(self, values: Tensor, features: Tensor, at: Tensor, x: Tensor) -> None:
-        """Entries of a code [nnz] and the neurons' activations x [N, D]."""
-        mine = (features >= self.first) & (features < self.end)
-        values, features, at = values[mine].double(), features[mine] - self.first, at[mine]
-        x = x.double()
-        self.tokens += len(x)
-        self.x += x.sum(0)
-        self.x_square += x.square().sum(0)
-        self.f.index_add_(0, features, values)
-        self.f_square.index_add_(0, features, values.square())
-        touched, row = features.unique(return_inverse=True)
-        if len(touched):
-            code = torch.sparse_coo_tensor(torch.stack([row, at]), values, (len(touched), len(x)))
-            self.cross.index_add_(0, touched, torch.sparse.mm(code, x))
-
-    def correlations(self) -> Tensor:
-        """Pearson's r, float64 [end − first, D]; 0 where either never varies."""
-        n = max(self.tokens, 1)
-        covariance = self.cross / n - (self.f / n)[:, None] * (self.x / n)
-        f = (self.f_square / n - (self.f / n).square()).clamp_min(0)
-        x = (self.x_square / n - (self.x / n).square()).clamp_min(0)
-        scale = (f[:, None] * x).sqrt()
-        return torch.where(scale > 0, covariance / scale, torch.zeros_like(scale))
 
 
 @dataclass(frozen=True)
@@ -138,19 +105,19 @@ def measure(
     """Compare every feature with every neuron (*Towards Monosemanticity*, "The Feature Is Not a Neuron").
 
     Neurons are the entries of the activation at the hook, their positive part where they may be negative. The cross
-    products of F features and D neurons take 8·F·D bytes; beyond ``memory`` the text is read once for each block of
-    features that fits.
+    products of F features and D neurons, with those of one block of text, take 8·F·D bytes; beyond ``memory`` the text
+    is read once for each range of features that fits.
 
     Raises:
         ValueError: the dictionary is the neurons themselves, it does not fit the hook, or there is nothing to read.
     """
-    if sae.cfg.kind == NeuronBasis(1).cfg.kind:
+    if sae.cfg.kind == NeuronConfig.kind:
         raise ValueError("folder: these are the neurons themselves; wanted a dictionary to compare with them")
     d_sae, d_in = sae.cfg.d_sae, sae.cfg.d_in
     select = spread(rows, tokens)
     length = rows.tokens.shape[1]
-    wide = max(1, memory // (8 * d_in))
-    strongest = TopEntries(d_in, TOP)
+    wide = max(1, memory // (8 * d_in))  # the sums, and those of a block
+    strongest = Kept(d_in, TOP, "value")
     fitted = ProxySet(model, rows)
     proxies = ProxyMoments(d_sae, len(fitted.names))
     active, maximum = torch.zeros(d_sae, dtype=torch.int64), torch.zeros(d_sae)
@@ -162,19 +129,22 @@ def measure(
             progress=what if progress else None,
         )  # fmt: skip
 
-    neuron, correlation = torch.zeros(d_sae, dtype=torch.int64), torch.zeros(d_sae, dtype=torch.float64)
+    neuron, pearson = torch.zeros(d_sae, dtype=torch.int64), torch.zeros(d_sae, dtype=torch.float64)
     for first in range(0, d_sae, wide):
-        cross = CrossMoments(first, min(first + wide, d_sae), d_in)
-        for block in read(f"features {first:,} to {cross.end - 1:,}" if wide < d_sae else "correlating"):
-            cross.update(block.values, block.features, block.at, block.x.clamp_min(0).cpu())
+        end = min(first + wide, d_sae)
+        cross = Crossed(end - first, d_in)
+        for block in read(f"features {first:,} to {end - 1:,}" if wide < d_sae else "correlating"):
+            mine = (block.features >= first) & (block.features < end)
+            cross.update(block.features[mine] - first, block.values[mine], block.at[mine], block.x.clamp_min(0))
             if first == 0:
                 active += torch.bincount(block.features, minlength=d_sae)
                 maximum.scatter_reduce_(0, block.features, block.values, "amax")
                 _strongest(strongest, basis, block, length)
                 scores = fitted.scores(block.tokens)[:, :, skip_positions:].flatten(1)
                 proxies.update(block.values, block.features, block.at, fitted.levels(scores), scores > 0)
-        r = cross.correlations()
-        correlation[first : cross.end], neuron[first : cross.end] = r.max(1)
+        sums = proxies.f[first:end], proxies.square[first:end]
+        r = correlation(cross.product, *sums, cross.sum, cross.square, proxies.tokens)
+        pearson[first:end], neuron[first:end] = r.max(1)
 
     count, share = _in_top(sae, model, hook_name, rows, strongest, maximum, contexts)
     decoder = sae.W_dec.detach().float().cpu()
@@ -189,8 +159,8 @@ def measure(
             f = int(best[p].argmax())
             named[name] = {"feature": f, "proxy_pearson": float(best[p, f]), "paper": PAPER.get(name)}
     edges = np.linspace(0, 1, _BINS + 1)
-    shown = correlation[live].clamp(0, 1).numpy()
-    nearest = alive[correlation[live].argsort(descending=True, stable=True)[:10]].tolist()
+    shown = pearson[live].clamp(0, 1).numpy()
+    nearest = alive[pearson[live].argsort(descending=True, stable=True)[:10]].tolist()
 
     def column(values: Tensor, number: type) -> list[Any]:
         return [number(v) if on else None for v, on in zip(values.tolist(), live.tolist(), strict=True)]
@@ -200,18 +170,18 @@ def measure(
 
     broad = (decoder.abs() >= 0.1).sum(1)
     return NeuronResult(
-        model.name, hook_name, str(sae.cfg.kind), d_sae, d_in, cross.tokens,
-        column(neuron, int), column(correlation, float), column(largest, int),
+        model.name, hook_name, str(sae.cfg.kind), d_sae, d_in, proxies.tokens,
+        column(neuron, int), column(pearson, float), column(largest, int),
         column(decoder.gather(1, largest[:, None])[:, 0], float), column(broad, int), column(count, int),
-        column(share, float), (active.double() / cross.tokens).tolist(), len(alive), median(correlation),
-        {str(b): float((correlation[live] > b).double().mean()) if len(alive) else 0.0 for b in (0.3, 0.5, 0.8)},
+        column(share, float), (active.double() / proxies.tokens).tolist(), len(alive), median(pearson),
+        {str(b): float((pearson[live] > b).double().mean()) if len(alive) else 0.0 for b in (0.3, 0.5, 0.8)},
         float((neuron == largest)[live].double().mean()) if len(alive) else None,
         median(broad), median(count), median(share), edges.tolist(),
         np.histogram(shown, edges)[0].tolist(), named, nearest,
     )  # fmt: skip
 
 
-def _strongest(held: TopEntries, basis: NeuronBasis, block: Block, length: int) -> None:
+def _strongest(held: Kept, basis: NeuronBasis, block: Block, length: int) -> None:
     """Each neuron's largest activation of every context of a block."""
     values, neurons, at = entries(basis.encode(block.x))
     scored = length - block.skip
@@ -223,11 +193,11 @@ def _strongest(held: TopEntries, basis: NeuronBasis, block: Block, length: int) 
     entry[cell[first]] = first
     kept = entry[entry >= 0]
     places = block.row[local[kept]] * length + at[kept] % scored + block.skip
-    held.update(neurons[kept], values[kept], values[kept], places)
+    held.update(neurons[kept], values[kept], places)
 
 
 def _in_top(
-    sae: Any, model: Any, hook_name: str, rows: Any, strongest: TopEntries, maximum: Tensor, contexts: int
+    sae: Any, model: Any, hook_name: str, rows: Any, strongest: Kept, maximum: Tensor, contexts: int
 ) -> tuple[Tensor, Tensor]:
     """Per feature: neurons whose top examples hold its context, and the largest share of one neuron's: [F], [F]."""
     d_sae, length = len(maximum), rows.tokens.shape[1]

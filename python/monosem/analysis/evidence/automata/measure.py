@@ -12,7 +12,8 @@ import torch
 from monosem.analysis.evidence import lines_of_text
 from monosem.analysis.evidence.automata.graph import Path, choose, networkx, paths
 from monosem.analysis.evidence.automata.transitions import Edges, Raised, Transitions, edges, raised_tokens
-from monosem.analysis.index import Example, TopEntries
+from monosem.analysis.index.example import Example
+from monosem.analysis.index.kept import Kept
 from monosem.analysis.logits import used_vocabulary
 from monosem.analysis.scan import blocks, spread
 from monosem.analysis.sources import SourceMoments
@@ -124,14 +125,14 @@ def measure(
     raised = raised_tokens(sae, model, hook_name, used)
     counts = Transitions(sae.cfg.d_sae, raised, model.bos_id, pairs)
     moments = SourceMoments(sae.cfg.d_sae, rows.sources)
-    strongest = TopEntries(sae.cfg.d_sae, 1)
+    strongest = Kept(sae.cfg.d_sae, 1, "value")
     for block in blocks(
         sae, model, hook_name, rows, select=select, contexts=contexts, skip_positions=skip_positions,
         progress="counting transitions" if progress else None,
     ):  # fmt: skip
         counts.update(block)
         moments.update(block)
-        strongest.update(block.features, block.values, block.values, block.places)
+        strongest.update(block.features, block.values, block.places)
 
     found = edges(counts, support=support, lift=lift, strength=strength)
     kind = moments.active.argmax(1).tolist()

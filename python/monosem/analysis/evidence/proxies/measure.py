@@ -14,7 +14,7 @@ from monosem.analysis.evidence.proxies.builtin import ProxySet
 from monosem.analysis.evidence.proxies.kinds import Proxy
 from monosem.analysis.evidence.proxies.moments import ProxyMoments
 from monosem.analysis.evidence.proxies.profile import Profile
-from monosem.analysis.neurons import NeuronBasis
+from monosem.analysis.neurons import NeuronBasis, NeuronConfig
 from monosem.analysis.scan import Block, blocks, entries, spread
 from monosem.analysis.windows import windows
 
@@ -88,7 +88,7 @@ def measure(
     select = spread(rows, tokens)
     options = {"select": select, "contexts": contexts, "skip_positions": skip_positions}
     fitted = ProxySet(model, rows, proxies, extra)
-    width = 0 if not neurons or sae.cfg.kind == NeuronBasis(1).cfg.kind else sae.cfg.d_in
+    width = 0 if not neurons or sae.cfg.kind == NeuronConfig.kind else sae.cfg.d_in
     basis = NeuronBasis(max(width, 1), sae.W_dec.device)
     sums = [ProxyMoments(sae.cfg.d_sae, len(fitted.names)), ProxyMoments(width, len(fitted.names))]
 
@@ -96,7 +96,9 @@ def measure(
         for block in blocks(sae, model, hook_name, rows, progress=what if progress else None, **options):
             scores = fitted.scores(block.tokens)[:, :, skip_positions:].flatten(1)
             codes = [(block.values, block.features, block.at)]
-            yield block, scores, codes + [entries(basis.encode(block.x))] * bool(width)
+            if width:
+                codes.append(entries(basis.encode(block.x)))
+            yield block, scores, codes
 
     for _, scores, codes in read("correlating"):
         levels, positive = fitted.levels(scores), scores > 0

@@ -43,6 +43,19 @@ def section(result: Mapping[str, Any]) -> Section:
                 f"Share of tokens with the proxy above 0, in the lowest and highest of 11 levels; {COMMAND}",
             )
         )
+    beside = [p for p in proxies if p["neuron"] and p["paper"] is not None]
+    if beside:
+        findings.append(
+            Finding(
+                "Features are more specific than the best neurons",
+                "shown for single features",
+                "; ".join(
+                    f"{p['name']} {p['feature']['specificity']:.0%} against {p['neuron']['specificity']:.0%}"
+                    for p in beside
+                ),
+                f"Share of the active tokens with the proxy above 0, best feature against best neuron; {COMMAND}",
+            )
+        )
     names = [p["name"] for p in proxies]
     bars = {"best feature": [p["feature"]["correlation"] for p in proxies]}
     if all(p["neuron"] for p in proxies):

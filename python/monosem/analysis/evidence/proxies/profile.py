@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monosem.analysis.index import Example
+from monosem.analysis.index.example import Example
 
 EDGES = (0.0, 3.0, 10.0, 30.0)  # nats: the classes of a proxy's score by which histograms are coloured
 LEVELS = 11  # as many as the paper's intervals of activation ("Feature Activation Interval Sampling")
