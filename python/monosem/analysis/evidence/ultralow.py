@@ -1,0 +1,128 @@
+"""Separating the ultralow-density cluster: features that hardly ever fire and mean nothing.
+
+*Towards Monosemanticity*, "Feature Density": on a logarithmic axis the density histogram has two heaps; where they
+overlap, the two stand apart in three dimensions: log density, encoder bias, and the dot product of the feature's
+decoder and encoder directions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from monosem.analysis.metrics import ULTRALOW
+
+_GRID = 0.02  # decades
+_SMOOTH = 0.2  # decades, the width of the smoothing
+_DEEP = 0.5  # a valley between two heaps lies below this share of the lower one
+_APART = 0.7  # decades between the middles of two heaps
+_LEAST = 0.02  # share of the live features in a heap
+_ASHMAN = 2.5  # of two heaps in three dimensions; above 2 they are separate (Ashman et al., 1994)
+
+
+@dataclass(frozen=True)
+class Separation:
+    """Which features belong to the ultralow cluster.
+
+    Attributes:
+        low: bool [F], live features in the cluster (dead ones, never active, are in neither).
+        how: ``"valley"`` (two heaps of log density), ``"mixture"`` (two heaps in three dimensions) or ``"bound"`` (no
+            cluster was found: features below max(1e-6, 2 / tokens) count as ultralow).
+        cut: density of the valley or the bound; None for a mixture, which no single density separates.
+    """
+
+    low: np.ndarray
+    how: str
+    cut: float | None
+
+    @property
+    def words(self) -> str:
+        """How, for a table."""
+        if self.how == "mixture":
+            return "two heaps in (log density, encoder bias, decoder · encoder)"
+        what = "a valley between two heaps at" if self.how == "valley" else "no second heap; bound"
+        return f"{what} {self.cut:.1e}"
+
+
+def separate(counts: Tensor, tokens: int, sae: Any) -> Separation:
+    """Separate the ultralow cluster of a dictionary.
+
+    Args:
+        counts: [F] tokens on which each feature was active, of ``tokens``.
+        sae: its ``b_enc``, ``W_enc_rows`` and ``W_dec`` are read where density alone does not decide; a dictionary
+            without an encoder bias (neurons) is judged by density alone.
+
+    Raises:
+        ImportError: scikit-learn is not there, and density alone does not decide.
+    """
+    seen = counts.double().numpy()
+    live = seen > 0
+    low = np.zeros(len(seen), dtype=bool)
+    bound = max(ULTRALOW, 2 / max(tokens, 1))
+    if live.sum() >= 20:
+        x = np.log10(seen[live] / tokens)
+        cut = valley(x)
+        if cut is not None:
+            low[live] = x < cut
+            return Separation(low, "valley", 10.0**cut)
+        if hasattr(sae, "b_enc"):
+            mine = _mixture(x, sae, np.flatnonzero(live))
+            if mine is not None:
+                low[live] = mine
+                return Separation(low, "mixture", None)
+    low[live] = seen[live] / tokens < bound
+    return Separation(low, "bound", bound)
+
+
+def valley(x: np.ndarray) -> float | None:
+    """Where the smoothed histogram of x (log10 densities) falls into a valley left of its highest heap, or None.
+
+    The heap on the left holds at least 2 % of the features, its middle lies at least 0.7 decades away, and the lowest
+    point between is below half of it. Of several such valleys the deepest counts.
+    """
+    grid = np.arange(x.min() - 1, x.max() + 1, _GRID)
+    heap = np.exp(-0.5 * ((grid[:, None] - x) / _SMOOTH) ** 2).sum(1)
+    peaks = np.flatnonzero((heap[1:-1] > heap[:-2]) & (heap[1:-1] >= heap[2:])) + 1
+    main = peaks[heap[peaks].argmax()]
+    best: tuple[float, float] | None = None
+    for peak in peaks[peaks < main]:
+        low = peak + int(heap[peak:main].argmin())
+        depth = heap[low] / heap[peak]
+        wide = grid[main] - grid[peak] >= _APART and (x < grid[low]).mean() >= _LEAST
+        if depth < _DEEP and wide and (best is None or depth < best[0]):
+            best = depth, float(grid[low])
+    return None if best is None else best[1]
+
+
+def _mixture(x: np.ndarray, sae: Any, live: np.ndarray) -> np.ndarray | None:
+    """Members of the lower of two Gaussians in (log density, encoder bias, cosine), or None if they are not two."""
+    try:
+        from sklearn.mixture import GaussianMixture
+    except ImportError:
+        raise ImportError(
+            "separating the ultralow cluster needs scikit-learn: pip install 'monosem[analysis]' (or scikit-learn)"
+        ) from None
+
+    def rows(parameter: Tensor) -> np.ndarray:
+        return parameter.detach().float().cpu().numpy()[live].astype(np.float64)
+
+    encoder, decoder = rows(sae.W_enc_rows), rows(sae.W_dec)
+    dot = (encoder * decoder).sum(1) / np.maximum(np.linalg.norm(decoder, axis=1), 1e-30)
+    points = np.stack([x, rows(sae.b_enc), dot], 1)
+    scale = points.std(0)
+    points = (points - points.mean(0))[:, scale > 0] / scale[scale > 0]
+    two = GaussianMixture(2, n_init=3, random_state=0, reg_covar=1e-4).fit(points)
+    one = GaussianMixture(1, random_state=0, reg_covar=1e-4).fit(points)
+    if two.bic(points) >= one.bic(points):
+        return None
+    lower = int(two.means_[:, 0].argmin())
+    mine = two.predict(points) == lower
+    if not _LEAST <= mine.mean() <= 1 - _LEAST or x[~mine].mean() - x[mine].mean() < _APART:
+        return None
+    way = np.linalg.solve(two.covariances_.sum(0), two.means_[1 - lower] - two.means_[lower])  # Fisher's direction
+    along = points @ way
+    apart = abs(along[mine].mean() - along[~mine].mean()) * 2**0.5
+    return mine if apart > _ASHMAN * np.hypot(along[mine].std(), along[~mine].std()) else None

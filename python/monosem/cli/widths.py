@@ -1,0 +1,53 @@
+"""``monosem widths``: dictionaries of several widths, side by side."""
+
+from __future__ import annotations
+
+import argparse
+
+from monosem.cli import claim
+
+HELP = "live features, CE loss recovered and L0 against the width of the dictionary"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Compare dictionaries of one model: how many features live outside the cluster of ultralow density (separated "
+        "by a valley of the density histogram, or in three dimensions with encoder bias and decoder-encoder product), "
+        "and what they keep of the model. Writes widths.json and widths.html beside the last dictionary. Needs "
+        "scikit-learn: pip install 'monosem[analysis]'."
+    )
+    parser.add_argument("folders", nargs="+", metavar="RUN", help="dictionaries written by `monosem train`")
+    claim.add_text(parser, tokens=200_000)
+    parser.add_argument(
+        "--density-tokens", type=int, default=1_000_000, metavar="N",
+        help="count how often features fire on about N tokens; rarer ones than 1 in N cannot be seen",
+    )  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from monosem.analysis.evidence.widths import measure, section
+    from monosem.analysis.inputs import load_rows, load_subject
+
+    out = claim.folder_of(args, args.folders[-1])
+    subjects = {}
+    for folder in args.folders:
+        name = Path(folder).name if Path(folder).name not in subjects else str(folder)
+        if name in subjects:
+            raise ValueError(f"folders: {folder!r} is given twice; wanted different dictionaries")
+        subjects[name] = load_subject(folder, args.model, args.hook, args.device)
+    places = {(s.model.name, s.hook_name) for s in subjects.values()}
+    if len(places) > 1:
+        raise ValueError(
+            f"folders: they belong to {', '.join(' at '.join(p) for p in sorted(places))}; wanted dictionaries of one "
+            "model and hook (or say which with --model and --hook)"
+        )
+    first = next(iter(subjects.values()))
+    result = measure(
+        {name: s.sae for name, s in subjects.items()}, first.model, first.hook_name,
+        load_rows(first.model, args.text, args.split), tokens=args.tokens, density_tokens=args.density_tokens,
+        progress=not args.quiet,
+    )  # fmt: skip
+    claim.write(out, "widths", result, section, f"Dictionaries of model {first.model.name}")
+    return 0

@@ -1,0 +1,87 @@
+"""A planted ultralow cluster is separated, by density or in three dimensions; where there is none, none is made up."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import monosem as ms
+from monosem.analysis.evidence import widths
+from monosem.analysis.evidence.section import render_page
+from monosem.analysis.evidence.ultralow import separate, valley
+from monosem.analysis.metrics import evaluate
+from monosem.analysis.neurons import NeuronBasis
+
+TOKENS = 10**8
+
+
+def planted(low_at: float, high_at: float, low: int = 300, high: int = 3000, dead: int = 50, apart: bool = True):
+    """Counts on 10⁸ tokens of two heaps of densities (log10, 0.35 decades wide), and weights that tell them apart."""
+    random = np.random.default_rng(0)
+    logs = np.concatenate([random.normal(low_at, 0.35, low), random.normal(high_at, 0.35, high)])
+    counts = np.concatenate([np.maximum(1, 10**logs * TOKENS), np.zeros(dead)]).astype(int)
+    truth = np.arange(len(counts)) < low
+    n = len(counts)
+    decoder = torch.nn.functional.normalize(torch.from_numpy(random.normal(size=(n, 8))), dim=1)
+    shrink = torch.from_numpy(np.where(truth & apart, 0.0, 1.0) + random.normal(0, 0.05, n))
+    bias = torch.from_numpy(np.where(truth & apart, -2.0, -0.5) + random.normal(0, 0.1, n))
+    sae = SimpleNamespace(W_dec=decoder, W_enc_rows=decoder * shrink[:, None], b_enc=bias)
+    return torch.from_numpy(counts), truth, sae
+
+
+def test_two_heaps_of_density():
+    counts, truth, sae = planted(-7.0, -4.5)
+    found = separate(counts, TOKENS, sae)
+    assert found.how == "valley" and 10**-6.3 < found.cut < 10**-5.2
+    assert (found.low == truth).mean() > 0.998 and not found.low[-50:].any()
+    assert "valley" in found.words
+
+
+def test_overlapping_heaps_stand_apart_in_three_dimensions():
+    pytest.importorskip("sklearn", reason="pip install scikit-learn")
+    counts, truth, sae = planted(-5.5, -4.5, low=600)
+    assert valley(np.log10(counts[counts > 0].numpy() / TOKENS)) is None
+    found = separate(counts, TOKENS, sae)
+    assert found.how == "mixture" and found.cut is None and (found.low == truth).mean() > 0.998
+    assert "decoder" in found.words
+
+
+@pytest.mark.parametrize("basis", [False, True])
+def test_without_a_cluster_the_bound_decides(basis):
+    counts, _, sae = planted(-4.5, -4.5, apart=False)
+    counts[:3] = torch.tensor([20, 99, 101])
+    found = separate(counts, TOKENS, NeuronBasis(len(counts)) if basis else sae)
+    assert (found.how, found.cut) == ("bound", 1e-6) and found.low.nonzero()[0].tolist() == [0, 1]
+    few = separate(torch.tensor([0, 1, 2, 500]), 1000, NeuronBasis(4))
+    assert few.how == "bound" and few.cut == 2e-3 and few.low.tolist() == [False, True, False, False]
+
+
+def test_a_valley_needs_two_real_heaps():
+    random = np.random.default_rng(1)
+    main = random.normal(-4, 0.4, 3000)
+    assert valley(main) is None
+    assert valley(np.concatenate([main, np.full(20, -7.0)])) is None  # under 2 % of the features
+    assert valley(np.concatenate([main, random.normal(-7, 0.3, 200)])) == pytest.approx(-5.8, abs=0.6)
+    assert valley(np.concatenate([main, random.normal(-1.5, 0.2, 400)])) is None  # a heap of dense features is none
+
+
+def test_widths_against_the_evaluation(model, rows, exact, hook):
+    wide = ms.TopKSAE(model.E.shape[1], 40, k=3, seed=2)
+    result = widths.measure({"wide": wide, "exact": exact}, model, hook, rows, progress=False)
+    assert [r["name"] for r in result.runs] == ["exact", "wide"]
+    for run, sae in zip(result.runs, (exact, wide), strict=True):
+        figures = evaluate(sae, model, hook, rows, progress=False)
+        assert (run["l0"], run["ce_loss_recovered"]) == (figures.l0, figures.ce_loss_recovered)
+        assert run["dead"] == figures.dead and run["live"] + run["ultralow"] + run["dead"] == sae.cfg.d_sae
+        assert sum(run["counts"]) == sae.cfg.d_sae - run["dead"] and sum(run["low_counts"]) == run["ultralow"]
+    assert result.runs[0]["ce_loss_recovered"] == pytest.approx(1.0, abs=1e-5)
+    fewer = widths.measure({"wide": wide}, model, hook, rows, tokens=24, density_tokens=10**6, progress=False)
+    assert fewer.tokens == 22 and fewer.density_tokens == result.density_tokens == 110
+    assert fewer.runs[0]["counts"] == result.runs[1]["counts"]
+
+    page = render_page("t", [widths.section(json.loads(json.dumps(result.to_dict(), allow_nan=False)))])
+    assert "live features outside the ultralow cluster" in page and "wide" in result.table()
+    with pytest.raises(ValueError, match="at least one"):
+        widths.measure({}, model, hook, rows)
