@@ -49,9 +49,11 @@ class TopkBlock {
                               state(), threads);
   }
 
-  void rescore(int64_t rows, Address x, Address w, int dtype, int64_t d, Address bias, int threads) {
-    ms::kernels().rescore(slots_.data(), count_.data(), capacity_, rows, at<const float>(x), weights(w, dtype, d),
-                          at<const float>(bias), threads);
+  void int16(const ms::Int16Tile& tile, int threads) { ms::kernels().int16_topk(tile, state(), threads); }
+
+  void rescore(int64_t rows, Address margin, Address x, Address w, int dtype, int64_t d, Address bias, int threads) {
+    ms::kernels().topk_rescore(state(), rows, at<const float>(margin), at<const float>(x), weights(w, dtype, d),
+                               at<const float>(bias), threads);
   }
 
   std::vector<int64_t> overflowed(int64_t rows) const {
@@ -91,6 +93,8 @@ class ThresholdBlock {
                                    rows_, threads);
   }
 
+  void int16(const ms::Int16Tile& tile, int threads) { ms::kernels().int16_threshold(tile, rows_, threads); }
+
   void rescore(int64_t rows, Address x, Address w, int dtype, int64_t d, Address bias, int threads) {
     ms::kernels().threshold_rescore(rows_, rows, at<const float>(x), weights(w, dtype, d), at<const float>(bias),
                                     threads);
@@ -125,10 +129,28 @@ PYBIND11_MODULE(_C, m) {
   m.def("isas", [] { return ms::available_isas(); }, "the instruction sets that this build and processor have");
 
   const auto nogil = py::call_guard<py::gil_scoped_release>();
+  py::class_<ms::Int16Tile>(m, "Int16Tile")
+      .def(py::init([](Address x, Address w, Address x_scale, Address w_scale, Address bias, Address margin,
+                       int64_t rows, int64_t cols, int64_t d, int64_t first) {
+        return ms::Int16Tile{at<const int16_t>(x), at<const int16_t>(w), at<const float>(x_scale),
+                             at<const float>(w_scale), at<const float>(bias), at<const float>(margin), rows, cols, d,
+                             first};
+      }));
+  m.def("int16_panels", [] { return std::make_pair(ms::kernels().int16_tokens, ms::kernels().int16_features); },
+        "tokens and features of a panel of packed rows");
+  m.def("int16_pack",
+        [](Address rows, int dtype, int64_t n, int64_t d, int64_t width, Address packed, Address scale, int threads) {
+          ms::kernels().int16_pack(weights(rows, dtype, d), n, width, at<int16_t>(packed), at<float>(scale), threads);
+        }, nogil);
+  m.def("largest_norm",
+        [](Address rows, int dtype, int64_t n, int64_t d, int threads) {
+          return ms::kernels().largest_norm(weights(rows, dtype, d), n, threads);
+        }, nogil);
   py::class_<TopkBlock>(m, "TopkBlock")
       .def(py::init<int64_t, int64_t, int64_t>())
       .def("begin", &TopkBlock::begin)
       .def("filter", &TopkBlock::filter, nogil)
+      .def("int16", &TopkBlock::int16, nogil)
       .def("rescore", &TopkBlock::rescore, nogil)
       .def("overflowed", &TopkBlock::overflowed)
       .def("finish", &TopkBlock::finish, nogil);
@@ -136,6 +158,7 @@ PYBIND11_MODULE(_C, m) {
       .def(py::init<int64_t>())
       .def("begin", &ThresholdBlock::begin)
       .def("filter", &ThresholdBlock::filter, nogil)
+      .def("int16", &ThresholdBlock::int16, nogil)
       .def("rescore", &ThresholdBlock::rescore, nogil)
       .def("counts", &ThresholdBlock::counts)
       .def("finish", &ThresholdBlock::finish, nogil);

@@ -14,8 +14,10 @@ static std::vector<const Kernels*> available() {
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(&kAvx2);
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl"))
+      __builtin_cpu_supports("avx512vl")) {
     found.push_back(&kAvx512);
+    if (__builtin_cpu_supports("avx512vnni")) found.push_back(&kAvx512Vnni);
+  }
 #endif
   return found;
 }

@@ -34,6 +34,15 @@ struct TopkState {
 constexpr uint8_t kNaN = 1;       // the row holds a NaN
 constexpr uint8_t kOverflow = 2;  // too many values within the margin of the k-th: the row must be redone exactly
 
+// Tokens × features in whole numbers, packed by int16_pack in panels of int16_tokens and int16_features rows.
+struct Int16Tile {
+  const int16_t *x, *w;
+  const float *x_scale, *w_scale;  // value = scale · scale · sum + bias
+  const float* bias;               // of this tile's features, −∞ beyond the last up to a whole panel
+  const float* margin;             // per token: how far a value may be off
+  int64_t rows, cols, d, first;
+};
+
 struct Weights {
   const void* data;  // [F, D], one row a feature
   Dtype dtype;
@@ -66,10 +75,15 @@ struct Kernels {
   const char* name;
   void (*topk_filter)(const Tile&, const TopkState&, int threads);
   void (*topk_finish)(const TopkState&, int64_t rows, float* values, int32_t* indices, int threads);
-  void (*rescore)(Entry* slots, const int32_t* count, int64_t capacity, int64_t rows, const float* x, const Weights&,
-                  const float* bias, int threads);
+  void (*topk_rescore)(const TopkState&, int64_t rows, const float* margin, const float* x, const Weights&,
+                       const float* bias, int threads);
   void (*threshold_filter)(const Tile&, RowBuffers&, int threads);
   void (*threshold_rescore)(RowBuffers&, int64_t rows, const float* x, const Weights&, const float* bias, int threads);
+  int64_t int16_tokens, int16_features;
+  void (*int16_pack)(const Weights&, int64_t rows, int64_t width, int16_t* packed, float* scale, int threads);
+  float (*largest_norm)(const Weights&, int64_t rows, int threads);
+  void (*int16_topk)(const Int16Tile&, const TopkState&, int threads);
+  void (*int16_threshold)(const Int16Tile&, RowBuffers&, int threads);
   void (*sparse_decode)(const Code&, const Weights&, const float* bias, float* out, int threads);
   void (*gather_dot)(const Code&, const Weights&, const float* g, float scale, float* out, int threads);
   void (*decode_loss)(const Code&, const Weights&, const float* bias, const float* x, float* loss, float* residual,
@@ -87,6 +101,7 @@ extern const Kernels kBaseline;
 #ifdef MS_X86
 extern const Kernels kAvx2;
 extern const Kernels kAvx512;
+extern const Kernels kAvx512Vnni;
 #endif
 
 // The kernels for this processor, or those that MONOSEM_ISA names. Throws std::invalid_argument when it names a set

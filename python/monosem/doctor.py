@@ -46,7 +46,10 @@ def _product() -> Finding:
         return Finding("cpu product", asked, "asked for by MONOSEM_PRODUCT")
     if backend.bf16_products():
         return Finding("cpu product", "bf16", "the processor multiplies bf16; survivors are scored again in fp32")
-    return Finding("cpu product", "fp32", "the processor has no bf16 products (AMX or AVX512-BF16)")
+    if backend.int16_products():
+        why = "twice as fast as fp32 without bf16 instructions; survivors are scored again in fp32"
+        return Finding("cpu product", "int16", why)
+    return Finding("cpu product", "fp32", "the processor has neither bf16 products nor AVX2")
 
 
 def _gpu() -> Finding:

@@ -10,10 +10,11 @@ from monosem.ops import backend, cpu_encode, reference
 DTYPES = [torch.float32, torch.bfloat16]
 
 
-@pytest.fixture(params=["fp32", "bf16"])
+@pytest.fixture(params=["fp32", "bf16", "int16"])
 def product(request, monkeypatch):
-    """Both ways to multiply, whatever this processor would choose."""
+    """Every way to multiply, whatever this processor would choose."""
     monkeypatch.setattr(backend, "bf16_products", lambda: request.param == "bf16")
+    monkeypatch.setattr(backend, "int16_products", lambda: request.param == "int16")
     return request.param
 
 

@@ -1,8 +1,8 @@
 """Which implementation runs: the native module for CPU tensors, plain PyTorch elsewhere or on request.
 
 Importing never fails. ``MONOSEM_BACKEND=reference`` asks for the definitions in plain PyTorch, ``native`` (the
-default) for the compiled kernels; ``MONOSEM_ISA`` (baseline, avx2, avx512) and ``MONOSEM_PRODUCT`` (fp32, bf16)
-override what the processor would choose.
+default) for the compiled kernels; ``MONOSEM_ISA`` (baseline, avx2, avx512, avx512vnni) and ``MONOSEM_PRODUCT``
+(fp32, bf16, int16) override what the processor would choose.
 """
 
 from __future__ import annotations
@@ -57,14 +57,34 @@ def warn_device(device_type: str) -> None:
     )
 
 
+PRODUCTS = ("auto", "fp32", "bf16", "int16")
+
+
+def _asked_product() -> str:
+    choice = os.environ.get("MONOSEM_PRODUCT", "auto")
+    if choice not in PRODUCTS:
+        raise ValueError(f"MONOSEM_PRODUCT: got {choice!r}; wanted one of {', '.join(PRODUCTS)}")
+    return choice
+
+
 @cache
 def bf16_products() -> bool:
     """Whether the encoder's product runs in bf16 on this CPU, with the survivors re-scored in fp32."""
-    choice = os.environ.get("MONOSEM_PRODUCT", "auto")
-    if choice not in ("auto", "bf16", "fp32"):
-        raise ValueError(f"MONOSEM_PRODUCT: got {choice!r}; wanted auto, bf16 or fp32")
-    if choice != "auto":
+    if (choice := _asked_product()) != "auto":
         return choice == "bf16"
     has = getattr(torch.cpu, "_is_amx_tile_supported", None)
     has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool((has and has()) or (has_bf16 and has_bf16()))
+
+
+@cache
+def int16_products() -> bool:
+    """Whether it runs in 16-bit whole numbers: where there is no bf16 and the kernels have AVX2 or AVX-512."""
+    if (choice := _asked_product()) != "auto":
+        return choice == "int16"
+    return native is not None and native.isa() != "baseline" and not bf16_products()
+
+
+def cpu_product() -> str:
+    """How the encoder multiplies on this CPU: ``bf16``, ``int16`` or ``fp32``."""
+    return "bf16" if bf16_products() else "int16" if int16_products() else "fp32"
