@@ -17,6 +17,8 @@ import torch
 try:
     from monosem import _C
 
+    if not hasattr(_C, "int16_pack"):
+        raise ImportError("the one found was built from older sources")
     native: ModuleType | None = _C
     native_error = ""
 except ImportError as error:
