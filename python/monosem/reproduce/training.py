@@ -1,0 +1,54 @@
+"""The stages that train and evaluate the dictionaries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from monosem.analysis.metrics import evaluate
+from monosem.data.harvest import ActivationStream
+from monosem.nn import ReLUSAE, TopKSAE
+from monosem.reproduce.context import Context
+from monosem.reproduce.presets import Run
+from monosem.reproduce.runner import Stage
+from monosem.train.config import TrainConfig
+from monosem.train.resample import ResampleConfig
+from monosem.train.trainer import Trainer
+
+
+def stages(context: Context) -> list[Stage]:
+    """One stage a dictionary: train it, then evaluate it on held-out text."""
+    return [Stage(_name(run), f"{run.name}: {run.d_sae:,} features", _work(run)) for run in context.runs]
+
+
+def _name(run: Run) -> str:
+    return f"dictionary-{run.name.replace('/', '-')}"
+
+
+def _work(run: Run):
+    return lambda context: train(context, run)
+
+
+def train(context: Context, run: Run) -> dict[str, Any]:
+    """Train one dictionary (or go on with it) and evaluate it: the evaluation as plain data."""
+    preset = context.preset
+    model = context.language_model(run.model)
+    rows = context.rows_for(run.model, "train")
+    # Another seed for the second model: other tokens in every batch, as in the paper.
+    seed = context.seed + (1 if run.model == "B" else 0)
+    stream = ActivationStream(model, context.hook_name, rows.tokens, preset.batch_size, seed, epochs=None)
+    resample = None
+    if preset.kind == "topk":
+        sae = TopKSAE(stream.d_in, run.d_sae, preset.k, seed=seed)
+    else:
+        sae = ReLUSAE(stream.d_in, run.d_sae, preset.l1, seed=seed)
+        resample = ResampleConfig.for_run(run.steps, preset.batch_size, run.d_sae)
+    config = TrainConfig(
+        lr=preset.lr, batch_size=preset.batch_size, steps=run.steps, resample=resample, seed=seed,
+        dead_after=min(1_000_000, max(1, run.steps * preset.batch_size // 10)),
+        checkpoint_every=max(1, run.steps // 4),
+    )  # fmt: skip
+    Trainer(sae, config, context.dictionary(run.name), progress=context.progress).fit(stream)
+    result = evaluate(
+        sae, model, context.hook_name, context.rows_for(run.model, "held_out"), progress=context.progress
+    ).to_dict()
+    return {"run": run.name, "steps": run.steps, "batch_size": preset.batch_size, "evaluation": result}
