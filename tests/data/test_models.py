@@ -217,7 +217,7 @@ def test_bad_folders(model, tmp_path):
 
 def test_load_model_of_something_else(model):
     assert models.load_model(model) is model
-    with pytest.raises(ValueError, match="model: got int; wanted one of A, a folder"):
+    with pytest.raises(ValueError, match="model: got int; wanted one of A, B, a folder"):
         models.load_model(3)
     small = tiny_model().tokenizer
     with pytest.raises(ValueError, match="tokenizer: it has 300 entries, the model d_vocab=299"):
@@ -239,3 +239,12 @@ def test_bundled_model(name):
     losses = model.token_losses(rows.tokens[::27])
     assert len(losses) >= 12 and losses.mean() < 4.9
     assert len(model.decode(model.generate(model.encode("The "), 30))) > 40
+
+
+def test_the_bundled_models_differ_in_their_seed_only():
+    a, b = (models.load_model(name) for name in models.BUNDLED)
+    assert a.module.cfg == b.module.cfg and a.tokenizer.to_str() == b.tokenizer.to_str()
+    for (name, p), q in zip(a.module.named_parameters(), b.module.parameters(), strict=True):
+        if p.ndim > 1:  # other matrices altogether, not one trained a little further
+            r = torch.corrcoef(torch.stack([p.flatten(), q.flatten()]))[0, 1]
+            assert abs(r) < 0.3, name

@@ -8,13 +8,13 @@ from dataclasses import fields
 from pathlib import Path
 
 HELP = "train, evaluate or sample the small language models"
-MODEL_HELP = "A (shipped), a folder of `monosem lm train`, or a name or path that TransformerLens loads"
+MODEL_HELP = "A or B (shipped), a folder of `monosem lm train`, or a name or path that TransformerLens loads"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Small language models to look into. A is shipped: one layer, 512 ReLU neurons. `monosem lm train` makes "
-        "another on text of your own; two seeds give two models to compare."
+        "Small language models to look into. A and B are shipped: one layer, 512 ReLU neurons; they differ in their "
+        "seed only. `monosem lm train` makes another on text of your own."
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="train|evaluate|generate")
     _train_arguments(actions, parser.formatter_class)

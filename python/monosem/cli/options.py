@@ -9,7 +9,7 @@ TEXT_HELP = "JSON lines with 'text' and 'source' (plain or .xz), or 'sample': th
 def add_model(parser, *, as_trained: bool = False) -> None:
     """``--model`` and ``--hook``; with ``as_trained`` a dictionary on disk says what they are."""
     note = " (default: as trained)" if as_trained else ""
-    what = f"A (shipped), a folder from `monosem lm train`, or a TransformerLens name{note}"
+    what = f"A or B (shipped), a folder from `monosem lm train`, or a TransformerLens name{note}"
     parser.add_argument("--model", default=None if as_trained else "A", help=what)
     hook = f"hook name, as TransformerLens spells it{note}"
     parser.add_argument("--hook", default=None if as_trained else HOOK, help=hook)

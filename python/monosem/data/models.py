@@ -21,7 +21,7 @@ from monosem.data.tokenizer import BOS_ID, load_tokenizer
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-BUNDLED = ("A",)
+BUNDLED = ("A", "B")
 SHUFFLED = "~shuffled"
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
 
@@ -79,7 +79,7 @@ def load_model(model: Any, device: torch.device | str = "cpu") -> Model:
     """A language model by name, folder or object.
 
     Args:
-        model: ``"A"`` (shipped with monosem: one layer, 512 ReLU neurons), a folder
+        model: ``"A"`` or ``"B"`` (shipped with monosem: one layer, 512 ReLU neurons, seeds 0 and 1), a folder
             that ``monosem lm train`` wrote, a TransformerLens model, or the name of one that TransformerLens loads.
             One of monosem's own with ``~shuffled`` behind it (``"A~shuffled"``) has its weight matrices permuted.
 
