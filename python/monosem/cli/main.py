@@ -19,6 +19,7 @@ VERBS = {
     "automata": "loops, cycles and chains of features that raise each other's tokens",
     "neurons": "for each feature the nearest neuron",
     "widths": "how many features live, and what they keep, against the width of the dictionary",
+    "steer": "pin, add or ablate features while the model writes or reads",
     "doctor": "what was built, what this machine has, and which backend is used",
 }
 

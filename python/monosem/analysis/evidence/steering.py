@@ -1,0 +1,387 @@
+"""Steering: does a feature cause the text that it stands for? Pinned sampling and ablation, label by label.
+
+*Towards Monosemanticity*: pinned to its maximum while the model writes on from ``1,2,3,4,5,6,7,8,9,10``, the base64
+feature makes base64 and the Arabic feature Arabic; ablated, it lowers the log-likelihood of just those tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from monosem.analysis.evidence import chart
+from monosem.analysis.evidence.section import Finding, Section
+from monosem.analysis.steering import Edit, Steering, log_likelihood_change, side_by_side
+from monosem.analysis.windows import is_right_to_left, show
+
+PROMPT = "1,2,3,4,5,6,7,8,9,10"  # the paper's
+MULTIPLES = (0.5, 1.0, 2.0, 4.0, 8.0)
+HIT = 0.5  # a sample counts when at least this share of its tokens is judged to be of the label
+JUDGED = "a sample counts when at least half of its tokens score above 0 on the label's log-likelihood-ratio proxy"
+_APART = 10_000  # the seeds that choose the strength, and those that are reported, have nothing in common
+
+Judge = Callable[[Sequence[int]], float]  # token ids → the share of them that is of the label
+
+
+@dataclass(frozen=True)
+class Effect:
+    """Mean change of log P(next token), in nats, when the feature is ablated on every token.
+
+    ``label``: on the predicted tokens of the label; ``other``: on those of other kinds of text in as many contexts;
+    ``active``: on the tokens predicted where the feature was active. ``tokens_*``: how many there were.
+    """
+
+    label: float
+    other: float
+    active: float
+    tokens_label: int
+    tokens_other: int
+    tokens_active: int
+
+
+@dataclass(frozen=True)
+class Case:
+    """One label and the feature that stands for it.
+
+    ``correlation``, ``precision``, ``recall``: of the feature with the label. ``strength`` = ``multiple`` · ``maximum``
+    is what it was pinned to. ``hits`` of ``samples`` were judged to be of the label, ``control_hits`` without steering.
+    ``sweep`` has the share of hits at each multiple, on other seeds: the smallest that gave 8 of 10 was taken.
+    ``passage``: tokens of the text with the feature's activation and the change of their log-likelihood.
+    """
+
+    label: str
+    feature: int
+    correlation: float
+    precision: float
+    recall: float
+    maximum: float
+    multiple: float
+    strength: float
+    hits: int
+    control_hits: int
+    samples: tuple[dict[str, Any], ...]
+    sweep: dict[str, Any]
+    effect: Effect
+    passage: dict[str, Any]
+    top_logits: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class SteeringResult:
+    """What was steered, how, and what came of it."""
+
+    model: str
+    hook_name: str
+    kind: str
+    d_sae: int
+    tokens: int
+    prompt: str
+    length: int
+    temperature: float
+    error: str
+    judged: str
+    cases: tuple[Case, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def table(self) -> str:
+        """The figures for the terminal."""
+        lines = [
+            f"{self.kind}, {self.d_sae:,} features of {self.hook_name} of {self.model}; prompt {self.prompt!r}, "
+            f"{self.length} tokens at temperature {self.temperature:g}, error term {self.error}",
+            "label     feature  pinned to           judged so   without   ablated: nats on its text, elsewhere",
+        ]
+        for c in self.cases:
+            pinned = f"{c.strength:.1f} ({c.multiple:g}x max)"
+            n = len(c.samples)
+            lines.append(
+                f"{c.label:9} {'#' + str(c.feature):>7}  {pinned:18} {c.hits:>3} of {n:<3}  {c.control_hits:>3} of "
+                f"{n:<3}   {c.effect.label:+.3f}, {c.effect.other:+.4f}"
+            )
+        return "\n".join(lines)
+
+
+def measure(
+    subject: Any, index: Any, judges: Mapping[str, Judge], groups: Mapping[str, Sequence[int]], *,
+    prompt: str = PROMPT, samples: int = 10, length: int = 48, temperature: float = 1.0, error: str = "keep",
+    multiples: Sequence[float] = MULTIPLES, trials: int = 5, contexts: int = 16, skip_positions: int = 1, seed: int = 0,
+    judged: str = "", progress: bool = False,
+) -> SteeringResult:  # fmt: skip
+    """Steer by the feature of each label that ``groups`` and ``judges`` share.
+
+    Args:
+        index: of the dictionary (``monosem.analysis.index``): maxima, correlations with the sources, the text.
+        judges: {label: judge}; what text of that label looks like.
+        groups: {label: sources}, numbers of the index's sources that bear the label.
+        samples: continuations that are reported, seeds ``seed`` … ``seed + samples − 1``, with and without steering.
+        multiples: of the maximum, tried on ``trials`` other seeds to choose the strength.
+        contexts: rows with most tokens of the label, and as many of other text, on which the feature is ablated.
+        judged: how the judges decide, in words.
+
+    Raises:
+        ValueError: no label has both a judge and text.
+    """
+    labels = [label for label in judges if label in groups and float(index.moments.tokens[list(groups[label])].sum())]
+    if not labels:
+        raise ValueError(
+            f"labels: none of {', '.join(judges) or 'no labels'} has text here (sources: {', '.join(index.sources)})"
+        )
+    runs = len(labels) * (len(multiples) * trials + samples) + samples
+    plain: list[list[int]] | None = None
+    cases = []
+    with tqdm(total=runs * length, unit="tok", desc="steering", disable=not progress) as bar:
+
+        def write(judge: Judge, feature: int, strength: float, count: int, first: int, unsteered: Any) -> list[Any]:
+            pinned = Steering(subject.sae, [Edit(feature, "pin", strength)], error=error, skip_positions=skip_positions)
+            made = side_by_side(
+                subject.model, subject.hook_name, pinned, prompt, samples=count, length=length,
+                temperature=temperature, seed=first, unsteered=unsteered, progress=bar.update,
+            )  # fmt: skip
+            return [(s, judge(s.unsteered), judge(s.steered)) for s in made]
+
+        for label in labels:
+            feature, judge = cause(subject, index, groups[label]), judges[label]
+            top = float(index.maximum[feature])
+            sweep: dict[str, Any] = {"multiples": list(multiples), "hits": [], "shares": [], "trials": trials}
+            for m in multiples:
+                tried = write(judge, feature, m * top, trials, seed + _APART, [[]] * trials)
+                sweep["hits"].append(sum(share >= HIT for *_, share in tried) / trials)
+                sweep["shares"].append(sum(share for *_, share in tried) / trials)
+            multiple = _enough(sweep)
+            made = write(judge, feature, multiple * top, samples, seed, plain)
+            plain = [s.unsteered for s, *_ in made]
+            told = tuple(
+                {
+                    "seed": s.seed, "unsteered": s.unsteered_text, "steered": s.steered_text,
+                    "unsteered_share": before, "steered_share": after,
+                }
+                for s, before, after in made
+            )  # fmt: skip
+            effect, passage = ablation(subject, index, feature, groups[label], contexts, error, skip_positions)
+            d = index.moments.describe(label, groups[label], feature)
+            hits, control = (sum(t[f"{k}_share"] >= HIT for t in told) for k in ("steered", "unsteered"))
+            logits = _top_logits(subject, index, feature)
+            cases.append(
+                Case(
+                    label, feature, d.correlation, d.precision, d.recall, top, multiple, multiple * top, hits, control,
+                    told, sweep, effect, passage, logits,
+                )
+            )  # fmt: skip
+    return SteeringResult(
+        subject.model.name, subject.hook_name, subject.sae.cfg.kind, subject.sae.cfg.d_sae, index.tokens, prompt,
+        length, temperature, error, judged, tuple(cases),
+    )  # fmt: skip
+
+
+def _enough(sweep: Mapping[str, Any]) -> float:
+    """The smallest multiple of which 8 of 10 trials were hits; if none, the one with most."""
+    rows = list(zip(sweep["hits"], sweep["shares"], sweep["multiples"], strict=True))
+    return next((m for hits, _, m in rows if hits >= 0.8), max(rows)[2])
+
+
+def cause(subject: Any, index: Any, members: Sequence[int], block: int = 1024) -> int:
+    """The feature to steer by: of those that follow the label, the one whose logit weights raise its tokens most.
+
+    Candidates correlate with the label at least half as well as the best and fire on it at least half of the time. They
+    are ranked by max_f · Σ_v (p(v | label) − p(v))·w_f(v): how much more the label's tokens gain than others when the
+    feature is at its maximum, with logit weights w and token frequencies p. (Several features share a common kind of
+    text; the one that fires most need not be the one that writes it.)
+    """
+    r = index.moments.correlations({"label": members})[:, 0]
+    active = index.moments.active
+    precision = active[:, list(members)].sum(1) / active.sum(1).clamp_min(1)
+    close = ((r >= 0.5 * r.max()) & (precision >= 0.5) & (r > 0)).nonzero().flatten()
+    if not len(close):
+        return int(r.argmax())
+    gain = _frequency(index.rows, members, subject.model.d_vocab) - _frequency(index.rows, None, subject.model.d_vocab)
+    toward = subject.model.logit_directions(subject.hook_name).float() @ gain.to(subject.model.device)
+    scores = subject.sae.W_dec.detach()[close].float().cpu() @ toward.cpu() * index.maximum[close]
+    return int(close[scores.argmax()])
+
+
+def _frequency(rows: Any, members: Sequence[int] | None, d_vocab: int) -> Tensor:
+    tokens = np.asarray(rows.tokens)[:, 1:]
+    if members is not None:
+        tokens = tokens[np.isin(np.asarray(rows.source)[:, 1:], list(members))]
+    counts = torch.from_numpy(np.bincount(tokens.reshape(-1).astype(np.int64), minlength=d_vocab)).float()
+    return counts / counts.sum().clamp_min(1)
+
+
+def _top_logits(subject: Any, index: Any, feature: int, count: int = 8) -> tuple[tuple[str, float], ...]:
+    from monosem.analysis.logits import used_vocabulary
+
+    used = used_vocabulary(np.asarray(index.rows.tokens), subject.model.d_vocab).nonzero().flatten()
+    directions = subject.model.logit_directions(subject.hook_name).float().cpu()[:, used]
+    weights = subject.sae.W_dec.detach()[feature].float().cpu() @ directions
+    top = (weights - weights.median()).topk(min(count, len(used)))
+    return tuple((subject.model.token_str(int(used[i])), float(v)) for v, i in zip(*top, strict=True))
+
+
+@torch.no_grad()
+def ablation(
+    subject: Any, index: Any, feature: int, members: Sequence[int], contexts: int, error: str = "keep",
+    skip_positions: int = 1, batch: int = 16,
+) -> tuple[Effect, dict[str, Any]]:  # fmt: skip
+    """What ablating a feature does to the log-likelihood of text: means, and one passage token by token."""
+    tokens, source = np.asarray(index.rows.tokens), np.asarray(index.rows.source)
+    inside = np.isin(source, list(members))
+    per_row = inside.mean(1)
+    most = np.argsort(-per_row, kind="stable")[:contexts]
+    none = np.flatnonzero(per_row == 0)
+    none = none[(2 * np.arange(min(contexts, len(none))) + 1) * len(none) // (2 * max(1, min(contexts, len(none))))]
+    chosen = np.concatenate([most, none])
+    steering = Steering(subject.sae, [Edit(feature, "ablate")], error=error, skip_positions=skip_positions)
+    parts = []
+    for start in range(0, len(chosen), batch):
+        ids = torch.from_numpy(tokens[chosen[start : start + batch]].astype(np.int64))
+        x = subject.model.activations(ids, subject.hook_name)
+        at = steering.activations(x.flatten(0, 1).to(subject.sae.W_dec)).view(ids.shape).cpu()
+        at[:, :skip_positions] = 0
+        parts.append((at, log_likelihood_change(subject.model, subject.hook_name, ids, steering).cpu()))
+    at, change = (torch.cat(column) for column in zip(*parts, strict=True))
+    of_label = torch.from_numpy(inside[chosen][:, 1:])
+    scored = torch.ones_like(of_label)
+    scored[:, :skip_positions] = skip_positions == 0  # predicted from a position that is left alone
+    fired = at[:, :-1] > 0
+
+    def mean(mask: Tensor) -> tuple[float, int]:
+        return (float(change[mask & scored].mean()) if (mask & scored).any() else 0.0), int((mask & scored).sum())
+
+    (label, n_label), (other, n_other), (active, n_active) = mean(of_label), mean(~of_label), mean(fired)
+    effect = Effect(label, other, active, n_label, n_other, n_active)
+    return effect, _passage(subject.model, tokens[chosen], at, change)
+
+
+def _passage(model: Any, tokens: np.ndarray, at: Tensor, change: Tensor, length: int = 90) -> dict[str, Any]:
+    """The stretch of a context where the ablation changes most: pieces of text with activation and change."""
+    total = change.clamp_max(0).unfold(1, min(length, change.shape[1]), 1).sum(-1)
+    row, start = divmod(int(total.argmin()), total.shape[1])
+    ids = tokens[row, start : start + length + 1].tolist()
+    fired = at[row, start : start + len(ids)].tolist()
+    moved = [0.0, *change[row, start : start + len(ids) - 1].tolist()]
+    pieces, i = [], 0
+    for piece in show(model, ids, fired, 0):
+        n = len(piece.tokens)
+        pieces.append({"text": piece.text, "value": piece.value, "change": sum(moved[i : i + n])})
+        i += n
+    return {"pieces": pieces, "right_to_left": is_right_to_left("".join(p["text"] for p in pieces))}
+
+
+def proxy_judges(model: Any, rows: Any, labels: Sequence[str], most: int = 500_000) -> dict[str, Judge]:
+    """Judges by the log-likelihood-ratio proxies: the share of tokens with a score above 0."""
+    from monosem.analysis.evidence.proxies import ProxySet
+
+    proxies = ProxySet(model, rows, most=most)
+
+    def judge(number: int) -> Judge:
+        def share(ids: Sequence[int]) -> float:
+            return float((proxies.scores(np.asarray([ids]))[number] > 0).double().mean()) if len(ids) else 0.0
+
+        return share
+
+    return {label: judge(proxies.names.index(label)) for label in labels if label in proxies.names}
+
+
+def section(result: Mapping[str, Any]) -> Section:
+    """The section of the report, from the result as a dict."""
+    findings = []
+    for c in result["cases"]:
+        n = len(c["samples"])
+        findings.append(
+            Finding(
+                f"The {c['label']} feature, pinned, writes {c['label']}",
+                "it does (base64 and Arabic, pinned to the maximum seen)",
+                f"{c['hits']} of {n} samples at {c['multiple']:g}× the maximum; {c['control_hits']} of {n} without",
+                f"monosem steer RUN: feature #{c['feature']}, prompt {result['prompt']!r}, {result['length']} tokens "
+                f"at temperature {result['temperature']:g}; {result['judged']}",
+            )
+        )
+        findings.append(
+            Finding(
+                f"Ablating it hurts {c['label']} and little else",
+                "shown by example",
+                f"{c['effect']['label']:+.3f} nats a token on {c['label']}, {c['effect']['other']:+.4f} on other text",
+                f"f set to 0 on every token, error term {result['error']}; {c['effect']['tokens_label']:,} and "
+                f"{c['effect']['tokens_other']:,} tokens",
+            )
+        )
+    body = "".join(_case(c, result) for c in result["cases"])
+    names = " and ".join(c["label"] for c in result["cases"])
+    lede = (
+        f"A correlation says when a feature fires; this says what it does. The feature for {names} is set to a "
+        "multiple of the largest activation seen while the model writes on from a list of numbers, and set to zero "
+        f"while the model reads text. Everything else of the activation stays (the error term: {result['error']})."
+    )
+    return Section("steering", "Features cause text", lede, tuple(findings), body)
+
+
+def _case(c: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f'<div class="side"><div class="sample">{_shown(s["unsteered"], s["unsteered_share"])}</div>'
+        f'<div class="sample">{_shown(s["steered"], s["steered_share"])}</div></div>'
+        for s in c["samples"]
+    )
+    logits = ", ".join(f"<code><bdi>{escape(_visible(t))}</bdi></code> {v:+.2f}" for t, v in c["top_logits"])
+    sweep = chart.lines(
+        {
+            f"judged {c['label']}": (c["sweep"]["multiples"], c["sweep"]["hits"]),
+            "mean share of tokens": (c["sweep"]["multiples"], c["sweep"]["shares"]),
+        },
+        x_label="pinned to … × the maximum seen", y_label="share", log_x=True, zero=True,
+        caption=f"How strongly it must be pinned: {c['sweep']['trials']} samples each, other seeds than below.",
+    )  # fmt: skip
+    effect = c["effect"]
+    losses = chart.bars(
+        {"nats lost a token": [-effect["label"], -effect["active"], -effect["other"]]},
+        [f"on {c['label']}", "where it fires", "on other text"], digits=3,
+        caption="Ablated: how much less likely the next token becomes (mean log-likelihood lost).",
+    )  # fmt: skip
+    return (
+        f"<h3>{escape(c['label'])}: feature #{c['feature']}</h3>"
+        f'<p class="note">Correlation with the label {c["correlation"]:.2f}; {c["precision"]:.0%} of the tokens it '
+        f"fires on are {escape(c['label'])}, and it fires on {c['recall']:.0%} of those. Largest activation seen: "
+        f"{c['maximum']:.2f}. Raises most: {logits}.</p>"
+        f'<div class="side">{sweep}{losses}</div>'
+        f'<p class="note">Where it is missed most. Background: activation; underlined: the token becomes less '
+        f"likely when the feature is ablated (thicker: more). Point at a token for its figures.</p>"
+        f"{_text(c['passage'])}"
+        f'<p class="note">{len(c["samples"])} samples from <code>{escape(result["prompt"])}</code>, the same seeds '
+        f"left and right. Left the model by itself, right with the feature at {c['strength']:.1f} "
+        f"({c['multiple']:g}× its maximum). The figure is the share of tokens judged to be "
+        f"{escape(c['label'])}.</p>{rows}"
+    )
+
+
+def _shown(text: str, share: float) -> str:
+    style = ' style="color:var(--good)"' if share >= HIT else ' class="fine"'
+    return f"<bdi>{escape(text)}</bdi> <b{style}>{share:.0%}</b>"
+
+
+def _text(passage: Mapping[str, Any]) -> str:
+    pieces = passage["pieces"]
+    top = max((p["value"] for p in pieces), default=0) or 1.0
+    spans = []
+    for p in pieces:
+        heat = 0.75 * max(0.0, p["value"]) / top
+        lost = min(1.0, max(0.0, -p["change"] / 2))
+        line = f"border-bottom:{1 + 3 * lost:.1f}px solid var(--s3);" if lost > 0.02 else ""
+        tip = f"activation {p['value']:.2f}; log-likelihood {p['change']:+.2f} when ablated"
+        spans.append(
+            f'<span style="background:rgba(var(--heat),{heat:.2f});{line}" title="{tip}">'
+            f"{escape(_visible(p['text'], spaces=False))}</span>"
+        )
+    direction = ' dir="rtl"' if passage["right_to_left"] else ""
+    return f'<div class="sample"{direction}>{"".join(spans)}</div>'
+
+
+def _visible(text: str, spaces: bool = True) -> str:
+    shown = text.replace("\n", "⏎" if spaces else "⏎\n")
+    return shown.replace(" ", "␣") if spaces else shown

@@ -1,0 +1,189 @@
+"""``monosem steer``: change features while the model writes or reads."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from monosem.cli import options
+
+HELP = "pin, add or ablate features while the model writes or reads"
+
+_DESCRIPTION = """\
+Splice a dictionary into its model and change features.
+
+  monosem steer RUN --pin base64 --prompt "1,2,3,4,5,6,7,8,9,10"   hold the base64 feature at its maximum
+  monosem steer RUN --pin 123=2x --ablate 77 --add 5=-0.5x         several at once
+  monosem steer RUN --ablate base64 --read                         what reading loses without it, source by source
+  monosem steer RUN                                                the evidence: does the base64 feature write base64?
+
+FEATURE is a number or one of the labels Arabic, Hebrew, DNA, base64 (then the feature that stands for it is looked up).
+STRENGTH is a multiple of the largest activation seen (2x) or an activation (7.5). The rest of the activation, which no
+feature explains, stays as it is, unless --error drop. Multiples and labels need a pass over text; `monosem index RUN`
+makes it once, after which every call starts at once.
+
+Without any change it measures the claim of the paper, and writes steering.json and steering.html."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = _DESCRIPTION
+    parser.formatter_class = type("_Help", (argparse.RawDescriptionHelpFormatter, parser.formatter_class), {})
+    parser.add_argument("folder", help="a dictionary written by `monosem train`; or neurons:A, the neurons of a model")
+    changes = parser.add_argument_group("changes")
+    one = {"action": "append", "default": [], "metavar": "FEATURE[=STRENGTH]"}
+    changes.add_argument("--pin", "--feature", **one, help="set the activation on every token (no strength: 1x)")
+    changes.add_argument("--add", **one, help="add to the activation on every token; may be negative")
+    changes.add_argument(
+        "--ablate", action="append", default=[], metavar="FEATURE", help="set the activation to 0 on every token"
+    )
+    changes.add_argument(
+        "--error", choices=("keep", "drop"), default="keep",
+        help="what becomes of the part of the activation that the dictionary does not explain",
+    )  # fmt: skip
+    how = parser.add_argument_group("writing")
+    how.add_argument("--prompt", default="1,2,3,4,5,6,7,8,9,10", help="text to write on from (the paper's prompt)")
+    how.add_argument("--samples", type=int, default=10, help="how many, each with and without the changes")
+    how.add_argument("--length", type=int, default=48, help="tokens to write")
+    how.add_argument("--temperature", type=float, default=1.0, help="0: the likeliest token every time")
+    how.add_argument("--seed", type=int, default=0, help="sample i uses seed + i, with and without")
+    reading = parser.add_argument_group("reading")
+    reading.add_argument(
+        "--read", action="store_true",
+        help="do not write: change of the log-likelihood of each token of the text, by source",
+    )  # fmt: skip
+    what = parser.add_argument_group("the evidence")
+    what.add_argument("--labels", nargs="+", default=["base64", "Arabic"], help="labels to steer by")
+    what.add_argument("--trials", type=int, default=5, help="samples that choose the strength, on other seeds")
+    text = parser.add_argument_group("inputs and output")
+    options.add_model(text, as_trained=True)
+    text.add_argument("--text", default="sample", help=options.TEXT_HELP)
+    options.add_split(text, "all")
+    text.add_argument("--tokens", type=int, default=200_000, metavar="N", help="tokens of the pass, or of --read")
+    text.add_argument("--skip-positions", type=int, default=1, help="positions left alone at the start; 1 is BOS")
+    text.add_argument(
+        "--out", help="folder of the JSON and the page (default: the dictionary's, for the evidence only)"
+    )
+    text.add_argument("--device", default="cpu", help="where the dictionary runs: cpu or cuda")
+    text.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def run(args: argparse.Namespace) -> int:
+    from monosem.analysis.inputs import load_subject
+
+    subject = load_subject(args.folder, args.model, args.hook, args.device)
+    if not (args.pin or args.add or args.ablate):
+        if args.read:
+            raise ValueError("read: there is nothing to change; add --pin, --add or --ablate")
+        return _evidence(args, subject)
+    looked_up = _LookUp(args, subject)
+    edits = looked_up.edits()
+    from monosem.analysis.steering import Steering
+
+    steering = Steering(subject.sae, edits, error=args.error, skip_positions=args.skip_positions)
+    print(", ".join(map(str, edits)) + f"; error term: {args.error}\n")
+    return _read(args, subject, steering) if args.read else _write(args, subject, steering)
+
+
+class _LookUp:
+    """Edits as they were typed, with what they need to be looked up: made when first needed."""
+
+    def __init__(self, args: argparse.Namespace, subject: Any) -> None:
+        self.args, self.subject, self._index = args, subject, None
+
+    @property
+    def index(self) -> Any:
+        from monosem.analysis.evidence.indexed import index_of
+
+        if self._index is None:
+            a = self.args
+            self._index = index_of(self.subject, a.folder, a.text, a.split, a.tokens, not a.quiet)
+        return self._index
+
+    def edits(self) -> list[Any]:
+        from monosem.analysis.steering import parse_edit
+
+        typed = [(kind, spec) for kind in ("pin", "add", "ablate") for spec in getattr(self.args, kind)]
+        named = any(not spec.partition("=")[0].strip().isdigit() for _, spec in typed)
+        names = self._names() if named else {}
+        return [parse_edit(spec, kind, lambda f: float(self.index.maximum[f]), names) for kind, spec in typed]
+
+    def _names(self) -> dict[str, int]:
+        from monosem.analysis.evidence.steering import cause
+        from monosem.analysis.sources import group_sources
+
+        groups = group_sources(self.index.sources)
+        return {label: cause(self.subject, self.index, members) for label, members in groups.items()}
+
+
+def _write(args: argparse.Namespace, subject: Any, steering: Any) -> int:
+    from tqdm import tqdm
+
+    from monosem.analysis.steering import side_by_side
+
+    total = 2 * args.samples * args.length
+    with tqdm(total=total, unit="tok", desc="writing", disable=args.quiet) as bar:
+        samples = side_by_side(
+            subject.model, subject.hook_name, steering, args.prompt, samples=args.samples, length=args.length,
+            temperature=args.temperature, seed=args.seed, progress=bar.update,
+        )  # fmt: skip
+    for s in samples:
+        print(f"seed {s.seed}\n  as it is  {_line(s.unsteered_text)}\n  steered   {_line(s.steered_text)}")
+    if args.out:
+        from dataclasses import asdict
+
+        record = {
+            "model": subject.model.name, "hook_name": subject.hook_name, "prompt": args.prompt, "error": args.error,
+            "edits": [asdict(e) for e in steering.edits], "samples": [asdict(s) for s in samples],
+        }  # fmt: skip
+        _save(Path(args.out) / "steered.json", record)
+    return 0
+
+
+def _read(args: argparse.Namespace, subject: Any, steering: Any) -> int:
+    from monosem.analysis.evidence.effect import reading
+    from monosem.analysis.inputs import load_rows
+
+    rows = load_rows(subject.model, args.text, args.split)
+    result = reading(subject, rows, steering, tokens=args.tokens, progress=not args.quiet)
+    print(result.table())
+    if args.out:
+        _save(Path(args.out) / "steered_reading.json", result.to_dict())
+    return 0
+
+
+def _evidence(args: argparse.Namespace, subject: Any) -> int:
+    from monosem.analysis.evidence import steering
+    from monosem.analysis.evidence.section import write_page
+    from monosem.analysis.sources import group_sources
+
+    if args.out is None and not Path(args.folder).is_dir():
+        raise ValueError(f"out: {args.folder!r} is no folder to write into; say where the page goes with --out")
+    index = _LookUp(args, subject).index
+    groups = group_sources(index.sources)
+    if missing := [label for label in args.labels if label not in groups]:
+        raise ValueError(f"labels: no text for {', '.join(missing)}; this text has {', '.join(groups) or 'no label'}")
+    result = steering.measure(
+        subject, index, steering.proxy_judges(subject.model, index.rows, args.labels), groups, prompt=args.prompt,
+        samples=args.samples, length=args.length, temperature=args.temperature, error=args.error, trials=args.trials,
+        skip_positions=args.skip_positions, seed=args.seed, judged=steering.JUDGED, progress=not args.quiet,
+    )  # fmt: skip
+    out = Path(args.out or args.folder)
+    _save(out / "steering.json", result.to_dict())
+    page = write_page(out / "steering.html", "Features cause text", [steering.section(result.to_dict())])
+    print(result.table())
+    print(f"open {page.resolve().as_uri()}")
+    return 0
+
+
+def _save(path: Path, record: dict[str, Any]) -> None:
+    from monosem.data import files
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    print(f"\nwritten: {path}")
+
+
+def _line(text: str) -> str:
+    return text.replace("\n", "⏎")
