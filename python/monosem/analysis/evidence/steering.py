@@ -145,7 +145,7 @@ def measure(
                 subject.model, subject.hook_name, pinned, prompt, samples=count, length=length,
                 temperature=temperature, seed=first, unsteered=unsteered, progress=bar.update,
             )  # fmt: skip
-            return [(s, judge(s.unsteered), judge(s.steered)) for s in made]
+            return [(s, judge(s.unsteered) if s.unsteered else 0.0, judge(s.steered)) for s in made]
 
         for label in labels:
             feature, judge = cause(subject, index, groups[label]), judges[label]
