@@ -20,6 +20,7 @@ VERBS = {
     "neurons": "for each feature the nearest neuron",
     "widths": "how many features live, and what they keep, against the width of the dictionary",
     "steer": "pin, add or ablate features while the model writes or reads",
+    "compare": "are the features of two models the same?",
     "doctor": "what was built, what this machine has, and which backend is used",
 }
 

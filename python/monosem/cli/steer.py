@@ -164,8 +164,9 @@ def _evidence(args: argparse.Namespace, subject: Any) -> int:
     groups = group_sources(index.sources)
     if missing := [label for label in args.labels if label not in groups]:
         raise ValueError(f"labels: no text for {', '.join(missing)}; this text has {', '.join(groups) or 'no label'}")
+    wanted = {label: groups[label] for label in args.labels}
     result = steering.measure(
-        subject, index, steering.proxy_judges(subject.model, index.rows, args.labels), groups, prompt=args.prompt,
+        subject, index, steering.proxy_judges(subject.model, index.rows, wanted), wanted, prompt=args.prompt,
         samples=args.samples, length=args.length, temperature=args.temperature, error=args.error, trials=args.trials,
         skip_positions=args.skip_positions, seed=args.seed, judged=steering.JUDGED, progress=not args.quiet,
     )  # fmt: skip

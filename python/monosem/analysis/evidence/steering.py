@@ -18,13 +18,16 @@ from tqdm import tqdm
 
 from monosem.analysis.evidence import chart
 from monosem.analysis.evidence.section import Finding, Section
+from monosem.analysis.scan import spread
 from monosem.analysis.steering import Edit, Steering, log_likelihood_change, side_by_side
 from monosem.analysis.windows import is_right_to_left, show
 
 PROMPT = "1,2,3,4,5,6,7,8,9,10"  # the paper's
-MULTIPLES = (0.5, 1.0, 2.0, 4.0, 8.0)
+MULTIPLES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 HIT = 0.5  # a sample counts when at least this share of its tokens is judged to be of the label
-JUDGED = "a sample counts when at least half of its tokens score above 0 on the label's log-likelihood-ratio proxy"
+JUDGED = (
+    "a sample counts when at least half of its tokens score as the label's text does on its log-likelihood-ratio proxy"
+)
 _APART = 10_000  # the seeds that choose the strength, and those that are reported, have nothing in common
 
 Judge = Callable[[Sequence[int]], float]  # token ids → the share of them that is of the label
@@ -52,7 +55,8 @@ class Case:
 
     ``correlation``, ``precision``, ``recall``: of the feature with the label. ``strength`` = ``multiple`` · ``maximum``
     is what it was pinned to. ``hits`` of ``samples`` were judged to be of the label, ``control_hits`` without steering.
-    ``sweep`` has the share of hits at each multiple, on other seeds: the smallest that gave 8 of 10 was taken.
+    ``sweep`` has the share of hits at each multiple, on other seeds: the one with the largest mean share of the
+    label's tokens was taken.
     ``passage``: tokens of the text with the feature's activation and the change of their log-likelihood.
     """
 
@@ -155,7 +159,7 @@ def measure(
                 tried = write(judge, feature, m * top, trials, seed + _APART, [[]] * trials)
                 sweep["hits"].append(sum(share >= HIT for *_, share in tried) / trials)
                 sweep["shares"].append(sum(share for *_, share in tried) / trials)
-            multiple = _enough(sweep)
+            multiple = _best(sweep)
             made = write(judge, feature, multiple * top, samples, seed, plain)
             plain = [s.unsteered for s, *_ in made]
             told = tuple(
@@ -181,10 +185,10 @@ def measure(
     )  # fmt: skip
 
 
-def _enough(sweep: Mapping[str, Any]) -> float:
-    """The smallest multiple of which 8 of 10 trials were hits; if none, the one with most."""
-    rows = list(zip(sweep["hits"], sweep["shares"], sweep["multiples"], strict=True))
-    return next((m for hits, _, m in rows if hits >= 0.8), max(rows)[2])
+def _best(sweep: Mapping[str, Any]) -> float:
+    """The multiple with the largest mean share of tokens in the trials; of equals the smallest."""
+    rows = zip(sweep["shares"], sweep["multiples"], strict=True)
+    return min(rows, key=lambda row: (-row[0], row[1]))[1]
 
 
 def cause(subject: Any, index: Any, members: Sequence[int], block: int = 1024) -> int:
@@ -275,19 +279,47 @@ def _passage(model: Any, tokens: np.ndarray, at: Tensor, change: Tensor, length:
     return {"pieces": pieces, "right_to_left": is_right_to_left("".join(p["text"] for p in pieces))}
 
 
-def proxy_judges(model: Any, rows: Any, labels: Sequence[str], most: int = 500_000) -> dict[str, Judge]:
-    """Judges by the log-likelihood-ratio proxies: the share of tokens with a score above 0."""
+def proxy_judges(
+    model: Any, rows: Any, groups: Mapping[str, Sequence[int]], tokens: int = 200_000
+) -> dict[str, Judge]:  # fmt: skip
+    """Judges by the log-likelihood-ratio proxies: the share of tokens whose score is above a threshold.
+
+    The threshold is the one that best tells the label's tokens from all others in the text (largest true positive rate
+    minus false positive rate). 0 would do for a script; a run of digits or a word scores above 0 for base64 too (the
+    paper calls that proxy too broad), but no run of it is as long as one of base64.
+    """
     from monosem.analysis.evidence.proxies import ProxySet
 
-    proxies = ProxySet(model, rows, most=most)
+    select = spread(rows, tokens)
+    ids, source = np.asarray(rows.tokens)[select], np.asarray(rows.source)[select]
+    proxies = ProxySet(model, rows, most=tokens)
+    scores = proxies.scores(ids)
 
-    def judge(number: int) -> Judge:
+    def judge(number: int, threshold: float) -> Judge:
         def share(ids: Sequence[int]) -> float:
-            return float((proxies.scores(np.asarray([ids]))[number] > 0).double().mean()) if len(ids) else 0.0
+            return float((proxies.scores(np.asarray([ids]))[number] > threshold).double().mean()) if len(ids) else 0.0
 
         return share
 
-    return {label: judge(proxies.names.index(label)) for label in labels if label in proxies.names}
+    out = {}
+    for label, members in groups.items():
+        if label in proxies.names and np.isin(source, list(members)).any():
+            number = proxies.names.index(label)
+            mine = torch.from_numpy(np.isin(source, list(members)))
+            out[label] = judge(number, separating(scores[number][mine], scores[number][~mine]))
+    return out
+
+
+def separating(inside: Tensor, outside: Tensor) -> float:
+    """The threshold t ≥ 0 with the largest P(inside > t) − P(outside > t); of equals the smallest."""
+    candidates = torch.cat([torch.zeros(1).double(), inside[inside > 0].double()]).unique()
+    candidates = candidates[torch.linspace(0, len(candidates) - 1, min(1000, len(candidates))).long()]
+
+    def above(scores: Tensor) -> Tensor:
+        ordered = scores.double().flatten().sort().values
+        return 1 - torch.searchsorted(ordered, candidates, right=True) / max(1, len(ordered))
+
+    return float(candidates[(above(inside) - above(outside)).argmax()])
 
 
 def section(result: Mapping[str, Any]) -> Section:

@@ -1,0 +1,154 @@
+"""Products of two sparse codes summed over tokens, Σ_t u_i(t)·v_j(t), for every pair of features, block by block.
+
+Correlation and masked cosine between the features of two dictionaries need such sums. A pair costs something only where
+both fire: N · K_a · K_b multiplications, not N · F_a · F_b. And nothing of size F_a × F_b need exist: what does not fit
+into ``memory`` is written to a temporary folder as it comes and multiplied for a block of rows at a time.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_PAIRS = 1 << 22  # pairs expanded at a time (about 100 MiB)
+# A dense product takes this many of its multiplications in the time of one scattered addition.
+_DENSE = 100
+
+
+@dataclass(frozen=True)
+class Entries:
+    """A code, token after token: ``features`` and ``at`` (which token) int64 [nnz], ``values`` [P, nnz].
+
+    P different values may stand at the same places (the activation, its square, …).
+    """
+
+    features: Tensor
+    at: Tensor
+    values: Tensor
+
+
+class CrossProducts:
+    """C[p, i, j] = Σ_t a_p,i(t) · b_p,j(t), p < ``products``.
+
+    Args:
+        rows, columns: features of the first and of the second dictionary.
+        products: how many such sums at once (the two codes bring as many values an entry).
+        memory: bytes of sums that may exist at a time; beyond it the codes go to disk.
+        folder: where (a folder in it, removed by :meth:`close`); default: the system's temporary one.
+    """
+
+    def __init__(
+        self, rows: int, columns: int, products: int = 1, memory: int = 1 << 30, folder: str | Path | None = None
+    ) -> None:
+        self.rows, self.columns, self.products = rows, columns, products
+        self.block = max(1, min(rows, memory // (8 * products * columns)))
+        self._sums = torch.zeros(products, rows, columns, dtype=torch.float64) if self.block == rows else None
+        self._folder = None if self._sums is not None else tempfile.TemporaryDirectory("", "monosem-", folder)
+        self._chunks: list[tuple[int, np.ndarray, int]] = []  # tokens, where each block of rows begins, entries of b
+        if self._folder is not None:
+            self._files = {name: (Path(self._folder.name) / name).open("wb+") for name in ("a", "b")}
+            self._ends = {"a": [0], "b": [0]}
+
+    def update(self, a: Entries, b: Entries, tokens: int) -> None:
+        """Read the codes of the same ``tokens`` tokens, numbered from 0 in both."""
+        for name, part in (("a", a), ("b", b)):
+            if part.values.shape != (self.products, len(part.features)) or len(part.at) != len(part.features):
+                raise ValueError(
+                    f"{name}: got values {list(part.values.shape)} for {len(part.features)} entries; "
+                    f"wanted [{self.products}, {len(part.features)}]"
+                )
+        if self._sums is not None:
+            _add(self._sums, a, b, tokens)
+            return
+        order = torch.argsort(a.features // self.block, stable=True)
+        a = Entries(a.features[order], a.at[order], a.values[:, order])
+        starts = torch.arange(0, self.rows + self.block, self.block)
+        edges = torch.searchsorted(a.features // self.block, starts // self.block).numpy()
+        self._chunks.append((tokens, edges, len(b.features)))
+        for name, part in (("a", a), ("b", b)):
+            packed = _packed(part)
+            packed.tofile(self._files[name])
+            self._ends[name].append(self._ends[name][-1] + len(packed))
+
+    def blocks(self) -> Iterator[tuple[int, Tensor]]:
+        """(first row, sums [products, rows of the block, columns] in float64), block after block."""
+        if self._sums is not None:
+            yield 0, self._sums
+            return
+        for handle in self._files.values():
+            handle.flush()
+        for number, first in enumerate(range(0, self.rows, self.block)):
+            sums = torch.zeros(self.products, min(self.block, self.rows - first), self.columns, dtype=torch.float64)
+            for chunk, (tokens, edges, count) in enumerate(self._chunks):
+                low, high = int(edges[number]), int(edges[number + 1])
+                if low == high or not count:
+                    continue
+                a = self._read("a", self._ends["a"][chunk] + low, high - low)
+                b = self._read("b", self._ends["b"][chunk], count)
+                _add(sums, Entries(a.features - first, a.at, a.values), b, tokens)
+            yield first, sums
+
+    def close(self) -> None:
+        """Remove what was written to disk."""
+        if self._folder is not None:
+            for handle in self._files.values():
+                handle.close()
+            self._folder.cleanup()
+
+    def __enter__(self) -> "CrossProducts":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _read(self, name: str, start: int, count: int) -> Entries:
+        kind = _kind(self.products)
+        packed = np.fromfile(self._files[name].name, kind, count, offset=start * kind.itemsize)
+        features, at = (torch.from_numpy(packed[k].astype(np.int64)) for k in ("feature", "at"))
+        return Entries(features, at, torch.from_numpy(packed["values"].T.copy()))
+
+
+def _kind(products: int) -> np.dtype:
+    return np.dtype([("feature", "<i4"), ("at", "<i4"), ("values", "<f4", (products,))])
+
+
+def _packed(part: Entries) -> np.ndarray:
+    packed = np.empty(len(part.features), _kind(len(part.values)))
+    packed["feature"], packed["at"] = part.features.numpy(), part.at.numpy()
+    packed["values"] = part.values.T.float().numpy()
+    return packed
+
+
+def _add(sums: Tensor, a: Entries, b: Entries, tokens: int) -> None:
+    """sums[p, i, j] += Σ over pairs of entries on the same token; the entries of b in the order of their tokens."""
+    per_token = torch.bincount(b.at, minlength=tokens)
+    degree = per_token[a.at]
+    pairs = int(degree.sum())
+    products, rows, columns = sums.shape
+    if rows * columns * tokens < _DENSE * pairs:
+        for p in range(products):
+            dense_a, dense_b = torch.zeros(tokens, rows), torch.zeros(tokens, columns)
+            dense_a[a.at, a.features] = a.values[p].float()
+            dense_b[b.at, b.features] = b.values[p].float()
+            sums[p] += dense_a.T @ dense_b
+        return
+    first = (per_token.cumsum(0) - per_token)[a.at]
+    flat = sums.view(products, -1)
+    ends = degree.cumsum(0)
+    start = 0
+    while start < len(degree):  # as many entries of a as make _PAIRS pairs, at least one
+        done = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(torch.searchsorted(ends, done + _PAIRS, right=True)))
+        of_a = torch.repeat_interleave(torch.arange(start, stop), degree[start:stop])
+        place = torch.arange(len(of_a)) - (ends[start:stop] - degree[start:stop] - done)[of_a - start]
+        of_b = first[of_a] + place
+        cell = a.features[of_a] * columns + b.features[of_b]
+        for p in range(products):
+            flat[p].scatter_add_(0, cell, a.values[p][of_a].double() * b.values[p][of_b].double())
+        start = stop

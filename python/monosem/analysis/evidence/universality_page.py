@@ -1,0 +1,112 @@
+"""The section on universality."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from monosem.analysis.evidence import chart
+from monosem.analysis.evidence.section import Finding, Section
+
+PAPER = {"features": 0.72, "neurons": 0.46}
+PAIRS = {  # the paper's pairs: correlation of activations, of logit weights
+    "Arabic": ("0.91", "0.23"),
+    "Hebrew": ("0.92", "0.3"),
+    "DNA": ("0.92", "not given"),
+    "base64": ("0.85", "not given"),
+}
+
+
+def section(result: Mapping[str, Any]) -> Section:
+    """The section of the report, from :class:`Universality` as a dict."""
+    comparisons = {c["name"]: c for c in result["comparisons"]}
+    how = (
+        f"monosem compare RUN_A RUN_B: {result['tokens']:,} tokens; of each feature that fires on at least "
+        f"{result['least']} of them the largest Pearson correlation with a feature of the other side, median over them"
+    )
+    findings = [
+        Finding(
+            f"{name.capitalize()} of one model have a counterpart in the other",
+            f"median {PAPER[name]}", f"median {comparisons[name]['quantiles'][2]:.2f}", how,
+        )
+        for name in ("features", "neurons") if name in comparisons
+    ]  # fmt: skip
+    findings += [
+        Finding(
+            f"The {p['label']} feature is in both", "activations {}, logits {}".format(*PAIRS[p["label"]]),
+            f"activations {p['r']:.2f}, logits {p['logits']:.2f}",
+            f"#{p['a']} of A and #{p['b']} of B" + ("" if p["b"] == p["b_of_label"] else
+            f" (B's own best {p['label']} feature is #{p['b_of_label']})"),
+        )
+        for p in result["labels"] if p["label"] in PAIRS
+    ]  # fmt: skip
+    two = "two dictionaries of one model" if result["same_model"] else "two models"
+    lede = (
+        f"Features of {two}, matched by what they fire on: for each feature the one on the other side whose "
+        "activations on the same text correlate best with its own. Directions drawn at random, as many of "
+        "them active on a token, show what a match by chance is worth."
+    )
+    return Section("universality", "The same features in another model", lede, tuple(findings), _body(result))
+
+
+def _body(result: Mapping[str, Any]) -> str:
+    comparisons = result["comparisons"]
+    shown = {c["name"]: [100 * n / max(1, c["compared"]) for n in c["histogram"]] for c in comparisons}
+    bins = len(comparisons[0]["histogram"])
+    medians = {f"{c['name']}, median": c["quantiles"][2] for c in comparisons[:2]}
+    distribution = chart.histogram(
+        shown, [i / bins for i in range(bins + 1)], x_label="correlation with the best match", y_label="% of them",
+        caption="Best matches: how similar is the most similar feature of the other side?", marks=medians,
+    )  # fmt: skip
+    p = result["points"]
+    tips = [
+        f"#{i} – #{j}, fires on {n:,} tokens" for i, j, n in zip(p["feature"], p["match"], p["tokens"], strict=True)
+    ]
+    name = f"pairs ({len(tips):,} of {comparisons[0]['compared']:,})"
+    logits = chart.scatter(
+        {name: (p["r"], p["logits"])}, x_label="correlation of activations", y_label="of logit weights",
+        caption="Do pairs that fire alike also say the same? Logit weights over the vocabulary, median "
+        f"{result['logits_median']:.2f}.", tips={name: tips},
+    )  # fmt: skip
+    attribution = chart.scatter(
+        {name: (p["r"], p["attribution"])}, x_label="correlation of activations", y_label="of attributions",
+        caption="Attributions (activation × logit weight of the token that came next), median "
+        f"{result['attribution_median']:.2f}.", tips={name: tips},
+    )  # fmt: skip
+    density = chart.scatter(
+        {name: (p["tokens"], p["r"])}, x_label="tokens on which it fires", y_label="correlation", log_x=True,
+        caption="Rare features match worse: there is less text to learn them from, and to measure them on.",
+        tips={name: tips},
+    )  # fmt: skip
+    rows = "".join(
+        f"<tr><td>{escape(c['name'])}: {escape(c['a']['name'])} → {escape(c['b']['name'])}</td>"
+        f'<td class="n">{c["compared"]:,} of {c["a"]["features"]:,}</td>'
+        + "".join(f'<td class="n">{v:.2f}</td>' for v in c["quantiles"])
+        + f'<td class="n">{c["backward"][2]:.2f}</td></tr>'
+        for c in comparisons
+    )
+    table = (
+        '<div class="scroll"><table><thead><tr><th>Best match</th><th class="n">compared</th><th class="n">10 %</th>'
+        '<th class="n">25 %</th><th class="n">median</th><th class="n">75 %</th><th class="n">90 %</th>'
+        f'<th class="n">median, the other way</th></tr></thead><tbody>{rows}</tbody></table></div>'
+    )
+    return f'<div class="side">{distribution}{logits}{attribution}{density}</div>{table}{_examples(result)}'
+
+
+def _examples(result: Mapping[str, Any]) -> str:
+    words = lambda tokens: " ".join(
+        f'<bdi class="tok">{escape(t.replace(" ", "␣").replace(chr(10), "⏎"))}</bdi>' for t in tokens
+    )
+    rows = "".join(
+        f'<tr><td class="n">{e["r"]:.2f}</td><td class="n">{e["logits"]:.2f}</td><td>#{e["a"]}</td>'
+        f'<td class="words">{words(e["raised_a"])}</td><td>#{e["b"]}</td>'
+        f'<td class="words">{words(e["raised_b"])}</td></tr>'
+        for e in result["examples"]
+    )
+    return (
+        "<h3>Pairs, from the best match to the worst</h3>"
+        '<p class="note">At evenly spaced ranks, with the tokens that each side raises most.</p>'
+        '<div class="scroll"><table><thead><tr><th class="n">activations</th><th class="n">logits</th><th>A</th>'
+        f"<th>raises</th><th>B</th><th>raises</th></tr></thead><tbody>{rows}</tbody></table></div>"
+    )

@@ -1,0 +1,60 @@
+"""Logit weights of many features at many tokens, whatever the width: as a table where it fits, else entry by entry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class LogitTable:
+    """w[i, v] = d_i · (path from the hook to the logits)_v − its median over the used vocabulary.
+
+    *Towards Monosemanticity*, "Logit Weights"; the softmax does not see the shift.
+
+    Args:
+        used: bool [d_vocab], the entries that the median is taken over, and that :meth:`rows` gives.
+        memory: bytes that a table [d_sae, d_vocab] may take; beyond it each weight is computed when it is asked for.
+    """
+
+    @torch.no_grad()
+    def __init__(self, sae: Any, model: Any, hook_name: str, used: Tensor, memory: int = 1 << 29) -> None:
+        self.directions = model.logit_directions(hook_name).float().cpu()
+        self.decoder = sae.W_dec.detach().float().cpu()
+        self.ids = used.nonzero().flatten()
+        if len(self.ids) < 2:
+            raise ValueError(f"used: got {len(self.ids)} entries of the vocabulary; wanted at least 2")
+        d_sae, d_vocab = len(self.decoder), self.directions.shape[1]
+        kept = 4 * d_sae * d_vocab <= memory
+        self.table = torch.empty(d_sae, d_vocab) if kept else None
+        self.median = torch.empty(d_sae)
+        for start in range(0, d_sae, 512):
+            part = slice(start, start + 512)
+            w = self.decoder[part] @ self.directions
+            self.median[part] = w[:, self.ids].median(1).values
+            if self.table is not None:
+                self.table[part] = w - self.median[part, None]
+
+    def at(self, features: Tensor, tokens: Tensor, block: int = 1 << 15) -> Tensor:
+        """Weights of pairs (feature, token): [n]."""
+        if self.table is not None:
+            return self.table.view(-1)[features * self.table.shape[1] + tokens]
+        out = torch.empty(len(features))
+        for start in range(0, len(features), block):
+            part = slice(start, start + block)
+            dots = (self.decoder[features[part]] * self.directions.T[tokens[part]]).sum(1)
+            out[part] = dots - self.median[features[part]]
+        return out
+
+    def rows(self, features: Tensor) -> Tensor:
+        """Weights of features over the used vocabulary: [n, used]."""
+        if self.table is not None:
+            return self.table[features][:, self.ids]
+        return self.decoder[features] @ self.directions[:, self.ids] - self.median[features, None]
+
+    def top(self, feature: int, count: int) -> list[tuple[int, float]]:
+        """The tokens of the used vocabulary that a feature raises most: (id, weight)."""
+        w = self.rows(torch.tensor([feature]))[0]
+        best = w.topk(min(count, len(w)))
+        return [(int(self.ids[i]), v) for v, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]

@@ -1,0 +1,65 @@
+"""``monosem compare``: are the features of two models the same?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from monosem.cli import options
+
+HELP = "are the features of two models the same?"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Match the features of two dictionaries by what they fire on: for each feature of A the feature of B whose "
+        "activations on the same tokens correlate best with its own. The dictionaries may be of two models with the "
+        "same tokenizer (universality: their neurons are matched too, for comparison) or of one model (two seeds, "
+        "widths or kinds). Random directions show what a match by chance is worth. Also compares logit weights and "
+        "attributions of the matched pairs. Memory does not grow with the text, nor with the product of the widths."
+    )
+    parser.add_argument("folder_a", metavar="RUN_A", help="a dictionary written by `monosem train`, or neurons:A")
+    parser.add_argument("folder_b", metavar="RUN_B", help="another one, or neurons:B")
+    for side in "ab":
+        parser.add_argument(f"--model-{side}", help=f"model of RUN_{side.upper()} (default: as trained)")
+        parser.add_argument(f"--hook-{side}", help=f"hook of RUN_{side.upper()} (default: as trained)")
+    parser.add_argument("--text", default="sample", help=options.TEXT_HELP)
+    options.add_split(parser, "all")
+    parser.add_argument("--tokens", type=int, metavar="N", help="read about N tokens, evenly spaced (default: all)")
+    parser.add_argument("--least", type=int, default=20, help="compare features that fire on at least so many tokens")
+    parser.add_argument("--no-baseline", action="store_true", help="do not match with random directions too")
+    parser.add_argument("--memory", type=float, default=1.0, metavar="GiB", help="sums held at a time, by comparison")
+    parser.add_argument(
+        "--scratch", metavar="FOLDER", help="where codes go when the sums do not fit (default: temporary)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the random directions")
+    parser.add_argument("--out", help="folder of universality.json and .html (default: RUN_A)")
+    parser.add_argument("--device", default="cpu", help="where the dictionaries run: cpu or cuda")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def run(args: argparse.Namespace) -> int:
+    from monosem.analysis.evidence import universality
+    from monosem.analysis.evidence.section import write_page
+    from monosem.analysis.evidence.universality_page import section
+    from monosem.analysis.inputs import load_rows, load_subject
+    from monosem.data import files
+
+    if args.out is None and not Path(args.folder_a).is_dir():
+        raise ValueError(f"out: {args.folder_a!r} is no folder to write into; say where the page goes with --out")
+    a = load_subject(args.folder_a, args.model_a, args.hook_a, args.device)
+    b = load_subject(args.folder_b, args.model_b, args.hook_b, args.device)
+    result = universality.measure(
+        a, b, load_rows(a.model, args.text, args.split), tokens=args.tokens, least=args.least,
+        baseline=not args.no_baseline, seed=args.seed, memory=int(args.memory * 2**30), folder=args.scratch,
+        progress=not args.quiet,
+    )  # fmt: skip
+    out = Path(args.out or args.folder_a)
+    out.mkdir(parents=True, exist_ok=True)
+    record = result.to_dict()
+    files.write_text(out / "universality.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    page = write_page(out / "universality.html", "The same features in another model", [section(record)])
+    print(result.table())
+    print(f"\nwritten: {out / 'universality.json'}\nopen {page.resolve().as_uri()}")
+    return 0
