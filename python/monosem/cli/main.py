@@ -21,6 +21,7 @@ VERBS = {
     "widths": "how many features live, and what they keep, against the width of the dictionary",
     "steer": "pin, add or ablate features while the model writes or reads",
     "compare": "are the features of two models the same?",
+    "split": "how features split as a dictionary grows",
     "doctor": "what was built, what this machine has, and which backend is used",
 }
 

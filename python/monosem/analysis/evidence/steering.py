@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -16,15 +15,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from monosem.analysis.evidence import chart
-from monosem.analysis.evidence.section import Finding, Section
+from monosem.analysis.evidence.steering_page import HIT
+from monosem.analysis.evidence.steering_page import section as section
 from monosem.analysis.scan import spread
 from monosem.analysis.steering import Edit, Steering, log_likelihood_change, side_by_side
 from monosem.analysis.windows import is_right_to_left, show
 
 PROMPT = "1,2,3,4,5,6,7,8,9,10"  # the paper's
 MULTIPLES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-HIT = 0.5  # a sample counts when at least this share of its tokens is judged to be of the label
 JUDGED = (
     "a sample counts when at least half of its tokens score as the label's text does on its log-likelihood-ratio proxy"
 )
@@ -320,100 +318,3 @@ def separating(inside: Tensor, outside: Tensor) -> float:
         return 1 - torch.searchsorted(ordered, candidates, right=True) / max(1, len(ordered))
 
     return float(candidates[(above(inside) - above(outside)).argmax()])
-
-
-def section(result: Mapping[str, Any]) -> Section:
-    """The section of the report, from the result as a dict."""
-    findings = []
-    for c in result["cases"]:
-        n = len(c["samples"])
-        findings.append(
-            Finding(
-                f"The {c['label']} feature, pinned, writes {c['label']}",
-                "it does (base64 and Arabic, pinned to the maximum seen)",
-                f"{c['hits']} of {n} samples at {c['multiple']:g}× the maximum; {c['control_hits']} of {n} without",
-                f"monosem steer RUN: feature #{c['feature']}, prompt {result['prompt']!r}, {result['length']} tokens "
-                f"at temperature {result['temperature']:g}; {result['judged']}",
-            )
-        )
-        findings.append(
-            Finding(
-                f"Ablating it hurts {c['label']} and little else",
-                "shown by example",
-                f"{c['effect']['label']:+.3f} nats a token on {c['label']}, {c['effect']['other']:+.4f} on other text",
-                f"f set to 0 on every token, error term {result['error']}; {c['effect']['tokens_label']:,} and "
-                f"{c['effect']['tokens_other']:,} tokens",
-            )
-        )
-    body = "".join(_case(c, result) for c in result["cases"])
-    names = " and ".join(c["label"] for c in result["cases"])
-    lede = (
-        f"A correlation says when a feature fires; this says what it does. The feature for {names} is set to a "
-        "multiple of the largest activation seen while the model writes on from a list of numbers, and set to zero "
-        f"while the model reads text. Everything else of the activation stays (the error term: {result['error']})."
-    )
-    return Section("steering", "Features cause text", lede, tuple(findings), body)
-
-
-def _case(c: Mapping[str, Any], result: Mapping[str, Any]) -> str:
-    rows = "".join(
-        f'<div class="side"><div class="sample">{_shown(s["unsteered"], s["unsteered_share"])}</div>'
-        f'<div class="sample">{_shown(s["steered"], s["steered_share"])}</div></div>'
-        for s in c["samples"]
-    )
-    logits = ", ".join(f"<code><bdi>{escape(_visible(t))}</bdi></code> {v:+.2f}" for t, v in c["top_logits"])
-    sweep = chart.lines(
-        {
-            f"judged {c['label']}": (c["sweep"]["multiples"], c["sweep"]["hits"]),
-            "mean share of tokens": (c["sweep"]["multiples"], c["sweep"]["shares"]),
-        },
-        x_label="pinned to … × the maximum seen", y_label="share", log_x=True, zero=True,
-        caption=f"How strongly it must be pinned: {c['sweep']['trials']} samples each, other seeds than below.",
-    )  # fmt: skip
-    effect = c["effect"]
-    losses = chart.bars(
-        {"nats lost a token": [-effect["label"], -effect["active"], -effect["other"]]},
-        [f"on {c['label']}", "where it fires", "on other text"], digits=3,
-        caption="Ablated: how much less likely the next token becomes (mean log-likelihood lost).",
-    )  # fmt: skip
-    return (
-        f"<h3>{escape(c['label'])}: feature #{c['feature']}</h3>"
-        f'<p class="note">Correlation with the label {c["correlation"]:.2f}; {c["precision"]:.0%} of the tokens it '
-        f"fires on are {escape(c['label'])}, and it fires on {c['recall']:.0%} of those. Largest activation seen: "
-        f"{c['maximum']:.2f}. Raises most: {logits}.</p>"
-        f'<div class="side">{sweep}{losses}</div>'
-        f'<p class="note">Where it is missed most. Background: activation; underlined: the token becomes less '
-        f"likely when the feature is ablated (thicker: more). Point at a token for its figures.</p>"
-        f"{_text(c['passage'])}"
-        f'<p class="note">{len(c["samples"])} samples from <code>{escape(result["prompt"])}</code>, the same seeds '
-        f"left and right. Left the model by itself, right with the feature at {c['strength']:.1f} "
-        f"({c['multiple']:g}× its maximum). The figure is the share of tokens judged to be "
-        f"{escape(c['label'])}.</p>{rows}"
-    )
-
-
-def _shown(text: str, share: float) -> str:
-    style = ' style="color:var(--good)"' if share >= HIT else ' class="fine"'
-    return f"<bdi>{escape(text)}</bdi> <b{style}>{share:.0%}</b>"
-
-
-def _text(passage: Mapping[str, Any]) -> str:
-    pieces = passage["pieces"]
-    top = max((p["value"] for p in pieces), default=0) or 1.0
-    spans = []
-    for p in pieces:
-        heat = 0.75 * max(0.0, p["value"]) / top
-        lost = min(1.0, max(0.0, -p["change"] / 2))
-        line = f"border-bottom:{1 + 3 * lost:.1f}px solid var(--s3);" if lost > 0.02 else ""
-        tip = f"activation {p['value']:.2f}; log-likelihood {p['change']:+.2f} when ablated"
-        spans.append(
-            f'<span style="background:rgba(var(--heat),{heat:.2f});{line}" title="{tip}">'
-            f"{escape(_visible(p['text'], spaces=False))}</span>"
-        )
-    direction = ' dir="rtl"' if passage["right_to_left"] else ""
-    return f'<div class="sample"{direction}>{"".join(spans)}</div>'
-
-
-def _visible(text: str, spaces: bool = True) -> str:
-    shown = text.replace("\n", "⏎" if spaces else "⏎\n")
-    return shown.replace(" ", "␣") if spaces else shown

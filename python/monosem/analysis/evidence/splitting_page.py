@@ -1,0 +1,213 @@
+"""The section on feature splitting: the refinement graph of one feature, figures, and the map."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from monosem.analysis.evidence import chart
+from monosem.analysis.evidence.section import Finding, Section
+
+_PAPER = {512: "1", 4096: "3", 16384: "many more"}  # of base64 features
+
+
+def section(result: Mapping[str, Any]) -> Section:
+    """The section of the report, from :class:`Splitting` as a dict."""
+    levels, nodes = result["levels"], result["nodes"]
+    family = [sum(n["level"] == i for n in nodes) for i in range(len(levels))]
+    what = result["label"] or f"feature #{nodes[0]['feature']}"
+    widths = " → ".join(f"{level['d_sae']:,}" for level in levels)
+    paper = " → ".join(_PAPER.get(level["d_sae"], "?") for level in levels) if what == "base64" else "splits"
+    joined = (
+        f"monosem split {' '.join(f'RUN{i}' for i in range(len(levels)))} over {result['tokens']:,} tokens: from #"
+        f"{nodes[0]['feature']} of the smallest, whatever is joined by a masked cosine above "
+        f"{result['threshold']:g} to a "
+        f"member of the family in the dictionary before; features that fire on at least {result['least']} tokens"
+    )
+    findings = [
+        Finding(f"{what} splits as the dictionary grows ({widths})", paper, " → ".join(map(str, family)), joined)
+    ]
+    if result["label"]:
+        counts = " → ".join(str(level["label_features"]) for level in levels)
+        how = f"features of which at least half of the tokens they fire on are {what}, and that fire on enough"
+        findings.append(Finding(f"Features of {what} ({widths})", paper, counts, how))
+    for a, b, step in zip(levels, levels[1:], result["steps"], strict=False):
+        n = sum(step["children"])
+        findings.append(
+            Finding(
+                f"Features of {a['d_sae']:,} become several of {b['d_sae']:,}", "most do, no figure given",
+                f"{sum(step['children'][2:]):,} of {n:,} become several, {step['children'][1]:,} one, "
+                f"{step['children'][0]:,} none",
+                f"{step['several_parents']:,} have more than one parent (the graph is no tree), {step['orphans']:,} "
+                "none; "
+                f"the nearest decoder direction is one of the parents for {step['agreed']:.0%}",
+            )
+        )  # fmt: skip
+    lede = (
+        "Dictionaries of growing width, of one layer, on the same text. A feature of the small one falls apart into "
+        "finer "
+        "ones in the large one. Two are joined where their activations have a high cosine over the tokens on which "
+        "one of "
+        "them fires: where the large one fires it does what the small one does, on some of its tokens."
+    )
+    body = graph(result) + _family(result) + _counts(result) + _map(result)
+    script = (Path(__file__).parent / "splitting.js").read_text(encoding="utf-8") if result["map"] else ""
+    return Section("splitting", "Features split", lede, tuple(findings), body, script)
+
+
+def graph(result: Mapping[str, Any]) -> str:
+    """The refinement graph of the chosen feature: one column a dictionary, thicker lines for higher cosines."""
+    levels, nodes, links = result["levels"], result["nodes"], result["links"]
+    columns = [[n for n in nodes if n["level"] == i] for i in range(len(levels))]
+    order = _ordered(columns, links)
+    tall = max(len(c) for c in columns)
+    step, width, top = 26.0, 980.0, 42.0
+    height = top + step * tall + 10
+    gap = (width - 230) / max(1, len(columns) - 1)
+    at = {}
+    for i, column in enumerate(order):
+        room = (tall - len(column)) * step / 2
+        for j, n in enumerate(column):
+            at[i, n["feature"]] = (20 + gap * i, top + room + step * (j + 0.5))
+    parts = [
+        f'<text class="name" x="{20 + gap * i:.0f}" y="16">{level["d_sae"]:,} features</text>'
+        f'<text x="{20 + gap * i:.0f}" y="31">{len(columns[i])} in the family</text>'
+        for i, level in enumerate(levels)
+    ]
+    for k in sorted(links, key=lambda k: k["masked"]):
+        (x1, y1), (x2, y2) = at[k["level"], k["parent"]], at[k["level"] + 1, k["child"]]
+        strength = (k["masked"] - result["threshold"]) / (1 - result["threshold"] or 1)
+        start, middle = x1 + 8, (x1 + x2) / 2
+        tip = f"#{k['parent']} – #{k['child']}: masked cosine {k['masked']:.2f}, decoder cosine {k['decoder']:.2f}"
+        parts.append(
+            f'<path d="M{start:.0f},{y1:.1f}C{middle:.0f},{y1:.1f} {middle:.0f},{y2:.1f} {x2 - 8:.0f},{y2:.1f}" '
+            f'style="fill:none;stroke:var(--s1);stroke-width:{1 + 3 * strength:.1f};'
+            f'opacity:{0.2 + 0.5 * strength:.2f}">'
+            f"<title>{escape(tip)}</title></path>"
+        )
+    for n in nodes:
+        x, y = at[n["level"], n["feature"]]
+        radius = max(3.0, min(9.0, 12 + 2.2 * _log(n["density"])))
+        own = n["precision"] is None or n["precision"] >= 0.5
+        words = " ".join(_visible(w) for w, _ in n["words"][:3])
+        tip = f"#{n['feature']}: {n['tokens']:,} tokens, {n['share']:.0%} of them {n['source']}"
+        parts.append(
+            f'<g><title>{escape(tip)}</title><circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" '
+            f'style="fill:var({"--s0" if own else "--s5"});stroke:var(--paper);stroke-width:1"/>'
+            f'<text class="name" x="{x + 12:.1f}" y="{y + 4:.1f}" style="paint-order:stroke;stroke:var(--paper);'
+            f'stroke-width:4px;stroke-linejoin:round">#{n["feature"]} <tspan '
+            'style="fill:var(--soft);unicode-bidi:isolate">'
+            f"{escape(words[:34])}</tspan></text></g>"
+        )
+    what = result["label"] or f"feature #{nodes[0]['feature']}"
+    note = f"; {result['omitted']} more distant ones are left out" if result["omitted"] else ""
+    mostly = f" Orange: at least half of the tokens it fires on are {what}." if result["label"] else ""
+    caption = (
+        f"What {what} becomes. Each dot a feature, with the tokens it fires on most; larger dots fire more often, "
+        "thicker "
+        f"lines mean a higher masked cosine{note}.{mostly} Point at a dot or a line for its figures."
+    )
+    return (
+        f'<figure><figcaption>{escape(caption)}</figcaption><div class="scroll"><svg viewBox="0 0 {width:.0f} '
+        f'{height:.0f}" style="min-width:640px" role="img" '
+        f'aria-label="{escape(caption)}">{"".join(parts)}</svg></div></figure>'
+    )
+
+
+def _ordered(columns: Sequence[list[Any]], links: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+    """Each column sorted by the mean place of its parents, so that few lines cross."""
+    out = [columns[0]]
+    for level, column in enumerate(columns[1:]):
+        place = {n["feature"]: i for i, n in enumerate(out[-1])}
+        mean = {}
+        for n in column:
+            above = [place[k["parent"]] for k in links if k["level"] == level and k["child"] == n["feature"]]
+            mean[n["feature"]] = sum(above) / max(1, len(above))
+        out.append(sorted(column, key=lambda n: (mean[n["feature"]], -n["tokens"])))
+    return out
+
+
+def _family(result: Mapping[str, Any]) -> str:
+    """The members one by one, with examples."""
+    parts = []
+    for n in result["nodes"]:
+        own = f", {n['precision']:.0%} of them {escape(result['label'])}" if n["precision"] is not None else ""
+        words = " ".join(f"<bdi>{escape(_visible(w))}</bdi>" for w, _ in n["words"])
+        raised = " ".join(f"<bdi>{escape(_visible(w))}</bdi>" for w, _ in n["raised"])
+        lines = "".join(_example(e) for e in n["examples"])
+        width = result["levels"][n["level"]]["d_sae"]
+        parts.append(
+            f"<details><summary>#{n['feature']} of {width:,}: fires on {n['tokens']:,} tokens{own}</summary>"
+            f'<p class="words">on {words}</p><p class="words">raises {raised}</p>{lines}</details>'
+        )
+    return f"<h3>The family, one by one</h3>{''.join(parts)}"
+
+
+def _example(example: Mapping[str, Any]) -> str:
+    top = max((p["value"] for p in example["pieces"]), default=0) or 1.0
+    spans = "".join(
+        f'<span class="tok{" focus" if p["focus"] else ""}" style="background:rgba(var(--heat),'
+        f'{0.75 * max(0.0, p["value"]) / top:.2f})" '
+        f'title="{p["value"]:.2f}">{escape(p["text"].replace(chr(10), "⏎"))}</span>'
+        for p in example["pieces"]
+    )
+    direction = ' dir="rtl"' if example["right_to_left"] else ""
+    return (
+        f'<div class="line"><div class="text"{direction}>{spans}</div><div class="src fine">'
+        f"{escape(example['source'])}</div></div>"
+    )
+
+
+def _counts(result: Mapping[str, Any]) -> str:
+    charts = []
+    for a, b, step in zip(result["levels"], result["levels"][1:], result["steps"], strict=False):
+        last = len(step["children"]) - 1
+        labels = [str(i) if i < last else f"{last} or more" for i in range(last + 1)]
+        charts.append(
+            chart.bars(
+                {"features": step["children"]}, labels, digits=0,
+                caption=f"Children of each feature of {a['d_sae']:,} among {b['d_sae']:,}",
+            )
+        )  # fmt: skip
+    return f'<h3>How many does a feature become?</h3><div class="side">{"".join(charts)}</div>'
+
+
+def _map(result: Mapping[str, Any]) -> str:
+    if not result["map"]:
+        return ""
+    record = dict(result["map"]) | {
+        "names": [f"{level['d_sae']:,} features" for level in result["levels"]], "label": result["label"],
+    }  # fmt: skip
+    text = json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    left_out = f" {record['edges_left_out']:,} weaker links are left out." if record["edges_left_out"] else ""
+    return (
+        "<h3>All features on one map</h3>"
+        f'<p class="note">Decoder directions laid out by UMAP (cosine, 15 neighbours): {len(record["x"]):,} '
+        "features that "
+        f"fire often enough, of {len(result['levels'])} dictionaries. Point at a dot, click it to keep it and see "
+        "what it "
+        f"is joined to; drag to move, turn the wheel to come closer, double-click to see everything.{left_out}</p>"
+        '<div id="map-tools" class="tools"></div>'
+        '<div style="position:relative"><canvas id="map" tabindex="0" style="width:100%;height:620px;display:block;'
+        'border:1px solid var(--line);border-radius:10px;background:var(--card);touch-action:none;cursor:crosshair" '
+        'aria-label="Map of all features"></canvas><div id="map-tip" class="panel" hidden style="position:absolute;'
+        'pointer-events:none;max-width:320px;padding:.5rem .8rem;font-size:.84rem;z-index:2"></div></div>'
+        '<div id="map-keys" class="keys"></div><div id="map-chosen" class="panel" style="margin-top:.8rem" '
+        "hidden></div>"
+        f'<script type="application/json" id="map-data">{text}</script>'
+    )
+
+
+def _visible(text: str) -> str:
+    return text.replace("\n", "⏎").replace(" ", "␣")
+
+
+def _log(value: float) -> float:
+    from math import log10
+
+    return log10(max(value, 1e-9))

@@ -1,0 +1,66 @@
+"""``monosem split``: how features split as a dictionary grows."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from monosem.cli import options
+
+HELP = "how features split as a dictionary grows"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Join the features of dictionaries of growing width, of one hook of one model, where they fire alike (masked "
+        "cosine above 0.4), and follow one feature of the smallest through all of them: what does base64 become? "
+        "Writes splitting.json and splitting.html with the refinement graph of that feature, how many children "
+        "features "
+        "have, and an interactive map of all decoder directions. Memory does not grow with the text, nor with the "
+        "product of the widths."
+    )
+    parser.add_argument("folders", nargs="+", metavar="RUN", help="two or more dictionaries, the smallest first")
+    options.add_model(parser, as_trained=True)
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--label", default="base64", help="begin from the feature that follows this label best")
+    what.add_argument("--feature", type=int, metavar="N", help="begin from this feature of the smallest dictionary")
+    parser.add_argument("--threshold", type=float, default=0.4, help="masked cosine above which two are joined")
+    parser.add_argument("--least", type=int, default=20, help="leave out features that fire on fewer tokens")
+    parser.add_argument("--most", type=int, default=24, help="follow at most so many new members in each dictionary")
+    parser.add_argument("--no-map", action="store_true", help="no map of decoder directions (it needs umap-learn)")
+    parser.add_argument("--text", default="sample", help=options.TEXT_HELP)
+    options.add_split(parser, "all")
+    parser.add_argument("--tokens", type=int, metavar="N", help="read about N tokens, evenly spaced (default: all)")
+    parser.add_argument("--memory", type=float, default=1.0, metavar="GiB", help="sums held at a time, by pair of runs")
+    parser.add_argument(
+        "--scratch", metavar="FOLDER", help="where codes go when the sums do not fit (default: temporary)"
+    )
+    parser.add_argument("--out", help="folder of splitting.json and .html (default: the last RUN)")
+    parser.add_argument("--device", default="cpu", help="where the dictionaries run: cpu or cuda")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def run(args: argparse.Namespace) -> int:
+    from monosem.analysis.evidence import splitting
+    from monosem.analysis.evidence.section import write_page
+    from monosem.analysis.inputs import load_rows, load_subject
+    from monosem.data import files
+
+    if len(args.folders) < 2:
+        raise ValueError(f"RUN: got {len(args.folders)} dictionary; wanted two or more, the smallest first")
+    subjects = [load_subject(folder, args.model, args.hook, args.device) for folder in args.folders]
+    rows = load_rows(subjects[0].model, args.text, args.split)
+    result = splitting.measure(
+        subjects, rows, label=args.label, feature=args.feature, names=args.folders, tokens=args.tokens,
+        threshold=args.threshold, least=args.least, most=args.most, umap=not args.no_map,
+        memory=int(args.memory * 2**30), folder=args.scratch, progress=not args.quiet,
+    )  # fmt: skip
+    out = Path(args.out or args.folders[-1])
+    out.mkdir(parents=True, exist_ok=True)
+    record = result.to_dict()
+    files.write_text(out / "splitting.json", json.dumps(record, ensure_ascii=False) + "\n")
+    page = write_page(out / "splitting.html", "Features split", [splitting.section(record)])
+    print(result.table())
+    print(f"\nwritten: {out / 'splitting.json'}\nopen {page.resolve().as_uri()}")
+    return 0

@@ -1,0 +1,157 @@
+"""A planted split is found; masked cosines equal their definition."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from chain_model import HOOK, LETTERS, ChainModel, chain_rows
+
+import monosem as ms
+from monosem.analysis.evidence import feature_map, splitting
+from monosem.analysis.evidence.section import render_page
+from monosem.analysis.inputs import Subject
+
+D = len(LETTERS)
+
+
+def groups_sae(*groups: str) -> ms.ReLUSAE:
+    """Feature i fires, at 1, on the letters of group i; its direction is their mean direction."""
+    sae = ms.ReLUSAE(D, len(groups))
+    sums = torch.tensor([[float(letter in group) for letter in LETTERS] for group in groups])
+    with torch.no_grad():
+        sae.W_enc_rows.copy_(sums)
+        sae.W_dec.copy_(sums / sums.norm(dim=1, keepdim=True))
+        sae.b_enc.zero_()
+        sae.b_dec.zero_()
+    return sae
+
+
+def row(*dictionaries, model=None):
+    model = model or ChainModel()
+    return [Subject(groups_sae(*groups), model, HOOK) for groups in dictionaries]
+
+
+# 'abcdefgh' is text of the label Arabic (source ar_low), 'ijklmnop' of another.
+ONE = ("abcd", "efgh", "ijklmnop")
+TWO = ("ab", "cd", "gh", "ij", "kl", "mnop")
+THREE = ("a", "b", "cd", "gh", "i", "j", "k", "l", "mn", "op")
+
+
+@pytest.fixture(scope="module")
+def found():
+    return splitting.measure(row(ONE, TWO, THREE), chain_rows(), label="Arabic", least=3, umap=False)
+
+
+def test_a_planted_split_is_found(found):
+    assert [(n["level"], n["feature"]) for n in found.nodes] == [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]
+    assert found.family == (1, 2, 3)
+    assert {(k["level"], k["parent"], k["child"]) for k in found.links} == {
+        (0, 0, 0), (0, 0, 1), (1, 0, 0), (1, 0, 1), (1, 1, 2),
+    }  # fmt: skip
+    assert all(k["masked"] == pytest.approx(1) for k in found.links)  # a child does on its tokens what the parent does
+    assert found.links[0]["decoder"] == pytest.approx(2 / np.sqrt(8))
+    first, second = found.steps
+    assert first.children[:4] == (0, 1, 1, 1) and second.children[:3] == (0, 2, 4)  # efgh → gh; ijklmnop → ij, kl, mnop
+    assert first.orphans == second.orphans == 0 and first.agreed == 1.0
+    assert [level.label_features for level in found.levels] == [2, 3, 4]
+    root = found.nodes[0]
+    assert root["precision"] == 1 and root["source"] == "ar_low"
+    assert sorted(w for w, _ in root["words"]) == list("abcd") and root["raised"][0][0] in "bcde"
+    assert all("".join(p["text"] for p in e["pieces"]).lstrip("_") in "abcdefgh" * 4 for e in root["examples"])
+
+
+def test_another_root_and_a_short_leash():
+    found = splitting.measure(row(ONE, TWO, THREE), chain_rows(), feature=2, least=3, most=2, umap=False)
+    assert found.family == (1, 2, 2) and found.omitted == 3 and found.label == ""
+    assert "begun from #2; 3 more are left out" in found.table()
+
+
+@pytest.mark.parametrize("memory", [1 << 30, 2000])  # in memory, and block by block through the disk
+def test_masked_cosine_is_its_definition(memory, tmp_path):
+    class Noisy(ChainModel):
+        def _forward(self, tokens, hooks):
+            g = torch.Generator().manual_seed(int(tokens.sum()))
+            hooks[HOOK](torch.rand(*tokens.shape, D, generator=g) * 2 - 1)
+
+    subjects = [Subject(ms.TopKSAE(D, f, k=4, seed=f), Noisy(), HOOK) for f in (12, 20)]
+    rows = chain_rows()
+    found = splitting.measure(
+        subjects, rows, feature=3, least=5, threshold=0.5, umap=False, contexts=4, memory=memory, folder=tmp_path
+    )
+    x = torch.cat([subjects[0].model.activations(torch.from_numpy(rows.tokens[i : i + 4]), HOOK) for i in (0, 4, 8)])
+    with torch.no_grad():
+        f, g = (s.sae.encode(x[:, 1:]).to_dense().flatten(0, 1).double().numpy() for s in subjects)
+    wanted = {}
+    for i in range(12):
+        for j in range(20):
+            a, b = f[:, i], g[:, j]
+            if (a > 0).sum() >= 5 and (b > 0).sum() >= 5:
+                cosines = []
+                for mask in (a > 0, b > 0):
+                    norms = np.linalg.norm(a[mask]) * np.linalg.norm(b[mask])
+                    cosines.append(a[mask] @ b[mask] / norms if norms else 0)
+                if max(cosines) > 0.5:
+                    wanted[i, j] = max(cosines)
+    (e,) = found.edges
+    got = dict(zip(zip(e.parent.tolist(), e.child.tolist(), strict=True), e.masked.tolist(), strict=True))
+    assert got.keys() == wanted.keys() and len(got) > 20
+    np.testing.assert_allclose([got[k] for k in wanted], list(wanted.values()), rtol=1e-6)
+    w = [s.sae.W_dec.detach().double() for s in subjects]
+    np.testing.assert_allclose(e.decoder, (w[0][e.parent] * w[1][e.child]).sum(1), rtol=1e-5)
+    nearest = (w[1] @ w[0].T).argmax(1)  # every feature of the first fires often enough
+    joined = {j for _, j in wanted}
+    assert found.steps[0].agreed == pytest.approx(np.mean([(int(nearest[j]), j) in wanted for j in joined]))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_section_table_and_map(found, monkeypatch):
+    monkeypatch.setattr(feature_map, "layout", lambda d, n: np.linspace(0, 1, 2 * len(d)).reshape(-1, 2))
+    with_map = splitting.measure(row(ONE, TWO, THREE), chain_rows(), label="Arabic", least=3)
+    m = with_map.map
+    assert len(m["x"]) == len(m["raised"]) == 19 and m["y"][-1] == 10_000 and m["edges_left_out"] == 0
+    assert {tuple(e[:2]) for e in m["edges"] if e[0] == 0} == {(0, 3), (0, 4)} and m["family"] == [0, 3, 4, 9, 10, 11]
+    record = json.loads(json.dumps(with_map.to_dict(), allow_nan=False))
+    made = splitting.section(record)
+    assert made.findings[0].ours == "1 → 2 → 3" and made.findings[1].ours == "2 → 3 → 4"
+    page = render_page("Splitting", [made])
+    assert 'id="map-data"' in page and page.count("<circle") >= 6 and "getElementById('map')" in page
+    assert "1 → 2" not in found.table() and "of Arabic" in found.table()
+    without = render_page("Splitting", [splitting.section(json.loads(json.dumps(found.to_dict())))])
+    assert "map-data" not in without
+
+
+def test_a_map_of_two_clusters():
+    """UMAP itself: directions of two bundles come out as two heaps; twice the same."""
+    pytest.importorskip("umap", reason="umap-learn is not installed (pip install umap-learn)")
+    g = np.random.default_rng(0)
+    axis = np.zeros((60, 12))
+    axis[:30, 0] = axis[30:, 1] = 1
+    directions = (axis + 0.05 * g.standard_normal(axis.shape)).astype(np.float32)
+    places = feature_map.layout(directions, 2)
+    assert places.min() == 0 and places.max() == 1 and np.array_equal(places, feature_map.layout(directions, 2))
+    centres = places[:30].mean(0), places[30:].mean(0)
+    spread = max(np.linalg.norm(places[i : i + 30] - centres[i // 30], axis=1).mean() for i in (0, 30))
+    assert np.linalg.norm(centres[0] - centres[1]) > 3 * spread
+
+
+def test_without_umap_it_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(feature_map.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="pip install umap-learn"):
+        splitting.measure(row(ONE, TWO), chain_rows(), label="Arabic", least=3)
+
+
+def test_what_cannot_be_split():
+    rows = chain_rows()
+    with pytest.raises(ValueError, match="subjects: got 1 dictionaries"):
+        splitting.measure(row(ONE), rows)
+    with pytest.raises(ValueError, match="got widths 6, 3; wanted the smallest first"):
+        splitting.measure(row(TWO, ONE), rows, label="Arabic", umap=False)
+    with pytest.raises(ValueError, match="label: no text for 'DNA'; this text has Arabic"):
+        splitting.measure(row(ONE, TWO), rows, label="DNA", umap=False)
+    with pytest.raises(ValueError, match="feature: got 3; wanted 0 to 2"):
+        splitting.measure(row(ONE, TWO), rows, feature=3, umap=False)
+    other = ChainModel()
+    other.name = "other"
+    with pytest.raises(ValueError, match="one hook of one model"):
+        splitting.measure([*row(ONE), *row(TWO, model=other)], rows, umap=False)
