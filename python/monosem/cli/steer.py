@@ -43,7 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what becomes of the part of the activation that the dictionary does not explain",
     )  # fmt: skip
     how = parser.add_argument_group("writing")
-    how.add_argument("--prompt", default="1,2,3,4,5,6,7,8,9,10", help="text to write on from (the paper's prompt)")
+    how.add_argument(
+        "--prompt", nargs="+", metavar="TEXT",
+        help="texts to write on from (default: the paper's, 1,2,3,4,5,6,7,8,9,10; for the evidence also one in prose)",
+    )  # fmt: skip
     how.add_argument("--samples", type=int, default=10, help="how many, each with and without the changes")
     how.add_argument("--length", type=int, default=48, help="tokens to write")
     how.add_argument("--temperature", type=float, default=1.0, help="0: the likeliest token every time")
@@ -122,20 +125,26 @@ def _write(args: argparse.Namespace, subject: Any, steering: Any) -> int:
 
     from monosem.analysis.steering import side_by_side
 
-    total = 2 * args.samples * args.length
+    prompts = args.prompt or ["1,2,3,4,5,6,7,8,9,10"]
+    samples = {}
+    total = 2 * len(prompts) * args.samples * args.length
     with tqdm(total=total, unit="tok", desc="writing", disable=args.quiet) as bar:
-        samples = side_by_side(
-            subject.model, subject.hook_name, steering, args.prompt, samples=args.samples, length=args.length,
-            temperature=args.temperature, seed=args.seed, progress=bar.update,
-        )  # fmt: skip
-    for s in samples:
-        print(f"seed {s.seed}\n  as it is  {_line(s.unsteered_text)}\n  steered   {_line(s.steered_text)}")
+        for prompt in prompts:
+            samples[prompt] = side_by_side(
+                subject.model, subject.hook_name, steering, prompt, samples=args.samples, length=args.length,
+                temperature=args.temperature, seed=args.seed, progress=bar.update,
+            )  # fmt: skip
+    for prompt, made in samples.items():
+        print(f"after {_line(prompt)!r}")
+        for s in made:
+            print(f"  seed {s.seed}\n    as it is  {_line(s.unsteered_text)}\n    steered   {_line(s.steered_text)}")
     if args.out:
         from dataclasses import asdict
 
         record = {
-            "model": subject.model.name, "hook_name": subject.hook_name, "prompt": args.prompt, "error": args.error,
-            "edits": [asdict(e) for e in steering.edits], "samples": [asdict(s) for s in samples],
+            "model": subject.model.name, "hook_name": subject.hook_name, "error": args.error,
+            "edits": [asdict(e) for e in steering.edits],
+            "samples": {prompt: [asdict(s) for s in made] for prompt, made in samples.items()},
         }  # fmt: skip
         _save(Path(args.out) / "steered.json", record)
     return 0
@@ -166,7 +175,8 @@ def _evidence(args: argparse.Namespace, subject: Any) -> int:
         raise ValueError(f"labels: no text for {', '.join(missing)}; this text has {', '.join(groups) or 'no label'}")
     wanted = {label: groups[label] for label in args.labels}
     result = steering.measure(
-        subject, index, steering.proxy_judges(subject.model, index.rows, wanted), wanted, prompt=args.prompt,
+        subject, index, steering.proxy_judges(subject.model, index.rows, wanted), wanted,
+        prompts=args.prompt or steering.PROMPTS,
         samples=args.samples, length=args.length, temperature=args.temperature, error=args.error, trials=args.trials,
         skip_positions=args.skip_positions, seed=args.seed, judged=steering.JUDGED, progress=not args.quiet,
     )  # fmt: skip

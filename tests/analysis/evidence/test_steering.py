@@ -33,7 +33,8 @@ def low(ids):
 def result(subject, index):
     """The prompt is in i…p, so the model by itself stays there, and feature h, which is followed by i, is no good."""
     return steering.measure(
-        subject, index, {"Arabic": low, "Hebrew": low}, group_sources(index.sources), prompt="ijk", length=5, samples=4,
+        subject, index, {"Arabic": low, "Hebrew": low}, group_sources(index.sources), prompts=("ij", "ijk"),
+        length=5, samples=4,
         trials=2, multiples=(0.1, 3.0, 9.0), contexts=3, temperature=0.5, judged="by the letters",
     )  # fmt: skip
 
@@ -41,10 +42,11 @@ def result(subject, index):
 def test_a_feature_writes_its_text(result):
     (case,) = result.cases  # Hebrew has no text here
     assert case.label == "Arabic" and LETTERS[case.feature] in "abcdefg"
-    assert case.hits == 4 and case.control_hits == 0 and case.multiple == 3.0  # 0.1 is too little, 3 the least enough
+    assert [(r["prompt"], r["hits"], r["control_hits"]) for r in case.runs] == [("ij", 4, 0), ("ijk", 4, 0)]
+    assert case.multiple == 3.0  # 0.1 is too little, and 9 no better than 3
     assert case.sweep["hits"] == [0.0, 1.0, 1.0]
     assert case.maximum == 1.0 and case.precision == 1.0 and case.recall == pytest.approx(1 / 8, abs=0.03)
-    assert all(s["steered_share"] > 0.9 and s["unsteered_share"] < 0.1 for s in case.samples)
+    assert all(s["steered_share"] > 0.9 and s["unsteered_share"] < 0.1 for r in case.runs for s in r["samples"])
     assert case.top_logits[0][0] == LETTERS[case.feature + 1]
 
 
@@ -62,10 +64,10 @@ def test_ablation_is_felt_on_the_label_only(result):
 def test_section_and_table_from_json(result):
     record = json.loads(json.dumps(result.to_dict()))
     made = steering.section(record)
-    assert "4 of 4 samples at 3× the maximum; 0 of 4 without" in made.findings[0].ours
+    assert "4 of 4 samples at 3× the maximum; 0 of 4 without steering" in made.findings[0].ours
     page = render_page("Steering", [made])
-    assert "judged Arabic" in page and "by the letters" in page and page.count('class="side"') == 4 + 1
-    assert "4 of 4" in result.table() and "3x max" in result.table()
+    assert "judged Arabic" in page and "by the letters" in page and page.count('class="side"') == 2 * 4 + 1
+    assert "4 of 4" in result.table() and "3x its max" in result.table()
 
 
 def test_without_a_label_it_says_so(subject, index):

@@ -21,7 +21,8 @@ from monosem.analysis.scan import spread
 from monosem.analysis.steering import Edit, Steering, log_likelihood_change, side_by_side
 from monosem.analysis.windows import is_right_to_left, show
 
-PROMPT = "1,2,3,4,5,6,7,8,9,10"  # the paper's
+# The paper's prompt; and one in prose, for a model that may go on from a list of numbers with anything.
+PROMPTS = ("1,2,3,4,5,6,7,8,9,10", "Once upon a time there was a")
 MULTIPLES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 JUDGED = (
     "a sample counts when at least half of its tokens score as the label's text does on its log-likelihood-ratio proxy"
@@ -52,9 +53,9 @@ class Case:
     """One label and the feature that stands for it.
 
     ``correlation``, ``precision``, ``recall``: of the feature with the label. ``strength`` = ``multiple`` · ``maximum``
-    is what it was pinned to. ``hits`` of ``samples`` were judged to be of the label, ``control_hits`` without steering.
-    ``sweep`` has the share of hits at each multiple, on other seeds: the one with the largest mean share of the
-    label's tokens was taken.
+    is what it was pinned to. ``runs``: for each prompt how many samples were judged to be of the label (``hits``;
+    ``control_hits`` without steering), and the samples. ``sweep`` has the share of hits at each multiple, for the last
+    prompt and on other seeds: the multiple with the largest mean share of the label's tokens was taken.
     ``passage``: tokens of the text with the feature's activation and the change of their log-likelihood.
     """
 
@@ -66,9 +67,7 @@ class Case:
     maximum: float
     multiple: float
     strength: float
-    hits: int
-    control_hits: int
-    samples: tuple[dict[str, Any], ...]
+    runs: tuple[dict[str, Any], ...]
     sweep: dict[str, Any]
     effect: Effect
     passage: dict[str, Any]
@@ -84,7 +83,6 @@ class SteeringResult:
     kind: str
     d_sae: int
     tokens: int
-    prompt: str
     length: int
     temperature: float
     error: str
@@ -97,25 +95,29 @@ class SteeringResult:
     def table(self) -> str:
         """The figures for the terminal."""
         lines = [
-            f"{self.kind}, {self.d_sae:,} features of {self.hook_name} of {self.model}; prompt {self.prompt!r}, "
-            f"{self.length} tokens at temperature {self.temperature:g}, error term {self.error}",
-            "label     feature  pinned to           judged so   without   ablated: nats on its text, elsewhere",
+            f"{self.kind}, {self.d_sae:,} features of {self.hook_name} of {self.model}; {self.length} tokens at "
+            f"temperature {self.temperature:g}, error term {self.error}"
         ]
         for c in self.cases:
-            pinned = f"{c.strength:.1f} ({c.multiple:g}x max)"
-            n = len(c.samples)
+            lines.append(f"{c.label}: feature #{c.feature} pinned to {c.strength:.1f}, {c.multiple:g}x its maximum")
+            for run in c.runs:
+                n = len(run["samples"])
+                lines.append(
+                    f"  after {run['prompt']!r}: {run['hits']} of {n} samples judged {c.label}; without steering "
+                    f"{run['control_hits']} of {n}"
+                )
             lines.append(
-                f"{c.label:9} {'#' + str(c.feature):>7}  {pinned:18} {c.hits:>3} of {n:<3}  {c.control_hits:>3} of "
-                f"{n:<3}   {c.effect.label:+.3f}, {c.effect.other:+.4f}"
+                f"  ablated: {c.effect.label:+.4f} nats a token on {c.label}, {c.effect.active:+.4f} where it fires, "
+                f"{c.effect.other:+.5f} on other text"
             )
         return "\n".join(lines)
 
 
 def measure(
     subject: Any, index: Any, judges: Mapping[str, Judge], groups: Mapping[str, Sequence[int]], *,
-    prompt: str = PROMPT, samples: int = 10, length: int = 48, temperature: float = 1.0, error: str = "keep",
-    multiples: Sequence[float] = MULTIPLES, trials: int = 5, contexts: int = 16, skip_positions: int = 1, seed: int = 0,
-    judged: str = "", progress: bool = False,
+    prompts: Sequence[str] = PROMPTS, samples: int = 10, length: int = 48, temperature: float = 1.0,
+    error: str = "keep", multiples: Sequence[float] = MULTIPLES, trials: int = 5, contexts: int = 16,
+    skip_positions: int = 1, seed: int = 0, judged: str = "", progress: bool = False,
 ) -> SteeringResult:  # fmt: skip
     """Steer by the feature of each label that ``groups`` and ``judges`` share.
 
@@ -123,7 +125,8 @@ def measure(
         index: of the dictionary (``monosem.analysis.index``): maxima, correlations with the sources, the text.
         judges: {label: judge}; what text of that label looks like.
         groups: {label: sources}, numbers of the index's sources that bear the label.
-        samples: continuations that are reported, seeds ``seed`` … ``seed + samples − 1``, with and without steering.
+        prompts: what the model writes on from; the strength is chosen on the last.
+        samples: continuations of each prompt that are reported, with and without steering, seeds from ``seed`` on.
         multiples: of the maximum, tried on ``trials`` other seeds to choose the strength.
         contexts: rows with most tokens of the label, and as many of other text, on which the feature is ablated.
         judged: how the judges decide, in words.
@@ -136,51 +139,63 @@ def measure(
         raise ValueError(
             f"labels: none of {', '.join(judges) or 'no labels'} has text here (sources: {', '.join(index.sources)})"
         )
-    runs = len(labels) * (len(multiples) * trials + samples) + samples
-    plain: list[list[int]] | None = None
+    runs = len(labels) * len(multiples) * trials + (len(labels) + 1) * len(prompts) * samples
+    plain: dict[str, list[list[int]]] = {}
     cases = []
     with tqdm(total=runs * length, unit="tok", desc="steering", disable=not progress) as bar:
 
-        def write(judge: Judge, feature: int, strength: float, count: int, first: int, unsteered: Any) -> list[Any]:
-            pinned = Steering(subject.sae, [Edit(feature, "pin", strength)], error=error, skip_positions=skip_positions)
+        def write(label: str, pinned: Steering, prompt: str, count: int, first: int, unsteered: Any) -> list[Any]:
             made = side_by_side(
                 subject.model, subject.hook_name, pinned, prompt, samples=count, length=length,
                 temperature=temperature, seed=first, unsteered=unsteered, progress=bar.update,
             )  # fmt: skip
+            judge = judges[label]
             return [(s, judge(s.unsteered) if s.unsteered else 0.0, judge(s.steered)) for s in made]
 
         for label in labels:
-            feature, judge = cause(subject, index, groups[label]), judges[label]
+            feature = cause(subject, index, groups[label])
             top = float(index.maximum[feature])
+            at = {
+                m: Steering(subject.sae, [Edit(feature, "pin", m * top)], error=error, skip_positions=skip_positions)
+                for m in multiples
+            }
             sweep: dict[str, Any] = {"multiples": list(multiples), "hits": [], "shares": [], "trials": trials}
             for m in multiples:
-                tried = write(judge, feature, m * top, trials, seed + _APART, [[]] * trials)
+                tried = write(label, at[m], prompts[-1], trials, seed + _APART, [[]] * trials)
                 sweep["hits"].append(sum(share >= HIT for *_, share in tried) / trials)
                 sweep["shares"].append(sum(share for *_, share in tried) / trials)
             multiple = _best(sweep)
-            made = write(judge, feature, multiple * top, samples, seed, plain)
-            plain = [s.unsteered for s, *_ in made]
-            told = tuple(
-                {
-                    "seed": s.seed, "unsteered": s.unsteered_text, "steered": s.steered_text,
-                    "unsteered_share": before, "steered_share": after,
-                }
-                for s, before, after in made
-            )  # fmt: skip
+            told = []
+            for prompt in prompts:
+                made = write(label, at[multiple], prompt, samples, seed, plain.get(prompt))
+                plain[prompt] = [s.unsteered for s, *_ in made]
+                told.append(_run(prompt, made))
             effect, passage = ablation(subject, index, feature, groups[label], contexts, error, skip_positions)
             d = index.moments.describe(label, groups[label], feature)
-            hits, control = (sum(t[f"{k}_share"] >= HIT for t in told) for k in ("steered", "unsteered"))
             logits = _top_logits(subject, index, feature)
             cases.append(
                 Case(
-                    label, feature, d.correlation, d.precision, d.recall, top, multiple, multiple * top, hits, control,
-                    told, sweep, effect, passage, logits,
+                    label, feature, d.correlation, d.precision, d.recall, top, multiple, multiple * top, tuple(told),
+                    sweep, effect, passage, logits,
                 )
             )  # fmt: skip
     return SteeringResult(
-        subject.model.name, subject.hook_name, subject.sae.cfg.kind, subject.sae.cfg.d_sae, index.tokens, prompt,
+        subject.model.name, subject.hook_name, subject.sae.cfg.kind, subject.sae.cfg.d_sae, index.tokens,
         length, temperature, error, judged, tuple(cases),
     )  # fmt: skip
+
+
+def _run(prompt: str, made: Sequence[Any]) -> dict[str, Any]:
+    """One prompt's samples as a dict, with the shares of the label's tokens and how many are hits."""
+    samples = [
+        {
+            "seed": s.seed, "unsteered": s.unsteered_text, "steered": s.steered_text, "unsteered_share": before,
+            "steered_share": after,
+        }
+        for s, before, after in made
+    ]  # fmt: skip
+    hits, control = (sum(t[f"{k}_share"] >= HIT for t in samples) for k in ("steered", "unsteered"))
+    return {"prompt": prompt, "hits": hits, "control_hits": control, "samples": samples}
 
 
 def _best(sweep: Mapping[str, Any]) -> float:

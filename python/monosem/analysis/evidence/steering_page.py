@@ -16,16 +16,18 @@ def section(result: Mapping[str, Any]) -> Section:
     """The section of the report, from the result as a dict."""
     findings = []
     for c in result["cases"]:
-        n = len(c["samples"])
-        findings.append(
-            Finding(
-                f"The {c['label']} feature, pinned, writes {c['label']}",
-                "it does (base64 and Arabic, pinned to the maximum seen)",
-                f"{c['hits']} of {n} samples at {c['multiple']:g}× the maximum; {c['control_hits']} of {n} without",
-                f"monosem steer RUN: feature #{c['feature']}, prompt {result['prompt']!r}, {result['length']} tokens "
-                f"at temperature {result['temperature']:g}; {result['judged']}",
+        for run in c["runs"]:
+            n = len(run["samples"])
+            findings.append(
+                Finding(
+                    f"The {c['label']} feature, pinned, writes {c['label']}",
+                    "it does (base64 and Arabic, pinned to the maximum seen)",
+                    f"{run['hits']} of {n} samples at {c['multiple']:g}× the maximum; {run['control_hits']} of {n} "
+                    "without steering",
+                    f"monosem steer RUN: feature #{c['feature']}, after {run['prompt']!r}, {result['length']} tokens "
+                    f"at temperature {result['temperature']:g}; {result['judged']}",
+                )
             )
-        )
         findings.append(
             Finding(
                 f"Ablating it hurts {c['label']} and little else",
@@ -39,18 +41,14 @@ def section(result: Mapping[str, Any]) -> Section:
     names = " and ".join(c["label"] for c in result["cases"])
     lede = (
         f"A correlation says when a feature fires; this says what it does. The feature for {names} is set to a "
-        "multiple of the largest activation seen while the model writes on from a list of numbers, and set to zero "
+        "multiple of the largest activation seen while the model writes on from a prompt, and set to zero "
         f"while the model reads text. Everything else of the activation stays (the error term: {result['error']})."
     )
     return Section("steering", "Features cause text", lede, tuple(findings), body)
 
 
 def _case(c: Mapping[str, Any], result: Mapping[str, Any]) -> str:
-    rows = "".join(
-        f'<div class="side"><div class="sample">{_shown(s["unsteered"], s["unsteered_share"])}</div>'
-        f'<div class="sample">{_shown(s["steered"], s["steered_share"])}</div></div>'
-        for s in c["samples"]
-    )
+    runs = "".join(_samples(run, c, result) for run in c["runs"])
     logits = ", ".join(f"<code><bdi>{escape(_visible(t))}</bdi></code> {v:+.2f}" for t, v in c["top_logits"])
     sweep = chart.lines(
         {
@@ -58,7 +56,8 @@ def _case(c: Mapping[str, Any], result: Mapping[str, Any]) -> str:
             "mean share of tokens": (c["sweep"]["multiples"], c["sweep"]["shares"]),
         },
         x_label="pinned to … × the maximum seen", y_label="share", log_x=True, zero=True,
-        caption=f"How strongly it must be pinned: {c['sweep']['trials']} samples each, other seeds than below.",
+        caption=f"How strongly it must be pinned: {c['sweep']['trials']} samples each after "
+        f"{c['runs'][-1]['prompt']!r}, other seeds than below.",
     )  # fmt: skip
     effect = c["effect"]
     losses = chart.bars(
@@ -75,11 +74,27 @@ def _case(c: Mapping[str, Any], result: Mapping[str, Any]) -> str:
         f'<p class="note">Where it is missed most. Background: activation; underlined: the token becomes less '
         f"likely when the feature is ablated (thicker: more). Point at a token for its figures.</p>"
         f"{_text(c['passage'])}"
-        f'<p class="note">{len(c["samples"])} samples from <code>{escape(result["prompt"])}</code>, the same seeds '
-        f"left and right. Left the model by itself, right with the feature at {c['strength']:.1f} "
-        f"({c['multiple']:g}× its maximum). The figure is the share of tokens judged to be "
-        f"{escape(c['label'])}.</p>{rows}"
+        f"{runs}"
     )
+
+
+def _samples(run: Mapping[str, Any], c: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    n = len(run["samples"])
+    head = (
+        f'<p class="note">After <code>{escape(run["prompt"])}</code>: left the model by itself, right with the '
+        "feature at "
+        f"{c['strength']:.1f} ({c['multiple']:g}× its maximum), the same seeds. The figure is the share of tokens "
+        "judged "
+        f"to be {escape(c['label'])}; {run['hits']} of {n} samples have at least half, {run['control_hits']} of {n} "
+        "without steering.</p>"
+    )
+    rows = [
+        f'<div class="side"><div class="sample">{_shown(s["unsteered"], s["unsteered_share"])}</div>'
+        f'<div class="sample">{_shown(s["steered"], s["steered_share"])}</div></div>'
+        for s in run["samples"]
+    ]
+    rest = f"<details><summary>{len(rows) - 5} more</summary>{''.join(rows[5:])}</details>" if rows[5:] else ""
+    return head + "".join(rows[:5]) + rest
 
 
 def _shown(text: str, share: float) -> str:
