@@ -28,9 +28,9 @@ def test_on_transformer_lens_39():
         "MONOSEM_EXPECT_LENS": "3.9",
     }
     command = [sys.executable, "-m", "pytest", "-q", "--import-mode=importlib", "-p", "no:cacheprovider"]
-    done = subprocess.run(
-        [*command, str(Path(__file__).with_name("test_lens.py"))], env=env, capture_output=True, text=True
-    )
+    here = Path(__file__).parent
+    files = [here / "test_lens.py", here.parent / "analysis" / "test_steering_lens.py"]
+    done = subprocess.run([*command, *map(str, files)], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|skipped)", done.stdout)}
-    assert counts["passed"] >= 14 and counts.get("skipped", 0) in (0, 2), done.stdout[-2000:]
+    assert counts["passed"] >= 19 and counts.get("skipped", 0) in (0, 2), done.stdout[-2000:]

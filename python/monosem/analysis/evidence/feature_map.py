@@ -19,8 +19,8 @@ def need_umap() -> None:
     """Raise ImportError with the remedy if umap-learn is not installed."""
     if importlib.util.find_spec("umap") is None:
         raise ImportError(
-            "umap-learn is not installed; the map of features needs it. Install it with `pip install umap-learn`, or "
-            "leave the map out (--no-map)."
+            "umap-learn is not installed; the map of features needs it. Install it with `pip install umap-learn`, "
+            "or leave the map out (--no-map)."
         )
 
 

@@ -21,4 +21,6 @@ def index_of(
     if folder is not None and (Path(folder) / "index" / "index.json").is_file():
         return open_index(Path(folder) / "index", subject)
     rows = load_rows(subject.model, text, split)
-    return build_index(subject, rows, tokens=tokens, settings=IndexSettings(neurons=False), progress=progress)
+    return build_index(
+        subject, rows, tokens=tokens, settings=IndexSettings(neurons=False, codes=False), progress=progress
+    )
