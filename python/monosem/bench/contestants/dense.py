@@ -1,0 +1,70 @@
+"""The same step in plain PyTorch: dense products, fused Adam, unit decoder rows; eager or compiled."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+
+class Dense:
+    """What one writes without a library. ``job["variant"]`` is ``"eager"`` or ``"compiled"``."""
+
+    packages = []
+    notes = []
+
+    def __init__(self, job: dict[str, Any], weights: dict[str, Tensor]) -> None:
+        self.job = job
+        self.w_enc, self.w_dec, self.b_enc, self.b_dec = (
+            torch.nn.Parameter(weights[name].clone()) for name in ("W_enc", "W_dec", "b_enc", "b_dec")
+        )
+        parameters = [self.w_enc, self.w_dec, self.b_enc, self.b_dec]
+        self.adam = torch.optim.Adam(parameters, lr=job["lr"], fused=True)
+        compiled = job["variant"] == "compiled"
+        self._loss, self._project, self._normalize = (
+            torch.compile(f, dynamic=False) if compiled else f for f in (self.loss, self.project, self.normalize)
+        )
+
+    def code(self, x: Tensor) -> Tensor:
+        """Activations [N, F]."""
+        pre = linear(x - self.b_dec, self.w_enc, self.b_enc)
+        if self.job["kind"] == "relu":
+            return pre.relu()
+        values, indices = pre.topk(self.job["k"], sorted=False)
+        return torch.zeros_like(pre).scatter(1, indices, values.relu())
+
+    def loss(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16) if self.job["precision"] == "bf16" else nullcontext():
+            code = self.code(x)
+            x_hat = code @ self.w_dec + self.b_dec
+        loss = (x_hat.float() - x).square().mean()
+        return loss + self.job["l1"] * code.float().sum(-1).mean() if self.job["kind"] == "relu" else loss
+
+    def project(self, g: Tensor, w: Tensor) -> None:
+        g.sub_((g * w).sum(-1, keepdim=True) * w)
+
+    def normalize(self, w: Tensor) -> None:
+        w.div_(w.norm(dim=-1, keepdim=True))
+
+    def step(self, x: Tensor) -> float:
+        loss = self._loss(x)
+        self.adam.zero_grad()
+        loss.backward()
+        with torch.no_grad():
+            self._project(self.w_dec.grad, self.w_dec)
+            self.adam.step()
+            self._normalize(self.w_dec)
+        return loss.item()
+
+    @torch.no_grad()
+    def evaluate(self, x: Tensor) -> dict[str, float]:
+        code = self.code(x)
+        mse = (code @ self.w_dec + self.b_dec - x).square().mean()
+        return {"mse": float(mse), "l0": float((code > 0).sum() / len(x))}
+
+
+def build(job: dict[str, Any], weights: dict[str, Tensor]) -> Dense:
+    return Dense(job, weights)

@@ -1,0 +1,45 @@
+"""monosem's training step, as a user calls it: ``Trainer.step``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import monosem as ms
+
+
+class Engine:
+    """One precision: what the processor does best (``monosem doctor``); ``job["precision"]`` changes nothing."""
+
+    packages = []
+    notes = []
+
+    def __init__(self, job: dict[str, Any], weights: dict[str, Tensor]) -> None:
+        if job["kind"] == "topk":
+            self.sae = ms.TopKSAE(job["d"], job["f"], job["k"])
+        else:
+            self.sae = ms.ReLUSAE(job["d"], job["f"], job["l1"])
+        with torch.no_grad():
+            self.sae.W_enc_rows.copy_(weights["W_enc"])
+            self.sae.W_dec.copy_(weights["W_dec"])
+            self.sae.b_enc.copy_(weights["b_enc"])
+            self.sae.b_dec.copy_(weights["b_dec"])
+        config = ms.TrainConfig(
+            lr=job["lr"], batch_size=job["n"], steps=10**6, lr_warmup=0, lr_decay=0, sparsity_warmup=0,
+            dead_after=10**12, init_bias=False,
+        )  # fmt: skip
+        self.trainer = ms.Trainer(self.sae, config, progress=False)
+
+    def step(self, x: Tensor) -> float:
+        return float(self.trainer.step(x)["loss"])
+
+    @torch.no_grad()
+    def evaluate(self, x: Tensor) -> dict[str, float]:
+        code = self.sae.encode(x)
+        return {"mse": float((self.sae.decode(code) - x).square().mean()), "l0": float(code.l0())}
+
+
+def build(job: dict[str, Any], weights: dict[str, Tensor]) -> Engine:
+    return Engine(job, weights)

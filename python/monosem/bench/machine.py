@@ -1,0 +1,118 @@
+"""What a figure was measured on, and how fast that machine is at the two things a step is made of."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import monosem
+from monosem import doctor
+from monosem.data.memory import available_memory
+
+_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "sve", "bf16")
+
+
+def describe() -> dict[str, Any]:
+    """Processor, its instruction sets, threads, memory, versions, commit, load, and the backend that was chosen."""
+    info = _cpuinfo()
+    flags = (info.get("flags") or info.get("Features") or "").split()
+    return {
+        "cpu": info.get("model name") or platform.processor() or platform.machine(),
+        "isa": [flag for flag in _FLAGS if flag in flags],
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "available_bytes": available_memory(),
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "monosem": monosem.__version__,
+        "commit": commit(),
+        "backend": {f.what: f.state for f in doctor.examine() if f.what.startswith("cpu")},
+        "load": round(os.getloadavg()[0], 2),
+    }
+
+
+def label(made: dict[str, Any]) -> str:
+    """One line for a table: ``AMD EPYC, 2 threads, avx2, products in fp32``."""
+    product = made["backend"].get("cpu product", "fp32")
+    kernels = made["backend"].get("cpu kernels", "none")
+    return f"{made['cpu']}, {made['threads']} threads, {kernels}, encoder product in {product}"
+
+
+def commit() -> str | None:
+    """The commit that the package was loaded from, ``-dirty`` when it was changed; None outside a checkout."""
+
+    def git(*args: str) -> subprocess.CompletedProcess[str]:
+        here = Path(monosem.__file__).parent
+        return subprocess.run(["git", "-C", str(here), *args], capture_output=True, text=True, check=False)
+
+    try:
+        if git("ls-files", "--error-unmatch", "__init__.py").returncode:
+            return None  # installed, perhaps inside the checkout of something else
+        dirty = git("status", "--porcelain", "--untracked-files=no", "--", ".", "../../csrc").stdout.strip()
+        return git("rev-parse", "--short=12", "HEAD").stdout.strip() + ("-dirty" if dirty else "")
+    except FileNotFoundError:
+        return None
+
+
+def multiplies_bf16() -> bool:
+    """Whether the processor has products in bf16 (AMX, AVX512-BF16): elsewhere autocast to bf16 only slows down."""
+    names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in names)
+
+
+@cache
+def product_rate(d: int, dtype: torch.dtype) -> float:
+    """FLOP/s of ``x·Wᵀ`` at width D by PyTorch, in tiles that stay in cache: the best of several tile shapes."""
+    f = 8192
+    x, w = torch.randn(2048, d).to(dtype), torch.randn(f, d).to(dtype)
+
+    def product(rows: int, cols: int) -> Callable[[], None]:
+        tile = torch.empty(rows, cols, dtype=dtype)
+
+        def run() -> None:
+            for j in range(0, f, cols):
+                torch.mm(x[:rows], w[j : j + cols].T, out=tile)
+
+        return run
+
+    return max(
+        2 * rows * d * f / fastest(product(rows, cols))
+        for rows, cols in ((256, 2048), (1024, 1024), (1024, 4096), (2048, 1024))
+    )
+
+
+@cache
+def bandwidth(size: int = 1 << 28) -> float:
+    """Bytes a second, reads and writes counted, of sweeps far larger than the caches: the best of a copy (which may
+    read what it is about to overwrite) and a scaling in place (which need not)."""
+    a, b = torch.empty(size // 4).normal_(), torch.empty(size // 4)
+    return 2 * size / min(fastest(lambda: b.copy_(a)), fastest(lambda: b.mul_(1.0)))
+
+
+def fastest(call: Callable[[], Any], repeats: int = 7) -> float:
+    """Seconds of the fastest of some calls, after one to warm up: what the machine can do when nothing disturbs it."""
+    call()
+    best = float("inf")
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - begin)
+    return best
+
+
+def _cpuinfo() -> dict[str, str]:
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        return {}
+    pairs = (line.split(":", 1) for line in path.read_text().split("\n\n")[0].splitlines() if ":" in line)
+    return {key.strip(): value.strip() for key, value in pairs}

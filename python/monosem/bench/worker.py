@@ -1,0 +1,137 @@
+"""A process that takes training steps when it is told to: ``python worker.py CONTESTANT.py JOB.json``.
+
+It runs under the interpreter of the library that it measures, in that library's own environment, so it imports PyTorch
+and the contestant only, nothing of monosem. One line of JSON comes in, one goes out:
+
+    {"do": "steps", "first": 0, "count": 2, "settle": 1}   ``settle`` untimed steps, then ``count`` timed ones
+    {"do": "evaluate"}                                     what the contestant says of the held-out batch
+    {"do": "run"}                                          the contestant's own run, for whole programs
+
+A contestant is a file with ``build(job, weights)``, which returns an object with ``step(x)`` (the loss, or None),
+``evaluate(x) -> dict``, or ``run() -> dict``, and may have ``notes`` and ``packages`` (lists of strings). While
+others have their turn this process waits in a read, its threads asleep.
+"""
+
+import importlib.util
+import json
+import os
+import resource
+import sys
+import time
+import traceback
+from importlib import metadata
+from pathlib import Path
+
+RESERVE = 1 << 30  # bytes that stay free for the rest of the machine
+
+
+def status(field: str) -> int | None:
+    """A size from ``/proc/self/status`` in bytes; None where there is no such file."""
+    path = Path("/proc/self/status")
+    if not path.exists():
+        return None
+    line = next(line for line in path.read_text().splitlines() if line.startswith(field + ":"))
+    return int(line.split()[1]) * 1024
+
+
+def reset_peak() -> None:
+    """Let the peak of the resident memory begin anew (Linux; elsewhere it counts the whole life of the process)."""
+    clear = Path("/proc/self/clear_refs")
+    if clear.exists():
+        clear.write_text("5")
+
+
+def limit_memory() -> None:
+    """More memory than the machine has free becomes an error of the allocation, not a kill by the system."""
+    info, data = Path("/proc/meminfo"), status("VmData")
+    if data is None or not info.exists():
+        return
+    line = next(line for line in info.read_text().splitlines() if line.startswith("MemAvailable:"))
+    free = int(line.split()[1]) * 1024
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (max(data + (64 << 20), data + free - RESERVE), hard))
+
+
+class Turns:
+    """The contestant and its data, and what can be asked of them."""
+
+    def __init__(self, script: str, job: dict) -> None:
+        import torch
+
+        torch.set_num_threads(job["threads"])
+        self.job, weights = job, {}
+        if job.get("data"):
+            stored = torch.load(job["data"], mmap=True)
+            self.batches, self.held_out = stored["batches"].clone(), stored["held_out"].clone()
+            weights = {name: stored[name] for name in ("W_enc", "W_dec", "b_enc", "b_dec")}
+        spec = importlib.util.spec_from_file_location("contestant", script)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["contestant"] = module
+        spec.loader.exec_module(module)
+        self.before = status("VmRSS")
+        limit_memory()
+        self.contestant = module.build(job, weights)
+        reset_peak()
+
+    def ready(self) -> dict:
+        packages = ["torch", *getattr(self.contestant, "packages", [])]
+        return {
+            "notes": list(getattr(self.contestant, "notes", [])),
+            "versions": {name: metadata.version(name) for name in packages},
+        }
+
+    def steps(self, first: int, count: int, settle: int = 0) -> dict:
+        limit_memory()
+        seconds, loss = [], None
+        for i in range(settle + count):
+            x = self.batches[(first + i) % len(self.batches)]
+            begin = time.perf_counter()
+            loss = self.contestant.step(x)
+            if i >= settle:
+                seconds.append(time.perf_counter() - begin)
+        return {"seconds": seconds, "loss": loss, "peak_bytes": self._peak()}
+
+    def evaluate(self) -> dict:
+        return {name: float(value) for name, value in self.contestant.evaluate(self.held_out).items()}
+
+    def run(self) -> dict:
+        limit_memory()
+        return self.contestant.run() | {"peak_bytes": self._peak()}
+
+    def _peak(self) -> int | None:
+        """Most resident memory since the contestant was built, above what the process had before."""
+        peak = status("VmHWM")
+        return None if peak is None or self.before is None else peak - self.before
+
+
+def main() -> None:
+    # What libraries print must not get between the lines of the protocol: it goes where errors go, to the log.
+    channel = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+
+    def say(message: dict) -> None:
+        channel.write(json.dumps(message) + "\n")
+        channel.flush()
+
+    def fail(error: BaseException) -> None:
+        traceback.print_exc()
+        text = str(error).strip()
+        say({"error": f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"})
+
+    try:
+        turns = Turns(sys.argv[1], json.loads(Path(sys.argv[2]).read_text()))
+        say(turns.ready())
+    except BaseException as error:
+        fail(error)
+        return
+    for line in sys.stdin:
+        asked = json.loads(line)
+        try:
+            say(getattr(turns, asked.pop("do"))(**asked))
+        except BaseException as error:
+            fail(error)
+            return
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Named workloads: the shapes that figures are given for, the data they run on, and what a step of them must do."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+KINDS = ("topk", "relu")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """N tokens a step, width D, F features, K active a token (ReLU: on average, at the start).
+
+    The data are sums of K random unit directions out of F, with weights uniform in [0, 1). A dictionary starts as
+    those directions (``start``), as after training, or as others (``start(trained=False)``).
+    """
+
+    n: int
+    d: int
+    f: int
+    k: int
+    kind: str = "topk"
+    name: str = ""
+    l1: float = 1e-4
+    lr: float = 3e-4
+
+    def __post_init__(self) -> None:
+        for name in ("n", "d", "f", "k"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}: got {value!r}; wanted an integer ≥ 1")
+        if self.k > self.f:
+            raise ValueError(f"k: got {self.k}; wanted at most f={self.f}")
+        if self.kind not in KINDS:
+            raise ValueError(f"kind: got {self.kind!r}; wanted one of {', '.join(KINDS)}")
+
+    def with_(self, **changes: Any) -> Workload:
+        """The same but for some fields."""
+        return replace(self, **changes)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        shape = f"N={self.n:,} D={self.d:,} F={self.f:,} K={self.k:,}"
+        return f"{self.name + ': ' if self.name else ''}{self.kind}, {shape}"
+
+    # ------------------------------------------------------------------------------------------------ data
+
+    def directions(self, seed: int = 0) -> Tensor:
+        """F random unit rows [F, D]."""
+        g = torch.Generator().manual_seed(seed)
+        rows = torch.randn(self.f, self.d, generator=g)
+        return rows.div_(rows.norm(dim=-1, keepdim=True))
+
+    def batches(self, count: int, directions: Tensor) -> Tensor:
+        """[count, N, D]: sums of K of the directions."""
+        g = torch.Generator().manual_seed(1)
+        made = torch.empty(count, self.n, self.d)
+        for x in made:
+            chosen = torch.randint(len(directions), (self.n, self.k), generator=g)
+            weights = torch.rand(self.n, self.k, generator=g)
+            x.copy_(torch.nn.functional.embedding_bag(chosen, directions, per_sample_weights=weights, mode="sum"))
+        return made
+
+    def bias(self, directions: Tensor, x: Tensor) -> float:
+        """The encoder bias, the same for all features, at which K of them fire on average (ReLU; 0 for TopK)."""
+        if self.kind == "topk":
+            return 0.0
+        some = x.reshape(-1, self.d)[:256]
+        keep = min(self.f, 8 * self.k)  # enough of each token's largest; a token with more active would be rare
+        largest = torch.cat([(part @ directions.T).topk(keep).values for part in some.split(64)]).flatten()
+        return -float(largest.topk(min(len(largest), len(some) * self.k)).values[-1])
+
+    # ------------------------------------------------------------------------------------------------ what a step must do
+
+    @property
+    def product_flops(self) -> int:
+        """The one product that a step cannot do without: every feature of every token."""
+        return 2 * self.n * self.d * self.f
+
+    @property
+    def gather_bytes(self) -> int:
+        """Rows read in fp32 for each of K entries: decode (the slopes find them in cache) and the two gradients."""
+        return 3 * self.n * self.k * self.d * 4
+
+    @property
+    def adam_bytes(self) -> int:
+        """Weights and two moments of both matrices, read and written in fp32."""
+        return 2 * self.f * self.d * 24
+
+    def state_bytes(self, bf16_copy: bool) -> int:
+        """What must be kept: parameters and Adam's two moments in fp32, and the encoder in bf16 where products are."""
+        return 12 * (2 * self.f * self.d + self.f + self.d) + (2 * self.f * self.d if bf16_copy else 0)
+
+
+WORKLOADS = {
+    name: Workload(*shape, name=name)
+    for name, shape in {
+        "tiny": (256, 64, 512, 8),
+        "small": (1024, 256, 4096, 16),
+        "laptop": (2048, 512, 16_384, 32),
+        "gpt2": (4096, 768, 24_576, 32),
+        "widest": (8192, 512, 131_072, 32),
+        "million": (2048, 512, 1_048_576, 32),
+    }.items()
+}
