@@ -11,8 +11,8 @@ if "nnsight" not in sys.modules:
     sys.modules["nnsight"] = types.ModuleType("nnsight")
     sys.modules["nnsight"].LanguageModel = object
 
-from dictionary_learning.trainers.standard import StandardTrainer  # noqa: E402
-from dictionary_learning.trainers.top_k import TopKTrainer  # noqa: E402
+from dictionary_learning.trainers.standard import StandardTrainer
+from dictionary_learning.trainers.top_k import TopKTrainer
 
 
 class DictionaryLearning:
@@ -22,10 +22,10 @@ class DictionaryLearning:
         common = dict(steps=10**9, activation_dim=job["d"], dict_size=job["f"], layer=0, lm_name="none", lr=job["lr"],
                       warmup_steps=0, device="cpu")  # fmt: skip
         if job["kind"] == "topk":
-            self.notes = ["clips the gradient's norm at 1; squared error summed over D (Adam divides such a factor out)"]
+            self.notes = ["clips the gradient's norm at 1; squared error summed over D, which Adam divides out"]
             self.trainer = TopKTrainer(k=job["k"], **common)
         else:
-            self.notes = ["squared error summed over D (Adam divides such a factor out)"]
+            self.notes = ["squared error summed over D, which Adam divides out"]
             # Its squared error is a sum over D where ours is a mean: the same objective needs λ·D.
             self.trainer = StandardTrainer(l1_penalty=job["l1"] * job["d"], sparsity_warmup_steps=None, **common)
         ae = self.trainer.ae
@@ -34,6 +34,7 @@ class DictionaryLearning:
             ae.encoder.bias.copy_(weights["b_enc"])
             ae.decoder.weight.copy_(weights["W_dec"].T)
             (ae.b_dec if job["kind"] == "topk" else ae.bias).copy_(weights["b_dec"])
+        self.l1 = job["l1"] if job["kind"] == "relu" else 0.0
         self.bf16, self.count = job["precision"] == "bf16", 0
 
     def step(self, x):
@@ -44,7 +45,8 @@ class DictionaryLearning:
     @torch.no_grad()
     def evaluate(self, x):
         x_hat, code = self.trainer.ae(x, output_features=True)
-        return {"mse": (x_hat - x).square().mean(), "l0": (code > 0).sum() / len(x)}
+        mse = (x_hat - x).square().mean()
+        return {"mse": mse, "l0": (code > 0).sum() / len(x), "objective": mse + self.l1 * code.sum(-1).mean()}
 
 
 def build(job: dict, weights: dict) -> DictionaryLearning:

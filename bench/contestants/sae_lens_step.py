@@ -26,7 +26,11 @@ class SaeLens:
         self.notes = [
             "clips the gradient's norm at 1; squared error summed over D (Adam divides such a factor out)",
             "decoder rows are not made unit: "
-            + ("activations are scaled by their norms" if job["kind"] == "topk" else "the L1 penalty is weighted by them"),
+            + (
+                "activations are scaled by their norms"
+                if job["kind"] == "topk"
+                else "the L1 penalty is weighted by them"
+            ),
         ]
         common = dict(d_in=job["d"], d_sae=job["f"], device="cpu", dtype="float32", normalize_activations="none",
                       apply_b_dec_to_input=True)  # fmt: skip
@@ -38,7 +42,9 @@ class SaeLens:
                 k=job["k"], use_sparse_activations=True, rescale_acts_by_decoder_norm=False, **common
             )
             sae = TopKTrainingSAE(config)
-            self.notes[1] = "decoder rows are not made unit, and nothing makes up for it (on a CPU its sparse path fails otherwise)"
+            self.notes[1] = (
+                "decoder rows are not made unit, and nothing makes up for it (on a CPU its sparse path fails otherwise)"
+            )
         else:
             sae = TopKTrainingSAE(TopKTrainingSAEConfig(k=job["k"], **common))
         with torch.no_grad():
@@ -50,6 +56,7 @@ class SaeLens:
             total_training_samples=10**12, train_batch_size_samples=job["n"], device="cpu", lr=job["lr"],
             lr_end=job["lr"], autocast=job["precision"] == "bf16", logger=LoggingConfig(log_to_wandb=False),
         )  # fmt: skip
+        self.l1 = job["l1"] if job["kind"] == "relu" else 0.0
         self.sae, self.trainer = sae, SAETrainer(cfg=config, sae=sae, data_provider=iter(()))
 
     def step(self, x):
@@ -62,7 +69,8 @@ class SaeLens:
         code = self.sae.encode(x)
         mse = (self.sae.decode(code) - x).square().mean()
         code = code.to_dense() if code.is_sparse else code
-        return {"mse": mse, "l0": (code > 0).sum() / len(x)}
+        penalty = self.l1 * (code * self.sae.W_dec.norm(dim=-1)).sum(-1).mean()
+        return {"mse": mse, "l0": (code > 0).sum() / len(x), "objective": mse + penalty}
 
 
 def build(job: dict, weights: dict) -> SaeLens:

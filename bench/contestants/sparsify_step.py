@@ -5,8 +5,8 @@ from contextlib import nullcontext
 
 os.environ["SPARSIFY_DISABLE_TRITON"] = "1"  # its kernels are for GPUs; on a CPU it decodes by embedding_bag
 
-import torch  # noqa: E402
-from sparsify import SaeConfig, SparseCoder  # noqa: E402
+import torch
+from sparsify import SaeConfig, SparseCoder
 
 
 class Sparsify:
@@ -40,7 +40,8 @@ class Sparsify:
     def evaluate(self, x):
         self.coder.set_decoder_norm_to_unit_norm()  # its loop does it before a step, not after
         out = self.coder(x)
-        return {"mse": (out.sae_out - x).square().mean(), "l0": (out.latent_acts > 0).sum() / len(x)}
+        mse = (out.sae_out - x).square().mean()
+        return {"mse": mse, "l0": (out.latent_acts > 0).sum() / len(x), "objective": mse}
 
 
 def build(job: dict, weights: dict) -> Sparsify:

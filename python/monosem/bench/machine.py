@@ -41,13 +41,6 @@ def describe() -> dict[str, Any]:
     }
 
 
-def label(made: dict[str, Any]) -> str:
-    """One line for a table: ``AMD EPYC, 2 threads, avx2, products in fp32``."""
-    product = made["backend"].get("cpu product", "fp32")
-    kernels = made["backend"].get("cpu kernels", "none")
-    return f"{made['cpu']}, {made['threads']} threads, {kernels}, encoder product in {product}"
-
-
 def commit() -> str | None:
     """The commit that the package was loaded from, ``-dirty`` when it was changed; None outside a checkout."""
 

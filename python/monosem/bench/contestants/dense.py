@@ -63,7 +63,8 @@ class Dense:
     def evaluate(self, x: Tensor) -> dict[str, float]:
         code = self.code(x)
         mse = (code @ self.w_dec + self.b_dec - x).square().mean()
-        return {"mse": float(mse), "l0": float((code > 0).sum() / len(x))}
+        penalty = self.job["l1"] * code.sum(-1).mean() if self.job["kind"] == "relu" else 0.0
+        return {"mse": float(mse), "l0": float((code > 0).sum() / len(x)), "objective": float(mse + penalty)}
 
 
 def build(job: dict[str, Any], weights: dict[str, Tensor]) -> Dense:

@@ -37,8 +37,8 @@ class Engine:
 
     @torch.no_grad()
     def evaluate(self, x: Tensor) -> dict[str, float]:
-        code = self.sae.encode(x)
-        return {"mse": float((self.sae.decode(code) - x).square().mean()), "l0": float(code.l0())}
+        out = self.sae.loss(x)  # the decoder's rows are unit, so that the objective needs no norms
+        return {"mse": float(out.mse), "l0": float(out.code.l0()), "objective": float(out.loss)}
 
 
 def build(job: dict[str, Any], weights: dict[str, Tensor]) -> Engine:

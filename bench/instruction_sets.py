@@ -1,0 +1,40 @@
+"""The step with the instruction sets forced down: how it fares on processors that lack them, beside plain PyTorch.
+
+PyTorch and the libraries under it are held down to the same level, so that each line compares like with like.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from monosem.bench import step
+from monosem.bench.rounds import DENSE, MONOSEM, Entrant
+from monosem.bench.workloads import Workload
+from monosem.ops import backend
+
+# What each level is called by our kernels, by PyTorch's own, by oneDNN and by MKL.
+_LEVELS = {
+    "avx512": ("avx512", "avx512", "AVX512_CORE", "AVX512"),
+    "avx2": ("avx2", "avx2", "AVX2", "AVX2"),
+    "baseline": ("baseline", "default", "SSE41", "SSE4_2"),
+}
+
+
+def entrants() -> list[Entrant]:
+    """As it is, then each level that this processor has, without bf16 products, ours and plain PyTorch's."""
+    found = [MONOSEM, DENSE]
+    for level in (name for name in _LEVELS if name in backend.native.isas()):
+        ours, torchs, onednn, mkl = _LEVELS[level]
+        env = {
+            "MONOSEM_ISA": ours, "MONOSEM_PRODUCT": "fp32", "ATEN_CPU_CAPABILITY": torchs,
+            "ONEDNN_MAX_CPU_ISA": onednn, "MKL_ENABLE_INSTRUCTIONS": mkl,
+        }  # fmt: skip
+        found += [replace(e, name=f"{e.name} ({level})", env=env) for e in (MONOSEM, DENSE)]
+    return found
+
+
+def measure(w: Workload, **how: Any) -> dict[str, Any]:
+    """``step.compare`` of all levels; ratios are to monosem as it is."""
+    result = step.compare(w, entrants(), **how)
+    return result | {"what": "instruction_sets"}

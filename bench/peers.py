@@ -1,0 +1,41 @@
+"""Who takes part: monosem, plain PyTorch, and the peers in environments of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import environments
+
+from monosem.bench import machine
+from monosem.bench.rounds import COMPILED, DENSE, MONOSEM, Entrant
+
+FOLDER = Path(__file__).resolve().parent / "contestants"
+NO_BF16 = (
+    "peers ran in their default precision (fp32) only: this processor has no bf16 products, and autocast to bf16 "
+    "makes every one of them slower"
+)
+
+# name, its contestant's file, its environment, variants by kind of autoencoder
+_PEERS = (
+    ("SAELens", "sae_lens_step.py", "sae_lens", {"topk": ("dense", "sparse"), "relu": ("",)}),
+    ("dictionary_learning", "dictionary_learning_step.py", "dictionary_learning", {"topk": ("",), "relu": ("",)}),
+    ("sparsify", "sparsify_step.py", "sparsify", {"topk": ("",)}),
+)
+
+
+def entrants(kind: str, bf16: bool | None = None, errors: dict[str, str] | None = None) -> list[Entrant]:
+    """Everyone for one kind of autoencoder, ours first.
+
+    Args:
+        bf16: also each peer under bf16 autocast (default: where the processor multiplies bf16).
+        errors: environments that could not be set up, and why; the row then says so.
+    """
+    bf16 = machine.multiplies_bf16() if bf16 is None else bf16
+    found = [MONOSEM, DENSE, COMPILED]
+    for name, script, env, variants in _PEERS:
+        why = (errors or {}).get(env) or environments.missing(env)
+        for variant in variants.get(kind, ()):
+            found.append(Entrant(name, FOLDER / script, "default", variant, environments.python(env), missing=why))
+    # SAELens' sparse path is for fp32: its documentation says not to use it under autocast.
+    halves = [e for e in found[1:] if e.variant != "sparse"] if bf16 else []
+    return found + [Entrant(e.name, e.script, "bf16", e.variant, e.python, e.env, e.missing) for e in halves]

@@ -1,0 +1,60 @@
+"""A whole training step (forward, backward, Adam, decoder constraint) beside the peers', in one run, in turn.
+
+    python bench/train_step.py --workload laptop --kind topk --out FILE.json
+
+Each library runs in its own environment (``python bench/environments.py`` makes them) and process; they get the same
+weights and batches from a file and step one after the other, round after round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import peers
+import torch
+
+from monosem.bench import machine, show, step
+from monosem.bench.workloads import KINDS, WORKLOADS, Workload
+from monosem.data import files
+
+
+def measure(w: Workload, errors: dict[str, str] | None = None, say=lambda _: None, **how: Any) -> dict[str, Any]:
+    """``monosem.bench.step.compare`` of everyone, and what it says about bf16."""
+    result = step.compare(w, peers.entrants(w.kind, errors=errors), say=say, **how)
+    return result | {"remarks": [] if machine.multiplies_bf16() else [peers.NO_BF16]}
+
+
+def best_of_peers(result: dict[str, Any]) -> list[str]:
+    """What the table comes to: how many times faster than the fastest other, in any precision and in fp32."""
+    rows = [row for row in result["rows"][1:] if row.get("ratio")]
+    lines = []
+    for what, some in (("any precision", rows), ("fp32", [r for r in rows if r["precision"] == "default"])):
+        if some:
+            fastest = min(some, key=lambda row: row["ratio"])
+            lines.append(f"fastest other in {what}: {fastest['name']}, {fastest['ratio']:.2f} × monosem")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workload", choices=WORKLOADS, default="laptop")
+    parser.add_argument("--kind", choices=KINDS, default="topk")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--seconds", type=float, default=300.0, help="no further round after this time")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    w = WORKLOADS[args.workload].with_(kind=args.kind)
+    result = measure(w, say=lambda s: print(s, flush=True), rounds=args.rounds, budget=args.seconds)
+    print(show.heading(result), show.text(show.step_table(result)), *best_of_peers(result), sep="\n")
+    if args.out:
+        files.write_text(args.out, json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Every operation by itself: the products and bytes that it must do and move, its floor, and how near it comes."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from monosem import ops
+from monosem.bench import floor, machine
+from monosem.bench.floor import Rates
+from monosem.bench.workloads import Workload
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One call, with the FLOPs and the bytes that no implementation can avoid.
+
+    Bytes: each input read once and each output written once, in fp32 (features and tokens int32, entries and offsets
+    int64); a row that is gathered counts every time, as the rows of a batch do not stay in cache at these sizes.
+    """
+
+    name: str
+    call: Callable[[], Any]
+    flops: int
+    moved: int
+
+
+def operations(w: Workload) -> list[Operation]:
+    """All operations of ``monosem.ops`` that a training step of this workload uses, on its data."""
+    directions = w.directions()
+    x = w.batches(1, directions)[0]
+    bias = torch.full((w.f,), w.bias(directions, x))
+    w_dec, b_dec, moved, moved_bias = (
+        directions,
+        torch.zeros(w.d),
+        directions.clone(),
+        bias.clone(),
+    )  # the last two change
+    n, d, f = w.n, w.d, w.f
+    if w.kind == "topk":
+        encode, name = (lambda: ops.topk_encode(x, w_dec, bias, w.k)), "topk_encode"
+    else:
+        encode, name = (lambda: ops.threshold_encode(x, w_dec, bias)), "threshold_encode"
+    code = encode()
+    values, indices, offsets = code.csr()
+    e = len(values)  # active entries: N·K for TopK
+    _, residual, slopes = ops.decode_loss_rows(values, indices, offsets, w_dec, b_dec, x)
+    starts, entries, tokens = ops.csc(indices, offsets, f)
+    m, v, g = torch.zeros(f, d), torch.zeros(f, d), torch.randn(f, d).mul_(1e-4)
+    adam = (w.lr, 0.9, 0.999, 1e-8, 10, True)
+    matrix, batch, rows, listed = 4 * f * d, 4 * n * d, 4 * e * d, 8 * e
+    dead = torch.randperm(f, generator=torch.Generator().manual_seed(0))[: max(1, f // 100)].sort().values
+    alive = torch.ones(f, dtype=torch.bool).index_fill_(0, dead, False)
+    fresh = x[torch.arange(len(dead)) % n]
+    return [
+        Operation(name, encode, w.product_flops, batch + matrix + listed),
+        Operation("sparse_decode", lambda: ops.decode(code, w_dec, b_dec), 2 * e * d, rows + batch + listed),
+        Operation(
+            "decode_loss", lambda: ops.decode_loss_rows(values, indices, offsets, w_dec, b_dec, x), 4 * e * d,
+            rows + 2 * batch + 12 * e,
+        ),
+        Operation("gather_dot", lambda: ops.gather_dot(x, indices, offsets, w_dec), 2 * e * d, rows + batch + listed),
+        Operation("csc", lambda: ops.csc(indices, offsets, f), 0, 16 * e + 8 * (n + f)),
+        Operation("feature_sum", lambda: ops.feature_sum(starts, entries, slopes), e, 12 * e + 12 * f),
+        Operation(
+            "row_grad", lambda: ops.row_grad(starts, entries, tokens, slopes, residual), 2 * e * d,
+            rows + matrix + 16 * e,
+        ),
+        Operation("row_adam_", lambda: ops.row_adam_(moved, m, v, g, *adam), 16 * f * d, 7 * matrix),
+        Operation(
+            "row_grad_adam_",
+            lambda: ops.row_grad_adam_(moved, m, v, starts, entries, tokens, slopes, residual, 1.0, *adam),
+            2 * e * d + 16 * f * d, rows + 6 * matrix + 16 * e,
+        ),
+        Operation(
+            "resample_", lambda: ops.resample_(moved, moved, moved_bias, [m, v], dead, fresh, alive, 0.2), 2 * f * d,
+            matrix + 5 * 4 * len(dead) * d,
+        ),
+    ]  # fmt: skip
+
+
+def compare(
+    w: Workload, *, rounds: int = 7, say: Callable[[str], None] = lambda _: None, rates: Rates | None = None
+) -> dict[str, Any]:
+    """Time all operations in turn, round after round, and return what was measured as plain data."""
+    began = time.time()
+    made = machine.describe()
+    say("measuring the machine")
+    rates = rates or floor.measure(w.d)
+    todo = operations(w)
+    times: list[list[float]] = [[] for _ in todo]
+    with torch.no_grad():
+        for turn in range(rounds + 1):
+            say(f"operations, round {turn}/{rounds}")
+            for op, found in zip(todo, times, strict=True):
+                begin = time.perf_counter()
+                op.call()
+                if turn:  # the first warms up
+                    found.append(time.perf_counter() - begin)
+    return {
+        "what": "operations", "workload": w.to_json(), "machine": made, "floor": floor.step(w, rates),
+        "seconds": round(time.time() - began, 1), "made": time.strftime("%Y-%m-%d %H:%M", time.gmtime(began)),
+        "rows": [summary(op, found, rates) for op, found in zip(todo, times, strict=True)],
+    }  # fmt: skip
+
+
+def summary(op: Operation, times: list[float], rates: Rates) -> dict[str, Any]:
+    """A row as plain data."""
+    least, middle = rates.seconds(op.flops, op.moved), statistics.median(times)
+    return {
+        "name": op.name, "ms": 1e3 * middle, "fastest_ms": 1e3 * min(times), "flops": op.flops, "bytes": op.moved,
+        "floor_ms": 1e3 * least, "to_floor": middle / least,
+        "bound": "product" if op.flops / rates.flops_per_second > op.moved / rates.bytes_per_second else "bytes",
+        "flops_per_second": op.flops / middle, "bytes_per_second": op.moved / middle,
+    }  # fmt: skip

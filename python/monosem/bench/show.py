@@ -1,0 +1,111 @@
+"""Results as tables: for the terminal, and for a README."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from monosem.data.memory import human_bytes
+
+Table = tuple[list[str], list[list[str]]]
+
+
+def text(table: Table) -> str:
+    """Columns in line, numbers to the right."""
+    head, rows = table
+    widths = [max(len(line[i]) for line in [head, *rows]) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(c.ljust(n) if i == 0 else c.rjust(n) for i, (c, n) in enumerate(zip(line, widths, strict=True)))
+        for line in [head, *rows]
+    )
+
+
+def markdown(table: Table) -> str:
+    head, rows = table
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines)
+
+
+def figure(value: float | None, digits: int = 3) -> str:
+    """``1,234``, ``56.7``, ``0.89``: so many digits that count."""
+    if value is None:
+        return ""
+    if value == 0 or not value < float("inf"):
+        return f"{value:g}"
+    if abs(value) >= 10 ** (digits - 1):
+        return f"{value:,.0f}"
+    made = f"{value:.{digits}g}"
+    return made if "e" not in made else f"{value:.1e}"
+
+
+def step_table(result: dict[str, Any]) -> Table:
+    """One line an entrant: time, how many times ours, over the floor, memory, error on held-out data."""
+    ours = result["rows"][0]["name"]
+    head = ["step of", "ms", f"× {ours}", "× floor", "peak memory", "over its state", "held-out MSE"]
+    if result["workload"]["kind"] == "relu":
+        head.append("L0")
+    rows = [
+        ["floor of this machine", figure(result["floor"]["ms"]), "", "1", "", "", "", ""][: len(head)],
+    ]
+    for row in result["rows"]:
+        name = row["name"] + (f" {_version(row)}" if _version(row) else "")
+        if row.get("error"):
+            rows.append([f"{name}: {row['error']}", *[""] * (len(head) - 1)])
+            continue
+        line = [name, figure(row["ms"]), figure(row["ratio"]), figure(row["to_floor"])]
+        line += [human_bytes(row["peak_bytes"]) if row["peak_bytes"] else "", _percent(row["over_state"])]
+        line += [figure(row["mse"], 4), figure(row["l0"])]
+        rows.append(line[: len(head)])
+    return head, rows
+
+
+def operations_table(result: dict[str, Any]) -> Table:
+    head = ["operation", "ms", "floor ms", "× floor", "bound by", "GFLOP", "MB", "GFLOP/s", "GB/s"]
+    rows = [
+        [
+            row["name"], figure(row["ms"]), figure(row["floor_ms"]), figure(row["to_floor"]), row["bound"],
+            figure(row["flops"] / 1e9), figure(row["bytes"] / 1e6), figure(row["flops_per_second"] / 1e9),
+            figure(row["bytes_per_second"] / 1e9),
+        ]
+        for row in result["rows"]
+    ]  # fmt: skip
+    return head, rows
+
+
+def notes(result: dict[str, Any]) -> list[str]:
+    """What differs between the steps that are compared, by entrant."""
+    return [f"{row['name']}: {note}" for row in result["rows"] for note in row.get("notes", [])]
+
+
+def heading(result: dict[str, Any]) -> str:
+    """Workload, machine, versions, date, and how the floor is made up, in a few lines of text."""
+    w, m, best = result["workload"], result["machine"], result["floor"]
+    name = f"{w['name']}: " if w.get("name") else ""
+    shape = f"{name}{w['kind']}, N={w['n']:,} D={w['d']:,} F={w['f']:,} K={w['k']:,}"
+    made = f"monosem {m['monosem']} ({m['commit'] or 'installed'}), torch {m['torch']}, Python {m['python']}"
+    parts = ", ".join(f"{part} {figure(best[f'{part}_ms'])}" for part in ("product", "gathers", "adam"))
+    rates = f"{best['product']} product at {figure(best['flops_per_second'] / 1e9)} GFLOP/s"
+    return "\n".join(
+        [
+            shape,
+            f"{machine_line(m)}; load {m['load']} when it began",
+            f"{made}, {result['made']}",
+            f"floor {figure(best['ms'])} ms ({parts}): {rates}, {figure(best['bytes_per_second'] / 1e9)} GB/s",
+        ]
+    )
+
+
+def machine_line(m: dict[str, Any]) -> str:
+    """``AMD EPYC, 2 threads, kernels avx2, encoder product fp32``."""
+    backend = m["backend"]
+    kernels, product = backend.get("cpu kernels", "none"), backend.get("cpu product", "fp32")
+    return (
+        f"{m['cpu']} ({' '.join(m['isa']) or 'baseline'}), {m['threads']} threads, kernels {kernels}, product {product}"
+    )
+
+
+def _version(row: dict[str, Any]) -> str:
+    return next((v for name, v in row.get("versions", {}).items() if name != "torch"), "")
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:+.0%}"

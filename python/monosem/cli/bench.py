@@ -1,0 +1,75 @@
+"""``monosem bench``: how fast a training step is on this machine, and how far from what the machine could do."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+HELP = "how fast a training step is here, beside plain PyTorch and the floor of this machine"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Measure a whole training step (forward, backward, Adam, decoder constraint) and every operation of it. The "
+        "floor is the least time that this machine can take: the encoder's product at the rate measured here, the "
+        "bytes at the bandwidth measured here. Plain PyTorch takes the same steps in a process of its own, in turn "
+        "with ours. Shut down other work first; the load of the machine is printed with the figures. Other "
+        "libraries are measured by `make bench` in a checkout."
+    )
+    shape = parser.add_argument_group("what is measured")
+    shape.add_argument(
+        "--workload", choices=("tiny", "small", "laptop", "gpt2", "widest", "million"), default="laptop",
+        help="a named shape: tiny 256×64×512, small 1,024×256×4,096, laptop 2,048×512×16,384, gpt2 4,096×768×24,576, "
+        "widest 8,192×512×131,072, million 2,048×512×1,048,576 (tokens × d_in × d_sae)",
+    )  # fmt: skip
+    shape.add_argument("--kind", choices=("topk", "relu"), default="topk", help="of autoencoder")
+    shape.add_argument("--batch-size", type=int, metavar="N", help="tokens a step (default: the workload's)")
+    shape.add_argument("--d-in", type=int, metavar="D", help="width (default: the workload's)")
+    shape.add_argument("--d-sae", type=int, metavar="F", help="features (default: the workload's)")
+    shape.add_argument("--k", type=int, metavar="K", help="active features (default: the workload's)")
+    how = parser.add_argument_group("how")
+    how.add_argument("--only", choices=("step", "operations"), help="one of the two tables (default: both)")
+    how.add_argument("--no-dense", action="store_true", help="without plain PyTorch beside it")
+    how.add_argument("--compiled", action="store_true", help="also torch.compile of the plain step (a minute or more)")
+    how.add_argument("--rounds", type=int, default=10, help="turns of each; a step's figure is the median over them")
+    how.add_argument("--seconds", type=float, default=120.0, help="no further round after this time")
+    how.add_argument("--threads", type=int, help="threads to use (default: as PyTorch chooses)")
+    how.add_argument("--json", metavar="FILE", help="also write everything that was measured")
+
+
+def run(args: argparse.Namespace) -> int:
+    import torch
+    from tqdm.auto import tqdm
+
+    from monosem.bench import operations, show, step
+    from monosem.bench.rounds import COMPILED, DENSE, MONOSEM, Entrant
+    from monosem.bench.workloads import WORKLOADS
+    from monosem.data import files
+
+    if args.threads is not None:
+        if args.threads < 1:
+            raise ValueError(f"--threads: got {args.threads}; wanted at least 1")
+        torch.set_num_threads(args.threads)
+    if args.rounds < 3:
+        raise ValueError(f"--rounds: got {args.rounds}; wanted at least 3")
+    given = {"n": args.batch_size, "d": args.d_in, "f": args.d_sae, "k": args.k}
+    changes = {name: value for name, value in given.items() if value is not None}
+    named = {"name": ""} if changes else {}
+    w = WORKLOADS[args.workload].with_(kind=args.kind, **changes, **named)
+    results = {}
+    with tqdm(bar_format="{desc}", leave=False, disable=None) as bar:
+        if args.only != "operations":
+            entrants: list[Entrant] = [MONOSEM, *([] if args.no_dense else [DENSE]), *([COMPILED] * args.compiled)]
+            results["train_step"] = step.compare(
+                w, entrants, rounds=args.rounds, budget=args.seconds, say=bar.set_description_str
+            )
+        if args.only != "step":
+            results["operations"] = operations.compare(w, rounds=args.rounds, say=bar.set_description_str)
+    tables = {"train_step": show.step_table, "operations": show.operations_table}
+    print(show.heading(next(iter(results.values()))))
+    for name, result in results.items():
+        print("\n" + show.text(tables[name](result)))
+    if args.json:
+        files.write_text(args.json, json.dumps(results, indent=1) + "\n")
+        print(f"\nwritten to {args.json}")
+    return 1 if any(row.get("error") for r in results.values() for row in r["rows"][:1]) else 0
