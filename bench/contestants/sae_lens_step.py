@@ -24,7 +24,7 @@ class SaeLens:
 
     def __init__(self, job: dict, weights: dict) -> None:
         self.notes = [
-            "clips the gradient's norm at 1; squared error summed over D (Adam divides such a factor out)",
+            "clips the gradient's norm at 1; squared error summed over D, which Adam divides out",
             "decoder rows are not made unit: "
             + (
                 "activations are scaled by their norms"

@@ -7,6 +7,7 @@ the same minutes: the parent starts a ``worker.py`` for each under its own Pytho
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import statistics
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,10 +122,8 @@ class Worker:
             self.process.kill()
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
-            try:
+            with suppress(BrokenPipeError):
                 pipe.close()
-            except BrokenPipeError:
-                pass
 
     def _how_it_ended(self) -> str:
         code = self.process.wait()
@@ -186,9 +186,9 @@ def take_turns(
     with tempfile.TemporaryDirectory() as folder:
         workers: dict[int, Worker] = {}
 
-        def attempt(number: int, what: Callable[[Worker], None]) -> None:
+        def attempt(number: int, what: Callable[..., None], *args: Any) -> None:
             try:
-                what(workers[number])
+                what(rows[number], workers[number], timeout, *args)
             except Failed as error:
                 rows[number].error = str(error)
                 workers.pop(number).close()
@@ -201,10 +201,10 @@ def take_turns(
                 except (Failed, OSError) as error:
                     row.error = str(error)
                     continue
-                attempt(number, lambda worker, row=row: row.ready.update(worker.answer(timeout)))
+                attempt(number, _ready)
                 if number in workers:
                     say(f"warming up {row.entrant.title}")
-                    attempt(number, lambda worker, row=row: _steps(row, worker, timeout, 0, 1, 2, keep=False))
+                    attempt(number, _steps, 0, 1, 2, False)
             begin, done = time.monotonic(), 0
             while workers and done < rounds and (done < 3 or time.monotonic() - begin < budget):
                 order = sorted(workers)
@@ -213,20 +213,28 @@ def take_turns(
                     say(f"round {done + 1}/{rounds}: {row.entrant.title}")
                     time.sleep(PAUSE)
                     settle = int(not row.seconds or row.seconds[-1][-1] < SHORT)
-                    attempt(number, lambda w, row=row, s=settle: _steps(row, w, timeout, done * timed, timed, s))
+                    attempt(number, _steps, done * timed, timed, settle)
                 done += 1
             for number in list(workers):
-                attempt(number, lambda w, row=rows[number]: row.evaluation.update(w.ask(timeout, "evaluate")))
+                attempt(number, _evaluate)
         finally:
             for worker in workers.values():
                 worker.close()
 
 
+def _ready(row: Row, worker: Worker, timeout: float) -> None:
+    row.ready.update(worker.answer(timeout))
+
+
+def _evaluate(row: Row, worker: Worker, timeout: float) -> None:
+    row.evaluation.update(worker.ask(timeout, "evaluate"))
+    if not all(math.isfinite(value) for value in row.evaluation.values()):
+        raise Failed("its reconstruction is not a number")
+
+
 def _steps(row: Row, worker: Worker, timeout: float, first: int, count: int, settle: int, keep: bool = True) -> None:
     said = worker.ask(timeout, "steps", first=first, count=count, settle=settle)
     row.peak_bytes = said["peak_bytes"]
-    if said["loss"] != said["loss"]:
-        raise Failed("its loss is not a number")
     if keep:
         row.seconds.append(said["seconds"])
         row.loss = said["loss"]

@@ -49,7 +49,7 @@ class Workload:
         shape = f"N={self.n:,} D={self.d:,} F={self.f:,} K={self.k:,}"
         return f"{self.name + ': ' if self.name else ''}{self.kind}, {shape}"
 
-    # ------------------------------------------------------------------------------------------------ data
+    # ---------------------------------------------------------------------------------------- data
 
     def directions(self, seed: int = 0) -> Tensor:
         """F random unit rows [F, D]."""
@@ -76,7 +76,7 @@ class Workload:
         largest = torch.cat([(part @ directions.T).topk(keep).values for part in some.split(64)]).flatten()
         return -float(largest.topk(min(len(largest), len(some) * self.k)).values[-1])
 
-    # ------------------------------------------------------------------------------------------------ what a step must do
+    # ---------------------------------------------------------------------------------------- what a step must do
 
     @property
     def product_flops(self) -> int:
