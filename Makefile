@@ -1,18 +1,22 @@
-# Two commands do everything on a fresh machine with Python ≥ 3.10 and a C++ compiler:
+# Three commands do everything on a fresh machine with Python ≥ 3.10 and a C++ compiler:
 #   make demo   train a dictionary on the shipped model and text, and write a page of what it found
 #   make test   build, and run every test
+#   make bench  measure training steps beside other libraries' (FULL=1: every shape, hours rather than minutes)
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES := $(shell find python csrc kernels -type f -not -name '*.pyc' -not -name '*.so') CMakeLists.txt pyproject.toml
 
-.PHONY: demo test build clean
+.PHONY: demo test bench build clean
 demo: build
 	$(VENV)/bin/monosem demo --out runs/demo
 
 test: build $(VENV)/.test-packages
 	MONOSEM_REQUIRE_LENS=1 MONOSEM_TL39=$(abspath $(VENV)/tl39) $(PY) -m pytest tests
+
+bench: build $(VENV)/.bench-packages
+	$(PY) bench/run.py $(if $(FULL),--full)
 
 build: $(VENV)/.built
 
@@ -34,5 +38,10 @@ $(VENV)/.test-packages: $(VENV)/.packages
 	$(PIP) --no-deps --target $(VENV)/tl39 transformer-lens==3.9.0 better-abc
 	touch $@
 
+# The other libraries get environments of their own, in .venv-bench: bench/environments.py.
+$(VENV)/.bench-packages: $(VENV)/.packages
+	$(PIP) matplotlib
+	touch $@
+
 clean:
-	rm -rf $(VENV) build
+	rm -rf $(VENV) .venv-bench build

@@ -33,7 +33,8 @@ from monosem.bench import machine, operations
 from monosem.bench.workloads import WORKLOADS, Workload
 from monosem.data import files
 
-RESULTS = Path(__file__).resolve().parent / "results"
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results"
 Section = tuple[str, dict[str, Any], Callable[..., dict[str, Any]]]
 
 
@@ -122,6 +123,9 @@ def main() -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     made = machine.describe()
+    made["commit"] = machine.commit(ROOT)
+    if made["commit"] is None:
+        print("monosem is not of this checkout: its figures will name no commit, and are measured anew each time")
     out = args.out or RESULTS / folder_name(made)
     out.mkdir(parents=True, exist_ok=True)
     failed = []
@@ -137,6 +141,7 @@ def main() -> int:
         began = time.monotonic()
         try:
             result = call() | {"request": request}
+            result["machine"]["commit"] = made["commit"]
         except Exception as error:  # one section must not cost the others
             traceback.print_exc()
             failed.append(f"{name}: {type(error).__name__}: {error}")

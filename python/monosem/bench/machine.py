@@ -41,11 +41,20 @@ def describe() -> dict[str, Any]:
     }
 
 
-def commit() -> str | None:
-    """The commit that the package was loaded from, ``-dirty`` when it was changed; None outside a checkout."""
+def commit(checkout: Path | None = None) -> str | None:
+    """The commit that the package was loaded from, ``-dirty`` when it was changed; None outside a checkout.
+
+    An installed package belongs to ``checkout``, if that is given and holds the same modules.
+    """
+    here = Path(monosem.__file__).parent
+    if checkout is not None:
+        source = checkout / "python" / "monosem"
+        pairs = [(p, source / p.relative_to(here)) for p in here.rglob("*.py")]
+        if not all(theirs.exists() and theirs.read_bytes() == ours.read_bytes() for ours, theirs in pairs):
+            return None
+        here = source
 
     def git(*args: str) -> subprocess.CompletedProcess[str]:
-        here = Path(monosem.__file__).parent
         return subprocess.run(["git", "-C", str(here), *args], capture_output=True, text=True, check=False)
 
     try:

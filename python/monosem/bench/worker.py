@@ -56,11 +56,10 @@ class Turns:
     """The contestant and its data, and what can be asked of them."""
 
     def __init__(self, script: str, job: dict) -> None:
-        import torch
-
-        torch.set_num_threads(job["threads"])
         self.job, weights = job, {}
         if job.get("data"):
+            import torch
+
             stored = torch.load(job["data"], mmap=True)
             self.batches, self.held_out = stored["batches"].clone(), stored["held_out"].clone()
             weights = {name: stored[name] for name in ("W_enc", "W_dec", "b_enc", "b_dec")}
@@ -74,7 +73,7 @@ class Turns:
         reset_peak()
 
     def ready(self) -> dict:
-        packages = ["torch", *getattr(self.contestant, "packages", [])]
+        packages = [*(["torch"] * ("torch" in sys.modules)), *getattr(self.contestant, "packages", [])]
         return {
             "notes": list(getattr(self.contestant, "notes", [])),
             "versions": {name: metadata.version(name) for name in packages},

@@ -1,0 +1,120 @@
+import json
+import sys
+
+import pytest
+
+from monosem.bench import rounds, worker
+from monosem.bench.rounds import MONOSEM, Entrant, Failed, Row, Worker, groups, take_turns
+from monosem.bench.workloads import WORKLOADS, Workload
+
+# A library that does what its variant says, and prints where a careless protocol would trip over it.
+FAKE = """
+import os, time
+class Fake:
+    packages, notes = ["numpy"], ["is a fake"]
+    def __init__(self, job): self.job, self.seen = job, []
+    def step(self, x):
+        print("a library that prints to stdout")
+        self.seen.append(float(x))
+        if self.job["variant"] == "raises": raise ValueError("step: not today\\nand more")
+        if self.job["variant"] == "dies": os._exit(3)
+        return 0.5
+    def evaluate(self, x):
+        return {"mse": 0.25, "l0": len(self.seen)}
+    def run(self):
+        if self.job["variant"] == "sleeps": time.sleep(60)
+        return {"seconds": 2.0, "tokens": 100, "precision": self.job["precision"]}
+def build(job, weights):
+    print("building")
+    return Fake(job)
+"""
+
+
+@pytest.fixture(scope="module")
+def fake(tmp_path_factory):
+    path = tmp_path_factory.mktemp("fake") / "fake.py"
+    path.write_text(FAKE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    import torch
+
+    path = tmp_path_factory.mktemp("data") / "data.pt"
+    names = ("W_enc", "W_dec", "b_enc", "b_dec")
+    torch.save({"batches": torch.arange(4.0), "held_out": torch.zeros(()), **dict.fromkeys(names, torch.ones(2))}, path)
+    return path
+
+
+def test_turns_go_round_and_one_failure_does_not_stop_the_others(fake, data):
+    variants = ("", "raises", "dies", "")
+    rows = [Row(Entrant(v or "good", fake, variant=v)) for v in variants]
+    rows.append(Row(Entrant("absent", fake, missing="its environment is not set up")))
+    said = []
+    take_turns(rows, {"data": str(data), "threads": 1}, rounds=3, budget=60, timeout=60, say=said.append)
+    good, raises, dies, other, absent = rows
+    assert [len(r) for r in good.seconds] == [2, 2, 2] and not good.error
+    # Three to warm up, and in each round one untimed (the steps are short) and two timed.
+    assert good.evaluation == {"mse": 0.25, "l0": 3 + 3 * 3} and good.loss == 0.5
+    assert good.ready["notes"] == ["is a fake"] and set(good.ready["versions"]) == {"torch", "numpy"}
+    assert raises.error == "ValueError: step: not today"
+    assert "ended with status 3" in dies.error
+    assert not other.error and absent.error == "its environment is not set up"
+    first = [next(s for s in said if s.startswith(f"round {n}/3")) for n in (1, 2, 3)]
+    assert first == ["round 1/3: good", "round 2/3: good", "round 3/3: good"], "the order moves on by one a round"
+
+
+def test_a_worker_that_says_nothing_is_stopped(fake, tmp_path):
+    with Worker(Entrant("slow", fake, "bf16", "sleeps"), {"threads": 1}, tmp_path) as slow:
+        assert slow.answer(60)["notes"] == ["is a fake"]
+        with pytest.raises(Failed, match="no answer within 1 s"):
+            slow.ask(1, "run")
+        assert slow.process.poll() is not None
+    assert "building" in slow.log.read_text()
+    with Worker(Entrant("quick", fake, "bf16"), {"threads": 1}, tmp_path, 1) as quick:
+        quick.answer(60)
+        said = quick.ask(60, "run")
+        assert said["precision"] == "bf16" and said["tokens"] == 100
+
+
+def test_a_reconstruction_that_is_not_a_number_is_an_error():
+    class Says:
+        def ask(self, timeout, do):
+            return {"mse": float("nan"), "l0": 1.0}
+
+    with pytest.raises(Failed, match="not a number"):
+        rounds._evaluate(Row(MONOSEM), Says(), 1.0)
+
+
+def test_what_cannot_start_says_why(fake, tmp_path):
+    with pytest.raises(Failed, match="not set up"):
+        Worker(Entrant("absent", fake, missing="not set up"), {"threads": 1}, tmp_path)
+    with Worker(Entrant("no such file", tmp_path / "none.py"), {"threads": 1}, tmp_path, 1) as broken:
+        with pytest.raises(Failed, match="FileNotFoundError"):
+            broken.answer(60)
+
+
+def test_entrants_share_a_run_as_far_as_memory_goes():
+    everyone = [Entrant(name, rounds.WORKER) for name in ("ours", "a", "b", "c", "d")]
+    small, wide = WORKLOADS["small"], WORKLOADS["widest"]
+    assert groups(everyone, small, 64 << 30) == [everyone]
+    pairs = groups(everyone, wide, 24 << 30)
+    assert [[e.name for e in g] for g in pairs] == [["ours", x] for x in "abcd"], "at worst each beside ours"
+    assert groups(everyone[:1], wide, 1 << 30) == [everyone[:1]]
+
+
+def test_memory_beyond_what_the_machine_has_is_an_error_of_the_allocation(tmp_path):
+    if worker.status("VmData") is None:
+        pytest.skip("limits need /proc")
+    greedy = tmp_path / "greedy.py"
+    greedy.write_text("def build(job, weights): return bytearray(1 << 44)\n")
+    with Worker(Entrant("greedy", greedy), {"threads": 1}, tmp_path) as process, pytest.raises(Failed) as error:
+        process.answer(60)
+    assert "Memory" in str(error.value)
+
+
+def test_titles():
+    e = Entrant("PyTorch", rounds.WORKER, "bf16", "eager")
+    assert e.title == "PyTorch eager bf16" and str(e.python) == sys.executable
+    json.dumps(Workload(1, 1, 1, 1).to_json())

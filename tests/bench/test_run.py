@@ -1,0 +1,62 @@
+import json
+
+import environments
+import peers
+import run
+
+from monosem.bench import machine
+
+
+def test_a_stored_result_is_used_again_only_for_the_same_request_and_commit(tmp_path):
+    path = tmp_path / "a.json"
+    request = {"rounds": 3, "workload": {"n": 1}, "values": [1, 2]}
+    path.write_text(json.dumps({"request": request, "machine": {"commit": "abc"}}))
+    assert run.will_do(path, request, "abc")
+    assert not run.will_do(path, request | {"rounds": 4}, "abc")
+    assert not run.will_do(path, request, "def") and not run.will_do(path, request, None)
+    path.write_text(json.dumps({"request": request, "machine": {"commit": "abc-dirty"}}))
+    assert not run.will_do(path, request, "abc-dirty"), "what was changed has no name"
+    path.write_text("{ cut off")
+    assert not run.will_do(path, request, "abc") and not run.will_do(tmp_path / "none", request, "abc")
+
+
+def test_sections_have_names_of_their_own_and_requests_for_json():
+    for full, quick in ((False, False), (True, False), (False, True)):
+        found = run.sections(full, quick, {}, print)
+        names = [name for name, _, _ in found]
+        assert len(set(names)) == len(names)
+        assert {n.split(".")[0] for n in names} == {
+            "train_step", "operations", "losses", "instruction_sets", "growth", "end_to_end",
+        }  # fmt: skip
+        json.dumps([request for _, request, _ in found])
+    assert run._doubling(4096, 524_288) == [4096 << i for i in range(8)]
+
+
+def test_everyone_takes_part_and_who_cannot_says_so(monkeypatch):
+    monkeypatch.setattr(environments, "FOLDER", environments.HERE / "not there")
+    topk = peers.entrants("topk", bf16=False)
+    assert [e.title for e in topk] == [
+        "monosem", "PyTorch eager", "PyTorch compiled", "SAELens dense", "SAELens sparse", "dictionary_learning",
+        "sparsify",
+    ]  # fmt: skip
+    assert all("bench/environments.py" in e.missing for e in topk[3:]) and not any(e.missing for e in topk[:3])
+    both = [e.title for e in peers.entrants("relu", bf16=True)]
+    assert both == [
+        "monosem", "PyTorch eager", "PyTorch compiled", "SAELens", "dictionary_learning", "PyTorch eager bf16",
+        "PyTorch compiled bf16", "SAELens bf16", "dictionary_learning bf16",
+    ]  # fmt: skip
+    failed = peers.entrants("topk", bf16=False, errors={"sparsify": "no network"})
+    assert failed[-1].missing == "no network"
+
+
+def test_the_pins_are_complete_and_leave_pytorch_alone():
+    for name in environments.NAMES:
+        lines = (environments.HERE / "environments" / f"{name}.txt").read_text().split()
+        assert lines and all("==" in line for line in lines), name
+        assert not any(line.lower().startswith("torch==") for line in lines), name
+
+
+def test_a_machine_gives_its_name_to_a_folder():
+    made = {"cpu": "AMD EPYC (x)", "isa": ["avx2"], "threads": 2}
+    assert run.folder_name(made) == "amd-epyc-x-avx2-2-threads"
+    assert run.folder_name(machine.describe() | {"isa": []}).endswith("threads")

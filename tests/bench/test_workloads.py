@@ -1,0 +1,42 @@
+import pytest
+import torch
+
+from monosem.bench.workloads import WORKLOADS, Workload
+
+
+def test_counts_of_a_small_case_by_hand():
+    w = Workload(n=3, d=5, f=7, k=2)
+    assert w.product_flops == 2 * 3 * 5 * 7
+    assert w.gather_bytes == 3 * (3 * 2) * 5 * 4  # decode and two gradients; six entries; five floats
+    assert w.adam_bytes == 2 * (7 * 5) * (3 * 4 * 2)  # two matrices; w, m and v, read and written
+    parameters = 2 * 7 * 5 + 7 + 5
+    assert w.state_bytes(bf16_copy=False) == 3 * 4 * parameters
+    assert w.state_bytes(bf16_copy=True) - w.state_bytes(bf16_copy=False) == 2 * 7 * 5
+
+
+def test_batches_are_sums_of_k_directions():
+    w = WORKLOADS["tiny"]
+    directions = w.directions()
+    torch.testing.assert_close(directions.norm(dim=1), torch.ones(w.f))
+    x = w.batches(2, directions)
+    assert x.shape == (2, w.n, w.d) and not torch.equal(x[0], x[1])
+    # Each term has mean weight 1/2, so the squared norm is near K/3 (E[u²] = 1/3) and cross terms average out.
+    assert float(x.square().sum(-1).mean()) == pytest.approx(w.k / 3, rel=0.1)
+    assert torch.equal(x, w.batches(2, directions)), "the same batches every time"
+
+
+def test_relu_starts_with_k_features_active_on_average():
+    w = WORKLOADS["tiny"].with_(kind="relu")
+    directions = w.directions()
+    x = w.batches(1, directions)
+    bias = w.bias(directions, x)
+    active = (x[0] @ directions.T + bias > 0).sum(1).float().mean()
+    assert bias < 0 and float(active) == pytest.approx(w.k, rel=0.05)
+    assert WORKLOADS["tiny"].bias(directions, x) == 0.0
+
+
+@pytest.mark.parametrize("bad", [{"n": 0}, {"d": -1}, {"k": 9, "f": 8}, {"kind": "gated"}, {"f": 1.5}])
+def test_bad_shapes_name_the_argument(bad):
+    name = "k" if "k" in bad else next(iter(bad))
+    with pytest.raises(ValueError, match=f"^{name}: got"):
+        Workload(**{"n": 4, "d": 4, "f": 8, "k": 2, **bad})
