@@ -17,13 +17,9 @@ MAY = {
     "train": {"data", "nn", "ops"},
     "analysis": {"data", "nn", "ops"},
     "doctor": {"ops"},
-<<<<<<< HEAD
-    "reproduce": {"train", "analysis", "data", "nn", "ops"},  # the one place that both trains and reads
-    "cli": {"reproduce", "train", "analysis", "data", "nn", "ops", "doctor"},
-=======
     "bench": {"train", "data", "nn", "ops", "doctor"},
-    "cli": {"bench", "train", "analysis", "data", "nn", "ops", "doctor"},
->>>>>>> 47241c3 (Bench: sections, tables, plots, end to end, monosem bench)
+    "reproduce": {"train", "analysis", "data", "nn", "ops"},  # the one place that both trains and reads
+    "cli": {"bench", "reproduce", "train", "analysis", "data", "nn", "ops", "doctor"},
 }
 
 
