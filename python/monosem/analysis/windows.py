@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,8 +17,7 @@ from monosem.analysis.scan import Rows, entries
 _UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """Some text of a window: usually one token, several where only together they make a whole character."""
 
     text: str
@@ -50,6 +49,14 @@ class TextCache:
         self.model, self.bos_id = model, model.bos_id
         self._texts: dict[tuple[int, ...], str] = {}
         self._names: dict[int, str] = {}
+        self._silent: dict[int, Piece | None] = {}
+
+    def silent(self, token: int) -> Piece | None:
+        """The piece of a token on which the feature does not fire; None where it is no whole character."""
+        if token not in self._silent:
+            text = _text(self, [token])
+            self._silent[token] = None if text is None else Piece(text, 0.0, False, ((self.token_str(token), 0.0),))
+        return self._silent[token]
 
     def decode(self, ids: Sequence[int]) -> str:
         key = tuple(ids)
@@ -131,8 +138,13 @@ def _window_values(
 def show(model: Any, ids: Sequence[int], values: Sequence[float], focus: int) -> tuple[Piece, ...]:
     """Tokens as text. Up to four tokens that only together make a character are joined: the script stays legible."""
     pieces = []
+    silent = model.silent if isinstance(model, TextCache) else lambda token: None
     i = 0
     while i < len(ids):
+        if not values[i] and i != focus and (known := silent(ids[i])) is not None:
+            pieces.append(known)
+            i += 1
+            continue
         end = i + 1
         text = _text(model, ids[i:end])
         while text is None and end < min(len(ids), i + 4):
@@ -170,6 +182,8 @@ def _text(model: Any, ids: Sequence[int]) -> str | None:
 
 def is_right_to_left(text: str) -> bool:
     """Whether most letters belong to scripts written from right to left."""
+    if text.isascii():
+        return False
     classes = [unicodedata.bidirectional(c) for c in text]
     right = sum(c in ("R", "AL") for c in classes)
     return right > classes.count("L")

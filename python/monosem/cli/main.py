@@ -13,6 +13,7 @@ VERBS = {
     "train": "train a dictionary on activations",
     "evaluate": "L0, explained variance, CE loss recovered, dead features",
     "index": "read text once and keep what every feature does on it",
+    "features": "a browser of all features: search, examples, logits, relatives",
     "explain": "have features and neurons explained, and test the explanations",
     "rate": "rate features and neurons by hand, blindly, and score the answers",
     "proxies": "which features follow Arabic, Hebrew, DNA, base64, or a pattern of yours",

@@ -119,6 +119,13 @@ class Index:
         found = [TokenCount(i, n, m, s / n) for i, n, m, s in rows if i >= 0]
         return sorted(found, key=lambda t: (-t.count, t.token))[:count]
 
+    def common_tokens(self, count: int) -> tuple[Tensor, Tensor]:
+        """(ids, counts) of the commonest tokens of every feature, [F, count], as in ``top_tokens``; id −1: none."""
+        ids, counts = self._arrays["words.ids"].long(), self._arrays["words.counts"].long()
+        order = torch.argsort(ids, dim=1, stable=True)
+        order = order.gather(1, torch.argsort(counts.gather(1, order), dim=1, descending=True, stable=True))[:, :count]
+        return ids.gather(1, order), counts.gather(1, order)
+
     def coactive(self, feature: int, count: int | None = None) -> list[Partner]:
         """The features that fire on the same tokens, by phi. See ``Together`` for what is counted."""
         ids, both = (self._arrays[f"partners.{k}"][self._known(feature)].long() for k in ("ids", "counts"))

@@ -1,0 +1,78 @@
+"""What the pages say of every feature beyond its index: logit weights, neighbours, neurons, sources."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from monosem import ops
+from monosem.analysis.index import Index
+from monosem.analysis.logits import LogitWeights, logit_weights, used_vocabulary
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Facts about all F features.
+
+    Attributes:
+        logits: the extreme logit weights.
+        neighbours, cosines: the features whose decoder directions are nearest, nearest first, [F, count].
+        neurons, correlations: the components of the activation that correlate best, [F, count]; None where the index
+            has no sums for them.
+        source_r: Pearson's r with every source, float32 [F, sources].
+    """
+
+    logits: LogitWeights
+    neighbours: Tensor
+    cosines: Tensor
+    neurons: Tensor | None
+    correlations: Tensor | None
+    source_r: Tensor
+
+
+def gather(subject: Any, index: Index, *, neighbours: int = 8, neurons: int = 5, progress: bool = True) -> Facts:
+    """Work out the facts, block by block: nothing of size F × F or F × vocabulary is held."""
+    used = used_vocabulary(np.asarray(index.rows.tokens).astype(np.int64), subject.model.d_vocab)
+    with tqdm(total=3 * index.d_sae, unit="feature", desc="comparing features", disable=not progress) as bar:
+        logits = logit_weights(subject.sae, subject.model, subject.hook_name, used)
+        bar.update(index.d_sae)
+        near, cosines = nearest(subject.sae.W_dec, neighbours, bar)
+        best = _neurons(index, neurons, bar) if index.meta["settings"]["neurons"] else (None, None)
+    sources = {name: [i] for i, name in enumerate(index.sources)}
+    return Facts(logits, near, cosines, *best, index.moments.correlations(sources).float())
+
+
+@torch.no_grad()
+def nearest(directions: Tensor, count: int, bar: Any = None, block: int = 1024) -> tuple[Tensor, Tensor]:
+    """(features, cosines), each [F, count]: for each direction the others of largest cosine, the largest first.
+
+    Scores are selected tile by tile, as TopK features are. Where no cosine is positive the entry has cosine 0.
+    """
+    w = directions.detach().float().cpu()
+    w = w / w.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    zero, count = torch.zeros(len(w)), min(count, len(w) - 1)
+    ids, values = [], []
+    for start in range(0, len(w), block):
+        code = ops.topk_encode(w[start : start + block], w, zero, count + 1)
+        own = torch.arange(start, start + len(code.values))[:, None]
+        score = torch.where(code.indices == own, -1.0, code.values)
+        order = torch.argsort(score, dim=1, descending=True, stable=True)[:, :count]
+        ids.append(code.indices.gather(1, order))
+        values.append(score.gather(1, order).clamp_min(0))
+        if bar is not None:
+            bar.update(len(own))
+    return torch.cat(ids), torch.cat(values)
+
+
+def _neurons(index: Index, count: int, bar: Any, block: int = 2048) -> tuple[Tensor, Tensor]:
+    parts = []
+    for features in torch.arange(index.d_sae).split(block):
+        r = index.neuron_correlations(features)
+        parts.append(r.topk(min(count, r.shape[1]), dim=1))
+        bar.update(len(features))
+    return torch.cat([p.indices for p in parts]), torch.cat([p.values for p in parts]).float()

@@ -1,0 +1,159 @@
+"""Everything a page shows of one feature, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from monosem.analysis.dashboard.facts import Facts
+from monosem.analysis.index import ActivationHistogram, Example, Index
+from monosem.analysis.windows import TextCache, Window, lay_out
+
+BEFORE, AFTER = 24, 14  # most tokens of a window on either side of the one it is about
+CHARACTERS = (48, 28)  # and most characters
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many examples a feature's page shows: hardest, of each of the 11 intervals, at random."""
+
+    top: int
+    each: int
+    random: int
+
+    @classmethod
+    def for_width(cls, d_sae: int) -> "Counts":
+        """Fewer where there are very many features: the pages of 131,072 still fit into half a gigabyte."""
+        return cls(12, 3, 6) if d_sae <= 32_768 else cls(8, 1, 3)
+
+
+class Records:
+    """Makes the record of a feature. See ``record`` for its keys.
+
+    Args:
+        marks: {name: bool [rows, T]}, kinds of token by which histograms can be coloured, next to the sources.
+        following: {feature: [(feature, figure), …]}, the automaton links.
+    """
+
+    def __init__(
+        self, model: Any, index: Index, facts: Facts, counts: Counts, marks: Mapping[str, np.ndarray] | None = None,
+        following: Mapping[int, Sequence[tuple[int, float]]] | None = None,
+    ) -> None:  # fmt: skip
+        self.texts, self.index, self.facts, self.counts = TextCache(model), index, facts, counts
+        self.marks = {name: np.asarray(mark, dtype=bool).reshape(-1) for name, mark in (marks or {}).items()}
+        self.following = following or {}
+        self.codes = index.codes
+        self.bos = model.token_str(model.bos_id)
+
+    def window(self, feature: int, example: Example) -> Window:
+        """An example in context, from the stored activations."""
+        first = max(0, example.position - BEFORE)
+        end = min(self.index.length, example.position + AFTER + 1)
+        values = self.codes.window(feature, example.row, first, end).tolist()
+        return lay_out(self.texts, self.index.rows, example, first, values, CHARACTERS)
+
+    def top(self, feature: int) -> list[Window]:
+        """The hardest examples whose texts differ: boilerplate repeats itself."""
+        found: dict[str, Window] = {}
+        for example in self.index.top(feature):
+            window = self.window(feature, example)
+            found.setdefault(window.text, window)
+            if len(found) == self.counts.top:
+                break
+        return list(found.values())
+
+    def record(self, feature: int, top: list[Window]) -> dict[str, Any]:
+        """The record.
+
+        ``f`` number, ``n`` active tokens, ``max``, ``mean`` of its activations, ``h`` histogram by source, ``k`` by
+        mark, ``t`` tokens (id, count, mean), ``p`` and ``q`` positive and negative logit weights (id, weight), ``r``
+        sources (number, correlation), ``nb`` neighbours (feature, cosine), ``co`` co-firing features (feature, share,
+        phi), ``nn`` neurons (number, correlation), ``next`` automaton links (feature, figure); ``ex`` examples:
+        ``top``, ``iv`` [low, high, examples] from the strongest interval down, ``rnd``.
+        """
+        index, facts = self.index, self.facts
+        n = int(index.counts[feature])
+        base: dict[str, Any] = {"f": feature, "n": n, "max": short(float(index.maximum[feature]))}
+        base |= self._weights(feature)
+        if not n:
+            return base
+        r = facts.source_r[feature]
+        best = torch.argsort(r, descending=True, stable=True)[:4].tolist()
+        show = lambda examples: [pack(self.window(feature, e), index.sources, self.bos) for e in examples]
+        spans = index.spectrum(feature, self.counts.each)
+        return base | {
+            "mean": short(float(index.moments.mass[feature].sum()) / n),
+            "h": histogram(index.histogram(feature)),
+            "k": self._marked(feature),
+            "t": [[t.token, t.count, short(t.mean)] for t in index.top_tokens(feature, 12)],
+            "r": [[s, short(float(r[s]), 3)] for s in best if r[s] > 0],
+            "co": [[p.feature, short(p.share, 3), short(p.phi, 3)] for p in index.coactive(feature, 8)],
+            "nn": pairs(facts.neurons, facts.correlations, feature) if facts.neurons is not None else None,
+            "next": [[int(g), short(v, 3)] for g, v in self.following.get(feature, ())],
+            "ex": {
+                "top": [pack(w, index.sources, self.bos) for w in top],
+                "iv": [[short(low), short(high), show(es)] for low, high, es in spans],
+                "rnd": show(index.random(feature, self.counts.random)),
+            },
+        }
+
+    def _weights(self, feature: int) -> dict[str, Any]:
+        logits, facts = self.facts.logits, self.facts
+        return {
+            "p": pairs(logits.top_ids, logits.top_values, feature),
+            "q": pairs(logits.bottom_ids, logits.bottom_values, feature),
+            "nb": [[g, c] for g, c in pairs(facts.neighbours, facts.cosines, feature) if c > 0],
+        }
+
+    def _marked(self, feature: int) -> dict[str, Any] | None:
+        """Histogram by mark: [marks, bins]; a token may bear several marks, so columns do not add up."""
+        if not self.marks:
+            return None
+        whole = self.index.histogram(feature)
+        bins = whole.counts.shape[1]
+        places, values = self.codes.of(feature)
+        bin = np.minimum((values / whole.upper * bins).astype(np.int64), bins - 1)
+        counts = [np.bincount(bin[mark[places]], minlength=bins) for mark in self.marks.values()]
+        found = [i for i, c in enumerate(counts) if c.any()]
+        found.sort(key=lambda i: -int(counts[i].sum()))
+        return {"upper": short(whole.upper), "sources": found, "counts": [counts[i].tolist() for i in found]}
+
+
+def histogram(found: ActivationHistogram) -> dict[str, Any]:
+    """A histogram as the pages draw it."""
+    return {"upper": short(found.upper), "sources": found.columns, "counts": found.counts.tolist()}
+
+
+def pairs(ids: Any, values: Any, feature: int) -> list[list[Any]]:
+    return [[i, short(v)] for i, v in zip(ids[feature].tolist(), values[feature].tolist(), strict=True)]
+
+
+def pack(window: Window, sources: Sequence[str], bos: str) -> list[Any]:
+    """[source, value, right to left, focus, pieces]; neighbouring silent pieces are one, but BOS stays apart.
+
+    A piece is [text, value, tokens], the tokens only where several make one character.
+    """
+    pieces: list[list[Any]] = []
+    focus = 0
+    joins = False  # whether a silent piece may join the one before it
+    for piece in window.pieces:
+        silent = piece.value <= 0 and not piece.focus
+        if silent and joins and piece.text != bos:
+            pieces[-1][0] += piece.text
+            continue
+        if piece.focus:
+            focus = len(pieces)
+        pieces.append([piece.text, short(piece.value)])
+        if len(piece.tokens) > 1 and not silent:
+            pieces[-1].append([[t, short(v)] for t, v in piece.tokens])
+        joins = silent and piece.text != bos
+    return [sources.index(window.source), short(window.value), int(window.right_to_left), focus, pieces]
+
+
+def short(value: float, digits: int = 4) -> float:
+    """A few significant digits: enough to show, a third of the bytes."""
+    return value and float(f"{value:.{digits}g}")

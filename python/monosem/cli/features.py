@@ -1,0 +1,87 @@
+"""``monosem features``: a browser of a dictionary's features, as files that open from disk."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from monosem.cli import options
+
+HELP = "a browser of all features: search, examples, logits, relatives"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Write a folder of static pages about every feature of a dictionary: search by token, text, source and "
+        "statistics; examples of the whole range of activations, histograms, logit weights, neighbours, co-firing "
+        "features, correlated neurons. It opens from disk, without a server, and needs no network. Reads the index in "
+        "FOLDER/index (`monosem index`), and makes it first where there is none."
+    )
+    parser.add_argument("folder", help="a dictionary written by `monosem train` or monosem.save; or neurons:MODEL")
+    options.add_model(parser, as_trained=True)
+    parser.add_argument("--index", metavar="FOLDER", help="the index (default: FOLDER/index)")
+    parser.add_argument("--text", default="sample", help=f"for an index that must be made: {options.TEXT_HELP}")
+    options.add_split(parser, "all")
+    parser.add_argument("--tokens", type=int, metavar="N", help="for an index that must be made: read about N tokens")
+    parser.add_argument("--out", metavar="FOLDER", help="where the pages go (default: FOLDER/features)")
+    parser.add_argument(
+        "--prompt", action="append", default=[], metavar="TEXT",
+        help="also show which features fire on each token of this text; may be given several times",
+    )  # fmt: skip
+    parser.add_argument("--top", type=int, metavar="N", help="hardest examples a page (default: by the width, 12 or 8)")
+    parser.add_argument("--each", type=int, metavar="N", help="examples of each of 11 intervals (default: 3 or 1)")
+    parser.add_argument("--random", type=int, metavar="N", help="examples at random (default: 6 or 3)")
+    parser.add_argument(
+        "--export", choices=("neuronpedia", "saedashboard"),
+        help="instead of pages write --out in the format of Neuronpedia's exports or of SAEDashboard's batches",
+    )  # fmt: skip
+    parser.add_argument("--title", help="of the page")
+    parser.add_argument("--device", default="cpu", help="where the dictionary runs: cpu or cuda")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def run(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from monosem.analysis.dashboard import Counts, write_site
+    from monosem.analysis.inputs import load_subject
+
+    if args.out is None and not Path(args.folder).is_dir():
+        raise ValueError(f"out: {args.folder!r} is no folder to write into; say where the pages go with --out")
+    subject = load_subject(args.folder, args.model, args.hook, args.device)
+    out = Path(args.out or Path(args.folder) / (args.export or "features"))
+    index = _index(args, subject)
+    if args.export:
+        return _export(args, subject, index, out)
+    given = {name: getattr(args, name) for name in ("top", "each", "random") if getattr(args, name) is not None}
+    page = write_site(
+        subject, index, out, prompts=args.prompt, counts=replace(Counts.for_width(index.d_sae), **given),
+        title=args.title, progress=not args.quiet,
+    )  # fmt: skip
+    print(f"open {page.resolve().as_uri()}")
+    return 0
+
+
+def _index(args: argparse.Namespace, subject):
+    from monosem.analysis.index import build_index, open_index
+    from monosem.analysis.inputs import load_rows
+
+    folder = Path(args.index or (Path(args.folder) if Path(args.folder).is_dir() else Path(args.out)) / "index")
+    if (folder / "index.json").is_file():
+        return open_index(folder, subject)
+    if args.index:
+        raise FileNotFoundError(f"index: no index in {args.index!r}; wanted one written by `monosem index`")
+    print(f"no index in {folder} yet: reading the text first")
+    rows = load_rows(subject.model, args.text, args.split)
+    return build_index(
+        subject, rows, folder, tokens=args.tokens, progress=not args.quiet,
+        notes={"folder": str(args.folder), "text": str(args.text), "split": args.split},
+    )  # fmt: skip
+
+
+def _export(args: argparse.Namespace, subject, index, out: Path) -> int:
+    from monosem.analysis.dashboard.exports import export
+
+    written = export(args.export, subject, index, out, progress=not args.quiet)
+    print(f"written: {written}")
+    return 0
