@@ -96,7 +96,7 @@
   addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const typing = event.target === $("search");
-    if (event.key === "Escape") { $("help").close(); $("search").blur(); narrow(view === "feature" && !typing ? "list" : view); return; }
+    if (event.key === "Escape") { event.preventDefault(); $("help").close(); $("search").blur(); narrow(view === "feature" && !typing ? "list" : view); return; }
     if (typing) {
       if (event.key === "Enter" || event.key === "ArrowDown") { event.preventDefault(); $("search").blur(); if (list.first() !== null) open(list.first()); }
       return;

@@ -15,7 +15,7 @@ from monosem.analysis.dashboard.facts import Facts, gather
 from monosem.analysis.dashboard.prompts import read_prompt
 from monosem.analysis.dashboard.records import Counts, Records
 from monosem.analysis.dashboard.words import WordIndex, of_examples
-from monosem.analysis.index import Index
+from monosem.analysis.index import Index, check_subject
 from monosem.analysis.report.page import embed
 from monosem.data import files
 
@@ -43,10 +43,11 @@ def write_site(
     Raises:
         ValueError: the index is of another dictionary, or holds no activations; a prompt that does not fit the model.
     """
+    check_subject(index.meta, subject, "index: it")
     folder = Path(folder)
     counts = counts or Counts.for_width(index.d_sae)
     shown = [read_prompt(subject, text) for text in prompts]
-    codes = index.codes  # noqa: F841  an index without them is refused before the long work begins
+    index.codes  # noqa: B018  an index without them is refused before the long work begins
     facts = gather(subject, index, progress=progress)
     (folder / "data").mkdir(parents=True, exist_ok=True)
     records = Records(subject.model, index, facts, counts, marks, following)
