@@ -1,0 +1,41 @@
+// What kernels are given, as plain structures: launchers and bindings need no device code to speak of them.
+#pragma once
+
+#include <cstdint>
+
+#include "../csrc/core/dtype.h"
+
+namespace ms {
+
+struct TokenEntries {  // a code in CSR form
+  const float* values;
+  const int32_t* indices;
+  const int64_t* offsets;
+};
+
+struct FeatureEntries {  // the code sorted by feature (CSC)
+  const int64_t* starts;
+  const int64_t* entries;
+  const int32_t* tokens;
+  int64_t features;
+};
+
+struct RowSum {  // Σ coef · u
+  const float* coef;
+  const float* u;
+  int64_t d;
+  const float* pieces;  // sums of the pieces that lie inside one feature, 2^cut_bits entries each; null: none was made
+  int cut_bits;
+};
+
+struct AdamFactors {  // as torch.optim.Adam forms them; made on the host in double
+  float add1, keep2, add2, inverse_root2, step_size, eps;
+};
+
+struct AdamRows {
+  float *w, *m, *v;
+  bf16* copy;  // what the next encode reads, or null
+  bool unit;
+};
+
+}  // namespace ms

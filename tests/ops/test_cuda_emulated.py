@@ -1,0 +1,243 @@
+"""The CUDA kernels, launchers, bindings and their Python side on the processor, against the definitions.
+
+The very sources that nvcc compiles are compiled by g++ with a stand-in for CUDA's header (``tests/emulator``): threads
+as fibers, blocks in random order, shared memory full of NaN. What an emulation cannot show is left to ``tests/gpu``.
+"""
+
+import pytest
+import torch
+from emulator import build
+from ops.cases import code, within_twice
+
+from monosem.ops import cuda_rows, reference
+
+pytestmark = pytest.mark.skipif(bool(build.missing()), reason=build.missing())
+# (tokens, D, F): odd, one, none, D for 16-byte loads in fp32 only and in both types, wider than a tile, hot features.
+SIZES = [(6, 5, 9), (1, 1, 1), (0, 4, 3), (23, 36, 77), (300, 16, 5), (5, 1160, 40), (3, 4100, 7), (2, 1031, 30)]
+GUARD = 64  # elements around every buffer that a kernel is given
+
+
+@pytest.fixture(scope="module")
+def module(tmp_path_factory, request):
+    cache = request.config.cache.mkdir("emulator")
+    return build.load(build.build(cache))
+
+
+@pytest.fixture(autouse=True)
+def emulated(module, monkeypatch):
+    """The emulated module; new buffers are full of NaN and stand between guards that nothing may overwrite."""
+    guarded = []
+
+    def empty(like, *shape, dtype=torch.float32):
+        n = torch.Size(shape).numel()
+        whole = torch.empty(n + 2 * GUARD, dtype=dtype)
+        whole.fill_(torch.nan) if dtype.is_floating_point else whole.fill_(-77)
+        guarded.append((whole, n))
+        return whole[GUARD : GUARD + n].view(shape)
+
+    monkeypatch.setattr(cuda_rows, "_cuda", module)
+    monkeypatch.setattr(cuda_rows, "stream", lambda t: 0)
+    monkeypatch.setattr(cuda_rows, "_empty", empty)
+    yield
+    for whole, n in guarded:
+        edges = torch.cat([whole[:GUARD], whole[GUARD + n :]])
+        assert (edges.isnan() if edges.is_floating_point() else edges == -77).all(), "written outside a buffer"
+
+
+def weights(d, f, dtype=torch.float32, seed=3):
+    g = torch.Generator().manual_seed(seed)
+    return (torch.randn(f, d, generator=g) / d**0.5).to(dtype)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shift", [0, 1])
+def test_decode_and_loss(size, dtype, shift):
+    n, d, f = size
+    values, indices, offsets = code(n, d, f)
+    # An address that is not a multiple of 16 takes the path of single columns.
+    w = torch.empty(f * d + shift, dtype=dtype)[shift:].view(f, d).copy_(weights(d, f, dtype))
+    x, b, values = torch.randn(n, d).to(dtype), w.float().mean(0).to(dtype), values.to(dtype)
+    single = values.float(), indices, offsets, w.float(), b.float()
+    double = values.double(), indices, offsets, w.double(), b.double()
+    within_twice(
+        cuda_rows.sparse_decode(values, indices, offsets, w, b),
+        reference.sparse_decode(*single).to(dtype),
+        reference.sparse_decode(*double),
+    )
+    ours = cuda_rows.decode_loss(values, indices, offsets, w, b, x)
+    plain, exact = reference.decode_loss(*single, x.float()), reference.decode_loss(*double, x.double())
+    for o, p, e in zip(ours, plain, exact, strict=True):
+        assert o.dtype == dtype
+        within_twice(o, p.to(dtype), e)
+    g = torch.randn(n, d).to(dtype)
+    within_twice(
+        cuda_rows.gather_dot(g, indices, offsets, w),
+        reference.gather_dot(g.float(), indices, offsets, w.float()).to(dtype),
+        reference.gather_dot(g.double(), indices, offsets, w.double()),
+    )
+
+
+def test_long_rows_of_a_code_and_a_wide_decoder():
+    # More entries than a chunk of shared memory holds; a residual that does not fit into shared memory.
+    for n, d, f, count in ((2, 24, 900, 700), (1, 12_300, 6, 5)):
+        g = torch.Generator().manual_seed(1)
+        indices = torch.cat([torch.randperm(f, generator=g)[:count] for _ in range(n)]).int()
+        offsets, values = torch.arange(n + 1) * count, torch.rand(n * count, generator=g)
+        w, x = weights(d, f), torch.randn(n, d)
+        ours = cuda_rows.decode_loss(values, indices, offsets, w, w[0], x)
+        plain = reference.decode_loss(values, indices, offsets, w, w[0], x)
+        exact = reference.decode_loss(values.double(), indices, offsets, w.double(), w[0].double(), x.double())
+        for o, p, e in zip(ours, plain, exact, strict=True):
+            within_twice(o, p, e)
+
+
+@pytest.mark.parametrize("size", [*SIZES, (700, 2, 1), (4500, 1, 3), (900, 1, 1100), (60, 1, (1 << 16) + 5)])
+def test_sort(size):
+    n, d, f = size
+    _, indices, offsets = code(n, d, min(f, 3000))
+    if f > 3000:  # three passes; features far apart
+        indices = indices * (f // 3000) + f % 3000
+    for ours, theirs in zip(cuda_rows.csc(indices, offsets, f), reference.csc(indices, offsets, f), strict=True):
+        assert ours.dtype == theirs.dtype and torch.equal(ours, theirs)
+
+
+def split_hot_features(monkeypatch, cut_bits):
+    monkeypatch.setattr(cuda_rows, "CUT_BITS", cut_bits)
+
+
+@pytest.mark.parametrize("cut_bits", [2, 8])
+@pytest.mark.parametrize("size", SIZES)
+def test_row_gradients(size, cut_bits, monkeypatch):
+    split_hot_features(monkeypatch, cut_bits)
+    n, d, f = size
+    values, indices, offsets = code(n, d, f)
+    csc, u = reference.csc(indices, offsets, f), torch.randn(n, d)
+    exact = reference.row_grad(*csc, values.double(), u.double())
+    within_twice(cuda_rows.row_grad(*csc, values, u), reference.row_grad(*csc, values, u), exact)
+    exact = reference.feature_sum(csc[0], csc[1], values.double())
+    within_twice(cuda_rows.feature_sum(csc[0], csc[1], values), reference.feature_sum(csc[0], csc[1], values), exact)
+
+
+@pytest.mark.parametrize("unit", [False, True])
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("size", [(60, 37, 30), (9, 16, 12), (40, 520, 6), (9, 1160, 8), (4, 8200, 3), (2, 3001, 2)])
+def test_adam(size, unit, sparse, monkeypatch):
+    """Against the same step in float64, from the same state: w, both moments and the bf16 copy."""
+    split_hot_features(monkeypatch, 3)
+    n, d, f = size
+    values, indices, offsets = code(n, d, f)
+    csc = reference.csc(indices, offsets, f)
+    w = torch.nn.functional.normalize(weights(d, f), dim=-1)
+    m, v, u = torch.randn(f, d) * 1e-2, torch.rand(f, d) * 1e-3, torch.randn(n, d)
+    hyper = (1e-2, 0.9, 0.99, 1e-8, 7, unit)
+    exact = [t.double() for t in (w, m, v)]
+    g = reference.row_grad(*csc, values.double(), u.double()) * 0.5
+    reference.row_adam_(*exact, g, *hyper)
+    copy = torch.full((f, d), torch.nan, dtype=torch.bfloat16)
+    if sparse:
+        cuda_rows.row_grad_adam_(w, m, v, *csc, values, u, 0.5, *hyper, copy=copy)
+    else:
+        cuda_rows.row_adam_(w, m, v, g.float(), *hyper, copy=copy)
+    # Weights ≤ 1 and steps of 1e-2: half a unit of rounding of each, and 2⁻²² of the step for the quick quotient.
+    assert (w.double() - exact[0]).abs().max() < 2e-7
+    # 30 fp32 terms of size 1 each in a gradient, tenth and hundredth of it added; m and v keep their relative error.
+    torch.testing.assert_close(m.double(), exact[1], rtol=1e-5, atol=2e-6)
+    torch.testing.assert_close(v.double(), exact[2], rtol=2e-5, atol=2e-6)
+    assert torch.equal(copy, w.bfloat16())
+
+
+def test_adam_takes_its_factors_from_memory():
+    """What a captured step needs: the numbers of the call are not used when a tensor has them."""
+    mine, theirs = ([torch.full((3, 8), 0.25), torch.ones(3, 8), torch.ones(3, 8)] for _ in range(2))
+    g, good, other = torch.randn(3, 8), (1e-2, 0.9, 0.99, 1e-8, 7), (9.0, 0.1, 0.1, 1.0, 1)
+    for unit in (False, True):
+        cuda_rows.row_adam_(*theirs, g, *good, unit)
+        cuda_rows.row_adam_(*mine, g, *other, unit, live=cuda_rows.factors(*good))
+        assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+
+
+def test_a_row_of_zeros_stays():
+    w, m, v = (torch.zeros(2, 8) for _ in range(3))
+    cuda_rows.row_adam_(w, m, v, torch.zeros(2, 8), 1e-3, 0.9, 0.999, 1e-8, 1, True)
+    assert torch.equal(w, torch.zeros(2, 8))
+
+
+@pytest.mark.parametrize("some_alive", [True, False])
+@pytest.mark.parametrize("size", [(300, 24), (20, 300), (3, 1)])
+def test_resample(size, some_alive):
+    f, d = size
+    w_enc, b_enc = weights(d, f), torch.randn(f)
+    w_dec, moments = torch.nn.functional.normalize(torch.randn(f, d), dim=-1), [torch.ones(f, d), torch.ones(f)]
+    chosen, inputs = torch.tensor([1, f - 1]), torch.randn(2, d) * 7
+    alive = torch.full((f,), some_alive)
+    alive[chosen] = False
+    mine, plain = ([t.clone() for t in (w_enc, w_dec, b_enc, *moments)] for _ in range(2))
+    cuda_rows.resample_(*mine[:3], mine[3:], chosen, inputs, alive, 0.2)
+    reference.resample_(*plain[:3], plain[3:], chosen, inputs, alive, 0.2)
+    for a, b in zip(mine, plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+    assert torch.equal(mine[1][0], w_dec[0])  # the others are not touched
+
+
+def candidates(n, f, capacity, seed=0, levels=None):
+    """A dense row of pre-activations and its survivors in a random order."""
+    g = torch.Generator().manual_seed(seed)
+    dense = torch.randn(n, f, generator=g) if levels is None else torch.randint(-2, levels, (n, f), generator=g).float()
+    features = torch.stack([torch.randperm(f, generator=g)[:capacity] for _ in range(n)])
+    return dense, dense.gather(1, features), features.int()
+
+
+@pytest.mark.parametrize("f, k, levels", [(1, 1, None), (70, 9, None), (257, 257, None), (300, 40, 3), (100, 20, 1)])
+def test_select(f, k, levels):
+    """All survive: the selection is the whole operation, ties included."""
+    dense, scores, features = candidates(6, f, f, levels=levels)
+    eye = torch.eye(f)
+    values, indices = cuda_rows.topk_select(scores, features, torch.full((6,), f, dtype=torch.int32), k)
+    wanted = reference.topk_encode(dense, eye, torch.zeros(f), k)
+    assert torch.equal(values, wanted[0]) and torch.equal(indices, wanted[1])
+
+
+def test_select_in_a_workspace():
+    """More candidates than shared memory holds, by three."""
+    dense, scores, features = candidates(1, 4099, 4099, levels=50)
+    values, indices = cuda_rows.topk_select(scores, features, torch.tensor([4099], dtype=torch.int32), 33)
+    wanted = reference.topk_encode(dense, torch.eye(4099), torch.zeros(4099), 33)
+    assert torch.equal(values, wanted[0]) and torch.equal(indices, wanted[1])
+
+
+def test_select_of_few_nan_and_zeros():
+    """Fewer than k: the lowest free features for what was −∞. A NaN: the whole row. −0 is 0."""
+    scores = torch.tensor([[2.0, 5.0, 9.0, 9.0], [1.0, torch.nan, 3.0, 0.0], [0.0, -0.0, 0.0, -0.0], [4.0, 4.0, 4.0, 4.0]])
+    features = torch.tensor([[2, 0, 7, 8], [1, 2, 3, 4], [4, 3, 2, 1], [9, 8, 7, 6]], dtype=torch.int32)
+    values, indices = cuda_rows.topk_select(scores, features, torch.tensor([2, 4, 4, 0], dtype=torch.int32), 4)
+    assert values[0].tolist() == [5, 2, 0, 0] and indices[0].tolist() == [0, 2, 1, 3]
+    assert values[1].isnan().all() and indices[1].tolist() == [0, 1, 2, 3]
+    assert values[2].tolist() == [0, 0, 0, 0] and indices[2].tolist() == [1, 2, 3, 4]
+    assert values[3].tolist() == [0, 0, 0, 0] and indices[3].tolist() == [0, 1, 2, 3]
+
+
+def test_threads_of_a_block_change_nothing_but_speed(monkeypatch):
+    """Every choice that tuning may make is right."""
+    values, indices, offsets = code(8, 200, 40)
+    w, x = weights(200, 40), torch.randn(8, 200)
+    csc = reference.csc(indices, offsets, 40)
+    exact = reference.decode_loss(values.double(), indices, offsets, w.double(), w[0].double(), x.double())
+    g = reference.row_grad(*csc, values.double(), x.double())
+    for threads in cuda_rows.THREADS:
+        monkeypatch.setattr(cuda_rows, "tuned", lambda *_, threads=threads: threads)
+        for ours, wanted in zip(cuda_rows.decode_loss(values, indices, offsets, w, w[0], x), exact, strict=True):
+            torch.testing.assert_close(ours.double(), wanted, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(cuda_rows.row_grad(*csc, values, x).double(), g, rtol=1e-5, atol=1e-5)
+
+
+def test_blocks_in_another_order_give_the_same_bits():
+    """The emulator draws a new order of blocks and threads for every launch."""
+    values, indices, offsets = code(40, 64, 30)
+    w, x, csc = weights(64, 30), torch.randn(40, 64), reference.csc(indices, offsets, 30)
+    runs = [
+        (*cuda_rows.decode_loss(values, indices, offsets, w, w[0], x), cuda_rows.row_grad(*csc, values, x))
+        for _ in range(3)
+    ]
+    for again in runs[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(runs[0], again, strict=True))
