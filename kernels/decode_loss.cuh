@@ -8,7 +8,7 @@ namespace ms {
 
 // in_shared: there is room for the residual in shared memory; else it is read back from where it was written.
 template <class T, int N>
-__global__ void __launch_bounds__(256, 4) decode_loss_kernel(TokenEntries code, const T* w, int64_t d, const float* bias,
+__global__ void __launch_bounds__(256, 3) decode_loss_kernel(TokenEntries code, const T* w, int64_t d, const float* bias,
                                                           const float* x, double per_d, int lanes, bool in_shared,
                                                              float* loss,
                                                           float* residual, float* slopes) {

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+from monosem import doctor
 from monosem.cli.main import main
 from monosem.ops import backend
 
@@ -26,3 +27,13 @@ def test_says_what_was_asked_for():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     for said in ("asked for by MONOSEM_ISA=baseline", "asked for by MONOSEM_PRODUCT", "asked for by MONOSEM_BACKEND"):
         assert said in done.stdout
+
+
+def test_says_why_there_is_no_cuda_module(monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor, "__file__", str(tmp_path / "doctor.py"))
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    (tmp_path / "cuda_build.txt").write_text("nvcc is version 11.2; 12.0 or newer is needed\n")
+    assert doctor._cuda_module() == doctor.Finding("cuda kernels", "none", "nvcc is version 11.2; 12.0 or newer is needed")
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setitem(sys.modules, "monosem._cuda", None)
+    assert doctor._cuda_module().state == "broken"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import platform
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -62,11 +64,15 @@ def _gpu() -> Finding:
 
 
 def _cuda_module() -> Finding:
-    if importlib.util.find_spec("monosem._cuda"):
-        return Finding("cuda kernels", "built", "used for CUDA tensors")
-    return Finding(
-        "cuda kernels", "none", "this version has no CUDA kernels; CUDA tensors run the definitions in PyTorch"
-    )
+    said = Path(__file__).parent / "cuda_build.txt"  # what CMake wrote when this was built
+    why = said.read_text(encoding="utf-8").strip() if said.exists() else "nothing says how this was built"
+    if not importlib.util.find_spec("monosem._cuda"):
+        return Finding("cuda kernels", "none", why)
+    try:
+        importlib.import_module("monosem._cuda")
+    except ImportError as error:
+        return Finding("cuda kernels", "broken", f"{why}, but: {error}")
+    return Finding("cuda kernels", "built", why)
 
 
 def _triton() -> Finding:

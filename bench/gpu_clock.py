@@ -1,0 +1,98 @@
+"""Times on a GPU: CUDA events around the replay of a graph, the cache emptied before each, medians."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of a call. ``how``: "graph" (one replay, no gaps between launches) or "eager"; why, if eager."""
+
+    ms: float
+    low_ms: float  # quartiles
+    high_ms: float
+    repeats: int
+    how: str
+    why: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {k: v for k, v in asdict(self).items() if v != ""}
+
+
+class Clock:
+    """Median of some calls. ``spend_ms``: about how long to measure each, after a warm-up of a third of it."""
+
+    def __init__(self, device: torch.device, spend_ms: float = 150.0) -> None:
+        self.device, self.spend_ms = device, spend_ms
+        cache = getattr(torch.cuda.get_device_properties(device), "L2_cache_size", 0) or 64 << 20
+        self.flush = torch.empty(4 * cache, dtype=torch.uint8, device=device)
+
+    def time(self, call: Callable[[], Any], graph: bool = True) -> Timing:
+        """Time a call. One that cannot be captured in a graph (it waits for the GPU) is timed as it is."""
+        call()
+        torch.cuda.synchronize(self.device)
+        replay, how, why = call, "eager", "" if graph else "asked for"
+        if graph:
+            try:
+                replay, how = self.capture(call).replay, "graph"
+            except RuntimeError as error:
+                torch.cuda.synchronize(self.device)
+                why = str(error).strip().splitlines()[0][:200]
+        once = self._measure(replay, 3)
+        repeats = max(5, min(200, int(self.spend_ms / max(1e-3, statistics.median(once)))))
+        self._measure(replay, max(1, repeats // 3))
+        times = self._measure(replay, repeats)
+        low, middle, high = statistics.quantiles(times, n=4)
+        return Timing(middle, low, high, repeats, how, why)
+
+    def capture(self, call: Callable[[], Any]) -> torch.cuda.CUDAGraph:
+        """The call as a graph, after three runs on the side stream that PyTorch's documentation asks for."""
+        side = torch.cuda.Stream(self.device)
+        side.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                call()
+        torch.cuda.current_stream(self.device).wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            call()
+        return graph
+
+    def _measure(self, call: Callable[[], Any], repeats: int) -> list[float]:
+        events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(repeats)]
+        for begin, end in events:
+            self.flush.zero_()
+            begin.record()
+            call()
+            end.record()
+        torch.cuda.synchronize(self.device)
+        return [begin.elapsed_time(end) for begin, end in events]
+
+
+def copy_bytes_per_second(clock: Clock, size: int = 1 << 31) -> float:
+    """Bytes a second of a copy far larger than the cache, reads and writes counted."""
+    a = torch.empty(size // 4, device=clock.device).normal_()
+    b = torch.empty_like(a)
+    return 2 * size / (1e-3 * clock.time(lambda: b.copy_(a)).ms)
+
+
+def product_flops_per_second(clock: Clock, n: int, d: int, f: int, dtype: torch.dtype) -> float:
+    """FLOP/s of PyTorch's x·Wᵀ [n, d] × [d, f] on random data; the best of one product and four narrower ones."""
+    x = torch.randn(n, d, device=clock.device).to(dtype)
+    w = torch.randn(f, d, device=clock.device).to(dtype)
+    best = float("inf")
+    for parts in (1, 4):
+        out = torch.empty(n, f // parts, device=clock.device, dtype=dtype)
+
+        def run(parts: int = parts, out: torch.Tensor = out) -> None:
+            for rows in w[: f // parts * parts].chunk(parts):
+                torch.mm(x, rows.T, out=out)
+
+        best = min(best, clock.time(run).ms / (f // parts * parts))
+    return 2 * n * d / (1e-3 * best)
