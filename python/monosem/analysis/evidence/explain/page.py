@@ -30,7 +30,7 @@ def _say(result: dict[str, Any], task: str, field: str = "median") -> str:
 
 def _shares(result: dict[str, Any], name: str) -> str:
     known = {k: s[name] for k, s in result["kinds"].items() if s[name] is not None}
-    return ", ".join(f"{kind} {v:.0%}" for kind, v in known.items())
+    return ", ".join(f"{kind} {v:.1%}" for kind, v in known.items())
 
 
 def _who(result: dict[str, Any]) -> str:
@@ -184,9 +184,9 @@ _STYLE = """<style>
 .told h4 { margin: 0; font: 600 1.05rem var(--serif); }
 .told .meta { color: var(--soft); font-size: .82rem; }
 .told pre { font: .82rem/1.5 var(--mono); white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: plaintext; margin: .4rem 0 .6rem; }
-.told .snip { font: .86rem/2 var(--mono); white-space: pre-wrap; overflow-wrap: anywhere; padding: 0 .2rem; }
+.told .snip { font: .86rem/1.7 var(--mono); white-space: pre-wrap; overflow-wrap: anywhere; padding: .2rem; border-top: 1px solid var(--grid); }
 .told .snip span { background: rgba(var(--heat), calc(var(--t) * .09)); border-radius: 3px; padding: .1rem 0; border-bottom: calc(var(--p) * .36px) solid var(--s1); }
-.told .snip .nl { color: var(--soft); }
+.told .snip .nl { color: var(--soft); font-style: normal; }
 </style>"""  # noqa: E501
 
 
@@ -234,8 +234,8 @@ def _one(kind: str) -> str:
 def _snippet(example: dict[str, Any]) -> str:
     spans = []
     for text, level, guess in example["pieces"]:
-        shown = escape(text).replace("\n", '<i class="nl">↵</i>\n')
+        shown = escape(text).replace("\n", '<i class="nl">↵</i>')
         tip = f"level {level}" + ("" if guess is None else f", predicted {guess:g}")
-        spans.append(f'<span style="--t:{level};--p:{guess or 0:g}" title="{tip}">{shown}</span>')
+        spans.append(f'<span style="--t:{level};--p:{guess if guess and guess >= 0.5 else 0:g}" title="{tip}">{shown}</span>')
     direction = "rtl" if example["rtl"] else "ltr"
     return f'<div class="snip" dir="{direction}">{"".join(spans)}</div>'

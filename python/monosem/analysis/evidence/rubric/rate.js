@@ -73,7 +73,7 @@ function snippet(line) {
     const span = make("span", { class: i === line.focus ? "focus" : null, title: `${Math.round(share * 100)} %` });
     if (share > 0) span.style.setProperty("--t", share);
     text.split("\n").forEach((part, n) => {
-      if (n) span.append(make("i", { class: "nl", text: "↵" }), "\n");
+      if (n) span.append(make("i", { class: "nl", text: "↵" }));
       span.append(part);
     });
     box.append(span);
