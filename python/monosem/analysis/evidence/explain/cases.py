@@ -25,7 +25,7 @@ SHOWN_LOGITS, TASK_LAST, TASK_RANDOM = 10, 60, 50
 TOP, LEVEL, RANDOM, ELSEWHERE = "top", "level", "random", "elsewhere"
 EXPLAIN = {TOP: 10, LEVEL: 2, RANDOM: 5, ELSEWHERE: 10}  # LEVEL: of each of the 12
 TEST = {TOP: 6, LEVEL: 2, RANDOM: 10, ELSEWHERE: 20}
-SPARE = 30  # further random places: those without any activation are the negatives of detection
+SPARE = 20  # further random places: those without any activation are the negatives of detection
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,5 @@ def _read(questions: Sequence[Question]) -> list[tuple[Question, Rules]]:
 
 
 def _on(rules: Rules) -> float:
-    """The level from which a token counts as active: halfway between "otherwise" and the highest level, at most 1."""
-    top = max((v for v, _ in rules.rules), default=rules.otherwise)
-    return min(1.0, (top + rules.otherwise) / 2) if top > rules.otherwise else float("inf")
+    """The level from which a token counts as active: clearly above what is said of tokens that no rule names."""
+    return rules.otherwise + 0.5

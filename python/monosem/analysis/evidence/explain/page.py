@@ -60,7 +60,7 @@ def section(result: dict[str, Any]) -> Section:
             "Most activations on random text are zero, for features more than for neurons",
             "88 % of features' against 54 % of neurons' (medians 91 %, 58 %)",
             f"mean {_shares(result, 'zero_share_mean')}; median {_shares(result, 'zero_share_median')}",
-            f"tokens of 45 random snippets of nine for each feature; {_COMMAND}",
+            f"tokens of 35 random snippets of nine for each feature; {_COMMAND}",
         ),
     )
     charts = _histograms(
@@ -183,7 +183,8 @@ _STYLE = """<style>
 .told header { display: flex; flex-wrap: wrap; gap: .2rem 1rem; align-items: baseline; }
 .told h4 { margin: 0; font: 600 1.05rem var(--serif); }
 .told .meta { color: var(--soft); font-size: .82rem; }
-.told pre { font: .82rem/1.5 var(--mono); white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: plaintext; margin: .4rem 0 .6rem; }
+.told .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 380px), 1fr)); gap: .2rem 1.6rem; margin-top: .4rem; }
+.told pre { font: .82rem/1.5 var(--mono); white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: plaintext; margin: .2rem 0; }
 .told .snip { font: .86rem/1.7 var(--mono); white-space: pre-wrap; overflow-wrap: anywhere; padding: .2rem; border-top: 1px solid var(--grid); }
 .told .snip span { background: rgba(var(--heat), calc(var(--t) * .09)); border-radius: 3px; padding: .1rem 0; border-bottom: calc(var(--p) * .36px) solid var(--s1); }
 .told .snip .nl { color: var(--soft); font-style: normal; }
@@ -223,7 +224,9 @@ def _card(item: dict[str, Any]) -> str:
     return (
         f'<article class="told"><header><h4>{escape(_one(item["kind"]))} {item["feature"]}</h4>'
         f'<span class="meta">{scores} · fires on {item["density"]:.3%} of tokens</span></header>'
-        f'<pre dir="auto">{escape(text)}</pre>' + "".join(map(_snippet, item["examples"])) + "</article>"
+        f'<div class="two"><pre dir="auto">{escape(text)}</pre><div>'
+        + "".join(map(_snippet, item["examples"]))
+        + "</div></div></article>"
     )
 
 
@@ -236,6 +239,8 @@ def _snippet(example: dict[str, Any]) -> str:
     for text, level, guess in example["pieces"]:
         shown = escape(text).replace("\n", '<i class="nl">↵</i>')
         tip = f"level {level}" + ("" if guess is None else f", predicted {guess:g}")
-        spans.append(f'<span style="--t:{level};--p:{guess if guess and guess >= 0.5 else 0:g}" title="{tip}">{shown}</span>')
+        spans.append(
+            f'<span style="--t:{level};--p:{guess if guess and guess >= 1 else 0:g}" title="{tip}">{shown}</span>'
+        )
     direction = "rtl" if example["rtl"] else "ltr"
     return f'<div class="snip" dir="{direction}">{"".join(spans)}</div>'

@@ -116,6 +116,7 @@ function set(s, value) {
   step = next >= 0 ? next : list.indexOf(s);
   keep();
   showAnswer();
+  follow();
 }
 
 function showAnswer() {
@@ -142,6 +143,8 @@ function showAnswer() {
     b.setAttribute("aria-current", String(i + 1 === current));
   });
 }
+
+function follow() { document.querySelector(".step.current")?.scrollIntoView({ block: "nearest" }); }
 
 function go(number) {
   if (number < 1 || number > study.items.length) return;
@@ -195,6 +198,7 @@ document.addEventListener("keydown", (event) => {
   else if (event.key === "ArrowDown" || event.key === "ArrowUp") {
     step = Math.min(Math.max(0, step + (event.key === "ArrowDown" ? 1 : -1)), list.length - 1);
     showAnswer();
+    follow();
   } else if (event.key === "n") nothing();
   else if (event.key === "h") at("hypothesis").focus();
   else return;
