@@ -13,11 +13,12 @@ from monosem.bench.rounds import DENSE, MONOSEM, Entrant
 from monosem.bench.workloads import Workload
 from monosem.ops import backend
 
-# What each level is called by our kernels, by PyTorch's own, by oneDNN and by MKL.
+# What each level of our kernels is called by PyTorch's own, by oneDNN and by MKL, and how the encoder multiplies there.
 _LEVELS = {
-    "avx512": ("avx512", "avx512", "AVX512_CORE", "AVX512"),
-    "avx2": ("avx2", "avx2", "AVX2", "AVX2"),
-    "baseline": ("baseline", "default", "SSE41", "SSE4_2"),
+    "avx512vnni": ("avx512", "AVX512_CORE_VNNI", "AVX512", "int16"),
+    "avx512": ("avx512", "AVX512_CORE", "AVX512", "int16"),
+    "avx2": ("avx2", "AVX2", "AVX2", "int16"),
+    "baseline": ("default", "SSE41", "SSE4_2", "fp32"),
 }
 
 
@@ -25,9 +26,9 @@ def entrants() -> list[Entrant]:
     """As it is, then each level that this processor has, without bf16 products, ours and plain PyTorch's."""
     found = [MONOSEM, DENSE]
     for level in (name for name in _LEVELS if name in backend.native.isas()):
-        ours, torchs, onednn, mkl = _LEVELS[level]
+        torchs, onednn, mkl, product = _LEVELS[level]
         env = {
-            "MONOSEM_ISA": ours, "MONOSEM_PRODUCT": "fp32", "ATEN_CPU_CAPABILITY": torchs,
+            "MONOSEM_ISA": level, "MONOSEM_PRODUCT": product, "ATEN_CPU_CAPABILITY": torchs,
             "ONEDNN_MAX_CPU_ISA": onednn, "MKL_ENABLE_INSTRUCTIONS": mkl,
         }  # fmt: skip
         found += [replace(e, name=f"{e.name} ({level})", env=env) for e in (MONOSEM, DENSE)]

@@ -20,7 +20,7 @@ class DictionaryLearning:
 
     def __init__(self, job: dict, weights: dict) -> None:
         common = dict(steps=10**9, activation_dim=job["d"], dict_size=job["f"], layer=0, lm_name="none", lr=job["lr"],
-                      warmup_steps=0, device="cpu")  # fmt: skip
+                      warmup_steps=0, device=job.get("device", "cpu"))  # fmt: skip
         if job["kind"] == "topk":
             self.notes = ["clips the gradient's norm at 1; squared error summed over D, which Adam divides out"]
             self.trainer = TopKTrainer(k=job["k"], **common)
@@ -35,11 +35,11 @@ class DictionaryLearning:
             ae.decoder.weight.copy_(weights["W_dec"].T)
             (ae.b_dec if job["kind"] == "topk" else ae.bias).copy_(weights["b_dec"])
         self.l1 = job["l1"] if job["kind"] == "relu" else 0.0
-        self.bf16, self.count = job["precision"] == "bf16", 0
+        self.bf16, self.count, self.device = job["precision"] == "bf16", 0, torch.device(job.get("device", "cpu"))
 
     def step(self, x):
         self.count += 1  # never 0: there it would set the decoder bias to the data's geometric median
-        with torch.autocast("cpu", torch.bfloat16) if self.bf16 else nullcontext():  # as trainSAE does
+        with torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext():  # as trainSAE does
             return self.trainer.update(self.count, x)
 
     @torch.no_grad()

@@ -23,6 +23,7 @@ class SaeLens:
     packages = ["sae-lens"]
 
     def __init__(self, job: dict, weights: dict) -> None:
+        device = job.get("device", "cpu")
         self.notes = [
             "clips the gradient's norm at 1; squared error summed over D, which Adam divides out",
             "decoder rows are not made unit: "
@@ -32,7 +33,7 @@ class SaeLens:
                 else "the L1 penalty is weighted by them"
             ),
         ]
-        common = dict(d_in=job["d"], d_sae=job["f"], device="cpu", dtype="float32", normalize_activations="none",
+        common = dict(d_in=job["d"], d_sae=job["f"], device=device, dtype="float32", normalize_activations="none",
                       apply_b_dec_to_input=True)  # fmt: skip
         if job["kind"] == "relu":
             # Its squared error is a sum over D where ours is a mean: the same objective needs λ·D.
@@ -53,7 +54,7 @@ class SaeLens:
             sae.b_enc.copy_(weights["b_enc"])
             sae.b_dec.copy_(weights["b_dec"])
         config = SAETrainerConfig(
-            total_training_samples=10**12, train_batch_size_samples=job["n"], device="cpu", lr=job["lr"],
+            total_training_samples=10**12, train_batch_size_samples=job["n"], device=device, lr=job["lr"],
             lr_end=job["lr"], autocast=job["precision"] == "bf16", logger=LoggingConfig(log_to_wandb=False),
         )  # fmt: skip
         self.l1 = job["l1"] if job["kind"] == "relu" else 0.0

@@ -3,9 +3,11 @@
 import os
 from contextlib import nullcontext
 
-os.environ["SPARSIFY_DISABLE_TRITON"] = "1"  # its kernels are for GPUs; on a CPU it decodes by embedding_bag
-
 import torch
+
+if not torch.cuda.is_available():  # its kernels are for GPUs; on a CPU it decodes by embedding_bag
+    os.environ["SPARSIFY_DISABLE_TRITON"] = "1"
+
 from sparsify import SaeConfig, SparseCoder
 
 
@@ -17,8 +19,9 @@ class Sparsify:
     ]
 
     def __init__(self, job: dict, weights: dict) -> None:
-        self.bf16 = job["precision"] == "bf16"
-        self.coder = SparseCoder(job["d"], SaeConfig(num_latents=job["f"], k=job["k"]), dtype=torch.float32)
+        self.bf16, self.device = job["precision"] == "bf16", torch.device(job.get("device", "cpu"))
+        config = SaeConfig(num_latents=job["f"], k=job["k"])
+        self.coder = SparseCoder(job["d"], config, device=self.device, dtype=torch.float32)
         with torch.no_grad():
             self.coder.encoder.weight.copy_(weights["W_enc"])
             self.coder.encoder.bias.copy_(weights["b_enc"])
@@ -28,7 +31,7 @@ class Sparsify:
 
     def step(self, x):
         self.coder.set_decoder_norm_to_unit_norm()
-        with torch.autocast("cpu", torch.bfloat16) if self.bf16 else nullcontext():
+        with torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext():
             out = self.coder(x)
         (out.fvu + out.auxk_loss / 32).backward()
         self.coder.remove_gradient_parallel_to_decoder_directions()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -14,11 +14,19 @@ from monosem.ops import backend
 
 @dataclass(frozen=True)
 class Rates:
-    """What was measured: FLOP/s of a product at this width, in the precision of the encoder's product; bytes/s."""
+    """What was measured at this width.
+
+    Attributes:
+        flops_per_second: of a product in the precision that the encoder multiplies in here.
+        bytes_per_second: of memory, reads and writes together.
+        product: that precision.
+        measured: FLOP/s of PyTorch's product in each precision that the processor has.
+    """
 
     flops_per_second: float
     bytes_per_second: float
     product: str
+    measured: dict[str, float] = field(default_factory=dict)
 
     def seconds(self, flops: float, moved: float) -> float:
         """Of an operation that multiplies while it moves bytes: the longer of the two."""
@@ -26,10 +34,17 @@ class Rates:
 
 
 def measure(d: int) -> Rates:
-    """The rates of this machine at width D, now, with the threads that PyTorch has."""
-    product = "bf16" if backend.bf16_products() else "fp32"
-    dtype = torch.bfloat16 if product == "bf16" else torch.float32
-    return Rates(machine.product_rate(d, dtype), machine.bandwidth(), product)
+    """The rates of this machine at width D, now, with the threads that PyTorch has.
+
+    Nobody else multiplies 16-bit whole numbers, so their rate is not measured: an instruction does twice as many of
+    their multiplications as of fp32's, and twice the rate of fp32 is what no implementation can pass.
+    """
+    product = backend.cpu_product()
+    found = {"fp32": machine.product_rate(d, torch.float32)}
+    if machine.multiplies_bf16() or product == "bf16":
+        found["bf16"] = machine.product_rate(d, torch.bfloat16)
+    rate = 2 * found["fp32"] if product == "int16" else found[product]
+    return Rates(rate, machine.bandwidth(), product, found)
 
 
 def step(w: Workload, rates: Rates) -> dict[str, Any]:

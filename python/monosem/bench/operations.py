@@ -30,17 +30,14 @@ class Operation:
     moved: int
 
 
-def operations(w: Workload) -> list[Operation]:
+def operations(w: Workload, device: torch.device | str = "cpu") -> list[Operation]:
     """All operations of ``monosem.ops`` that a training step of this workload uses, on its data."""
     directions = w.directions()
     x = w.batches(1, directions)[0]
-    bias = torch.full((w.f,), w.bias(directions, x))
-    w_dec, b_dec, moved, moved_bias = (
-        directions,
-        torch.zeros(w.d),
-        directions.clone(),
-        bias.clone(),
-    )  # the last two change
+    bias = torch.full((w.f,), w.bias(directions, x), device=device)
+    directions, x = directions.to(device), x.to(device)
+    w_dec, b_dec = directions, torch.zeros(w.d, device=device)
+    moved, moved_bias = directions.clone(), bias.clone()  # what is written in place
     n, d, f = w.n, w.d, w.f
     if w.kind == "topk":
         encode, name = (lambda: ops.topk_encode(x, w_dec, bias, w.k)), "topk_encode"
@@ -51,12 +48,13 @@ def operations(w: Workload) -> list[Operation]:
     e = len(values)  # active entries: N·K for TopK
     _, residual, slopes = ops.decode_loss_rows(values, indices, offsets, w_dec, b_dec, x)
     starts, entries, tokens = ops.csc(indices, offsets, f)
-    m, v, g = torch.zeros(f, d), torch.zeros(f, d), torch.randn(f, d).mul_(1e-4)
+    m, v = torch.zeros_like(w_dec), torch.zeros_like(w_dec)
+    g = w_dec.flip(0) * 1e-4
     adam = (w.lr, 0.9, 0.999, 1e-8, 10, True)
     matrix, batch, rows, listed = 4 * f * d, 4 * n * d, 4 * e * d, 8 * e
-    dead = torch.randperm(f, generator=torch.Generator().manual_seed(0))[: max(1, f // 100)].sort().values
-    alive = torch.ones(f, dtype=torch.bool).index_fill_(0, dead, False)
-    fresh = x[torch.arange(len(dead)) % n]
+    dead = torch.randperm(f, generator=torch.Generator().manual_seed(0))[: max(1, f // 100)].sort().values.to(device)
+    alive = torch.ones(f, dtype=torch.bool, device=device).index_fill_(0, dead, False)
+    fresh = x[torch.arange(len(dead), device=device) % n]
     return [
         Operation(name, encode, w.product_flops, batch + matrix + listed),
         Operation("sparse_decode", lambda: ops.decode(code, w_dec, b_dec), 2 * e * d, rows + batch + listed),

@@ -17,9 +17,10 @@ class Dense:
     notes = []
 
     def __init__(self, job: dict[str, Any], weights: dict[str, Tensor]) -> None:
-        self.job = job
+        self.job, self.device = job, torch.device(job.get("device", "cpu"))
         self.w_enc, self.w_dec, self.b_enc, self.b_dec = (
-            torch.nn.Parameter(weights[name].clone()) for name in ("W_enc", "W_dec", "b_enc", "b_dec")
+            torch.nn.Parameter(weights[name].to(self.device, copy=True))
+            for name in ("W_enc", "W_dec", "b_enc", "b_dec")
         )
         parameters = [self.w_enc, self.w_dec, self.b_enc, self.b_dec]
         self.adam = torch.optim.Adam(parameters, lr=job["lr"], fused=True)
@@ -37,7 +38,7 @@ class Dense:
         return torch.zeros_like(pre).scatter(1, indices, values.relu())
 
     def loss(self, x: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16) if self.job["precision"] == "bf16" else nullcontext():
+        with torch.autocast(self.device.type, torch.bfloat16) if self.job["precision"] == "bf16" else nullcontext():
             code = self.code(x)
             x_hat = code @ self.w_dec + self.b_dec
         loss = (x_hat.float() - x).square().mean()

@@ -17,10 +17,11 @@ class Engine:
     notes = []
 
     def __init__(self, job: dict[str, Any], weights: dict[str, Tensor]) -> None:
+        device = job.get("device", "cpu")
         if job["kind"] == "topk":
-            self.sae = ms.TopKSAE(job["d"], job["f"], job["k"])
+            self.sae = ms.TopKSAE(job["d"], job["f"], job["k"], device=device)
         else:
-            self.sae = ms.ReLUSAE(job["d"], job["f"], job["l1"])
+            self.sae = ms.ReLUSAE(job["d"], job["f"], job["l1"], device=device)
         with torch.no_grad():
             self.sae.W_enc_rows.copy_(weights["W_enc"])
             self.sae.W_dec.copy_(weights["W_dec"])
