@@ -17,7 +17,7 @@ BINARY = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (
 
 
 class Chromium:
-    """One page. ``run`` evaluates JavaScript in it; exceptions and console errors of the page raise here."""
+    """One page. ``run`` evaluates JavaScript in it and raises what that throws; ``errors`` are the page's own."""
 
     def __init__(self, folder: Path, *, dark: bool = False, size: tuple[int, int] = (1280, 900)) -> None:
         to_read, self._write = os.pipe()  # Chromium reads commands from 3 and writes answers to 4
@@ -103,7 +103,7 @@ class Chromium:
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
 
     def errors(self) -> list[str]:
-        """Exceptions and failed requests that the page has reported so far."""
+        """Exceptions that the page has not caught so far."""
         self.run("1")
         bad = [e for e in self._events if e.get("method") == "Runtime.exceptionThrown"]
         return [e["params"]["exceptionDetails"].get("exception", {}).get("description", "?") for e in bad]

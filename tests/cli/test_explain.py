@@ -45,10 +45,10 @@ def test_explain_locally(made, tmp_path, capsys):
 
 
 def test_an_index_beside_the_dictionary_is_used(made, tmp_path, capsys):
-    assert main(["index", str(made / "sae"), "--text", str(made / "text.jsonl"), "--quiet"]) == 0
-    assert run("explain", made, tmp_path, "--features", 2, "--neurons", 0) == 0
-    assert not (tmp_path / "index-of").exists()
-    assert list(json.loads((tmp_path / "explain.json").read_text())["kinds"]) == ["features"]
+    assert main(["index", str(made / "sae"), "--text", str(made / "text.jsonl"), "--tokens", "1000", "--quiet"]) == 0
+    assert run("explain", made, tmp_path, "--features", 2, "--neurons", 1) == 0
+    subjects = json.loads((tmp_path / "explain.json").read_text())["subjects"]
+    assert subjects["features"]["tokens"] < 1100 < subjects["neurons"]["tokens"]
 
 
 def test_explain_with_a_model(made, tmp_path, capsys):

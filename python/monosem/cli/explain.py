@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monosem.cli import subjects
+from monosem.cli import claim, subjects
 
 if TYPE_CHECKING:
     from monosem.analysis.evidence.explain.chat import Chat
@@ -50,10 +50,10 @@ def run(args: argparse.Namespace) -> int:
     from monosem.analysis.evidence.section import write_page
     from monosem.data import files
 
-    out = subjects.folder_of(args)
+    out = claim.folder_of(args, args.folder)
     _check_client(args)
     cases, described = [], {}
-    for compared, count in subjects.open_all(args, out):
+    for compared, count in subjects.open_all(args):
         subject, index = compared.subject, compared.index
         chosen = choose_features(index, count, args.seed)
         cases += gather(

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from monosem.cli import subjects
+from monosem.cli import claim, subjects
 
 HELP = "rate features and neurons by hand, blindly, and score the answers"
 
@@ -40,14 +40,14 @@ def _write(args: argparse.Namespace) -> int:
         raise ValueError("folder: got none; wanted a dictionary to rate, or --score FILE to score answers")
     if args.each < 1:
         raise ValueError(f"each: got {args.each}; wanted at least 1")
-    out = subjects.folder_of(args)
+    out = claim.folder_of(args, args.folder)
     if (out / "rate.key.json").exists():
         raise ValueError(
             f"out: {str(out)!r} holds the key of an earlier study, which its answers need; choose another folder with "
             "--out, or move rate.html and rate.key.json away"
         )
     items = []
-    for compared, count in subjects.open_all(args, out):
+    for compared, count in subjects.open_all(args):
         index = compared.index
         items += candidates(
             compared.subject, index, index.rows, choose_features(index, count, args.seed), compared.kind,

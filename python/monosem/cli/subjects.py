@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from monosem.cli import options
@@ -36,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser, count: int) -> None:
     parser.add_argument("--text", default="sample", help=options.TEXT_HELP)
     options.add_split(parser, "all")
     parser.add_argument(
-        "--tokens", type=int, default=500_000, metavar="N",
-        help="where a dictionary has no index yet (`monosem index`), read about N tokens, in evenly spaced contexts",
+        "--tokens", type=int, default=200_000, metavar="N",
+        help="of a dictionary without an index (`monosem index`), and of neurons, read about N tokens, evenly spaced",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of the choice of features and examples")
     parser.add_argument("--out", help="folder for what is written (default: the dictionary's)")
@@ -45,10 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser, count: int) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
-def open_all(args: argparse.Namespace, out: Path) -> list[tuple[Compared, int]]:
-    """Every kind that was asked for with the number of features wanted; builds the indices that are missing.
+def open_all(args: argparse.Namespace) -> list[tuple[Compared, int]]:
+    """Every kind that was asked for, with the number of features wanted.
 
-    An index is looked for in ``<dictionary>/index``, where `monosem index` writes it, then below ``out``.
+    A dictionary's index is that of `monosem index` where there is one, else made for the occasion.
     """
     from monosem.analysis.inputs import load_subject
 
@@ -70,25 +69,11 @@ def open_all(args: argparse.Namespace, out: Path) -> list[tuple[Compared, int]]:
                 f"{main.model.name}~shuffled (`monosem train --model {main.model.name}~shuffled`)"
             )
         wanted.append(("shuffled", args.shuffled, control, args.features))
-    return [(_open(kind, folder, s, args, out), count) for kind, folder, s, count in wanted if count]
+    return [(_open(kind, folder, s, args), count) for kind, folder, s, count in wanted if count]
 
 
-def _open(kind: str, folder: str, subject: Any, args: argparse.Namespace, out: Path) -> Compared:
-    from monosem.analysis.index import IndexSettings, build_index, open_index
-    from monosem.analysis.inputs import load_rows
+def _open(kind: str, folder: str, subject: Any, args: argparse.Namespace) -> Compared:
+    from monosem.analysis.evidence.indexed import index_of
 
-    there = Path(folder) / "index"
-    if (there / "index.json").is_file():
-        return Compared(kind, subject, open_index(there, subject))
-    rows = load_rows(subject.model, args.text, args.split)
-    own = out / "index-of" / f"{kind}-{args.split}-{args.tokens}"
-    settings = IndexSettings(neurons=False, codes=False)  # examples and histograms are all that is asked here
-    index = build_index(subject, rows, own, tokens=args.tokens, settings=settings, progress=not args.quiet)
+    index = index_of(subject, folder, args.text, args.split, args.tokens, not args.quiet)
     return Compared(kind, subject, index)
-
-
-def folder_of(args: argparse.Namespace) -> Path:
-    """Where to write: ``--out``, or the dictionary's own folder."""
-    if args.out is None and not Path(args.folder).is_dir():
-        raise ValueError(f"out: {args.folder!r} is no folder to write beside; name one with --out")
-    return Path(args.out or args.folder)

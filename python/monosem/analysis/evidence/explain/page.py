@@ -11,7 +11,7 @@ import numpy as np
 from monosem.analysis.evidence import chart
 from monosem.analysis.evidence.section import Finding, Section
 
-_COMMAND = "`monosem explain RUN`"
+_COMMAND = "monosem explain RUN"
 _LISTED = 40  # features that are listed with their examples
 
 

@@ -32,7 +32,7 @@ def section(result: dict[str, Any]) -> Section:
         "median neuron 0, median feature interval 12, of 14",
         f"median points: {ours}",
         f"{counts}, mixed and unlabelled, rated by {len(result['annotators'])} annotator(s) on the six-step rubric, "
-        "one rating an item over all 11 intervals. `monosem rate RUN`, then `monosem rate --score answers.json`",
+        "one rating an item over all 11 intervals. monosem rate RUN, then monosem rate --score answers.json",
     )
     lede = (
         "Features, neurons and, where given, features of a model with shuffled weights, mixed and without labels: the "
