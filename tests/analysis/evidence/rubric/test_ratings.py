@@ -46,7 +46,7 @@ def test_medians_by_kind():
     assert features["steps"]["separation"] == {"median": 0.0, "low": 0.0, "high": 0.0, "n": 1}
     assert features["fits"]["median"] == pytest.approx(2 / 3)
     assert result.summary("neurons")["points"]["median"] == 0.5
-    assert "features" in result.table() and "1 items are not rated" in result.table()
+    assert "features" in result.table() and "left out: 1" in result.table()
     plain = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     page = render_page("Rated", [section(plain)])
     assert "&lt;b&gt;base64" in page and "features 13 [12, 14]" in page

@@ -88,9 +88,9 @@ class Ratings:
             )
         widths = [max(len(r[i]) for r in rows) for i in range(len(heads))]
         lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
-        notes = [f"{len(self.items)} items rated by {', '.join(self.annotators)}; medians [bootstrap 95 %]"]
+        notes = [f"rated by {', '.join(self.annotators)}: {len(self.items)}; medians [bootstrap 95 %]"]
         if self.open:
-            notes.append(f"{self.open} items are not rated yet; they are left out")
+            notes.append(f"not rated yet and left out: {self.open}")
         if self.agreement is not None:
             notes.append(f"agreement of annotators: Spearman ρ {self.agreement:.2f}")
         return "\n".join([*lines, *notes])

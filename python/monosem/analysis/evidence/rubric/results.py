@@ -27,11 +27,12 @@ def section(result: dict[str, Any]) -> Section:
         f"{k} {s['points']['median']:g} [{s['points']['low']:g}, {s['points']['high']:g}]" for k, s in kinds.items()
     )
     counts = ", ".join(f"{s['n']} {k}" for k, s in kinds.items())
+    people = "one annotator" if len(result["annotators"]) == 1 else f"{len(result['annotators'])} annotators"
     finding = Finding(
         "Features are more interpretable to a person than neurons",
         "median neuron 0, median feature interval 12, of 14",
         f"median points: {ours}",
-        f"{counts}, mixed and unlabelled, rated by {len(result['annotators'])} annotator(s) on the six-step rubric, "
+        f"{counts}, mixed and unlabelled, rated by {people} on the six-step rubric, "
         "one rating an item over all 11 intervals. monosem rate RUN, then monosem rate --score answers.json",
     )
     lede = (
@@ -58,7 +59,7 @@ def _table(result: dict[str, Any]) -> str:
     head = "".join(f'<th class="n">{h}</th>' for h in heads)
     notes = []
     if result["open"]:
-        notes.append(f"{result['open']} items are not rated and left out.")
+        notes.append(f"Not rated and left out: {result['open']}.")
     if result["agreement"] is not None:
         notes.append(f"Annotators agree with Spearman ρ = {result['agreement']:.2f}.")
     return (
@@ -82,9 +83,9 @@ def _histogram(result: dict[str, Any]) -> str:
 def _items(result: dict[str, Any]) -> str:
     rows = []
     for i in sorted(result["items"], key=lambda i: (-i["points"], i["number"])):
-        said = " / ".join(i["hypotheses"]) or "(none)"
+        said, name = " / ".join(i["hypotheses"]) or "(none)", f"{i['kind'].removesuffix('s')} {i['feature']}"
         rows.append(
-            f'<tr><td class="n strong">{i["points"]:g}</td><td>{escape(i["kind"])} {i["feature"]}</td>'
+            f'<tr><td class="n strong">{i["points"]:g}</td><td>{escape(name)}</td>'
             f'<td style="white-space:normal" dir="auto">{escape(said)}</td></tr>'
         )
     return (
