@@ -35,6 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--export", choices=("neuronpedia", "saedashboard"),
         help="instead of pages write --out in the format of Neuronpedia's exports or of SAEDashboard's batches",
     )  # fmt: skip
+    parser.add_argument(
+        "--no-proxies", action="store_true", help="do not colour histograms by proxies as well as by source"
+    )
+    parser.add_argument(
+        "--automata", metavar="FILE",
+        help="automata.json of `monosem automata`, for the automaton links (default: FOLDER's, if it is there)",
+    )  # fmt: skip
     parser.add_argument("--title", help="of the page")
     parser.add_argument("--device", default="cpu", help="where the dictionary runs: cpu or cuda")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
@@ -44,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from monosem.analysis.dashboard import Counts, write_site
+    from monosem.analysis.dashboard.extras import automaton_links, proxy_marks
     from monosem.analysis.inputs import load_subject
 
     if args.out is None and not Path(args.folder).is_dir():
@@ -54,9 +62,13 @@ def run(args: argparse.Namespace) -> int:
     if args.export:
         return _export(args, subject, index, out)
     given = {name: getattr(args, name) for name in ("top", "each", "random") if getattr(args, name) is not None}
+    links = automaton_links(args.automata or Path(args.folder) / "automata.json")
+    if args.automata and links is None:
+        raise FileNotFoundError(f"automata: no file {args.automata!r}; wanted what `monosem automata` writes")
     page = write_site(
         subject, index, out, prompts=args.prompt, counts=replace(Counts.for_width(index.d_sae), **given),
-        title=args.title, progress=not args.quiet,
+        marks=None if args.no_proxies else proxy_marks(subject.model, index), following=links, title=args.title,
+        progress=not args.quiet,
     )  # fmt: skip
     print(f"open {page.resolve().as_uri()}")
     return 0

@@ -35,13 +35,15 @@ class Partner:
     """A feature that fires on the same tokens.
 
     ``tokens`` is on how many, ``share`` that number over the tokens of the feature asked about, and ``phi`` the
-    correlation of the two on/off variables: (n·n_fg − n_f·n_g) / √(n_f (n − n_f) n_g (n − n_g)).
+    correlation of the two on/off variables: (n·n_fg − n_f·n_g) / √(n_f (n − n_f) n_g (n − n_g)); ``cosine`` is theirs,
+    n_fg / √(n_f·n_g).
     """
 
     feature: int
     tokens: int
     share: float
     phi: float
+    cosine: float
 
 
 @dataclass(frozen=True)

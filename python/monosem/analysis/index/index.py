@@ -133,8 +133,9 @@ class Index:
         active = self._arrays["partners.active"]
         mine = active[feature]
         scores = phi(both, mine, active[ids], self.tokens)
-        rows = zip(ids.tolist(), both.tolist(), scores.tolist(), strict=True)
-        return [Partner(g, n, n / max(int(mine), 1), score) for g, n, score in rows][:count]
+        cosines = both / (mine * active[ids]).double().sqrt().clamp_min(1)
+        rows = zip(ids.tolist(), both.tolist(), scores.tolist(), cosines.tolist(), strict=True)
+        return [Partner(g, n, n / max(int(mine), 1), score, cosine) for g, n, score, cosine in rows][:count]
 
     def neuron_correlations(self, features: Tensor) -> Tensor:
         """Pearson's r of features [n] with every component of the activation they were read from: float64 [n, d_in].
@@ -142,12 +143,22 @@ class Index:
         Raises:
             ValueError: the index was built with ``neurons=False``.
         """
+        features, product = self._crossed(features)
+        sums = self._arrays["crossed.sum"], self._arrays["crossed.square"]
+        mass, square = self.moments.mass[features].sum(1), self.moments.square[features]
+        return correlation(product, mass, square, *sums, self.tokens)
+
+    def neuron_cosines(self, features: Tensor) -> Tensor:
+        """Σ f·x / √(Σ f² · Σ x²) of features [n] with every component, float64 [n, d_in]. Raises as above."""
+        features, product = self._crossed(features)
+        scale = (self.moments.square[features][:, None] * self._arrays["crossed.square"]).sqrt()
+        return torch.where(scale > 0, product.double() / scale.clamp_min(1e-300), 0.0)
+
+    def _crossed(self, features: Tensor) -> tuple[Tensor, Tensor]:
         if "crossed.product" not in self._arrays:
             raise ValueError("neurons: this index was built with neurons=False; build it again with neurons=True")
         features = torch.as_tensor(features).long()
-        sums = self._arrays["crossed.sum"], self._arrays["crossed.square"]
-        mass, square = self.moments.mass[features].sum(1), self.moments.square[features]
-        return correlation(self._arrays["crossed.product"][features], mass, square, *sums, self.tokens)
+        return features, self._arrays["crossed.product"][features]
 
     @property
     def codes(self) -> Codes:

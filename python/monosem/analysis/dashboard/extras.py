@@ -1,0 +1,61 @@
+"""What other analyses bring to the browser: proxies to colour histograms by, and automaton links."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monosem.analysis.index import Index
+from monosem.analysis.scan import spread
+
+
+def proxy_marks(model: Any, index: Index, proxies: Any = None, block: int = 256) -> dict[str, np.ndarray]:
+    """For each proxy the tokens on which its score is above 0, of the rows that were read: {name: bool [rows, T]}.
+
+    Args:
+        proxies: a ``ProxySet``; default the built-in ones, fitted to the index's text.
+    """
+    if proxies is None:
+        from monosem.analysis.evidence.proxies.builtin import ProxySet
+
+        proxies = ProxySet(model, index.rows)
+    tokens = index.rows.tokens
+    marks = {name: np.zeros(tokens.shape, dtype=bool) for name in proxies.names}
+    read = spread(index.rows, index.meta["rows_read"] * index.length)
+    for start in range(0, len(read), block):
+        rows = read[start : start + block]
+        scores = proxies.scores(np.asarray(tokens[rows]).astype(np.int64)) > 0
+        for name, score in zip(proxies.names, scores.numpy(), strict=True):
+            marks[name][rows] = score
+    return marks
+
+
+def automaton_links(path: str | Path, most: int = 8) -> dict[int, list[tuple[int, float]]] | None:
+    """The steps of the automata that ``monosem automata`` wrote: {feature: [(next feature, strength), …]}; None where
+    there is no such file. Those are the strongest loops, cycles and chains, not every transition.
+
+    Raises:
+        ValueError: a file that is no such result.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return None
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        steps = {
+            (int(e["from"]), int(e["to"])): float(e["strength"])
+            for kind in ("loops", "cycles", "chains")
+            for found in result[kind]
+            for e in found["edges"]
+        }
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"automata: {str(path)!r} is not what `monosem automata` writes ({error!r}); run that again"
+        ) from None
+    links: dict[int, list[tuple[int, float]]] = {}
+    for (i, j), strength in sorted(steps.items(), key=lambda step: -step[1]):
+        links.setdefault(i, []).append((j, strength))
+    return {i: found[:most] for i, found in links.items()}

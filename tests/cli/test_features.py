@@ -1,0 +1,78 @@
+"""``monosem index`` and ``monosem features`` from the command line, on a tiny real model."""
+
+import gzip
+import json
+
+import pytest
+from tiny import HOOK, tiny_documents, tiny_model
+
+import monosem as ms
+from monosem.analysis.index import open_index
+from monosem.cli.main import main
+from monosem.data.models import save_folder
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A folder with a model, a text, and a dictionary that knows where it belongs."""
+    model = tiny_model()
+    save_folder(tmp_path / "model", model.module, model.tokenizer)
+    lines = [json.dumps({"source": d.source, "text": d.text}) for d in tiny_documents(30)]
+    (tmp_path / "text.jsonl").write_text("\n".join(lines))
+    ms.save(ms.TopKSAE(32, 40, k=4, seed=0), tmp_path / "sae", {"model": str(tmp_path / "model"), "hook_name": HOOK})
+    return tmp_path
+
+
+def run(verb, made, *options):
+    return main([verb, str(made / "sae"), "--quiet", *map(str, options)])
+
+
+def test_index(made, capsys):
+    text = ("--text", made / "text.jsonl", "--split", "all")
+    assert run("index", made, *text, "--tokens", 640, "--each", 3, "--no-neurons") == 0
+    said = capsys.readouterr().out
+    index = open_index(made / "sae" / "index")
+    assert index.meta["rows_read"] == 20 and index.tokens == 20 * 31
+    assert index.meta["notes"]["split"] == "all" and not index.meta["settings"]["neurons"]
+    assert "620 tokens read" in said and "of 40 features fire" in said
+    # The same again opens what is there; something else is refused.
+    assert run("index", made, *text, "--tokens", 640, "--each", 3, "--no-neurons") == 0
+    assert run("index", made, *text, "--tokens", 320, "--each", 3, "--no-neurons") == 2
+    assert "is of something else: its rows_read is 20, and 10 is asked for" in capsys.readouterr().err
+
+
+def test_neurons_need_a_folder(made, capsys):
+    model = f"neurons:{made / 'model'}"
+    text = ["--hook", HOOK, "--text", str(made / "text.jsonl"), "--quiet"]
+    assert main(["index", model, *text]) == 2
+    assert "say where the index goes with --out" in capsys.readouterr().err
+    assert main(["index", model, *text, "--out", str(made / "neurons")]) == 0
+    assert open_index(made / "neurons").meta["kind"] == "neurons"
+
+
+def test_pages_make_their_index_first(made, capsys):
+    options = ("--text", made / "text.jsonl", "--split", "all", "--prompt", "the fox", "--prompt", "שלום", "--top", 2)
+    (made / "automata.json").write_text(json.dumps({"loops": [], "cycles": [], "chains": []}))
+    assert run("features", made, *options, "--automata", made / "automata.json", "--title", "A <b>title</b>") == 0
+    assert "no index in" in capsys.readouterr().out
+    page = (made / "sae" / "features" / "index.html").read_text(encoding="utf-8")
+    assert "A &lt;b&gt;title&lt;/b&gt;" in page and "the fox" in page and "שלום" in page
+    assert '"Hebrew"' in page  # the proxies by which histograms are coloured
+    assert (made / "sae" / "features" / "data" / "features-0.js").is_file()
+    assert open_index(made / "sae" / "index").d_sae == 40
+    assert run("features", made, "--automata", made / "none.json") == 2
+    assert "no file" in capsys.readouterr().err
+
+
+def test_exports(made, capsys):
+    assert run("features", made, "--text", made / "text.jsonl", "--split", "all", "--export", "saedashboard") == 0
+    assert json.loads((made / "sae" / "saedashboard" / "batch-0.json").read_text())["features"]
+    assert run("features", made, "--export", "neuronpedia", "--out", made / "np") == 0
+    (features,) = (made / "np" / "v1").glob("*/*/features/batch-0.jsonl.gz")
+    assert gzip.decompress(features.read_bytes()).count(b"\n") > 1
+    assert "written: " in capsys.readouterr().out
+
+
+def test_an_index_that_is_not_there(made, capsys):
+    assert run("features", made, "--index", made / "nothing") == 2
+    assert "no index in" in capsys.readouterr().err
