@@ -21,7 +21,8 @@ class Facts:
 
     Attributes:
         logits: the extreme logit weights.
-        neighbours, cosines: the features whose decoder directions are nearest, nearest first, [F, count].
+        neighbours, cosines: of those that fire, the features whose decoder directions are nearest, nearest first,
+            [F, count]; −1 and 0 for a feature that does not fire itself.
         neurons, correlations: the components of the activation that correlate best, [F, count]; None where the index
             has no sums for them.
         source_r: Pearson's r with every source, float32 [F, sources].
@@ -38,13 +39,25 @@ class Facts:
 def gather(subject: Any, index: Index, *, neighbours: int = 8, neurons: int = 5, progress: bool = True) -> Facts:
     """Work out the facts, block by block: nothing of size F × F or F × vocabulary is held."""
     used = used_vocabulary(np.asarray(index.rows.tokens).astype(np.int64), subject.model.d_vocab)
-    with tqdm(total=3 * index.d_sae, unit="feature", desc="comparing features", disable=not progress) as bar:
+    total = index.d_sae * (2 + index.meta["settings"]["neurons"])
+    with tqdm(total=total, unit="feature", desc="comparing features", disable=not progress) as bar:
         logits = logit_weights(subject.sae, subject.model, subject.hook_name, used)
         bar.update(index.d_sae)
-        near, cosines = nearest(subject.sae.W_dec, neighbours, bar)
+        near, cosines = _nearest_alive(subject.sae.W_dec, index.counts > 0, neighbours, bar)
         best = _neurons(index, neurons, bar) if index.meta["settings"]["neurons"] else (None, None)
     sources = {name: [i] for i, name in enumerate(index.sources)}
     return Facts(logits, near, cosines, *best, index.moments.correlations(sources).float())
+
+
+def _nearest_alive(directions: Tensor, alive: Tensor, count: int, bar: Any) -> tuple[Tensor, Tensor]:
+    """``nearest`` among the features that fire: the others cost the square of their number and say nothing."""
+    own = alive.nonzero().flatten()
+    ids, values = nearest(directions[own], count, bar) if len(own) > 1 else (torch.zeros(len(own), 0).long(),) * 2
+    near = torch.full((len(alive), ids.shape[1]), -1, dtype=torch.int64)
+    cosines = torch.zeros(near.shape)
+    near[own], cosines[own] = own[ids.long()], values.float()
+    bar.update(len(alive) - len(own))
+    return near, cosines
 
 
 @torch.no_grad()
