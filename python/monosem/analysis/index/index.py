@@ -65,27 +65,19 @@ class Index:
         Interval 0 is the weakest and ``intervals − 1`` holds the maximum. They come from the samples of the bins, so
         they are uniform in the interval as far as each bin has examples left, and about 10 where as many occurred.
         """
-        feature = self._known(feature)
         if not 0 <= i < intervals:
             raise ValueError(f"i: got {i}; wanted 0 to {intervals - 1}")
-        low, high = self.bounds(feature, i, intervals)
-        settings, upper = self.meta["settings"], float(self._arrays["levels.upper"][feature])
-        bins = settings["bins"]
-        if not upper:
-            return []
-        first = max(0, int(low / upper * bins) - 1)
-        last = min(bins, int(high / upper * bins) + 2)
-        found = self._examples(
-            "levels.sample", slice(feature * bins + first, feature * bins + last), 2 * settings["seed"] + 1
-        )
-        return [e for e in found if low < e.value and (e.value <= high or i == intervals - 1)][:count]
+        return self._inside(self._sampled(feature), feature, i, intervals)[:count]
 
     def spectrum(
         self, feature: int, each: int | None = None, intervals: int = INTERVALS
     ) -> list[tuple[float, float, list[Example]]]:
         """All intervals, the strongest first: (low, high, at most ``each`` random examples)."""
-        order = reversed(range(intervals))
-        return [(*self.bounds(feature, i, intervals), self.interval(feature, i, each, intervals)) for i in order]
+        found = self._sampled(feature)
+        return [
+            (*self.bounds(feature, i, intervals), self._inside(found, feature, i, intervals)[:each])
+            for i in reversed(range(intervals))
+        ]
 
     def bounds(self, feature: int, i: int, intervals: int = INTERVALS) -> tuple[float, float]:
         """The activations between which interval ``i`` lies."""
@@ -179,6 +171,16 @@ class Index:
         if not 0 <= feature < self.d_sae:
             raise ValueError(f"feature: got {feature}; wanted 0 to {self.d_sae - 1}")
         return int(feature)
+
+    def _sampled(self, feature: int) -> list[Example]:
+        """The samples of all bins of a feature, in their random order."""
+        settings = self.meta["settings"]
+        first, bins = self._known(feature) * settings["bins"], settings["bins"]
+        return self._examples("levels.sample", slice(first, first + bins), 2 * settings["seed"] + 1)
+
+    def _inside(self, found: list[Example], feature: int, i: int, intervals: int) -> list[Example]:
+        low, high = self.bounds(feature, i, intervals)
+        return [e for e in found if low < e.value and (e.value <= high or i == intervals - 1)]
 
     def _examples(self, part: str, at: int | slice, seed: int | None = None) -> list[Example]:
         """The examples of one list, or of several random samples together in their random order."""
