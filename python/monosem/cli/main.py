@@ -23,6 +23,7 @@ VERBS = {
     "steer": "pin, add or ablate features while the model writes or reads",
     "compare": "are the features of two models the same?",
     "split": "how features split as a dictionary grows",
+    "reproduce": "every claim of the paper beside your own figure, from training to report.html",
     "bench": "how fast a training step is here, beside plain PyTorch and the floor of this machine",
     "doctor": "what was built, what this machine has, and which backend is used",
 }

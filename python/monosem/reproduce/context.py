@@ -1,4 +1,4 @@
-"""What the stages of a reproduction share: models, text, dictionaries, indices; each loaded once, when first asked for."""
+"""What the stages of a reproduction share: models, text, dictionaries; each loaded once, when first asked for."""
 
 from __future__ import annotations
 

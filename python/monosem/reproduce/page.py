@@ -1,0 +1,130 @@
+"""The report: the table of claims, then every section, then how it was made."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from monosem.analysis.evidence import rubric
+from monosem.analysis.evidence.section import Finding, Section, write_page
+from monosem.data import files
+from monosem.reproduce.context import Context
+from monosem.reproduce.presets import FIRST
+from monosem.reproduce.stages import sections
+
+
+def write_report(context: Context, results: dict[str, dict[str, Any]]) -> Path:
+    """``report.html`` and ``report.json`` (the table of claims and the dictionaries as data); returns the page."""
+    parts = [_loss(context, results), *sections(context, results)]
+    parts.insert(2, _human(context))
+    trained = _dictionaries(context, results)
+    record = {
+        "settings": context.settings(),
+        "dictionaries": [_row(results, run.name) for run in context.runs],
+        "findings": [{"section": s.title} | asdict(f) for s in parts for f in s.findings],
+        "seconds": {name: result["seconds"] for name, result in results.items()},
+    }
+    files.write_text(context.folder / "report.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    title = f"Towards Monosemanticity, computed on {context.model}"
+    return write_page(context.folder / "report.html", title, parts, _intro(context) + trained, _notes(context, results))
+
+
+def _intro(context: Context) -> str:
+    seen = f"model {escape(context.model)} at <code>{escape(context.hook_name)}</code>"
+    return (
+        f'<p class="lede">Each claim of Bricken et al. (2023), with the paper’s figure and the one found on {seen}. '
+        "Where they differ, the model, the text and the length of training differ too: the paper’s was trained on 100 "
+        "billion tokens and its dictionaries on 8 billion activations.</p>"
+    )
+
+
+def _row(results: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
+    result = results[f"dictionary-{name.replace('/', '-')}"]
+    kept = ("d_sae", "l0", "ce_loss_recovered", "explained_variance", "dead", "ce_clean", "ce_sae", "ce_zero", "tokens")
+    evaluation = result["evaluation"]
+    return {
+        "name": name, "model": evaluation["model"], "activations": result["steps"] * result["batch_size"],
+        "seconds": result["seconds"], **{k: evaluation[k] for k in kept},
+    }  # fmt: skip
+
+
+def _dictionaries(context: Context, results: dict[str, dict[str, Any]]) -> str:
+    """The dictionaries as an HTML table."""
+    out = (
+        '<div class="scroll"><table><thead><tr><th>Dictionary</th><th>Model</th><th class="n">Features</th>'
+        '<th class="n">Activations read</th><th class="n">L0</th><th class="n">CE loss recovered</th>'
+        '<th class="n">Explained variance</th><th class="n">Silent on held-out text</th></tr></thead><tbody>'
+    )
+    for run in context.runs:
+        r = _row(results, run.name)
+        out += (
+            f"<tr><td>{escape(r['name'])}</td><td>{escape(r['model'])}</td><td class='n'>{r['d_sae']:,}</td>"
+            f"<td class='n'>{r['activations'] / 1e6:.1f} M</td><td class='n'>{r['l0']:.1f}</td>"
+            f"<td class='n strong'>{_percent(r['ce_loss_recovered'])}</td>"
+            f"<td class='n'>{_percent(r['explained_variance'])}</td>"
+            f"<td class='n'>{r['dead'] / r['d_sae']:.1%}</td></tr>"
+        )
+    return out + "</tbody></table></div>"
+
+
+def _loss(context: Context, results: dict[str, dict[str, Any]]) -> Section:
+    """Claim 0: a dictionary keeps most of what the layer contributes."""
+    main, widest = context.preset.main, context.preset.of(FIRST)[-1].name
+    how = (
+        "monosem evaluate {}: (CE with zeros − CE with the dictionary) / (CE with zeros − CE untouched), held-out text"
+    )
+    findings = []
+    for name, paper in ((main, "79 % (A/1, 4,096 features)"), (widest, "94.5 % (A/5, 131,072 features)")):
+        r = _row(results, name)
+        findings.append(
+            Finding(
+                f"{r['d_sae']:,} features account for most of what the neurons contribute", paper,
+                f"{_percent(r['ce_loss_recovered'])} at L0 {r['l0']:.1f} ({name})",
+                how.format(context.dictionary(name).relative_to(context.folder)),
+            )
+        )  # fmt: skip
+    silent = _row(results, main)
+    findings.append(
+        Finding(
+            "Few features are dead", "4.1 % (168 of 4,096, of 100 M tokens)",
+            f"{silent['dead'] / silent['d_sae']:.1%} silent on {silent['tokens']:,} held-out tokens",
+            "monosem evaluate; fewer tokens leave more rare features silent",
+        )
+    )  # fmt: skip
+    lede = "What is lost when the layer is replaced by its reconstruction, in the prediction of the next token."
+    return Section("loss", "Loss recovered", lede, tuple(findings), "")
+
+
+def _human(context: Context) -> Section:
+    """Claim 2: rated by hand. Its figures come only from a person's answers."""
+    path = context.folder / "rate" / "rubric.json"
+    if path.is_file():
+        return rubric.section(json.loads(path.read_text(encoding="utf-8")))
+    finding = Finding(
+        "A person finds features far more interpretable than neurons", "median 12 of 14 (neurons 0)", "not rated yet",
+        "rate/rate.html, then monosem rate --score ANSWERS.json --out rate, then the same monosem reproduce again",
+    )  # fmt: skip
+    lede = "The paper’s rubric needs a person. The page for it is ready: features, neurons and controls, unlabelled."
+    body = '<p><a href="rate/rate.html">Rate them</a>: about a minute an item. What is done is kept in the browser.</p>'
+    return Section("rubric", "Rated by hand", lede, (finding,), body)
+
+
+def _notes(context: Context, results: dict[str, dict[str, Any]]) -> list[str]:
+    preset = context.preset
+    sparsity = f"TopK with k = {preset.k}" if preset.kind == "topk" else f"ReLU with λ = {preset.l1:g}"
+    minutes = sum(r["seconds"] for r in results.values()) / 60
+    other = f" and {context.other}" if context.other else ""
+    return [
+        f"Preset {preset.name!r}: {sparsity}, batches of {preset.batch_size:,}, Adam at {preset.lr:g}, "
+        f"seed {context.seed}; text: {context.text}; models {context.model}{other}.",
+        f"All stages together took {minutes:.0f} minutes. Each stage’s result is in evidence/, as JSON.",
+        "For a model of your own: monosem reproduce --model NAME --other NAME2 --hook HOOK --text FILE.jsonl "
+        "--out OUT. Each line of the table names the command that gives its figure alone.",
+    ]
+
+
+def _percent(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.1%}"

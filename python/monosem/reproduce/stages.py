@@ -1,0 +1,183 @@
+"""Every claim of the paper as a stage: what is measured, on which dictionaries, and the section that shows it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from monosem.analysis.evidence import (
+    automata,
+    not_neurons,
+    proxies,
+    splitting,
+    splitting_page,
+    steering,
+    steering_page,
+    universality,
+    universality_page,
+    widths,
+)
+from monosem.analysis.evidence import explain as explaining
+from monosem.analysis.evidence.rubric import candidates, write_study
+from monosem.analysis.index import IndexSettings, build_index
+from monosem.analysis.inputs import load_subject
+from monosem.analysis.sources import group_sources
+from monosem.reproduce import training
+from monosem.reproduce.context import Context
+from monosem.reproduce.presets import CONTROL, FIRST
+from monosem.reproduce.runner import Stage
+
+STEERED = ("base64", "Arabic")  # the two that the paper steers by
+RATED = 20  # of each kind, on the page for rating by hand
+
+
+def all_stages(context: Context) -> list[Stage]:
+    """Training, then the index of what is looked at closely, then one stage a claim."""
+    small, main = context.preset.of(FIRST)[0].name, context.preset.main
+    indexed = [main, "neurons", *(r.name for r in context.runs if r.model == CONTROL)]
+    stages = [
+        *training.stages(context),
+        *(Stage(f"index-{n.replace('/', '-')}", f"reading text with {n}", _reader(n)) for n in indexed),
+        Stage("proxies", "kinds of text: which feature follows which", _proxies),
+        Stage("neurons", "are the features just neurons?", _neurons),
+        Stage("explain", "automated interpretability, with the local interpreter", _explain),
+        Stage("rate", "the page for rating by hand", _rate),
+        Stage("steering", "steering by features", _steering),
+        Stage("universality", "the same features in another model", _universality),
+        Stage("splitting", "how features split", _splitting),
+        Stage("widths", "live features against width", _widths),
+        *(
+            Stage(f"automata-{n.replace('/', '-')}", f"finite-state automata of {n}", _automata(n))
+            for n in (small, main)
+        ),
+    ]
+    return [s for s in stages if s.name != "universality" or context.other is not None]
+
+
+def sections(context: Context, results: dict[str, dict[str, Any]]) -> list[Any]:
+    """The sections of the report, in the order of the paper's claims, from stored results."""
+    makers = {
+        "proxies": [proxies.section],
+        "explain": [explaining.section, explaining.logit_section],
+        "neurons": [not_neurons.section],
+        "steering": [steering_page.section],
+        "universality": [universality_page.section],
+        "splitting": [splitting_page.section],
+        "widths": [widths.section],
+        f"automata-{context.preset.of(FIRST)[0].name.replace('/', '-')}": [automata.section],
+    }
+    return [make(results[name]) for name, wanted in makers.items() if name in results for make in wanted]
+
+
+def subject_of(context: Context, name: str) -> Any:
+    """A dictionary of this reproduction, or ``"neurons"``: those of the first model."""
+    if name != "neurons":
+        return context.subject(name)
+    return load_subject("neurons:", context.language_model(FIRST), context.hook_name)
+
+
+def index_of(context: Context, name: str) -> Any:
+    """The index of :func:`subject_of`'s dictionary: built when first asked for, gone on with after an interruption."""
+    subject = subject_of(context, name)
+    neurons = name == "neurons"
+    folder = context.folder / "dictionaries" / "neurons" if neurons else context.dictionary(name)
+    return build_index(
+        subject, context.train, folder / "index", tokens=context.preset.index_tokens,
+        settings=IndexSettings(neurons=not neurons, codes=not neurons, seed=context.seed), progress=context.progress,
+    )  # fmt: skip
+
+
+def _reader(name: str):
+    def work(context: Context) -> dict[str, Any]:
+        index = index_of(context, name)
+        return {"tokens": index.tokens, "features": index.d_sae, "alive": int((index.counts > 0).sum())}
+
+    return work
+
+
+def _pieces(context: Context, name: str) -> tuple[Any, Any, str, Any]:
+    subject = context.subject(name)
+    return subject.sae, subject.model, subject.hook_name, context.train
+
+
+def _proxies(context: Context) -> dict[str, Any]:
+    tokens = context.preset.compare_tokens
+    main = _pieces(context, context.preset.main)
+    return proxies.measure(*main, tokens=tokens, seed=context.seed, progress=context.progress).to_dict()
+
+
+def _neurons(context: Context) -> dict[str, Any]:
+    main = _pieces(context, context.preset.main)
+    return not_neurons.measure(*main, tokens=context.preset.compare_tokens, progress=context.progress).to_dict()
+
+
+def _compared(context: Context) -> dict[str, str]:
+    """Kind → dictionary: features, neurons, and the control where there is one."""
+    control = next((r.name for r in context.runs if r.model == CONTROL), None)
+    return {"features": context.preset.main, "neurons": "neurons"} | ({"shuffled": control} if control else {})
+
+
+def _explain(context: Context) -> dict[str, Any]:
+    cases, described = [], {}
+    for kind, name in _compared(context).items():
+        subject, index = subject_of(context, name), index_of(context, name)
+        chosen = explaining.choose_features(index, context.preset.explained, context.seed)
+        cases += explaining.gather(
+            subject, index, index.rows, chosen, kind, seed=context.seed, progress=context.progress
+        )
+        described[kind] = {
+            "model": subject.model.name, "hook_name": subject.hook_name, "d_sae": subject.sae.cfg.d_sae,
+            "kind": subject.sae.cfg.kind, "tokens": index.tokens, "features": len(chosen),
+        }  # fmt: skip
+    made = explaining.measure(cases, explaining.LocalInterpreter(), described, context.seed)
+    return made.to_dict() | {"requests": {}}
+
+
+def _rate(context: Context) -> dict[str, Any]:
+    items = []
+    for kind, name in _compared(context).items():
+        index = index_of(context, name)
+        chosen = explaining.choose_features(index, RATED, context.seed)
+        items += candidates(subject_of(context, name), index, index.rows, chosen, kind, progress=context.progress)
+    folder = context.folder / "rate"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_study(folder, items, context.seed)
+    return {"items": len(items)}
+
+
+def _steering(context: Context) -> dict[str, Any]:
+    subject, index = context.subject(context.preset.main), index_of(context, context.preset.main)
+    groups = {label: members for label, members in group_sources(index.sources).items() if label in STEERED}
+    judges = steering.proxy_judges(subject.model, index.rows, groups)
+    return steering.measure(
+        subject, index, judges, groups, seed=context.seed, judged=steering.JUDGED, progress=context.progress
+    ).to_dict()
+
+
+def _universality(context: Context) -> dict[str, Any]:
+    a, b = context.subject(context.preset.main), context.subject(context.preset.main.replace(FIRST, "B", 1))
+    options = {"tokens": context.preset.compare_tokens, "seed": context.seed, "progress": context.progress}
+    return universality.measure(a, b, context.train, **options).to_dict()
+
+
+def _splitting(context: Context) -> dict[str, Any]:
+    names = [run.name for run in context.preset.of(FIRST)]
+    return splitting.measure(
+        [context.subject(n) for n in names], context.train, names=names, tokens=context.preset.compare_tokens,
+        progress=context.progress,
+    ).to_dict()  # fmt: skip
+
+
+def _widths(context: Context) -> dict[str, Any]:
+    saes = {run.name: context.subject(run.name).sae for run in context.preset.of(FIRST)}
+    return widths.measure(
+        saes, context.language_model(FIRST), context.hook_name, context.train, tokens=100_000,
+        density_tokens=context.preset.compare_tokens, progress=context.progress,
+    ).to_dict()  # fmt: skip
+
+
+def _automata(name: str):
+    def work(context: Context) -> dict[str, Any]:
+        tokens = context.preset.compare_tokens
+        return automata.measure(*_pieces(context, name), tokens=tokens, progress=context.progress).to_dict()
+
+    return work
