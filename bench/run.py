@@ -40,7 +40,7 @@ Section = tuple[str, dict[str, Any], Callable[..., dict[str, Any]]]
 
 def sections(full: bool, quick: bool, errors: dict[str, str], say: Callable[[str], None]) -> list[Section]:
     """Name, request (what is asked for; it decides whether a stored result will do) and how it is measured."""
-    rounds, budget = (15, 900.0) if full else (7, 100.0)
+    rounds, budget = (15, 900.0) if full else (7, 80.0)
     laptop, small = (WORKLOADS[name] for name in (("tiny", "tiny") if quick else ("laptop", "small")))
     found: list[Section] = []
 

@@ -139,6 +139,7 @@ class Row:
     entrant: Entrant
     group: int = 0
     seconds: list[list[float]] = field(default_factory=list)  # of each round
+    cpu_seconds: list[list[float]] = field(default_factory=list)  # of all threads; tells more on a busy machine
     loss: float | None = None  # of the last step, as the entrant itself defines it
     peak_bytes: int | None = None
     ready: dict[str, Any] = field(default_factory=dict)
@@ -237,4 +238,5 @@ def _steps(row: Row, worker: Worker, timeout: float, first: int, count: int, set
     row.peak_bytes = said["peak_bytes"]
     if keep:
         row.seconds.append(said["seconds"])
+        row.cpu_seconds.append(said["cpu_seconds"])
         row.loss = said["loss"]

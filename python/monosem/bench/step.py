@@ -69,6 +69,7 @@ def summary(row: Row, rows: Sequence[Row], floor_ms: float, state: int) -> dict[
         "times_ms": [[round(1e3 * t, 3) for t in r] for r in row.seconds],
         "ratio": statistics.median(ratios) if ratios else None,
         "to_floor": 1e3 * statistics.median(times) / floor_ms,
+        "cpu_ms": 1e3 * statistics.median(t for r in row.cpu_seconds for t in r),
         "peak_bytes": row.peak_bytes, "over_state": row.peak_bytes / state - 1 if row.peak_bytes else None,
         "own_loss": row.loss, **row.evaluation,
     }  # fmt: skip

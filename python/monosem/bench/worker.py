@@ -81,14 +81,15 @@ class Turns:
 
     def steps(self, first: int, count: int, settle: int = 0) -> dict:
         limit_memory()
-        seconds, loss = [], None
+        seconds, processor, loss = [], [], None
         for i in range(settle + count):
             x = self.batches[(first + i) % len(self.batches)]
-            begin = time.perf_counter()
+            begin, used = time.perf_counter(), time.process_time()
             loss = self.contestant.step(x)
             if i >= settle:
                 seconds.append(time.perf_counter() - begin)
-        return {"seconds": seconds, "loss": loss, "peak_bytes": self._peak()}
+                processor.append(time.process_time() - used)
+        return {"seconds": seconds, "cpu_seconds": processor, "loss": loss, "peak_bytes": self._peak()}
 
     def evaluate(self) -> dict:
         return {name: float(value) for name, value in self.contestant.evaluate(self.held_out).items()}

@@ -102,7 +102,7 @@ WORKLOADS = {
     name: Workload(*shape, name=name)
     for name, shape in {
         "tiny": (256, 64, 512, 8),
-        "small": (1024, 256, 4096, 16),
+        "small": (1024, 128, 4096, 16),
         "laptop": (2048, 512, 16_384, 32),
         "gpt2": (4096, 768, 24_576, 32),
         "widest": (8192, 512, 131_072, 32),

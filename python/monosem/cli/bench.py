@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shape = parser.add_argument_group("what is measured")
     shape.add_argument(
         "--workload", choices=("tiny", "small", "laptop", "gpt2", "widest", "million"), default="laptop",
-        help="a named shape: tiny 256×64×512, small 1,024×256×4,096, laptop 2,048×512×16,384, gpt2 4,096×768×24,576, "
+        help="a named shape: tiny 256×64×512, small 1,024×128×4,096, laptop 2,048×512×16,384, gpt2 4,096×768×24,576, "
         "widest 8,192×512×131,072, million 2,048×512×1,048,576 (tokens × d_in × d_sae)",
     )  # fmt: skip
     shape.add_argument("--kind", choices=("topk", "relu"), default="topk", help="of autoencoder")
