@@ -1,1 +1,1 @@
-"""Device code: Triton (``<stem>.py``) and CUDA (``<stem>.cuh``). Not written yet; see CONTRIBUTING.md."""
+"""Device code: Triton (``<stem>.py``) and CUDA (``<stem>.cuh``). Nothing here is imported without a need for it."""

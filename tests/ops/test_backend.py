@@ -50,7 +50,7 @@ def test_import_never_fails_and_the_call_explains():
 
 def test_unknown_backend(monkeypatch):
     monkeypatch.setenv("MONOSEM_BACKEND", "magic")
-    with pytest.raises(ValueError, match="MONOSEM_BACKEND: got 'magic'; wanted one of native, reference"):
+    with pytest.raises(ValueError, match="MONOSEM_BACKEND: got 'magic'; wanted one of native, reference, triton, cuda"):
         ops.topk_encode(torch.zeros(1, 2), torch.zeros(3, 2), torch.zeros(3), 1)
 
 

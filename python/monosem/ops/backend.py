@@ -1,8 +1,9 @@
-"""Which implementation runs: the native module for CPU tensors, plain PyTorch elsewhere or on request.
+"""Which implementation runs: the native module for CPU tensors, Triton or CUDA for GPU tensors (``ops/gpu.py``).
 
-Importing never fails. ``MONOSEM_BACKEND=reference`` asks for the definitions in plain PyTorch, ``native`` (the
-default) for the compiled kernels; ``MONOSEM_ISA`` (baseline, avx2, avx512, avx512vnni) and ``MONOSEM_PRODUCT``
-(fp32, bf16, int16) override what the processor would choose.
+Importing never fails. ``MONOSEM_BACKEND=reference`` asks for the definitions in plain PyTorch on every device,
+``triton`` or ``cuda`` for those kernels on GPU tensors, ``native`` (the default) for the choice of each device;
+``MONOSEM_ISA`` (baseline, avx2, avx512, avx512vnni) and ``MONOSEM_PRODUCT`` (fp32, bf16, int16) override what the
+processor would choose.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ except ImportError as error:
     native = None
     native_error = str(error)
 
-_CHOICES = ("native", "reference")
+_CHOICES = ("native", "reference", "triton", "cuda")
 
 
 def requested() -> str:
@@ -50,11 +51,11 @@ def use_native() -> bool:
 
 
 @cache
-def warn_device(device_type: str) -> None:
-    """Say once that this device has no kernels of its own yet."""
+def warn_device(device_type: str, reason: str) -> None:
+    """Say once that no kernel can be used on this device, and why."""
     warnings.warn(
-        f"monosem has no kernels for {device_type!r} tensors in this build: the definitions in plain PyTorch run "
-        "instead (right, but slow and with an array of tokens × features).",
+        f"monosem runs the definitions in plain PyTorch on {device_type!r} tensors (right, but slow and with an array "
+        f"of tokens × features): {reason}. `monosem doctor` says more.",
         stacklevel=3,
     )
 
@@ -90,3 +91,9 @@ def int16_products() -> bool:
 def cpu_product() -> str:
     """How the encoder multiplies on this CPU: ``bf16``, ``int16`` or ``fp32``."""
     return "bf16" if bf16_products() else "int16" if int16_products() else "fp32"
+
+
+@cache
+def gpu_bf16_products() -> bool:
+    """The same on GPUs: bf16 unless ``MONOSEM_PRODUCT=fp32`` (there is no int16 there)."""
+    return _asked_product() != "fp32"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from monosem.ops import backend
+from monosem.ops import backend, gpu
 
 _LIBRARY = torch.library.Library("monosem", "DEF")
 
@@ -18,24 +18,29 @@ def register(
     """Define ``monosem::<schema>`` and return the callable.
 
     Args:
-        cpu: the native implementation for CPU tensors in float32 and bfloat16.
-        reference: the definition in plain PyTorch: float64, other devices, ``MONOSEM_BACKEND=reference``.
+        cpu: the native implementation for CPU tensors in float32 and bfloat16. Those of GPUs are in ``ops/gpu.py``.
+        reference: the definition in plain PyTorch: float64, ``MONOSEM_BACKEND=reference``, GPUs without Triton.
         fake: output shapes from input shapes, for ``torch.compile``.
         backward, setup: as in ``torch.library.register_autograd``.
     """
     name = schema[: schema.index("(")]
 
-    def on_cpu(*args):
-        exact = any(isinstance(a, torch.Tensor) and a.dtype == torch.float64 for a in args)
-        return reference(*args) if exact or not backend.use_native() else cpu(*args)
+    def exact(args: tuple) -> bool:
+        return any(isinstance(a, torch.Tensor) and a.dtype == torch.float64 for a in args)
 
-    def elsewhere(*args):
-        backend.warn_device(torch.utils._pytree.tree_leaves(args)[0].device.type)
-        return reference(*args)
+    def on_cpu(*args):
+        if exact(args):
+            return reference(*args)
+        if gpu.interpreted():
+            return gpu.call(name, reference, args)
+        return cpu(*args) if backend.use_native() else reference(*args)
+
+    def on_gpu(*args):
+        return reference(*args) if exact(args) else gpu.call(name, reference, args)
 
     _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     _LIBRARY.impl(name, on_cpu, "CPU")
-    _LIBRARY.impl(name, elsewhere, "CUDA")
+    _LIBRARY.impl(name, on_gpu, "CUDA")
     torch.library.register_fake(f"monosem::{name}", fake, lib=_LIBRARY)
     if backward is not None:
         torch.library.register_autograd(f"monosem::{name}", backward, setup_context=setup, lib=_LIBRARY)

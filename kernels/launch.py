@@ -1,0 +1,123 @@
+"""Block sizes of every kernel from one function: a rule, then a table measured on that very GPU.
+
+No search at run time: ``block(kernel, size, device)`` gives the same answer every time. Tables are JSON files in
+``kernels/tuned/``, one a GPU, named after it; each entry was faster there than the rule's choice, and gives right
+results (``monosem.ops.tune`` writes them). Without a table for a GPU, the rule holds.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+
+TUNED = Path(__file__).parent / "tuned"
+
+
+def power2(n: int) -> int:
+    """The least power of two ≥ n."""
+    return 1 << max(0, n - 1).bit_length()
+
+
+def block(kernel: str, size: int, gpu: str, arch: str) -> dict[str, int]:
+    """Constants and launch options (``num_warps``, ``num_stages``) of a kernel.
+
+    Args:
+        kernel: name of the kernel.
+        size: what its blocks depend on: D for kernels over rows, slots for those over candidates, bytes a number for
+            the product.
+        gpu: name of the device, for its table.
+        arch: ``sm_90``, ``gfx942`` … or ``interpreter``.
+    """
+    return {**_RULES[kernel](size, arch), **table(gpu).get(kernel, {}).get(str(size), {})}
+
+
+@cache
+def table(gpu: str) -> dict[str, dict[str, dict[str, int]]]:
+    """What was measured on this GPU: {kernel: {size: {constant: value}}}; empty when nothing was."""
+    path = TUNED / f"{slug(gpu)}.json"
+    return json.loads(path.read_text(encoding="utf-8"))["kernels"] if path.exists() else {}
+
+
+def slug(gpu: str) -> str:
+    """File name of a GPU's table."""
+    return re.sub(r"[^a-z0-9]+", "_", gpu.lower()).strip("_") or "none"
+
+
+def alternatives(kernel: str, arch: str) -> list[dict[str, int]]:
+    """What may be measured against the rule. Only what compiles for every target without spilling is in here."""
+    if kernel in ("collect", "sample"):
+        shapes = [(128, 128, 64, 8, 3), (128, 128, 64, 8, 4), (128, 256, 64, 8, 3), (256, 128, 64, 8, 3)]
+        return [{"BM": m, "BN": n, "BK": k, "num_warps": w, "num_stages": s} for m, n, k, w, s in shapes]
+    if kernel in ("decode_loss", "row_grad_adam", "row_grad", "sparse_decode", "gather_dot", "score"):
+        key = "C" if kernel == "score" else "J"
+        return [{key: j, "num_warps": w} for j in (1, 2, 4, 8) for w in (4, 8)]
+    return []
+
+
+def _product(element: int, arch: str) -> dict[str, int]:
+    if element == 4:  # fp32 without tensor cores: as much as the registers hold
+        return {"BM": 64, "BN": 64, "BK": 32, "num_warps": 4, "num_stages": 2}
+    stages = 2 if arch.startswith("gfx") else 3
+    return {"BM": 128, "BN": 128, "BK": 64, "num_warps": 8, "num_stages": stages}
+
+
+def _whole_row(d: int, arch: str) -> dict[str, int]:
+    """All of a row in registers; J rows in flight."""
+    bd = max(16, power2(d))
+    warps = 1 if bd <= 128 else 2 if bd <= 256 else 4 if bd <= 1024 else 8 if bd <= 4096 else 16
+    return {"BD": bd, "J": max(1, min(8, 32 * warps * 32 // bd)), "num_warps": warps, "num_stages": 1}
+
+
+def _part_row(d: int, arch: str) -> dict[str, int]:
+    """A row in parts of at most 1,024."""
+    return _whole_row(min(d, 1024), arch)
+
+
+def _dots(name: str, rows: int, most: int):
+    def rule(d: int, arch: str) -> dict[str, int]:
+        return {name: rows, "BD": max(16, min(most, power2(d))), "num_warps": 4, "num_stages": 1}
+
+    return rule
+
+
+def _slots(cap: int, arch: str) -> dict[str, int]:
+    """A row's candidates in registers."""
+    return {"num_warps": 4 if cap <= 1024 else 8 if cap <= 4096 else 16, "num_stages": 1}
+
+
+def _fixed(**constants: int):
+    return lambda size, arch: {"num_stages": 1, **constants}
+
+
+_RULES = {
+    "round_rows": lambda d, arch: _dots("R", 256 if arch == "interpreter" else 8, 512)(d, arch),
+    "sample": _product,
+    "collect": lambda element, arch: {**_product(element, arch), "GROUP": 8},
+    "set_bar": _slots,
+    "narrow": _slots,
+    "widen": _slots,
+    "score": _dots("C", 8, 512),
+    "redo_score": _dots("C", 32, 128),
+    "redo_select": _fixed(BF=2048, num_warps=8),
+    "redo_rest": lambda d, arch: {**_dots("C", 32, 128)(d, arch), "BF": 2048, "num_warps": 8},
+    "emit": _fixed(B=32, num_warps=2),
+    "unpack_features": _fixed(B=256, num_warps=2),
+    "count_kept": _fixed(B=256, num_warps=2),
+    "place": _fixed(B=32, num_warps=2),
+    "sparse_decode": _part_row,
+    "gather_dot": _dots("J", 8, 512),
+    "decode_loss": _whole_row,
+    "count": _fixed(B=64, num_warps=1),
+    "scatter": _fixed(B=64, num_warps=1),
+    "settle": _fixed(B=32, WALK=64, num_warps=4),
+    "windows": _part_row,
+    "row_grad": _part_row,
+    "feature_sum": _fixed(B=64, num_warps=1),
+    "row_adam": lambda d, arch: {k: v for k, v in _whole_row(d, arch).items() if k != "J"},
+    "flat_adam": _fixed(B=1024, num_warps=4),
+    "row_grad_adam": _whole_row,
+    "row_norm": lambda d, arch: {"BD": max(64, min(1024, power2(d))), "num_warps": 4, "num_stages": 1},
+    "resample": lambda d, arch: {"BD": max(64, min(1024, power2(d))), "num_warps": 4, "num_stages": 1},
+}

@@ -1,0 +1,52 @@
+"""The order of candidates: a value and its feature in one whole number, larger first, lowest feature among equals."""
+
+import triton
+import triton.language as tl
+
+# Below every key of a real candidate, −∞ included.
+LOWEST = tl.constexpr(-(2**63))
+LOWEST32 = tl.constexpr(-(2**31))
+NAN32 = tl.constexpr(2**31 - 1)  # any NaN: above every number
+LAST = tl.constexpr(2**32 - 1)
+
+
+@triton.jit
+def rank32(v):
+    """int32 in the order of the fp32 numbers v: −0 equals +0, any NaN is the largest."""
+    bits = tl.where(v == 0.0, 0.0, v).to(tl.int32, bitcast=True)
+    return tl.where(v != v, 2**31 - 1, bits ^ ((bits >> 31) & 0x7FFFFFFF))
+
+
+@triton.jit
+def number(rank):
+    """The fp32 number of a rank (NaN for the largest)."""
+    return (rank ^ ((rank >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def pack(rank, feature):
+    """int64 key: the rank above, the feature below, so that among equals the lowest feature is the largest key."""
+    return (rank.to(tl.int64) << 32) | (feature.to(tl.int64) ^ LAST)
+
+
+@triton.jit
+def rank_of(key):
+    return (key >> 32).to(tl.int32)
+
+
+@triton.jit
+def feature_of(key):
+    return ((key & LAST) ^ LAST).to(tl.int32)
+
+
+@triton.jit
+def kth_largest(ranks, k):
+    """The largest t such that at least k of the ranks are ≥ t; the lowest of all when there are fewer than k."""
+    low = tl.full([], -(2**31), tl.int64)
+    high = tl.full([], 2**31 - 1, tl.int64)
+    for _ in range(32):
+        middle = low + (high - low + 1) // 2
+        enough = tl.sum((ranks >= middle.to(tl.int32)).to(tl.int32)) >= k
+        low = tl.where(enough, middle, low)
+        high = tl.where(enough, high, middle - 1)
+    return low.to(tl.int32)

@@ -1,0 +1,103 @@
+"""Which implementation an operation has on a GPU tensor: one table, and why.
+
+Triton is the default for every operation until a measurement on a GPU says otherwise (then ``PREFERRED`` names the
+winner). ``MONOSEM_BACKEND=triton``, ``cuda`` or ``reference`` overrides the choice for all operations.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable
+from functools import cache
+
+import torch
+
+from monosem.ops import backend
+
+# operation → backend → where its implementation is ("module:function"); imported when first used.
+IMPLEMENTATIONS: dict[str, dict[str, str]] = {
+    "topk_encode": {"triton": "monosem.ops.triton_encode:topk"},
+    "threshold_encode": {"triton": "monosem.ops.triton_encode:threshold"},
+    "sparse_decode": {"triton": "monosem.ops.triton_rows:sparse_decode"},
+    "gather_dot": {"triton": "monosem.ops.triton_rows:gather_dot"},
+    "decode_loss": {"triton": "monosem.ops.triton_rows:decode_loss"},
+    "csc": {"triton": "monosem.ops.triton_rows:csc"},
+    "row_grad": {"triton": "monosem.ops.triton_rows:row_grad"},
+    "feature_sum": {"triton": "monosem.ops.triton_rows:feature_sum"},
+    "row_adam_": {"triton": "monosem.ops.triton_rows:row_adam_"},
+    "row_grad_adam_": {"triton": "monosem.ops.triton_rows:row_grad_adam_"},
+    "resample_": {"triton": "monosem.ops.triton_rows:resample_"},
+}
+# operation → backend, where something other than Triton was measured to be faster.
+PREFERRED: dict[str, str] = {}
+
+
+@cache
+def available(name: str) -> str:
+    """Empty when this backend can be used here, otherwise what is missing and what to do."""
+    if name == "triton":
+        if importlib.util.find_spec("triton") is None:
+            return "Triton is not installed; `pip install triton` (it comes with PyTorch's CUDA builds)"
+        return ""
+    if name == "cuda":
+        if importlib.util.find_spec("monosem._cuda") is None:
+            return "the module monosem._cuda was not built; install from source where `nvcc` is on PATH"
+        return ""
+    return ""
+
+
+def interpreted() -> bool:
+    """Whether Triton's kernels run in its interpreter, on CPU tensors (``TRITON_INTERPRET=1``): for tests, slow."""
+    return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0") and backend.requested() == "triton"
+
+
+def choose(op: str) -> tuple[str, str]:
+    """Backend of an operation on GPU tensors in float32 or bfloat16, and the reason, both in words.
+
+    Raises:
+        RuntimeError: the backend that was asked for cannot be used, or has no such operation.
+    """
+    asked = backend.requested()
+    if asked == "reference":
+        return "reference", "asked for by MONOSEM_BACKEND"
+    if asked in ("triton", "cuda"):
+        if why := available(asked):
+            raise RuntimeError(f"MONOSEM_BACKEND={asked}: {why}; or unset it")
+        if asked not in IMPLEMENTATIONS[op]:
+            return _default(op)[0], f"MONOSEM_BACKEND={asked} has no {op}; {_default(op)[1]}"
+        return asked, "asked for by MONOSEM_BACKEND"
+    return _default(op)
+
+
+def _default(op: str) -> tuple[str, str]:
+    first = PREFERRED.get(op, "triton")
+    missing = []
+    for name in (first, *(n for n in IMPLEMENTATIONS[op] if n != first)):
+        if not (why := available(name)):
+            reason = "the default" if name == first == "triton" else "measured to be faster" if name == first else ""
+            return name, reason or "; ".join(missing)
+        missing.append(why)
+    return "reference", "; ".join(missing)
+
+
+@cache
+def _load(path: str) -> Callable:
+    module, function = path.split(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def call(op: str, reference: Callable, args: tuple) -> object:
+    """Run an operation on GPU tensors."""
+    name, reason = choose(op)
+    device = next(a.device for a in torch.utils._pytree.tree_leaves(args) if isinstance(a, torch.Tensor))
+    if name == "reference":
+        if backend.requested() != "reference":
+            backend.warn_device(device.type, reason)
+        return reference(*args)
+    function = _load(IMPLEMENTATIONS[op][name])
+    if device.type != "cuda":
+        return function(*args)
+    with torch.cuda.device(device):
+        return function(*args)

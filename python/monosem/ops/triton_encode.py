@@ -1,0 +1,276 @@
+"""Encode and select by Triton: what ``kernels/topk_encode.py`` and ``threshold_encode.py`` need around them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from monosem.kernels import product, threshold_encode, topk_encode
+from monosem.kernels.launch import power2
+from monosem.ops import backend, gpu, reference
+from monosem.ops.triton_launch import blocks, cdiv, run
+
+PAD = 64  # the product reads rows padded to a multiple of this
+MOST_SLOTS = 8192  # candidates a row that one program can hold
+CHANCE = 1e-9  # of a row that has to be done again, by the rule that sets the bar
+SPACE_BYTES = 64 << 20  # for the rows that are done again
+DENSE_BYTES = 256 << 20  # for pieces of tokens × features where a row has more entries than slots
+THRESHOLD_SLOTS = 512
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a row of F pre-activations is cut down to candidates.
+
+    Attributes:
+        slots: room for candidates, a power of two; all F of them when ``everything``.
+        sample: columns that the bar is set from.
+        j, j_most: ranks in the sample between which the bar is.
+    """
+
+    slots: int
+    everything: bool
+    sample: int = 0
+    j: int = 0
+    j_most: int = 0
+
+
+def _poisson_tail(mean: float, n: int) -> float:
+    """P(X ≥ n) for X ~ Poisson(mean), without losing small ones."""
+    total, term = 0.0, math.exp(-mean + n * math.log(mean) - math.lgamma(n + 1))
+    while term > total * 1e-12:
+        total += term
+        n += 1
+        term *= mean / n
+    return min(1.0, total)
+
+
+@cache
+def plan(f: int, k: int) -> Plan | None:
+    """The cheapest plan, or None when k is too large for any: then rows are sorted, a few at a time.
+
+    The sample's columns are spread evenly, so the number of the k largest among them is close to Poisson with mean
+    k·sample/F. With j such that this number reaches j once in 1/CHANCE, the j-th of the sample lets k or more through;
+    with j_most such that the ``slots`` largest have fewer than j_most in the sample as rarely, there is room.
+    """
+    if power2(f) <= max(2048, 4 * power2(k)):
+        return Plan(power2(f), True) if power2(f) <= MOST_SLOTS else None
+    for slots in (1024, 2048, 4096, 8192):
+        for sample in (256, 512, 1024, 2048, 4096, 8192):
+            if sample > f // 4 or slots < 2 * k:
+                continue
+            rate = sample / f
+            j = next(j for j in range(1, slots) if _poisson_tail(k * rate, j) <= CHANCE)
+            j_most = max((j for j in range(1, sample) if 1 - _poisson_tail(slots * rate, j) <= CHANCE), default=0)
+            if j_most >= 2 * j:  # room for the margin too
+                return Plan(slots, False, sample, j, j_most)
+    return None
+
+
+@dataclass(frozen=True)
+class _Operand:
+    """A matrix in the product's dtype, and what is known of the rounding of its rows."""
+
+    rows: Tensor
+    length: Tensor
+    error: Tensor
+
+
+def _rounded(t: Tensor, dtype: torch.dtype) -> _Operand:
+    n, d = t.shape
+    width = cdiv(d, PAD) * PAD
+    copy = t.dtype != dtype or width != d
+    rows = torch.empty(n, width, dtype=dtype, device=t.device) if copy else t
+    length, error = (torch.empty(n, dtype=torch.float32, device=t.device) for _ in range(2))
+    kernel = product.round_rows
+    options = blocks(kernel, d, t)
+    run(kernel, cdiv(n, options["R"]), t, rows, length, error, n, d, width, COPY=copy, **options)
+    return _Operand(rows, length, error)
+
+
+class _Problem:
+    """x·wᵀ + b on its way to candidates."""
+
+    def __init__(self, x: Tensor, w: Tensor, b: Tensor) -> None:
+        self.x, self.w, self.b = x.contiguous(), w.contiguous(), b.contiguous()
+        self.n, self.d, self.f = len(x), x.shape[1], len(w)
+        low = backend.gpu_bf16_products() or x.dtype == torch.bfloat16
+        dtype = torch.bfloat16 if low else torch.float32
+        # Triton's interpreter cannot multiply bf16: there the factors are rounded to bf16 all the same.
+        self.fp32 = not low or gpu.interpreted()
+        self.element = 2 if low else 4
+        self.width = cdiv(self.d, PAD) * PAD
+        # At most one rounding of 2⁻²³ for every four terms (tensor cores add eight or more at a time), for the product
+        # and the score together, relative to Σ|x·w| ≤ ‖x‖·‖w‖.
+        self.rounding = (self.d / 2 + 64) * 2.0**-23
+        self.left, self.right = _rounded(self.x, dtype), _rounded(self.w, dtype)
+
+    def sample(self, size: int) -> Tensor:
+        out = torch.empty(self.n, size, dtype=torch.float32, device=self.x.device)
+        options = blocks(product.sample, self.element, self.x)
+        grid = cdiv(self.n, options["BM"]) * cdiv(size, options["BN"])
+        run(
+            product.sample, grid, self.left.rows, self.right.rows, self.b, out, self.n, size, self.f // size,
+            self.width, FP32=self.fp32, **options,
+        )  # fmt: skip
+        return out
+
+    def collect(self, bar: Tensor, slots: int, everything: bool) -> tuple[Tensor, Tensor]:
+        keys = torch.empty(self.n, slots, dtype=torch.int64, device=self.x.device)
+        count = torch.full((self.n,), self.f if everything else 0, dtype=torch.int32, device=self.x.device)
+        options = blocks(product.collect, self.element, self.x)
+        grid = cdiv(self.n, options["BM"]) * cdiv(self.f, options["BN"])
+        run(
+            product.collect, grid, self.left.rows, self.right.rows, self.b, self.left.length, self.left.error,
+            self.right.length, self.right.error, bar, keys, count, self.n, self.f, self.width, self.rounding,
+            CAP=slots, ALL=everything, FP32=self.fp32, **options,
+        )  # fmt: skip
+        return keys, count
+
+    def score(self, listed: Tensor, begin: Tensor, end: Tensor, exact: Tensor) -> None:
+        kernel = topk_encode.score
+        run(
+            kernel, self.n, self.x, self.w, self.b, listed, begin, end, exact, self.d, CAP=listed.shape[1],
+            **blocks(kernel, self.d, self.x),
+        )  # fmt: skip
+
+
+def topk(x: Tensor, w: Tensor, b: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """``reference.topk_encode`` with nothing of size tokens × F, and no host synchronisation."""
+    chosen = plan(len(w), k)
+    if chosen is None:
+        return _sorted_pieces(x, w, b, k)
+    values = torch.empty(len(x), k, dtype=torch.float32, device=x.device)
+    indices = torch.empty(len(x), k, dtype=torch.int32, device=x.device)
+    if len(x):
+        _select(_Problem(x, w, b), chosen, k, values, indices)
+    return values.to(x.dtype), indices
+
+
+def _select(p: _Problem, plan: Plan, k: int, values: Tensor, indices: Tensor) -> dict[str, Tensor]:
+    """Run the kernels; returns what ``candidates`` reports."""
+    n, slots, device = p.n, plan.slots, p.x.device
+
+    def ints(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
+        return torch.empty(*shape, dtype=dtype, device=device)
+
+    bar = torch.empty(n, dtype=torch.float32, device=device)
+    if not plan.everything:
+        sampled = p.sample(plan.sample)
+        run(
+            topk_encode.set_bar, n, sampled, p.left.length, p.left.error, p.right.length.amax(), p.right.error.amax(),
+            bar, plan.sample, p.rounding, plan.j, plan.j_most, BS=power2(plan.sample),
+            **blocks(topk_encode.set_bar, plan.sample, p.x),
+        )  # fmt: skip
+        del sampled
+    keys, count = p.collect(bar, slots, plan.everything)
+    listed, exact = ints(n, slots), ints(n, slots, dtype=torch.int64)
+    bound, first, end, is_nan, todo = (ints(n) for _ in range(5))
+    n_todo = torch.zeros(1, dtype=torch.int32, device=device)
+    run(
+        topk_encode.narrow, n, keys, count, listed, bound, first, k, CAP=slots,
+        **blocks(topk_encode.narrow, slots, p.x),
+    )  # fmt: skip
+    p.score(listed, torch.zeros_like(first), first, exact)
+    run(
+        topk_encode.widen, n, keys, count, bar, listed, bound, first, exact, end, is_nan, todo, n_todo, k, CAP=slots,
+        ALL=plan.everything, **blocks(topk_encode.widen, slots, p.x),
+    )  # fmt: skip
+    p.score(listed, first, end, exact)
+    if not plan.everything:
+        _redo(p, k, slots, todo, n_todo, exact, end, is_nan)
+    run(topk_encode.emit, n, exact, end, is_nan, values, indices, k, CAP=slots, **blocks(topk_encode.emit, 0, p.x))
+    return {"count": count, "scored": end, "first": first, "keys": keys, "redone": n_todo}
+
+
+def _redo(
+    p: _Problem, k: int, slots: int, todo: Tensor, n_todo: Tensor, exact: Tensor, end: Tensor, is_nan: Tensor
+) -> None:
+    """The rows in the list, from all features. Launched always; ends at once when the list is empty."""
+    room = max(1, min(p.n, SPACE_BYTES // (4 * p.f)))
+    space = torch.empty(room, p.f, dtype=torch.int32, device=p.x.device)
+    kernel = topk_encode.redo_score
+    options = blocks(kernel, p.d, p.x)
+    run(
+        kernel, cdiv(p.f, options["C"]), p.x, p.w, p.b, todo, n_todo, space, p.f, p.d, room, **options,
+    )  # fmt: skip
+    kernel = topk_encode.redo_select
+    run(kernel, room, todo, n_todo, space, exact, end, is_nan, p.f, k, room, CAP=slots, **blocks(kernel, 0, p.x))
+    if p.n > room:
+        kernel = topk_encode.redo_rest
+        run(
+            kernel, room, p.x, p.w, p.b, todo, n_todo, space, exact, end, is_nan, p.f, p.d, k, room, CAP=slots,
+            **blocks(kernel, p.d, p.x),
+        )  # fmt: skip
+
+
+def _sorted_pieces(x: Tensor, w: Tensor, b: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """For k in the thousands of a large F: rows sorted by PyTorch, as many at a time as DENSE_BYTES hold."""
+    rows = max(1, DENSE_BYTES // (16 * len(w)))
+    parts = [
+        reference.topk_encode(part.float(), w.float(), b.float(), k) for part in x.split(rows)
+    ] or [reference.topk_encode(x, w, b, k)]  # fmt: skip
+    values, indices = (torch.cat(column) for column in zip(*parts, strict=True))
+    bad = values.isnan().any(1, keepdim=True)
+    return torch.where(bad, torch.nan, values).to(x.dtype), indices
+
+
+def threshold(x: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``reference.threshold_encode`` in memory that grows with what is active.
+
+    The number of entries decides the size of the answer, so the host waits for it, once; a second time for rows with
+    more candidates than slots.
+    """
+    n, device = len(x), x.device
+    offsets = torch.zeros(n + 1, dtype=torch.int64, device=device)
+    if not n:
+        return x.new_empty(0), torch.empty(0, dtype=torch.int32, device=device), offsets
+    p, slots = _Problem(x, w, b), min(THRESHOLD_SLOTS, power2(len(w)))
+    bar = torch.zeros(n, dtype=torch.float32, device=device)
+    keys, count = p.collect(bar, slots, False)
+    exact, end, kept = _score_candidates(p, keys, count)
+    torch.cumsum(kept, 0, out=offsets[1:])
+    most, nnz = _wait_for(count.amax(), offsets[-1])
+    if most > slots:
+        if power2(most) > 1024 or n * power2(most) * 20 > DENSE_BYTES:
+            return _dense_pieces(x, w, b)
+        keys, count = p.collect(bar, power2(most), False)
+        exact, end, kept = _score_candidates(p, keys, count)
+        torch.cumsum(kept, 0, out=offsets[1:])
+        nnz = _wait_for(offsets[-1])[0]
+    values = torch.empty(nnz, dtype=x.dtype, device=device)
+    indices = torch.empty(nnz, dtype=torch.int32, device=device)
+    kernel = threshold_encode.place
+    run(kernel, n, exact, end, offsets, values, indices, CAP=exact.shape[1], **blocks(kernel, 0, x))
+    return values, indices, offsets
+
+
+def _wait_for(*numbers: Tensor) -> list[int]:
+    """Numbers from the device; the host waits, once."""
+    return torch.stack([n.long() for n in numbers]).tolist()
+
+
+def _score_candidates(p: _Problem, keys: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Exact keys of every candidate, how many there are a row, and how many of them are positive or NaN."""
+    n, slots = keys.shape
+    listed, end = torch.empty(n, slots, dtype=torch.int32, device=keys.device), count.clamp(max=slots)
+    kernel = threshold_encode.unpack_features
+    run(kernel, n, keys, count, listed, CAP=slots, **blocks(kernel, 0, keys))
+    p.score(listed, torch.zeros_like(end), end, keys)
+    kept = torch.empty(n, dtype=torch.int64, device=keys.device)
+    kernel = threshold_encode.count_kept
+    run(kernel, n, keys, end, kept, CAP=slots, **blocks(kernel, 0, keys))
+    return keys, end, kept
+
+
+def _dense_pieces(x: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """While a good part of all features fire, the answer itself is large: products in fp32, a few tokens at a time."""
+    rows = max(1, DENSE_BYTES // (16 * len(w)))
+    parts = [reference.threshold_encode(part.float(), w.float(), b.float()) for part in x.split(rows)]
+    counts = torch.cat([offsets.diff() for _, _, offsets in parts])
+    offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    return torch.cat([v for v, _, _ in parts]).to(x.dtype), torch.cat([i for _, i, _ in parts]), offsets

@@ -1,0 +1,36 @@
+"""How Triton's kernels are started: block sizes of this GPU, and nothing at all for an empty grid."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from monosem.kernels import launch
+
+# What tensors that are on no GPU stand for: Triton's interpreter, or a target to compile for. (Name, architecture.)
+assumed = ("", "interpreter")
+
+
+@cache
+def _gpu(index: int) -> tuple[str, str]:
+    p = torch.cuda.get_device_properties(index)
+    arch = getattr(p, "gcnArchName", "").split(":")[0] if torch.version.hip else f"sm_{p.major}{p.minor}"
+    return p.name, arch
+
+
+def blocks(kernel, size: int, like: Tensor) -> dict[str, int]:
+    """Constants and launch options of a kernel for the device of ``like``; see ``monosem.kernels.launch.block``."""
+    name, arch = _gpu(like.device.index) if like.device.type == "cuda" else assumed
+    return launch.block(kernel.__name__, size, name, arch)
+
+
+def run(kernel, grid: int, *args, **options) -> None:
+    """Launch ``grid`` programs."""
+    if grid:
+        kernel[(grid,)](*args, **options)
+
+
+def cdiv(a: int, b: int) -> int:
+    return -(-a // b)

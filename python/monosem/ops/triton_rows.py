@@ -1,0 +1,174 @@
+"""The operations on rows by Triton. No host synchronisation: every size is known from shapes.
+
+A code with a feature outside 0…d_sae − 1 cannot be refused without one: ``MONOSEM_CHECK=1`` does, at that price.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Tensor
+
+from monosem.kernels import csc as csc_kernels
+from monosem.kernels import decode_loss as loss_kernels
+from monosem.kernels import resample as resample_kernels
+from monosem.kernels import row_adam as adam_kernels
+from monosem.kernels import row_grad as grad_kernels
+from monosem.kernels import sparse_decode as decode_kernels
+from monosem.kernels.launch import power2
+from monosem.ops import cpu_rows, reference
+from monosem.ops.triton_launch import blocks, cdiv, run
+
+WIDEST = 8192  # a row longer than this does not fit the registers of one program; it is worked on in parts
+
+
+def _code(indices: Tensor, offsets: Tensor, d_sae: int) -> tuple[Tensor, Tensor, int]:
+    if indices.device.type == "cpu" or os.environ.get("MONOSEM_CHECK", "0") not in ("", "0"):
+        return cpu_rows._code(indices, offsets, d_sae)
+    return indices.contiguous(), offsets.contiguous(), len(offsets) - 1
+
+
+def sparse_decode(values: Tensor, indices: Tensor, offsets: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    (i, o, n), d = _code(indices, offsets, len(w)), w.shape[1]
+    out = torch.empty(n, d, dtype=w.dtype, device=w.device)
+    kernel = decode_kernels.sparse_decode
+    options = blocks(kernel, d, w)
+    run(
+        kernel, n * cdiv(d, options["BD"]), values.contiguous(), i, o, w.contiguous(), b.contiguous(), out, d, **options
+    )  # fmt: skip
+    return out
+
+
+def gather_dot(g: Tensor, indices: Tensor, offsets: Tensor, w: Tensor, scale: float = 1.0) -> Tensor:
+    (i, o, n), d = _code(indices, offsets, len(w)), w.shape[1]
+    out = torch.empty(len(i), dtype=g.dtype, device=w.device)
+    kernel = decode_kernels.gather_dot
+    run(kernel, n, g.contiguous(), i, o, w.contiguous(), out, d, scale, **blocks(kernel, d, w))
+    return out
+
+
+def decode_loss(
+    values: Tensor, indices: Tensor, offsets: Tensor, w: Tensor, b: Tensor, x: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    (i, o, n), d = _code(indices, offsets, len(w)), w.shape[1]
+    if d > WIDEST:
+        residual = sparse_decode(values.float(), i, o, w.float(), b.float()) - x
+        slopes = gather_dot(residual, i, o, w, 2 / d)
+        return residual.square().mean(-1).to(x.dtype), residual.to(x.dtype), slopes.to(x.dtype)
+    loss = torch.empty(n, dtype=x.dtype, device=x.device)
+    residual = torch.empty(n, d, dtype=x.dtype, device=x.device)
+    slopes = torch.empty(len(i), dtype=x.dtype, device=x.device)
+    kernel = loss_kernels.decode_loss
+    run(
+        kernel, n, values.contiguous(), i, o, w.contiguous(), b.contiguous(), x.contiguous(), loss, residual, slopes,
+        d, 1 / d, **blocks(kernel, d, w),
+    )  # fmt: skip
+    return loss, residual, slopes
+
+
+def csc(indices: Tensor, offsets: Tensor, d_sae: int) -> tuple[Tensor, Tensor, Tensor]:
+    i, o, n = _code(indices, offsets, d_sae)
+    nnz, device = len(i), i.device
+    counts = torch.zeros(d_sae, dtype=torch.int32, device=device)
+    run(csc_kernels.count, n, i, o, counts, **blocks(csc_kernels.count, 0, i))
+    starts = torch.zeros(d_sae + 1, dtype=torch.int64, device=device)
+    torch.cumsum(counts, 0, out=starts[1:])
+    loose, settled = (
+        (torch.empty(nnz, dtype=torch.int64, device=device), torch.empty(nnz, dtype=torch.int32, device=device))
+        for _ in range(2)
+    )
+    run(csc_kernels.scatter, n, i, o, starts, counts.zero_(), *loose, **blocks(csc_kernels.scatter, 0, i))
+    options = blocks(csc_kernels.settle, 0, i)
+    run(csc_kernels.settle, cdiv(nnz, options["B"]), starts, i, *loose, *settled, nnz, **options)
+    return starts, *settled
+
+
+def _factors(starts: Tensor, entries: Tensor, tokens: Tensor, coef: Tensor, u: Tensor) -> tuple[tuple, int]:
+    """What kernels over features read: the sorted code, both factors, and the sums of whole windows of entries."""
+    nnz, d = len(entries), u.shape[1]
+    window = max(128, power2(nnz // 4096))  # so that the sums are at most 4,096 rows, or 128 × smaller than the code
+    args = starts.contiguous(), entries.contiguous(), tokens.contiguous(), coef.contiguous(), u.contiguous()
+    sums = torch.empty(max(1, nnz // window), d, dtype=torch.float32, device=u.device)
+    kernel = grad_kernels.windows
+    options = blocks(kernel, d, u)
+    run(kernel, nnz // window * cdiv(d, options["BD"]), *args, sums, len(starts) - 1, d, window, **options)
+    return (*args, sums), window
+
+
+def row_grad(starts: Tensor, entries: Tensor, tokens: Tensor, coef: Tensor, u: Tensor) -> Tensor:
+    f, d = len(starts) - 1, u.shape[1]
+    factors, window = _factors(starts, entries, tokens, coef, u)
+    out = torch.empty(f, d, dtype=u.dtype, device=u.device)
+    kernel = grad_kernels.row_grad
+    options = blocks(kernel, d, u)
+    run(kernel, f * cdiv(d, options["BD"]), *factors, out, d, window, **options)
+    return out
+
+
+def feature_sum(starts: Tensor, entries: Tensor, coef: Tensor) -> Tensor:
+    out = torch.empty(len(starts) - 1, dtype=coef.dtype, device=coef.device)
+    kernel = grad_kernels.feature_sum
+    run(kernel, len(out), starts.contiguous(), entries.contiguous(), coef.contiguous(), out, **blocks(kernel, 0, coef))
+    return out
+
+
+def _adam(lr: float, beta1: float, beta2: float, eps: float, step: int) -> tuple[float, ...]:
+    """The factors of one step, formed as ``torch.optim.Adam`` forms them: in float64, rounded once."""
+    return 1 - beta1, beta2, 1 - beta2, (1 - beta2**step) ** 0.5, lr / (1 - beta1**step), eps
+
+
+def row_adam_(
+    w: Tensor, m: Tensor, v: Tensor, g: Tensor, lr: float, beta1: float, beta2: float, eps: float, step: int, unit: bool
+) -> None:
+    cpu_rows._in_place(w=w, m=m, v=v)
+    rows, d = w.shape
+    if unit and d > WIDEST:
+        reference.row_adam_(w, m, v, g.float(), lr, beta1, beta2, eps, step, unit)
+    elif unit:
+        kernel = adam_kernels.row_adam
+        run(
+            kernel, rows, w, m, v, g.contiguous(), d, *_adam(lr, beta1, beta2, eps, step), UNIT=True,
+            **blocks(kernel, d, w),
+        )  # fmt: skip
+    else:
+        kernel = adam_kernels.flat_adam
+        options = blocks(kernel, 0, w)
+        run(
+            kernel, cdiv(w.numel(), options["B"]), w, m, v, g.contiguous(), w.numel(),
+            *_adam(lr, beta1, beta2, eps, step), **options,
+        )  # fmt: skip
+
+
+def row_grad_adam_(
+    w: Tensor, m: Tensor, v: Tensor, starts: Tensor, entries: Tensor, tokens: Tensor, coef: Tensor, u: Tensor,
+    scale: float, lr: float, beta1: float, beta2: float, eps: float, step: int, unit: bool,
+) -> None:  # fmt: skip
+    cpu_rows._in_place(w=w, m=m, v=v)
+    f, d = w.shape
+    if d > WIDEST:
+        g = row_grad(starts, entries, tokens, coef.float(), u.float()).mul_(scale)
+        return row_adam_(w, m, v, g, lr, beta1, beta2, eps, step, unit)
+    factors, window = _factors(starts, entries, tokens, coef, u)
+    kernel = adam_kernels.row_grad_adam
+    run(
+        kernel, f, w, m, v, *factors, d, window, scale, *_adam(lr, beta1, beta2, eps, step), UNIT=unit,
+        **blocks(kernel, d, w),
+    )  # fmt: skip
+
+
+def resample_(
+    w_enc: Tensor, w_dec: Tensor, b_enc: Tensor, moments: list[Tensor], features: Tensor, inputs: Tensor,
+    alive: Tensor, factor: float,
+) -> None:  # fmt: skip
+    cpu_rows._in_place(w_enc=w_enc, w_dec=w_dec, b_enc=b_enc)
+    f, d = w_enc.shape
+    norms = torch.empty(f, dtype=torch.float32, device=w_enc.device)
+    run(resample_kernels.row_norm, f, w_enc, norms, d, **blocks(resample_kernels.row_norm, d, w_enc))
+    living = alive.sum()
+    mean = torch.where(alive, norms, 0).sum(dtype=torch.float64) / living
+    norm = (torch.where(living > 0, mean, 1.0) * factor).float()
+    chosen, kernel = features.long().contiguous(), resample_kernels.resample
+    run(kernel, len(chosen), w_enc, w_dec, b_enc, chosen, inputs.contiguous(), norm, d, **blocks(kernel, d, w_enc))
+    for moment in moments:
+        moment[chosen] = 0.0

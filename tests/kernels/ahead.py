@@ -1,0 +1,137 @@
+"""Compile what the operations would launch, at real sizes, for GPUs that are not here."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from monosem.ops import triton_encode, triton_launch, triton_rows
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
+TYPES = {
+    torch.float32: "fp32", torch.bfloat16: "bf16", torch.int64: "i64", torch.int32: "i32", torch.bool: "i1",
+}  # fmt: skip
+OPTIONS = ("num_warps", "num_stages")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel with the types of its arguments, its constants and its options; the grid is left out."""
+
+    kernel: object
+    signature: tuple[tuple[str, str], ...]
+    divisible: tuple[int, ...]
+    constants: tuple[tuple[str, object], ...]
+    options: tuple[tuple[str, int], ...]
+
+    @property
+    def name(self) -> str:
+        return self.kernel.fn.__name__
+
+    def compile(self, arch: str):
+        names = self.kernel.arg_names
+        constants = dict(self.constants)
+        signature = {n: dict(self.signature).get(n, "constexpr") for n in names}
+        source = ASTSource(
+            self.kernel,
+            signature,
+            {(names.index(n),): v for n, v in constants.items()},
+            {(i,): [["tt.divisibility", 16]] for i in self.divisible},
+        )
+        return triton.compile(source, target=TARGETS[arch], options=dict(self.options))
+
+
+def recorded(monkeypatch, arch: str, calls: Callable[[], None]) -> list[Launch]:
+    """The different launches that ``calls`` would make on a GPU of this architecture, in order."""
+    seen: dict[Launch, None] = {}
+
+    def record(kernel, grid: int, *args, **options) -> None:
+        assert 0 < grid < 2**31
+        names = kernel.arg_names
+        constants = {n: v for n, v in options.items() if n not in OPTIONS}
+        signature, divisible = [], []
+        for i, (name, a) in enumerate(zip(names, args, strict=False)):
+            if isinstance(a, torch.Tensor):
+                signature.append((name, "*" + TYPES[a.dtype]))
+                divisible.append(i)
+            elif isinstance(a, float):
+                signature.append((name, "fp32"))
+            elif a == 1:
+                constants[name] = 1
+            else:
+                signature.append((name, "i32" if a < 2**31 else "i64"))
+                if a % 16 == 0:
+                    divisible.append(i)
+        assert len(args) + len({n for n in constants if n in options}) == len(names), kernel
+        launch = Launch(
+            kernel, tuple(signature), tuple(divisible), tuple(constants.items()),
+            tuple((n, options[n]) for n in OPTIONS if n in options),
+        )  # fmt: skip
+        seen[launch] = None
+
+    monkeypatch.setattr(triton_launch, "assumed", ("", arch))
+    for module in (triton_encode, triton_rows):
+        monkeypatch.setattr(module, "run", record)
+        monkeypatch.setattr(module, "_wait_for", lambda *n: [100, 1000][: len(n)], raising=False)
+    calls()
+    return list(seen)
+
+
+def resources(compiled, folder: Path) -> dict[str, int]:
+    """Registers, bytes spilled and shared memory of a compiled kernel."""
+    found = {"shared": compiled.metadata.shared}
+    if "cubin" in compiled.asm:
+        path = folder / "kernel.cubin"
+        path.write_bytes(compiled.asm["cubin"])
+        tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+        text = subprocess.run([tool, "-res-usage", path], capture_output=True, text=True, check=True).stdout
+        found["registers"] = int(re.search(r"REG:(\d+)", text).group(1))
+        found["spilled"] = int(re.search(r"LOCAL:(\d+)", text).group(1)) + int(re.search(r"STACK:(\d+)", text).group(1))
+    else:
+        text = compiled.asm["amdgcn"]
+        found["registers"] = int(re.search(r"\.vgpr_count:\s+(\d+)", text).group(1))
+        found["spilled"] = int(re.search(r"\.vgpr_spill_count:\s+(\d+)", text).group(1))
+    return found
+
+
+def step(n: int, d: int, f: int, k: int) -> Callable[[], None]:
+    """A training step's operations, and those of ReLU, on tensors of these sizes that have no memory."""
+
+    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.empty(*shape, dtype=dtype, device="meta")
+
+    def calls() -> None:
+        x, w, b, b_dec = empty(n, d), empty(f, d), empty(f), empty(d)
+        triton_encode.topk(x, w, b, k)
+        triton_encode.threshold(x, w, b)
+        values, indices = empty(n * k), empty(n * k, dtype=torch.int32)
+        offsets = empty(n + 1, dtype=torch.int64)
+        triton_rows._code = lambda i, o, f: (i, o, len(o) - 1)
+        triton_rows.sparse_decode(values, indices, offsets, w, b_dec)
+        triton_rows.gather_dot(x, indices, offsets, w)
+        triton_rows.decode_loss(values, indices, offsets, w, b_dec, x)
+        csc = triton_rows.csc(indices, offsets, f)
+        triton_rows.row_grad(*csc, values, x)
+        triton_rows.feature_sum(*csc[:2], values)
+        adam = (1e-3, 0.9, 0.999, 1e-8, 1)
+        for unit in (False, True):
+            triton_rows.row_adam_(w, empty(f, d), empty(f, d), w, *adam, unit)
+            triton_rows.row_grad_adam_(w, empty(f, d), empty(f, d), *csc, values, x, 1.0, *adam, unit)
+        chosen = empty(10, dtype=torch.int64)
+        triton_rows.resample_(w, w, b, [], chosen, empty(10, d), empty(f, dtype=torch.bool), 0.2)
+
+    return calls
