@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from monosem.ops import backend
+from monosem.ops import backend, gpu
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at this installation and machine."""
-    return [_python(), _native(), _product(), _gpu(), _cuda_module(), _triton(), *_choices()]
+    return [_python(), _native(), _product(), _device(), _cuda_module(), _triton(), *_choices()]
 
 
 def _python() -> Finding:
@@ -54,7 +55,7 @@ def _product() -> Finding:
     return Finding("cpu product", "fp32", "the processor has neither bf16 products nor AVX2")
 
 
-def _gpu() -> Finding:
+def _device() -> Finding:
     if not torch.cuda.is_available():
         built = torch.version.cuda or torch.version.hip
         why = "no device or driver" if built else "this build of torch is for the CPU only"
@@ -76,9 +77,10 @@ def _cuda_module() -> Finding:
 
 
 def _triton() -> Finding:
-    found = importlib.util.find_spec("triton") is not None
-    why = "this version has no Triton kernels; CUDA tensors run the definitions in PyTorch"
-    return Finding("triton", "found" if found else "none", why)
+    missing = gpu.available("triton")
+    if missing:
+        return Finding("triton", "none", missing)
+    return Finding("triton", "found", f"version {importlib.metadata.version('triton')}; its kernels compile at first use")
 
 
 def _choices() -> list[Finding]:
@@ -90,6 +92,23 @@ def _choices() -> list[Finding]:
     else:
         cpu = "float32 and bfloat16; float64 runs the definitions in PyTorch"
     return [
-        Finding("on cpu tensors", choice, cpu),
+        Finding("on cpu tensors", "native" if choice in ("triton", "cuda") else choice, cpu),
+        *_on_gpu_tensors(),
         Finding("monosem", "in", os.path.dirname(sys.modules["monosem"].__file__)),
     ]
+
+
+def _on_gpu_tensors() -> list[Finding]:
+    """One line for each choice that differs, naming its operations."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for op in gpu.IMPLEMENTATIONS:
+        try:
+            choice = gpu.choose(op)
+        except RuntimeError as error:
+            choice = ("nothing", str(error))
+        found.setdefault(choice, []).append(op)
+    lines = []
+    for (name, why), operations in found.items():
+        which = "all operations" if len(operations) == len(gpu.IMPLEMENTATIONS) else ", ".join(operations)
+        lines.append(Finding("on gpu tensors", name, f"{which}: {why}; float64 runs the definitions"))
+    return lines

@@ -53,3 +53,10 @@ def native_only(device):
     """For tests of the CPU's kernels and nothing else."""
     if device != "cpu" or INTERPRETED or os.environ.get("MONOSEM_BACKEND", "native") != "native":
         pytest.skip("a test of the CPU's own kernels")
+
+
+@pytest.fixture
+def triton_only(device):
+    """For tests of what only the Triton kernels have."""
+    if device == "cpu" and not INTERPRETED:
+        pytest.skip("no GPU on this machine; tests/kernels/test_interpreter.py runs this in Triton's interpreter")

@@ -1,0 +1,99 @@
+"""Every Triton kernel compiled, at the sizes of real dictionaries, for GPUs that are not here: what it asks of the chip.
+
+No spills, shared memory within the chip's, Hopper's tensor cores in the product on Hopper. The table of registers is
+printed with ``-s``.
+"""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from monosem.ops import gpu
+
+pytest.importorskip("triton", reason=gpu.available("triton"))
+import ahead  # noqa: E402
+
+from monosem.kernels import launch  # noqa: E402
+
+LLAMA = (8192, 4096, 131_072, 64)
+GPT2 = (4096, 768, 24_576, 32)
+KERNELS = Path(launch.__file__).parent
+
+
+def entry_points() -> set[str]:
+    """Names of the kernels: what a rule for block sizes exists for."""
+    return set(launch._RULES)
+
+
+@pytest.mark.parametrize("arch", ahead.TARGETS)
+def test_compiles_without_spills(arch, monkeypatch, tmp_path):
+    launches = ahead.recorded(monkeypatch, arch, ahead.step(*LLAMA))
+    assert {l.name for l in launches} == entry_points()  # everything is launched by some operation, and so compiled
+    seen = set()
+    for l in launches:
+        key = l.name, tuple(c for c in l.constants if c[0] != "CAP"), l.options
+        if key in seen:  # room for candidates is all that differs
+            continue
+        seen.add(key)
+        compiled = l.compile(arch)
+        found = ahead.resources(compiled, tmp_path)
+        print(f"{arch:8} {l.name:16} {found['registers']:4} registers {found['shared']:7} bytes shared")
+        assert found["spilled"] == 0, (l.name, found)
+        assert found["shared"] <= ahead.SHARED[arch], (l.name, found)
+        if arch == "sm_90" and l.name in ("sample", "collect"):
+            assert "wgmma" in compiled.asm["ptx"]
+        if l.name == "redo_rest":  # between what its threads write and what others of them read
+            code = compiled.asm.get("ptx") or compiled.asm["amdgcn"]
+            assert ("bar.sync" in code) or ("s_barrier" in code)
+
+
+def test_sizes_that_differ(monkeypatch, tmp_path):
+    """Narrow rows, the largest room for candidates, and products in fp32, on one chip."""
+    from monosem.ops import backend
+
+    launches = ahead.recorded(monkeypatch, "sm_80", ahead.step(*GPT2))
+    launches += ahead.recorded(monkeypatch, "sm_80", ahead.step(64, 8192, 8192, 2048))
+    monkeypatch.setattr(backend, "gpu_bf16_products", lambda: False)
+    launches += ahead.recorded(monkeypatch, "sm_80", ahead.step(64, 512, 4096, 16))
+    wanted = {
+        "narrow": {("CAP", 8192)},
+        "widen": {("CAP", 8192)},
+        "decode_loss": {("BD", 1024), ("BD", 8192)},
+        "row_grad_adam": {("BD", 8192)},
+        "collect": {("ALL", True), ("FP32", True)},
+    }
+    done = set()
+    for l in launches:
+        reasons = wanted.get(l.name, set()) & set(l.constants)
+        if reasons <= done or not reasons:
+            continue
+        done |= reasons
+        found = ahead.resources(l.compile("sm_80"), tmp_path)
+        assert found["spilled"] == 0 and found["shared"] <= ahead.SHARED["sm_80"], (l.name, l.constants, found)
+    assert done == set().union(*wanted.values())
+
+
+def test_every_kernel_has_a_rule():
+    """A function that is launched has a rule; a helper is called by one and has none."""
+    defined, called = set(), set()
+    for path in KERNELS.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and any("jit" in ast.unparse(d) for d in node.decorator_list):
+                defined.add(node.name)
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                called.add(node.func.id)
+    assert entry_points() <= defined
+    assert defined - called <= entry_points()
+
+
+def test_a_table_overrides_the_rule(tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "TUNED", tmp_path)
+    launch.table.cache_clear()
+    (tmp_path / "nvidia_h200.json").write_text('{"kernels": {"decode_loss": {"4096": {"J": 1}}}}')
+    try:
+        rule = launch.block("decode_loss", 4096, "", "sm_90")
+        assert launch.block("decode_loss", 4096, "NVIDIA H200", "sm_90") == {**rule, "J": 1} != rule
+        assert launch.block("decode_loss", 2048, "NVIDIA H200", "sm_90") == launch.block("decode_loss", 2048, "", "sm_90")
+    finally:
+        launch.table.cache_clear()

@@ -1,0 +1,184 @@
+"""The ways through the Triton kernels that ordinary numbers do not take: no room, no luck, hot features, wide rows."""
+
+import pytest
+import torch
+from ops.cases import encoder, here, within_twice
+
+from monosem import ops
+from monosem.ops import backend, reference
+from monosem.ops.gpu import available
+
+if available("triton"):
+    pytest.skip(available("triton"), allow_module_level=True)
+pytestmark = pytest.mark.usefixtures("device", "triton_only")
+
+
+@pytest.fixture
+def encode():
+    from monosem.ops import triton_encode
+
+    return triton_encode
+
+
+def whole_numbers(n, d, f, seed=0):
+    """Products of small whole numbers are exact in every order of addition, so that answers must be equal."""
+    g = torch.Generator().manual_seed(seed)
+    parts = (torch.randint(-3, 4, size, generator=g, device="cpu").float() for size in ((n, d), (f, d), (f,)))
+    return tuple(here(t) for t in parts)
+
+
+def check(encode, x, w, b, k, plan):
+    values, indices = (torch.full((len(x), k), 7, dtype=t, device=x.device) for t in (torch.float32, torch.int32))
+    report = encode._select(encode._Problem(x, w, b), plan, k, values, indices)
+    wanted = reference.topk_encode(x, w, b, k)
+    assert torch.equal(values, wanted[0]) and torch.equal(indices, wanted[1])
+    return report
+
+
+# A bar that is too high (the first of the sample), too low (the last: no room), and one that is right.
+@pytest.mark.parametrize(("j", "redone"), [(1, True), (256, True), (20, False)])
+@pytest.mark.parametrize("room", [1, 64])
+def test_no_luck_is_made_good(encode, monkeypatch, j, redone, room):
+    x, w, b = encoder(5, 16, 2500)
+    monkeypatch.setattr(encode, "SPACE_BYTES", room * 4 * 2500)  # with 1, all rows but one go the slow way
+    plan = encode.Plan(512, False, 256, j, 256)
+    values, indices = torch.empty(5, 30), torch.empty(5, 30, dtype=torch.int32)
+    report = encode._select(encode._Problem(x, w, b), plan, 30, values, indices)
+    assert (report["redone"].item() > 0) == redone
+    wanted = reference.topk_encode(x, w, b, 30)
+    assert torch.equal(indices, wanted[1])
+    torch.testing.assert_close(values, wanted[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("room", [1, 64])
+def test_ties_beyond_all_room(encode, monkeypatch, room):
+    x, w, b = whole_numbers(3, 2, 2500)
+    x[1] = 0  # its pre-activations are the biases: seven different ones
+    monkeypatch.setattr(encode, "SPACE_BYTES", room * 4 * 2500)
+    report = check(encode, x, w, b, 40, encode.Plan(64, False, 256, 8, 16))
+    assert report["redone"].item() >= 1
+
+
+@pytest.mark.parametrize("everything", [True, False])
+def test_rows_that_are_not_numbers(encode, everything):
+    x, w, b = encoder(4, 8, 700)
+    x[1, 3], x[2, 0] = torch.nan, torch.inf
+    plan = encode.Plan(1024, True) if everything else encode.Plan(256, False, 128, 12, 40)
+    values, indices = torch.empty(4, 5), torch.empty(4, 5, dtype=torch.int32)
+    encode._select(encode._Problem(x, w, b), plan, 5, values, indices)
+    wanted = reference.topk_encode(x, w, b, 5)
+    assert values[1].isnan().all() and indices[1].tolist() == list(range(5))
+    for row in (0, 3):
+        assert torch.equal(indices[row], wanted[1][row])
+    # Inf in a row: x·w is ±inf, or NaN where w is 0; here none is.
+    assert torch.equal(values[2], wanted[0][2]) and torch.equal(indices[2], wanted[1][2])
+    w[600, 0] = torch.nan  # one weight: a NaN in every row
+    encode._select(encode._Problem(x, w, b), plan, 5, values, indices)
+    assert values.isnan().all()
+
+
+def test_the_bound_holds(encode):
+    """What the candidates are chosen by: the upper bound is above the value in float64, and not by much."""
+    x, w, b = encoder(6, 200, 300)
+    p = encode._Problem(x, w, b)
+    keys, _ = p.collect(torch.zeros(6, device=x.device), 512, True)
+    rank = (keys[:, :300] >> 32).int()
+    upper = (rank ^ ((rank >> 31) & 0x7FFFFFFF)).view(torch.float32)
+    exact = x.double() @ w.double().T + b.double()
+    assert (upper.double() >= exact).all()
+    worst = 2.0**-7 * x.norm(dim=1)[:, None] * w.norm(dim=1)[None, :]
+    assert (upper.double() - exact <= worst + 1e-5).all()  # below the worst case, although the norms are measured
+
+
+def test_plans_keep_their_promise(encode):
+    for f, k in [(24_576, 32), (65_536, 64), (131_072, 64), (131_072, 32), (1 << 20, 32), (2053, 32), (20_000, 384)]:
+        plan = encode.plan(f, k)
+        assert plan.slots >= 2 * k and plan.sample <= f // 4 and plan.j < plan.j_most <= plan.sample
+        assert encode._poisson_tail(k * plan.sample / f, plan.j) <= encode.CHANCE
+        assert 1 - encode._poisson_tail(plan.slots * plan.sample / f, plan.j_most) <= encode.CHANCE
+    assert encode.plan(257, 257).everything and encode.plan(300_000, 50_000) is None
+    assert encode._poisson_tail(2.0, 1) == pytest.approx(1 - 2.718281828459045**-2)
+
+
+def test_k_beyond_every_plan(encode, monkeypatch):
+    monkeypatch.setattr(encode, "MOST_SLOTS", 64)
+    encode.plan.cache_clear()
+    monkeypatch.setattr(encode, "DENSE_BYTES", 16 * 300 * 2)
+    x, w, b = whole_numbers(5, 4, 300)
+    x[3, 1] = torch.nan
+    try:
+        values, indices = encode.topk(x, w, b, 300)
+    finally:
+        encode.plan.cache_clear()
+    wanted = reference.topk_encode(x, w, b, 300)
+    good = [0, 1, 2, 4]
+    assert torch.equal(values[good], wanted[0][good]) and torch.equal(indices[good], wanted[1][good])
+    assert values[3].isnan().all()
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_more_active_features_than_slots(encode, monkeypatch, dense):
+    monkeypatch.setattr(encode, "THRESHOLD_SLOTS", 32)
+    if dense:
+        monkeypatch.setattr(encode, "DENSE_BYTES", 1)
+    x, w, b = whole_numbers(4, 6, 300)
+    x[2] = 0
+    got, wanted = encode.threshold(x, w, b), reference.threshold_encode(x, w, b)
+    for a, c in zip(got, wanted, strict=True):
+        assert torch.equal(a, c)
+
+
+def test_bf16_tensors(encode):
+    x, w, b = encoder(4, 65, 2600, torch.bfloat16)
+    got = ops.topk_encode(x, w, b, 7)
+    exact = (x.double() @ w.double().T + b.double()).gather(1, got.indices.long())
+    torch.testing.assert_close(got.values.double(), exact.clamp(min=0), rtol=2**-8, atol=0)
+
+
+def test_a_feature_of_every_token():
+    """Windows that lie within a feature, that end in it, and features without any entry."""
+    n, f, d = 400, 5, 20
+    offsets = torch.arange(0, 2 * n + 1, 2)
+    indices = torch.stack([torch.ones(n, dtype=torch.int32), torch.arange(n, dtype=torch.int32) % 2 * 2 + 2], 1).view(-1)
+    coef, u = torch.randn(2 * n), torch.randn(n, d)
+    csc = ops.csc(indices, offsets, f)
+    for ours, theirs in zip(csc, reference.csc(indices, offsets, f), strict=True):
+        assert torch.equal(ours, theirs)
+    exact = reference.row_grad(*csc, coef.double(), u.double())
+    first = ops.row_grad(*csc, coef, u)
+    within_twice(first, reference.row_grad(*csc, coef, u), exact)
+    assert torch.equal(first, ops.row_grad(*csc, coef, u)) and (first[[0, 3]] == 0).all()
+    # The windows' sums are what the kernel itself uses when there is no gradient in memory.
+    w = torch.nn.functional.normalize(torch.randn(f, d), dim=-1)
+    fused, plain = ([w.clone(), torch.zeros(f, d), torch.zeros(f, d)] for _ in range(2))
+    adam = (1e-2, 0.9, 0.99, 1e-8, 3, True)
+    ops.row_grad_adam_(*fused, *csc, coef, u, 0.5, *adam)
+    ops.row_adam_(*plain, first * 0.5, *adam)
+    for a, c in zip(fused, plain, strict=True):
+        torch.testing.assert_close(a, c, rtol=1e-5, atol=1e-7)
+
+
+def test_rows_too_wide_for_one_program(monkeypatch):
+    from monosem.ops import triton_rows
+
+    values, indices, offsets = torch.rand(9), torch.arange(9, dtype=torch.int32) % 4, torch.tensor([0, 4, 4, 9])
+    x, w, b = encoder(3, 40, 4)
+    narrow = triton_rows.decode_loss(values, indices, offsets, w, x[0], x)
+    csc = ops.csc(indices, offsets, 4)
+    steps = []
+    for widest in (triton_rows.WIDEST, 16):
+        monkeypatch.setattr(triton_rows, "WIDEST", widest)
+        mine = [torch.nn.functional.normalize(w, dim=-1), w * 0, w * 0]
+        ops.row_grad_adam_(*mine, *csc, values, x, 0.5, 1e-2, 0.9, 0.99, 1e-8, 1, True)
+        steps.append(mine)
+    for a, c in zip(triton_rows.decode_loss(values, indices, offsets, w, x[0], x), narrow, strict=True):
+        torch.testing.assert_close(a, c, rtol=1e-5, atol=1e-6)
+    for a, c in zip(*steps, strict=True):
+        torch.testing.assert_close(a, c, rtol=1e-5, atol=1e-6)
+
+
+def test_products_in_fp32_when_asked(encode, monkeypatch):
+    monkeypatch.setattr(backend, "gpu_bf16_products", lambda: False)
+    x, w, b = encoder(2, 20, 300)
+    assert encode._Problem(x, w, b).left.rows.dtype == torch.float32
+    assert torch.equal(ops.topk_encode(x, w, b, 9).indices, reference.topk_encode(x, w, b, 9)[1])
