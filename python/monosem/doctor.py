@@ -80,7 +80,9 @@ def _triton() -> Finding:
     missing = gpu.available("triton")
     if missing:
         return Finding("triton", "none", missing)
-    return Finding("triton", "found", f"version {importlib.metadata.version('triton')}; its kernels compile at first use")
+    return Finding(
+        "triton", "found", f"version {importlib.metadata.version('triton')}; its kernels compile at first use"
+    )
 
 
 def _choices() -> list[Finding]:

@@ -94,6 +94,8 @@ def test_a_table_overrides_the_rule(tmp_path, monkeypatch):
     try:
         rule = launch.block("decode_loss", 4096, "", "sm_90")
         assert launch.block("decode_loss", 4096, "NVIDIA H200", "sm_90") == {**rule, "J": 1} != rule
-        assert launch.block("decode_loss", 2048, "NVIDIA H200", "sm_90") == launch.block("decode_loss", 2048, "", "sm_90")
+        assert launch.block("decode_loss", 2048, "NVIDIA H200", "sm_90") == launch.block(
+            "decode_loss", 2048, "", "sm_90"
+        )
     finally:
         launch.table.cache_clear()
