@@ -1,4 +1,4 @@
-"""Every Triton kernel compiled, at the sizes of real dictionaries, for GPUs that are not here: what it asks of the chip.
+"""Every Triton kernel compiled, at the sizes of real dictionaries, for GPUs that are not here: what it asks of them.
 
 No spills, shared memory within the chip's, Hopper's tensor cores in the product on Hopper. The table of registers is
 printed with ``-s``.
@@ -12,9 +12,9 @@ import pytest
 from monosem.ops import gpu
 
 pytest.importorskip("triton", reason=gpu.available("triton"))
-import ahead  # noqa: E402
+import ahead
 
-from monosem.kernels import launch  # noqa: E402
+from monosem.kernels import launch
 
 LLAMA = (8192, 4096, 131_072, 64)
 GPT2 = (4096, 768, 24_576, 32)

@@ -36,7 +36,8 @@ def calls() -> dict[str, tuple]:
         "row_adam_": (W.clone(), W * 0, W * 0, W.clone(), *ADAM),
         "row_grad_adam_": (W.clone(), W * 0, W * 0, *CSC, V, X, 1.0, *ADAM),
         "resample_": (
-            W.clone(), W.clone(), B.clone(), [W * 0], torch.tensor([2, 3]), X[:2], torch.ones(40, dtype=torch.bool), 0.2,
+            W.clone(), W.clone(), B.clone(), [W * 0], torch.tensor([2, 3]), X[:2],
+            torch.ones(40, dtype=torch.bool), 0.2,
         ),
     }  # fmt: skip
 

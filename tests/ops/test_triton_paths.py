@@ -86,7 +86,7 @@ def test_the_bound_holds(encode):
     upper = (rank ^ ((rank >> 31) & 0x7FFFFFFF)).view(torch.float32)
     exact = x.double() @ w.double().T + b.double()
     assert (upper.double() >= exact).all()
-    # Twice the margin, whose worst case is 2⁻⁸‖x‖‖w‖ to the nearest and twice that by cutting off, as the interpreter does.
+    # Twice the margin: at worst 2⁻⁸‖x‖‖w‖ to the nearest, twice that by cutting off, as the interpreter does.
     worst = 2.0**-6 * x.norm(dim=1)[:, None] * w.norm(dim=1)[None, :]
     assert (upper.double() - exact <= worst + 1e-5).all()
 
@@ -165,7 +165,7 @@ def test_rows_too_wide_for_one_program(monkeypatch):
     from monosem.ops import triton_rows
 
     values, indices, offsets = torch.rand(9), torch.arange(9, dtype=torch.int32) % 4, torch.tensor([0, 4, 4, 9])
-    x, w, b = encoder(3, 40, 4)
+    x, w, _ = encoder(3, 40, 4)
     narrow = triton_rows.decode_loss(values, indices, offsets, w, x[0], x)
     csc = ops.csc(indices, offsets, 4)
     steps = []
