@@ -3,7 +3,8 @@
     count → [starts: a sum over features] → scatter → settle
 
 ``scatter`` puts each entry somewhere among those of its feature, by an atomic counter; ``settle`` moves it to its
-place, which is the number of smaller entries of the same feature. So the order does not depend on which program came first.
+place, which is the number of smaller entries of the same feature. So the order does not depend on which program came
+first.
 """
 
 import triton
