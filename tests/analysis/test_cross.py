@@ -25,6 +25,7 @@ def code(tokens, features, density, products, seed):
 def test_against_dense_products(monkeypatch, tmp_path, rows, columns, block, how):
     monkeypatch.setattr(cross, "_DENSE", {"dense": 1 << 40}.get(how, 0))
     monkeypatch.setattr(cross, "_PAIRS", 1 if how == "a pair at a time" else 50)
+    monkeypatch.setattr(cross, "_AT_ONCE", 4)
     products = 2
     memory = 1 << 30 if block is None else 8 * products * columns * block
     wanted = torch.zeros(products, rows, columns, dtype=torch.float64)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 _PAIRS = 1 << 22  # pairs expanded at a time (about 100 MiB)
+_AT_ONCE = 256
 # A dense product takes this many of its multiplications in the time of one scattered addition.
 _DENSE = 100
 
@@ -77,7 +78,15 @@ class CrossProducts:
             self._ends[name].append(self._ends[name][-1] + len(packed))
 
     def blocks(self) -> Iterator[tuple[int, Tensor]]:
-        """(first row, sums [products, rows of the block, columns] in float64), block after block."""
+        """(first row, sums [products, some rows, columns] in float64), from the first row to the last.
+
+        At most ``_AT_ONCE`` rows at a time, so that what is computed from them stays small beside the sums.
+        """
+        for first, sums in self._held():
+            for start in range(0, sums.shape[1], _AT_ONCE):
+                yield first + start, sums[:, start : start + _AT_ONCE]
+
+    def _held(self) -> Iterator[tuple[int, Tensor]]:
         if self._sums is not None:
             yield 0, self._sums
             return

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from monosem.analysis.evidence import universality
     from monosem.analysis.evidence.section import write_page
-    from monosem.analysis.evidence.universality_page import section
+    from monosem.analysis.evidence.universality_page import section, title
     from monosem.analysis.inputs import load_rows, load_subject
     from monosem.data import files
 
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     record = result.to_dict()
     files.write_text(out / "universality.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    page = write_page(out / "universality.html", "The same features in another model", [section(record)])
+    page = write_page(out / "universality.html", title(record), [section(record)])
     print(result.table())
     print(f"\nwritten: {out / 'universality.json'}\nopen {page.resolve().as_uri()}")
     return 0

@@ -285,11 +285,12 @@ def _family(
         for child, cosine in zip(e.child[mine].tolist(), e.masked[mine].tolist(), strict=True):
             closest[child] = max(closest.get(child, 0.0), cosine)
         kept = sorted(closest, key=lambda c: (-closest[c], c))[:most]
+        known = set(kept)
         omitted += len(closest) - len(kept)
         columns = e.parent[mine].tolist(), e.child[mine].tolist(), e.masked[mine].tolist(), e.decoder[mine].tolist()
         links += [
             {"level": level, "parent": p, "child": c, "masked": m, "decoder": d}
-            for p, c, m, d in zip(*columns, strict=True) if c in set(kept)
+            for p, c, m, d in zip(*columns, strict=True) if c in known
         ]  # fmt: skip
         nodes += [(level + 1, c) for c in kept]
         current = kept

@@ -27,7 +27,8 @@ def section(result: Mapping[str, Any]) -> Section:
     )
     findings = [
         Finding(
-            f"{name.capitalize()} of one model have a counterpart in the other",
+            f"{name.capitalize()} of one model have a counterpart in the other"
+            + (" (here: in another dictionary of the same model)" if result["same_model"] else ""),
             f"median {PAPER[name]}", f"median {comparisons[name]['quantiles'][2]:.2f}", how,
         )
         for name in ("features", "neurons") if name in comparisons
@@ -47,17 +48,22 @@ def section(result: Mapping[str, Any]) -> Section:
         "activations on the same text correlate best with its own. Directions drawn at random, as many of "
         "them active on a token, show what a match by chance is worth."
     )
-    return Section("universality", "The same features in another model", lede, tuple(findings), _body(result))
+    return Section("universality", title(result), lede, tuple(findings), _body(result))
+
+
+def title(result: Mapping[str, Any]) -> str:
+    """What was compared: two models, or two dictionaries of one."""
+    return f"The same features in another {'dictionary' if result['same_model'] else 'model'}"
 
 
 def _body(result: Mapping[str, Any]) -> str:
     comparisons = result["comparisons"]
     shown = {c["name"]: [100 * n / max(1, c["compared"]) for n in c["histogram"]] for c in comparisons}
     bins = len(comparisons[0]["histogram"])
-    medians = {f"{c['name']}, median": c["quantiles"][2] for c in comparisons[:2]}
+    medians = {c["name"]: round(c["quantiles"][2], 2) for c in comparisons[:2]}
     distribution = chart.histogram(
         shown, [i / bins for i in range(bins + 1)], x_label="correlation with the best match", y_label="% of them",
-        caption="Best matches: how similar is the most similar feature of the other side?", marks=medians,
+        caption="How similar is the most similar feature of the other side? Dashed: the medians.", marks=medians,
     )  # fmt: skip
     p = result["points"]
     tips = [
@@ -76,7 +82,7 @@ def _body(result: Mapping[str, Any]) -> str:
     )  # fmt: skip
     density = chart.scatter(
         {name: (p["tokens"], p["r"])}, x_label="tokens on which it fires", y_label="correlation", log_x=True,
-        caption="Rare features match worse: there is less text to learn them from, and to measure them on.",
+        caption="The best match against how often a feature fires.",
         tips={name: tips},
     )  # fmt: skip
     rows = "".join(
