@@ -33,7 +33,9 @@ def test_says_why_there_is_no_cuda_module(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "__file__", str(tmp_path / "doctor.py"))
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
     (tmp_path / "cuda_build.txt").write_text("nvcc is version 11.2; 12.0 or newer is needed\n")
-    assert doctor._cuda_module() == doctor.Finding("cuda kernels", "none", "nvcc is version 11.2; 12.0 or newer is needed")
+    assert doctor._cuda_module() == doctor.Finding(
+        "cuda kernels", "none", "nvcc is version 11.2; 12.0 or newer is needed"
+    )
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setitem(sys.modules, "monosem._cuda", None)
     assert doctor._cuda_module().state == "broken"

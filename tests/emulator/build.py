@@ -19,8 +19,18 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 # Address and shift errors end the process: a misaligned 16-byte access would do so on a GPU too.
 CHECKS = ["-fsanitize=alignment,bounds,shift", "-fsanitize-undefined-trap-on-error"]
-OPTIONS = ["-O1", "-std=c++17", "-march=native", "-ffp-contract=fast",  # products and sums in one, as on a GPU
-            "-shared", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas", *CHECKS]
+OPTIONS = [
+    "-O1",
+    "-std=c++17",
+    "-march=native",
+    "-ffp-contract=fast",  # products and sums in one, as on a GPU
+    "-shared",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wno-unknown-pragmas",
+    *CHECKS,
+]
 
 
 def missing() -> str:

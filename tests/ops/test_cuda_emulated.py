@@ -208,7 +208,9 @@ def test_select_in_a_workspace():
 
 def test_select_of_few_nan_and_zeros():
     """Fewer than k: the lowest free features for what was −∞. A NaN: the whole row. −0 is 0."""
-    scores = torch.tensor([[2.0, 5.0, 9.0, 9.0], [1.0, torch.nan, 3.0, 0.0], [0.0, -0.0, 0.0, -0.0], [4.0, 4.0, 4.0, 4.0]])
+    scores = torch.tensor(
+        [[2.0, 5.0, 9.0, 9.0], [1.0, torch.nan, 3.0, 0.0], [0.0, -0.0, 0.0, -0.0], [4.0, 4.0, 4.0, 4.0]]
+    )
     features = torch.tensor([[2, 0, 7, 8], [1, 2, 3, 4], [4, 3, 2, 1], [9, 8, 7, 6]], dtype=torch.int32)
     values, indices = cuda_rows.topk_select(scores, features, torch.tensor([2, 4, 4, 0], dtype=torch.int32), 4)
     assert values[0].tolist() == [5, 2, 0, 0] and indices[0].tolist() == [0, 2, 1, 3]
