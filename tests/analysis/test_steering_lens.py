@@ -46,6 +46,15 @@ def test_reading_and_writing(ours, lens, hook, error):
     assert wrote[0] == wrote[1] and wrote[0][0].steered != wrote[0][0].unsteered
 
 
+def test_as_a_hook_of_transformer_lens(lens):
+    """Given to ``run_with_hooks`` of the bare model it does the same."""
+    steering = Steering(ms.TopKSAE(32, 40, k=4, seed=0), EDITS)
+    tokens = torch.randint(1, 300, (2, 16), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        loss = lens.module.run_with_hooks(tokens, return_type="loss", fwd_hooks=[(HOOK, steering)])
+    torch.testing.assert_close(loss, lens.token_losses(tokens, {HOOK: steering}).mean(), atol=2e-5, rtol=1e-5)
+
+
 def test_no_edits_change_nothing(ours, lens):
     tokens = torch.randint(1, 300, (1, 16), generator=torch.Generator().manual_seed(0))
     steering = Steering(ms.TopKSAE(32, 40, k=4, seed=0))

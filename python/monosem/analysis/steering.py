@@ -50,7 +50,8 @@ class Steering:
     stands alone: x' = x̂ + Σ_i (f'_i − f_i(x))·d_i.
 
     Give it to any model behind the adapter: ``model.generate(prompt, 50, replace={hook: Steering(sae, edits)})``,
-    ``model.token_losses(tokens, {hook: ...})``; or call it from a hook of your own.
+    ``model.token_losses(tokens, {hook: ...})``. It is also a hook that TransformerLens takes as it is:
+    ``model.run_with_hooks(tokens, fwd_hooks=[(hook, Steering(sae, edits))])``.
 
     Args:
         sae: a dictionary (or a ``NeuronBasis``), anything with ``encode``, ``decode``, ``W_dec``, ``cfg``.
@@ -84,8 +85,8 @@ class Steering:
         self._value = torch.tensor([e.value for e in edits], device=device)
 
     @torch.no_grad()
-    def __call__(self, x: Tensor) -> Tensor:
-        """x [..., T, d_in] → the same shape, dtype and device."""
+    def __call__(self, x: Tensor, hook: Any = None) -> Tensor:
+        """x [..., T, d_in] → the same shape, dtype and device. ``hook``, which TransformerLens hands over, is not used."""
         if x.ndim < 2 or x.shape[-1] != self.sae.cfg.d_in:
             raise ValueError(
                 f"x: got shape {list(x.shape)}; wanted [..., T, d_in={self.sae.cfg.d_in}], the hook of the dictionary"
