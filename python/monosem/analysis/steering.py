@@ -86,7 +86,7 @@ class Steering:
 
     @torch.no_grad()
     def __call__(self, x: Tensor, hook: Any = None) -> Tensor:
-        """x [..., T, d_in] → the same shape, dtype and device. ``hook``, which TransformerLens hands over, is not used."""
+        """x [..., T, d_in] → the same shape, dtype and device. ``hook`` (TransformerLens hands it over) is not used."""
         if x.ndim < 2 or x.shape[-1] != self.sae.cfg.d_in:
             raise ValueError(
                 f"x: got shape {list(x.shape)}; wanted [..., T, d_in={self.sae.cfg.d_in}], the hook of the dictionary"

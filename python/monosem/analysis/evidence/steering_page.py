@@ -49,7 +49,9 @@ def section(result: Mapping[str, Any]) -> Section:
 
 def _case(c: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     runs = "".join(_samples(run, c, result) for run in c["runs"])
-    logits = ", ".join(f"<code><bdi>{escape(_visible(t))}</bdi></code> {v:+.2f}" for t, v in c["top_logits"])
+    logits = ", ".join(
+        f'<bdi style="white-space:nowrap"><code>{escape(_visible(t))}</code></bdi> {v:+.2f}' for t, v in c["top_logits"]
+    )
     sweep = chart.lines(
         {
             f"judged {c['label']}": (c["sweep"]["multiples"], c["sweep"]["hits"]),
@@ -61,7 +63,7 @@ def _case(c: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     )  # fmt: skip
     effect = c["effect"]
     losses = chart.bars(
-        {"nats lost a token": [-effect["label"], -effect["active"], -effect["other"]]},
+        {"nats lost a token": [max(0.0, -effect[k]) for k in ("label", "active", "other")]},
         [f"on {c['label']}", "where it fires", "on other text"], digits=3,
         caption="Ablated: how much less likely the next token becomes (mean log-likelihood lost).",
     )  # fmt: skip
