@@ -7,7 +7,7 @@ of 512, 3 of 4,096, many of 16,384). Two features are joined where their masked 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -58,9 +58,10 @@ class Level:
 class Step:
     """From one dictionary to the next.
 
-    ``children``: counts of parents with 0, 1, 2, … children (the last: that many or more). ``orphans``: features of the
-    larger one without a parent. ``agreed``: share of the others whose nearest feature by decoder cosine is one of their
-    parents by masked cosine. ``several_parents``: features with more than one (the graph is no tree).
+    ``children``: counts of features that are the closest parent of 0, 1, 2, … (the last: that many or more).
+    ``edges``: all joined pairs. ``orphans``: features of the larger one without a parent. ``several_parents``: those
+    with more than one (the graph is no tree). ``agreed``: share of the children whose closest parent is also the
+    feature of the smaller one with the nearest decoder direction.
     """
 
     edges: int
@@ -72,7 +73,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Splitting:
-    """Everything found; ``to_dict`` leaves out the tensors of the edges."""
+    """Everything found; ``to_dict`` leaves out the tensors of the edges.
+
+    ``nodes`` and ``links``: the family of the chosen feature, those whose closest parent is in it (``omitted`` more are
+    left out). ``joined``: how many features of each dictionary are joined to a member of the one before, the closest
+    parent or not.
+    """
 
     model: str
     hook_name: str
@@ -85,11 +91,13 @@ class Splitting:
     nodes: tuple[dict[str, Any], ...]
     links: tuple[dict[str, Any], ...]
     omitted: int
+    joined: tuple[int, ...]
     map: dict[str, Any] | None
     edges: tuple[Edges, ...] = field(repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        return {k: v for k, v in asdict(self).items() if k != "edges"}
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "edges"}
+        return plain | {name: [asdict(part) for part in getattr(self, name)] for name in ("levels", "steps")}
 
     @property
     def family(self) -> tuple[int, ...]:
@@ -101,22 +109,21 @@ class Splitting:
         root = next(n for n in self.nodes if n["level"] == 0)
         lines = [
             f"{self.tokens:,} tokens; features that fire on at least {self.least} of them; joined above a masked "
-            "cosine "
-            f"of {self.threshold:g}",
-            f"{'dictionary':28} {'features':>8} {'alive':>8}  of {self.label or 'the chosen one'}: family, and "
-            "those that fire "
-            "on it mostly",
+            f"cosine of {self.threshold:g}",
+            f"{'dictionary':28} {'features':>8} {'alive':>8}  family   joined  "
+            + (f"mostly {self.label}" if self.label else ""),
         ]
-        for level, family in zip(self.levels, self.family, strict=True):
-            mostly = f"{level.label_features:>5}" if self.label else ""
-            lines.append(f"{level.name[-28:]:28} {level.d_sae:>8,} {level.alive:>8,}  {family:>5}   {mostly}")
+        for level, family, joined in zip(self.levels, self.family, self.joined, strict=True):
+            mostly = f"{level.label_features:>8}" if self.label else ""
+            counts = f"{level.d_sae:>8,} {level.alive:>8,}  {family:>6}   {joined:>6}  {mostly}"
+            lines.append(f"{level.name[-28:]:28} {counts}")
         lines.append(f"begun from #{root['feature']}" + (f"; {self.omitted} more are left out" if self.omitted else ""))
         for a, b, step in zip(self.levels, self.levels[1:], self.steps, strict=False):
             split = sum(step.children[2:])
             lines.append(
                 f"{a.d_sae:,} → {b.d_sae:,}: {step.edges:,} joined pairs; {split:,} features become several, "
                 f"{step.children[1]:,} one, {step.children[0]:,} none; {step.orphans:,} have no parent, "
-                f"{step.several_parents:,} more than one; decoder cosine names the same parent for {step.agreed:.0%}"
+                f"{step.several_parents:,} several; the closest also has the nearest decoder for {step.agreed:.0%}"
             )
         return "\n".join(lines)
 
@@ -171,7 +178,7 @@ def measure(
         for s in sums:
             s.close()
     root = int(moments[0].correlations({label: groups[label]})[:, 0].argmax()) if feature is None else feature
-    nodes, links, omitted = _family(root, edges, most)
+    nodes, links, omitted, joined = _family(root, edges, most)
     used = used_vocabulary(torch.as_tensor(rows.tokens), subjects[0].model.d_vocab)
     tables = [LogitTable(s.sae, s.model, s.hook_name, used, memory // 2) for s in subjects]
     members = groups.get(label, []) if feature is None else []
@@ -186,7 +193,7 @@ def measure(
     first = subjects[0]
     return Splitting(
         first.model.name, first.hook_name, int(moments[0].tokens.sum()), threshold, least,
-        label if feature is None else "", levels, steps, described, links, omitted, made, edges,
+        label if feature is None else "", levels, steps, described, links, omitted, joined, made, edges,
     )  # fmt: skip
 
 
@@ -257,36 +264,47 @@ def _edges(
     return Edges(parent, child, masked, (d_a[parent] * d_b[child]).sum(1))
 
 
+def closest(edges: Edges) -> Tensor:
+    """Numbers of the edges that lead each child to the parent with the largest masked cosine; of equals the first."""
+    order = torch.argsort(edges.masked, descending=True, stable=True)
+    order = order[torch.argsort(edges.child[order], stable=True)]
+    first = torch.ones(len(order), dtype=torch.bool)
+    first[1:] = edges.child[order[1:]] != edges.child[order[:-1]]
+    return order[first]
+
+
 def _step(edges: Edges, moments: Sequence[SourceMoments], subjects: Sequence[Any], least: int, top: int = 8) -> Step:
     parents, children = ((m.counts >= least) for m in moments)
-    n = torch.bincount(edges.parent, minlength=len(parents))[parents].clamp_max(top)
+    best = closest(edges)
+    n = torch.bincount(edges.parent[best], minlength=len(parents))[parents].clamp_max(top)
     above = torch.bincount(edges.child, minlength=len(children))[children]
     d_a, d_b = (torch.nn.functional.normalize(s.sae.W_dec.detach().float().cpu(), dim=1) for s in subjects)
     d_a = d_a.masked_fill(~parents[:, None], 0)
     nearest = torch.cat([(part @ d_a.T).argmax(1) for part in d_b.split(1024)])
-    same = torch.zeros(len(children), dtype=torch.bool)
-    same[edges.child[nearest[edges.child] == edges.parent]] = True
-    joined = int((above > 0).sum())
+    agreed = (nearest[edges.child[best]] == edges.parent[best]).double()
     return Step(
         len(edges.parent), tuple(torch.bincount(n, minlength=top + 1).tolist()), int((above == 0).sum()),
-        int((above > 1).sum()), float(same.sum()) / max(1, joined),
+        int((above > 1).sum()), float(agreed.mean()) if len(agreed) else 0.0,
     )  # fmt: skip
 
 
 def _family(
     root: int, edges: Sequence[Edges], most: int
-) -> tuple[list[tuple[int, int]], tuple[dict[str, Any], ...], int]:
-    """(level, feature) of the root and what it became, level by level; the links between them; how many were left "
-    "out."""
-    nodes, links, omitted, current = [(0, root)], [], 0, [root]
+) -> tuple[list[tuple[int, int]], tuple[dict[str, Any], ...], int, tuple[int, ...]]:
+    """(level, feature) of the root and what it became; the links; how many were left out; how many are joined.
+
+    A feature belongs to the family if its closest parent does. Links to other members are kept, where joined.
+    """
+    nodes, links, omitted, joined, current = [(0, root)], [], 0, [1], [root]
     for level, e in enumerate(edges):
-        mine = torch.isin(e.parent, torch.tensor(current))
-        closest: dict[int, float] = {}
-        for child, cosine in zip(e.child[mine].tolist(), e.masked[mine].tolist(), strict=True):
-            closest[child] = max(closest.get(child, 0.0), cosine)
-        kept = sorted(closest, key=lambda c: (-closest[c], c))[:most]
+        mine = torch.isin(e.parent, torch.tensor(current, dtype=torch.int64))
+        joined.append(len(e.child[mine].unique()))
+        nearest = closest(e)
+        nearest = nearest[mine[nearest]]
+        heirs = dict(zip(e.child[nearest].tolist(), e.masked[nearest].tolist(), strict=True))
+        kept = sorted(heirs, key=lambda c: (-heirs[c], c))[:most]
+        omitted += len(heirs) - len(kept)
         known = set(kept)
-        omitted += len(closest) - len(kept)
         columns = e.parent[mine].tolist(), e.child[mine].tolist(), e.masked[mine].tolist(), e.decoder[mine].tolist()
         links += [
             {"level": level, "parent": p, "child": c, "masked": m, "decoder": d}
@@ -294,7 +312,7 @@ def _family(
         ]  # fmt: skip
         nodes += [(level + 1, c) for c in kept]
         current = kept
-    return nodes, tuple(links), omitted
+    return nodes, tuple(links), omitted, tuple(joined)
 
 
 def _described(

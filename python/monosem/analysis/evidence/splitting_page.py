@@ -23,29 +23,29 @@ def section(result: Mapping[str, Any]) -> Section:
     paper = " → ".join(_PAPER.get(level["d_sae"], "?") for level in levels) if what == "base64" else "splits"
     joined = (
         f"monosem split {' '.join(f'RUN{i}' for i in range(len(levels)))} over {result['tokens']:,} tokens: from #"
-        f"{nodes[0]['feature']} of the smallest, whatever is joined by a masked cosine above "
-        f"{result['threshold']:g} to a "
-        f"member of the family in the dictionary before; features that fire on at least {result['least']} tokens"
+        f"{nodes[0]['feature']} of the smallest, the features of the next whose closest parent (largest masked cosine, "
+        f"above {result['threshold']:g}) is in the family; joined to a member at all, closest or not: "
+        f"{' → '.join(map(str, result['joined']))}; features that fire on at least {result['least']} tokens"
     )
-    findings = [
-        Finding(f"{what} splits as the dictionary grows ({widths})", paper, " → ".join(map(str, family)), joined)
-    ]
+    more = f" (and {result['omitted']} more, not followed)" if result["omitted"] else ""
+    ours = " → ".join(map(str, family)) + more
+    findings = [Finding(f"{what} splits as the dictionary grows ({widths})", paper, ours, joined)]
     if result["label"]:
         counts = " → ".join(str(level["label_features"]) for level in levels)
         how = f"features of which at least half of the tokens they fire on are {what}, and that fire on enough"
-        findings.append(Finding(f"Features of {what} ({widths})", paper, counts, how))
+        findings.append(Finding(f"Features that fire mostly on {what} ({widths})", paper, counts, how))
     for a, b, step in zip(levels, levels[1:], result["steps"], strict=False):
         n = sum(step["children"])
         findings.append(
             Finding(
-                f"Features of {a['d_sae']:,} become several of {b['d_sae']:,}", "most do, no figure given",
+                f"Features of {a['d_sae']:,} become several of {b['d_sae']:,}",
+                "most do, no figure given",
                 f"{sum(step['children'][2:]):,} of {n:,} become several, {step['children'][1]:,} one, "
                 f"{step['children'][0]:,} none",
-                f"{step['several_parents']:,} have more than one parent (the graph is no tree), {step['orphans']:,} "
-                "none; "
-                f"the nearest decoder direction is one of the parents for {step['agreed']:.0%}",
+                f"counted by closest parents; {step['several_parents']:,} have more than one (the graph is no tree), "
+                f"{step['orphans']:,} none; the closest has the nearest decoder direction too for {step['agreed']:.0%}",
             )
-        )  # fmt: skip
+        )
     lede = (
         "Dictionaries of growing width, of one layer, on the same text. A feature of the small one falls apart into "
         "finer "
@@ -91,13 +91,15 @@ def graph(result: Mapping[str, Any]) -> str:
     for n in nodes:
         x, y = at[n["level"], n["feature"]]
         radius = max(3.0, min(9.0, 12 + 2.2 * _log(n["density"])))
+        last = n["level"] == len(levels) - 1
         own = n["precision"] is None or n["precision"] >= 0.5
         words = " ".join(_visible(w) for w, _ in n["words"][:3])
         tip = f"#{n['feature']}: {n['tokens']:,} tokens, {n['share']:.0%} of them {n['source']}"
         parts.append(
             f'<g><title>{escape(tip)}</title><circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" '
             f'style="fill:var({"--s0" if own else "--s5"});stroke:var(--paper);stroke-width:1"/>'
-            f'<text class="name" x="{x + 12:.1f}" y="{y + 4:.1f}" style="paint-order:stroke;stroke:var(--paper);'
+            f'<text class="name" x="{x + (12 if last else -8):.1f}" y="{y + (4 if last else -12):.1f}" '
+            f'style="paint-order:stroke;stroke:var(--paper);'
             f'stroke-width:4px;stroke-linejoin:round">#{n["feature"]} <tspan '
             'style="fill:var(--soft);unicode-bidi:isolate">'
             f"{escape(words[:34])}</tspan></text></g>"
@@ -169,7 +171,7 @@ def _counts(result: Mapping[str, Any]) -> str:
         charts.append(
             chart.bars(
                 {"features": step["children"]}, labels, digits=0,
-                caption=f"Children of each feature of {a['d_sae']:,} among {b['d_sae']:,}",
+                caption=f"Children of each feature of {a['d_sae']:,} among {b['d_sae']:,}, by closest parent",
             )
         )  # fmt: skip
     return f'<h3>How many does a feature become?</h3><div class="side">{"".join(charts)}</div>'
