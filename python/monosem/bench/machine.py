@@ -75,7 +75,7 @@ def multiplies_bf16() -> bool:
 @cache
 def product_rate(d: int, dtype: torch.dtype) -> float:
     """FLOP/s of ``x·Wᵀ`` at width D by PyTorch, in tiles that stay in cache: the best of several tile shapes."""
-    f = 8192
+    f = 4096
     x, w = torch.randn(2048, d).to(dtype), torch.randn(f, d).to(dtype)
 
     def product(rows: int, cols: int) -> Callable[[], None]:
