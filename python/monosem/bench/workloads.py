@@ -107,5 +107,10 @@ WORKLOADS = {
         "gpt2": (4096, 768, 24_576, 32),
         "widest": (8192, 512, 131_072, 32),
         "million": (2048, 512, 1_048_576, 32),
+        # For GPUs: the widths of Gemma 2 2B and Llama 3 8B, and a million features.
+        "gemma2": (8192, 2304, 65_536, 64),
+        "llama3": (8192, 4096, 131_072, 64),
+        "million_gpu": (8192, 768, 1_048_576, 32),
     }.items()
 }
+WORKLOADS["widest_relu"] = WORKLOADS["widest"].with_(kind="relu", k=20, name="widest_relu")

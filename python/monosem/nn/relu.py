@@ -77,7 +77,7 @@ class ReLUSAE(SAE):
         mse, sparsity = token_mse.mean(), values.sum() / n
         factors = RowFactors(indices, offsets, values, residual, 2 / (n * d), slopes, centred)
         return Gradients(
-            mse + weight * sparsity, mse, sparsity, mse.new_zeros(()), code.l0(), code.active_counts() > 0, factors,
+            mse + weight * sparsity, mse, sparsity, mse.new_zeros(()), code.l0(), code.fired(), factors,
             residual.sum(0).mul_(2 / (n * d)),
         )  # fmt: skip
 

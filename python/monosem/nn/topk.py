@@ -76,7 +76,7 @@ class TopKSAE(SAE):
         mse = token_mse.mean()
         loss, aux = mse, mse.new_zeros(())
         b_dec = residual.sum(0).mul_(2 / (n * d))
-        l0, fired, sparsity = code.l0(), code.active_counts() > 0, code.values.sum(-1).mean()
+        l0, fired, sparsity = code.l0(), code.fired(), code.values.sum(-1).mean()
         inputs = centred
         rows = dead.nonzero()[:, 0] if dead is not None else ()
         if size := self._aux_size(len(rows)):

@@ -58,6 +58,13 @@ class SparseCode:
         """Mean number of active features a token, 0-dim float32 (NaN when there is no token)."""
         return (self.values > 0).sum(dtype=torch.float32) / self.n_tokens if self.n_tokens else torch.tensor(torch.nan)
 
+    def fired(self) -> Tensor:
+        """Which features are active on at least one token, bool [d_sae]; unlike counting, it never waits for a GPU."""
+        values, indices, _ = self.csr()
+        # What is not active marks a place behind the last feature.
+        marks = torch.zeros(self.d_sae + 1, dtype=torch.bool, device=values.device)
+        return marks.index_fill_(0, torch.where(values > 0, indices.long(), self.d_sae), True)[:-1]
+
     def active_counts(self) -> Tensor:
         """Number of tokens on which each feature is active, int64 [d_sae]."""
         values, indices, _ = self.csr()

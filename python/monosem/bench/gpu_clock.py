@@ -64,6 +64,17 @@ class Clock:
             call()
         return graph
 
+    def peak_bytes(self, call: Callable[[], Any], before: int) -> int:
+        """Most memory allocated during a call, above ``before``."""
+        torch.cuda.synchronize(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        call()
+        torch.cuda.synchronize(self.device)
+        return torch.cuda.max_memory_allocated(self.device) - before
+
+    def allocated(self) -> int:
+        return torch.cuda.memory_allocated(self.device)
+
     def _measure(self, call: Callable[[], Any], repeats: int) -> list[float]:
         events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(repeats)]
         for begin, end in events:

@@ -1,0 +1,188 @@
+"""Block sizes measured on this GPU: ``monosem bench --tune`` writes the table that ``kernels/launch.py`` reads.
+
+For one width D, each kernel's alternatives are tried one at a time against the rule: first for the right result on a
+small case, then for time in the operation that uses it, at the workload's size. An alternative is kept when it is more
+than 2 % faster than the rule. The table is ``kernels/tuned/<gpu>.json``; entries of other sizes in it stay.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monosem.bench import operations
+from monosem.bench.workloads import Workload
+from monosem.data import files
+from monosem.kernels import launch
+from monosem.ops import cuda_rows, gpu
+
+GAIN = 0.98
+# Operation → Triton's kernels in it whose block sizes have alternatives.
+TRITON = {
+    "topk_encode": ("sample", "collect", "score"),
+    "threshold_encode": ("collect", "score"),
+    "sparse_decode": ("sparse_decode",),
+    "gather_dot": ("gather_dot",),
+    "decode_loss": ("decode_loss",),
+    "row_grad": ("row_grad",),
+    "row_grad_adam_": ("row_grad_adam",),
+}
+CUDA = {"sparse_decode": "sparse_decode", "decode_loss": "decode_loss", "row_grad": "row_grad",
+        "row_adam_": "row_adam", "row_grad_adam_": "row_grad_adam"}  # fmt: skip
+
+
+@contextmanager
+def asked_for(backend: str) -> Iterator[None]:
+    """``MONOSEM_BACKEND`` for a while."""
+    before = os.environ.get("MONOSEM_BACKEND")
+    os.environ["MONOSEM_BACKEND"] = backend
+    try:
+        yield
+    finally:
+        os.environ.pop("MONOSEM_BACKEND") if before is None else os.environ.__setitem__("MONOSEM_BACKEND", before)
+
+
+@contextmanager
+def sizes_used() -> Iterator[dict[str, set[int]]]:
+    """Which kernels ask for block sizes meanwhile, and for what sizes."""
+    seen: dict[str, set[int]] = {}
+    block = launch.block
+
+    def record(kernel: str, size: int, gpu: str, arch: str) -> dict[str, int]:
+        seen.setdefault(kernel, set()).add(size)
+        return block(kernel, size, gpu, arch)
+
+    launch.block = record
+    try:
+        yield seen
+    finally:
+        launch.block = block
+
+
+@contextmanager
+def override(table: dict[str, Any], kernel: str, size: int, choice: dict[str, int] | None) -> Iterator[None]:
+    """An entry of the table for a while; None takes it out, so that the rule holds."""
+    entries = table.setdefault(kernel, {})
+    before = entries.pop(str(size), None)
+    if choice is not None:
+        entries[str(size)] = choice
+    try:
+        yield
+    finally:
+        entries.pop(str(size), None)
+        if before is not None:
+            entries[str(size)] = before
+
+
+def small_case(w: Workload, device: torch.device) -> dict[str, Callable[[], list[Tensor]]]:
+    """The operations at this width on little data, from fresh copies each time: what they compute."""
+    made = {op.name: op for op in operations.operations(w.with_(n=96, f=max(4 * w.k, 4096)), device)}
+
+    def fresh(name: str) -> list[Tensor]:
+        kept = [t for t in _tensors(made[name].call.__closure__) if t.is_floating_point()]
+        before = [t.clone() for t in kept]
+        out = made[name].call()
+        found = [t.clone() for t in [*kept, *_tensors(out)]]
+        for t, b in zip(kept, before, strict=True):
+            t.copy_(b)
+        return found
+
+    return {name: lambda name=name: fresh(name) for name in made}
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    if isinstance(tree, Tensor):
+        return [tree]
+    if hasattr(tree, "cell_contents"):
+        return _tensors(tree.cell_contents)
+    if hasattr(tree, "csr"):
+        return list(tree.csr())
+    return [t for part in tree for t in _tensors(part)] if isinstance(tree, (tuple, list)) else []
+
+
+def same(found: list[Tensor], wanted: list[Tensor]) -> bool:
+    """Equal up to the order of sums in fp32."""
+    return all(
+        torch.equal(a, b) if not a.is_floating_point() else torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+        for a, b in zip(found, wanted, strict=True)
+    )
+
+
+def tune(
+    w: Workload, clock: Any, name: str, arch: str, *, say: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
+    """Find the entries for this workload's width.
+
+    Args:
+        clock: a ``gpu_clock.Clock``.
+        name, arch: of the GPU, as ``kernels/launch.py`` wants them.
+
+    Returns:
+        {kernel: {size: {constant: value}}} of what was faster than the rule, and "tried": every choice with its time.
+    """
+    table = launch.table(name)
+    tried: list[dict[str, Any]] = []
+    kept: dict[str, dict[str, dict[str, int]]] = {}
+    checks = small_case(w, clock.device)
+    with torch.no_grad():
+        for op in operations.operations(w, clock.device):
+            for backend, kernels in (("triton", TRITON.get(op.name, ())), ("cuda", (CUDA.get(op.name),))):
+                if not kernels[:1] or kernels[0] is None or gpu.available(backend):
+                    continue
+                with asked_for(backend):
+                    if backend == "triton":
+                        with sizes_used() as used:
+                            op.call()
+                        todo = [(k, s, launch.alternatives(k, arch)) for k in kernels for s in sorted(used.get(k, ()))]
+                    else:
+                        choices = [{"threads": t} for t in cuda_rows.THREADS]
+                        todo = [(f"cuda_{kernels[0]}", w.d, choices)]
+                    for kernel, size, choices in todo:
+                        best = _best(op, checks[op.name], table, kernel, size, choices, clock, tried, say)
+                        if best is not None:
+                            kept.setdefault(kernel, {})[str(size)] = best
+    return {"kernels": kept, "tried": tried}
+
+
+def _best(op, check, table, kernel, size, choices, clock, tried, say) -> dict[str, int] | None:
+    """The fastest right choice, or None when the rule is as good."""
+    with override(table, kernel, size, None):
+        wanted, rule = check(), clock.time(op.call).ms
+    tried.append({"kernel": kernel, "size": size, "choice": "rule", "operation": op.name, "ms": rule})
+    fastest, found = GAIN * rule, None
+    for choice in choices:
+        row = {"kernel": kernel, "size": size, "choice": choice, "operation": op.name}
+        say(f"{op.name}: {kernel} {size} {choice}")
+        with override(table, kernel, size, choice):
+            try:
+                if not same(check(), wanted):
+                    tried.append(row | {"error": "another result than the rule's"})
+                    continue
+                ms = clock.time(op.call).ms
+            except Exception as error:  # more shared memory or registers than this GPU has, say
+                tried.append(row | {"error": f"{type(error).__name__}: {error}".splitlines()[0][:200]})
+                continue
+        tried.append(row | {"ms": ms})
+        if ms < fastest:
+            fastest, found = ms, choice
+    return found
+
+
+def write(found: dict[str, Any], name: str, about: dict[str, Any]) -> str:
+    """Put the entries into the GPU's table; returns its path."""
+    path = launch.TUNED / f"{launch.slug(name)}.json"
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"kernels": {}}
+    for kernel, sizes in found["kernels"].items():
+        stored["kernels"].setdefault(kernel, {}).update(sizes)
+    stored = {"gpu": name, "made": time.strftime("%Y-%m-%d", time.gmtime()), **about, "kernels": stored["kernels"]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_text(path, json.dumps(stored, indent=1, sort_keys=True) + "\n")
+    launch.table.cache_clear()
+    return str(path)
