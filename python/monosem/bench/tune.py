@@ -7,9 +7,7 @@ than 2 % faster than the rule. The table is ``kernels/tuned/<gpu>.json``; entrie
 
 from __future__ import annotations
 
-import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,9 +17,8 @@ from torch import Tensor
 
 from monosem.bench import operations
 from monosem.bench.workloads import Workload
-from monosem.data import files
-from monosem.kernels import launch
-from monosem.ops import cuda_rows, gpu
+from monosem.ops import cuda_rows, gpu, tune_table
+from monosem.ops.tune_table import override, sizes_used
 
 GAIN = 0.98
 # Operation → Triton's kernels in it whose block sizes have alternatives.
@@ -47,38 +44,6 @@ def asked_for(backend: str) -> Iterator[None]:
         yield
     finally:
         os.environ.pop("MONOSEM_BACKEND") if before is None else os.environ.__setitem__("MONOSEM_BACKEND", before)
-
-
-@contextmanager
-def sizes_used() -> Iterator[dict[str, set[int]]]:
-    """Which kernels ask for block sizes meanwhile, and for what sizes."""
-    seen: dict[str, set[int]] = {}
-    block = launch.block
-
-    def record(kernel: str, size: int, gpu: str, arch: str) -> dict[str, int]:
-        seen.setdefault(kernel, set()).add(size)
-        return block(kernel, size, gpu, arch)
-
-    launch.block = record
-    try:
-        yield seen
-    finally:
-        launch.block = block
-
-
-@contextmanager
-def override(table: dict[str, Any], kernel: str, size: int, choice: dict[str, int] | None) -> Iterator[None]:
-    """An entry of the table for a while; None takes it out, so that the rule holds."""
-    entries = table.setdefault(kernel, {})
-    before = entries.pop(str(size), None)
-    if choice is not None:
-        entries[str(size)] = choice
-    try:
-        yield
-    finally:
-        entries.pop(str(size), None)
-        if before is not None:
-            entries[str(size)] = before
 
 
 def small_case(w: Workload, device: torch.device) -> dict[str, Callable[[], list[Tensor]]]:
@@ -127,7 +92,7 @@ def tune(
     Returns:
         {kernel: {size: {constant: value}}} of what was faster than the rule, and "tried": every choice with its time.
     """
-    table = launch.table(name)
+    table = tune_table.table(name)
     tried: list[dict[str, Any]] = []
     kept: dict[str, dict[str, dict[str, int]]] = {}
     checks = small_case(w, clock.device)
@@ -140,7 +105,7 @@ def tune(
                     if backend == "triton":
                         with sizes_used() as used:
                             op.call()
-                        todo = [(k, s, launch.alternatives(k, arch)) for k in kernels for s in sorted(used.get(k, ()))]
+                        todo = [(k, s, tune_table.alternatives(k, arch)) for k in kernels for s in sorted(used.get(k, ()))]
                     else:
                         choices = [{"threads": t} for t in cuda_rows.THREADS]
                         todo = [(f"cuda_{kernels[0]}", w.d, choices)]
@@ -173,16 +138,3 @@ def _best(op, check, table, kernel, size, choices, clock, tried, say) -> dict[st
         if ms < fastest:
             fastest, found = ms, choice
     return found
-
-
-def write(found: dict[str, Any], name: str, about: dict[str, Any]) -> str:
-    """Put the entries into the GPU's table; returns its path."""
-    path = launch.TUNED / f"{launch.slug(name)}.json"
-    stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"kernels": {}}
-    for kernel, sizes in found["kernels"].items():
-        stored["kernels"].setdefault(kernel, {}).update(sizes)
-    stored = {"gpu": name, "made": time.strftime("%Y-%m-%d", time.gmtime()), **about, "kernels": stored["kernels"]}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_text(path, json.dumps(stored, indent=1, sort_keys=True) + "\n")
-    launch.table.cache_clear()
-    return str(path)

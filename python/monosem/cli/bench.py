@@ -34,6 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--rounds", type=int, default=10, help="turns of each; a step's figure is the median over them")
     how.add_argument("--seconds", type=float, default=120.0, help="no further round after this time")
     how.add_argument("--threads", type=int, help="threads to use (default: as PyTorch chooses)")
+    how.add_argument(
+        "--tune", action="store_true",
+        help="on a GPU, instead: measure the block sizes of the kernels at this workload's width; what is faster than "
+        "the rule is used from then on by this installation",
+    )  # fmt: skip
     how.add_argument("--json", metavar="FILE", help="also write everything that was measured")
 
 
@@ -56,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
     changes = {name: value for name, value in given.items() if value is not None}
     named = {"name": ""} if changes else {}
     w = WORKLOADS[args.workload].with_(kind=args.kind, **changes, **named)
+    if args.tune:
+        return _tune(w, args.json)
     results = {}
     with tqdm(bar_format="{desc}", leave=False, disable=None) as bar:
         if args.only != "operations":
@@ -73,3 +80,27 @@ def run(args: argparse.Namespace) -> int:
         files.write_text(args.json, json.dumps(results, indent=1) + "\n")
         print(f"\nwritten to {args.json}")
     return 1 if any(row.get("error") for r in results.values() for row in r["rows"][:1]) else 0
+
+
+def _tune(w, json_path: str | None) -> int:
+    import torch
+    from tqdm.auto import tqdm
+
+    if not torch.cuda.is_available():
+        raise ValueError("--tune: PyTorch finds no GPU here; wanted one. `monosem doctor` says more")
+    from monosem.bench import gpu_clock, tune
+    from monosem.data import files
+    from monosem.ops import tune_table
+
+    p = torch.cuda.get_device_properties(0)
+    arch = getattr(p, "gcnArchName", "").split(":")[0] if torch.version.hip else f"sm_{p.major}{p.minor}"
+    with tqdm(bar_format="{desc}", leave=False, disable=None) as bar:
+        found = tune.tune(w, gpu_clock.Clock(torch.device("cuda")), p.name, arch, say=bar.set_description_str)
+    path = tune_table.write(found, p.name, {"torch": torch.__version__})
+    for row in found["tried"]:
+        said = row["error"] if "error" in row else f"{row['ms']:.4f} ms"
+        print(f"{row['operation']:18} {row['kernel']:22} {row['size']:6} {row['choice']!s:60} {said}")
+    print(f"{sum(map(len, found['kernels'].values()))} entries faster than the rule; table: {path}")
+    if json_path:
+        files.write_text(json_path, json.dumps(found, indent=1) + "\n")
+    return 0

@@ -1,0 +1,61 @@
+"""The table of block sizes, for those who measure: what kernels ask for, entries for a while, and writing it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from monosem.kernels import launch
+from monosem.kernels.launch import alternatives, table
+
+__all__ = ["alternatives", "override", "sizes_used", "table", "write"]
+
+
+@contextmanager
+def sizes_used() -> Iterator[dict[str, set[int]]]:
+    """Which kernels ask for block sizes meanwhile, and for what sizes."""
+    seen: dict[str, set[int]] = {}
+    block = launch.block
+
+    def record(kernel: str, size: int, gpu: str, arch: str) -> dict[str, int]:
+        seen.setdefault(kernel, set()).add(size)
+        return block(kernel, size, gpu, arch)
+
+    launch.block = record
+    try:
+        yield seen
+    finally:
+        launch.block = block
+
+
+@contextmanager
+def override(table: dict[str, Any], kernel: str, size: int, choice: dict[str, int] | None) -> Iterator[None]:
+    """An entry of the table for a while; None takes it out, so that the rule holds."""
+    entries = table.setdefault(kernel, {})
+    before = entries.pop(str(size), None)
+    if choice is not None:
+        entries[str(size)] = choice
+    try:
+        yield
+    finally:
+        entries.pop(str(size), None)
+        if before is not None:
+            entries[str(size)] = before
+
+
+def write(found: dict[str, Any], name: str, about: dict[str, Any]) -> str:
+    """Put the entries into the GPU's table; returns its path."""
+    path = launch.TUNED / f"{launch.slug(name)}.json"
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"kernels": {}}
+    for kernel, sizes in found["kernels"].items():
+        stored["kernels"].setdefault(kernel, {}).update(sizes)
+    stored = {"gpu": name, "made": time.strftime("%Y-%m-%d", time.gmtime()), **about, "kernels": stored["kernels"]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    part.replace(path)
+    launch.table.cache_clear()
+    return str(path)

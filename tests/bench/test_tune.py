@@ -1,0 +1,102 @@
+"""Tuning keeps what is right and faster, and nothing else; the clock is made up."""
+
+import json
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from monosem.bench import tune
+from monosem.bench.gpu_clock import Timing
+from monosem.bench.workloads import WORKLOADS
+from monosem.cli.main import main
+from monosem.kernels import launch
+from monosem.ops import tune_table
+
+
+class Op:
+    name = "decode_loss"
+
+    def __init__(self, table, times):
+        self.table, self.times = table, times
+
+    def call(self):
+        pass
+
+    def ms(self):
+        return self.times[json.dumps(self.table["k"].get("64"))]
+
+
+class Clock:
+    device = torch.device("cpu")
+
+    def __init__(self, op=None):
+        self.op = op
+
+    def time(self, call, graph=True):
+        ms = self.op.ms() if self.op else 1.0
+        if isinstance(ms, Exception):
+            raise ms
+        return Timing(ms, ms, ms, 5, "graph")
+
+
+@pytest.mark.parametrize(
+    ("ms", "right", "best"),
+    [
+        ((1.0, 0.9, 0.8), (True, True), {"J": 2}),
+        ((1.0, 0.9, 0.8), (True, False), {"J": 1}),  # the faster one computes something else
+        ((1.0, 0.99, 1.2), (True, True), None),  # not worth an entry
+        ((1.0, RuntimeError("out of resource: shared memory"), 0.5), (True, True), {"J": 2}),
+    ],
+)
+def test_the_fastest_right_choice_that_beats_the_rule(ms, right, best):
+    choices = [{"J": 1}, {"J": 2}]
+    table = {"k": {"64": {"J": 8}}}  # measured before: neither the rule nor lost
+    times = {json.dumps(c): t for c, t in zip((None, *choices), ms, strict=True)}
+    wanted = {
+        json.dumps(c): torch.tensor([1.0 if r else 2.0]) for c, r in zip((None, *choices), (True, *right), strict=True)
+    }
+    op, tried = Op(table, times), []
+    check = lambda: [wanted[json.dumps(table["k"].get("64"))]]
+    found = tune._best(op, check, table, "k", 64, choices, Clock(op), tried, lambda _: None)
+    assert found == best and table == {"k": {"64": {"J": 8}}}
+    assert len(tried) == 3 and tried[0]["choice"] == "rule"
+    assert ["error" in row for row in tried[1:]] == [
+        isinstance(m, Exception) or not r for m, r in zip(ms[1:], right, strict=True)
+    ]
+
+
+def test_every_operation_is_asked(monkeypatch):
+    monkeypatch.setattr(tune.gpu, "available", lambda name: "")
+    found = tune.tune(WORKLOADS["tiny"], Clock(), "Made Up", "sm_90")
+    assert found["kernels"] == {}  # all take a millisecond
+    assert {row["kernel"] for row in found["tried"]} == {f"cuda_{name}" for name in tune.CUDA.values()}
+    assert not any("error" in row for row in found["tried"])
+
+
+def test_a_small_case_leaves_its_data_as_it_was():
+    checks = tune.small_case(WORKLOADS["tiny"], torch.device("cpu"))
+    for name, check in checks.items():
+        assert tune.same(check(), check()), name
+    first, again = checks["row_grad_adam_"](), checks["row_grad_adam_"]()
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not tune.same([first[0] + 1e-3], [first[0]])
+
+
+def test_the_table_is_what_the_kernels_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "TUNED", tmp_path / "tuned")
+    tune_table.write({"kernels": {"decode_loss": {"64": {"J": 2}}}}, "Made Up 9000", {"torch": "2"})
+    tune_table.write(
+        {"kernels": {"decode_loss": {"96": {"J": 4}}, "cuda_row_grad": {"64": {"threads": 128}}}}, "Made Up 9000", {}
+    )
+    table = launch.table("Made Up 9000")
+    assert table == {"decode_loss": {"64": {"J": 2}, "96": {"J": 4}}, "cuda_row_grad": {"64": {"threads": 128}}}
+    assert launch.block("decode_loss", 64, "Made Up 9000", "sm_90")["J"] == 2
+    launch.table.cache_clear()
+
+
+def test_without_a_gpu(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["bench", "--tune"]) != 0
+    assert "--tune" in capsys.readouterr().err
