@@ -51,7 +51,7 @@ def everything(n: int, d: int, f: int, dtype: torch.dtype = torch.float32) -> No
     exact = reference.feature_sum(csc[0], csc[1], v.double())
     within_twice(cuda_rows.feature_sum(csc[0], csc[1], v), reference.feature_sum(csc[0], csc[1], v), exact)
     for unit in (False, True):
-        rows = [w.float(), torch.randn(f, d, device="cuda") * 1e-2, torch.rand(f, d, device="cuda") * 1e-3]
+        rows = [w.float(), torch.randn(f, d, device="cuda") * 1e-2, torch.rand(f, d, device="cuda") * 1e-3 + 1e-4]
         exact = [t.double() for t in rows]
         reference.row_adam_(*exact, reference.row_grad(*csc, v.double(), x.double()) * 0.5, *HYPER, unit)
         cuda_rows.row_grad_adam_(*rows, *csc, v, x, 0.5, *HYPER, unit)

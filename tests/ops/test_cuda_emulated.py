@@ -129,7 +129,7 @@ def test_adam(size, unit, sparse, monkeypatch):
     values, indices, offsets = code(n, d, f)
     csc = reference.csc(indices, offsets, f)
     w = torch.nn.functional.normalize(weights(d, f), dim=-1)
-    m, v, u = torch.randn(f, d) * 1e-2, torch.rand(f, d) * 1e-3, torch.randn(n, d)
+    m, v, u = torch.randn(f, d) * 1e-2, torch.rand(f, d) * 1e-3 + 1e-4, torch.randn(n, d)
     hyper = (1e-2, 0.9, 0.99, 1e-8, 7, unit)
     exact = [t.double() for t in (w, m, v)]
     g = reference.row_grad(*csc, values.double(), u.double()) * 0.5

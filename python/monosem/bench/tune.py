@@ -105,7 +105,8 @@ def tune(
                     if backend == "triton":
                         with sizes_used() as used:
                             op.call()
-                        todo = [(k, s, tune_table.alternatives(k, arch)) for k in kernels for s in sorted(used.get(k, ()))]
+                        asked = [(k, s) for k in kernels for s in sorted(used.get(k, ()))]
+                        todo = [(k, s, tune_table.alternatives(k, arch)) for k, s in asked]
                     else:
                         choices = [{"threads": t} for t in cuda_rows.THREADS]
                         todo = [(f"cuda_{kernels[0]}", w.d, choices)]

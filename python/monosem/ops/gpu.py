@@ -20,15 +20,15 @@ from monosem.ops import backend
 IMPLEMENTATIONS: dict[str, dict[str, str]] = {
     "topk_encode": {"triton": "monosem.ops.triton_encode:topk"},
     "threshold_encode": {"triton": "monosem.ops.triton_encode:threshold"},
-    "sparse_decode": {"triton": "monosem.ops.triton_rows:sparse_decode"},
-    "gather_dot": {"triton": "monosem.ops.triton_rows:gather_dot"},
-    "decode_loss": {"triton": "monosem.ops.triton_rows:decode_loss"},
-    "csc": {"triton": "monosem.ops.triton_rows:csc"},
-    "row_grad": {"triton": "monosem.ops.triton_rows:row_grad"},
-    "feature_sum": {"triton": "monosem.ops.triton_rows:feature_sum"},
-    "row_adam_": {"triton": "monosem.ops.triton_rows:row_adam_"},
-    "row_grad_adam_": {"triton": "monosem.ops.triton_rows:row_grad_adam_"},
-    "resample_": {"triton": "monosem.ops.triton_rows:resample_"},
+    "sparse_decode": {"triton": "monosem.ops.triton_rows:sparse_decode", "cuda": "monosem.ops.cuda_rows:sparse_decode"},
+    "gather_dot": {"triton": "monosem.ops.triton_rows:gather_dot", "cuda": "monosem.ops.cuda_rows:gather_dot"},
+    "decode_loss": {"triton": "monosem.ops.triton_rows:decode_loss", "cuda": "monosem.ops.cuda_rows:decode_loss"},
+    "csc": {"triton": "monosem.ops.triton_rows:csc", "cuda": "monosem.ops.cuda_rows:csc"},
+    "row_grad": {"triton": "monosem.ops.triton_rows:row_grad", "cuda": "monosem.ops.cuda_rows:row_grad"},
+    "feature_sum": {"triton": "monosem.ops.triton_rows:feature_sum", "cuda": "monosem.ops.cuda_rows:feature_sum"},
+    "row_adam_": {"triton": "monosem.ops.triton_rows:row_adam_", "cuda": "monosem.ops.cuda_rows:row_adam_"},
+    "row_grad_adam_": {"triton": "monosem.ops.triton_rows:row_grad_adam_", "cuda": "monosem.ops.cuda_rows:row_grad_adam_"},
+    "resample_": {"triton": "monosem.ops.triton_rows:resample_", "cuda": "monosem.ops.cuda_rows:resample_"},
 }
 # operation → backend, where something other than Triton was measured to be faster.
 PREFERRED: dict[str, str] = {}
