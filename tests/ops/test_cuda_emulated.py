@@ -4,12 +4,14 @@ The very sources that nvcc compiles are compiled by g++ with a stand-in for CUDA
 as fibers, blocks in random order, shared memory full of NaN. What an emulation cannot show is left to ``tests/gpu``.
 """
 
+import inspect
+
 import pytest
 import torch
 from emulator import build
 from ops.cases import code, within_twice
 
-from monosem.ops import cuda_rows, reference
+from monosem.ops import cpu_rows, cuda_rows, gpu, reference
 
 pytestmark = pytest.mark.skipif(bool(build.missing()), reason=build.missing())
 # (tokens, D, F): odd, one, none, D for 16-byte loads in fp32 only and in both types, wider than a tile, hot features.
@@ -243,3 +245,24 @@ def test_blocks_in_another_order_give_the_same_bits():
     ]
     for again in runs[1:]:
         assert all(torch.equal(a, b) for a, b in zip(runs[0], again, strict=True))
+
+
+def test_the_table_of_backends_finds_them_with_the_arguments_of_the_operation():
+    found = [op for op, where in gpu.IMPLEMENTATIONS.items() if "cuda" in where]
+    assert len(found) == 9
+    for op in found:
+        mine = inspect.signature(gpu._load(gpu.IMPLEMENTATIONS[op]["cuda"])).parameters.values()
+        wanted = inspect.signature(getattr(cpu_rows, op)).parameters.values()
+        assert [p.name for p in mine if p.kind is not p.KEYWORD_ONLY] == [p.name for p in wanted], op
+
+
+def test_dispatched_as_on_a_gpu(monkeypatch):
+    monkeypatch.setenv("MONOSEM_BACKEND", "cuda")
+    monkeypatch.setattr(gpu, "available", lambda name: "")
+    _, indices, offsets = code(30, 1, 12)
+    assert gpu.choose("csc") == ("cuda", "asked for by MONOSEM_BACKEND")
+    for ours, theirs in zip(
+        gpu.call("csc", reference.csc, (indices, offsets, 12)), reference.csc(indices, offsets, 12), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+    assert gpu.choose("topk_encode")[0] == "triton"  # it has none of its own

@@ -16,19 +16,15 @@ import torch
 
 from monosem.ops import backend
 
+_ROWS = (
+    "sparse_decode", "gather_dot", "decode_loss", "csc", "row_grad", "feature_sum", "row_adam_", "row_grad_adam_",
+    "resample_",
+)  # fmt: skip
 # operation → backend → where its implementation is ("module:function"); imported when first used.
 IMPLEMENTATIONS: dict[str, dict[str, str]] = {
     "topk_encode": {"triton": "monosem.ops.triton_encode:topk"},
     "threshold_encode": {"triton": "monosem.ops.triton_encode:threshold"},
-    "sparse_decode": {"triton": "monosem.ops.triton_rows:sparse_decode", "cuda": "monosem.ops.cuda_rows:sparse_decode"},
-    "gather_dot": {"triton": "monosem.ops.triton_rows:gather_dot", "cuda": "monosem.ops.cuda_rows:gather_dot"},
-    "decode_loss": {"triton": "monosem.ops.triton_rows:decode_loss", "cuda": "monosem.ops.cuda_rows:decode_loss"},
-    "csc": {"triton": "monosem.ops.triton_rows:csc", "cuda": "monosem.ops.cuda_rows:csc"},
-    "row_grad": {"triton": "monosem.ops.triton_rows:row_grad", "cuda": "monosem.ops.cuda_rows:row_grad"},
-    "feature_sum": {"triton": "monosem.ops.triton_rows:feature_sum", "cuda": "monosem.ops.cuda_rows:feature_sum"},
-    "row_adam_": {"triton": "monosem.ops.triton_rows:row_adam_", "cuda": "monosem.ops.cuda_rows:row_adam_"},
-    "row_grad_adam_": {"triton": "monosem.ops.triton_rows:row_grad_adam_", "cuda": "monosem.ops.cuda_rows:row_grad_adam_"},
-    "resample_": {"triton": "monosem.ops.triton_rows:resample_", "cuda": "monosem.ops.cuda_rows:resample_"},
+    **{op: {"triton": f"monosem.ops.triton_rows:{op}", "cuda": f"monosem.ops.cuda_rows:{op}"} for op in _ROWS},
 }
 # operation → backend, where something other than Triton was measured to be faster.
 PREFERRED: dict[str, str] = {}
