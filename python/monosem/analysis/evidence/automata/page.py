@@ -20,6 +20,13 @@ _KINDS = (
      "From each feature the strongest way onward, as long as it does not come back."),
 )  # fmt: skip
 
+_STYLE = (
+    "<style>.loops, .cycles { display: grid; gap: 0 1rem; align-items: start; "
+    "grid-template-columns: repeat(auto-fill, minmax(min(100%, 260px), 1fr)); } "
+    ".cycles { grid-template-columns: repeat(auto-fill, minmax(min(100%, 430px), 1fr)); } "
+    ".automaton { max-height: 320px; }</style>"
+)
+
 
 def section(result: Mapping[str, Any]) -> Section:
     """The section of :func:`monosem.analysis.evidence.automata.measure`'s result, as a plain dict."""
@@ -27,7 +34,8 @@ def section(result: Mapping[str, Any]) -> Section:
         Finding(
             "Features form finite-state automata: loops and cycles of features that raise each other's tokens",
             "examples: base64 to itself, snake case (2 states), HTML (4 states)",
-            f"{result['all_loops']:,} features lead to themselves, {result['all_cycles']:,} cycles of 2 to 4 states",
+            f"{result['all_loops']:,} features lead to themselves, {result['all_cycles']:,} cycles of 2 to 4 states"
+            + _strongest(result),
             f"{result['tokens']:,} tokens; a transition: the next feature fires at least twice as often as by chance "
             f"on a token that the first one raised, at least 20 times; {COMMAND}",
         )
@@ -52,10 +60,11 @@ def section(result: Mapping[str, Any]) -> Section:
                 f"text; the strongest transitions, median; {COMMAND}",
             )
         )
-    body = []
+    body = [_STYLE]
     for key, title, note in _KINDS:
         body.append(f'<h3>{title}</h3><p class="note">{note}</p>')
-        body += [_automaton(p, result["nodes"], f"{key}-{n}") for n, p in enumerate(result[key])]
+        drawn = [_automaton(p, result["nodes"], f"{key}-{n}") for n, p in enumerate(result[key])]
+        body += drawn if key == "chains" else [f'<div class="{key}">', *drawn, "</div>"]
         if not result[key]:
             body.append('<p class="note">None was found on this text.</p>')
     if result["lost"]:
@@ -70,6 +79,15 @@ def section(result: Mapping[str, Any]) -> Section:
         "labelled by the tokens that carry most of their activation, and the kind of text they fire on most."
     )
     return Section("automata", "Finite-state automata", lede, tuple(findings), "\n".join(body))
+
+
+def _strongest(result: Mapping[str, Any]) -> str:
+    """The strongest cycle in words."""
+    if not result["cycles"]:
+        return ""
+    nodes = [result["nodes"][str(f)] for f in result["cycles"][0]["features"]]
+    states = [f"{' '.join(node['tokens'][:3])}" for node in nodes]
+    return f"; the strongest ({nodes[0]['source']}): {' → '.join([*states, states[0]])}"
 
 
 def _automaton(path: Mapping[str, Any], nodes: Mapping[str, Any], name: str) -> str:
