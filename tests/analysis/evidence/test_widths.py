@@ -67,6 +67,19 @@ def test_a_valley_needs_two_real_heaps():
     assert valley(np.concatenate([main, random.normal(-1.5, 0.2, 400)])) is None  # a heap of dense features is none
 
 
+def test_a_skewed_heap_and_few_tokens_make_no_cluster():
+    """Rates spread over four decades, counted on few tokens: counts of 1, 2, 3 are no cluster, nor is the tail."""
+    random = np.random.default_rng(2)
+    rates = 10 ** -(2 + random.gamma(3, 0.55, 4000))
+    decoder = torch.nn.functional.normalize(torch.from_numpy(random.normal(size=(4000, 8))), dim=1)
+    dot = torch.from_numpy(1.3 + 0.2 * np.log10(rates) + random.normal(0, 0.1, 4000))  # rare features are learned less
+    bias = torch.from_numpy(0.3 * np.log10(rates) + random.normal(0, 0.2, 4000))
+    sae = SimpleNamespace(W_dec=decoder, W_enc_rows=decoder * dot[:, None], b_enc=bias)
+    for tokens in (50_000, 600_000, 10**8):
+        counts = torch.from_numpy(random.poisson(rates * tokens))
+        assert separate(counts, tokens, sae).how == "bound", tokens
+
+
 def test_widths_against_the_evaluation(model, rows, exact, hook):
     wide = ms.TopKSAE(model.E.shape[1], 40, k=3, seed=2)
     result = widths.measure({"wide": wide, "exact": exact}, model, hook, rows, progress=False)

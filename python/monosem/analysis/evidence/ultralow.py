@@ -15,12 +15,12 @@ from torch import Tensor
 
 from monosem.analysis.metrics import ULTRALOW
 
-_GRID = 0.02  # decades
-_SMOOTH = 0.2  # decades, the width of the smoothing
+_SMOOTH, _APART = 0.2, 0.7  # decades: width of the smoothing, least distance between the middles of two heaps
 _DEEP = 0.5  # a valley between two heaps lies below this share of the lower one
-_APART = 0.7  # decades between the middles of two heaps
+_DEEP_UNRESOLVED = 0.15  # the same where the lower heap stands at few counts: 1, 2, 3 make a heap of their own
+_RESOLVED = 5  # counts from which on a heap is resolved
 _LEAST = 0.02  # share of the live features in a heap
-_ASHMAN = 2.5  # of two heaps in three dimensions; above 2 they are separate (Ashman et al., 1994)
+_SIGMA_SMOOTH, _SIGMA_APART = 0.3, 2.0  # along the direction that separates two Gaussians, in their standard deviations
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def separate(counts: Tensor, tokens: int, sae: Any) -> Separation:
     bound = max(ULTRALOW, 2 / max(tokens, 1))
     if live.sum() >= 20:
         x = np.log10(seen[live] / tokens)
-        cut = valley(x)
+        cut = valley(x, resolved=np.log10(_RESOLVED / tokens))
         if cut is not None:
             low[live] = x < cut
             return Separation(low, "valley", 10.0**cut)
@@ -77,28 +77,31 @@ def separate(counts: Tensor, tokens: int, sae: Any) -> Separation:
     return Separation(low, "bound", bound)
 
 
-def valley(x: np.ndarray) -> float | None:
+def valley(x: np.ndarray, smooth: float = _SMOOTH, apart: float = _APART, resolved: float = -np.inf) -> float | None:
     """Where the smoothed histogram of x (log10 densities) falls into a valley left of its highest heap, or None.
 
-    The heap on the left holds at least 2 % of the features, its middle lies at least 0.7 decades away, and the lowest
-    point between is below half of it. Of several such valleys the deepest counts.
+    The heap on the left holds at least 2 % of the features, its middle lies at least ``apart`` away, and the lowest
+    point between is below half of it (below 15 % for a heap left of ``resolved``). Of several the deepest counts.
     """
-    grid = np.arange(x.min() - 1, x.max() + 1, _GRID)
-    heap = np.exp(-0.5 * ((grid[:, None] - x) / _SMOOTH) ** 2).sum(1)
+    grid = np.arange(x.min() - 5 * smooth, x.max() + 5 * smooth, smooth / 10)
+    heap = sum(
+        np.exp(-0.5 * ((grid[:, None] - part) / smooth) ** 2).sum(1) for part in np.array_split(x, len(x) // 4096 + 1)
+    )
     peaks = np.flatnonzero((heap[1:-1] > heap[:-2]) & (heap[1:-1] >= heap[2:])) + 1
     main = peaks[heap[peaks].argmax()]
     best: tuple[float, float] | None = None
     for peak in peaks[peaks < main]:
         low = peak + int(heap[peak:main].argmin())
         depth = heap[low] / heap[peak]
-        wide = grid[main] - grid[peak] >= _APART and (x < grid[low]).mean() >= _LEAST
-        if depth < _DEEP and wide and (best is None or depth < best[0]):
+        deep = depth < (_DEEP if grid[peak] >= resolved else _DEEP_UNRESOLVED)
+        wide = grid[main] - grid[peak] >= apart and (x < grid[low]).mean() >= _LEAST
+        if deep and wide and (best is None or depth < best[0]):
             best = depth, float(grid[low])
     return None if best is None else best[1]
 
 
 def _mixture(x: np.ndarray, sae: Any, live: np.ndarray) -> np.ndarray | None:
-    """Members of the lower of two Gaussians in (log density, encoder bias, cosine), or None if they are not two."""
+    """Members of the lower of two heaps in (log density, encoder bias, decoder · encoder), or None without a second."""
     try:
         from sklearn.mixture import GaussianMixture
     except ImportError:
@@ -118,11 +121,14 @@ def _mixture(x: np.ndarray, sae: Any, live: np.ndarray) -> np.ndarray | None:
     one = GaussianMixture(1, random_state=0, reg_covar=1e-4).fit(points)
     if two.bic(points) >= one.bic(points):
         return None
+    # Two Gaussians also fit one skewed heap better than one does: along the direction that separates them best
+    # (Fisher's) there must be a valley between two heaps.
     lower = int(two.means_[:, 0].argmin())
-    mine = two.predict(points) == lower
-    if not _LEAST <= mine.mean() <= 1 - _LEAST or x[~mine].mean() - x[mine].mean() < _APART:
-        return None
-    way = np.linalg.solve(two.covariances_.sum(0), two.means_[1 - lower] - two.means_[lower])  # Fisher's direction
-    along = points @ way
-    apart = abs(along[mine].mean() - along[~mine].mean()) * 2**0.5
-    return mine if apart > _ASHMAN * np.hypot(along[mine].std(), along[~mine].std()) else None
+    way = np.linalg.solve(two.covariances_.sum(0), two.means_[1 - lower] - two.means_[lower])
+    along = points @ way / np.sqrt(way @ two.covariances_.mean(0) @ way)
+    for sign in (1.0, -1.0):  # either heap may be the higher one
+        cut = valley(sign * along, _SIGMA_SMOOTH, _SIGMA_APART)
+        mine = None if cut is None else along < sign * cut
+        if mine is not None and x[~mine].mean() - x[mine].mean() >= _APART and _LEAST <= mine.mean() <= 1 - _LEAST:
+            return mine
+    return None
