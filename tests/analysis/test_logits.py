@@ -16,6 +16,7 @@ def test_extremes_are_shifted_and_only_of_used_entries(model, lossy, hook):
     assert torch.equal(got.top_ids, ids[w.topk(3).indices])
     assert torch.allclose(got.top_values, w.topk(3).values, atol=1e-6)
     assert torch.allclose(got.bottom_values, w.topk(3, largest=False).values, atol=1e-6)
+    assert torch.allclose(got.spread, w.abs().median(1).values, atol=1e-6)
     assert torch.allclose(got.skewness, w.pow(3).mean(1) / w.square().mean(1).pow(1.5), atol=1e-5)
 
 

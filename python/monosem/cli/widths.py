@@ -31,12 +31,14 @@ def run(args: argparse.Namespace) -> int:
     from monosem.analysis.inputs import load_rows, load_subject
 
     out = claim.folder_of(args, args.folders[-1])
-    subjects = {}
-    for folder in args.folders:
-        name = Path(folder).name if Path(folder).name not in subjects else str(folder)
-        if name in subjects:
-            raise ValueError(f"folders: {folder!r} is given twice; wanted different dictionaries")
-        subjects[name] = load_subject(folder, args.model, args.hook, args.device)
+    folders = [Path(f).resolve() for f in args.folders]
+    if twice := next((f for f in folders if folders.count(f) > 1), None):
+        raise ValueError(f"folders: {str(twice)!r} is given twice; wanted different dictionaries")
+    names = [f.name if [g.name for g in folders].count(f.name) == 1 else f"{f.parent.name}/{f.name}" for f in folders]
+    if len(set(names)) < len(names):
+        names = [str(f) for f in folders]
+    loaded = [load_subject(f, args.model, args.hook, args.device) for f in args.folders]
+    subjects = dict(zip(names, loaded, strict=True))
     places = {(s.model.name, s.hook_name) for s in subjects.values()}
     if len(places) > 1:
         raise ValueError(

@@ -150,16 +150,16 @@ def test_pattern_and_function(tmp_path, monkeypatch):
     assert scores(year, text, [NINETEEN, YEAR, DASH, NINETEEN, CLOSE]) == pytest.approx([1, 1, 0, 1, 2 / 3])
     assert scores(year, text, [NINETEEN, BOS, YEAR, DASH, DASH]) == [0] * 5  # no match reaches over a BOS
     assert scores(proxies.parse("the=the", BytesModel()), text, [THE, X, ACUTE]) == [1, 0, 0]
-    (tmp_path / "mine.py").write_text(
+    (tmp_path / "my_scores.py").write_text(
         "def long(tokens):\n    return [len(t) - 2 for t in tokens]\ndef short(tokens):\n    return [1.0]\nnumber = 3\n"
     )
     monkeypatch.chdir(tmp_path)
-    assert scores(proxies.parse("long=mine:long", BytesModel()), text, [THE, X, BOS, AC]) == [2, -1, 0, 0]
-    with pytest.raises(ValueError, match=r"for 2 tokens mine:short gave an array of shape \(1,\)"):
-        scores(proxies.parse("s=mine:short", BytesModel()), text, [X, X])
+    assert scores(proxies.parse("long=my_scores:long", BytesModel()), text, [THE, X, BOS, AC]) == [2, -1, 0, 0]
+    with pytest.raises(ValueError, match=r"for 2 tokens my_scores:short gave an array of shape \(1,\)"):
+        scores(proxies.parse("s=my_scores:short", BytesModel()), text, [X, X])
     for spec, said in (
-        ("mine:long", "NAME=REGEX"), ("a=(", "not a regular expression"), ("a=mine:none", "none"),
-        ("a=nowhere_at_all:f", "MODULE:FUNCTION"), ("a=mine:number", "no function"),
+        ("my_scores:long", "NAME=REGEX"), ("a=(", "not a regular expression"), ("a=my_scores:none", "none"),
+        ("a=nowhere_at_all:f", "MODULE:FUNCTION"), ("a=my_scores:number", "no function"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=said):
             proxies.parse(spec, BytesModel())

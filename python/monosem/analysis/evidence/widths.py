@@ -50,7 +50,7 @@ class WidthsResult:
         ]
         for r in self.runs:
             out.append(
-                f"  {r['name'][:20]:20}  {r['d_sae']:8,}  {r['live']:8,}  {r['ultralow']:8,}  {r['dead']:8,}  "
+                f"  {r['name'][-20:]:20}  {r['d_sae']:8,}  {r['live']:8,}  {r['ultralow']:8,}  {r['dead']:8,}  "
                 f"{r['l0']:5.1f}  {r['ce_loss_recovered']:12.2%}  {r['explained_variance']:8.2%}  {r['separation']}"
             )
         return "\n".join(out)
