@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--price", type=float, nargs=2, metavar=("READ", "WRITE"), help="per million tokens, for the cost shown first"
     )
     client.add_argument(
-        "--request", type=json.loads, default={}, metavar="JSON",
+        "--request", type=_object, default={}, metavar="JSON",
         help="further fields of each request; null removes one: '{\"seed\": null, \"max_tokens\": null}'",
     )  # fmt: skip
     client.add_argument("--yes", action="store_true", help="do not ask before spending")
@@ -80,6 +80,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _object(text: str) -> dict[str, Any]:
+    """A JSON object, for argparse."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(f"got {text!r}, which is not JSON ({error}); wanted an object") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"got {text!r}; wanted a JSON object such as {{\"top_p\": 0.9}}")
+    return value
+
+
 def _check_client(args: argparse.Namespace) -> None:
     """Mistakes in the options, before anything long begins."""
     if args.client == "local":
@@ -88,8 +99,6 @@ def _check_client(args: argparse.Namespace) -> None:
         return
     if not args.client_model:
         raise ValueError(f"client_model: got none; say which model {args.client} shall use, with --client-model NAME")
-    if not isinstance(args.request, dict):
-        raise ValueError(f"request: got {type(args.request).__name__}; wanted a JSON object")
 
 
 class _Interpreter:
