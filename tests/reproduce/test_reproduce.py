@@ -81,7 +81,8 @@ def test_every_claim_on_one_page(inputs, tiny_preset, tmp_path, capsys):
     assert page.count("<h2>") >= len(CLAIMS) + 1
     for finding in record["findings"]:
         assert finding["ours"] and finding["how"], finding
-    assert (out / "rate" / "rate.html").is_file()
+    for link in ("rate/rate.html", "features/index.html"):
+        assert f'href="{link}"' in page and (out / link).is_file()
 
     stamps = {p: p.stat().st_mtime_ns for p in (out / "evidence").iterdir()}
     (out / "report.html").unlink()

@@ -38,6 +38,7 @@ def _intro(context: Context) -> str:
         f'<p class="lede">Each claim of Bricken et al. (2023), with the paper’s figure and the one found on {seen}. '
         "Where they differ, the model, the text and the length of training differ too: the paper’s was trained on 100 "
         "billion tokens and its dictionaries on 8 billion activations.</p>"
+        '<p><a href="features/index.html">Browse all features</a> · <a href="rate/rate.html">Rate them by hand</a></p>'
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from monosem.analysis.dashboard import write_site
+from monosem.analysis.dashboard.extras import automaton_links, proxy_marks
 from monosem.analysis.evidence import (
     automata,
     not_neurons,
@@ -27,6 +29,7 @@ from monosem.reproduce.presets import CONTROL, FIRST
 from monosem.reproduce.runner import Stage
 
 STEERED = ("base64", "Arabic")  # the two that the paper steers by
+PROMPTS = ("1,2,3,4,5,6,7,8,9,10", "Once upon a time there was a", "قال الملك", '<div class="note"><a href="x.html">')
 RATED = 20  # of each kind, on the page for rating by hand
 
 
@@ -49,6 +52,7 @@ def all_stages(context: Context) -> list[Stage]:
             Stage(f"automata-{n.replace('/', '-')}", f"finite-state automata of {n}", _automata(n))
             for n in (small, main)
         ),
+        Stage("features", "the browser of all features", _features),
     ]
     return [s for s in stages if s.name != "universality" or context.other is not None]
 
@@ -181,3 +185,13 @@ def _automata(name: str):
         return automata.measure(*_pieces(context, name), tokens=tokens, progress=context.progress).to_dict()
 
     return work
+
+
+def _features(context: Context) -> dict[str, Any]:
+    main = context.preset.main
+    subject, index = context.subject(main), index_of(context, main)
+    page = write_site(
+        subject, index, context.folder / "features", prompts=PROMPTS, marks=proxy_marks(subject.model, index),
+        following=automaton_links(context.evidence(f"automata-{main.replace('/', '-')}")), progress=context.progress,
+    )  # fmt: skip
+    return {"page": page.relative_to(context.folder).as_posix(), "features": index.d_sae}
