@@ -8,8 +8,10 @@ import torch
 
 from monosem.analysis.index import INTERVALS, IndexSettings, build_index, open_index
 from monosem.analysis.index import build as module
+from monosem.analysis.index.collector import Collector
 from monosem.analysis.inputs import Subject
 from monosem.analysis.neurons import NeuronBasis
+from monosem.analysis.scan import Block
 
 SETTINGS = IndexSettings(top=4, random=500, each=50, slots=30, contexts=3)
 
@@ -151,6 +153,30 @@ def _counting(update, calls):
         update(self, block)
 
     return counted
+
+
+def test_memory_depends_on_the_width_and_not_on_the_text(monkeypatch):
+    monkeypatch.setattr("monosem.analysis.index.together.EXACT_BYTES", 0)  # as above 16,384 features
+    monkeypatch.setattr("monosem.analysis.index.together._NARROW", 0)
+    sources = [f"s{i}" for i in range(24)]
+    collector = Collector(1000, 512, 50_000, sources, (10_000, 256), IndexSettings())
+    before = {name: array.shape for name, array in collector.arrays().items()}
+    generator = torch.Generator().manual_seed(0)
+    for block in range(4):
+        on = torch.rand(2, 255, 30, generator=generator)
+        tokens = torch.randint(0, 50_000, (2, 256), generator=generator)
+        at = torch.arange(510).repeat_interleave(30)
+        collector.update(
+            Block(
+                torch.tensor([2 * block, 2 * block + 1]), tokens, torch.randint(0, 24, (510,), generator=generator), 1,
+                torch.rand(510, 512, generator=generator), None, on.flatten(),
+                torch.rand(510, 1000, generator=generator).topk(30).indices.flatten(), at, None,
+            )
+        )  # fmt: skip
+    arrays = collector.arrays()
+    assert {name: array.shape for name, array in arrays.items()} == before
+    size = sum(array.numel() * array.element_size() for array in arrays.values())
+    assert size / 1000 * 131_072 < 1.3e9  # bytes at 131,072 features
 
 
 def test_another_dictionary_is_refused(subject, lossy, rows, tmp_path):

@@ -95,7 +95,7 @@ async function find({ query, low, high, source, silent, order }) {
     if (source !== null && (all.source[f] !== source || !all.count[f])) continue;
     if (masks.every((m) => m[f])) out.push(f);
   }
-  const key = Float64Array.from({ length: meta.d_sae }, (_, f) => 0);
+  const key = new Float64Array(meta.d_sae);
   for (const f of out) key[f] = ORDERS[order][1](f);
   return Int32Array.from(out).sort((a, b) => key[b] - key[a] || a - b);
 }

@@ -9,7 +9,7 @@ INTERVALS = 11  # of the activation, evenly spaced from 0 to the maximum (paper,
 
 @dataclass(frozen=True)
 class IndexSettings:
-    """Places kept of each feature; about 3.5 KiB a feature and 150 bytes more for each source.
+    """Places kept of each feature; about 3.8 KB a feature, and 150 bytes more for each source.
 
     Attributes:
         top: hardest examples, at most one of each row.
