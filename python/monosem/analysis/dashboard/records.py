@@ -35,7 +35,8 @@ class Records:
     """Makes the record of a feature. See ``record`` for its keys.
 
     Args:
-        marks: {name: bool [rows, T]}, kinds of token by which histograms can be coloured, next to the sources.
+        marks: {name: bool [rows, T]}, kinds of token by which histograms can be coloured, next to the sources;
+            a token of several kinds counts for the first.
         following: {feature: [(feature, figure), …]}, the automaton links.
     """
 
@@ -110,14 +111,18 @@ class Records:
         }
 
     def _marked(self, feature: int) -> dict[str, Any] | None:
-        """Histogram by mark: [marks, bins]; a token may bear several marks, so columns do not add up."""
+        """Histogram by mark: [marks, bins]; a token that bears several counts for the first of them alone."""
         if not self.marks:
             return None
         whole = self.index.histogram(feature)
         bins = whole.counts.shape[1]
         places, values = self.codes.of(feature)
         bin = np.minimum((values / whole.upper * bins).astype(np.int64), bins - 1)
-        counts = [np.bincount(bin[mark[places]], minlength=bins) for mark in self.marks.values()]
+        counts, free = [], np.ones(len(places), dtype=bool)
+        for mark in self.marks.values():
+            mine = free & mark[places]
+            counts.append(np.bincount(bin[mine], minlength=bins))
+            free &= ~mine
         found = [i for i, c in enumerate(counts) if c.any()]
         found.sort(key=lambda i: -int(counts[i].sum()))
         return {"upper": short(whole.upper), "sources": found, "counts": [counts[i].tolist() for i in found]}

@@ -37,7 +37,7 @@ def write_site(
         index: on disk, with its activations (``codes=True``).
         prompts: texts for which the pages show the features of every token.
         counts: examples on a feature's page (default: by the width).
-        marks: {name: bool [rows, T]}: histograms can be coloured by these too.
+        marks: {name: bool [rows, T]}: histograms can be coloured by these too; of several the first counts.
         following: {feature: [(next feature, figure), …]}: the automaton links.
 
     Raises:
