@@ -32,12 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = type("_Help", (argparse.RawDescriptionHelpFormatter, parser.formatter_class), {})
     parser.add_argument("folder", help="a dictionary written by `monosem train`; or neurons:A, the neurons of a model")
     changes = parser.add_argument_group("changes")
-    one = {"action": "append", "default": [], "metavar": "FEATURE[=STRENGTH]"}
+    one = {"action": "append", "metavar": "FEATURE[=STRENGTH]"}
     changes.add_argument("--pin", "--feature", **one, help="set the activation on every token (no strength: 1x)")
     changes.add_argument("--add", **one, help="add to the activation on every token; may be negative")
-    changes.add_argument(
-        "--ablate", action="append", default=[], metavar="FEATURE", help="set the activation to 0 on every token"
-    )
+    changes.add_argument("--ablate", action="append", metavar="FEATURE", help="set the activation to 0 on every token")
     changes.add_argument(
         "--error", choices=("keep", "drop"), default="keep",
         help="what becomes of the part of the activation that the dictionary does not explain",
@@ -107,7 +105,7 @@ class _LookUp:
     def edits(self) -> list[Any]:
         from monosem.analysis.steering import parse_edit
 
-        typed = [(kind, spec) for kind in ("pin", "add", "ablate") for spec in getattr(self.args, kind)]
+        typed = [(kind, spec) for kind in ("pin", "add", "ablate") for spec in getattr(self.args, kind) or []]
         named = any(not spec.partition("=")[0].strip().isdigit() for _, spec in typed)
         names = self._names() if named else {}
         return [parse_edit(spec, kind, lambda f: float(self.index.maximum[f]), names) for kind, spec in typed]
