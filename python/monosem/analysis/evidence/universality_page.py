@@ -60,10 +60,10 @@ def _body(result: Mapping[str, Any]) -> str:
     comparisons = result["comparisons"]
     shown = {c["name"]: [100 * n / max(1, c["compared"]) for n in c["histogram"]] for c in comparisons}
     bins = len(comparisons[0]["histogram"])
-    medians = {c["name"]: round(c["quantiles"][2], 2) for c in comparisons[:2]}
+    medians = ", ".join(f"{c['name']} {c['quantiles'][2]:.2f}" for c in comparisons)
     distribution = chart.histogram(
         shown, [i / bins for i in range(bins + 1)], x_label="correlation with the best match", y_label="% of them",
-        caption="How similar is the most similar feature of the other side? Dashed: the medians.", marks=medians,
+        caption=f"How similar is the most similar feature of the other side? Medians: {medians}.",
     )  # fmt: skip
     p = result["points"]
     tips = [
