@@ -35,6 +35,7 @@ from monosem.data import files
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
+WITH_PEERS = ("train_step", "losses", "end_to_end")
 Section = tuple[str, dict[str, Any], Callable[..., dict[str, Any]]]
 
 
@@ -42,7 +43,7 @@ def sections(full: bool, quick: bool, errors: dict[str, str], say: Callable[[str
     """Name, request (what is asked for; it decides whether a stored result will do) and how it is measured."""
     rounds, budget = (15, 900.0) if full else (7, 80.0)
     laptop, small = (WORKLOADS[name] for name in (("tiny", "tiny") if quick else ("laptop", "small")))
-    found: list[Section] = []
+    found: list[Section] = []  # the calls read ``errors`` when they are made
 
     def add(name: str, call: Callable[..., dict[str, Any]], w: Workload | None = None, **request: Any) -> None:
         about = request | ({"workload": w.to_json()} if w else {})
@@ -129,10 +130,11 @@ def main() -> int:
     out = args.out or RESULTS / folder_name(made)
     out.mkdir(parents=True, exist_ok=True)
     failed = []
-    errors = environments.make_missing()
-    for name, request, call in sections(args.full, args.quick, errors, _say):
-        if args.only and not name.startswith(tuple(args.only)):
-            continue
+    errors: dict[str, str] = {}  # filled before anything is measured
+    chosen = [s for s in sections(args.full, args.quick, errors, _say) if s[0].startswith(tuple(args.only or [""]))]
+    if any(name.startswith(WITH_PEERS) for name, _, _ in chosen):
+        errors |= environments.make_missing()
+    for name, request, call in chosen:
         path = out / f"{name}.json"
         if not args.again and ((args.keep and path.exists()) or will_do(path, request, made["commit"])):
             print(f"{name}: there already", flush=True)

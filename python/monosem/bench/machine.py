@@ -60,7 +60,9 @@ def commit(checkout: Path | None = None) -> str | None:
     try:
         if git("ls-files", "--error-unmatch", "__init__.py").returncode:
             return None  # installed, perhaps inside the checkout of something else
-        dirty = git("status", "--porcelain", "--untracked-files=no", "--", ".", "../../csrc").stdout.strip()
+        dirty = git(
+            "status", "--porcelain", "--untracked-files=no", "--", ".", "../../csrc", "../../bench/*.py"
+        ).stdout.strip()
         return git("rev-parse", "--short=12", "HEAD").stdout.strip() + ("-dirty" if dirty else "")
     except FileNotFoundError:
         return None
