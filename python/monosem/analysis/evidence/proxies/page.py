@@ -121,7 +121,8 @@ def _proxy(p: Mapping[str, Any]) -> str:
             [(x["low"] + x["high"]) / 2 / unit["maximum"] for x in levels],
             [x["specificity"] for x in levels],
         )
-    figures = "".join(f"<div>{_histograms(what, unit)}</div>" for what, unit in units)
+    used = [i for i in range(len(class_names())) if any(sum(u["profile"]["counts"][i]) for _, u in units)]
+    figures = "".join(f"<div>{_histograms(what, unit, used)}</div>" for what, unit in units)
     others = ", ".join(f"{c['index']} ({c['correlation']:.2f})" for c in p["companions"])
     return (
         f"<h3>{escape(p['name'])}</h3><p class=\"note\">{escape(p['how'])}. "
@@ -135,9 +136,9 @@ def _proxy(p: Mapping[str, Any]) -> str:
     )  # fmt: skip
 
 
-def _histograms(what: str, unit: Mapping[str, Any]) -> str:
+def _histograms(what: str, unit: Mapping[str, Any], used: list[int]) -> str:
+    """Both histograms; ``used``: the classes that either of the two compared has, so that colours agree."""
     profile, names = unit["profile"], class_names()
-    used = [i for i, counts in enumerate(profile["counts"]) if sum(counts)]
     out = []
     for key, y_label, text in (
         ("counts", "tokens", "all its activations"),
