@@ -3,6 +3,10 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
 #include <limits>
 #include <string>
@@ -121,6 +125,24 @@ ms::Adam adam(double lr, double beta1, double beta2, double eps, int64_t step, b
   return {lr, beta1, beta2, eps, step, unit};
 }
 
+ms::Moments moments(Address m, Address v, int dtype) { return {at<void>(m), at<void>(v), ms::Dtype(dtype)}; }
+
+// Asks for large pages under memory that is read row by row in no order; a wish, of which no result depends.
+void large_pages(Address data, int64_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kPage = uintptr_t{1} << 21;
+  const uintptr_t begin = (data + kPage - 1) / kPage * kPage, end = (data + uintptr_t(bytes)) / kPage * kPage;
+  if (begin >= end) return;
+  madvise(at<void>(begin), end - begin, MADV_HUGEPAGE);
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+  madvise(at<void>(begin), end - begin, MADV_COLLAPSE);  // what was written already; since Linux 6.1
+#else
+  (void)data, (void)bytes;
+#endif
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -198,19 +220,20 @@ PYBIND11_MODULE(_C, m) {
           ms::kernels().feature_sum(csc_view(s, e, 0, features), at<const float>(coef), at<float>(out), threads);
         }, nogil);
   m.def("row_adam",
-        [](Address w, Address mom, Address v, Address g, int64_t rows, int64_t d, double lr, double b1, double b2,
+        [](Address w, Address mom, Address v, int state, Address g, int64_t rows, int64_t d, double lr, double b1, double b2,
            double eps, int64_t step, bool unit, int threads) {
-          ms::kernels().row_adam(at<float>(w), at<float>(mom), at<float>(v), at<const float>(g), rows, d,
+          ms::kernels().row_adam(at<float>(w), moments(mom, v, state), at<const float>(g), rows, d,
                                  adam(lr, b1, b2, eps, step, unit), threads);
         }, nogil);
   m.def("row_grad_adam",
-        [](Address w, Address mom, Address v, Address s, Address e, Address t, int64_t features, Address coef,
+        [](Address w, Address mom, Address v, int state, Address s, Address e, Address t, int64_t features, Address coef,
            Address u, int64_t d, double scale, double lr, double b1, double b2, double eps, int64_t step, bool unit,
            int threads) {
-          ms::kernels().row_grad_adam(at<float>(w), at<float>(mom), at<float>(v), csc_view(s, e, t, features),
+          ms::kernels().row_grad_adam(at<float>(w), moments(mom, v, state), csc_view(s, e, t, features),
                                       at<const float>(coef), at<const float>(u), d, float(scale),
                                       adam(lr, b1, b2, eps, step, unit), threads);
         }, nogil);
+  m.def("large_pages", &large_pages, nogil);
   m.def("resample",
         [](Address w_enc, Address w_dec, Address b_enc, int64_t features, int64_t d, Address chosen, int64_t n,
            Address inputs, Address alive, double factor, int threads) {

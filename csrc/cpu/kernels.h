@@ -69,6 +69,11 @@ struct Adam {
   bool unit;
 };
 
+struct Moments {  // Adam's two; in bf16 they are rounded stochastically
+  void *m, *v;
+  Dtype dtype;
+};
+
 using RowBuffers = std::vector<std::vector<Entry>>;
 
 struct Kernels {
@@ -90,8 +95,8 @@ struct Kernels {
                       float* slopes, int threads);
   void (*row_grad)(const Csc&, const float* coef, const float* u, int64_t d, float* out, int threads);
   void (*feature_sum)(const Csc&, const float* coef, float* out, int threads);
-  void (*row_adam)(float* w, float* m, float* v, const float* g, int64_t rows, int64_t d, const Adam&, int threads);
-  void (*row_grad_adam)(float* w, float* m, float* v, const Csc&, const float* coef, const float* u, int64_t d,
+  void (*row_adam)(float* w, const Moments&, const float* g, int64_t rows, int64_t d, const Adam&, int threads);
+  void (*row_grad_adam)(float* w, const Moments&, const Csc&, const float* coef, const float* u, int64_t d,
                         float scale, const Adam&, int threads);
   void (*resample)(float* w_enc, float* w_dec, float* b_enc, int64_t features, int64_t d, const int64_t* chosen,
                    int64_t n_chosen, const float* inputs, const uint8_t* alive, float factor, int threads);

@@ -18,8 +18,8 @@ import torch
 try:
     from monosem import _C
 
-    if not hasattr(_C, "int16_pack"):
-        raise ImportError("the one found was built from older sources")
+    if not hasattr(_C, "large_pages"):
+        raise ImportError("the one found was built from older sources: build it again, or copy the new one")
     native: ModuleType | None = _C
     native_error = ""
 except ImportError as error:
@@ -48,6 +48,15 @@ def use_native() -> bool:
             "`monosem doctor` says more."
         )
     return True
+
+
+def large_pages(t: torch.Tensor) -> None:
+    """Ask the system to keep a large CPU tensor in large pages: rows are read in no order, each from a page of its own.
+
+    A wish (Linux only), of which no result depends.
+    """
+    if t.device.type == "cpu" and native is not None:
+        native.large_pages(t.data_ptr(), t.numel() * t.element_size())
 
 
 @cache

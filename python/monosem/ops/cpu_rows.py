@@ -109,14 +109,22 @@ def _in_place(**tensors: Tensor) -> None:
             raise ValueError(f"{name}: got {t.dtype}, {layout}; wanted contiguous float32, which is updated in place")
 
 
+def _state(w: Tensor, m: Tensor, v: Tensor) -> int:
+    """The number of the moments' dtype, float32 or bfloat16, once all three can be updated in place."""
+    _in_place(w=w, **({} if m.dtype == v.dtype == torch.bfloat16 else {"m": m, "v": v}))
+    if not (m.is_contiguous() and v.is_contiguous()):
+        raise ValueError("m, v: got strided bfloat16; wanted contiguous, which is updated in place")
+    return _WEIGHT_DTYPES[m.dtype]
+
+
 def row_adam_(
     w: Tensor, m: Tensor, v: Tensor, g: Tensor, lr: float, beta1: float, beta2: float, eps: float, step: int, unit: bool
 ) -> None:
-    _in_place(w=w, m=m, v=v)
+    state = _state(w, m, v)
     g32 = fp32(g)
     _C.row_adam(
-        w.data_ptr(), m.data_ptr(), v.data_ptr(), g32.data_ptr(), w.shape[0], w.shape[1], lr, beta1, beta2, eps, step,
-        unit, threads(),
+        w.data_ptr(), m.data_ptr(), v.data_ptr(), state, g32.data_ptr(), *w.shape, lr, beta1, beta2, eps, step, unit,
+        threads(),
     )  # fmt: skip
 
 
@@ -124,11 +132,11 @@ def row_grad_adam_(
     w: Tensor, m: Tensor, v: Tensor, starts: Tensor, entries: Tensor, tokens: Tensor, coef: Tensor, u: Tensor,
     scale: float, lr: float, beta1: float, beta2: float, eps: float, step: int, unit: bool,
 ) -> None:  # fmt: skip
-    _in_place(w=w, m=m, v=v)
+    state = _state(w, m, v)
     c, u32 = fp32(coef), fp32(u)
     _C.row_grad_adam(
-        w.data_ptr(), m.data_ptr(), v.data_ptr(), starts.data_ptr(), entries.data_ptr(), tokens.data_ptr(), w.shape[0],
-        c.data_ptr(), u32.data_ptr(), w.shape[1], scale, lr, beta1, beta2, eps, step, unit, threads(),
+        w.data_ptr(), m.data_ptr(), v.data_ptr(), state, starts.data_ptr(), entries.data_ptr(), tokens.data_ptr(),
+        w.shape[0], c.data_ptr(), u32.data_ptr(), w.shape[1], scale, lr, beta1, beta2, eps, step, unit, threads(),
     )  # fmt: skip
 
 

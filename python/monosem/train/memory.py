@@ -7,14 +7,17 @@ import torch
 from monosem.data.memory import available_memory, human_bytes
 
 
-def bytes_needed(d_in: int, d_sae: int, batch_size: int, *, ema: bool = False, built: bool = False) -> int:
+def bytes_needed(
+    d_in: int, d_sae: int, batch_size: int, *, ema: bool = False, built: bool = False, adam_state: str = "fp32"
+) -> int:
     """Bytes that training takes beyond what is in use now: an estimate, on the low side.
 
     Parameters P = 2·F·D + F + D in fp32 once (0 if ``built``, that is allocated already), twice more for Adam and
-    once for the EMA; a bf16 copy of the encoder; and six arrays of the size of a batch, N·D.
+    once for the EMA; a bf16 copy of the encoder; and six arrays of the size of a batch, N·D. Moments kept in bf16
+    take half.
     """
     parameters = 2 * d_sae * d_in + d_sae + d_in
-    copies = (not built) + 2 + ema
+    copies = (not built) + (2 if adam_state == "fp32" else 1) + ema
     return 4 * parameters * copies + 2 * d_sae * d_in + 6 * 4 * batch_size * d_in
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from monosem import ops
 from monosem.nn import SAE, DenseRows, Gradients, RowFactors
+from monosem.ops import backend
 
 PARAMETERS = ("W_enc_rows", "W_dec", "b_enc", "b_dec")
 
@@ -17,15 +18,34 @@ class FastStep:
     The gradients of both weight matrices stay in factors; each row is reduced, projected (decoder), given to Adam and
     made unit (decoder) before the next, so that no gradient of size F × D goes to memory. With ``clip`` they do, for
     their norm must be known first.
+
+    Args:
+        adam_state: ``"fp32"``, or ``"bf16"`` to keep the moments of both matrices in half the memory, rounded
+            stochastically (the same way every run). CPU only.
     """
 
-    def __init__(self, sae: SAE, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> None:
+    def __init__(
+        self, sae: SAE, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, adam_state: str = "fp32"
+    ) -> None:
         if sae.W_dec.dtype not in (torch.float32, torch.float64):
             raise ValueError(f"sae: parameters are {sae.W_dec.dtype}; wanted float32 for training. Call `sae.float()`")
         self.sae, self.betas, self.eps = sae, betas, eps
         self.count = 0
-        self.m = {n: torch.zeros_like(getattr(sae, n), requires_grad=False) for n in PARAMETERS}
-        self.v = {n: torch.zeros_like(getattr(sae, n), requires_grad=False) for n in PARAMETERS}
+        if adam_state == "bf16" and not (backend.use_native() and sae.W_dec.device.type == "cpu"
+                                         and sae.W_dec.dtype == torch.float32):  # fmt: skip
+            where = f"{sae.W_dec.dtype} on {sae.W_dec.device}"
+            raise ValueError(f"adam_state: got 'bf16' for {where}; the kernels that round it are for float32 on CPUs")
+        for name in PARAMETERS[:2]:
+            backend.large_pages(getattr(sae, name))
+        self.m, self.v = ({n: self._zeros(n, adam_state) for n in PARAMETERS} for _ in range(2))
+
+    def _zeros(self, name: str, adam_state: str) -> Tensor:
+        like = getattr(self.sae, name)
+        moment = torch.empty_like(
+            like, requires_grad=False, dtype=torch.bfloat16 if adam_state == "bf16" and like.ndim == 2 else like.dtype
+        )
+        backend.large_pages(moment)
+        return moment.zero_()
 
     @torch.no_grad()
     def __call__(

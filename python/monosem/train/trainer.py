@@ -58,7 +58,9 @@ class Trainer:
         configs = [config] * len(saes) if isinstance(config, TrainConfig) else list(config)
         _check_agreement(saes, configs)
         needed = sum(
-            memory.bytes_needed(s.cfg.d_in, s.cfg.d_sae, c.batch_size, ema=c.ema is not None, built=True)
+            memory.bytes_needed(
+                s.cfg.d_in, s.cfg.d_sae, c.batch_size, ema=c.ema is not None, built=True, adam_state=c.adam_state
+            )
             for s, c in zip(saes, configs, strict=True)
         )
         memory.check_fits(needed, saes[0].W_dec.device, f"training d_sae={[s.cfg.d_sae for s in saes]}")
