@@ -134,10 +134,6 @@ void large_pages(Address data, int64_t bytes) {
   const uintptr_t begin = (data + kPage - 1) / kPage * kPage, end = (data + uintptr_t(bytes)) / kPage * kPage;
   if (begin >= end) return;
   madvise(at<void>(begin), end - begin, MADV_HUGEPAGE);
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE 25
-#endif
-  madvise(at<void>(begin), end - begin, MADV_COLLAPSE);  // what was written already; since Linux 6.1
 #else
   (void)data, (void)bytes;
 #endif
