@@ -51,7 +51,7 @@ def use_native() -> bool:
 
 
 def large_pages(t: torch.Tensor) -> None:
-    """Ask the system to keep a large CPU tensor in large pages, best before it is first written: rows are read in no order.
+    """Ask the system to keep a large CPU tensor in large pages, best before it is first written; rows come in no order.
 
     A wish (Linux only), of which no result depends.
     """
