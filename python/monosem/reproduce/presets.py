@@ -43,8 +43,8 @@ class Preset:
     l1: float = 3e-3
     batch_size: int = 4096
     lr: float = 1e-3
-    index_tokens: int | None = 1_500_000
-    compare_tokens: int | None = 1_500_000
+    index_tokens: int | None = 400_000
+    compare_tokens: int | None = 400_000
     explained: int = 100
 
     def to_dict(self) -> dict[str, Any]:
