@@ -30,7 +30,8 @@ def block(kernel: str, size: int, gpu: str, arch: str) -> dict[str, int]:
         gpu: name of the device, for its table.
         arch: ``sm_90``, ``gfx942`` … or ``interpreter``.
     """
-    return {**_RULES[kernel](size, arch), **table(gpu).get(kernel, {}).get(str(size), {})}
+    special = _INTERPRETER.get(kernel, {}) if arch == "interpreter" else table(gpu).get(kernel, {}).get(str(size), {})
+    return {**_RULES[kernel](size, arch), **special}
 
 
 @cache
@@ -92,7 +93,7 @@ def _fixed(**constants: int):
 
 
 _RULES = {
-    "round_rows": lambda d, arch: _dots("R", 256 if arch == "interpreter" else 8, 512)(d, arch),
+    "round_rows": _dots("R", 8, 512),
     "sample": _product,
     "collect": lambda element, arch: {**_product(element, arch), "GROUP": 8},
     "set_bar": _slots,
@@ -120,4 +121,17 @@ _RULES = {
     "row_grad_adam": _whole_row,
     "row_norm": lambda d, arch: {"BD": max(64, min(1024, power2(d))), "num_warps": 4, "num_stages": 1},
     "resample": lambda d, arch: {"BD": max(64, min(1024, power2(d))), "num_warps": 4, "num_stages": 1},
+}
+# Triton's interpreter runs one program after the other and pays for each operation, however large its blocks are.
+_INTERPRETER = {
+    "sample": {"BM": 16, "BN": 256},
+    "collect": {"BM": 16, "BN": 256},
+    "round_rows": {"R": 512},
+    "score": {"C": 32},
+    "redo_score": {"C": 1024},
+    "redo_rest": {"C": 1024},
+    "emit": {"B": 128},
+    "place": {"B": 128},
+    "count": {"B": 16},
+    "scatter": {"B": 16},
 }

@@ -60,7 +60,9 @@ def recorded(monkeypatch, arch: str, calls: Callable[[], None]) -> list[Launch]:
     seen: dict[Launch, None] = {}
 
     def record(kernel, grid: int, *args, **options) -> None:
-        assert 0 < grid < 2**31
+        if not grid:
+            return
+        assert grid < 2**31
         names = kernel.arg_names
         constants = {n: v for n, v in options.items() if n not in OPTIONS}
         signature, divisible = [], []

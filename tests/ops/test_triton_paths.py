@@ -39,10 +39,10 @@ def check(encode, x, w, b, k, plan):
 @pytest.mark.parametrize(("j", "redone"), [(1, True), (256, True), (20, False)])
 @pytest.mark.parametrize("room", [1, 64])
 def test_no_luck_is_made_good(encode, monkeypatch, j, redone, room):
-    x, w, b = encoder(5, 16, 2500)
+    x, w, b = encoder(2, 16, 2500)
     monkeypatch.setattr(encode, "SPACE_BYTES", room * 4 * 2500)  # with 1, all rows but one go the slow way
     plan = encode.Plan(512, False, 256, j, 256)
-    values, indices = torch.empty(5, 30), torch.empty(5, 30, dtype=torch.int32)
+    values, indices = torch.empty(2, 30), torch.empty(2, 30, dtype=torch.int32)
     report = encode._select(encode._Problem(x, w, b), plan, 30, values, indices)
     assert (report["redone"].item() > 0) == redone
     wanted = reference.topk_encode(x, w, b, 30)
@@ -138,7 +138,7 @@ def test_bf16_tensors(encode):
 
 def test_a_feature_of_every_token():
     """Windows that lie within a feature, that end in it, and features without any entry."""
-    n, f, d = 400, 5, 20
+    n, f, d = 300, 5, 20
     offsets = torch.arange(0, 2 * n + 1, 2)
     indices = torch.stack([torch.ones(n, dtype=torch.int32), torch.arange(n, dtype=torch.int32) % 2 * 2 + 2], 1).view(
         -1
@@ -178,6 +178,24 @@ def test_rows_too_wide_for_one_program(monkeypatch):
         torch.testing.assert_close(a, c, rtol=1e-5, atol=1e-6)
     for a, c in zip(*steps, strict=True):
         torch.testing.assert_close(a, c, rtol=1e-5, atol=1e-6)
+
+
+def test_tokens_in_turn(encode, monkeypatch):
+    x, w, b = whole_numbers(8, 3, 40)
+    monkeypatch.setattr(encode, "BUFFER_BYTES", 1)
+    monkeypatch.setattr(encode, "FEWEST_ROWS", 3)
+    got, wanted = encode.topk(x, w, b, 2), reference.topk_encode(x, w, b, 2)
+    assert torch.equal(got[0], wanted[0]) and torch.equal(got[1], wanted[1])
+
+
+def test_candidates_reports_what_the_margin_is_for(encode):
+    x, b = torch.ones(2, 8), torch.zeros(2600)
+    w = 1 + 1e-3 * encoder(1, 8, 2600)[1]  # features that differ by less than bf16 can tell
+    found = encode.candidates(x, w, b, 4)
+    assert found["missed"] == 1 and found["redone"] == 1  # all are within the margin: no room, computed from all
+    x, w, b = whole_numbers(3, 4, 2600)
+    found = encode.candidates(x, w, b * 40, 4)
+    assert found["missed"] == 0 and found["scored"] >= 4 and found["collected"] >= 4
 
 
 def test_products_in_fp32_when_asked(encode, monkeypatch):

@@ -17,6 +17,8 @@ from monosem.ops.triton_launch import blocks, cdiv, run
 PAD = 64  # the product reads rows padded to a multiple of this
 MOST_SLOTS = 8192  # candidates a row that one program can hold
 CHANCE = 1e-9  # of a row that has to be done again, by the rule that sets the bar
+BUFFER_BYTES = 128 << 20  # for candidates; more tokens than fit are taken in turn,
+FEWEST_ROWS = 1024  # at least so many at a time
 SPACE_BYTES = 64 << 20  # for the rows that are done again
 DENSE_BYTES = 256 << 20  # for pieces of tokens × features where a row has more entries than slots
 THRESHOLD_SLOTS = 512
@@ -95,7 +97,7 @@ def _rounded(t: Tensor, dtype: torch.dtype) -> _Operand:
 class _Problem:
     """x·wᵀ + b on its way to candidates."""
 
-    def __init__(self, x: Tensor, w: Tensor, b: Tensor) -> None:
+    def __init__(self, x: Tensor, w: Tensor, b: Tensor, right: _Operand | None = None) -> None:
         self.x, self.w, self.b = x.contiguous(), w.contiguous(), b.contiguous()
         self.n, self.d, self.f = len(x), x.shape[1], len(w)
         low = backend.gpu_bf16_products() or x.dtype == torch.bfloat16
@@ -107,7 +109,7 @@ class _Problem:
         # At most one rounding of 2⁻²³ for every four terms (tensor cores add eight or more at a time), for the product
         # and the score together, relative to Σ|x·w| ≤ ‖x‖·‖w‖.
         self.rounding = (self.d / 2 + 64) * 2.0**-23
-        self.left, self.right = _rounded(self.x, dtype), _rounded(self.w, dtype)
+        self.left, self.right = _rounded(self.x, dtype), right or _rounded(self.w, dtype)
 
     def sample(self, size: int) -> Tensor:
         out = torch.empty(self.n, size, dtype=torch.float32, device=self.x.device)
@@ -146,13 +148,47 @@ def topk(x: Tensor, w: Tensor, b: Tensor, k: int) -> tuple[Tensor, Tensor]:
         return _sorted_pieces(x, w, b, k)
     values = torch.empty(len(x), k, dtype=torch.float32, device=x.device)
     indices = torch.empty(len(x), k, dtype=torch.int32, device=x.device)
-    if len(x):
-        _select(_Problem(x, w, b), chosen, k, values, indices)
+    rows = max(FEWEST_ROWS, BUFFER_BYTES // max(chosen.slots * 20, chosen.sample * 4))
+    right = None
+    for start in range(0, len(x), rows):
+        part = slice(start, start + rows)
+        problem = _Problem(x[part], w, b, right)
+        right = problem.right
+        _select(problem, chosen, k, values[part], indices[part])
     return values.to(x.dtype), indices
 
 
+@torch.no_grad()
+def candidates(x: Tensor, w: Tensor, b: Tensor, k: int) -> dict[str, float]:
+    """What selection costs on these tokens, and what it would get wrong if the product in bf16 were believed.
+
+    Returns:
+        ``slots`` a token that there is room for, mean ``collected`` (above the bar) and ``scored`` in fp32 a token,
+        ``redone``: share of tokens computed from all features, ``missed``: share of tokens of whose k features one is
+        not among the k of largest upper bound. NaN where every feature is a candidate anyway, or k fits no plan.
+    """
+    n, chosen = len(x), plan(len(w), k)
+    if chosen is None or not n:
+        return dict.fromkeys(("slots", "collected", "scored", "redone", "missed"), math.nan)
+    values = torch.empty(n, k, dtype=torch.float32, device=x.device)
+    indices = torch.empty(n, k, dtype=torch.int32, device=x.device)
+    report = _select(_Problem(x, w, b), chosen, k, values, indices)
+    place = torch.arange(chosen.slots, device=x.device)
+    missed = 0
+    for row in range(n):  # a diagnosis: a token at a time needs little memory
+        best = report["listed"][row, place < report["first"][row]]
+        missed += int(not torch.isin(indices[row], best).all())
+    return {
+        "slots": float(chosen.slots),
+        "collected": report["count"].double().mean().item(),
+        "scored": report["scored"].double().mean().item(),
+        "redone": report["redone"].item() / n,
+        "missed": missed / n,
+    }
+
+
 def _select(p: _Problem, plan: Plan, k: int, values: Tensor, indices: Tensor) -> dict[str, Tensor]:
-    """Run the kernels; returns what ``candidates`` reports."""
+    """Run the kernels; returns what ``candidates`` reports from."""
     n, slots, device = p.n, plan.slots, p.x.device
 
     def ints(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
@@ -184,7 +220,7 @@ def _select(p: _Problem, plan: Plan, k: int, values: Tensor, indices: Tensor) ->
     if not plan.everything:
         _redo(p, k, slots, todo, n_todo, exact, end, is_nan)
     run(topk_encode.emit, n, exact, end, is_nan, values, indices, k, CAP=slots, **blocks(topk_encode.emit, 0, p.x))
-    return {"count": count, "scored": end, "first": first, "keys": keys, "redone": n_todo}
+    return {"count": count, "scored": end, "first": first, "listed": listed, "redone": n_todo}
 
 
 def _redo(
