@@ -55,7 +55,7 @@ class Endpoint:
                     self.close_connection = True
                     return self.connection.close()
                 if ailment == "hang":
-                    time.sleep(1.0)
+                    time.sleep(3.0)
                 if isinstance(ailment, int):
                     return self._send(
                         ailment, b'{"error": "ailing"}', {"Retry-After": "0.01"} if ailment == 429 else {}
