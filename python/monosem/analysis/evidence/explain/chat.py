@@ -45,6 +45,10 @@ class Usage:
     completion_tokens: int = 0
 
 
+class _Stopped(Exception):
+    """Another request failed for good while this one waited to be tried again."""
+
+
 class Unusable(ValueError):
     """Raised by a parser: the answer is not of the form that was asked for."""
 
@@ -135,6 +139,8 @@ class Chat:
                     return
                 except Unusable:
                     continue
+                except _Stopped:
+                    return  # what stopped it is raised where it happened
                 except BaseException:
                     self._stopped.set()  # nothing more is asked, and those that wait before a retry give up
                     raise
@@ -231,7 +237,7 @@ class Chat:
                 with self._count:
                     self.usage.retries += 1
                 if self._stopped.wait(delay):
-                    raise RuntimeError("stopped")
+                    raise _Stopped
         raise RuntimeError(
             f"url: {self.url} failed {self.retries + 1} times, at last with {said}. Every answer so far is kept; run "
             "the same command again to go on."
