@@ -118,7 +118,7 @@ def test_adam_is_torch_adam(unit, sparse):
 
 @pytest.mark.parametrize("unit", [False, True])
 @pytest.mark.parametrize("sparse", [False, True])
-def test_adam_with_moments_in_bf16(unit, sparse):
+def test_adam_with_moments_in_bf16(unit, sparse, native_only):
     """One step from any moments is that of fp32, and the moments it leaves are one of their two neighbours in bf16."""
     n, d, f = 50, 37, 40
     values, indices, offsets = code(n, d, f)
@@ -142,7 +142,7 @@ def test_adam_with_moments_in_bf16(unit, sparse):
         assert ((kept.float() - exact).abs() <= exact.abs() * 2.0**-7).all()
 
 
-def test_rounding_of_the_moments_is_right_on_average():
+def test_rounding_of_the_moments_is_right_on_average(native_only):
     """v moves by a thousandth of itself a step: to the nearest in bf16 it would never move."""
     f, d, steps = 300, 64, 400
     w, m, v = torch.zeros(f, d), torch.zeros(f, d).bfloat16(), torch.full((f, d), 1.0).bfloat16()
