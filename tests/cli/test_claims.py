@@ -28,7 +28,9 @@ def monosem(made, verb, *words):
 
 
 def test_proxies(made, tmp_path, monkeypatch, capsys):
-    (tmp_path / "my_digits.py").write_text("def digits(tokens):\n    return [sum(map(str.isdigit, t)) for t in tokens]\n")
+    (tmp_path / "my_digits.py").write_text(
+        "def digits(tokens):\n    return [sum(map(str.isdigit, t)) for t in tokens]\n"
+    )
     monkeypatch.chdir(tmp_path)
     own = ("--proxy", r"word=\b[a-z]+\b", "--proxy", "digits=my_digits:digits")
     assert monosem(made, "proxies", made / "small", *own, "--out", tmp_path / "out") == 0

@@ -87,7 +87,7 @@ def _object(text: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise argparse.ArgumentTypeError(f"got {text!r}, which is not JSON ({error}); wanted an object") from None
     if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"got {text!r}; wanted a JSON object such as {{\"top_p\": 0.9}}")
+        raise argparse.ArgumentTypeError(f'got {text!r}; wanted a JSON object such as {{"top_p": 0.9}}')
     return value
 
 

@@ -190,8 +190,9 @@ def _automata(name: str):
 def _features(context: Context) -> dict[str, Any]:
     main = context.preset.main
     subject, index = context.subject(main), index_of(context, main)
+    prompts = [p for p in PROMPTS if len(subject.model.encode(p)) < subject.model.n_ctx]
     page = write_site(
-        subject, index, context.folder / "features", prompts=PROMPTS, marks=proxy_marks(subject.model, index),
+        subject, index, context.folder / "features", prompts=prompts, marks=proxy_marks(subject.model, index),
         following=automaton_links(context.evidence(f"automata-{main.replace('/', '-')}")), progress=context.progress,
     )  # fmt: skip
     return {"page": page.relative_to(context.folder).as_posix(), "features": index.d_sae}
