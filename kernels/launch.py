@@ -2,7 +2,7 @@
 
 No search at run time: ``block(kernel, size, device)`` gives the same answer every time. Tables are JSON files in
 ``kernels/tuned/``, one a GPU, named after it; each entry was faster there than the rule's choice, and gives right
-results (``monosem.ops.tune`` writes them). Without a table for a GPU, the rule holds.
+results (``monosem bench --tune`` writes them). Without a table for a GPU, the rule holds.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def slug(gpu: str) -> str:
 
 
 def alternatives(kernel: str, arch: str) -> list[dict[str, int]]:
-    """What may be measured against the rule. Only what compiles for every target without spilling is in here."""
+    """What may be measured against the rule. Not all of it need compile for every GPU."""
     if kernel in ("collect", "sample"):
         shapes = [(128, 128, 64, 8, 3), (128, 128, 64, 8, 4), (128, 256, 64, 8, 3), (256, 128, 64, 8, 3)]
         return [{"BM": m, "BN": n, "BK": k, "num_warps": w, "num_stages": s} for m, n, k, w, s in shapes]

@@ -7,13 +7,12 @@ allocator, so that a step can be captured in a graph. Codes on a GPU are not che
 
 from __future__ import annotations
 
-import os
-
 import torch
 from torch import Tensor
 
 from monosem.ops import cpu_rows
 from monosem.ops.cpu_rows import _in_place as in_place
+from monosem.ops.cpu_rows import code_without_waiting as _code
 from monosem.ops.cpu_rows import fp32, weights
 
 try:
@@ -39,12 +38,6 @@ def tuned(kernel: str, d: int, t: Tensor) -> int:
 
     table = launch.table(torch.cuda.get_device_name(t.device))
     return table.get(f"cuda_{kernel}", {}).get(str(d), {}).get("threads", 0)
-
-
-def _code(indices: Tensor, offsets: Tensor, d_sae: int) -> tuple[Tensor, Tensor, int]:
-    if indices.device.type == "cpu" or os.environ.get("MONOSEM_CHECK", "0") not in ("", "0"):
-        return cpu_rows._code(indices, offsets, d_sae)
-    return indices.contiguous(), offsets.contiguous(), len(offsets) - 1
 
 
 def _empty(like: Tensor, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -5,8 +5,6 @@ A code with a feature outside 0…d_sae − 1 cannot be refused without one: ``M
 
 from __future__ import annotations
 
-import os
-
 import torch
 from torch import Tensor
 
@@ -18,15 +16,10 @@ from monosem.kernels import row_grad as grad_kernels
 from monosem.kernels import sparse_decode as decode_kernels
 from monosem.kernels.launch import power2
 from monosem.ops import cpu_rows, reference
+from monosem.ops.cpu_rows import code_without_waiting as _code
 from monosem.ops.triton_launch import blocks, cdiv, run
 
 WIDEST = 8192  # a row longer than this does not fit the registers of one program; it is worked on in parts
-
-
-def _code(indices: Tensor, offsets: Tensor, d_sae: int) -> tuple[Tensor, Tensor, int]:
-    if indices.device.type == "cpu" or os.environ.get("MONOSEM_CHECK", "0") not in ("", "0"):
-        return cpu_rows._code(indices, offsets, d_sae)
-    return indices.contiguous(), offsets.contiguous(), len(offsets) - 1
 
 
 def sparse_decode(values: Tensor, indices: Tensor, offsets: Tensor, w: Tensor, b: Tensor) -> Tensor:

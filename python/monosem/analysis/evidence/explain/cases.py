@@ -181,7 +181,7 @@ class _Pick:
         self.explain += [(e, RANDOM, 0) for e in drawn[: EXPLAIN[RANDOM]]]
         self.test += [(e, RANDOM, 0) for e in drawn[EXPLAIN[RANDOM] : EXPLAIN[RANDOM] + TEST[RANDOM]]]
         self.spare = [(e, RANDOM, 0) for e in drawn[EXPLAIN[RANDOM] + TEST[RANDOM] :]]
-        self.random.shuffle(self.test)  # type: ignore[arg-type]
+        self.test = [self.test[i] for i in self.random.permutation(len(self.test))]
 
     def all(self) -> list[tuple[Example, str, int]]:
         return [*self.explain, *self.test, *self.spare]
