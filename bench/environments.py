@@ -68,5 +68,8 @@ def _run(command: list[str]) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[*NAMES, []], default=list(NAMES), metavar="NAME")
-    sys.exit(1 if make_missing(tuple(parser.parse_args().names)) else 0)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)} (default: all)")
+    args = parser.parse_args()
+    if unknown := sorted(set(args.names) - set(NAMES)):
+        parser.error(f"NAME: got {', '.join(unknown)}; wanted some of {', '.join(NAMES)}")
+    sys.exit(1 if make_missing(tuple(args.names) or NAMES) else 0)

@@ -15,8 +15,9 @@ from monosem.ops import backend
 
 # What each level of our kernels is called by PyTorch's own, by oneDNN and by MKL, and how the encoder multiplies there.
 _LEVELS = {
-    "avx512vnni": ("avx512", "AVX512_CORE_VNNI", "AVX512", "int16"),
+    "avx512vnni": ("avx512", "AVX512_CORE_VNNI", "AVX512", "int8"),
     "avx512": ("avx512", "AVX512_CORE", "AVX512", "int16"),
+    "avxvnni": ("avx2", "AVX2_VNNI", "AVX2", "int8"),
     "avx2": ("avx2", "AVX2", "AVX2", "int16"),
     "baseline": ("default", "SSE41", "SSE4_2", "fp32"),
 }

@@ -34,14 +34,21 @@ ms::Csc csc_view(Address starts, Address entries, Address tokens, int64_t featur
   return {at<const int64_t>(starts), at<const int64_t>(entries), at<const int32_t>(tokens), features};
 }
 
+// How far values may be off, for products in bf16: by token.
+ms::Margins by_token(Address margin) { return {at<const float>(margin), nullptr, nullptr, nullptr, nullptr}; }
+
 // Survivors of one block of tokens while the tiles pass by.
 class TopkBlock {
  public:
   TopkBlock(int64_t rows, int64_t k, int64_t capacity)
-      : k_(k), capacity_(capacity), slots_(rows * capacity), count_(rows), bar_(rows), flags_(rows) {}
+      : k_(k), capacity_(capacity), values_(rows * capacity), indices_(rows * capacity), count_(rows),
+        limit_(rows), bar_(rows), flags_(rows) {}
 
-  void begin() {
+  // `exact`: whether the values that come are.
+  void begin(bool exact) {
+    least_.resize(exact ? 0 : values_.size());
     std::fill(count_.begin(), count_.end(), 0);
+    std::fill(limit_.begin(), limit_.end(), ms::first_limit(k_, capacity_));
     std::fill(bar_.begin(), bar_.end(), -std::numeric_limits<float>::infinity());
     std::fill(flags_.begin(), flags_.end(), 0);
   }
@@ -49,15 +56,12 @@ class TopkBlock {
   void filter(Address tile, int dtype, int64_t rows, int64_t cols, int64_t first, Address bias, Address margin,
               int threads) {
     ms::kernels().topk_filter({at<const void>(tile), ms::Dtype(dtype), rows, cols, cols, first, at<const float>(bias),
-                               at<const float>(margin)},
+                               by_token(margin)},
                               state(), threads);
   }
 
-  void int16(const ms::Int16Tile& tile, int threads) { ms::kernels().int16_topk(tile, state(), threads); }
-
-  void rescore(int64_t rows, Address margin, Address x, Address w, int dtype, int64_t d, Address bias, int threads) {
-    ms::kernels().topk_rescore(state(), rows, at<const float>(margin), at<const float>(x), weights(w, dtype, d),
-                               at<const float>(bias), threads);
+  void rescore(int64_t rows, Address x, Address w, int dtype, int64_t d, Address bias, int threads) {
+    ms::kernels().topk_rescore(state(), rows, at<const float>(x), weights(w, dtype, d), at<const float>(bias), threads);
   }
 
   std::vector<int64_t> overflowed(int64_t rows) const {
@@ -72,11 +76,14 @@ class TopkBlock {
   }
 
  private:
-  ms::TopkState state() { return {slots_.data(), count_.data(), bar_.data(), flags_.data(), k_, capacity_}; }
+  ms::TopkState state() {
+    return {values_.data(), least_.empty() ? nullptr : least_.data(), indices_.data(), count_.data(), limit_.data(), bar_.data(),
+            flags_.data(), k_, capacity_};
+  }
 
   int64_t k_, capacity_;
-  std::vector<Entry> slots_;
-  std::vector<int32_t> count_;
+  std::vector<float> values_, least_;
+  std::vector<int32_t> indices_, count_, limit_;
   std::vector<float> bar_;
   std::vector<uint8_t> flags_;
 };
@@ -86,18 +93,20 @@ class ThresholdBlock {
  public:
   explicit ThresholdBlock(int64_t rows) : rows_(rows) {}
 
-  void begin() {
+  void begin(bool = false) {
     for (auto& row : rows_) row.clear();
   }
 
   void filter(Address tile, int dtype, int64_t rows, int64_t cols, int64_t first, Address bias, Address margin,
               int threads) {
     ms::kernels().threshold_filter({at<const void>(tile), ms::Dtype(dtype), rows, cols, cols, first,
-                                    at<const float>(bias), at<const float>(margin)},
+                                    at<const float>(bias), by_token(margin)},
                                    rows_, threads);
   }
 
-  void int16(const ms::Int16Tile& tile, int threads) { ms::kernels().int16_threshold(tile, rows_, threads); }
+  void whole(int bits, const ms::WholeTile& tile, const ms::Exact& exact, int threads) {
+    ms::kernels().whole_threshold(bits, tile, exact, rows_, threads);
+  }
 
   void rescore(int64_t rows, Address x, Address w, int dtype, int64_t d, Address bias, int threads) {
     ms::kernels().threshold_rescore(rows_, rows, at<const float>(x), weights(w, dtype, d), at<const float>(bias),
@@ -147,18 +156,42 @@ PYBIND11_MODULE(_C, m) {
   m.def("isas", [] { return ms::available_isas(); }, "the instruction sets that this build and processor have");
 
   const auto nogil = py::call_guard<py::gil_scoped_release>();
-  py::class_<ms::Int16Tile>(m, "Int16Tile")
-      .def(py::init([](Address x, Address w, Address x_scale, Address w_scale, Address bias, Address margin,
-                       int64_t rows, int64_t cols, int64_t d, int64_t first) {
-        return ms::Int16Tile{at<const int16_t>(x), at<const int16_t>(w), at<const float>(x_scale),
-                             at<const float>(w_scale), at<const float>(bias), at<const float>(margin), rows, cols, d,
-                             first};
+  py::class_<ms::Margins>(m, "Margins")
+      .def(py::init([](Address token, Address token_off, Address token_norm, Address norm, Address off) {
+        return ms::Margins{at<const float>(token), at<const float>(token_off), at<const float>(token_norm),
+                           at<const float>(norm), at<const float>(off)};
       }));
-  m.def("int16_panels", [] { return std::make_pair(ms::kernels().int16_tokens, ms::kernels().int16_features); },
+  py::class_<ms::WholeTile>(m, "WholeTile")
+      .def(py::init([](Address x, Address w, Address token_scale, Address scale, Address start, Address bias,
+                       const ms::Margins& margins, int64_t rows, int64_t cols, int64_t d) {
+        return ms::WholeTile{at<const void>(x), at<const void>(w), at<const float>(token_scale),
+                             at<const float>(scale), at<const int32_t>(start), at<const float>(bias), margins, rows,
+                             cols, d};
+      }));
+  py::class_<ms::Exact>(m, "Exact").def(py::init([](Address x, Address w, int dtype, int64_t d, Address bias) {
+    return ms::Exact{at<const float>(x), weights(w, dtype, d), at<const float>(bias)};
+  }));
+  m.def("whole_topk",
+        [](int bits, const ms::WholeTile& tile, const ms::Exact& exact, int64_t k, int64_t capacity, Address values,
+           Address indices, Address flags, int threads) {
+          const ms::TopkAnswer out{at<float>(values), at<int32_t>(indices), at<uint8_t>(flags), k, capacity};
+          ms::kernels().whole_topk(bits, tile, exact, out, threads);
+        }, nogil);
+  m.attr("spare_slots") = ms::kWidest;
+  m.def("panels", [] { return std::make_pair(ms::kernels().token_panel, ms::kernels().feature_panel); },
         "tokens and features of a panel of packed rows");
-  m.def("int16_pack",
-        [](Address rows, int dtype, int64_t n, int64_t d, int64_t width, Address packed, Address scale, int threads) {
-          ms::kernels().int16_pack(weights(rows, dtype, d), n, width, at<int16_t>(packed), at<float>(scale), threads);
+  m.def("fast_int8", [] { return ms::kernels().fast_int8; },
+        "whether products in 8-bit whole numbers are faster here than in 16-bit ones");
+  m.def("whole_pack",
+        [](int bits, Address rows, int dtype, int64_t n, int64_t d, bool tokens, Address packed, Address scale,
+           Address norm, Address off, Address start, int threads) {
+          const ms::PackedRows to{at<void>(packed), at<float>(scale), at<float>(norm), at<float>(off),
+                                  at<int32_t>(start)};
+          ms::kernels().whole_pack(bits, weights(rows, dtype, d), n, tokens, to, threads);
+        }, nogil);
+  m.def("whole_repeat",
+        [](int bits, Address x, Address w, int64_t d, int64_t times, int threads) {
+          ms::kernels().whole_repeat(bits, at<const uint32_t>(x), at<const uint32_t>(w), d, times, threads);
         }, nogil);
   m.def("largest_norm",
         [](Address rows, int dtype, int64_t n, int64_t d, int threads) {
@@ -168,15 +201,14 @@ PYBIND11_MODULE(_C, m) {
       .def(py::init<int64_t, int64_t, int64_t>())
       .def("begin", &TopkBlock::begin)
       .def("filter", &TopkBlock::filter, nogil)
-      .def("int16", &TopkBlock::int16, nogil)
       .def("rescore", &TopkBlock::rescore, nogil)
       .def("overflowed", &TopkBlock::overflowed)
       .def("finish", &TopkBlock::finish, nogil);
   py::class_<ThresholdBlock>(m, "ThresholdBlock")
       .def(py::init<int64_t>())
-      .def("begin", &ThresholdBlock::begin)
+      .def("begin", &ThresholdBlock::begin, py::arg("exact") = false)
       .def("filter", &ThresholdBlock::filter, nogil)
-      .def("int16", &ThresholdBlock::int16, nogil)
+      .def("whole", &ThresholdBlock::whole, nogil)
       .def("rescore", &ThresholdBlock::rescore, nogil)
       .def("counts", &ThresholdBlock::counts)
       .def("finish", &ThresholdBlock::finish, nogil);

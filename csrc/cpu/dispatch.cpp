@@ -6,13 +6,30 @@
 
 #include "kernels.h"
 
+#ifdef MS_HAS_AVXVNNI
+#include <cpuid.h>
+#endif
+
 namespace ms {
+
+#ifdef MS_HAS_AVXVNNI
+// Leaf 7, 1: EAX bit 4. Not all compilers that know the instructions know their name here.
+static bool has_avxvnni() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 4);
+}
+#endif
 
 static std::vector<const Kernels*> available() {
   std::vector<const Kernels*> found = {&kBaseline};
 #ifdef MS_X86
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(&kAvx2);
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    found.push_back(&kAvx2);
+#ifdef MS_HAS_AVXVNNI
+    if (has_avxvnni()) found.push_back(&kAvxVnni);
+#endif
+  }
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl")) {
     found.push_back(&kAvx512);

@@ -9,9 +9,19 @@
 
 #if defined(__x86_64__)
 #define MS_X86
+#if defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11
+#define MS_HAS_AVXVNNI
+#endif
 #endif
 
 namespace ms {
+
+// How far the value of token r and feature f may be off, either way: token[r], and for products in whole numbers
+// + token_off[r]·norm[f] + token_norm[r]·off[f]. Null where there is no such part.
+struct Margins {
+  const float *token, *token_off, *token_norm;
+  const float *norm, *off;  // per feature
+};
 
 // A tile of pre-activations (without bias): `rows` tokens × `cols` features beginning at feature `first`.
 struct Tile {
@@ -19,28 +29,41 @@ struct Tile {
   Dtype dtype;
   int64_t rows, cols, stride;
   int64_t first;
-  const float* bias;    // of this tile's features
-  const float* margin;  // per row: how far a value may be off (products in bf16); null when values are exact
+  const float* bias;  // of this tile's features
+  Margins margins;    // products in bf16: by token; none when values are exact
 };
 
-// Survivors of the TopK selection, `capacity` slots a row.
+// Survivors of the TopK selection, `capacity` slots a row, a vector of which is never taken.
 struct TopkState {
-  Entry* slots;
+  float *values, *least;  // the most and the least that each can be; no `least` where values are exact
+  int32_t* indices;
   int32_t* count;
-  float* bar;      // what a value must exceed to survive
+  int32_t* limit;  // of the count, at which the row is cut back
+  float* bar;      // what that must exceed to survive
   uint8_t* flags;  // see below
   int64_t k, capacity;
 };
 constexpr uint8_t kNaN = 1;       // the row holds a NaN
 constexpr uint8_t kOverflow = 2;  // too many values within the margin of the k-th: the row must be redone exactly
+constexpr int64_t kWidest = 16;   // lanes of the widest vector
 
-// Tokens × features in whole numbers, packed by int16_pack in panels of int16_tokens and int16_features rows.
-struct Int16Tile {
-  const int16_t *x, *w;
-  const float *x_scale, *w_scale;  // value = scale · scale · sum + bias
-  const float* bias;               // of this tile's features, −∞ beyond the last up to a whole panel
-  const float* margin;             // per token: how far a value may be off
-  int64_t rows, cols, d, first;
+// Rows rounded to whole numbers: their panels, and for each row the step, the norm, the norm of what rounding took off,
+// and what sums begin at.
+struct PackedRows {
+  void* data;
+  float *scale, *norm, *off;
+  int32_t* start;
+};
+
+// Tokens × features in whole numbers: value = token_scale · scale · sum + bias.
+struct WholeTile {
+  const void *x, *w;  // packed
+  const float* token_scale;
+  const float* scale;
+  const int32_t* start;
+  const float* bias;  // −∞ beyond the last feature up to a whole panel
+  Margins margins;
+  int64_t rows, cols, d;  // cols: in whole panels
 };
 
 struct Weights {
@@ -48,6 +71,25 @@ struct Weights {
   Dtype dtype;
   int64_t d;
 };
+
+struct Exact {  // what survivors are scored with
+  const float* x;
+  Weights w;
+  const float* bias;
+};
+
+struct TopkAnswer {
+  float* values;
+  int32_t* indices;
+  uint8_t* flags;  // kOverflow: to be done again
+  int64_t k, capacity;
+};
+
+// Survivors of a row at which it is cut back for the first time.
+inline int32_t first_limit(int64_t k, int64_t capacity) {
+  const int64_t most = capacity - 2 * kWidest, early = 4 * k + 64;
+  return int32_t(early < most ? early : most);
+}
 
 struct Code {  // CSR
   const float* values;
@@ -80,15 +122,16 @@ struct Kernels {
   const char* name;
   void (*topk_filter)(const Tile&, const TopkState&, int threads);
   void (*topk_finish)(const TopkState&, int64_t rows, float* values, int32_t* indices, int threads);
-  void (*topk_rescore)(const TopkState&, int64_t rows, const float* margin, const float* x, const Weights&,
-                       const float* bias, int threads);
+  void (*topk_rescore)(const TopkState&, int64_t rows, const float* x, const Weights&, const float* bias, int threads);
   void (*threshold_filter)(const Tile&, RowBuffers&, int threads);
   void (*threshold_rescore)(RowBuffers&, int64_t rows, const float* x, const Weights&, const float* bias, int threads);
-  int64_t int16_tokens, int16_features;
-  void (*int16_pack)(const Weights&, int64_t rows, int64_t width, int16_t* packed, float* scale, int threads);
+  int64_t token_panel, feature_panel;
+  bool fast_int8;  // whether products in 8 bits are faster here than in 16
+  void (*whole_pack)(int bits, const Weights&, int64_t rows, bool tokens, const PackedRows&, int threads);
+  void (*whole_repeat)(int bits, const uint32_t* x, const uint32_t* w, int64_t d, int64_t times, int threads);
   float (*largest_norm)(const Weights&, int64_t rows, int threads);
-  void (*int16_topk)(const Int16Tile&, const TopkState&, int threads);
-  void (*int16_threshold)(const Int16Tile&, RowBuffers&, int threads);
+  void (*whole_topk)(int bits, const WholeTile&, const Exact&, const TopkAnswer&, int threads);
+  void (*whole_threshold)(int bits, const WholeTile&, const Exact&, RowBuffers&, int threads);
   void (*sparse_decode)(const Code&, const Weights&, const float* bias, float* out, int threads);
   void (*gather_dot)(const Code&, const Weights&, const float* g, float scale, float* out, int threads);
   void (*decode_loss)(const Code&, const Weights&, const float* bias, const float* x, float* loss, float* residual,
@@ -105,6 +148,9 @@ struct Kernels {
 extern const Kernels kBaseline;
 #ifdef MS_X86
 extern const Kernels kAvx2;
+#ifdef MS_HAS_AVXVNNI
+extern const Kernels kAvxVnni;
+#endif
 extern const Kernels kAvx512;
 extern const Kernels kAvx512Vnni;
 #endif

@@ -47,12 +47,14 @@ def _native() -> Finding:
 def _product() -> Finding:
     if asked := os.environ.get("MONOSEM_PRODUCT"):
         return Finding("cpu product", asked, "asked for by MONOSEM_PRODUCT")
-    if backend.bf16_products():
-        return Finding("cpu product", "bf16", "the processor multiplies bf16; survivors are scored again in fp32")
-    if backend.int16_products():
-        why = "twice as fast as fp32 without bf16 instructions; survivors are scored again in fp32"
-        return Finding("cpu product", "int16", why)
-    return Finding("cpu product", "fp32", "the processor has neither bf16 products nor AVX2")
+    product = backend.cpu_product()
+    why = {
+        "bf16": "the processor multiplies bf16 in tiles (AMX)",
+        "int8": "the processor has VNNI: four times as fast as fp32",
+        "int16": "the processor has AVX2 or AVX-512, but no VNNI: twice as fast as fp32",
+        "fp32": "the processor has no AVX2",
+    }[product]
+    return Finding("cpu product", product, why + ("" if product == "fp32" else "; survivors are scored again in fp32"))
 
 
 def _device() -> Finding:

@@ -20,7 +20,7 @@ class Rates:
         flops_per_second: of a product in the precision that the encoder multiplies in here.
         bytes_per_second: of memory, reads and writes together.
         product: that precision.
-        measured: FLOP/s of PyTorch's product in each precision that the processor has.
+        measured: FLOP/s in each precision that the processor has.
     """
 
     flops_per_second: float
@@ -36,26 +36,30 @@ class Rates:
 def measure(d: int) -> Rates:
     """The rates of this machine at width D, now, with the threads that PyTorch has.
 
-    Nobody else multiplies 16-bit whole numbers, so their rate is not measured: an instruction does twice as many of
-    their multiplications as of fp32's, and twice the rate of fp32 is what no implementation can pass.
+    PyTorch multiplies fp32 and bf16. Whole numbers nobody else multiplies: their rate is that of the instructions alone,
+    on one panel in the first cache, with nothing looked at.
     """
     product = backend.cpu_product()
     found = {"fp32": machine.product_rate(d, torch.float32)}
     if machine.multiplies_bf16() or product == "bf16":
         found["bf16"] = machine.product_rate(d, torch.bfloat16)
-    rate = 2 * found["fp32"] if product == "int16" else found[product]
-    return Rates(rate, machine.bandwidth(), product, found)
+    if product in ("int8", "int16"):
+        found[product] = machine.whole_rate(d, int(product.removeprefix("int")))
+    return Rates(found[product], machine.bandwidth(), product, found)
 
 
 def step(w: Workload, rates: Rates) -> dict[str, Any]:
     """The floor of a training step: one encoder product, then the rows of the active features, then Adam's sweep.
 
-    product + (gathers + Adam) / bandwidth; where rows stay in cache a step may gather faster than that.
+    product + (gathers + Adam) / bandwidth; where rows stay in cache a step may gather faster than that. ``bf16_ms``: the
+    same with the product in bf16 by PyTorch, where the processor has it, for comparison with others.
     """
     product = w.product_flops / rates.flops_per_second
     gathers, adam = w.gather_bytes / rates.bytes_per_second, w.adam_bytes / rates.bytes_per_second
+    bf16 = rates.measured.get("bf16")
     return {
         "ms": 1e3 * (product + gathers + adam),
+        "bf16_ms": 1e3 * (w.product_flops / bf16 + gathers + adam) if bf16 else None,
         "product_ms": 1e3 * product, "gathers_ms": 1e3 * gathers, "adam_ms": 1e3 * adam,
         "product_flops": w.product_flops, "gather_bytes": w.gather_bytes, "adam_bytes": w.adam_bytes,
         **asdict(rates),

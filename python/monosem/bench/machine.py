@@ -16,8 +16,9 @@ import torch
 import monosem
 from monosem import doctor
 from monosem.data.memory import available_memory
+from monosem.ops import backend, cpu_whole
 
-_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "sve", "bf16")
+_FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "sve", "bf16")
 
 
 def describe() -> dict[str, Any]:
@@ -72,6 +73,20 @@ def multiplies_bf16() -> bool:
     """Whether the processor has products in bf16 (AMX, AVX512-BF16): elsewhere autocast to bf16 only slows down."""
     names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     return any(getattr(torch.cpu, name, bool)() for name in names)
+
+
+@cache
+def whole_rate(d: int, bits: int) -> float:
+    """FLOP/s (two a multiply-add) of our loop over whole numbers, on one panel of tokens and one of features."""
+    tokens, features = backend.native.panels()
+    left = cpu_whole.Rounded(torch.randn(tokens, d), 0, bits, tokens=True)
+    right = cpu_whole.Rounded(torch.randn(features, d), 0, bits, tokens=False)
+    times, threads = 1 << 14, torch.get_num_threads()
+
+    def run() -> None:
+        backend.native.whole_repeat(bits, left.packed.data_ptr(), right.packed.data_ptr(), d, times, threads)
+
+    return 2 * tokens * features * d * times * threads / fastest(run)
 
 
 @cache

@@ -2,7 +2,7 @@
 
 Importing never fails. ``MONOSEM_BACKEND=reference`` asks for the definitions in plain PyTorch on every device,
 ``triton`` or ``cuda`` for those kernels on GPU tensors, ``native`` (the default) for the choice of each device;
-``MONOSEM_ISA`` (baseline, avx2, avx512, avx512vnni) and ``MONOSEM_PRODUCT`` (fp32, bf16, int16) override what the
+``MONOSEM_ISA`` (baseline, avx2, avxvnni, avx512, avx512vnni) and ``MONOSEM_PRODUCT`` (fp32, bf16, int16, int8) override what the
 processor would choose.
 """
 
@@ -18,7 +18,7 @@ import torch
 try:
     from monosem import _C
 
-    if not hasattr(_C, "large_pages"):
+    if not hasattr(_C, "whole_pack"):
         raise ImportError("the one found was built from older sources: build it again, or copy the new one")
     native: ModuleType | None = _C
     native_error = ""
@@ -69,7 +69,7 @@ def warn_device(device_type: str, reason: str) -> None:
     )
 
 
-PRODUCTS = ("auto", "fp32", "bf16", "int16")
+PRODUCTS = ("auto", "fp32", "bf16", "int16", "int8")
 
 
 def _asked_product() -> str:
@@ -80,29 +80,23 @@ def _asked_product() -> str:
 
 
 @cache
-def bf16_products() -> bool:
-    """Whether the encoder's product runs in bf16 on this CPU, with the survivors re-scored in fp32."""
-    if (choice := _asked_product()) != "auto":
-        return choice == "bf16"
-    has = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool((has and has()) or (has_bf16 and has_bf16()))
-
-
-@cache
-def int16_products() -> bool:
-    """Whether it runs in 16-bit whole numbers: where there is no bf16 and the kernels have AVX2 or AVX-512."""
-    if (choice := _asked_product()) != "auto":
-        return choice == "int16"
-    return native is not None and native.isa() != "baseline" and not bf16_products()
-
-
 def cpu_product() -> str:
-    """How the encoder multiplies on this CPU: ``bf16``, ``int16`` or ``fp32``."""
-    return "bf16" if bf16_products() else "int16" if int16_products() else "fp32"
+    """How the encoder multiplies on this CPU; survivors are scored again in fp32.
+
+    ``bf16`` with tiles of it in the processor (AMX); ``int8`` where the kernels have VNNI; ``int16`` where they have AVX2
+    or AVX-512; else ``fp32``. ``MONOSEM_PRODUCT`` overrides.
+    """
+    if (choice := _asked_product()) != "auto":
+        return choice
+    tiles = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    if tiles and tiles():
+        return "bf16"
+    if native is None or native.isa() == "baseline":
+        return "fp32"
+    return "int8" if native.fast_int8() else "int16"
 
 
 @cache
 def gpu_bf16_products() -> bool:
-    """The same on GPUs: bf16 unless ``MONOSEM_PRODUCT=fp32`` (there is no int16 there)."""
+    """The same on GPUs: bf16 unless ``MONOSEM_PRODUCT=fp32`` (there are no whole numbers there)."""
     return _asked_product() != "fp32"

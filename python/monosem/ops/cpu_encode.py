@@ -1,8 +1,9 @@
 """Encode and select on a CPU: each feature's value is made, looked at while it is in cache, and forgotten.
 
-Three products, by ``backend.cpu_product()``. ``fp32``: exact tiles by PyTorch. ``bf16``, where the processor multiplies
-it, and ``int16``, where it does not: everything within the certified rounding margin survives, and the survivors are
-scored again in fp32, so that the choice is that of the fp32 definition.
+Four products, by ``backend.cpu_product()``. ``fp32``: exact tiles by PyTorch. ``bf16``, where the processor multiplies
+it in tiles, ``int8`` and ``int16``, where it has instructions for those: everything within the certified margin survives,
+and the survivors are scored again in fp32, so that the choice is that of the fp32 definition. A block of tokens that one
+product does not suit (margins too wide, rows with too many ties) goes to the next: int8, int16, fp32.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from monosem.ops import backend, cpu_int16
+from monosem.ops import backend, cpu_whole
 from monosem.ops.backend import native as _C
 from monosem.ops.cpu_rows import fp32, threads, weights
 
+WHOLE = {"int8": 8, "int16": 16}  # products in whole numbers: their bits
+BLOCK = 4096  # tokens at a time, of which what is active is then put in a row
+HUGE = 1e30  # no sum of values and margins below this comes near to what fp32 can hold
 ROWS, COLS = 1024, 1024  # of a tile by PyTorch, which stays in cache between product and selection
 SLOT_BYTES = 64 << 20  # the survivors' buffer of a block of tokens stays below this, whatever k
 # |x·w − product in bf16| ≤ 2⁻⁷·‖x‖·‖w‖: two roundings of the factors (2⁻⁹ each, first order 2⁻⁸ by Cauchy-Schwarz),
@@ -25,38 +29,53 @@ MARGIN = 2.0**-7
 
 def topk(x: Tensor, w: Tensor, b: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """``reference.topk_encode`` with nothing of size tokens × F."""
-    n, encoder = len(x), _Encoder(w, b)
-    values, indices = torch.empty(n, k), torch.empty(n, k, dtype=torch.int32)
-    capacity = _capacity(k, encoder.product)
-    step = max(1, min(encoder.step, n, SLOT_BYTES // (8 * capacity)))
-    block = _C.TopkBlock(step, k, capacity)
-    for start in range(0, n, step):
-        part = fp32(x[start : start + step])
-        out_v, out_i = values[start : start + step], indices[start : start + step]
-        margin, redo = encoder.offer(block, part), []
-        if margin is not None:
-            redo = block.overflowed(len(part))
-            block.rescore(len(part), margin.data_ptr(), part.data_ptr(), *encoder.addresses, threads())
-        block.finish(len(part), out_v.data_ptr(), out_i.data_ptr(), threads())
-        if redo:  # more values within the margin than the buffer holds (ties, constant rows): exactly, then
-            again = _C.TopkBlock(len(redo), k, _capacity(k, "fp32"))
-            _offer(again, part[redo], encoder.rows, encoder.bias, None, True)
-            v, i = torch.empty(len(redo), k), torch.empty(len(redo), k, dtype=torch.int32)
-            again.finish(len(redo), v.data_ptr(), i.data_ptr(), threads())
-            out_v[redo], out_i[redo] = v, i
+    values, indices = torch.empty(len(x), k), torch.empty(len(x), k, dtype=torch.int32)
+    encoder = _Encoder(w, b)
+    _topk(encoder, fp32(x), k, encoder.product, values, indices)
     return values.to(x.dtype), indices
+
+
+def _topk(encoder: "_Encoder", x: Tensor, k: int, product: str, values: Tensor, indices: Tensor) -> None:
+    """By this product, and what it does not suit by the next."""
+    product = encoder.suited(x, product)
+    if product in WHOLE:
+        redo = encoder.whole(x, product).topk(k, _capacity(k, product), values, indices)
+    else:
+        redo = _topk_in_tiles(encoder, x, k, product, values, indices)
+    if redo:  # more values within the margin than the buffer holds (ties, constant rows)
+        at = torch.tensor(redo)
+        again = torch.empty(len(redo), k), torch.empty(len(redo), k, dtype=torch.int32)
+        _topk(encoder, x[at], k, "int16" if product == "int8" else "fp32", *again)
+        values[at], indices[at] = again
+
+
+def _topk_in_tiles(encoder: "_Encoder", x: Tensor, k: int, product: str, values: Tensor, indices: Tensor) -> list[int]:
+    n, capacity = len(x), _capacity(k, product)
+    step = max(1, min(ROWS, n, SLOT_BYTES // (12 * capacity)))
+    block, redo = _C.TopkBlock(step, k, capacity), []
+    for start in range(0, n, step):
+        part, out_v, out_i = (t[start : start + step] for t in (x, values, indices))
+        exact = encoder.offer(block, part, product)
+        if not exact:
+            block.rescore(len(part), part.data_ptr(), *encoder.addresses, threads())
+            redo += [start + r for r in block.overflowed(len(part))]
+        block.finish(len(part), out_v.data_ptr(), out_i.data_ptr(), threads())
+    return redo
 
 
 def threshold(x: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """``reference.threshold_encode`` in memory that grows with what is active."""
     n, encoder = len(x), _Encoder(w, b)
-    step = max(1, min(encoder.step, n))
+    product = encoder.suited(fp32(x), encoder.product)
+    step = max(1, min(BLOCK if product in WHOLE else ROWS, n))
     block = _C.ThresholdBlock(step)
     counts = torch.zeros(n, dtype=torch.int64)
     values, indices = [torch.empty(0)], [torch.empty(0, dtype=torch.int32)]
     for start in range(0, n, step):
         part = fp32(x[start : start + step])
-        if encoder.offer(block, part) is not None:
+        if product in WHOLE:
+            encoder.whole(part, product).threshold(block)
+        elif not encoder.offer(block, part, product):
             block.rescore(len(part), part.data_ptr(), *encoder.addresses, threads())
         total = block.counts(len(part), counts[start:].data_ptr())
         values.append(torch.empty(total))
@@ -75,42 +94,44 @@ class _Encoder:
         self.bias = fp32(b)
         self.addresses = self.rows.data_ptr(), self.dtype, w.shape[1], self.bias.data_ptr()
         self.product = backend.cpu_product()
-        if self.product == "int16" and w.shape[1] > cpu_int16.WIDEST:
-            self.product = "fp32"
-        self.step = cpu_int16.rows_at_a_time(w.shape[1]) if self.product == "int16" else ROWS
+        self._rounded: dict[int, cpu_whole.Rounded] = {}
         if self.product != "fp32":
             self._longest = _C.largest_norm(self.rows.data_ptr(), self.dtype, *w.shape, threads())
-            self._largest_bias = float(self.bias.nan_to_num(0.0, 0.0, 0.0).abs().amax())
+            self._largest_bias = float(self.bias.abs().amax())  # NaN, if any is
 
-    def offer(self, block, x: Tensor) -> Tensor | None:
-        """Show every feature's value for x to the block. The margin of each token, or None if the values are exact."""
-        margin = None
-        if self.product == "bf16":
-            margin = fp32(x.norm(dim=1) * (self._longest * MARGIN))
-        elif self.product == "int16":
-            margin = cpu_int16.margin(x.norm(dim=1), self._longest, self._largest_bias, x.shape[1])
-        if margin is not None and not torch.isfinite(margin).all():  # NaN, Inf: by the rules of fp32
-            margin = None
-        if self.product == "int16" and margin is not None:
-            cpu_int16.offer(block, x, self.rows, self.dtype, self.bias, margin)
-        else:
-            _offer(block, x, self.rows, self.bias, margin, margin is None)
-        return margin
+    def suited(self, x: Tensor, product: str) -> str:
+        """This product, or the next that suits x: NaN, Inf, and what may overflow on the way go by the rules of fp32."""
+        d = x.shape[1]
+        if product != "fp32" and not (x.norm(dim=1) * self._longest + self._largest_bias < HUGE).all():
+            return "fp32"
+        if product == "int8" and (d > cpu_whole.WIDEST[8] or self.whole(x[:256], product).margins.wide(d)):
+            product = "int16"
+        return "fp32" if product == "int16" and d > cpu_whole.WIDEST[16] else product
+
+    def whole(self, x: Tensor, product: str) -> cpu_whole.Product:
+        """The product with x in whole numbers. The weights are rounded once."""
+        bits = WHOLE[product]
+        if bits not in self._rounded:
+            self._rounded = {bits: cpu_whole.Rounded(self.rows, self.dtype, bits, tokens=False)}
+        return cpu_whole.Product(x, self.rows, self._rounded[bits], self.dtype, self.bias, self._largest_bias, bits)
+
+    def offer(self, block, x: Tensor, product: str) -> bool:
+        """Show every feature's value for x, in tiles by PyTorch, to the block; returns whether the values are exact."""
+        exact = product == "fp32"
+        block.begin(exact)
+        margin = None if exact else fp32(x.norm(dim=1) * (self._longest * MARGIN))
+        for first, tile in _tiles(x, self.rows, exact):
+            block.filter(
+                tile.data_ptr(), 0 if exact else 1, len(x), tile.shape[1], first, self.bias[first:].data_ptr(),
+                0 if exact else margin.data_ptr(), threads(),
+            )  # fmt: skip
+        return exact
 
 
 def _capacity(k: int, product: str) -> int:
-    """Slots a token: room for a while between two cuts, and for what lies within the margin of the k-th."""
-    return {"fp32": 2 * k + 64, "int16": 4 * k + 64, "bf16": 8 * k + 256}[product]
-
-
-def _offer(block, x: Tensor, w: Tensor, bias: Tensor, margin: Tensor | None, exact: bool) -> None:
-    """Show every tile of ``x·wᵀ``, by PyTorch in fp32 (exact) or bf16, to the block."""
-    block.begin()
-    for first, tile in _tiles(x, w, exact):
-        block.filter(
-            tile.data_ptr(), 0 if exact else 1, len(x), tile.shape[1], first, bias[first:].data_ptr(),
-            0 if margin is None else margin.data_ptr(), threads(),
-        )  # fmt: skip
+    """Slots a token: room for a while between two cuts, for what lies within the margin of the k-th, and to spare."""
+    slots = {"fp32": 2 * k + 64, "int16": 4 * k + 64, "int8": 16 * k + 512, "bf16": 8 * k + 256}[product]
+    return slots + 4 * _C.spare_slots
 
 
 def _tiles(x: Tensor, w: Tensor, exact: bool) -> Iterator[tuple[int, Tensor]]:

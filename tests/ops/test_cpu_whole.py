@@ -1,36 +1,37 @@
-"""The product in 16-bit whole numbers: its bound, and the choice that it leads to, against float64 and fp32."""
+"""The products in whole numbers: their bounds, and the choice that they lead to, against float64 and fp32."""
 
 import pytest
 import torch
 from ops.cases import encoder
 
 from monosem import ops
-from monosem.ops import backend, cpu_int16, reference
-from monosem.ops.cpu_encode import _C, _Encoder
+from monosem.ops import backend, cpu_encode, cpu_whole, reference
+from monosem.ops.cpu_encode import _C
 
 
-@pytest.fixture(autouse=True)
-def int16(monkeypatch):
+@pytest.fixture(autouse=True, params=[16, 8])
+def bits(request, monkeypatch):
     """This product, on buffers full of what no kernel may read."""
-    monkeypatch.setattr(backend, "bf16_products", lambda: False)
-    monkeypatch.setattr(backend, "int16_products", lambda: True)
+    monkeypatch.setattr(backend, "cpu_product", lambda: f"int{request.param}")
     empty = torch.empty
 
     def poison(*size, **options):
         t = empty(*size, **options)
         return t.fill_(torch.nan) if t.is_floating_point() else t.fill_(torch.iinfo(t.dtype).max - 7)
 
-    monkeypatch.setattr(cpu_int16.torch, "empty", poison)
+    monkeypatch.setattr(cpu_whole.torch, "empty", poison)
+    return request.param
 
 
-def values(x, w, b):
-    """Every value as the product makes it, before the survivors are scored again, and the margins."""
-    f = len(w)
-    block = _C.TopkBlock(len(x), f, 4 * f + 64)
-    margin = _Encoder(w, b).offer(block, x)
-    v, i = torch.full((len(x), f), torch.nan), torch.zeros(len(x), f, dtype=torch.int32)
-    block.finish(len(x), v.data_ptr(), i.data_ptr(), 1)
-    return torch.zeros(len(x), f).scatter(1, i.long(), v), margin
+def numbers(packed, n, d, panel, bits, tokens):
+    """The whole numbers of packed rows [n, d], read back from their panels."""
+    group = 32 // bits
+    groups = -(-d // group)
+    each = packed.packed.view(torch.int8 if bits == 8 else torch.int16).view(-1, groups, panel, group)
+    rows = each.transpose(1, 2).reshape(-1, groups * group).int()
+    assert torch.equal(rows[:n, d:], torch.full_like(rows[:n, d:], -128 if bits == 8 and tokens else 0))
+    rows = rows[:n, :d]
+    return (rows + 256 * (rows < 0) - 128 if bits == 8 and tokens else rows).double()
 
 
 ROWS = {
@@ -47,25 +48,32 @@ ROWS = {
 
 @pytest.mark.parametrize("kind", ROWS)
 @pytest.mark.parametrize("d", [1, 7, 512, 4099])
-def test_no_value_is_further_off_than_its_margin(kind, d):
-    n, f = 13, 37  # more than two panels of tokens and of features, none of them full
+def test_no_product_is_further_off_than_its_margin(kind, d, bits):
+    n, f = 13, 37  # no whole panel of tokens or of features
     x, w = ROWS[kind](n, d), ROWS[kind](f, d)
     w[::3], x[::4] = torch.randn(len(w[::3]), d), torch.randn(len(x[::4]), d)
     x[1] = w[2]  # as aligned as can be: the sum comes close to the largest that 32 bits must hold
-    b = torch.rand(f) + float((x @ w.T).abs().amax()) * 2  # all above 0, so that none is cut off
-    got, margin = values(x, w, b)
-    error = (got.double() - (x.double() @ w.double().T + b.double())).abs()
-    assert margin is not None and (error <= margin[:, None].double()).all()
-    norms = x.norm(dim=1)[:, None] * w.norm(dim=1).amax()  # and the bound is worth having
-    useful = (2.1 * d**0.5 / 65024 + 1e-4) * norms + 1e-6 * b.amax() + 1e-12
-    assert (margin[:, None] <= useful).all()
+    left, right = cpu_whole.Rounded(x, 0, bits, True), cpu_whole.Rounded(w, 0, bits, False)
+    a, b = (numbers(p, len(t), d, panel, bits, p is left)
+            for p, t, panel in zip((left, right), (x, w), _C.panels(), strict=True))  # fmt: skip
+    assert a.abs().amax() <= (127 if bits == 8 else 32_767) and (a @ b.T).abs().amax() < 2**31
+    if bits == 8:
+        assert torch.equal(right.start[:f].double(), -128 * b.sum(1))
+    value = (a * left.scale[:n, None].double()) @ (b * right.scale[:f, None].double()).T
+    m = cpu_whole.Margins(left, right, d, 0.0)
+    margin = m.token_off[:n, None].double() * m.norm[:f] + m.token_norm[:n, None].double() * m.off[:f] + m.token[:n, None]
+    error = (value - x.double() @ w.double().T).abs()
+    assert (error <= margin).all()
+    # And the bound is worth having: at most half a step an entry off each factor, and rounding.
+    step = left.scale[:n, None] * w.norm(dim=1) + x.norm(dim=1)[:, None] * right.scale[:f]
+    norms = x.norm(dim=1)[:, None] * w.norm(dim=1)
+    assert (margin <= 0.51 * d**0.5 * step.double() + 2e-4 * (1 + d / 512) * norms + 1e-12 * (1 + x.norm(dim=1))[:, None]).all()
 
 
 @pytest.mark.parametrize("shape", [(29, 511, 700, 8), (1, 2, 3, 3), (64, 96, 2053, 2053), (300, 40, 5000, 40)])
 def test_the_choice_is_that_of_fp32(shape, monkeypatch):
     n, d, f, k = shape
-    monkeypatch.setattr(cpu_int16, "CHUNK_BYTES", 1 << 15)  # several chunks of features
-    monkeypatch.setattr(cpu_int16, "rows_at_a_time", lambda d: 100)  # and several blocks of tokens
+    monkeypatch.setattr(cpu_encode, "BLOCK", 100)  # several blocks of tokens
     for seed, scale in enumerate((1.0, 1e-6, 1e6)):
         x, w, b = encoder(n, d, f, seed=seed)
         x, b = x * scale, b * scale
@@ -87,7 +95,7 @@ def test_what_is_not_a_number_goes_by_the_rules_of_fp32(bad, where, monkeypatch)
     x, w, b = encoder(20, 16, 90)
     {"x": x, "w": w, "b": b}[where].view(-1)[37] = bad
     got = ops.topk_encode(x, w, b, 5), ops.threshold_encode(x, w, b)
-    monkeypatch.setattr(backend, "int16_products", lambda: False)
+    monkeypatch.setattr(backend, "cpu_product", lambda: "fp32")
     wanted = ops.topk_encode(x, w, b, 5), ops.threshold_encode(x, w, b)
     assert torch.equal(got[0].indices, wanted[0].indices)
     for a, c in zip(got, wanted, strict=True):
@@ -101,6 +109,33 @@ def test_ties_beyond_the_buffer_are_redone():
     b[4000] = 1e-7  # within the rounding of the product: only fp32 can tell
     got = ops.topk_encode(x, w, b, 6)
     assert torch.equal(got.indices, reference.topk_encode(x, w, b, 6)[1])
+
+
+def test_columns_far_larger_than_the_rest_go_to_16_bits(bits, monkeypatch):
+    used = []
+    made = cpu_whole.Product
+    monkeypatch.setattr(cpu_whole, "Product", lambda *a: (used.append(a[-1]), made(*a))[1])
+    x, w, b = encoder(300, 512, 900)
+    x[:, :3] *= 30  # a step in 8 bits is nearly as large as the other columns, which decide as much as these three
+    got = ops.topk_encode(x, w, b, 5)
+    pre = x.double() @ w.double().T + b.double()
+    assert used[-1] == 16
+    torch.testing.assert_close(got.values.double(), pre.topk(5).values.clamp(min=0), rtol=1e-5, atol=1e-3)
+
+
+def test_rows_that_one_product_does_not_suit_go_to_the_next(bits, monkeypatch):
+    used = []
+    made = cpu_whole.Product
+    monkeypatch.setattr(cpu_whole, "Product", lambda *a: (used.append((a[-1], len(a[0]))), made(*a))[1])
+    x, w, b = encoder(50, 32, 3000)
+    w[:2000] = w[0] * (1 + 1e-4 * torch.randn(2000, 1))  # closer than 8 bits can tell, and far apart in 16
+    x[7] = x[23] = w[0] * 5
+    b.zero_()
+    got = ops.topk_encode(x, w, b, 6)
+    pre = x.double() @ w.double().T + b.double()
+    torch.testing.assert_close(got.values.double(), pre.topk(6).values.clamp(min=0), rtol=1e-5, atol=1e-6)
+    if bits == 8:
+        assert used[-1] == (16, 2)
 
 
 def test_the_same_bits_for_any_number_of_threads_and_every_time():

@@ -1,0 +1,98 @@
+"""The encoder's product in whole numbers of 16 or 8 bits: two and four times as fast as in fp32, and certified.
+
+Rows of both factors are rounded (csrc/cpu/whole_product.inc), multiplied, and searched while their sums are in
+registers. What rounding took off each row is measured, and bounds what a product is off by; what that leaves open is
+scored in fp32.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from monosem.ops.backend import native as _C
+from monosem.ops.cpu_rows import threads
+
+# Up to this width the sums stay within 32 bits: 127·255·D, and (in 16 bits) the room that the norm leaves for rounding.
+WIDEST = {8: 65_536, 16: 1 << 20}
+TINY = 1e-15  # rows shorter than this become zeros; √kLeastSquare in the kernel
+# In 8 bits the margin of a typical token and feature may be so many times the spread of a product of random directions.
+# Beyond that (a few columns far larger than the rest) too much would be scored again, and 16 bits are faster.
+WIDE = 1.0
+
+
+class Rounded:
+    """Rows [n, D] in whole numbers, in panels, and what the kernels know of each: float32, ``start`` int32."""
+
+    def __init__(self, rows: Tensor, dtype: int, bits: int, tokens: bool) -> None:
+        n, d = rows.shape
+        panel = _C.panels()[0 if tokens else 1]
+        self.padded = -(-n // panel) * panel
+        group = 32 // bits
+        self.packed = torch.empty(self.padded * -(-d // group), dtype=torch.int32)
+        self.scale, self.norm, self.off = (torch.empty(self.padded) for _ in range(3))
+        self.start = torch.empty(self.padded, dtype=torch.int32)
+        _C.whole_pack(
+            bits, rows.data_ptr(), dtype, n, d, tokens, self.packed.data_ptr(), self.scale.data_ptr(),
+            self.norm.data_ptr(), self.off.data_ptr(), self.start.data_ptr(), threads(),
+        )  # fmt: skip
+
+
+class Margins:
+    """How far the value of token r and feature f may be off: ``token[r] + token_off[r]·norm[f] + token_norm[r]·off[f]``.
+
+    Rounding moves the token by δx and the feature by δw: x·w − x̃·w̃ = δx·w + x̃·δw (Cauchy-Schwarz). Added: the rounding
+    of fp32 in sums, norms and the survivors' scores, 2⁻²⁴ a step over chains of at most D/8 + 48; that of adding the
+    bias; and rows so short that they became zeros.
+    """
+
+    def __init__(self, x: Rounded, w: Rounded, d: int, largest_bias: float) -> None:
+        share = (d / 8 + 48) * 2.0**-24
+        self.token = torch.full_like(x.norm, largest_bias * 2.0**-21 + TINY * TINY)
+        self.token_off = (x.off + x.norm * share) * (1 + share) + TINY
+        self.token_norm = (x.norm + x.off) * (1 + share) + TINY
+        self.norm = w.norm * (1 + share) + TINY
+        self.off = (w.off + w.norm * share) * (1 + share) + TINY
+        self.native = _C.Margins(
+            *(t.data_ptr() for t in (self.token, self.token_off, self.token_norm, self.norm, self.off))
+        )
+
+    def wide(self, d: int) -> bool:
+        """Whether the margin of a typical token and feature exceeds ``WIDE`` of their products' spread, ‖x‖·‖w‖/√D."""
+        share = (self.token_off / self.token_norm).median() + (self.off / self.norm).median()
+        return float(share) * math.sqrt(d) > WIDE
+
+
+class Product:
+    """The product of x [n, D] and w [F, D] in whole numbers, ready to be made. All rows have finite norms."""
+
+    def __init__(
+        self, x: Tensor, w: Tensor, w_rounded: Rounded, dtype: int, bias: Tensor, largest_bias: float, bits: int
+    ) -> None:
+        d = w.shape[1]
+        self.bits, self.n = bits, len(x)
+        left, right = Rounded(x, 0, bits, tokens=True), w_rounded
+        self.margins = Margins(left, right, d, largest_bias)
+        offsets = torch.full((right.padded,), -torch.inf)
+        offsets[: len(w)] = bias
+        self.tile = _C.WholeTile(
+            left.packed.data_ptr(), right.packed.data_ptr(), left.scale.data_ptr(), right.scale.data_ptr(),
+            right.start.data_ptr(), offsets.data_ptr(), self.margins.native, len(x), right.padded, d,
+        )  # fmt: skip
+        self.exact = _C.Exact(x.data_ptr(), w.data_ptr(), dtype, d, bias.data_ptr())
+        self._kept = left, right, offsets, x, w, bias  # whose addresses the kernels hold
+
+    def topk(self, k: int, capacity: int, values: Tensor, indices: Tensor) -> list[int]:
+        """Fill in values and indices [n, k]; returns the tokens of which too much lay within the margin."""
+        flags = torch.empty(self.n, dtype=torch.uint8)
+        _C.whole_topk(
+            self.bits, self.tile, self.exact, k, capacity, values.data_ptr(), indices.data_ptr(), flags.data_ptr(), threads()
+        )  # fmt: skip
+        return flags.nonzero()[:, 0].tolist()
+
+    def threshold(self, block) -> None:
+        """Give the block what is active, scored in fp32."""
+        block.begin()
+        block.whole(self.bits, self.tile, self.exact, threads())
