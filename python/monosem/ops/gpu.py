@@ -55,6 +55,23 @@ def asynchronous(t: torch.Tensor) -> bool:
     return t.device.type == "cuda" and t.dtype != torch.float64 and choose("threshold_encode_within")[0] != "reference"
 
 
+def runs_kernels(t: torch.Tensor) -> bool:
+    """Whether kernels for GPUs work on this tensor, be it in Triton's interpreter."""
+    return t.dtype != torch.float64 and (t.device.type == "cuda" or interpreted())
+
+
+def empty_copy(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Room for the encoder rows w as ``topk_encode(rounded=…)`` takes them; None where they would not be used."""
+    if not runs_kernels(w) or w.dtype != torch.float32 or choose("topk_encode")[0] != "triton":
+        return None
+    return _load("monosem.ops.triton_encode:empty_copy")(w)
+
+
+def round_into(copy: torch.Tensor, norms: torch.Tensor, w: torch.Tensor) -> None:
+    """Make the copy that of w."""
+    _load("monosem.ops.triton_encode:round_into")(copy, norms, w)
+
+
 def choose(op: str) -> tuple[str, str]:
     """Backend of an operation on GPU tensors in float32 or bfloat16, and the reason, both in words.
 
