@@ -98,7 +98,7 @@ class TopKSAE(SAE):
             local = aux_code.indices.reshape(-1)
             at = uniform_offsets(n, size, x.device)
             token_aux, left, slope = ops.decode_loss_rows(z, local, at, w_dead, torch.zeros_like(self.b_dec), -residual)
-            aux = token_aux.mean()
+            aux = token_aux.mean() * dead.any()
             loss = mse + alpha * aux
             # The dead features' entries stand below the batch's own, as n further tokens with their own residual.
             values = torch.cat([values, z])
