@@ -126,7 +126,7 @@ def step(n: int, d: int, f: int, k: int) -> Callable[[], None]:
         triton_encode.topk(x, w, b, k)
         triton_threshold.threshold(x, w, b)
         copy = triton_encode.empty_copy(w)
-        triton_threshold.threshold_within(x, w, b, 40 * n, 256, *copy)
+        triton_threshold.threshold_within(x, w, b, 40 * n, 256, *(copy or (None, None)))
         values, indices = empty(n * k), empty(n * k, dtype=torch.int32)
         offsets = empty(n + 1, dtype=torch.int64)
         triton_rows._code = lambda i, o, f: (i, o, len(o) - 1)
@@ -140,6 +140,16 @@ def step(n: int, d: int, f: int, k: int) -> Callable[[], None]:
         for unit in (False, True):
             triton_rows.row_adam_(w, empty(f, d), empty(f, d), w, *adam, unit)
             triton_rows.row_grad_adam_(w, empty(f, d), empty(f, d), *csc, values, x, 1.0, *adam, unit)
+        # Less memory: what is read and written differs. By a feature's row, given or reduced.
+        live, scales, kept = empty(8), empty(2, f), copy or (None, None)
+        for m, v, given in (
+            (torch.bfloat16, torch.bfloat16, (False, False, live, None, None, None)),
+            (torch.int8, torch.uint8, (False, True, live, scales, *kept)),
+            (torch.int8, torch.uint8, (True, True, None, scales, None, None)),
+        ):
+            moments = empty(f, d, dtype=m), empty(f, d, dtype=v)
+            triton_rows.row_adam_(w, *moments, w, *adam, *given)
+            triton_rows.row_grad_adam_(w, *moments, *csc, values, x, 1.0, *adam, *given)
         chosen = empty(10, dtype=torch.int64)
         triton_rows.resample_(w, w, b, [], chosen, empty(10, d), empty(f, dtype=torch.bool), 0.2)
 

@@ -32,7 +32,7 @@ def test_compiles_without_spills(arch, monkeypatch, tmp_path):
     assert {l.name for l in launches} == entry_points()  # everything is launched by some operation, and so compiled
     seen = set()
     for l in launches:
-        key = l.name, tuple(c for c in l.constants if c[0] != "CAP"), l.options
+        key = l.name, tuple(c for c in l.constants if c[0] != "CAP"), l.options, l.signature
         if key in seen:  # room for candidates is all that differs
             continue
         seen.add(key)

@@ -44,7 +44,7 @@ def take(state, scales, csc, values, u, sparse, unit, lazy=False, live=None, cop
     if sparse:
         ops.row_grad_adam_(*state, *csc, values, u, 1.0, *options)
     else:
-        ops.row_adam_(*state, reference.row_grad(*csc, values, u), *options)
+        ops.row_adam_(*state, ops.row_grad(*csc, values, u), *options)
 
 
 @pytest.mark.parametrize("kind", ["bf16", "int8"])
@@ -166,7 +166,7 @@ def test_the_copy_is_of_the_new_rows(sparse):
     is_rounded(copy[:, :d], state[0])
     assert not copy[:, d:].any()
     left = state[0] - copy[:, :d].float()
-    torch.testing.assert_close(norms, torch.stack([state[0].norm(dim=-1), left.norm(dim=-1)]) * 1.001)
+    torch.testing.assert_close(norms, torch.stack([state[0].norm(dim=-1), left.norm(dim=-1)]) * 1.001, rtol=1e-4, atol=1e-7)
 
 
 def test_moments_that_do_not_go_together_are_refused():

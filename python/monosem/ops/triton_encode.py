@@ -19,7 +19,7 @@ MOST_SLOTS = 8192  # candidates a row that one program can hold
 CHANCE = 1e-9  # of a row that has to be done again, by the rule that sets the bar
 BUFFER_BYTES = 128 << 20  # for candidates; more tokens than fit are taken in turn,
 FEWEST_ROWS = 1024  # at least so many at a time
-SPACE_BYTES = 64 << 20  # for the rows that are done again
+SPACE_BYTES = 16 << 20  # for the rows that are done again, which are few
 DENSE_BYTES = 256 << 20  # for pieces of tokens × features where k is larger than any plan
 
 
