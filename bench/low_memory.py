@@ -2,8 +2,8 @@
 
 Model A's MLP activations of the shipped text (512 wide), a TopK and a ReLU dictionary; the same weights, batches and
 learning rate, the moments of Adam in fp32, bf16 and int8, and rows left alone in batches without a gradient for them.
-Prints, and writes to ``bench/results/low_memory.json``, the error on held-out text after the last step, and the bytes of
-the state of both matrices. Run: ``python bench/low_memory.py``.
+Prints, and writes to ``bench/results/low_memory.json``, the error on held-out text after the last step, and the bytes
+of the moments of both matrices. Run: ``python bench/low_memory.py``.
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ def activations(split: str, tokens: int) -> Tensor:
     model = ms.load_model("A")
     rows = ms.pack_rows(ms.sample_documents(split), model)
     rows = rows.tokens[torch.randperm(len(rows.tokens), generator=torch.Generator().manual_seed(0))]
-    parts = [model.activations(part, "blocks.0.mlp.hook_post").flatten(0, 1) for part in rows[: tokens // 256].split(64)]
+    parts = [
+        model.activations(part, "blocks.0.mlp.hook_post").flatten(0, 1) for part in rows[: tokens // 256].split(64)
+    ]
     return torch.cat(parts)[:tokens]
 
 
 def trained(kind: str, seed: int, train: Tensor, held_out: Tensor, steps: int, options: dict) -> dict:
     """Train and evaluate one dictionary."""
-    make = {"topk": lambda: ms.TopKSAE(512, FEATURES, K, seed=seed), "relu": lambda: ms.ReLUSAE(512, FEATURES, L1, seed=seed)}  # fmt: skip
-    sae = make[kind]()
+    sae = ms.TopKSAE(512, FEATURES, K, seed=seed) if kind == "topk" else ms.ReLUSAE(512, FEATURES, L1, seed=seed)
     config = ms.TrainConfig(lr=LR, batch_size=BATCH, steps=steps, dead_after=100_000, seed=seed, **options)
     trainer = ms.Trainer(sae, config, progress=False)
     began = time.perf_counter()
@@ -48,7 +49,7 @@ def trained(kind: str, seed: int, train: Tensor, held_out: Tensor, steps: int, o
     seconds = time.perf_counter() - began
     with torch.no_grad():
         parts = [sae.loss(x) for x in held_out.split(2048)]
-        mean = lambda name: sum(float(getattr(p, name)) for p in parts) / len(parts)  # noqa: E731
+        mean = lambda name: sum(float(getattr(p, name)) for p in parts) / len(parts)
         silent = ~torch.stack([p.code.fired() for p in parts]).any(0)
         l0 = sum(float(p.code.l0()) for p in parts) / len(parts)
     fast = trainer.learners[0].fast

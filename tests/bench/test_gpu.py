@@ -96,7 +96,9 @@ def test_red_tests_end_it_before_any_speed(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gpu, "describe", lambda: {**ABOUT, "torch": "", "triton": ""})
     monkeypatch.setattr(gpu, "speeds", lambda *_: pytest.fail("a speed was measured"))
     red = [part(), part(failed=2, exit_code=1, tail="assert 1 == 2"), part()]
-    monkeypatch.setattr(gpu, "run_tests", lambda run: run.keep("tests", {"parts": red, "of": 3, "passed": 9, "failed": 2}))
+    monkeypatch.setattr(
+        gpu, "run_tests", lambda run: run.keep("tests", {"parts": red, "of": 3, "passed": 9, "failed": 2})
+    )
     assert gpu.main(["--out", str(tmp_path)]) == 1
     said = capsys.readouterr()
     assert "assert 1 == 2" in said.out and "not green" in said.err
@@ -185,7 +187,7 @@ def test_where_the_time_of_a_step_goes(monkeypatch):
     parts = clock.breakdown(step, repeats=3)
     # begin, three times (begin, end), end: seven ticks, three of them within operations.
     assert parts == {"in all": 7.0, "between": 4.0, "row_grad_adam_": 2.0, "csc": 1.0}
-    assert list(parts)[0] == "in all" and len(called) == 9 and gpu_ops.call is plain
+    assert next(iter(parts)) == "in all" and len(called) == 9 and gpu_ops.call is plain
 
 
 RATES = {"flops_per_second": 1e12, "bytes_per_second": 1e11, "product": "bf16"}
@@ -309,17 +311,30 @@ def test_the_table_says_all_and_survives_gaps(tmp_path):
     timing = {"ms": 2.0, "how": "graph"}
     step = {"graph": timing, "eager": {"ms": 3.0}, "to_floor": 1.5, "tokens_per_second": 2e6, "over_state": 0.04,
             "parts_ms": {"in all": 4.0, "topk_encode": 3.0, "between": 1.0}}  # fmt: skip
-    low = {"shape": "gpt2", "backend": "triton", "options": {"adam_state": "bf16"}, **step, "graph": {**timing, "ms": 0.5}}
+    low = {
+        "shape": "gpt2",
+        "backend": "triton",
+        "options": {"adam_state": "bf16"},
+        **step,
+        "graph": {**timing, "ms": 0.5},
+    }
     run.keep(
         "step",
-        {"rows": [{"shape": "gpt2", "backend": "triton", **step}, low, {"shape": "gpt2", "backend": "cuda", "error": "E"}]},
+        {
+            "rows": [
+                {"shape": "gpt2", "backend": "triton", **step},
+                low,
+                {"shape": "gpt2", "backend": "cuda", "error": "E"},
+            ]
+        },
     )
     run.keep("ops", {"rows": [{"shape": "gpt2", "backend": "cuda", "name": "csc", "to_floor": 2.0, **timing}]})
     peer = {"shape": "gpt2", "name": "sparsify", "variant": "", "precision": "bf16", "ms": 9.0}
     run.keep("peers", {"rows": [peer, peer | {"name": "SAELens", "error": "No module named 'sae_lens'"}]})
     run.keep("sanitizer", {"memcheck": {"clean": True}, "racecheck": {"error": "not on PATH"}})
     said = gpu_run.table(run, ["gpt2", "llama3"])
-    for words in ("3 passed", "floor", "1.50 × floor", "2.00 M tokens/s", "memory +4 %", "4.50 × our step", "csc", "topk_encode 3.000 (75 %)", "adam_state=bf16",
+    for words in ("3 passed", "floor", "1.50 × floor", "2.00 M tokens/s", "memory +4 %", "4.50 × our step", "csc",
+                  "topk_encode 3.000 (75 %)", "adam_state=bf16",
                   "No module named 'sae_lens'", "memcheck: clean", "racecheck: not on PATH", "llama3"):  # fmt: skip
         assert words in said, said
 

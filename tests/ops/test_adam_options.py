@@ -76,7 +76,7 @@ def test_moments_in_fewer_bits(kind, unit, sparse):
             assert ((mine - exact).abs() <= exact.abs() * 2.0**-7).all()
     else:
         torch.testing.assert_close(low_scales, defined_scales, rtol=1e-5, atol=0)
-        for mine, exact, steps in zip((kept[0].abs(), kept[1].sqrt()), (full[1].abs(), full[2].sqrt()), (127, 255), strict=True):  # fmt: skip
+        for mine, exact, steps in ((kept[0].abs(), full[1].abs(), 127), (kept[1].sqrt(), full[2].sqrt(), 255)):
             most = exact.amax(-1, keepdim=True)
             # From q² to (q + 1)² of steps² is 2q + 1, with q = steps · √(value / most).
             step = (2 * steps * (exact / most.clamp(min=1e-30)).sqrt() + 3) / steps**2 * most
@@ -166,7 +166,9 @@ def test_the_copy_is_of_the_new_rows(sparse):
     is_rounded(copy[:, :d], state[0])
     assert not copy[:, d:].any()
     left = state[0] - copy[:, :d].float()
-    torch.testing.assert_close(norms, torch.stack([state[0].norm(dim=-1), left.norm(dim=-1)]) * 1.001, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(
+        norms, torch.stack([state[0].norm(dim=-1), left.norm(dim=-1)]) * 1.001, rtol=1e-4, atol=1e-7
+    )
 
 
 def test_moments_that_do_not_go_together_are_refused():

@@ -44,7 +44,8 @@ def calls() -> dict[str, tuple]:
 
 
 NAMES = (
-    "topk_encode", "threshold_encode", "threshold_encode_within", "sparse_decode", "decode_loss", "gather_dot", "csc", "row_grad", "feature_sum",
+    "topk_encode", "threshold_encode", "threshold_encode_within", "sparse_decode", "decode_loss", "gather_dot", "csc",
+    "row_grad", "feature_sum",
     "row_adam_", "row_grad_adam_", "resample_",
 )  # fmt: skip
 

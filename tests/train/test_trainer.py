@@ -93,7 +93,12 @@ def _margin(sae, x):
     return torch.minimum(top[:, -2] - top[:, -1], top[:, :-1].abs().amin(1))
 
 
-LOW_MEMORY = [{"adam_state": "bf16"}, {"adam_state": "int8"}, {"lazy_rows": True}, {"adam_state": "int8", "lazy_rows": True}]
+LOW_MEMORY = [
+    {"adam_state": "bf16"},
+    {"adam_state": "int8"},
+    {"lazy_rows": True},
+    {"adam_state": "int8", "lazy_rows": True},
+]
 
 
 @pytest.mark.parametrize("kind", ["topk", "relu"])

@@ -51,7 +51,7 @@ class Late:
         if _capturing(history):
             return
         if history.device.type == "cuda":
-            host = torch.empty(numbers.shape, dtype=history.dtype, pin_memory=True)
+            host = torch.empty(numbers.shape, dtype=history.dtype, device="cpu", pin_memory=True)
             host.copy_(history[-1], non_blocking=True)
             event = torch.cuda.Event()
             event.record()

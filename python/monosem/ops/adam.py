@@ -76,10 +76,7 @@ def write_moments_(
         kept = new_m, new_v
     elif m.dtype == torch.bfloat16:
         bits = noise(step, m.shape, m.device)
-        kept = tuple(
-            ((t.contiguous().view(torch.int32).long() & _WORD) + (b & 0xFFFF) >> 16).to(torch.int16).view(torch.bfloat16)
-            for t, b in ((new_m, bits), (new_v, bits >> 16))
-        )  # fmt: skip
+        kept = _to_bf16(new_m, bits), _to_bf16(new_v, bits >> 16)
     else:
         bits = noise(step, m.shape, m.device)
         most_m, most_v = new_m.abs().amax(-1, keepdim=True), new_v.amax(-1, keepdim=True).sqrt()
@@ -89,6 +86,11 @@ def write_moments_(
         scales.copy_(torch.where(touched.T, torch.stack([most_m[:, 0], most_v[:, 0]]), scales))
     m.copy_(torch.where(touched, kept[0], m))
     v.copy_(torch.where(touched, kept[1], v))
+
+
+def _to_bf16(t: Tensor, bits: Tensor) -> Tensor:
+    word = (t.contiguous().view(torch.int32).long() & _WORD) + (bits & 0xFFFF)
+    return (word >> 16).to(torch.int16).view(torch.bfloat16)
 
 
 def _code(square: Tensor, bits: Tensor, most: int) -> Tensor:

@@ -136,8 +136,8 @@ def adam_state(w: Tensor, m: Tensor, v: Tensor, scales: Tensor | None) -> int:
         raise ValueError(f"m, v: got strided {m.dtype}; wanted contiguous, which is updated in place")
     if scales is not None and (state != 2 or scales.shape != (2, len(w)) or not scales.is_contiguous()):
         raise ValueError(
-            f"scales: got {list(scales.shape)} with moments of {m.dtype} and {v.dtype}; wanted contiguous [2, {len(w)}] "
-            "with int8 and uint8, or None"
+            f"scales: got {list(scales.shape)} with moments of {m.dtype} and {v.dtype}; wanted contiguous "
+            f"[2, {len(w)}] with int8 and uint8, or None"
         )
     return state
 

@@ -132,8 +132,8 @@ def row_adam_(
         return _in_8_bits("row_adam_", w, m, v, g, lr, beta1, beta2, eps, step, unit, lazy, live, scales, copy, norms)
     state, g32 = cpu_rows.adam_state(w, m, v, scales), fp32(g)
     _cuda.row_adam(
-        w.data_ptr(), m.data_ptr(), v.data_ptr(), state, *_copy(copy, norms), g32.data_ptr(), *w.shape, lr, beta1, beta2,
-        eps, step, unit, lazy, _address(live), tuned("row_adam", w.shape[1], w), stream(w),
+        w.data_ptr(), m.data_ptr(), v.data_ptr(), state, *_copy(copy, norms), g32.data_ptr(), *w.shape, lr, beta1,
+        beta2, eps, step, unit, lazy, _address(live), tuned("row_adam", w.shape[1], w), stream(w),
     )  # fmt: skip
 
 

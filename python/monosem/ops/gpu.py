@@ -51,7 +51,7 @@ def interpreted() -> bool:
 
 
 def asynchronous(t: torch.Tensor) -> bool:
-    """Whether the host should not wait for what is computed from this tensor: on a GPU, where there are kernels for it."""
+    """Whether the host should not wait for what comes of this tensor: on a GPU, where there are kernels for it."""
     return t.device.type == "cuda" and t.dtype != torch.float64 and choose("threshold_encode_within")[0] != "reference"
 
 

@@ -86,7 +86,7 @@ _threshold_encode_within = register(
 def threshold_encode_within(
     x: Tensor, w: Tensor, b: Tensor, room: int, slots: int, rounded: Rounded | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    r"""``threshold_encode`` into arrays of a size that is given, so that no host waits to learn how many entries there are.
+    r"""``threshold_encode`` into arrays of a given size, so that no host waits to learn how many entries there are.
 
     Args:
         x: [N, D], the centred input. w, b: as in ``threshold_encode``.
@@ -95,10 +95,10 @@ def threshold_encode_within(
         rounded: as in ``topk_encode``.
 
     Returns:
-        ``values`` [room], ``indices`` [room] and ``offsets`` [N + 1] of the code. Behind the last entry values are 0 and
-        indices F. ``counts`` int32 [N]: entries of each token, or more, never less. ``kept`` bool [N]: tokens
-        whose entries are in the code. A token with more than ``slots``, and tokens from the first on for which there is
-        no room, have none: it is for the caller to count them out. Not differentiable.
+        ``values`` [room], ``indices`` [room] and ``offsets`` [N + 1] of the code. Behind the last entry values are 0
+        and indices F. ``counts`` int32 [N]: entries of each token, or more, never less. ``kept`` bool [N]: tokens whose
+        entries are in the code. A token with more than ``slots``, and tokens from the first on for which there is no
+        room, have none: it is for the caller to count them out. Not differentiable.
 
     Raises:
         ValueError: shapes, dtypes or devices that do not fit, or ``slots`` not a power of two.

@@ -11,7 +11,6 @@ from monosem.ops.library import register
 from monosem.ops.row_grad import csc, feature_sum, row_grad
 from monosem.ops.sparse_decode import sparse_decode
 
-
 Rounded = tuple[Tensor, Tensor]  # bfloat16 [F, ≥ D], and ‖w‖ and ‖w − rounded‖ [2, F], both not too small
 
 

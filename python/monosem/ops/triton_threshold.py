@@ -74,7 +74,7 @@ def _wait_for(*numbers: Tensor) -> list[int]:
     return torch.stack([n.long() for n in numbers]).tolist()
 
 
-def _score_candidates(p: _Problem, keys: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _score_candidates(p: Problem, keys: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Exact keys of every candidate, how many there are a row, and how many of them are positive or NaN."""
     n, slots = keys.shape
     listed, end = torch.empty(n, slots, dtype=torch.int32, device=keys.device), count.clamp(max=slots)

@@ -114,7 +114,9 @@ class FastStep:
             self._count, self._steps, self._live = self.count + 1, None, None
             return float(lr), *self.betas, self.eps, self._count
         if lr.ndim or lr.device != self.sae.W_dec.device:
-            raise ValueError(f"lr: got {list(lr.shape)} on {lr.device}; wanted a 0-dim tensor on {self.sae.W_dec.device}")
+            raise ValueError(
+                f"lr: got {list(lr.shape)} on {lr.device}; wanted a 0-dim tensor on {self.sae.W_dec.device}"
+            )
         if self._steps is None:
             self._steps = torch.tensor(self._count, device=lr.device)
             self._live = adam.live_factors(*self.betas, self.eps, lr.device)
