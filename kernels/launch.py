@@ -52,7 +52,7 @@ def alternatives(kernel: str, size: int, arch: str) -> list[dict[str, int]]:
         if size == 4:
             return []
         # Tiles twice as large would halve what is read, but their sums, slots and addresses do not fit the registers.
-        shapes = [(128, 128, 64, 8, 4), (128, 64, 64, 4, 4), (64, 128, 64, 4, 4)]
+        shapes = [(128, 128, 64, 8, 4), (128, 64, 64, 4, 4), (64, 128, 64, 8, 4)]
         if arch.startswith("gfx"):
             shapes = [(128, 128, 32, 8, 2), (128, 64, 64, 4, 2), (64, 128, 64, 4, 2)]
         return [{"BM": m, "BN": n, "BK": k, "num_warps": w, "num_stages": s} for m, n, k, w, s in shapes]
@@ -65,7 +65,7 @@ def alternatives(kernel: str, size: int, arch: str) -> list[dict[str, int]]:
     return []
 
 
-MOST_IN_FLIGHT = 64  # numbers a thread holds of the rows that are on their way
+MOST_IN_FLIGHT = 32  # numbers a thread holds of the rows that are on their way
 
 
 def _product(element: int, arch: str) -> dict[str, int]:

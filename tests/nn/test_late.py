@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from nn.multiplied import multiplied
 
 import monosem as ms
 from monosem.nn import DenseRows, RowFactors
@@ -31,16 +32,9 @@ def relu(bias=-0.8):
     return sae
 
 
-def multiplied(sae, made) -> list[torch.Tensor]:
-    """All gradients as arrays."""
-    rows = made.rows
-    if isinstance(rows, RowFactors):
-        csc = ms.ops.csc(rows.indices, rows.offsets, F)
-        rows = DenseRows(
-            ms.ops.row_grad(*csc, rows.slopes, rows.inputs),
-            ms.ops.row_grad(*csc, rows.values, rows.residual) * rows.decoder_scale,
-            ms.ops.feature_sum(*csc[:2], rows.slopes),
-        )
+def arrays(sae, made) -> list[torch.Tensor]:
+    """All gradients."""
+    rows = multiplied(sae, made)
     return [rows.w_enc, rows.w_dec, rows.b_enc, made.b_dec - rows.b_enc @ sae.W_enc_rows]
 
 
@@ -48,7 +42,7 @@ def same(sae, made, other) -> None:
     for name in ("loss", "mse", "sparsity", "aux", "l0"):
         torch.testing.assert_close(getattr(made, name), getattr(other, name), rtol=1e-5, atol=1e-7)
     assert torch.equal(made.fired, other.fired)
-    for a, b in zip(multiplied(sae, made), multiplied(sae, other), strict=True):
+    for a, b in zip(arrays(sae, made), arrays(sae, other), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
 
 

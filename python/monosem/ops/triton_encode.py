@@ -17,9 +17,9 @@ from monosem.ops.triton_launch import blocks, cdiv, run
 PAD = 64  # the product reads rows padded to a multiple of this
 MOST_SLOTS = 8192  # candidates a row that one program can hold
 CHANCE = 1e-9  # of a row that has to be done again, by the rule that sets the bar
-BUFFER_BYTES = 128 << 20  # for candidates; more tokens than fit are taken in turn,
+BUFFER_BYTES = 128 << 20  # for candidates, but at most an eighth of the weights; more tokens are taken in turn,
 FEWEST_ROWS = 1024  # at least so many at a time
-SPACE_BYTES = 16 << 20  # for the rows that are done again, which are few
+SPACE_BYTES = 16 << 20  # for the rows that are done again, which are few, but at most a sixteenth of the weights
 DENSE_BYTES = 256 << 20  # for pieces of tokens × features where k is larger than any plan
 
 
@@ -171,7 +171,9 @@ def topk(
         return _sorted_pieces(x, w, b, k)
     values = torch.empty(len(x), k, dtype=torch.float32, device=x.device)
     indices = torch.empty(len(x), k, dtype=torch.int32, device=x.device)
-    rows = max(FEWEST_ROWS, BUFFER_BYTES // max(chosen.slots * 20, chosen.sample * 4))
+    buffer = min(BUFFER_BYTES, w.numel() * 4 // 8)
+    rows = max(FEWEST_ROWS, buffer // max(chosen.slots * 20, chosen.sample * 4))
+    rows = max(1, cdiv(len(x), max(1, cdiv(len(x), rows))))  # shares of the same size
     right = operand(copy, norms)
     for start in range(0, len(x), rows):
         part = slice(start, start + rows)
@@ -250,7 +252,7 @@ def _redo(
     p: Problem, k: int, slots: int, todo: Tensor, n_todo: Tensor, exact: Tensor, end: Tensor, is_nan: Tensor
 ) -> None:
     """The rows in the list, from all features. Launched always; ends at once when the list is empty."""
-    room = max(1, min(p.n, SPACE_BYTES // (4 * p.f)))
+    room = max(1, min(p.n, min(SPACE_BYTES, p.w.numel() * 4 // 16) // (4 * p.f)))
     space = torch.empty(room, p.f, dtype=torch.int32, device=p.x.device)
     kernel = topk_encode.redo_score
     options = blocks(kernel, p.d, p.x)
