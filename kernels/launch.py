@@ -123,7 +123,7 @@ _RULES = {
     "decode_loss": _whole_row,
     "count": _fixed(B=64, num_warps=1),
     "scatter": _fixed(B=64, num_warps=1),
-    "settle": _fixed(B=32, WALK=64, num_warps=4),
+    "settle": _fixed(B=32, WALK=64, num_warps=8),
     "windows": _part_row,
     "row_grad": _part_row,
     "feature_sum": _fixed(B=64, num_warps=1),

@@ -74,7 +74,7 @@ def csc(indices: Tensor, offsets: Tensor, d_sae: int) -> tuple[Tensor, Tensor, T
     )
     run(csc_kernels.scatter, n, i, o, starts, counts.zero_(), *loose, **blocks(csc_kernels.scatter, 0, i))
     options = blocks(csc_kernels.settle, 0, i)
-    run(csc_kernels.settle, cdiv(nnz, options["B"]), starts, i, *loose, *settled, d_sae, **options)
+    run(csc_kernels.settle, cdiv(nnz, options["B"]), starts, i, *loose, *settled, nnz, d_sae, **options)
     return starts, *settled
 
 
