@@ -66,6 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--kinds", default="topk,relu")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "low_memory.json")
     args = parser.parse_args()
     train, held_out = activations("train", args.steps * BATCH), activations("held_out", 16_384)
@@ -76,7 +77,7 @@ def main() -> None:
         "machine": machine.describe(), "threads": torch.get_num_threads(), "commit": machine.commit(), "rows": [],
     }  # fmt: skip
     for kind in args.kinds.split(","):
-        for seed in SEEDS:
+        for seed in args.seeds:
             for name, options in OPTIONS.items():
                 row = trained(kind, seed, train, held_out, args.steps, options)
                 result["rows"].append({"kind": kind, "seed": seed, "options": name} | row)

@@ -72,6 +72,17 @@ def test_the_shapes_are_there():
     assert (w.n, w.d, w.f, w.k) == (8192, 4096, 131_072, 64) and WORKLOADS["widest_relu"].kind == "relu"
 
 
+def test_every_shape_fits_the_smaller_card():
+    """78 GiB: the state, the weights that a step starts from, batches, both gradients where ReLU is dense, and room."""
+    for name in gpu.SHAPES:
+        w = WORKLOADS[name]
+        matrix = 4 * w.f * w.d
+        needed = w.state_bytes(True) + matrix + 6 * 4 * w.n * w.d + (2 * matrix if w.kind == "relu" else 0) + (1 << 30)
+        assert needed < 78 << 30, (name, needed)
+        for options in gpu.OPTIONS:
+            assert w.state_bytes(True, options["adam_state"]) < w.state_bytes(True)
+
+
 def part(**changes):
     return {"passed": 3, "failed": 0, "skipped": 1, "exit_code": 0, "tail": "", **changes}
 
