@@ -59,7 +59,7 @@ def other_choices(launches: list[ahead.Launch], arch: str) -> list[ahead.Launch]
         if not choices or (product and (("ALL", True) in l.constants or ("CAP", 512) in l.constants)):
             continue
         if not product:
-            choices = [max(choices, key=lambda c: (c.get("J", c.get("C")) / c["num_warps"]))]
+            choices = [max(choices, key=lambda c: c.get("J", c.get("C")) / c["num_warps"])]
         for choice in choices:
             constants, options = (
                 tuple({**dict(old), **{n: v for n, v in choice.items() if (n in ahead.OPTIONS) == is_option}}.items())
