@@ -36,7 +36,11 @@ TESTS = HERE.parent / "tests"
 SECTIONS = ("tests", "floor", "step", "ops", "peers", "sanitizer")
 SHAPES = ("gpt2", "gemma2", "llama3", "widest", "widest_relu", "million_gpu")
 PYTEST = (sys.executable, "-m", "pytest", "-q", "--import-mode=importlib", "-p", "no:cacheprovider")
-OPERATIONS = ("ops/test_encode.py", "ops/test_rows.py", "ops/test_torch_contract.py")
+OPERATIONS = tuple(
+    f"ops/test_{name}.py"
+    for name in ("encode", "rows", "adam_options", "triton_paths", "step_on_device", "torch_contract")
+)
+OPTIONS = ({"adam_state": "bf16"}, {"adam_state": "int8", "lazy_rows": True})
 
 
 def describe() -> dict[str, Any]:
@@ -64,28 +68,38 @@ def said(command: Sequence[str]) -> str | None:
 
 
 def run_tests(run: Run) -> None:
-    """The GPU tests, then the operations' own tests on GPU tensors by each backend."""
+    """The GPU tests, then the operations' own tests on GPU tensors by each backend: each file in a process of its own,
+    all together, for most of their time goes into compiling kernels on one core."""
     found: dict[str, Any] = {"passed": 0, "failed": 0, "skipped": 0, "exit_code": 0, "parts": []}
-    parts = [([str(TESTS / "gpu")], {})]
-    parts += [([*(str(TESTS / f) for f in OPERATIONS), "-k", "cuda"], {"MONOSEM_BACKEND": b}) for b in BACKENDS]
+    parts: list[tuple[list[str], dict[str, str]]] = [([str(path)], {}) for path in sorted(TESTS.glob("gpu/test_*.py"))]
+    parts += [([str(TESTS / f), "-k", "cuda"], {"MONOSEM_BACKEND": b}) for b in BACKENDS for f in OPERATIONS]
+    begun = []
     for number, (what, variables) in enumerate(parts):
-        report = run.folder / f"tests-{number}.xml"
+        report, log = run.folder / f"tests-{number}.xml", (run.folder / f"tests-{number}.log").open("w+")
         report.unlink(missing_ok=True)
+        process = subprocess.Popen(
+            [*PYTEST, f"--junitxml={report}", *what], stdout=log, stderr=log, cwd=HERE.parent,
+            env={**os.environ, **variables},
+        )  # fmt: skip
+        begun.append((process, report, log, {"what": Path(what[0]).name, **variables}))
+    for process, report, log, about in begun:
         try:
-            done = subprocess.run(
-                [*PYTEST, f"--junitxml={report}", *what], capture_output=True, text=True, cwd=HERE.parent,
-                env={**os.environ, **variables}, timeout=max(60.0, run.left), check=False,
-            )  # fmt: skip
-            code, tail = done.returncode, (done.stdout + done.stderr)[-6000:]
+            code, said_last = process.wait(timeout=max(60.0, run.left)), ""
         except subprocess.TimeoutExpired as error:
-            code, tail = 124, f"stopped after {error.timeout:.0f} s"
-        part = counts(report) | {"exit_code": code, "tail": tail if code else tail[-300:], **variables}
-        report.unlink(missing_ok=True)
+            process.kill()
+            process.wait()
+            code, said_last = 124, f"stopped after {error.timeout:.0f} s"
+        log.seek(0)
+        tail = (log.read() + said_last)[-6000:]
+        log.close()
+        part = about | counts(report) | {"exit_code": code, "tail": tail if code else tail[-300:]}
+        for used in (report, Path(log.name)):
+            used.unlink(missing_ok=True)
         found["parts"].append(part)
         for name in ("passed", "failed", "skipped"):
             found[name] += part[name]
         found["exit_code"] = found["exit_code"] or code
-        run.keep("tests", found)
+        run.keep("tests", found | {"of": len(begun)})
 
 
 def counts(report: Path) -> dict[str, int]:
@@ -101,7 +115,7 @@ def counts(report: Path) -> dict[str, int]:
 
 def green(tests: dict[str, Any] | None) -> bool:
     """Every part ran, some tests passed in each, and none failed."""
-    return bool(tests) and len(tests["parts"]) == 1 + len(BACKENDS) and all(
+    return bool(tests) and len(tests["parts"]) == tests["of"] and all(
         part["exit_code"] == 0 and part["passed"] > 0 and part["failed"] == 0 for part in tests["parts"]
     )  # fmt: skip
 
@@ -162,6 +176,11 @@ def speeds(run: Run, args: argparse.Namespace) -> None:
                 {"section": section, "shape": shape, "backend": backend, "rates": limits[shape]}
                 for shape in args.shapes if limits[shape] for backend in BACKENDS
             ]  # fmt: skip
+            if section == "step":  # after all others: what less memory costs in time
+                tasks += [
+                    {"section": section, "shape": shape, "backend": BACKENDS[0], "rates": limits[shape], "options": o}
+                    for o in OPTIONS for shape in args.shapes if limits[shape]
+                ]  # fmt: skip
             gpu_run.measure(run, section, tasks)
     if "peers" in args.only:
         print(f"peers: {run.left:.0f} s left", flush=True)

@@ -25,6 +25,7 @@ PEERS = {  # title: file of the contestant, what must be importable, variants
     "dictionary_learning": (HERE / "contestants/dictionary_learning_step.py", "dictionary_learning", ("",)),
 }
 NO_TIME = "no time was left"
+GRACE = 25  # seconds that a task which has begun may take beyond the end
 
 
 class Run:
@@ -80,15 +81,18 @@ def measure(run: Run, section: str, tasks: Sequence[Task], command: Sequence[str
             asked.write_text(json.dumps({"tasks": todo, "seconds": run.left}))
             with (Path(folder) / "log").open("w+") as log:
                 process = subprocess.Popen([*command, str(asked), str(answers)], stdout=log, stderr=log)
-                grace = run.left + 60  # a task that has begun may end
-                try:
-                    code = process.wait(timeout=grace)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    code = process.wait()
+                code = None
+                while code is None:  # what is known is on disk soon, should this process be stopped
+                    try:
+                        code = process.wait(timeout=5)
+                    except subprocess.TimeoutExpired:
+                        run.keep(section, {"rows": rows + [row for row in answered(answers) if "done" not in row]})
+                    if code is None and run.left < -GRACE:  # a task that has begun may end
+                        process.kill()
+                        code = process.wait()
                 log.seek(0)
                 last = (log.read().strip().splitlines() or [""])[-1][:300]
-            found = [json.loads(line) for line in answers.read_text().splitlines()] if answers.exists() else []
+            found = answered(answers)
         rows += [row for row in found if "done" not in row]
         done = sum("done" in row for row in found)
         if code and done < len(todo):
@@ -101,6 +105,12 @@ def measure(run: Run, section: str, tasks: Sequence[Task], command: Sequence[str
         todo = todo[done:]
         run.keep(section, {"rows": rows})
     run.keep(section, {"rows": rows})
+
+
+def answered(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a file of JSON lines that is being written."""
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def rates(run: Run, shape: str) -> dict[str, Any] | None:
@@ -168,8 +178,12 @@ def table(run: Run, shapes: Sequence[str]) -> str:
         lines.append(f"\n{WORKLOADS[shape]}")
         lines += [_said(row, _floor) for row in run.rows("floor", shape)]
         steps = run.rows("step", shape)
-        lines += [f"  step, {row['backend']:7} {_said(row, _step)}" for row in steps]
-        best = min((min(r["graph"]["ms"], r["eager"]["ms"]) for r in steps if "error" not in r), default=None)
+        for row in steps:
+            lines.append(f"  step, {row['backend']:7} {_options(row)}{_said(row, _step)}")
+            if "error" not in row and row["parts_ms"]:
+                lines.append(f"    of which {_parts(row['parts_ms'])}")
+        whole = [r for r in steps if "error" not in r and not r.get("options")]
+        best = min((min(r["graph"]["ms"], r["eager"]["ms"]) for r in whole), default=None)
         for row in run.rows("peers", shape):
             title = " ".join(p for p in (row["name"], row["variant"], row["precision"]) if p not in ("", "default"))
             ours = lambda r: f"{r['ms']:9.3f} ms" + (f" {r['ms'] / best:7.2f} × our step" if best else "")  # noqa: B023
@@ -200,6 +214,16 @@ def _step(row: dict[str, Any]) -> str:
         f"{row['to_floor']:6.2f} × floor {row['tokens_per_second'] / 1e6:7.2f} M tokens/s, "
         f"memory {100 * row['over_state']:+.0f} %"
     )
+
+
+def _options(row: dict[str, Any]) -> str:
+    return "".join(f"{name}={value} " for name, value in row.get("options", {}).items())
+
+
+def _parts(parts: dict[str, float]) -> str:
+    """Where the time goes, and where it could still be had: the largest first."""
+    whole = parts["in all"]
+    return ", ".join(f"{name} {ms:.3f} ({100 * ms / whole:.0f} %)" for name, ms in parts.items() if name != "in all")
 
 
 def _operation(row: dict[str, Any]) -> str:

@@ -72,7 +72,9 @@ def perform(task: Task, clock: Any, keep: Callable[[dict[str, Any]], None]) -> N
     with environment(MONOSEM_BACKEND=task["backend"]):
         about["backend"] = task["backend"]
         if task["section"] == "step":
-            keep(about | attempt(lambda: step_row(clock, w, speed)))
+            options = task.get("options", {})
+            about |= {"options": options} if options else {}
+            keep(about | attempt(lambda: step_row(clock, w, speed, options)))
             release()
             return
 
@@ -104,31 +106,35 @@ def operation_row(clock: Any, op: operations.Operation, speed: floor.Rates) -> d
     }  # fmt: skip
 
 
-def step_row(clock: Any, w: Workload, speed: floor.Rates) -> dict[str, Any]:
-    """One step: time as a graph and as called, against the floor; peak memory above that of weights and Adam."""
+def step_row(clock: Any, w: Workload, speed: floor.Rates, options: dict[str, Any] | None = None) -> dict[str, Any]:
+    """One step: time as a graph and as called, against the floor; where it goes; peak memory above that of weights and
+    Adam. ``options``: of ``FastStep``; the floor stays that of Adam in fp32."""
+    options = options or {}
     empty = clock.allocated()
     batches, start = gpu_peer.start(w.to_json(), clock.device)
     if w.kind == "topk":
         sae: ms.SAE = ms.TopKSAE(w.d, w.f, w.k, device=clock.device)
     else:
         sae = ms.ReLUSAE(w.d, w.f, w.l1, device=clock.device)
-        sae.density.fill_(w.k / w.f)
+        sae.expect(most=8 * w.k, mean=float(w.k))
     names = {"W_enc_rows": "W_enc", "W_dec": "W_dec", "b_enc": "b_enc", "b_dec": "b_dec"}
     with torch.no_grad():
         for mine, name in names.items():
             getattr(sae, mine).copy_(start.pop(name))
-    step = FastStep(sae)
-    losses = [float(step(batches[i], w.lr).loss) for i in range(3)]
+    step = FastStep(sae, **options)
+    lr = torch.tensor(w.lr, dtype=torch.float64, device=clock.device)  # so that each replay is a further step
+    losses = [float(step(batches[i], lr).loss) for i in range(3)]
     release()
-    peak = clock.peak_bytes(lambda: step(batches[3], w.lr), empty + batches.numel() * 4)
-    state, best = w.state_bytes(True), floor.step(w, speed)
+    peak = clock.peak_bytes(lambda: step(batches[3], lr), empty + batches.numel() * 4)
+    state, best = w.state_bytes(True, options.get("adam_state", "fp32")), floor.step(w, speed)
     eager = clock.time(lambda: step(batches[0], w.lr), graph=False)
-    graph = clock.time(lambda: step(batches[0], w.lr))
+    parts = clock.breakdown(lambda: step(batches[0], w.lr))
+    graph = clock.time(lambda: step(batches[0], lr))
     least = min(graph.ms, eager.ms)
     return {
         "graph": graph.to_json(), "eager": eager.to_json(), "floor_ms": best["ms"], "to_floor": least / best["ms"],
-        "tokens_per_second": w.n / (1e-3 * least), "losses": losses, "peak_bytes": peak, "state_bytes": state,
-        "over_state": peak / state - 1,
+        "tokens_per_second": w.n / (1e-3 * least), "losses": losses, "parts_ms": parts, "peak_bytes": peak,
+        "state_bytes": state, "over_state": peak / state - 1,
     }  # fmt: skip
 
 

@@ -28,14 +28,21 @@ struct RowSum {  // Σ coef · u
   int cut_bits;
 };
 
-struct AdamFactors {  // as torch.optim.Adam forms them; made on the host in double
+struct AdamFactors {  // as torch.optim.Adam forms them, in double; in device memory where they change between replays
   float add1, keep2, add2, inverse_root2, step_size, eps;
+  uint32_t step;  // for the noise of rounding
+  float root2;    // read by kernels that divide by it instead
 };
 
 struct AdamRows {
-  float *w, *m, *v;
-  bf16* copy;  // what the next encode reads, or null
-  bool unit;
+  float* w;
+  void *m, *v;    // float, or both bf16, rounded stochastically
+  bf16* copy;     // what the next encode reads, or null
+  float* norms;   // with it: ‖w‖ of every row, then ‖w − copy‖, a thousandth more
+  int64_t width;  // of a row of the copy
+  int64_t rows;
+  bool bf16_moments, unit;
+  bool lazy;  // leave a row alone whose gradient is 0 everywhere
 };
 
 }  // namespace ms

@@ -98,6 +98,20 @@ MS_DEVICE Values<N> load(const float* p) {
 }
 
 template <int N>
+MS_DEVICE Values<N> load(const bf16* p) {
+  Values<N> out;
+  if constexpr (N == 4) {
+    const uint2 four = *reinterpret_cast<const uint2*>(p);
+    out.v[0] = from_bits(four.x << 16), out.v[1] = from_bits(four.x & 0xffff0000u);
+    out.v[2] = from_bits(four.y << 16), out.v[3] = from_bits(four.y & 0xffff0000u);
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; ++i) out.v[i] = from_bits(unsigned(p[i].bits) << 16);
+  }
+  return out;
+}
+
+template <int N>
 MS_DEVICE void store(float* p, const Values<N>& x) {
   if constexpr (N % 4 == 0) {
 #pragma unroll
@@ -115,15 +129,23 @@ MS_DEVICE unsigned bf16_bits(float x) {
   return x != x ? 0x7fc0u : (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
 }
 
+// N numbers of 16 bits, given below 2¹⁶.
 template <int N>
-MS_DEVICE void store(bf16* p, const Values<N>& x) {
+MS_DEVICE void store_halves(bf16* p, const unsigned (&bits)[N]) {
   if constexpr (N == 4) {
-    *reinterpret_cast<uint2*>(p) = make_uint2(bf16_bits(x.v[0]) | bf16_bits(x.v[1]) << 16,
-                                              bf16_bits(x.v[2]) | bf16_bits(x.v[3]) << 16);
+    *reinterpret_cast<uint2*>(p) = make_uint2(bits[0] | bits[1] << 16, bits[2] | bits[3] << 16);
   } else {
 #pragma unroll
-    for (int i = 0; i < N; ++i) p[i].bits = uint16_t(bf16_bits(x.v[i]));
+    for (int i = 0; i < N; ++i) p[i].bits = uint16_t(bits[i]);
   }
+}
+
+template <int N>
+MS_DEVICE void store(bf16* p, const Values<N>& x) {
+  unsigned bits[N];
+#pragma unroll
+  for (int i = 0; i < N; ++i) bits[i] = bf16_bits(x.v[i]);
+  store_halves(p, bits);
 }
 
 template <class T>

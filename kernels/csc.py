@@ -38,12 +38,12 @@ def scatter(indices, offsets, starts, taken, entries, tokens, B: tl.constexpr):
 
 @triton.jit
 def settle(
-    starts, indices, loose_entries, loose_tokens, entries, tokens, nnz,
+    starts, indices, loose_entries, loose_tokens, entries, tokens, nnz, F,
     B: tl.constexpr, WALK: tl.constexpr,
 ):  # fmt: skip
     """Each entry to its place. One program: B places in a row, whose features' entries it walks over."""
     place = tl.program_id(0).to(tl.int64) * B + tl.arange(0, B)
-    live = place < nnz
+    live = place < tl.load(starts + F)  # there may be room for more
     mine = tl.load(loose_entries + place, mask=live, other=0)
     f = tl.load(indices + mine, mask=live, other=0)
     start = tl.load(starts + f, mask=live, other=0)

@@ -46,15 +46,26 @@ def slug(gpu: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", gpu.lower()).strip("_") or "none"
 
 
-def alternatives(kernel: str, arch: str) -> list[dict[str, int]]:
-    """What may be measured against the rule. Not all of it need compile for every GPU."""
+def alternatives(kernel: str, size: int, arch: str) -> list[dict[str, int]]:
+    """What may be measured against the rule: none of it spills on the chips that tests compile for."""
     if kernel in ("collect", "sample"):
-        shapes = [(128, 128, 64, 8, 3), (128, 128, 64, 8, 4), (128, 256, 64, 8, 3), (256, 128, 64, 8, 3)]
+        if size == 4:
+            return []
+        # Tiles twice as large would halve what is read, but their sums, slots and addresses do not fit the registers.
+        shapes = [(128, 128, 64, 8, 4), (128, 64, 64, 4, 4), (64, 128, 64, 8, 4)]
+        if arch.startswith("gfx"):
+            shapes = [(128, 128, 32, 8, 2), (128, 64, 64, 4, 2), (64, 128, 64, 4, 2)]
         return [{"BM": m, "BN": n, "BK": k, "num_warps": w, "num_stages": s} for m, n, k, w, s in shapes]
     if kernel in ("decode_loss", "row_grad_adam", "row_grad", "sparse_decode", "gather_dot", "score"):
+        rule = _RULES[kernel](size, arch)
         key = "C" if kernel == "score" else "J"
-        return [{key: j, "num_warps": w} for j in (1, 2, 4, 8) for w in (4, 8)]
+        made = [{key: j, "num_warps": w} for j in (1, 2, 4, 8) for w in (4, 8, 16)]
+        made = [c for c in made if c[key] * rule["BD"] <= MOST_IN_FLIGHT * 32 * c["num_warps"]]
+        return [choice for choice in made if {**rule, **choice} != rule]
     return []
+
+
+MOST_IN_FLIGHT = 32  # numbers a thread holds of the rows that are on their way
 
 
 def _product(element: int, arch: str) -> dict[str, int]:
@@ -112,7 +123,7 @@ _RULES = {
     "decode_loss": _whole_row,
     "count": _fixed(B=64, num_warps=1),
     "scatter": _fixed(B=64, num_warps=1),
-    "settle": _fixed(B=32, WALK=64, num_warps=4),
+    "settle": _fixed(B=32, WALK=64, num_warps=8),
     "windows": _part_row,
     "row_grad": _part_row,
     "feature_sum": _fixed(B=64, num_warps=1),

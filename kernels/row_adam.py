@@ -3,7 +3,18 @@
 import triton
 import triton.language as tl
 
+from monosem.kernels.moments import read_row, write_row
 from monosem.kernels.row_grad import feature_row
+
+
+@triton.jit
+def factors(live, add1, keep2, add2, root2, step_size, eps, step):
+    """This step's factors: given with the launch, or read from memory where a graph is replayed and they change."""
+    if live is not None:
+        add1, keep2, add2, root2 = tl.load(live), tl.load(live + 1), tl.load(live + 2), tl.load(live + 7)
+        step_size, eps = tl.load(live + 4), tl.load(live + 5)
+        step = tl.load(live + 6).to(tl.int32, bitcast=True)
+    return add1, keep2, add2, root2, step_size, eps, step
 
 
 @triton.jit
@@ -15,55 +26,92 @@ def adam(w, m, v, g, add1, keep2, add2, root2, step_size, eps):
 
 
 @triton.jit
-def step_row(
-    w, m, v, g, at, inside, add1, keep2, add2, root2, step_size, eps,
+def update_row(
+    w, m, v, scales, copy, norms, WIDTH, f, g, cols, D, live, add1, keep2, add2, root2, step_size, eps, step,
     UNIT: tl.constexpr,
 ):  # fmt: skip
-    """Give the gradient row g [BD] to the weights at ``at``, and write weights and moments back."""
-    row = tl.load(w + at, mask=inside, other=0.0)
+    """Give the gradient row g [BD] to row f, and write weights, moments and copy."""
+    inside = cols < D
+    add1, keep2, add2, root2, step_size, eps, step = factors(live, add1, keep2, add2, root2, step_size, eps, step)
+    row = tl.load(w + f * D + cols, mask=inside, other=0.0)
     if UNIT:
         g = g - tl.sum(g * row) * row
-    row, m_new, v_new = adam(
-        row, tl.load(m + at, mask=inside, other=0.0), tl.load(v + at, mask=inside, other=0.0), g,
-        add1, keep2, add2, root2, step_size, eps,
-    )  # fmt: skip
+    m_old, v_old = read_row(m, v, scales, f, cols, D)
+    row, m_new, v_new = adam(row, m_old, v_old, g, add1, keep2, add2, root2, step_size, eps)
+    row = tl.where(inside, row, 0.0)
     if UNIT:
-        row = tl.where(inside, row, 0.0)
         row = tl.div_rn(row, tl.maximum(tl.sqrt_rn(tl.sum(row * row)), 2.0**-126))
-    tl.store(m + at, m_new, mask=inside)
-    tl.store(v + at, v_new, mask=inside)
-    tl.store(w + at, row, mask=inside)
+    write_row(m, v, scales, f, cols, D, m_new, v_new, step)
+    tl.store(w + f * D + cols, row, mask=inside)
+    if copy is not None:  # as product.round_rows makes it
+        low = row.to(copy.dtype.element_ty)
+        left = row - low.to(tl.float32)
+        tl.store(copy + f * WIDTH + cols, low, mask=inside)
+        tl.store(norms + f, tl.sqrt(tl.sum(row * row)) * 1.001)
+        tl.store(norms + tl.num_programs(0) + f, tl.sqrt(tl.sum(left * left)) * 1.001)
 
 
 @triton.jit
+def step_row(
+    w, m, v, scales, copy, norms, WIDTH, f, g, cols, D, live, add1, keep2, add2, root2, step_size, eps, step,
+    UNIT: tl.constexpr, LAZY: tl.constexpr,
+):  # fmt: skip
+    """``update_row``; with LAZY, a row whose gradient is 0 everywhere is left alone."""
+    if LAZY:
+        if tl.max((g != 0.0).to(tl.int32)) != 0:
+            update_row(
+                w, m, v, scales, copy, norms, WIDTH, f, g, cols, D, live, add1, keep2, add2, root2, step_size, eps,
+                step, UNIT,
+            )  # fmt: skip
+    else:
+        update_row(
+            w, m, v, scales, copy, norms, WIDTH, f, g, cols, D, live, add1, keep2, add2, root2, step_size, eps, step,
+            UNIT,
+        )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["step"])
 def row_adam(
-    w, m, v, g, D, add1, keep2, add2, root2, step_size, eps,
-    UNIT: tl.constexpr, BD: tl.constexpr,
+    w, m, v, scales, copy, norms, WIDTH, g, D, live, add1, keep2, add2, root2, step_size, eps, step,
+    UNIT: tl.constexpr, LAZY: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """Adam on a row of D ≤ BD. One program: one row."""
+    f = tl.program_id(0).to(tl.int64)
     cols = tl.arange(0, BD)
-    inside = cols < D
-    at = tl.program_id(0).to(tl.int64) * D + cols
-    grad = tl.load(g + at, mask=inside, other=0.0).to(tl.float32)
-    step_row(w, m, v, grad, at, inside, add1, keep2, add2, root2, step_size, eps, UNIT)
+    grad = tl.load(g + f * D + cols, mask=cols < D, other=0.0).to(tl.float32)
+    step_row(
+        w, m, v, scales, copy, norms, WIDTH, f, grad, cols, D, live, add1, keep2, add2, root2, step_size, eps, step,
+        UNIT, LAZY,
+    )  # fmt: skip
 
 
 @triton.jit
-def flat_adam(w, m, v, g, numel, add1, keep2, add2, root2, step_size, eps, B: tl.constexpr):
-    """Adam on numbers without rows. One program: B of them."""
+def flat_adam(w, m, v, g, numel, live, add1, keep2, add2, root2, step_size, eps, B: tl.constexpr):
+    """Adam on numbers without rows, moments in fp32. One program: B of them."""
     at = tl.program_id(0).to(tl.int64) * B + tl.arange(0, B)
     inside = at < numel
+    add1, keep2, add2, root2, step_size, eps, _ = factors(live, add1, keep2, add2, root2, step_size, eps, 0)
     grad = tl.load(g + at, mask=inside, other=0.0).to(tl.float32)
-    step_row(w, m, v, grad, at, inside, add1, keep2, add2, root2, step_size, eps, False)
+    numbers, m_new, v_new = adam(
+        tl.load(w + at, mask=inside, other=0.0), tl.load(m + at, mask=inside, other=0.0),
+        tl.load(v + at, mask=inside, other=0.0), grad, add1, keep2, add2, root2, step_size, eps,
+    )  # fmt: skip
+    tl.store(m + at, m_new, mask=inside)
+    tl.store(v + at, v_new, mask=inside)
+    tl.store(w + at, numbers, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["step"])
 def row_grad_adam(
-    w, m, v, starts, entries, tokens, coef, u, sums, D, WINDOW, scale, add1, keep2, add2, root2, step_size, eps,
-    UNIT: tl.constexpr, J: tl.constexpr, BD: tl.constexpr,
+    w, m, v, scales, copy, norms, WIDTH, starts, entries, tokens, coef, u, sums, D, WINDOW, scale, live, add1, keep2,
+    add2, root2, step_size, eps, step,
+    UNIT: tl.constexpr, LAZY: tl.constexpr, J: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """``row_adam`` with the gradient scale · Σ coef · u[token]: it never goes to memory. One program: one feature."""
     f = tl.program_id(0).to(tl.int64)
     cols = tl.arange(0, BD)
     g = scale * feature_row(starts, entries, tokens, coef, u, sums, f, cols, D, WINDOW, J, BD)
-    step_row(w, m, v, g, f * D + cols, cols < D, add1, keep2, add2, root2, step_size, eps, UNIT)
+    step_row(
+        w, m, v, scales, copy, norms, WIDTH, f, g, cols, D, live, add1, keep2, add2, root2, step_size, eps, step,
+        UNIT, LAZY,
+    )  # fmt: skip

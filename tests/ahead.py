@@ -13,7 +13,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from monosem.ops import triton_encode, triton_launch, triton_rows
+from monosem.ops import triton_encode, triton_launch, triton_rows, triton_threshold
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -24,6 +24,7 @@ TARGETS = {
 SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
 TYPES = {
     torch.float32: "fp32", torch.bfloat16: "bf16", torch.int64: "i64", torch.int32: "i32", torch.bool: "i1",
+    torch.int8: "i8", torch.uint8: "u8",
 }  # fmt: skip
 OPTIONS = ("num_warps", "num_stages")
 
@@ -72,6 +73,10 @@ def recorded(monkeypatch, arch: str, calls: Callable[[], None]) -> list[Launch]:
                 divisible.append(i)
             elif isinstance(a, float):
                 signature.append((name, "fp32"))
+            elif a is None:
+                constants[name] = None
+            elif kernel.params[i].do_not_specialize:
+                signature.append((name, "i32"))
             elif a == 1:
                 constants[name] = 1
             else:
@@ -86,7 +91,7 @@ def recorded(monkeypatch, arch: str, calls: Callable[[], None]) -> list[Launch]:
         seen[launch] = None
 
     monkeypatch.setattr(triton_launch, "assumed", ("", arch))
-    for module in (triton_encode, triton_rows):
+    for module in (triton_encode, triton_rows, triton_threshold):
         monkeypatch.setattr(module, "run", record)
         monkeypatch.setattr(module, "_wait_for", lambda *n: [100, 1000][: len(n)], raising=False)
     calls()
@@ -119,7 +124,9 @@ def step(n: int, d: int, f: int, k: int) -> Callable[[], None]:
     def calls() -> None:
         x, w, b, b_dec = empty(n, d), empty(f, d), empty(f), empty(d)
         triton_encode.topk(x, w, b, k)
-        triton_encode.threshold(x, w, b)
+        triton_threshold.threshold(x, w, b)
+        copy = triton_encode.empty_copy(w)
+        triton_threshold.threshold_within(x, w, b, 40 * n, 256, *(copy or (None, None)))
         values, indices = empty(n * k), empty(n * k, dtype=torch.int32)
         offsets = empty(n + 1, dtype=torch.int64)
         triton_rows._code = lambda i, o, f: (i, o, len(o) - 1)
@@ -133,6 +140,16 @@ def step(n: int, d: int, f: int, k: int) -> Callable[[], None]:
         for unit in (False, True):
             triton_rows.row_adam_(w, empty(f, d), empty(f, d), w, *adam, unit)
             triton_rows.row_grad_adam_(w, empty(f, d), empty(f, d), *csc, values, x, 1.0, *adam, unit)
+        # Less memory: what is read and written differs. By a feature's row, given or reduced.
+        live, scales, kept = empty(8), empty(2, f), copy or (None, None)
+        for m, v, given in (
+            (torch.bfloat16, torch.bfloat16, (False, False, live, None, None, None)),
+            (torch.int8, torch.uint8, (False, True, live, scales, *kept)),
+            (torch.int8, torch.uint8, (True, True, None, scales, None, None)),
+        ):
+            moments = empty(f, d, dtype=m), empty(f, d, dtype=v)
+            triton_rows.row_adam_(w, *moments, w, *adam, *given)
+            triton_rows.row_grad_adam_(w, *moments, *csc, values, x, 1.0, *adam, *given)
         chosen = empty(10, dtype=torch.int64)
         triton_rows.resample_(w, w, b, [], chosen, empty(10, d), empty(f, dtype=torch.bool), 0.2)
 

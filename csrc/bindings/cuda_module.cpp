@@ -30,8 +30,10 @@ ms::RowSum row_sum(Address coef, Address u, int64_t d, int cut_bits) {
   return {at<const float>(coef), at<const float>(u), d, nullptr, cut_bits};
 }
 
-ms::AdamRows adam_rows(Address w, Address m, Address v, Address copy, bool unit) {
-  return {at<float>(w), at<float>(m), at<float>(v), at<ms::bf16>(copy), unit};
+ms::AdamRows adam_rows(Address w, Address m, Address v, int state, Address copy, Address norms, int64_t width,
+                       int64_t rows, bool unit, bool lazy) {
+  return {at<float>(w), at<void>(m), at<void>(v), at<ms::bf16>(copy), at<float>(norms), width, rows,
+          ms::Dtype(state) == ms::Dtype::bf16, unit, lazy};
 }
 
 }  // namespace
@@ -76,24 +78,22 @@ PYBIND11_MODULE(_cuda, m) {
         [](Address s, Address e, int64_t features, Address coef, Address out, Address stream) {
           cuda::feature_sum(csc_view(s, e, 0, features), at<const float>(coef), at<float>(out), on(stream));
         }, nogil);
-  m.def("adam_factors",
-        [](double lr, double b1, double b2, double eps, int64_t step) {
-          const ms::AdamFactors f = cuda::adam_factors({lr, b1, b2, eps, step});
-          return py::make_tuple(f.add1, f.keep2, f.add2, f.inverse_root2, f.step_size, f.eps);
-        });
   m.def("row_adam",
-        [](Address w, Address mom, Address v, Address copy, Address g, int64_t rows, int64_t d, double lr, double b1,
-           double b2, double eps, int64_t step, bool unit, Address live, int threads, Address stream) {
-          cuda::row_adam(adam_rows(w, mom, v, copy, unit), at<const float>(g), rows, d, {lr, b1, b2, eps, step},
-                         at<const ms::AdamFactors>(live), threads, on(stream));
+        [](Address w, Address mom, Address v, int state, Address copy, Address norms, int64_t width, Address g,
+           int64_t rows, int64_t d, double lr, double b1, double b2, double eps, int64_t step, bool unit, bool lazy,
+           Address live, int threads, Address stream) {
+          cuda::row_adam(adam_rows(w, mom, v, state, copy, norms, width, rows, unit, lazy), at<const float>(g), d,
+                         {lr, b1, b2, eps, step}, at<const ms::AdamFactors>(live), threads, on(stream));
         }, nogil);
   m.def("row_grad_adam",
-        [](Address w, Address mom, Address v, Address copy, Address s, Address e, Address t, int64_t features,
-           int64_t nnz, Address coef, Address u, int64_t d, int cut_bits, Address pieces, double scale, double lr,
-           double b1, double b2, double eps, int64_t step, bool unit, Address live, int threads, Address stream) {
-          cuda::row_grad_adam(adam_rows(w, mom, v, copy, unit), csc_view(s, e, t, features), row_sum(coef, u, d, cut_bits),
-                              nnz, at<float>(pieces), float(scale), {lr, b1, b2, eps, step},
-                              at<const ms::AdamFactors>(live), threads, on(stream));
+        [](Address w, Address mom, Address v, int state, Address copy, Address norms, int64_t width, Address s, Address e,
+           Address t, int64_t features, int64_t nnz, Address coef, Address u, int64_t d, int cut_bits, Address pieces,
+           double scale, double lr, double b1, double b2, double eps, int64_t step, bool unit, bool lazy, Address live,
+           int threads, Address stream) {
+          cuda::row_grad_adam(adam_rows(w, mom, v, state, copy, norms, width, features, unit, lazy),
+                              csc_view(s, e, t, features), row_sum(coef, u, d, cut_bits), nnz, at<float>(pieces),
+                              float(scale), {lr, b1, b2, eps, step}, at<const ms::AdamFactors>(live), threads,
+                              on(stream));
         }, nogil);
   m.def("resample_workspace", &cuda::resample_workspace);
   m.def("resample",

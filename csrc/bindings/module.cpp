@@ -130,11 +130,15 @@ class ThresholdBlock {
   ms::RowBuffers rows_;
 };
 
-ms::Adam adam(double lr, double beta1, double beta2, double eps, int64_t step, bool unit) {
-  return {lr, beta1, beta2, eps, step, unit};
+ms::Adam adam(double lr, double beta1, double beta2, double eps, int64_t step, bool unit, bool lazy) {
+  return {lr, beta1, beta2, eps, step, unit, lazy};
 }
 
-ms::Moments moments(Address m, Address v, int dtype) { return {at<void>(m), at<void>(v), ms::Dtype(dtype)}; }
+// `scales`: of int8 moments, those of m for every row and then those of v.
+ms::Moments moments(Address m, Address v, int dtype, Address scales, int64_t rows) {
+  float* first = at<float>(scales);
+  return {at<void>(m), at<void>(v), ms::Dtype(dtype), first, first ? first + rows : nullptr};
+}
 
 // Asks for large pages under memory that is read row by row in no order; a wish, of which no result depends.
 void large_pages(Address data, int64_t bytes) {
@@ -248,18 +252,18 @@ PYBIND11_MODULE(_C, m) {
           ms::kernels().feature_sum(csc_view(s, e, 0, features), at<const float>(coef), at<float>(out), threads);
         }, nogil);
   m.def("row_adam",
-        [](Address w, Address mom, Address v, int state, Address g, int64_t rows, int64_t d, double lr, double b1, double b2,
-           double eps, int64_t step, bool unit, int threads) {
-          ms::kernels().row_adam(at<float>(w), moments(mom, v, state), at<const float>(g), rows, d,
-                                 adam(lr, b1, b2, eps, step, unit), threads);
+        [](Address w, Address mom, Address v, int state, Address scales, Address g, int64_t rows, int64_t d, double lr,
+           double b1, double b2, double eps, int64_t step, bool unit, bool lazy, int threads) {
+          ms::kernels().row_adam(at<float>(w), moments(mom, v, state, scales, rows), at<const float>(g), rows, d,
+                                 adam(lr, b1, b2, eps, step, unit, lazy), threads);
         }, nogil);
   m.def("row_grad_adam",
-        [](Address w, Address mom, Address v, int state, Address s, Address e, Address t, int64_t features, Address coef,
-           Address u, int64_t d, double scale, double lr, double b1, double b2, double eps, int64_t step, bool unit,
-           int threads) {
-          ms::kernels().row_grad_adam(at<float>(w), moments(mom, v, state), csc_view(s, e, t, features),
-                                      at<const float>(coef), at<const float>(u), d, float(scale),
-                                      adam(lr, b1, b2, eps, step, unit), threads);
+        [](Address w, Address mom, Address v, int state, Address scales, Address s, Address e, Address t,
+           int64_t features, Address coef, Address u, int64_t d, double scale, double lr, double b1, double b2,
+           double eps, int64_t step, bool unit, bool lazy, int threads) {
+          ms::kernels().row_grad_adam(at<float>(w), moments(mom, v, state, scales, features),
+                                      csc_view(s, e, t, features), at<const float>(coef), at<const float>(u), d,
+                                      float(scale), adam(lr, b1, b2, eps, step, unit, lazy), threads);
         }, nogil);
   m.def("large_pages", &large_pages, nogil);
   m.def("resample",

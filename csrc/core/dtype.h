@@ -9,6 +9,6 @@ struct bf16 {
   uint16_t bits;
 };
 
-enum class Dtype : int { f32 = 0, bf16 = 1 };
+enum class Dtype : int { f32 = 0, bf16 = 1, int8 = 2 };  // int8: of Adam's moments only
 
 }  // namespace ms

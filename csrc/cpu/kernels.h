@@ -109,11 +109,13 @@ struct Adam {
   double lr, beta1, beta2, eps;  // double: 1 − 0.999 loses half its digits in float
   int64_t step;
   bool unit;
+  bool lazy;  // leave a row alone whose gradient is 0 everywhere
 };
 
-struct Moments {  // Adam's two; in bf16 they are rounded stochastically
+struct Moments {  // Adam's two; in bf16 and int8 they are rounded stochastically
   void *m, *v;
   Dtype dtype;
+  float *m_scale, *v_scale;  // int8: a row's largest |m| and √v
 };
 
 using RowBuffers = std::vector<std::vector<Entry>>;

@@ -13,8 +13,8 @@ struct Plan {
 };
 
 Plan plan_for(int64_t nnz, int64_t features) {
-  int wanted = 1;
-  while (wanted < 31 && (int64_t{1} << wanted) < features) ++wanted;
+  int wanted = 1;  // bits; unused room behind the entries has the feature `features` itself, and sorts behind all
+  while (wanted < 31 && (int64_t{1} << wanted) <= features) ++wanted;
   const int passes = (wanted + kMaxDigitBits - 1) / kMaxDigitBits;
   return {passes, (wanted + passes - 1) / passes, blocks_for(nnz, kSortTile)};
 }

@@ -40,7 +40,16 @@ void widths(bool wide, int64_t d, int threads, const Call& call) {
 }
 
 bool wide(const AdamRows& rows) {
-  return all_aligned(rows.w, rows.m, rows.v) && reinterpret_cast<uintptr_t>(rows.copy) % 8 == 0;
+  const bool moments = rows.bf16_moments ? (reinterpret_cast<uintptr_t>(rows.m) | reinterpret_cast<uintptr_t>(rows.v)) % 8 == 0
+                                         : all_aligned(static_cast<float*>(rows.m), static_cast<float*>(rows.v));
+  return all_aligned(rows.w) && moments && reinterpret_cast<uintptr_t>(rows.copy) % 8 == 0 && rows.width % 4 == 0;
+}
+
+// call(T) with the type of the moments.
+template <class Call>
+void typed(const AdamRows& rows, const Call& call) {
+  if (rows.bf16_moments) call(bf16{});
+  else call(0.0f);
 }
 
 // The pieces that lie inside one feature are summed first; returns the sum with where they are.
@@ -63,7 +72,8 @@ int64_t grid_for(int64_t rows, const Shape& s) { return blocks_for(rows, s.threa
 AdamFactors adam_factors(const Adam& a) {
   return {float(1 - a.beta1), float(a.beta2), float(1 - a.beta2),
           float(1 / std::sqrt(1 - std::pow(a.beta2, double(a.step)))),
-          float(a.lr / (1 - std::pow(a.beta1, double(a.step)))), float(a.eps)};
+          float(a.lr / (1 - std::pow(a.beta1, double(a.step)))), float(a.eps), uint32_t(a.step),
+          float(std::sqrt(1 - std::pow(a.beta2, double(a.step))))};
 }
 
 void row_grad(const FeatureEntries& code, const RowSum& factors, int64_t nnz, float* pieces, float* out, int threads,
@@ -83,18 +93,20 @@ void feature_sum(const FeatureEntries& code, const float* coef, float* out, cuda
 void row_grad_adam(const AdamRows& rows, const FeatureEntries& code, const RowSum& factors, int64_t nnz, float* pieces,
                    float scale, const Adam& adam, const AdamFactors* live, int threads, cudaStream_t stream) {
   const RowSum sum = hot_pieces(code, factors, nnz, pieces, threads, stream);
-  widths(wide(rows) && all_aligned(sum.u, sum.pieces), sum.d, threads, [&](auto n, auto v, const Shape& s) {
-    constexpr int N = decltype(n)::value, V = decltype(v)::value;
-    launch("row_grad_adam", {grid_for(code.features, s), s.threads, 32 * 4, stream}, row_grad_adam_kernel<N, V>, rows,
-           code, sum, scale, s.lanes, adam_factors(adam), live);
+  typed(rows, [&](auto moment) {
+    widths(wide(rows) && all_aligned(sum.u, sum.pieces), sum.d, threads, [&](auto n, auto v, const Shape& s) {
+      constexpr int N = decltype(n)::value, V = decltype(v)::value;
+      launch("row_grad_adam", {grid_for(code.features, s), s.threads, 32 * 4, stream},
+             row_grad_adam_kernel<N, V, decltype(moment)>, rows, code, sum, scale, s.lanes, adam_factors(adam), live);
+    });
   });
 }
 
-void row_adam(const AdamRows& rows, const float* g, int64_t n, int64_t d, const Adam& adam, const AdamFactors* live,
-              int threads, cudaStream_t stream) {
+void row_adam(const AdamRows& rows, const float* g, int64_t d, const Adam& adam, const AdamFactors* live, int threads,
+              cudaStream_t stream) {
   const bool vector = wide(rows) && all_aligned(g);
-  if (!rows.unit) {
-    const int64_t length = n * d;
+  if (!rows.unit && !rows.lazy && !rows.bf16_moments && !rows.copy) {
+    const int64_t length = rows.rows * d;
     const auto entries = [&](auto width) {
       constexpr int N = decltype(width)::value;
       launch("row_adam", {std::min<int64_t>(blocks_for(length, 256 * N), 1 << 16), 256, 0, stream},
@@ -103,10 +115,12 @@ void row_adam(const AdamRows& rows, const float* g, int64_t n, int64_t d, const 
     return vector && length % 4 == 0 ? entries(std::integral_constant<int, 4>{})
                                      : entries(std::integral_constant<int, 1>{});
   }
-  widths(vector, d, threads, [&](auto width, auto v, const Shape& s) {
-    constexpr int N = decltype(width)::value, V = decltype(v)::value;
-    launch("row_adam", {grid_for(n, s), s.threads, 32 * 4, stream}, row_adam_kernel<N, V>, rows, g, n, d, s.lanes,
-           adam_factors(adam), live);
+  typed(rows, [&](auto moment) {
+    widths(vector, d, threads, [&](auto width, auto v, const Shape& s) {
+      constexpr int N = decltype(width)::value, V = decltype(v)::value;
+      launch("row_adam", {grid_for(rows.rows, s), s.threads, 32 * 4, stream}, row_adam_kernel<N, V, decltype(moment)>,
+             rows, g, d, s.lanes, adam_factors(adam), live);
+    });
   });
 }
 

@@ -42,6 +42,10 @@ class FakeClock:
         call()
         return 1_000_000
 
+    def breakdown(self, call):
+        call()
+        return {"in all": 1.0, "csc": 0.75, "between": 0.25}
+
 
 def run_in(tmp_path, minutes=1.0, now=None, about=ABOUT):
     return gpu_run.Run(tmp_path, minutes, about, **({"now": now} if now else {}))
@@ -68,6 +72,17 @@ def test_the_shapes_are_there():
     assert (w.n, w.d, w.f, w.k) == (8192, 4096, 131_072, 64) and WORKLOADS["widest_relu"].kind == "relu"
 
 
+def test_every_shape_fits_the_smaller_card():
+    """78 GiB: the state, the weights that a step starts from, batches, both gradients where ReLU is dense, and room."""
+    for name in gpu.SHAPES:
+        w = WORKLOADS[name]
+        matrix = 4 * w.f * w.d
+        needed = w.state_bytes(True) + matrix + 6 * 4 * w.n * w.d + (2 * matrix if w.kind == "relu" else 0) + (1 << 30)
+        assert needed < 78 << 30, (name, needed)
+        for options in gpu.OPTIONS:
+            assert w.state_bytes(True, options["adam_state"]) < w.state_bytes(True)
+
+
 def part(**changes):
     return {"passed": 3, "failed": 0, "skipped": 1, "exit_code": 0, "tail": "", **changes}
 
@@ -83,7 +98,7 @@ def part(**changes):
     ],
 )
 def test_what_is_green(parts, good):
-    assert gpu.green({"parts": parts}) is good
+    assert gpu.green({"parts": parts, "of": 3}) is good
     assert gpu.green(None) is False
 
 
@@ -92,13 +107,42 @@ def test_red_tests_end_it_before_any_speed(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gpu, "describe", lambda: {**ABOUT, "torch": "", "triton": ""})
     monkeypatch.setattr(gpu, "speeds", lambda *_: pytest.fail("a speed was measured"))
     red = [part(), part(failed=2, exit_code=1, tail="assert 1 == 2"), part()]
-    monkeypatch.setattr(gpu, "run_tests", lambda run: run.keep("tests", {"parts": red, "passed": 9, "failed": 2}))
+    monkeypatch.setattr(
+        gpu, "run_tests", lambda run: run.keep("tests", {"parts": red, "of": 3, "passed": 9, "failed": 2})
+    )
     assert gpu.main(["--out", str(tmp_path)]) == 1
     said = capsys.readouterr()
     assert "assert 1 == 2" in said.out and "not green" in said.err
     # Nor when the tests were green on another commit.
-    run_in(tmp_path, about={**ABOUT, "commit": "older"}).keep("tests", {"parts": [part()] * 3})
+    run_in(tmp_path, about={**ABOUT, "commit": "older"}).keep("tests", {"parts": [part()] * 3, "of": 3})
     assert gpu.main(["--out", str(tmp_path), "--only", "step"]) == 1
+
+
+TESTER = """
+import os, sys
+report = next(a for a in sys.argv if a.startswith("--junitxml=")).split("=", 1)[1]
+what = sys.argv[-1] if "-k" not in sys.argv else sys.argv[sys.argv.index("-k") - 1]
+bad = "rows" in what and os.environ.get("MONOSEM_BACKEND") == "cuda"
+print("ran", what)
+open(report, "w").write(f'<testsuite tests="3" failures="{int(bad)}" errors="0" skipped="1"/>')
+sys.exit(int(bad))
+"""
+
+
+def test_every_file_of_tests_is_run_by_each_backend(tmp_path, monkeypatch):
+    script = tmp_path / "tester.py"
+    script.write_text(TESTER)
+    monkeypatch.setattr(gpu, "PYTEST", (sys.executable, str(script)))
+    run = run_in(tmp_path / "out")
+    gpu.run_tests(run)
+    found = run.stored("tests")
+    count = 2 + 2 * len(gpu.OPERATIONS)  # tests/gpu has two files
+    assert found["of"] == len(found["parts"]) == count
+    assert (found["passed"], found["failed"], found["skipped"]) == (2 * count - 1, 1, count)
+    (red,) = [part for part in found["parts"] if part["exit_code"]]
+    assert (red["what"], red["MONOSEM_BACKEND"]) == ("test_rows.py", "cuda") and "ran" in red["tail"]
+    assert not gpu.green(found) and [p.name for p in (tmp_path / "out").iterdir()] == ["tests.json"]
+    assert all((gpu.TESTS / f).exists() for f in gpu.OPERATIONS)
 
 
 def test_counts_of_a_test_report(tmp_path):
@@ -125,6 +169,38 @@ def test_rates_come_from_what_was_timed(monkeypatch):
     assert gpu_clock.product_flops_per_second(clock, 8, 4, 64, torch.float32) == pytest.approx(2 * 8 * 4 * 64 / 1e-3)
 
 
+class FakeEvent:
+    """Each is a millisecond after the one before."""
+
+    now = 0
+
+    def record(self):
+        FakeEvent.now += 1
+        self.at = FakeEvent.now
+
+    def elapsed_time(self, other):
+        return float(other.at - self.at)
+
+
+def test_where_the_time_of_a_step_goes(monkeypatch):
+    for name in ("synchronize", "_sleep"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: None)
+    clock = gpu_clock.Clock.__new__(gpu_clock.Clock)
+    monkeypatch.setattr(gpu_clock.Clock, "_event", staticmethod(FakeEvent))
+    clock.device, called = torch.device("cpu"), []
+    monkeypatch.setattr(gpu_ops, "call", lambda op, *_: called.append(op))
+
+    def step():
+        for op in ("csc", "row_grad_adam_", "row_grad_adam_"):
+            gpu_ops.call(op, None, ())
+
+    plain = gpu_ops.call
+    parts = clock.breakdown(step, repeats=3)
+    # begin, three times (begin, end), end: seven ticks, three of them within operations.
+    assert parts == {"in all": 7.0, "between": 4.0, "row_grad_adam_": 2.0, "csc": 1.0}
+    assert next(iter(parts)) == "in all" and len(called) == 9 and gpu_ops.call is plain
+
+
 RATES = {"flops_per_second": 1e12, "bytes_per_second": 1e11, "product": "bf16"}
 
 
@@ -143,9 +219,22 @@ def test_steps_and_operations_of_a_shape(on_the_processor):
     assert step["floor_ms"] == pytest.approx(floor.step(WORKLOADS["tiny"], floor.Rates(**RATES))["ms"])
     assert step["tokens_per_second"] == pytest.approx(WORKLOADS["tiny"].n / 1e-3)
     assert step["over_state"] == pytest.approx(1e6 / WORKLOADS["tiny"].state_bytes(True) - 1)
+    assert step["parts_ms"]["csc"] == 0.75 and "options" not in step
     assert len(step["losses"]) == 3 and step["losses"][-1] == pytest.approx(step["losses"][0], rel=0.5)
     assert {row["name"] for row in ops} <= set(gpu_ops.IMPLEMENTATIONS) and len(ops) == 10
     assert all(row["ms"] == 1.0 and row["to_floor"] == pytest.approx(1.0 / row["floor_ms"]) for row in ops)
+
+
+@pytest.mark.parametrize("shape", ["tiny", "tiny_relu"])
+def test_a_step_in_less_memory(on_the_processor, monkeypatch, shape):
+    monkeypatch.setitem(WORKLOADS, "tiny_relu", WORKLOADS["tiny"].with_(kind="relu", name="tiny_relu"))
+    for options in gpu.OPTIONS:
+        rows = []
+        task = {"section": "step", "shape": shape, "backend": "triton", "rates": RATES, "options": options}
+        gpu_tasks.perform(task, FakeClock(), rows.append)
+        (row,) = rows
+        assert row["options"] == options and "error" not in row
+        assert row["state_bytes"] == WORKLOADS[shape].state_bytes(True, options["adam_state"])
 
 
 def test_one_operation_without_memory_is_one_line(on_the_processor):
@@ -231,10 +320,24 @@ def test_the_table_says_all_and_survives_gaps(tmp_path):
     run.keep("tests", {"passed": 3, "failed": 0, "skipped": 1})
     run.keep("floor", {"rows": [{"shape": "gpt2", **floor.step(WORKLOADS["gpt2"], floor.Rates(**RATES))}]})
     timing = {"ms": 2.0, "how": "graph"}
-    step = {"graph": timing, "eager": {"ms": 3.0}, "to_floor": 1.5, "tokens_per_second": 2e6, "over_state": 0.04}
+    step = {"graph": timing, "eager": {"ms": 3.0}, "to_floor": 1.5, "tokens_per_second": 2e6, "over_state": 0.04,
+            "parts_ms": {"in all": 4.0, "topk_encode": 3.0, "between": 1.0}}  # fmt: skip
+    low = {
+        "shape": "gpt2",
+        "backend": "triton",
+        "options": {"adam_state": "bf16"},
+        **step,
+        "graph": {**timing, "ms": 0.5},
+    }
     run.keep(
         "step",
-        {"rows": [{"shape": "gpt2", "backend": "triton", **step}, {"shape": "gpt2", "backend": "cuda", "error": "E"}]},
+        {
+            "rows": [
+                {"shape": "gpt2", "backend": "triton", **step},
+                low,
+                {"shape": "gpt2", "backend": "cuda", "error": "E"},
+            ]
+        },
     )
     run.keep("ops", {"rows": [{"shape": "gpt2", "backend": "cuda", "name": "csc", "to_floor": 2.0, **timing}]})
     peer = {"shape": "gpt2", "name": "sparsify", "variant": "", "precision": "bf16", "ms": 9.0}
@@ -242,6 +345,7 @@ def test_the_table_says_all_and_survives_gaps(tmp_path):
     run.keep("sanitizer", {"memcheck": {"clean": True}, "racecheck": {"error": "not on PATH"}})
     said = gpu_run.table(run, ["gpt2", "llama3"])
     for words in ("3 passed", "floor", "1.50 × floor", "2.00 M tokens/s", "memory +4 %", "4.50 × our step", "csc",
+                  "topk_encode 3.000 (75 %)", "adam_state=bf16",
                   "No module named 'sae_lens'", "memcheck: clean", "racecheck: not on PATH", "llama3"):  # fmt: skip
         assert words in said, said
 

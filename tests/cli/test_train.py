@@ -53,6 +53,14 @@ def test_trains_topk_from_a_model(command, tmp_path, capsys, model):
     assert sorted(p.name for p in (tmp_path / "run").glob("ckpt-*")) == ["ckpt-10", "ckpt-8"]
 
 
+def test_less_memory_for_adam(command, tmp_path, capsys):
+    assert command("--k", 4, "--adam-state", "int8", "--lazy-rows") == 0
+    train = ms.load(tmp_path / "run").metadata["train"]
+    assert (train["adam_state"], train["lazy_rows"]) == ("int8", True)
+    assert command("--k", 4, "--adam-state", "bf16") != 0  # the folder holds another run
+    assert "adam_state is 'int8' there and 'bf16' here" in capsys.readouterr().err
+
+
 def test_the_same_command_again_changes_nothing_and_another_is_refused(command, tmp_path, capsys):
     assert command("--k", 4) == 0
     before = {p: p.read_bytes() for p in (tmp_path / "run").glob("*.safetensors")}

@@ -5,6 +5,7 @@ printed with ``-s``.
 """
 
 import ast
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ def test_compiles_without_spills(arch, monkeypatch, tmp_path):
     assert {l.name for l in launches} == entry_points()  # everything is launched by some operation, and so compiled
     seen = set()
     for l in launches:
-        key = l.name, tuple(c for c in l.constants if c[0] != "CAP"), l.options
+        key = l.name, tuple(c for c in l.constants if c[0] != "CAP"), l.options, l.signature
         if key in seen:  # room for candidates is all that differs
             continue
         seen.add(key)
@@ -46,6 +47,38 @@ def test_compiles_without_spills(arch, monkeypatch, tmp_path):
         if l.name == "redo_rest":  # between what its threads write and what others of them read
             code = compiled.asm.get("ptx") or compiled.asm["amdgcn"]
             assert ("bar.sync" in code) or ("s_barrier" in code)
+
+
+def other_choices(launches: list[ahead.Launch], arch: str) -> list[ahead.Launch]:
+    """What tuning may try at the launches' sizes: all tiles of the product, and of the kernels over rows those that
+    ask most of a thread, for their registers grow with the numbers that a thread holds."""
+    found = []
+    for l in launches:
+        product = l.name in ("sample", "collect")
+        choices = launch.alternatives(l.name, 2 if product else LLAMA[1], arch)
+        if not choices or (product and (("ALL", True) in l.constants or ("CAP", 512) in l.constants)):
+            continue
+        if not product:
+            choices = [max(choices, key=lambda c: c.get("J", c.get("C")) / c["num_warps"])]
+        for choice in choices:
+            constants, options = (
+                tuple({**dict(old), **{n: v for n, v in choice.items() if (n in ahead.OPTIONS) == is_option}}.items())
+                for old, is_option in ((l.constants, False), (l.options, True))
+            )
+            found.append(replace(l, constants=constants, options=options))
+    return found
+
+
+@pytest.mark.parametrize("arch", ahead.TARGETS)
+def test_what_tuning_may_try_does_not_spill(arch, monkeypatch, tmp_path):
+    launches = ahead.recorded(monkeypatch, arch, ahead.step(*LLAMA))
+    tried = other_choices(launches, arch)
+    assert {l.name for l in tried} == {
+        "sample", "collect", "score", "sparse_decode", "gather_dot", "decode_loss", "row_grad", "row_grad_adam",
+    }  # fmt: skip
+    for l in dict.fromkeys(tried):
+        found = ahead.resources(l.compile(arch), tmp_path)
+        assert found["spilled"] == 0 and found["shared"] <= ahead.SHARED[arch], (l.name, l.constants, l.options, found)
 
 
 def test_sizes_that_differ(monkeypatch, tmp_path):

@@ -16,7 +16,17 @@ OPS = Path(__file__).parents[1] / "ops"
 
 
 @pytest.mark.skipif(bool(gpu.available("triton")), reason=gpu.available("triton"))
-@pytest.mark.parametrize("name", ["test_encode", "test_rows", "test_triton_paths", "test_torch_contract"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "test_encode",
+        "test_rows",
+        "test_adam_options",
+        "test_step_on_device",
+        "test_triton_paths",
+        "test_torch_contract",
+    ],
+)
 def test_in_the_interpreter(name):
     if os.environ.get("TRITON_INTERPRET"):
         pytest.skip("this is the interpreter")

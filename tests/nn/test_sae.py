@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from nn.multiplied import multiplied
 from torch import nn
 
 import monosem as ms
@@ -69,16 +70,8 @@ def test_direct_gradients_are_autograds(kind, aux):
         if kind == "relu":
             sae.density.fill_(density)
         made = sae.gradients(x, sparsity_scale=0.5, dead=dead)
-        rows = made.rows
-        if isinstance(rows, RowFactors):
-            csc = ms.ops.csc(rows.indices, rows.offsets, F)
-            rows = DenseRows(
-                ms.ops.row_grad(*csc, rows.slopes, rows.inputs),
-                ms.ops.row_grad(*csc, rows.values, rows.residual) * rows.decoder_scale,
-                ms.ops.feature_sum(*csc[:2], rows.slopes),
-            )
-        else:
-            assert kind == "relu" and density == 1.0
+        assert isinstance(made.rows, DenseRows) == (kind == "relu" and density == 1.0)
+        rows = multiplied(sae, made)
         b_dec = made.b_dec - rows.b_enc @ sae.W_enc_rows
         for got, p in zip((rows.w_enc, rows.w_dec, rows.b_enc, b_dec), sae.parameters(), strict=True):
             torch.testing.assert_close(got, p.grad, rtol=1e-4, atol=1e-7)

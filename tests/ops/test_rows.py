@@ -116,44 +116,6 @@ def test_adam_is_torch_adam(unit, sparse):
     assert (mine[0].double() - theirs.detach()).abs()[clear].max() < 20 * 3e-7
 
 
-@pytest.mark.parametrize("unit", [False, True])
-@pytest.mark.parametrize("sparse", [False, True])
-def test_adam_with_moments_in_bf16(unit, sparse, native_only):
-    """One step from any moments is that of fp32, and the moments it leaves are one of their two neighbours in bf16."""
-    n, d, f = 50, 37, 40
-    values, indices, offsets = code(n, d, f)
-    csc, u = ops.csc(indices, offsets, f), torch.randn(n, d)
-    g = reference.row_grad(*csc, values, u)
-    w = torch.nn.functional.normalize(torch.randn(f, d), dim=-1)
-    m, v = (torch.randn(f, d) * 0.1).bfloat16(), (torch.rand(f, d) * 0.01).bfloat16()
-    low, full = [w.clone(), m.clone(), v.clone()], [w.clone(), m.float(), v.float()]
-    again = [t.clone() for t in low]
-    hyper = (1e-2, 0.9, 0.999, 1e-8, 3, unit)
-    for state in (low, full, again):
-        if sparse:
-            ops.row_grad_adam_(*state, *csc, values, u, 1.0, *hyper)
-        else:
-            ops.row_adam_(*state, g, *hyper)
-    assert all(torch.equal(a, b) for a, b in zip(low, again, strict=True))  # the same bits every time
-    assert torch.equal(low[0], full[0])
-    for kept, exact in zip(low[1:], full[1:], strict=True):
-        assert kept.dtype == torch.bfloat16
-        # One step of bf16 at most, 2⁻⁷ of the value; exact where bf16 can say it.
-        assert ((kept.float() - exact).abs() <= exact.abs() * 2.0**-7).all()
-
-
-def test_rounding_of_the_moments_is_right_on_average(native_only):
-    """v moves by a thousandth of itself a step: to the nearest in bf16 it would never move."""
-    f, d, steps = 300, 64, 400
-    w, m, v = torch.zeros(f, d), torch.zeros(f, d).bfloat16(), torch.full((f, d), 1.0).bfloat16()
-    for step in range(1, steps + 1):
-        ops.row_adam_(w, m, v, torch.full((f, d), 0.3), 1e-3, 0.9, 0.999, 1e-8, step, False)
-    exact_v, exact_m = 0.09 + 0.91 * 0.999**steps, 0.3 * (1 - 0.9**steps)
-    # The mean of 19,200 independent walks, each of steps of 2⁻⁸: its deviation is well below a thousandth.
-    assert abs(v.double().mean() - exact_v) < 2e-3 and abs(m.double().mean() - exact_m) < 1e-3
-    assert v.double().std() < 0.05 and v.float().std(dim=1).min() > 0  # neighbours do not move together
-
-
 def test_adam_wants_memory_that_it_can_update():
     w = torch.zeros(4, 6).T
     with pytest.raises(ValueError, match=r"w: got torch.float32, strided; wanted contiguous float32"):

@@ -27,6 +27,7 @@ def calls() -> dict[str, tuple]:
     return {
         "topk_encode": (grad(X.clone()), grad(W.clone()), grad(B.clone()), 5),
         "threshold_encode": (grad(X.clone()), grad(W.clone()), grad(B.clone())),
+        "threshold_encode_within": (X, W, B, 300, 64),
         "sparse_decode": (grad(V.clone()), I, O, grad(W.clone()), grad(W.mean(0))),
         "decode_loss": (grad(V.clone()), I, O, grad(W.clone()), grad(W.mean(0)), grad(X.clone())),
         "gather_dot": (X, I, O, W),
@@ -43,7 +44,8 @@ def calls() -> dict[str, tuple]:
 
 
 NAMES = (
-    "topk_encode", "threshold_encode", "sparse_decode", "decode_loss", "gather_dot", "csc", "row_grad", "feature_sum",
+    "topk_encode", "threshold_encode", "threshold_encode_within", "sparse_decode", "decode_loss", "gather_dot", "csc",
+    "row_grad", "feature_sum",
     "row_adam_", "row_grad_adam_", "resample_",
 )  # fmt: skip
 

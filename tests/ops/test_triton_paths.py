@@ -29,7 +29,7 @@ def whole_numbers(n, d, f, seed=0):
 
 def check(encode, x, w, b, k, plan):
     values, indices = (torch.full((len(x), k), 7, dtype=t, device=x.device) for t in (torch.float32, torch.int32))
-    report = encode._select(encode._Problem(x, w, b), plan, k, values, indices)
+    report = encode._select(encode.Problem(x, w, b), plan, k, values, indices)
     wanted = reference.topk_encode(x, w, b, k)
     assert torch.equal(values, wanted[0]) and torch.equal(indices, wanted[1])
     return report
@@ -43,7 +43,7 @@ def test_no_luck_is_made_good(encode, monkeypatch, j, redone, room):
     monkeypatch.setattr(encode, "SPACE_BYTES", room * 4 * 2500)  # with 1, all rows but one go the slow way
     plan = encode.Plan(512, False, 256, j, 256)
     values, indices = torch.empty(2, 30), torch.empty(2, 30, dtype=torch.int32)
-    report = encode._select(encode._Problem(x, w, b), plan, 30, values, indices)
+    report = encode._select(encode.Problem(x, w, b), plan, 30, values, indices)
     assert (report["redone"].item() > 0) == redone
     wanted = reference.topk_encode(x, w, b, 30)
     assert torch.equal(indices, wanted[1])
@@ -65,7 +65,7 @@ def test_rows_that_are_not_numbers(encode, everything):
     x[1, 3], x[2, 0] = torch.nan, torch.inf
     plan = encode.Plan(1024, True) if everything else encode.Plan(256, False, 128, 12, 40)
     values, indices = torch.empty(4, 5), torch.empty(4, 5, dtype=torch.int32)
-    encode._select(encode._Problem(x, w, b), plan, 5, values, indices)
+    encode._select(encode.Problem(x, w, b), plan, 5, values, indices)
     wanted = reference.topk_encode(x, w, b, 5)
     assert values[1].isnan().all() and indices[1].tolist() == list(range(5))
     for row in (0, 3):
@@ -73,14 +73,14 @@ def test_rows_that_are_not_numbers(encode, everything):
     # Inf in a row: x·w is ±inf, or NaN where w is 0; here none is.
     assert torch.equal(values[2], wanted[0][2]) and torch.equal(indices[2], wanted[1][2])
     w[600, 0] = torch.nan  # one weight: a NaN in every row
-    encode._select(encode._Problem(x, w, b), plan, 5, values, indices)
+    encode._select(encode.Problem(x, w, b), plan, 5, values, indices)
     assert values.isnan().all()
 
 
 def test_the_bound_holds(encode):
     """What the candidates are chosen by: the upper bound is above the value in float64, and not by much."""
     x, w, b = encoder(6, 200, 300)
-    p = encode._Problem(x, w, b)
+    p = encode.Problem(x, w, b)
     keys, _ = p.collect(torch.zeros(6, device=x.device), 512, True)
     rank = (keys[:, :300] >> 32).int()
     upper = (rank ^ ((rank >> 31) & 0x7FFFFFFF)).view(torch.float32)
@@ -118,8 +118,10 @@ def test_k_beyond_every_plan(encode, monkeypatch):
 
 
 @pytest.mark.parametrize("dense", [False, True])
-def test_more_active_features_than_slots(encode, monkeypatch, dense):
-    monkeypatch.setattr(encode, "THRESHOLD_SLOTS", 32)
+def test_more_active_features_than_slots(monkeypatch, dense):
+    from monosem.ops import triton_threshold as encode
+
+    monkeypatch.setattr(encode, "SLOTS", 32)
     if dense:
         monkeypatch.setattr(encode, "DENSE_BYTES", 1)
     x, w, b = whole_numbers(4, 6, 300)
@@ -127,6 +129,42 @@ def test_more_active_features_than_slots(encode, monkeypatch, dense):
     got, wanted = encode.threshold(x, w, b), reference.threshold_encode(x, w, b)
     for a, c in zip(got, wanted, strict=True):
         assert torch.equal(a, c)
+
+
+@pytest.mark.parametrize(("room", "slots"), [(2000, 512), (500, 512), (2000, 128), (0, 512)])
+def test_entries_in_room_that_is_given(encode, room, slots):
+    """All of a token's entries or none: too many of its own, or no room behind those before it."""
+    x, w, b = whole_numbers(6, 6, 300)
+    x[2] = 0
+    copy = encode.empty_copy(w)
+    encode.round_into(*copy, w)
+    for rounded in (None, copy):
+        values, indices, offsets, counts, kept = ops.threshold_encode_within(x, w, b, room, slots, rounded)
+        wanted = reference.threshold_encode_within(x, w, b, room, slots)
+        for got, definition in zip((values, indices, offsets, kept), (*wanted[:3], wanted[4]), strict=True):
+            assert torch.equal(got, definition)
+        assert (counts >= wanted[3]).all()
+    assert kept.all() == (room == 2000 and slots == 512)
+    # What follows takes a code with unused room behind it.
+    u, csc = torch.randn(6, 6), ops.csc(indices, offsets, 300)
+    used = int(offsets[-1])
+    plain = reference.csc(indices[:used], offsets, 300)
+    for a, b in zip(csc, plain, strict=True):
+        assert torch.equal(a[: len(b)], b)
+    torch.testing.assert_close(ops.row_grad(*csc, values, u), reference.row_grad(*plain, values, u))
+    ours = ops.decode_loss_rows(values, indices, offsets, w, w[0], x)
+    plain = reference.decode_loss(values[:used], indices[:used], offsets, w, w[0], x)
+    for a, b in zip(ours, plain, strict=True):
+        torch.testing.assert_close(a[: len(b)], b)
+
+
+def test_the_encoder_may_be_given_rounded(encode):
+    x, w, b = encoder(7, 70, 900)
+    copy, norms = encode.empty_copy(w)
+    encode.round_into(copy, norms, w)
+    for k in (5, 300):
+        plain, given = ops.topk_encode(x, w, b, k), ops.topk_encode(x, w, b, k, (copy, norms))
+        assert torch.equal(plain.values, given.values) and torch.equal(plain.indices, given.indices)
 
 
 def test_bf16_tensors(encode):
@@ -200,5 +238,5 @@ def test_candidates_reports_what_the_margin_is_for(encode):
 def test_products_in_fp32_when_asked(encode, monkeypatch):
     monkeypatch.setattr(backend, "gpu_bf16_products", lambda: False)
     x, w, b = encoder(2, 20, 300)
-    assert encode._Problem(x, w, b).left.rows.dtype == torch.float32
+    assert encode.Problem(x, w, b).left.rows.dtype == torch.float32
     assert torch.equal(ops.topk_encode(x, w, b, 9).indices, reference.topk_encode(x, w, b, 9)[1])

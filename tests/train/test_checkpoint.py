@@ -188,6 +188,23 @@ def test_another_run_is_not_continued_by_mistake(make, config, source, tmp_path)
         ms.Trainer(make("topk"), config(steps=4), tmp_path, progress=False).fit([])
 
 
+def test_a_checkpoint_from_before_a_field_was_there(make, config, source, weights, tmp_path):
+    """Fields that came later have the value that was the only one then; buffers that came later start anew."""
+    whole, cut = make("relu"), make("relu")
+    ms.Trainer(whole, config(), progress=False).fit(source())
+    with pytest.warns(RuntimeWarning, match="ended after 8"):
+        ms.Trainer(make("relu"), config(), tmp_path, progress=False).fit(source(batches=8))
+    saved = checkpoint.load(tmp_path, 8)
+    for name in ("adam_state", "lazy_rows"):
+        del saved.state["run"][0]["train"][name]
+    del saved.tensors["0.adam.buffer.recent"]
+    checkpoint.save(tmp_path, saved)
+    with pytest.raises(ValueError, match="lazy_rows is False there and True here"):
+        ms.Trainer(make("relu"), config(lazy_rows=True), tmp_path, progress=False).fit(source())
+    ms.Trainer(cut, config(), tmp_path, progress=False).fit(source())
+    assert torch.equal(weights(whole), weights(cut))
+
+
 def test_a_list_too_short_to_wind_forward(make, config, source, tmp_path):
     batches = list(source(batches=12))
     ms.Trainer(make("topk"), config(), tmp_path, progress=False).fit(batches)

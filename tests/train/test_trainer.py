@@ -93,33 +93,62 @@ def _margin(sae, x):
     return torch.minimum(top[:, -2] - top[:, -1], top[:, :-1].abs().amin(1))
 
 
+LOW_MEMORY = [
+    {"adam_state": "bf16"},
+    {"adam_state": "int8"},
+    {"lazy_rows": True},
+    {"adam_state": "int8", "lazy_rows": True},
+]
+
+
 @pytest.mark.parametrize("kind", ["topk", "relu"])
-def test_moments_in_bf16_learn_as_well(make, config, source, kind):
-    """After 300 steps the loss is within 5 % of that with moments in fp32; a resume is bitwise."""
-    loss = {}
-    for state in ("fp32", "bf16"):
+def test_low_memory_learns_as_well(make, config, source, kind):
+    """After 300 steps the loss is within 5 % of that of Adam with moments in fp32."""
+
+    def loss(**options) -> float:
         sae = make(kind)
-        trainer = ms.Trainer(sae, config(steps=300, adam_state=state, checkpoint_every=1000), progress=False)
+        trainer = ms.Trainer(sae, config(steps=300, checkpoint_every=1000, **options), progress=False)
         trainer.fit(source())
-        loss[state] = float(sum(sae.loss(source().batch(1000 + i)).loss for i in range(10)))
-    assert trainer.learners[0].fast.m["W_dec"].dtype == torch.bfloat16
-    assert loss["bf16"] < 1.05 * loss["fp32"]
+        kept = trainer.learners[0].fast.m["W_dec"].dtype
+        assert kept == {"bf16": torch.bfloat16, "int8": torch.int8}.get(options.get("adam_state"), torch.float32)
+        with torch.no_grad():
+            return float(sum(sae.loss(source().batch(1000 + i)).loss for i in range(10)))
+
+    plain = loss()
+    for options in LOW_MEMORY:
+        assert loss(**options) < 1.05 * plain, options
 
 
-def test_a_run_with_moments_in_bf16_resumes_bitwise(make, config, source, weights, tmp_path):
+@pytest.mark.parametrize("options", LOW_MEMORY)
+def test_a_run_in_low_memory_resumes_bitwise(make, config, source, weights, tmp_path, options):
     whole, cut = make("topk"), make("topk")
-    ms.Trainer(whole, config(adam_state="bf16"), progress=False).fit(source())
+    ms.Trainer(whole, config(**options), progress=False).fit(source())
     with pytest.warns(RuntimeWarning, match="ended after 7"):
-        ms.Trainer(make("topk"), config(adam_state="bf16"), tmp_path, progress=False).fit(source(batches=7))
-    ms.Trainer(cut, config(adam_state="bf16"), tmp_path, progress=False).fit(source())
+        ms.Trainer(make("topk"), config(**options), tmp_path, progress=False).fit(source(batches=7))
+    ms.Trainer(cut, config(**options), tmp_path, progress=False).fit(source())
     assert torch.equal(weights(whole), weights(cut))
 
 
-def test_moments_in_bf16_are_for_float32(make, config):
-    with pytest.raises(ValueError, match=r"adam_state: got 'bf16' for torch.float64 on cpu"):
+def test_moments_in_fewer_bits_are_for_float32(make, config):
+    with pytest.raises(ValueError, match=r"adam_state: got 'bf16' for torch.float64 on cpu; wanted float32"):
         ms.Trainer(make("topk").double(), config(adam_state="bf16"))
-    with pytest.raises(ValueError, match="adam_state: got 'half'; wanted 'fp32' or 'bf16'"):
+    with pytest.raises(ValueError, match="adam_state: got 'half'; wanted 'fp32', 'bf16' or 'int8'"):
         config(adam_state="half")
+    with pytest.raises(ValueError, match="lazy_rows: got 1; wanted True or False"):
+        config(lazy_rows=1)
+
+
+def test_lazy_rows_move_only_when_they_fire(make, config, source):
+    sae = make("topk")
+    trainer = ms.Trainer(sae, config(lazy_rows=True, lr_warmup=0), progress=False)
+    trainer.step(source().batch(0))
+    x = source().batch(1)[:3]
+    before = [w.detach().clone() for w in (sae.W_enc_rows, sae.W_dec)]
+    fires = sae.encode(x).active_counts() > 0
+    assert 0 < fires.sum() < len(fires)
+    trainer.step(x)
+    for w, old in zip((sae.W_enc_rows, sae.W_dec), before, strict=True):
+        assert torch.equal((w != old).any(-1), fires)
 
 
 def test_a_list_learns_as_each_would_alone(make, config, source, weights):

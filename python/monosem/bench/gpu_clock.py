@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+
+from monosem.ops import gpu
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,34 @@ class Clock:
             call()
         return graph
 
+    def breakdown(self, call: Callable[[], Any], repeats: int = 5) -> dict[str, float]:
+        """Where the time of a call goes: milliseconds of each operation, most first, and of all that is between them.
+
+        The GPU is kept busy while the host is still launching, so that no gap is counted. Medians.
+        """
+        runs: list[dict[str, float]] = []
+        for _ in range(repeats):
+            events: list[tuple[str, Any, Any]] = []
+            with _operations_timed(events, self._event):
+                torch.cuda.synchronize(self.device)
+                torch.cuda._sleep(100_000_000)  # cycles: some 50 ms
+                begin, end = self._event(), self._event()
+                begin.record()
+                call()
+                end.record()
+                torch.cuda.synchronize(self.device)
+            run = {"in all": begin.elapsed_time(end)}
+            for name, first, last in events:
+                run[name] = run.get(name, 0.0) + first.elapsed_time(last)
+            run["between"] = 2 * run["in all"] - sum(run.values())
+            runs.append(run)
+        parts = {name: statistics.median(run.get(name, 0.0) for run in runs) for name in runs[-1]}
+        return dict(sorted(parts.items(), key=lambda part: -part[1]))
+
+    @staticmethod
+    def _event() -> Any:
+        return torch.cuda.Event(enable_timing=True)
+
     def peak_bytes(self, call: Callable[[], Any], before: int) -> int:
         """Most memory allocated during a call, above ``before``."""
         torch.cuda.synchronize(self.device)
@@ -84,6 +115,26 @@ class Clock:
             end.record()
         torch.cuda.synchronize(self.device)
         return [begin.elapsed_time(end) for begin, end in events]
+
+
+@contextmanager
+def _operations_timed(events: list[tuple[str, Any, Any]], event: Callable[[], Any]) -> Iterator[None]:
+    """Events around every operation for GPUs, as they are called."""
+    plain = gpu.call
+
+    def timed(op: str, *args: Any) -> Any:
+        begin, end = event(), event()
+        begin.record()
+        out = plain(op, *args)
+        end.record()
+        events.append((op, begin, end))
+        return out
+
+    gpu.call = timed
+    try:
+        yield
+    finally:
+        gpu.call = plain
 
 
 def copy_bytes_per_second(clock: Clock, size: int = 1 << 31) -> float:

@@ -106,7 +106,7 @@ def tune(
                         with sizes_used() as used:
                             op.call()
                         asked = [(k, s) for k in kernels for s in sorted(used.get(k, ()))]
-                        todo = [(k, s, tune_table.alternatives(k, arch)) for k, s in asked]
+                        todo = [(k, s, tune_table.alternatives(k, s, arch)) for k, s in asked]
                     else:
                         choices = [{"threads": t} for t in cuda_rows.THREADS]
                         todo = [(f"cuda_{kernels[0]}", w.d, choices)]

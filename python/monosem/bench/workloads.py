@@ -93,9 +93,12 @@ class Workload:
         """Weights and two moments of both matrices, read and written in fp32."""
         return 2 * self.f * self.d * 24
 
-    def state_bytes(self, bf16_copy: bool) -> int:
-        """What must be kept: parameters and Adam's two moments in fp32, and the encoder in bf16 where products are."""
-        return 12 * (2 * self.f * self.d + self.f + self.d) + (2 * self.f * self.d if bf16_copy else 0)
+    def state_bytes(self, bf16_copy: bool, adam_state: str = "fp32") -> int:
+        """What must be kept: parameters in fp32, Adam's two moments, and the encoder in bf16 where products are."""
+        moments = {"fp32": 8, "bf16": 4, "int8": 2}[adam_state] * 2 * self.f * self.d
+        scales = 16 * self.f if adam_state == "int8" else 0
+        copy = 2 * self.f * self.d if bf16_copy else 0
+        return 4 * 2 * self.f * self.d + 12 * (self.f + self.d) + moments + scales + copy
 
 
 WORKLOADS = {

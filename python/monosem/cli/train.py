@@ -54,9 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sparsity-warmup", type=_time, default=0.05, help="relu: rise of the penalty: steps or a share of all"
     )
     how.add_argument(
-        "--adam-state", choices=["fp32", "bf16"], default="fp32",
-        help="precision of Adam's moments; bf16 takes 4 instead of 8 bytes a weight, CPU only (default: %(default)s)",
+        "--adam-state", choices=["fp32", "bf16", "int8"], default="fp32",
+        help="precision of Adam's moments: 8, 4 or 2 bytes a weight (default: %(default)s)",
     )  # fmt: skip
+    how.add_argument(
+        "--lazy-rows", action="store_true", help="leave a feature's row alone in a batch that gives it no gradient"
+    )
     how.add_argument("--clip", type=float, help="largest gradient norm (default: no clipping)")
     how.add_argument(
         "--ema", type=float, metavar="DECAY", help="also keep averaged weights, with this decay (default: none)"
@@ -97,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     config = TrainConfig(
         lr=args.lr, batch_size=args.batch_size, steps=steps, lr_warmup=args.lr_warmup, lr_decay=args.lr_decay,
         decay_shape=args.decay_shape, sparsity_warmup=args.sparsity_warmup, clip=args.clip, ema=args.ema,
-        adam_state=args.adam_state,
+        adam_state=args.adam_state, lazy_rows=args.lazy_rows,
         dead_after=args.dead_after, resample=plans[args.resample]() if wanted else None, seed=args.seed,
         log_every=args.log_every, checkpoint_every=args.checkpoint_every,
     )  # fmt: skip

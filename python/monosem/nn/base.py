@@ -14,6 +14,7 @@ from monosem.nn.config import SAEConfig
 from monosem.nn.geometric_median import geometric_median
 from monosem.nn.gradients import Gradients
 from monosem.ops import SparseCode
+from monosem.ops.topk_encode import Rounded
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,14 @@ class SAE(nn.Module, ABC):
         """
 
     @abstractmethod
-    def gradients(self, x: Tensor, sparsity_scale: float = 1.0, dead: Tensor | None = None) -> Gradients:
-        """The same loss of x [N, d_in] with its gradients, computed directly; equals ``loss(...).backward()``."""
+    def gradients(
+        self, x: Tensor, sparsity_scale: float = 1.0, dead: Tensor | None = None, rounded: Rounded | None = None
+    ) -> Gradients:
+        """The same loss of x [N, d_in] with its gradients, computed directly; equals ``loss(...).backward()``.
+
+        Args:
+            rounded: ``W_enc_rows`` in bfloat16, for ``ops.topk_encode``; it must be of the present weights.
+        """
 
     def centred(self, x: Tensor) -> Tensor:
         """``x − b_dec``, after checking x's width, dtype and device."""

@@ -9,10 +9,13 @@ from monosem import ops
 from monosem.nn.base import SAE, LossOutput
 from monosem.nn.config import ReLUConfig
 from monosem.nn.gradients import DenseRows, Gradients, RowFactors
-from monosem.ops import SparseCode
+from monosem.nn.late import LAG, Late, room_for
+from monosem.ops import SparseCode, gpu
+from monosem.ops.topk_encode import Rounded
 
 DENSE_ABOVE = 0.1  # share of features active above which dense products beat gathering rows
 DENSE_BYTES = 64 << 20  # the dense path works on so many bytes of activations at a time
+MOST_SLOTS = 1024  # on a GPU: entries of a token that the sparse path has room for
 
 
 class ReLUSAE(SAE):
@@ -41,6 +44,14 @@ class ReLUSAE(SAE):
         nn.init.uniform_(self.W_dec, -(d_sae**-0.5), d_sae**-0.5, generator=generator)
         self.normalize_decoder()
         self.register_buffer("density", torch.ones((), dtype=torch.float32, device=device), persistent=False)
+        # On a GPU: the most entries of a token, and the mean, in the last steps.
+        self.register_buffer("recent", torch.full((LAG, 2), float(d_sae), device=device), persistent=False)
+        self._late = Late()
+
+    def expect(self, most: int, mean: float) -> None:
+        """Say how many features are active, at most and on average, before a first step has measured it."""
+        self.density.fill_(mean / self.cfg.d_sae)
+        self.recent.copy_(torch.tensor([float(most), mean]))
 
     def encode(self, x: Tensor) -> SparseCode:
         """The positive features of each token, in CSR form."""
@@ -56,28 +67,60 @@ class ReLUSAE(SAE):
         return LossOutput(loss, mse, sparsity, mse.new_zeros(()), x + residual, code)
 
     @torch.no_grad()
-    def gradients(self, x: Tensor, sparsity_scale: float = 1.0, dead: Tensor | None = None) -> Gradients:
+    def gradients(
+        self, x: Tensor, sparsity_scale: float = 1.0, dead: Tensor | None = None, rounded: Rounded | None = None
+    ) -> Gradients:
         """The same loss of x [N, d_in] and its gradients, without an autograd graph.
 
         While more than a tenth of the features fire (the beginning of training) the products are dense, in blocks of
         tokens; ``density`` holds the share measured in the last batch and decides for the next.
+
+        On a GPU, where nothing may wait for that, ``recent`` decides, as of ``LAG`` steps ago; it also says how much
+        room the entries get: twice what they took then. Tokens whose entries do not fit, because twice as many fire as
+        two steps before, are left out of the batch: losses and gradients are means over the others.
         """
-        made = (self._dense if self.density > DENSE_ABOVE else self._sparse)(x, sparsity_scale)
+        if not gpu.asynchronous(x):
+            made = (self._dense if self.density > DENSE_ABOVE else self._sparse)(x, sparsity_scale)
+        else:
+            room = self._room(len(x))
+            made = self._dense(x, sparsity_scale) if room is None else self._sparse(x, sparsity_scale, room, rounded)
         self.density.copy_(made.l0 / self.cfg.d_sae)
         return made
 
-    def _sparse(self, x: Tensor, sparsity_scale: float) -> Gradients:
+    def _room(self, n: int) -> tuple[int, int] | None:
+        """Entries in all and slots a token; None where the products should be dense."""
+        most, mean = self._late.take(self.recent)
+        slots = max(256, 1 << int(2 * most).bit_length())
+        if mean > DENSE_ABOVE * self.cfg.d_sae or slots > MOST_SLOTS:
+            return None
+        return room_for(2 * mean * n + slots), slots
+
+    def _sparse(
+        self, x: Tensor, sparsity_scale: float, room: tuple[int, int] | None = None, rounded: Rounded | None = None
+    ) -> Gradients:
         n, d = x.shape
         centred = self.centred(x)
-        code = ops.threshold_encode(centred, self.W_enc_rows, self.b_enc)
+        if room is None:
+            code = ops.threshold_encode(centred, self.W_enc_rows, self.b_enc)
+        else:
+            values, indices, offsets, counts, kept = ops.threshold_encode_within(
+                centred, self.W_enc_rows, self.b_enc, *room, rounded
+            )
+            code = SparseCode(values, indices, offsets, self.cfg.d_sae, x.shape[:-1])
+            self._late.put(self.recent, torch.stack([counts.amax(), counts.sum() / n]))
         values, indices, offsets = code.csr()
         token_mse, residual, slopes = ops.decode_loss_rows(values, indices, offsets, self.W_dec, self.b_dec, x)
         weight = sparsity_scale * self.cfg.l1_coefficient
         slopes = slopes.add_(weight).div_(n)
-        mse, sparsity = token_mse.mean(), values.sum() / n
+        sparsity, l0 = values.sum() / n, code.l0()
+        if room is not None:  # means over the tokens that are in the code
+            share = n / kept.sum().clamp(min=1)
+            token_mse, residual = token_mse * kept * share, residual.mul_((kept * share)[:, None])
+            slopes, sparsity, l0 = slopes.mul_(share), sparsity * share, l0 * share
+        mse = token_mse.mean()
         factors = RowFactors(indices, offsets, values, residual, 2 / (n * d), slopes, centred)
         return Gradients(
-            mse + weight * sparsity, mse, sparsity, mse.new_zeros(()), code.l0(), code.fired(), factors,
+            mse + weight * sparsity, mse, sparsity, mse.new_zeros(()), l0, code.fired(), factors,
             residual.sum(0).mul_(2 / (n * d)),
         )  # fmt: skip
 
@@ -87,7 +130,8 @@ class ReLUSAE(SAE):
         weight = sparsity_scale * self.cfg.l1_coefficient
         rows = DenseRows(torch.zeros_like(self.W_enc_rows), torch.zeros_like(self.W_dec), torch.zeros_like(self.b_enc))
         b_dec = torch.zeros_like(self.b_dec)
-        squares, total, active = (torch.zeros((), dtype=torch.float64, device=x.device) for _ in range(3))
+        squares, total, active, most = (torch.zeros((), dtype=torch.float64, device=x.device) for _ in range(4))
+        late = gpu.asynchronous(x)
         counts = torch.zeros(self.cfg.d_sae, dtype=torch.int64, device=x.device)
         step = max(1, DENSE_BYTES // (4 * self.cfg.d_sae))
         for part, target in zip(centred.split(step), x.split(step), strict=True):
@@ -97,6 +141,8 @@ class ReLUSAE(SAE):
             squares += residual.square().sum(dtype=torch.float64)
             total += f.sum(dtype=torch.float64)
             counts += on.sum(0)
+            if late:
+                most = torch.maximum(most, on.sum(1).amax())
             residual.mul_(2 / (n * d))
             rows.w_dec.addmm_(f.T, residual)
             slope = torch.mm(residual, self.W_dec.T).add_(weight / n).mul_(on)
@@ -104,6 +150,8 @@ class ReLUSAE(SAE):
             rows.b_enc.add_(slope.sum(0))
             b_dec += residual.sum(0)
         active += counts.sum()
+        if late:
+            self._late.put(self.recent, torch.stack([most, active / n]))
         mse, sparsity, l0 = (squares / (n * d)).to(x.dtype), (total / n).to(x.dtype), (active / n).float()
         return Gradients(
             mse + weight * sparsity, mse, sparsity, mse.new_zeros(()), l0, counts > 0, rows, b_dec,

@@ -9,8 +9,10 @@ from monosem import ops
 from monosem.nn.base import SAE, LossOutput
 from monosem.nn.config import TopKConfig
 from monosem.nn.gradients import Gradients, RowFactors
-from monosem.ops import SparseCode
+from monosem.nn.late import LAG, Late, room_for
+from monosem.ops import SparseCode, gpu
 from monosem.ops.code import uniform_offsets
+from monosem.ops.topk_encode import Rounded
 
 
 class TopKSAE(SAE):
@@ -38,6 +40,9 @@ class TopKSAE(SAE):
         self.normalize_decoder()
         with torch.no_grad():
             self.W_enc_rows.copy_(self.W_dec)
+        # On a GPU: how many features were dead in the last steps.
+        self.register_buffer("recent", torch.zeros(LAG, 1, device=device), persistent=False)
+        self._late = Late()
 
     def encode(self, x: Tensor) -> SparseCode:
         """The k largest features of each token; ``values`` and ``indices`` are [..., k]."""
@@ -65,11 +70,17 @@ class TopKSAE(SAE):
         return LossOutput(loss, mse, sparsity, aux, x + residual, code)
 
     @torch.no_grad()
-    def gradients(self, x: Tensor, sparsity_scale: float = 1.0, dead: Tensor | None = None) -> Gradients:
-        """The same loss of x [N, d_in] and its gradients, without an autograd graph."""
+    def gradients(
+        self, x: Tensor, sparsity_scale: float = 1.0, dead: Tensor | None = None, rounded: Rounded | None = None
+    ) -> Gradients:
+        """The same loss of x [N, d_in] and its gradients, without an autograd graph.
+
+        On a GPU, AuxK has room for as many features as were dead ``LAG`` steps ago, and some more: nothing waits to
+        learn how many are. Those for which there is none, the last by number, are left out for a step or two.
+        """
         n, d = x.shape
         centred = self.centred(x)
-        code = ops.topk_encode(centred, self.W_enc_rows, self.b_enc, self.cfg.k)
+        code = ops.topk_encode(centred, self.W_enc_rows, self.b_enc, self.cfg.k, rounded)
         values, indices, offsets = code.csr()
         token_mse, residual, slopes = ops.decode_loss_rows(values, indices, offsets, self.W_dec, self.b_dec, x)
         slopes = torch.where(values > 0, slopes, 0).div_(n)
@@ -78,16 +89,16 @@ class TopKSAE(SAE):
         b_dec = residual.sum(0).mul_(2 / (n * d))
         l0, fired, sparsity = code.l0(), code.fired(), code.values.sum(-1).mean()
         inputs = centred
-        rows = dead.nonzero()[:, 0] if dead is not None else ()
+        rows, bias = self._dead_rows(dead) if dead is not None else ((), None)
         if size := self._aux_size(len(rows)):
             alpha = self.cfg.aux_coefficient
             w_dead = self.W_dec[rows]
-            aux_code = ops.topk_encode(centred, self.W_enc_rows[rows], self.b_enc[rows], size)
+            aux_code = ops.topk_encode(centred, self.W_enc_rows[rows], bias, size)
             z = aux_code.values.reshape(-1)
             local = aux_code.indices.reshape(-1)
             at = uniform_offsets(n, size, x.device)
             token_aux, left, slope = ops.decode_loss_rows(z, local, at, w_dead, torch.zeros_like(self.b_dec), -residual)
-            aux = token_aux.mean()
+            aux = token_aux.mean() * dead.any()
             loss = mse + alpha * aux
             # The dead features' entries stand below the batch's own, as n further tokens with their own residual.
             values = torch.cat([values, z])
@@ -98,3 +109,21 @@ class TopKSAE(SAE):
             inputs = torch.cat([centred, centred])
         factors = RowFactors(indices, offsets, values, residual, 2 / (n * d), slopes, inputs)
         return Gradients(loss, mse, sparsity, aux, l0, fired, factors, b_dec)
+
+    def _dead_rows(self, dead: Tensor) -> tuple[Tensor, Tensor]:
+        """The dead features, int64 [R], and their biases [R]. On a GPU R is a guess of how many there are: where it is
+        too large, feature 0 stands with a bias with which it never fires."""
+        if not gpu.asynchronous(dead):
+            rows = dead.nonzero()[:, 0]
+            return rows, self.b_enc[rows]
+        (before,) = self._late.take(self.recent)
+        count = dead.sum()
+        self._late.put(self.recent, count[None])
+        room = min(self.cfg.d_sae, room_for(before))
+        place = dead.cumsum(0) - 1
+        place = torch.where(dead & (place < room), place, room)  # what has no place shares one behind the last
+        features = torch.arange(self.cfg.d_sae, device=dead.device)
+        rows = features.new_zeros(room + 1).scatter_(0, place, features)[:room]
+        real = features[:room] < count
+        rows = torch.where(real, rows, 0)
+        return rows, torch.where(real, self.b_enc[rows], torch.finfo(self.b_enc.dtype).min / 2)

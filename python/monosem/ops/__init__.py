@@ -6,7 +6,7 @@ from monosem.ops.resample import resample_
 from monosem.ops.row_adam import row_adam_, row_grad_adam_
 from monosem.ops.row_grad import csc, feature_sum, row_grad
 from monosem.ops.sparse_decode import decode, gather_dot, sparse_decode
-from monosem.ops.threshold_encode import threshold_encode
+from monosem.ops.threshold_encode import threshold_encode, threshold_encode_within
 from monosem.ops.topk_encode import topk_encode
 
 __all__ = [
@@ -23,5 +23,6 @@ __all__ = [
     "row_grad_adam_",
     "sparse_decode",
     "threshold_encode",
+    "threshold_encode_within",
     "topk_encode",
 ]

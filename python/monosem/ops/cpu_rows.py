@@ -7,6 +7,8 @@ import os
 import torch
 from torch import Tensor
 
+from monosem.ops import reference
+from monosem.ops.adam import write_copy_
 from monosem.ops.backend import native as _C
 
 _WEIGHT_DTYPES = {torch.float32: 0, torch.bfloat16: 1}
@@ -29,16 +31,19 @@ def threads() -> int:
 def _code(indices: Tensor, offsets: Tensor, d_sae: int) -> tuple[Tensor, Tensor, int]:
     """A code in the layout that the kernels read, and its tokens. They follow it blindly, so it is checked here.
 
+    Behind the last entry there may be room that is not used, where the feature is ``d_sae``.
+
     Raises:
         IndexError: a feature outside 0…d_sae − 1, or offsets that do not divide the entries.
     """
     i, o = indices.contiguous(), offsets.contiguous()
-    if len(i):
-        low, high = (int(t) for t in torch.aminmax(i))
+    entries = len(i) if o[-1] == len(i) else len(i) - int((i == d_sae).sum())
+    if entries:
+        low, high = (int(t) for t in torch.aminmax(i[:entries]))
         if low < 0 or high >= d_sae:
             raise IndexError(f"indices: got features {low} to {high}; wanted 0 to {d_sae - 1}")
-    if o[0] != 0 or o[-1] != len(i) or (o.diff() < 0).any():
-        raise IndexError(f"offsets: got {int(o[0])} … {int(o[-1])}; wanted ascending from 0 to {len(i)}, the entries")
+    if o[0] != 0 or o[-1] != entries or (o.diff() < 0).any():
+        raise IndexError(f"offsets: got {int(o[0])} … {int(o[-1])}; wanted ascending from 0 to {entries}, the entries")
     return i, o, len(o) - 1
 
 
@@ -118,35 +123,61 @@ def _in_place(**tensors: Tensor) -> None:
             raise ValueError(f"{name}: got {t.dtype}, {layout}; wanted contiguous float32, which is updated in place")
 
 
-def _state(w: Tensor, m: Tensor, v: Tensor) -> int:
-    """The number of the moments' dtype, float32 or bfloat16, once all three can be updated in place."""
-    _in_place(w=w, **({} if m.dtype == v.dtype == torch.bfloat16 else {"m": m, "v": v}))
+def adam_state(w: Tensor, m: Tensor, v: Tensor, scales: Tensor | None) -> int:
+    """The number of the moments' dtype, once all can be updated in place: 0 float32, 1 bfloat16, 2 int8.
+
+    Raises:
+        ValueError: they cannot, or their dtypes do not go together.
+    """
+    small = {(torch.bfloat16, torch.bfloat16, False): 1, (torch.int8, torch.uint8, True): 2}
+    state = small.get((m.dtype, v.dtype, scales is not None), 0)
+    _in_place(w=w, **({} if state else {"m": m, "v": v}))
     if not (m.is_contiguous() and v.is_contiguous()):
-        raise ValueError("m, v: got strided bfloat16; wanted contiguous, which is updated in place")
-    return _WEIGHT_DTYPES[m.dtype]
+        raise ValueError(f"m, v: got strided {m.dtype}; wanted contiguous, which is updated in place")
+    if scales is not None and (state != 2 or scales.shape != (2, len(w)) or not scales.is_contiguous()):
+        raise ValueError(
+            f"scales: got {list(scales.shape)} with moments of {m.dtype} and {v.dtype}; wanted contiguous "
+            f"[2, {len(w)}] with int8 and uint8, or None"
+        )
+    return state
 
 
 def row_adam_(
-    w: Tensor, m: Tensor, v: Tensor, g: Tensor, lr: float, beta1: float, beta2: float, eps: float, step: int, unit: bool
-) -> None:
-    state = _state(w, m, v)
+    w: Tensor, m: Tensor, v: Tensor, g: Tensor, lr: float, beta1: float, beta2: float, eps: float, step: int,
+    unit: bool, lazy: bool = False, live: Tensor | None = None, scales: Tensor | None = None,
+    copy: Tensor | None = None, norms: Tensor | None = None,
+) -> None:  # fmt: skip
+    state = adam_state(w, m, v, scales)
+    if live is not None:  # for graphs, of which a CPU has none
+        return reference.row_adam_(w, m, v, fp32(g), lr, beta1, beta2, eps, step, unit, lazy, live, scales, copy, norms)
     g32 = fp32(g)
     _C.row_adam(
-        w.data_ptr(), m.data_ptr(), v.data_ptr(), state, g32.data_ptr(), *w.shape, lr, beta1, beta2, eps, step, unit,
-        threads(),
+        w.data_ptr(), m.data_ptr(), v.data_ptr(), state, _address(scales), g32.data_ptr(), *w.shape, lr, beta1, beta2,
+        eps, step, unit, lazy, threads(),
     )  # fmt: skip
+    write_copy_(w, copy, norms)
 
 
 def row_grad_adam_(
     w: Tensor, m: Tensor, v: Tensor, starts: Tensor, entries: Tensor, tokens: Tensor, coef: Tensor, u: Tensor,
-    scale: float, lr: float, beta1: float, beta2: float, eps: float, step: int, unit: bool,
+    scale: float, lr: float, beta1: float, beta2: float, eps: float, step: int, unit: bool, lazy: bool = False,
+    live: Tensor | None = None, scales: Tensor | None = None, copy: Tensor | None = None, norms: Tensor | None = None,
 ) -> None:  # fmt: skip
-    state = _state(w, m, v)
+    state = adam_state(w, m, v, scales)
+    if live is not None:
+        g = row_grad(starts, entries, tokens, coef, u).float() * scale
+        return reference.row_adam_(w, m, v, g, lr, beta1, beta2, eps, step, unit, lazy, live, scales, copy, norms)
     c, u32 = fp32(coef), fp32(u)
     _C.row_grad_adam(
-        w.data_ptr(), m.data_ptr(), v.data_ptr(), state, starts.data_ptr(), entries.data_ptr(), tokens.data_ptr(),
-        w.shape[0], c.data_ptr(), u32.data_ptr(), w.shape[1], scale, lr, beta1, beta2, eps, step, unit, threads(),
+        w.data_ptr(), m.data_ptr(), v.data_ptr(), state, _address(scales), starts.data_ptr(), entries.data_ptr(),
+        tokens.data_ptr(), w.shape[0], c.data_ptr(), u32.data_ptr(), w.shape[1], scale, lr, beta1, beta2, eps, step,
+        unit, lazy, threads(),
     )  # fmt: skip
+    write_copy_(w, copy, norms)
+
+
+def _address(t: Tensor | None) -> int:
+    return 0 if t is None else t.data_ptr()
 
 
 def resample_(

@@ -125,37 +125,46 @@ def feature_sum(starts: Tensor, entries: Tensor, coef: Tensor) -> Tensor:
 
 def row_adam_(
     w: Tensor, m: Tensor, v: Tensor, g: Tensor, lr: float, beta1: float, beta2: float, eps: float, step: int,
-    unit: bool, *, copy: Tensor | None = None, live: Tensor | None = None,
+    unit: bool, lazy: bool = False, live: Tensor | None = None, scales: Tensor | None = None,
+    copy: Tensor | None = None, norms: Tensor | None = None,
 ) -> None:  # fmt: skip
-    """``copy``: bfloat16, gets the new weights. ``live``: as ``factors`` makes it, used instead of the numbers."""
-    in_place(w=w, m=m, v=v)
-    g32 = fp32(g)
+    if scales is not None:
+        return _in_8_bits("row_adam_", w, m, v, g, lr, beta1, beta2, eps, step, unit, lazy, live, scales, copy, norms)
+    state, g32 = cpu_rows.adam_state(w, m, v, scales), fp32(g)
     _cuda.row_adam(
-        w.data_ptr(), m.data_ptr(), v.data_ptr(), _address(copy), g32.data_ptr(), w.shape[0], w.shape[1], lr, beta1,
-        beta2, eps, step, unit, _address(live), tuned("row_adam", w.shape[1], w), stream(w),
+        w.data_ptr(), m.data_ptr(), v.data_ptr(), state, *_copy(copy, norms), g32.data_ptr(), *w.shape, lr, beta1,
+        beta2, eps, step, unit, lazy, _address(live), tuned("row_adam", w.shape[1], w), stream(w),
     )  # fmt: skip
 
 
 def row_grad_adam_(
     w: Tensor, m: Tensor, v: Tensor, starts: Tensor, entries: Tensor, tokens: Tensor, coef: Tensor, u: Tensor,
-    scale: float, lr: float, beta1: float, beta2: float, eps: float, step: int, unit: bool, *,
-    copy: Tensor | None = None, live: Tensor | None = None,
+    scale: float, lr: float, beta1: float, beta2: float, eps: float, step: int, unit: bool, lazy: bool = False,
+    live: Tensor | None = None, scales: Tensor | None = None, copy: Tensor | None = None, norms: Tensor | None = None,
 ) -> None:  # fmt: skip
-    """``copy``: bfloat16, gets the new weights. ``live``: as ``factors`` makes it, used instead of the numbers."""
-    in_place(w=w, m=m, v=v)
-    c, u32, d = fp32(coef), fp32(u), w.shape[1]
+    if scales is not None:
+        return _in_8_bits(
+            "row_grad_adam_", w, m, v, starts, entries, tokens, coef, u, scale, lr, beta1, beta2, eps, step, unit, lazy,
+            live, scales, copy, norms,
+        )  # fmt: skip
+    state, c, u32, d = cpu_rows.adam_state(w, m, v, scales), fp32(coef), fp32(u), w.shape[1]
     bits, pieces = _pieces(len(entries), u32)
     _cuda.row_grad_adam(
-        w.data_ptr(), m.data_ptr(), v.data_ptr(), _address(copy), starts.data_ptr(), entries.data_ptr(),
+        w.data_ptr(), m.data_ptr(), v.data_ptr(), state, *_copy(copy, norms), starts.data_ptr(), entries.data_ptr(),
         tokens.data_ptr(), w.shape[0], len(entries), c.data_ptr(), u32.data_ptr(), d, bits, _address(pieces), scale,
-        lr, beta1, beta2, eps, step, unit, _address(live), tuned("row_grad_adam", d, w), stream(w),
+        lr, beta1, beta2, eps, step, unit, lazy, _address(live), tuned("row_grad_adam", d, w), stream(w),
     )  # fmt: skip
 
 
-def factors(lr: float, beta1: float, beta2: float, eps: float, step: int) -> Tensor:
-    """Adam's factors of one step as the kernels read them, float32 [6] on the CPU: copied to a tensor on the GPU
-    before each replay of a captured step, they make it the step that it is."""
-    return torch.tensor(_cuda.adam_factors(lr, beta1, beta2, eps, step), dtype=torch.float32)
+def _copy(copy: Tensor | None, norms: Tensor | None) -> tuple[int, int, int]:
+    return _address(copy), _address(norms), 0 if copy is None else copy.stride(0)
+
+
+def _in_8_bits(op: str, *args) -> None:
+    """Triton's: a row's scale is known when all of it is, and Triton holds a whole row."""
+    from monosem.ops import triton_rows
+
+    getattr(triton_rows, op)(*args)
 
 
 def resample_(

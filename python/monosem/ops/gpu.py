@@ -23,7 +23,8 @@ _ROWS = (
 # operation → backend → where its implementation is ("module:function"); imported when first used.
 IMPLEMENTATIONS: dict[str, dict[str, str]] = {
     "topk_encode": {"triton": "monosem.ops.triton_encode:topk"},
-    "threshold_encode": {"triton": "monosem.ops.triton_encode:threshold"},
+    "threshold_encode": {"triton": "monosem.ops.triton_threshold:threshold"},
+    "threshold_encode_within": {"triton": "monosem.ops.triton_threshold:threshold_within"},
     **{op: {"triton": f"monosem.ops.triton_rows:{op}", "cuda": f"monosem.ops.cuda_rows:{op}"} for op in _ROWS},
 }
 # operation → backend, where something other than Triton was measured to be faster.
@@ -47,6 +48,28 @@ def available(name: str) -> str:
 def interpreted() -> bool:
     """Whether Triton's kernels run in its interpreter, on CPU tensors (``TRITON_INTERPRET=1``): for tests, slow."""
     return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0") and backend.requested() == "triton"
+
+
+def asynchronous(t: torch.Tensor) -> bool:
+    """Whether the host should not wait for what comes of this tensor: on a GPU, where there are kernels for it."""
+    return t.device.type == "cuda" and t.dtype != torch.float64 and choose("threshold_encode_within")[0] != "reference"
+
+
+def runs_kernels(t: torch.Tensor) -> bool:
+    """Whether kernels for GPUs work on this tensor, be it in Triton's interpreter."""
+    return t.dtype != torch.float64 and (t.device.type == "cuda" or interpreted())
+
+
+def empty_copy(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Room for the encoder rows w as ``topk_encode(rounded=…)`` takes them; None where they would not be used."""
+    if not runs_kernels(w) or w.dtype != torch.float32 or choose("topk_encode")[0] != "triton":
+        return None
+    return _load("monosem.ops.triton_encode:empty_copy")(w)
+
+
+def round_into(copy: torch.Tensor, norms: torch.Tensor, w: torch.Tensor) -> None:
+    """Make the copy that of w."""
+    _load("monosem.ops.triton_encode:round_into")(copy, norms, w)
 
 
 def choose(op: str) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from monosem.ops import adam
 from monosem.ops.code import row_ids
 
 
@@ -24,6 +25,20 @@ def threshold_encode(x: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor, T
     rows, indices = f.nonzero(as_tuple=True)
     offsets = torch.cat([rows.new_zeros(1), torch.bincount(rows, minlength=len(x)).cumsum(0)])
     return f[rows, indices], indices.int(), offsets
+
+
+def threshold_encode_within(
+    x: Tensor, w: Tensor, b: Tensor, room: int, slots: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The same in arrays of ``room`` entries, less the tokens that have more than ``slots`` or come when it is full."""
+    f = (x @ w.T + b).relu()
+    counts = (f != 0).sum(-1)
+    kept = (counts <= slots) & (torch.where(counts <= slots, counts, 0).cumsum(0) <= room)
+    rows, columns = (f * kept[:, None]).nonzero(as_tuple=True)
+    values, indices = f.new_zeros(room), columns.new_full((room,), len(w), dtype=torch.int32)
+    values[: len(rows)], indices[: len(rows)] = f[rows, columns], columns.int()
+    offsets = torch.cat([counts.new_zeros(1), torch.where(kept, counts, 0).cumsum(0)])
+    return values, indices, offsets, counts.int(), kept
 
 
 def sparse_decode(values: Tensor, indices: Tensor, offsets: Tensor, w: Tensor, b: Tensor) -> Tensor:
@@ -66,16 +81,21 @@ def feature_sum(starts: Tensor, entries: Tensor, coef: Tensor) -> Tensor:
 
 
 def row_adam_(
-    w: Tensor, m: Tensor, v: Tensor, g: Tensor, lr: float, beta1: float, beta2: float, eps: float, step: int, unit: bool
-) -> None:
+    w: Tensor, m: Tensor, v: Tensor, g: Tensor, lr: float, beta1: float, beta2: float, eps: float, step: int,
+    unit: bool, lazy: bool = False, live: Tensor | None = None, scales: Tensor | None = None,
+    copy: Tensor | None = None, norms: Tensor | None = None,
+) -> None:  # fmt: skip
     """One step of torch.optim.Adam on rows, in place; ``unit``: parallel part of g removed before, rows unit after."""
+    numbers = adam.factors(lr, beta1, beta2, eps, step), step
+    (add1, keep2, add2, root2, step_size, eps), step = numbers if live is None else adam.read_live(live)
+    touched = (g != 0).any(-1, keepdim=True) | (not lazy)
     g = g - (g * w).sum(-1, keepdim=True) * w if unit else g
-    m.lerp_(g, 1 - beta1)
-    v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-    denominator = (v.sqrt() / (1 - beta2**step) ** 0.5).add_(eps)
-    w.addcdiv_(m, denominator, value=-lr / (1 - beta1**step))
-    if unit:
-        w.div_(w.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(w.dtype).tiny))
+    m32, v32 = adam.read_moments(m, v, scales)
+    m32, v32 = m32 + add1 * (g - m32), keep2 * v32 + add2 * g * g
+    new = w - step_size * (m32 / (v32.sqrt() / root2 + eps))
+    new = new / new.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(w.dtype).tiny) if unit else new
+    adam.write_moments_(m, v, scales, m32, v32, touched, step)
+    adam.write_copy_(w.copy_(torch.where(touched, new, w)), copy, norms)
 
 
 def resample_(

@@ -8,7 +8,7 @@ from torch import Tensor
 from monosem.ops import checks, cpu_encode, reference
 from monosem.ops.code import SparseCode
 from monosem.ops.library import register
-from monosem.ops.topk_encode import encoder_gradients
+from monosem.ops.topk_encode import Rounded, encoder_gradients
 
 
 def _fake(x: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -63,3 +63,51 @@ def threshold_encode(x: Tensor, w: Tensor, b: Tensor) -> SparseCode:
     checks.same("b", b, "w", w)
     values, indices, offsets = _threshold_encode(x.reshape(-1, x.shape[-1]), w, b)
     return SparseCode(values, indices, offsets, w.shape[0], x.shape[:-1])
+
+
+def _room_fake(x: Tensor, w: Tensor, b: Tensor, room: int, slots: int, *rounded):
+    n = x.shape[0]
+    offsets = x.new_empty(n + 1, dtype=torch.int64)
+    counts, kept = x.new_empty(n, dtype=torch.int32), x.new_empty(n, dtype=torch.bool)
+    return x.new_empty(room), x.new_empty(room, dtype=torch.int32), offsets, counts, kept
+
+
+def _room_reference(x: Tensor, w: Tensor, b: Tensor, room: int, slots: int, *rounded):
+    return reference.threshold_encode_within(x, w, b, room, slots)
+
+
+_threshold_encode_within = register(
+    "threshold_encode_within(Tensor x, Tensor w, Tensor b, int room, int slots, Tensor? copy=None, Tensor? norms=None) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    cpu=_room_reference, reference=_room_reference, fake=_room_fake,
+)  # fmt: skip
+
+
+def threshold_encode_within(
+    x: Tensor, w: Tensor, b: Tensor, room: int, slots: int, rounded: Rounded | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    r"""``threshold_encode`` into arrays of a given size, so that no host waits to learn how many entries there are.
+
+    Args:
+        x: [N, D], the centred input. w, b: as in ``threshold_encode``.
+        room: entries that there is room for.
+        slots: entries that a token may have, a power of two.
+        rounded: as in ``topk_encode``.
+
+    Returns:
+        ``values`` [room], ``indices`` [room] and ``offsets`` [N + 1] of the code. Behind the last entry values are 0
+        and indices F. ``counts`` int32 [N]: entries of each token, or more, never less. ``kept`` bool [N]: tokens whose
+        entries are in the code. A token with more than ``slots``, and tokens from the first on for which there is no
+        room, have none: it is for the caller to count them out. Not differentiable.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not fit, or ``slots`` not a power of two.
+    """
+    checks.shape("w", w, ("d_sae", "d_in"))
+    checks.shape("b", b, (w.shape[0],))
+    checks.shape("x", x, ("tokens", w.shape[1]))
+    checks.same("x", x, "w", w)
+    checks.same("b", b, "w", w)
+    if slots < 1 or slots & (slots - 1):
+        raise ValueError(f"slots: got {slots}; wanted a power of two")
+    return _threshold_encode_within(x, w, b, room, slots, *(rounded or (None, None)))

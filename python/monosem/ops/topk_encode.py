@@ -11,13 +11,15 @@ from monosem.ops.library import register
 from monosem.ops.row_grad import csc, feature_sum, row_grad
 from monosem.ops.sparse_decode import sparse_decode
 
+Rounded = tuple[Tensor, Tensor]  # bfloat16 [F, ≥ D], and ‖w‖ and ‖w − rounded‖ [2, F], both not too small
 
-def _fake(x: Tensor, w: Tensor, b: Tensor, k: int) -> tuple[Tensor, Tensor]:
+
+def _fake(x: Tensor, w: Tensor, b: Tensor, k: int, *rounded) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape[0], k), x.new_empty(x.shape[0], k, dtype=torch.int32)
 
 
 def _setup(ctx, inputs, output) -> None:
-    x, w, _, _ = inputs
+    x, w = inputs[:2]
     values, indices = output
     ctx.save_for_backward(x, w, values, indices)
     ctx.mark_non_differentiable(indices)
@@ -30,7 +32,7 @@ def _backward(ctx, g: Tensor, _):
     indices = indices.reshape(-1)
     offsets = uniform_offsets(n, k, x.device)
     need_x, need_w, need_b = ctx.needs_input_grad[:3]
-    return *encoder_gradients(coef, indices, offsets, x, w, need_x, need_w, need_b), None
+    return *encoder_gradients(coef, indices, offsets, x, w, need_x, need_w, need_b), None, None, None
 
 
 def encoder_gradients(
@@ -47,12 +49,14 @@ def encoder_gradients(
 
 
 _topk_encode = register(
-    "topk_encode(Tensor x, Tensor w, Tensor b, int k) -> (Tensor, Tensor)",
-    cpu=cpu_encode.topk, reference=reference.topk_encode, fake=_fake, backward=_backward, setup=_setup,
+    "topk_encode(Tensor x, Tensor w, Tensor b, int k, Tensor? copy=None, Tensor? norms=None) -> (Tensor, Tensor)",
+    cpu=lambda x, w, b, k, *rounded: cpu_encode.topk(x, w, b, k),
+    reference=lambda x, w, b, k, *rounded: reference.topk_encode(x, w, b, k),
+    fake=_fake, backward=_backward, setup=_setup,
 )  # fmt: skip
 
 
-def topk_encode(x: Tensor, w: Tensor, b: Tensor, k: int) -> SparseCode:
+def topk_encode(x: Tensor, w: Tensor, b: Tensor, k: int, rounded: Rounded | None = None) -> SparseCode:
     r"""The sparse code of TopK: ``ReLU(topk(x·wᵀ + b))``.
 
     Args:
@@ -60,6 +64,8 @@ def topk_encode(x: Tensor, w: Tensor, b: Tensor, k: int) -> SparseCode:
         w: encoder rows [F, D].
         b: encoder bias [F].
         k: entries a token, 1 ≤ k ≤ F.
+        rounded: w in bfloat16 and its norms, as ``row_adam_`` keeps them, so that w is not read to make them; believed.
+            Used where the product is in bfloat16 on a GPU. The answer is the same.
 
     Returns:
         Code with ``values``, ``indices`` [..., k], the largest first; among equal pre-activations the lowest index
@@ -78,6 +84,6 @@ def topk_encode(x: Tensor, w: Tensor, b: Tensor, k: int) -> SparseCode:
     checks.same("x", x, "w", w)
     checks.same("b", b, "w", w)
     checks.topk(k, w.shape[0])
-    values, indices = _topk_encode(x.reshape(-1, x.shape[-1]), w, b, k)
+    values, indices = _topk_encode(x.reshape(-1, x.shape[-1]), w, b, k, *(rounded or (None, None)))
     shape = x.shape[:-1]
     return SparseCode(values.view(*shape, k), indices.view(*shape, k), None, w.shape[0], shape)

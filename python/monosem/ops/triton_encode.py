@@ -9,7 +9,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from monosem.kernels import product, threshold_encode, topk_encode
+from monosem.kernels import product, topk_encode
 from monosem.kernels.launch import power2
 from monosem.ops import backend, gpu, reference
 from monosem.ops.triton_launch import blocks, cdiv, run
@@ -17,11 +17,10 @@ from monosem.ops.triton_launch import blocks, cdiv, run
 PAD = 64  # the product reads rows padded to a multiple of this
 MOST_SLOTS = 8192  # candidates a row that one program can hold
 CHANCE = 1e-9  # of a row that has to be done again, by the rule that sets the bar
-BUFFER_BYTES = 128 << 20  # for candidates; more tokens than fit are taken in turn,
+BUFFER_BYTES = 128 << 20  # for candidates, but at most an eighth of the weights; more tokens are taken in turn,
 FEWEST_ROWS = 1024  # at least so many at a time
-SPACE_BYTES = 64 << 20  # for the rows that are done again
-DENSE_BYTES = 256 << 20  # for pieces of tokens × features where a row has more entries than slots
-THRESHOLD_SLOTS = 512
+SPACE_BYTES = 16 << 20  # for the rows that are done again, which are few, but at most a sixteenth of the weights
+DENSE_BYTES = 256 << 20  # for pieces of tokens × features where k is larger than any plan
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def _rounded(t: Tensor, dtype: torch.dtype) -> _Operand:
     return _Operand(rows, length, error)
 
 
-class _Problem:
+class Problem:
     """x·wᵀ + b on its way to candidates."""
 
     def __init__(self, x: Tensor, w: Tensor, b: Tensor, right: _Operand | None = None) -> None:
@@ -141,18 +140,44 @@ class _Problem:
         )  # fmt: skip
 
 
-def topk(x: Tensor, w: Tensor, b: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def empty_copy(w: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Room for w [F, D] as its product reads it, and for its norms: zeros, to be written by ``row_adam_`` or
+    ``round_into``. None where products are in fp32."""
+    if not backend.gpu_bf16_products():
+        return None
+    copy = torch.zeros(len(w), cdiv(w.shape[1], PAD) * PAD, dtype=torch.bfloat16, device=w.device)
+    return copy, torch.zeros(2, len(w), dtype=torch.float32, device=w.device)
+
+
+def round_into(copy: Tensor, norms: Tensor, w: Tensor) -> None:
+    """Write w [F, D] to what ``empty_copy`` made."""
+    kernel = product.round_rows
+    n, d = w.shape
+    options = blocks(kernel, d, w)
+    run(kernel, cdiv(n, options["R"]), w, copy, norms[0], norms[1], n, d, copy.shape[1], COPY=True, **options)
+
+
+def operand(copy: Tensor | None, norms: Tensor | None) -> _Operand | None:
+    usable = copy is not None and backend.gpu_bf16_products()
+    return _Operand(copy, norms[0], norms[1]) if usable else None
+
+
+def topk(
+    x: Tensor, w: Tensor, b: Tensor, k: int, copy: Tensor | None = None, norms: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """``reference.topk_encode`` with nothing of size tokens × F, and no host synchronisation."""
     chosen = plan(len(w), k)
     if chosen is None:
         return _sorted_pieces(x, w, b, k)
     values = torch.empty(len(x), k, dtype=torch.float32, device=x.device)
     indices = torch.empty(len(x), k, dtype=torch.int32, device=x.device)
-    rows = max(FEWEST_ROWS, BUFFER_BYTES // max(chosen.slots * 20, chosen.sample * 4))
-    right = None
+    buffer = min(BUFFER_BYTES, w.numel() * 4 // 8)
+    rows = max(FEWEST_ROWS, buffer // max(chosen.slots * 20, chosen.sample * 4))
+    rows = max(1, cdiv(len(x), max(1, cdiv(len(x), rows))))  # shares of the same size
+    right = operand(copy, norms)
     for start in range(0, len(x), rows):
         part = slice(start, start + rows)
-        problem = _Problem(x[part], w, b, right)
+        problem = Problem(x[part], w, b, right)
         right = problem.right
         _select(problem, chosen, k, values[part], indices[part])
     return values.to(x.dtype), indices
@@ -172,7 +197,7 @@ def candidates(x: Tensor, w: Tensor, b: Tensor, k: int) -> dict[str, float]:
         return dict.fromkeys(("slots", "collected", "scored", "redone", "missed"), math.nan)
     values = torch.empty(n, k, dtype=torch.float32, device=x.device)
     indices = torch.empty(n, k, dtype=torch.int32, device=x.device)
-    report = _select(_Problem(x, w, b), chosen, k, values, indices)
+    report = _select(Problem(x, w, b), chosen, k, values, indices)
     place = torch.arange(chosen.slots, device=x.device)
     missed = 0
     for row in range(n):  # a diagnosis: a token at a time needs little memory
@@ -187,7 +212,7 @@ def candidates(x: Tensor, w: Tensor, b: Tensor, k: int) -> dict[str, float]:
     }
 
 
-def _select(p: _Problem, plan: Plan, k: int, values: Tensor, indices: Tensor) -> dict[str, Tensor]:
+def _select(p: Problem, plan: Plan, k: int, values: Tensor, indices: Tensor) -> dict[str, Tensor]:
     """Run the kernels; returns what ``candidates`` reports from."""
     n, slots, device = p.n, plan.slots, p.x.device
 
@@ -224,10 +249,10 @@ def _select(p: _Problem, plan: Plan, k: int, values: Tensor, indices: Tensor) ->
 
 
 def _redo(
-    p: _Problem, k: int, slots: int, todo: Tensor, n_todo: Tensor, exact: Tensor, end: Tensor, is_nan: Tensor
+    p: Problem, k: int, slots: int, todo: Tensor, n_todo: Tensor, exact: Tensor, end: Tensor, is_nan: Tensor
 ) -> None:
     """The rows in the list, from all features. Launched always; ends at once when the list is empty."""
-    room = max(1, min(p.n, SPACE_BYTES // (4 * p.f)))
+    room = max(1, min(p.n, min(SPACE_BYTES, p.w.numel() * 4 // 16) // (4 * p.f)))
     space = torch.empty(room, p.f, dtype=torch.int32, device=p.x.device)
     kernel = topk_encode.redo_score
     options = blocks(kernel, p.d, p.x)
@@ -253,60 +278,3 @@ def _sorted_pieces(x: Tensor, w: Tensor, b: Tensor, k: int) -> tuple[Tensor, Ten
     values, indices = (torch.cat(column) for column in zip(*parts, strict=True))
     bad = values.isnan().any(1, keepdim=True)
     return torch.where(bad, torch.nan, values).to(x.dtype), indices
-
-
-def threshold(x: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``reference.threshold_encode`` in memory that grows with what is active.
-
-    The number of entries decides the size of the answer, so the host waits for it, once; a second time for rows with
-    more candidates than slots.
-    """
-    n, device = len(x), x.device
-    offsets = torch.zeros(n + 1, dtype=torch.int64, device=device)
-    if not n:
-        return x.new_empty(0), torch.empty(0, dtype=torch.int32, device=device), offsets
-    p, slots = _Problem(x, w, b), min(THRESHOLD_SLOTS, power2(len(w)))
-    bar = torch.zeros(n, dtype=torch.float32, device=device)
-    keys, count = p.collect(bar, slots, False)
-    exact, end, kept = _score_candidates(p, keys, count)
-    torch.cumsum(kept, 0, out=offsets[1:])
-    most, nnz = _wait_for(count.amax(), offsets[-1])
-    if most > slots:
-        if power2(most) > 1024 or n * power2(most) * 20 > DENSE_BYTES:
-            return _dense_pieces(x, w, b)
-        keys, count = p.collect(bar, power2(most), False)
-        exact, end, kept = _score_candidates(p, keys, count)
-        torch.cumsum(kept, 0, out=offsets[1:])
-        nnz = _wait_for(offsets[-1])[0]
-    values = torch.empty(nnz, dtype=x.dtype, device=device)
-    indices = torch.empty(nnz, dtype=torch.int32, device=device)
-    kernel = threshold_encode.place
-    run(kernel, n, exact, end, offsets, values, indices, CAP=exact.shape[1], **blocks(kernel, 0, x))
-    return values, indices, offsets
-
-
-def _wait_for(*numbers: Tensor) -> list[int]:
-    """Numbers from the device; the host waits, once."""
-    return torch.stack([n.long() for n in numbers]).tolist()
-
-
-def _score_candidates(p: _Problem, keys: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Exact keys of every candidate, how many there are a row, and how many of them are positive or NaN."""
-    n, slots = keys.shape
-    listed, end = torch.empty(n, slots, dtype=torch.int32, device=keys.device), count.clamp(max=slots)
-    kernel = threshold_encode.unpack_features
-    run(kernel, n, keys, count, listed, CAP=slots, **blocks(kernel, 0, keys))
-    p.score(listed, torch.zeros_like(end), end, keys)
-    kept = torch.empty(n, dtype=torch.int64, device=keys.device)
-    kernel = threshold_encode.count_kept
-    run(kernel, n, keys, end, kept, CAP=slots, **blocks(kernel, 0, keys))
-    return keys, end, kept
-
-
-def _dense_pieces(x: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """While a good part of all features fire, the answer itself is large: products in fp32, a few tokens at a time."""
-    rows = max(1, DENSE_BYTES // (16 * len(w)))
-    parts = [reference.threshold_encode(part.float(), w.float(), b.float()) for part in x.split(rows)]
-    counts = torch.cat([offsets.diff() for _, _, offsets in parts])
-    offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    return torch.cat([v for v, _, _ in parts]).to(x.dtype), torch.cat([i for _, i, _ in parts]), offsets

@@ -16,6 +16,7 @@ from monosem.kernels import row_grad as grad_kernels
 from monosem.kernels import sparse_decode as decode_kernels
 from monosem.kernels.launch import power2
 from monosem.ops import cpu_rows, reference
+from monosem.ops.adam import factors
 from monosem.ops.cpu_rows import code_without_waiting as _code
 from monosem.ops.triton_launch import blocks, cdiv, run
 
@@ -73,7 +74,7 @@ def csc(indices: Tensor, offsets: Tensor, d_sae: int) -> tuple[Tensor, Tensor, T
     )
     run(csc_kernels.scatter, n, i, o, starts, counts.zero_(), *loose, **blocks(csc_kernels.scatter, 0, i))
     options = blocks(csc_kernels.settle, 0, i)
-    run(csc_kernels.settle, cdiv(nnz, options["B"]), starts, i, *loose, *settled, nnz, **options)
+    run(csc_kernels.settle, cdiv(nnz, options["B"]), starts, i, *loose, *settled, nnz, d_sae, **options)
     return starts, *settled
 
 
@@ -106,48 +107,50 @@ def feature_sum(starts: Tensor, entries: Tensor, coef: Tensor) -> Tensor:
     return out
 
 
-def _adam(lr: float, beta1: float, beta2: float, eps: float, step: int) -> tuple[float, ...]:
-    """The factors of one step, formed as ``torch.optim.Adam`` forms them: in float64, rounded once."""
-    return 1 - beta1, beta2, 1 - beta2, (1 - beta2**step) ** 0.5, lr / (1 - beta1**step), eps
-
-
 def row_adam_(
-    w: Tensor, m: Tensor, v: Tensor, g: Tensor, lr: float, beta1: float, beta2: float, eps: float, step: int, unit: bool
-) -> None:
-    cpu_rows._in_place(w=w, m=m, v=v)
+    w: Tensor, m: Tensor, v: Tensor, g: Tensor, lr: float, beta1: float, beta2: float, eps: float, step: int,
+    unit: bool, lazy: bool = False, live: Tensor | None = None, scales: Tensor | None = None,
+    copy: Tensor | None = None, norms: Tensor | None = None,
+) -> None:  # fmt: skip
+    state = cpu_rows.adam_state(w, m, v, scales)
     rows, d = w.shape
-    if unit and d > WIDEST:
-        reference.row_adam_(w, m, v, g.float(), lr, beta1, beta2, eps, step, unit)
-    elif unit:
-        kernel = adam_kernels.row_adam
-        run(
-            kernel, rows, w, m, v, g.contiguous(), d, *_adam(lr, beta1, beta2, eps, step), UNIT=True,
-            **blocks(kernel, d, w),
-        )  # fmt: skip
-    else:
+    numbers = factors(lr, beta1, beta2, eps, step)
+    if not (unit or lazy or state or copy is not None):
         kernel = adam_kernels.flat_adam
         options = blocks(kernel, 0, w)
         run(
-            kernel, cdiv(w.numel(), options["B"]), w, m, v, g.contiguous(), w.numel(),
-            *_adam(lr, beta1, beta2, eps, step), **options,
+            kernel, cdiv(w.numel(), options["B"]), w, m, v, g.contiguous(), w.numel(), live, *numbers, **options
+        )  # fmt: skip
+    elif d > WIDEST:
+        reference.row_adam_(w, m, v, g.float(), lr, beta1, beta2, eps, step, unit, lazy, live, scales, copy, norms)
+    else:
+        kernel = adam_kernels.row_adam
+        run(
+            kernel, rows, w, m, v, scales, copy, norms, _width(copy), g.contiguous(), d, live, *numbers, step,
+            UNIT=unit, LAZY=lazy, **blocks(kernel, d, w),
         )  # fmt: skip
 
 
 def row_grad_adam_(
     w: Tensor, m: Tensor, v: Tensor, starts: Tensor, entries: Tensor, tokens: Tensor, coef: Tensor, u: Tensor,
-    scale: float, lr: float, beta1: float, beta2: float, eps: float, step: int, unit: bool,
+    scale: float, lr: float, beta1: float, beta2: float, eps: float, step: int, unit: bool, lazy: bool = False,
+    live: Tensor | None = None, scales: Tensor | None = None, copy: Tensor | None = None, norms: Tensor | None = None,
 ) -> None:  # fmt: skip
-    cpu_rows._in_place(w=w, m=m, v=v)
+    cpu_rows.adam_state(w, m, v, scales)
     f, d = w.shape
     if d > WIDEST:
         g = row_grad(starts, entries, tokens, coef.float(), u.float()).mul_(scale)
-        return row_adam_(w, m, v, g, lr, beta1, beta2, eps, step, unit)
-    factors, window = _factors(starts, entries, tokens, coef, u)
+        return row_adam_(w, m, v, g, lr, beta1, beta2, eps, step, unit, lazy, live, scales, copy, norms)
+    code, window = _factors(starts, entries, tokens, coef, u)
     kernel = adam_kernels.row_grad_adam
     run(
-        kernel, f, w, m, v, *factors, d, window, scale, *_adam(lr, beta1, beta2, eps, step), UNIT=unit,
-        **blocks(kernel, d, w),
+        kernel, f, w, m, v, scales, copy, norms, _width(copy), *code, d, window, scale, live,
+        *factors(lr, beta1, beta2, eps, step), step, UNIT=unit, LAZY=lazy, **blocks(kernel, d, w),
     )  # fmt: skip
+
+
+def _width(copy: Tensor | None) -> int:
+    return 0 if copy is None else copy.stride(0)
 
 
 def resample_(

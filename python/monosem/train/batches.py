@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 
-def check_batch(x: object, like: Tensor, d_in: int, number: int) -> Tensor:
+def check_batch(x: object, like: Tensor, d_in: int, number: int, movable: bool = False) -> Tensor:
     """``x`` [N, d_in], ready for a step, in the dtype of the weights ``like``; bf16 and fp16 widen exactly.
+
+    ``movable``: a batch on the CPU goes to the weights' device, once it is checked: so that no one waits for a GPU to
+    say that it is finite. A batch that is on a GPU already is waited for.
 
     Raises:
         TypeError: not a tensor, or a dtype that does not fit the weights.
@@ -23,11 +26,13 @@ def check_batch(x: object, like: Tensor, d_in: int, number: int) -> Tensor:
         raise ValueError(f"batch {number}: got shape {list(x.shape)}; wanted [N, d_in={d_in}]{hint}")
     if not len(x):
         raise ValueError(f"batch {number}: got no row; wanted [N, d_in={d_in}] with N ≥ 1")
-    if x.device != like.device:
+    if x.device != like.device and not (movable and x.device.type == "cpu"):
         raise ValueError(f"batch {number}: got device {x.device}; wanted {like.device}, where the weights are")
     if x.dtype not in (like.dtype, torch.bfloat16, torch.float16):
         raise TypeError(f"batch {number}: got {x.dtype}; wanted {like.dtype}, or bfloat16 or float16 to be widened")
-    x = x.detach().to(like.dtype)
+    x = x.detach()
+    if x.device == like.device:
+        x = x.to(like.dtype)
     # One pass: a NaN or Inf anywhere makes the sum so. A sum of large finite numbers may overflow, hence the recount.
     if not torch.isfinite(x.sum()):
         bad = ~torch.isfinite(x)
@@ -38,6 +43,8 @@ def check_batch(x: object, like: Tensor, d_in: int, number: int) -> Tensor:
                 f"at row {row}, column {column}; wanted finite activations. No weight was changed by this batch. Find "
                 "out where they come from (half-precision overflow in the model is common), or leave that input out."
             )
+    if x.device != like.device:  # from pinned memory: from other memory a copy waits
+        x = x.pin_memory().to(like.device, non_blocking=True).to(like.dtype)
     return x
 
 
@@ -104,9 +111,7 @@ class Batches:
                 ) from None
             raise
         number, self.number = self.number, self.number + 1
-        if isinstance(x, Tensor) and x.device.type == "cpu":
-            x = x.to(self._like.device, non_blocking=True)
-        return check_batch(x, self._like, self._d_in, number)
+        return check_batch(x, self._like, self._d_in, number, movable=True)
 
     @property
     def exact(self) -> bool:

@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from monosem.ops.adam import STATES
 from monosem.train.resample import ResampleConfig
 
 
@@ -21,8 +22,10 @@ class TrainConfig:
         batch_size: tokens of a batch. The source makes the batches; this one sizes progress and memory estimates.
         steps: optimizer steps of the whole run, to which the schedules below refer.
         betas, eps: Adam's.
-        adam_state: ``"fp32"``, or ``"bf16"``: Adam's moments of both matrices in 4 instead of 8 bytes a weight, rounded
-            stochastically and repeatably. CPU only.
+        adam_state: ``"fp32"``, ``"bf16"`` or ``"int8"``: Adam's moments of both matrices in 8, 4 or 2 bytes a weight;
+            what has fewer bits is rounded stochastically and repeatably.
+        lazy_rows: leave a feature's row alone in a batch that gives it no gradient; saves time in wide dictionaries,
+            but is not ``torch.optim.Adam`` any more (see ``FastStep``).
         lr_warmup: time over which the learning rate rises linearly from 0.
         lr_decay: time at the end over which it falls to 0.
         decay_shape: ``"linear"`` or ``"cosine"``.
@@ -44,6 +47,7 @@ class TrainConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     adam_state: str = "fp32"
+    lazy_rows: bool = False
     lr_warmup: int | float = 0.02
     lr_decay: int | float = 0.2
     decay_shape: str = "linear"
@@ -66,7 +70,8 @@ class TrainConfig:
         betas_ok = len(self.betas) == 2 and all(_number(b) and 0 <= b < 1 for b in self.betas)
         _check("betas", self.betas, betas_ok, "two numbers, each at least 0 and below 1")
         _check("eps", self.eps, _positive(self.eps), "a positive number")
-        _check("adam_state", self.adam_state, self.adam_state in ("fp32", "bf16"), "'fp32' or 'bf16'")
+        _check("adam_state", self.adam_state, self.adam_state in STATES, "'fp32', 'bf16' or 'int8'")
+        _check("lazy_rows", self.lazy_rows, isinstance(self.lazy_rows, bool), "True or False")
         for name in ("lr_warmup", "lr_decay", "sparsity_warmup"):
             value = getattr(self, name)
             ok = (_whole(value) and 0 <= value <= self.steps) or (isinstance(value, float) and 0 <= value <= 1)

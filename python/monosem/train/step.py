@@ -7,7 +7,7 @@ from torch import Tensor
 
 from monosem import ops
 from monosem.nn import SAE, DenseRows, Gradients, RowFactors
-from monosem.ops import backend
+from monosem.ops import adam, backend, gpu
 
 PARAMETERS = ("W_enc_rows", "W_dec", "b_enc", "b_dec")
 
@@ -19,41 +19,71 @@ class FastStep:
     made unit (decoder) before the next, so that no gradient of size F × D goes to memory. With ``clip`` they do, for
     their norm must be known first.
 
+    On a GPU that multiplies in bfloat16, the optimizer also writes the encoder rows in it, which the next step's
+    product reads. Weights that others change are noticed, unless it is done behind PyTorch's back (``.data``): then
+    call ``weights_changed``.
+
     Args:
-        adam_state: ``"fp32"``, or ``"bf16"`` to keep the moments of both matrices in half the memory, rounded
-            stochastically (the same way every run). CPU only.
+        adam_state: of the moments of both matrices. ``"fp32"``: 8 bytes a weight; ``"bf16"``: 4; ``"int8"``: 2, with
+            two scales a row. What has fewer bits is rounded stochastically, the same way every run.
+        lazy_rows: a row of a matrix whose gradient is 0 everywhere in this batch is left as it is: weights and moments
+            (as ``torch.optim.SparseAdam``). Otherwise, as with ``torch.optim.Adam``, its momentum moves it on. The
+            biases are not lazy; bias corrections count every step.
+
+    Raises:
+        ValueError: parameters that are not float32 or float64, or float64 with moments of fewer bits.
     """
 
     def __init__(
-        self, sae: SAE, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, adam_state: str = "fp32"
-    ) -> None:
+        self, sae: SAE, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, adam_state: str = "fp32",
+        lazy_rows: bool = False,
+    ) -> None:  # fmt: skip
         if sae.W_dec.dtype not in (torch.float32, torch.float64):
             raise ValueError(f"sae: parameters are {sae.W_dec.dtype}; wanted float32 for training. Call `sae.float()`")
-        self.sae, self.betas, self.eps = sae, betas, eps
-        self.count = 0
-        if adam_state == "bf16" and not (backend.use_native() and sae.W_dec.device.type == "cpu"
-                                         and sae.W_dec.dtype == torch.float32):  # fmt: skip
+        if adam_state not in adam.STATES:
+            raise ValueError(f"adam_state: got {adam_state!r}; wanted one of {', '.join(adam.STATES)}")
+        if adam_state != "fp32" and sae.W_dec.dtype != torch.float32:
             where = f"{sae.W_dec.dtype} on {sae.W_dec.device}"
-            raise ValueError(f"adam_state: got 'bf16' for {where}; the kernels that round it are for float32 on CPUs")
+            raise ValueError(f"adam_state: got {adam_state!r} for {where}; wanted float32 parameters, or 'fp32'")
+        self.sae, self.betas, self.eps, self.lazy_rows = sae, betas, eps, lazy_rows
         for name in PARAMETERS[:2]:
             backend.large_pages(getattr(sae, name))
-        self.m, self.v = ({n: self._zeros(n, adam_state) for n in PARAMETERS} for _ in range(2))
+        self.m, self.v = ({n: self._zeros(n, adam_state, i) for n in PARAMETERS} for i in range(2))
+        small = PARAMETERS[:2] if adam_state == "int8" else ()
+        self.scales = {n: torch.zeros(2, sae.cfg.d_sae, device=sae.W_dec.device) for n in small}
+        self._count = 0
+        self._steps: Tensor | None = None  # on the device, once lr is
+        self._live: Tensor | None = None
+        self._copy = gpu.empty_copy(sae.W_enc_rows)
+        self._copied: tuple[int, int] | None = None
 
-    def _zeros(self, name: str, adam_state: str) -> Tensor:
+    def _zeros(self, name: str, adam_state: str, which: int) -> Tensor:
         like = getattr(self.sae, name)
-        moment = torch.empty_like(
-            like, requires_grad=False, dtype=torch.bfloat16 if adam_state == "bf16" and like.ndim == 2 else like.dtype
-        )
+        dtype = like.dtype if adam_state == "fp32" or like.ndim < 2 else adam.DTYPES[adam_state][which]
+        moment = torch.empty_like(like, requires_grad=False, dtype=dtype)
         backend.large_pages(moment)
         return moment.zero_()
 
+    @property
+    def count(self) -> int:
+        """Steps taken. Waits for a GPU that counts them itself."""
+        return self._count if self._steps is None else int(self._steps)
+
     @torch.no_grad()
     def __call__(
-        self, x: Tensor, lr: float, sparsity_scale: float = 1.0, clip: float | None = None, dead: Tensor | None = None
-    ) -> "StepOutput":
-        """Update the autoencoder on x [N, d_in]."""
-        made = self.sae.gradients(x, sparsity_scale, dead)
-        self.count += 1
+        self, x: Tensor, lr: float | Tensor, sparsity_scale: float = 1.0, clip: float | None = None,
+        dead: Tensor | None = None,
+    ) -> "StepOutput":  # fmt: skip
+        """Update the autoencoder on x [N, d_in].
+
+        Args:
+            lr: learning rate. As a 0-dim tensor on the GPU, both it and the number of the step are read there when the
+                step runs: a step captured in a CUDA graph then trains on at each replay, with the lr that the tensor
+                has by then.
+            dead: bool [d_sae], features that AuxK may use.
+        """
+        made = self.sae.gradients(x, sparsity_scale, dead, self._fresh_copy())
+        hyper = self._hyper(lr)
         rows = made.rows
         if isinstance(rows, RowFactors):
             starts, entries, tokens = ops.csc(rows.indices, rows.offsets, self.sae.cfg.d_sae)
@@ -69,14 +99,50 @@ class FastStep:
         norm = None
         if isinstance(rows, DenseRows):
             norm = self._clip(rows, b_dec, clip)
-            self._adam("W_enc_rows", rows.w_enc, lr)
-            self._adam("W_dec", rows.w_dec, lr, unit=True)
+            for name, g in (("W_enc_rows", rows.w_enc), ("W_dec", rows.w_dec)):
+                ops.row_adam_(*self._state(name), g, *hyper, *self._options(name))
         else:
-            self._row_adam("W_enc_rows", encoder, 1.0, lr)
-            self._row_adam("W_dec", decoder, rows.decoder_scale, lr, unit=True)
-        self._adam("b_enc", b_enc, lr)
-        self._adam("b_dec", b_dec, lr)
+            for name, factors in (("W_enc_rows", (*encoder, 1.0)), ("W_dec", (*decoder, rows.decoder_scale))):
+                ops.row_grad_adam_(*self._state(name), *factors, *hyper, *self._options(name))
+        for name, g in (("b_enc", b_enc), ("b_dec", b_dec)):
+            ops.row_adam_(*(t.view(1, -1) for t in self._state(name)), g.view(1, -1), *hyper, False, False, self._live)
         return StepOutput(made, norm)
+
+    def _hyper(self, lr: float | Tensor) -> tuple:
+        """Count this step; ``lr, beta1, beta2, eps, step`` for the operations, or what stands there unread."""
+        if not isinstance(lr, Tensor) or not gpu.runs_kernels(self.sae.W_dec):
+            self._count, self._steps, self._live = self.count + 1, None, None
+            return float(lr), *self.betas, self.eps, self._count
+        if lr.ndim or lr.device != self.sae.W_dec.device:
+            raise ValueError(
+                f"lr: got {list(lr.shape)} on {lr.device}; wanted a 0-dim tensor on {self.sae.W_dec.device}"
+            )
+        if self._steps is None:
+            self._steps = torch.tensor(self._count, device=lr.device)
+            self._live = adam.live_factors(*self.betas, self.eps, lr.device)
+        self._steps += 1
+        adam.set_live_(self._live, lr, self._steps, *self.betas)
+        return 0.0, *self.betas, self.eps, 1
+
+    def _state(self, name: str) -> tuple[Tensor, Tensor, Tensor]:
+        return getattr(self.sae, name).data, self.m[name], self.v[name]
+
+    def _options(self, name: str) -> tuple:
+        """``unit, lazy, live, scales, copy, norms`` of a matrix."""
+        copy = self._copy if name == "W_enc_rows" and self._copy is not None else (None, None)
+        return name == "W_dec", self.lazy_rows, self._live, self.scales.get(name), *copy
+
+    def _fresh_copy(self) -> tuple[Tensor, Tensor] | None:
+        """The encoder rows in bfloat16. Our own updates go through ``.data``, which PyTorch does not count."""
+        w = self.sae.W_enc_rows
+        if self._copy is not None and self._copied != (w.data_ptr(), w._version):
+            gpu.round_into(*self._copy, w.data)
+            self._copied = w.data_ptr(), w._version
+        return self._copy
+
+    def weights_changed(self) -> None:
+        """The weights were changed by someone else: forget what was made of them."""
+        self._copied = None
 
     def _clip(self, rows: DenseRows, b_dec: Tensor, clip: float | None) -> Tensor | None:
         if clip is None:
@@ -91,17 +157,11 @@ class FastStep:
             g.mul_(factor)
         return norm
 
-    def _adam(self, name: str, g: Tensor, lr: float, unit: bool = False) -> None:
-        rows = (t.view(-1, t.shape[-1]) for t in (getattr(self.sae, name).data, self.m[name], self.v[name], g))
-        ops.row_adam_(*rows, lr, *self.betas, self.eps, self.count, unit)
-
-    def _row_adam(self, name: str, factors: tuple, scale: float, lr: float, unit: bool = False) -> None:
-        w = getattr(self.sae, name).data
-        ops.row_grad_adam_(w, self.m[name], self.v[name], *factors, scale, lr, *self.betas, self.eps, self.count, unit)
-
     @torch.no_grad()
     def reset_features(self, features: Tensor) -> None:
-        """Forget Adam's moments of these features (int64 [R]): their rows in both matrices and the encoder bias."""
+        """Forget Adam's moments of these features (int64 [R]), which got new weights: their rows in both matrices and
+        the encoder bias."""
+        self.weights_changed()
         for moments in (self.m, self.v):
             for name in ("W_enc_rows", "W_dec", "b_enc"):
                 moments[name][features] = 0.0
@@ -109,18 +169,23 @@ class FastStep:
     def state_dict(self) -> dict[str, Tensor]:
         """Adam's moments, the step count and the buffers that decide how the next step is computed."""
         state = {f"{k}.{n}": t for k, moments in (("m", self.m), ("v", self.v)) for n, t in moments.items()}
+        state |= {f"scales.{n}": t for n, t in self.scales.items()}
         state |= {f"buffer.{n}": t for n, t in self.sae.named_buffers()}
         return state | {"step": torch.tensor(self.count, dtype=torch.int64)}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore what ``state_dict`` gave."""
-        for k, moments in (("m", self.m), ("v", self.v)):
+        """Restore what ``state_dict`` gave. A buffer that an older version did not have keeps what it has."""
+        for k, moments in (("m", self.m), ("v", self.v), ("scales", self.scales)):
             for n, t in moments.items():
                 t.copy_(state[f"{k}.{n}"])
         for n, t in self.sae.named_buffers():
-            t.copy_(state[f"buffer.{n}"])
-        self.count = int(state["step"])
+            if f"buffer.{n}" in state:
+                t.copy_(state[f"buffer.{n}"])
+        self._count = int(state["step"])
+        if self._steps is not None:  # in place: a graph reads it
+            self._steps.fill_(self._count)
+        self.weights_changed()
 
 
 class StepOutput:

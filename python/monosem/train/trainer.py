@@ -283,15 +283,19 @@ def _check_agreement(saes: list[SAE], configs: list[TrainConfig]) -> None:
             raise ValueError(f"{name}: got {values}; wanted the same for all that learn from one stream")
 
 
+# What is true of a run saved before a field was there.
+_BEFORE = {"adam_state": "fp32", "lazy_rows": False}
+
+
 def _check_same_run(mine: list[dict], saved: list[dict], folder: Path) -> None:
     if len(mine) != len(saved):
         raise ValueError(f"folder: {str(folder)!r} holds a run of {len(saved)} autoencoders, this one has {len(mine)}")
     differing = [
-        f"{part}.{name} is {theirs[part].get(name)!r} there and {ours[part].get(name)!r} here"
+        f"{part}.{name} is {theirs[part].get(name, _BEFORE.get(name))!r} there and {ours[part].get(name)!r} here"
         for ours, theirs in zip(json.loads(json.dumps(mine)), saved, strict=True)
         for part in ours
         for name in sorted(ours[part].keys() | theirs[part].keys())
-        if ours[part].get(name) != theirs[part].get(name)
+        if ours[part].get(name) != theirs[part].get(name, _BEFORE.get(name))
     ]
     if differing:
         raise ValueError(

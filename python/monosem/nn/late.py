@@ -1,0 +1,73 @@
+"""Numbers that a step measures and a later step decides by, so that no host waits for a GPU to decide."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import torch
+from torch import Tensor
+
+LAG = 2  # steps: the host may be that far ahead of the GPU
+
+
+class Late:
+    """A few numbers a step, given on the device, known to the host LAG steps later.
+
+    By then they have arrived, or the host is LAG steps ahead and may as well wait for that step to end. Always the
+    numbers of LAG steps ago, never what happens to have come: the same decisions every run. ``history`` [LAG, n], a
+    buffer of the module, holds those that the host does not have yet, so that a resumed run decides as one that was
+    never stopped; where it was written by someone else (a checkpoint), it is read again, which waits.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
+        self._seen: tuple[int, int] | None = None
+        self._last: list[float] | None = None
+
+    def __deepcopy__(self, memo: dict) -> Late:
+        return Late()  # what is on its way belongs to the other module
+
+    def __reduce__(self) -> tuple:
+        return Late, ()
+
+    def take(self, history: Tensor) -> list[float]:
+        """The numbers of LAG steps ago."""
+        if _capturing(history) and self._last is not None:
+            return self._last  # a graph keeps the decision of the steps before it
+        if self._seen != (history.data_ptr(), history._version):
+            self._waiting.clear()
+        if len(self._waiting) < LAG:
+            self._last = history[0].tolist()
+        else:
+            numbers, event = self._waiting.popleft()
+            if event is not None:
+                event.synchronize()
+            self._last = numbers.tolist()
+        return self._last
+
+    def put(self, history: Tensor, numbers: Tensor) -> None:
+        """Add this step's numbers [n], on the device of ``history``."""
+        history.copy_(torch.cat([history[1:], numbers.to(history.dtype)[None]]))
+        if _capturing(history):
+            return
+        if history.device.type == "cuda":
+            host = torch.empty(numbers.shape, dtype=history.dtype, device="cpu", pin_memory=True)
+            host.copy_(history[-1], non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+            self._waiting.append((host, event))
+        else:
+            self._waiting.append((history[-1].clone(), None))
+        while len(self._waiting) > LAG:
+            self._waiting.popleft()
+        self._seen = history.data_ptr(), history._version
+
+
+def _capturing(t: Tensor) -> bool:
+    return t.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def room_for(count: float) -> int:
+    """A size of at least ``count``, one of few: some of eighths of powers of two, so that shapes seldom change."""
+    grain = max(64, 1 << max(0, int(count).bit_length() - 3))
+    return -(-int(count) // grain) * grain

@@ -1,0 +1,77 @@
+"""A whole training step by the Triton kernels, with the learning rate and the number of the step on the device."""
+
+import pytest
+import torch
+
+import monosem as ms
+from monosem.ops import gpu
+from monosem.train.step import FastStep
+
+pytestmark = pytest.mark.usefixtures("device", "triton_only")
+N, D, F, K = 6, 20, 70, 4
+OPTIONS = [{}, {"adam_state": "bf16"}, {"adam_state": "int8", "lazy_rows": True}]
+
+
+def made(kind="topk", **options) -> FastStep:
+    sae = ms.TopKSAE(D, F, K, aux_k=3, seed=1) if kind == "topk" else ms.ReLUSAE(D, F, 1e-3, seed=1)
+    if kind == "relu":
+        sae.b_enc.data.fill_(-0.7)
+        sae.expect(most=30, mean=5.0)
+        sae.density.fill_(0.0)
+    return FastStep(sae, **options)
+
+
+def batch(seed: int) -> torch.Tensor:
+    return torch.randn(N, D, generator=torch.Generator(torch.get_default_device()).manual_seed(seed))
+
+
+def everything(step: FastStep) -> list[torch.Tensor]:
+    return [*(p.detach() for p in step.sae.parameters()), *step.m.values(), *step.v.values(), *step.scales.values()]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("kind", ["topk", "relu"])
+def test_lr_and_step_on_the_device_train_alike(kind, options):
+    by_number, by_tensor = made(kind, **options), made(kind, **options)
+    lr = torch.zeros((), dtype=torch.float64)
+    for seed in range(3):
+        by_number(batch(seed), 1e-2 / (seed + 1))
+        by_tensor(batch(seed), lr.fill_(1e-2 / (seed + 1)))
+    assert by_tensor.count == by_number.count == 3
+    assert all(torch.equal(a, b) for a, b in zip(everything(by_number), everything(by_tensor), strict=True))
+    state = by_tensor.state_dict()
+    by_number(batch(3), 1e-3)
+    by_tensor(batch(3), 1e-3)  # and numbers again
+    assert all(torch.equal(a, b) for a, b in zip(everything(by_number), everything(by_tensor), strict=True))
+    by_tensor.load_state_dict(state)
+    assert by_tensor.count == 3
+
+
+def test_a_learning_rate_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"lr: got \[2\] on .*; wanted a 0-dim tensor"):
+        made()(batch(0), torch.ones(2))
+
+
+@pytest.mark.parametrize("kind", ["topk", "relu"])
+def test_the_encoder_in_bf16_is_written_by_the_optimizer(kind, monkeypatch):
+    """Rounded once in the beginning, and again only when others change the weights; the steps are those without it."""
+    rounded = []
+    round_into = gpu.round_into
+    monkeypatch.setattr(gpu, "round_into", lambda *a: rounded.append(1) or round_into(*a))
+    kept, plain = made(kind), made(kind)
+    assert kept._copy is not None and plain._copy is not None
+    plain._copy = None
+    asynchronous = kind == "relu"  # the way in which ReLU uses it
+    monkeypatch.setattr(gpu, "asynchronous", lambda t: asynchronous)
+    for seed in range(4):
+        if seed == 2:
+            for step in (kept, plain):
+                with torch.no_grad():
+                    step.sae.W_enc_rows.mul_(1.5)
+        for step in (kept, plain):
+            step(batch(seed), 1e-2)
+    assert len(rounded) == 2
+    assert all(torch.equal(a, b) for a, b in zip(everything(kept), everything(plain), strict=True))
+    kept.reset_features(torch.tensor([3]))
+    kept(batch(5), 1e-2)
+    assert len(rounded) == 3
