@@ -18,6 +18,7 @@ from monosem.ops.backend import native as _C
 from monosem.ops.cpu_rows import fp32, threads, weights
 
 WHOLE = {"int8": 8, "int16": 16}  # products in whole numbers: their bits
+FEW = 64  # tokens
 BLOCK = 4096  # tokens at a time, of which what is active is then put in a row
 HUGE = 1e30  # no sum of values and margins below this comes near to what fp32 can hold
 ROWS, COLS = 1024, 1024  # of a tile by PyTorch, which stays in cache between product and selection
@@ -45,7 +46,8 @@ def _topk(encoder: "_Encoder", x: Tensor, k: int, product: str, values: Tensor, 
     if redo:  # more values within the margin than the buffer holds (ties, constant rows)
         at = torch.tensor(redo)
         again = torch.empty(len(redo), k), torch.empty(len(redo), k, dtype=torch.int32)
-        _topk(encoder, x[at], k, "int16" if product == "int8" else "fp32", *again)
+        # Rounding the weights anew costs more than a few tokens in fp32.
+        _topk(encoder, x[at], k, "int16" if product == "int8" and len(redo) > FEW else "fp32", *again)
         values[at], indices[at] = again
 
 
@@ -130,7 +132,7 @@ class _Encoder:
 
 def _capacity(k: int, product: str) -> int:
     """Slots a token: room for a while between two cuts, for what lies within the margin of the k-th, and to spare."""
-    slots = {"fp32": 2 * k + 64, "int16": 4 * k + 64, "int8": 16 * k + 512, "bf16": 8 * k + 256}[product]
+    slots = {"fp32": 2 * k + 64, "int16": 4 * k + 64, "int8": 16 * k + 768, "bf16": 8 * k + 256}[product]
     return slots + 4 * _C.spare_slots
 
 
