@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from monosem.analysis.dashboard import Counts, write_site
-from monosem.analysis.dashboard.facts import gather, nearest
+from monosem.analysis.dashboard.facts import gather
 from monosem.analysis.dashboard.records import Records
 from monosem.analysis.dashboard.words import of_examples, words
 from monosem.analysis.index import IndexSettings, build_index
 from monosem.analysis.inputs import Subject
+from monosem.analysis.nearest import nearest
 from monosem.analysis.windows import Piece, Window
 
 needs_chromium = pytest.mark.skipif(chromium.BINARY is None, reason="needs Chromium")

@@ -146,19 +146,19 @@ def measure(
         threshold: masked cosine above which two features are joined.
         least: features of fewer active tokens are left out (the paper leaves out the ultralow-density ones).
         most: of the children that one dictionary adds to the family, at most so many are followed, the closest.
-        umap: also lay the decoder directions of all out in two dimensions (needs ``umap-learn``).
+        umap: also arrange the decoder directions of all: map, clusters, order (``arrangement.arrange``).
         memory, folder: as in ``CrossProducts``.
 
     Raises:
         ValueError: fewer than two dictionaries, of different hooks, no text of the label, or no such feature.
-        ImportError: ``umap`` without umap-learn.
+        ImportError: ``umap`` without umap-learn or scikit-learn.
     """
     names = list(names) or [f"{s.sae.cfg.d_sae:,} features" for s in subjects]
     groups = _checked(subjects, names, rows, label, feature)
     if umap:
-        from monosem.analysis.evidence.feature_map import need_umap
+        from monosem.analysis.evidence.arrangement import need_packages
 
-        need_umap()
+        need_packages()
     select = spread(rows, tokens)
     read = [
         blocks(s.sae, s.model, s.hook_name, rows, select=select, contexts=contexts, skip_positions=skip_positions,

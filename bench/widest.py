@@ -1,0 +1,105 @@
+"""Every claim of `monosem reproduce` at 131,072 features: that it works there, how long it takes, how much memory.
+
+    python bench/widest.py --out bench/results/widest.json
+
+The stages are those of `reproduce --preset paper`, with everything that is looked at closely (main dictionary, second
+model, control with shuffled weights) at the paper's greatest width, and as few steps and tokens as make each stage do
+all of its work. So the dictionaries are all but untrained and their figures mean nothing; what is shown is the
+machinery. Each stage runs in a process of its own, so that its peak of memory is its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from monosem.reproduce.context import Context
+from monosem.reproduce.presets import PAPER, Run
+from monosem.reproduce.stages import all_stages
+
+WIDEST = max(run.d_sae for run in PAPER.runs)
+
+
+def context(args: argparse.Namespace) -> Context:
+    """The widths of the paper's A/0 to A/5, with B and the control as wide as A/5."""
+    runs = tuple(Run(run.name, run.d_sae, args.steps) for run in PAPER.runs if run.model == "A")
+    runs += tuple(Run(f"{model}/5", WIDEST, args.steps) for model in ("B", "shuffled"))
+    preset = replace(
+        PAPER, runs=runs, main="A/5", batch_size=1024, index_tokens=args.tokens, compare_tokens=args.tokens,
+        explained=args.explained,
+    )  # fmt: skip
+    return Context(args.folder, preset, progress=not args.quiet)
+
+
+def stage(args: argparse.Namespace) -> dict[str, float]:
+    """One stage, in this process."""
+    from monosem.reproduce.runner import run
+
+    own = context(args)
+    chosen = [s for s in all_stages(own) if s.name == args.only]
+    began = time.perf_counter()
+    run(own, chosen, say=lambda text: None)
+    return {"seconds": round(time.perf_counter() - began, 1)}
+
+
+def report(args: argparse.Namespace) -> dict[str, float]:
+    """The page of claims from what all stages wrote."""
+    from monosem.reproduce.page import write_report
+    from monosem.reproduce.runner import run
+
+    own = context(args)
+    began = time.perf_counter()
+    page = write_report(own, run(own, all_stages(own), say=lambda text: None))
+    return {"seconds": round(time.perf_counter() - began, 1), "mb": round(page.stat().st_size / 1e6, 2)}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, default=16_384, help="read for the index and for every claim")
+    parser.add_argument("--steps", type=int, default=4, help="of training, batches of 1,024")
+    parser.add_argument("--explained", type=int, default=5, help="features that are explained, of each kind")
+    parser.add_argument("--folder", type=Path, help="where everything goes and stays (default: a temporary folder)")
+    parser.add_argument("--only", help="one stage, in this process; prints JSON")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    parser.add_argument("--out", type=Path, help="JSON file")
+    args = parser.parse_args()
+    if args.only:
+        found = report(args) if args.only == "report" else stage(args)
+        print(json.dumps(found | {"peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)}))
+        return 0
+    from monosem.bench import machine
+
+    with tempfile.TemporaryDirectory() as temporary:
+        args.folder = args.folder or Path(temporary)
+        result = {"what": "every claim at the greatest width", "d_sae": WIDEST, "tokens": args.tokens, "stages": {}}
+        for name in [*(s.name for s in all_stages(context(args))), "report"]:
+            command = [sys.executable, __file__, "--only", name, "--folder", str(args.folder)]
+            for option in ("tokens", "steps", "explained"):
+                command += [f"--{option}", str(getattr(args, option))]
+            answer = subprocess.run(
+                command + ["--quiet"] * args.quiet, stdout=subprocess.PIPE, check=True, text=True
+            ).stdout
+            result["stages"][name] = json.loads(answer.splitlines()[-1])
+            print(name, result["stages"][name], flush=True)
+    stages = result["stages"].values()
+    result |= {
+        "seconds": round(sum(s["seconds"] for s in stages), 1), "peak_gb": max(s["peak_gb"] for s in stages),
+        "load_average": os.getloadavg()[0], "machine": machine.describe(),
+    }  # fmt: skip
+    text = json.dumps(result, indent=2) + "\n"
+    if args.out:
+        args.out.write_text(text)
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
