@@ -33,7 +33,7 @@ def used_vocabulary(tokens: Any, d_vocab: int, least: int = 3) -> Tensor:
 
 @torch.no_grad()
 def logit_weights(
-    sae: Any, model: Any, hook_name: str, used: Tensor, count: int = 10, block: int = 1024
+    sae: Any, model: Any, hook_name: str, used: Tensor, count: int = 10, block: int = 128
 ) -> LogitWeights:
     """Top and bottom logit weights of every feature, d_i · (path from the hook to the logits), ``block`` at a time.
 

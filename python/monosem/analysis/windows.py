@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -49,14 +50,7 @@ class TextCache:
         self.model, self.bos_id = model, model.bos_id
         self._texts: dict[tuple[int, ...], str] = {}
         self._names: dict[int, str] = {}
-        self._silent: dict[int, Piece | None] = {}
-
-    def silent(self, token: int) -> Piece | None:
-        """The piece of a token on which the feature does not fire; None where it is no whole character."""
-        if token not in self._silent:
-            text = _text(self, [token])
-            self._silent[token] = None if text is None else Piece(text, 0.0, False, ((self.token_str(token), 0.0),))
-        return self._silent[token]
+        self.silent = _Silent(self)
 
     def decode(self, ids: Sequence[int]) -> str:
         key = tuple(ids)
@@ -68,6 +62,19 @@ class TextCache:
         if token not in self._names:
             self._names[token] = self.model.token_str(token)
         return self._names[token]
+
+
+class _Silent(dict[int, "Piece | None"]):
+    """The piece of each token on which the feature does not fire; None where the token is no whole character."""
+
+    def __init__(self, texts: TextCache) -> None:
+        super().__init__()
+        self.texts = texts
+
+    def __missing__(self, token: int) -> Piece | None:
+        text = _text(self.texts, [token])
+        self[token] = None if text is None else Piece(text, 0.0, False, ((self.texts.token_str(token), 0.0),))
+        return self[token]
 
 
 def lay_out(
@@ -137,17 +144,17 @@ def _window_values(
 
 def show(model: Any, ids: Sequence[int], values: Sequence[float], focus: int) -> tuple[Piece, ...]:
     """Tokens as text. Up to four tokens that only together make a character are joined: the script stays legible."""
-    pieces = []
-    silent = model.silent if isinstance(model, TextCache) else lambda token: None
+    pieces, count = [], len(ids)
+    silent = model.silent if isinstance(model, TextCache) else defaultdict(lambda: None)
     i = 0
-    while i < len(ids):
-        if not values[i] and i != focus and (known := silent(ids[i])) is not None:
+    while i < count:
+        if not values[i] and i != focus and (known := silent[ids[i]]) is not None:
             pieces.append(known)
             i += 1
             continue
         end = i + 1
         text = _text(model, ids[i:end])
-        while text is None and end < min(len(ids), i + 4):
+        while text is None and end < min(count, i + 4):
             end += 1
             text = _text(model, ids[i:end])
         if text is None:

@@ -126,7 +126,9 @@ def test_section_table_and_map(found, monkeypatch):
     made = splitting.section(record)
     assert made.findings[0].ours == "1 → 2 → 3" and made.findings[1].ours == "2 → 3 → 4"
     # Of 19 dots 14 are in one of three clusters, each with members of at least two dictionaries.
-    assert made.findings[-1].ours == "3 clusters hold 74% of 19 features; 3 of them hold features of several dictionaries"
+    assert (
+        made.findings[-1].ours == "3 clusters hold 74% of 19 features; 3 of them hold features of several dictionaries"
+    )
     page = render_page("Splitting", [made])
     assert 'id="map-data"' in page and page.count("<circle") >= 6 and "getElementById('map')" in page
     assert "mostly Arabic" in found.table()

@@ -13,7 +13,8 @@ pytestmark = pytest.mark.skipif(chromium.BINARY is None, reason="needs Chromium"
 MAP = {
     "x": [1000, 5000, 9000, 9000], "y": [5000, 5000, 5000, 1000], "level": [0, 1, 1, 1], "feature": [7, 3, 4, 5],
     "density": [-1.0, -2.0, -2.0, -3.0], "source": [0, 0, 1, 1], "share": [90, 80, 70, 60],
-    "cluster": [0, 0, -1, 1], "order": [3, 2, 0, 1], "raised": [[0, 1], [0, 2], [1, 2], [2, 0]], "vocabulary": [" the", "</script><b>", "שלום"],
+    "cluster": [0, 0, -1, 1], "order": [3, 2, 0, 1],
+    "raised": [[0, 1], [0, 2], [1, 2], [2, 0]], "vocabulary": [" the", "</script><b>", "שלום"],
     "sources": ["base64", "he_ui"], "family": [0, 1, 2], "edges": [[0, 1, 93], [0, 2, 55]], "edges_left_out": 0,
 }  # fmt: skip
 NODE = {
