@@ -11,7 +11,7 @@ from typing import Any
 from monosem.analysis.evidence import chart
 from monosem.analysis.evidence.section import Finding, Section
 
-_PAPER = {512: "1", 4096: "3", 16384: "many more"}  # of base64 features
+_PAPER = "1 → 3 → many more (512 → 4,096 → 16,384 features)"  # of base64 features
 
 
 def section(result: Mapping[str, Any]) -> Section:
@@ -20,9 +20,9 @@ def section(result: Mapping[str, Any]) -> Section:
     family = [sum(n["level"] == i for n in nodes) for i in range(len(levels))]
     what = result["label"] or f"feature #{nodes[0]['feature']}"
     widths = " → ".join(f"{level['d_sae']:,}" for level in levels)
-    paper = " → ".join(_PAPER.get(level["d_sae"], "?") for level in levels) if what == "base64" else "splits"
+    paper = _PAPER if what == "base64" else "splits"
     joined = (
-        f"monosem split {' '.join(f'RUN{i}' for i in range(len(levels)))} over {result['tokens']:,} tokens: from #"
+        f"{result['tokens']:,} tokens: from #"
         f"{nodes[0]['feature']} of the smallest, the features of the next whose closest parent (largest masked cosine, "
         f"above {result['threshold']:g}) is in the family; joined to a member at all, closest or not: "
         f"{' → '.join(map(str, result['joined']))}; features that fire on at least {result['least']} tokens"
@@ -77,7 +77,7 @@ def _clusters(result: Mapping[str, Any]) -> Finding:
         f"{len(members):,} clusters hold {inside:.0%} of {len(cluster):,} features; {several:,} of them hold features "
         "of several dictionaries",
         "HDBSCAN (at least 3 members) on a UMAP of the decoder directions in 10 dimensions (cosine, 15 neighbours, "
-        "min_dist 0.1), features that fire often enough; monosem split RUN0 RUN1 …",
+        "min_dist 0.1), features that fire often enough",
     )
 
 

@@ -20,11 +20,11 @@ def section(result: Mapping[str, Any]) -> Section:
             n = len(run["samples"])
             findings.append(
                 Finding(
-                    f"The {c['label']} feature, pinned, writes {c['label']}",
+                    f"The {c['label']} feature, pinned, writes {c['label']} after {run['prompt']!r}",
                     "it does (base64 and Arabic, pinned to the maximum seen)",
                     f"{run['hits']} of {n} samples at {c['multiple']:g}× the maximum; {run['control_hits']} of {n} "
                     "without steering",
-                    f"monosem steer RUN: feature #{c['feature']}, after {run['prompt']!r}, {result['length']} tokens "
+                    f"feature #{c['feature']}, {result['length']} tokens "
                     f"at temperature {result['temperature']:g}; {result['judged']}",
                 )
             )
