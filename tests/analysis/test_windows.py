@@ -1,11 +1,14 @@
 """Examples in context: which text, which activations, and how they are shown."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 
-from monosem.analysis.index import build_index
+import monosem as ms
+from monosem.analysis.index import Example, build_index
 from monosem.analysis.inputs import Subject
-from monosem.analysis.windows import is_right_to_left, show, trim, windows
+from monosem.analysis.windows import TextCache, is_right_to_left, lay_out, show, trim, windows
 
 
 def test_windows_show_the_feature_on_every_token(model, exact, rows, hook):
@@ -44,3 +47,29 @@ def test_direction():
         and not is_right_to_left("hello שם")
         and not is_right_to_left("12 ")
     )
+
+
+def test_what_is_out_of_reach_changes_nothing():
+    """With a cache only the tokens within reach are laid out: the same window as from all of them."""
+    model = ms.load_model("A")
+    texts = [
+        "ACGTTGACCA " * 9,
+        "قال الملك للوزير: انظر إلى البحر 🌊🌊 وقل لي ما ترى فيه",
+        "日本語 and 한국어 🧬 mixed " * 4,
+        "x = y + 1\n" * 12,
+    ]
+    draw, cache = np.random.default_rng(0), TextCache(model)
+    for text in texts:
+        ids = [model.bos_id, *model.encode(text)]
+        ids += draw.integers(0, model.d_vocab, 12).tolist()  # and tokens that are parts of characters, anywhere
+        rows = SimpleNamespace(
+            tokens=np.array([ids]), source=np.zeros((1, len(ids)), dtype=np.int64), sources=["mixed"]
+        )
+        for _ in range(60):
+            first = int(draw.integers(0, len(ids) - 3))
+            end = int(draw.integers(first + 2, len(ids) + 1))
+            values = np.where(draw.random(end - first) < 0.2, draw.random(end - first), 0.0).tolist()
+            example = Example(0, int(draw.integers(first, end)), 1.0)
+            reach = (int(draw.integers(0, 30)), int(draw.integers(0, 20)))
+            near = lay_out(cache, rows, example, first, values, reach)
+            assert near == lay_out(model, rows, example, first, values, reach)

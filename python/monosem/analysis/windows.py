@@ -86,10 +86,34 @@ def lay_out(
         model: shows text: a model, or a :class:`TextCache` of one.
     """
     ids = np.asarray(rows.tokens[example.row, first : first + len(values)]).tolist()
-    pieces = trim(show(model, ids, values, example.position - first), characters)
+    focus = example.position - first
+    if isinstance(model, TextCache):
+        start, end = _in_reach(model, ids, focus, characters)
+        ids, values, focus = ids[start:end], values[start:end], focus - start
+    pieces = trim(show(model, ids, values, focus), characters)
     source = rows.sources[int(rows.source[example.row, example.position])]
     right = is_right_to_left("".join(p.text for p in pieces))
     return Window(example.row, example.position, example.value, source, pieces, right)
+
+
+def _in_reach(texts: TextCache, ids: Sequence[int], focus: int, characters: tuple[int, int]) -> tuple[int, int]:
+    """First and end of the tokens that :func:`trim` can keep, or a few more: what it drops need not be laid out.
+
+    Tokens that are no whole character count nothing, and none stands at either end, so that they are joined as in the
+    whole window.
+    """
+    silent = texts.silent
+    first, end = focus, focus + 1
+    left, right = characters
+    while first > 0 and (left >= 0 or silent[ids[first]] is None):
+        first -= 1
+        piece = silent[ids[first]]
+        left -= len(piece.text) if piece else 0
+    while end < len(ids) and (right >= 0 or silent[ids[end - 1]] is None):
+        piece = silent[ids[end]]
+        right -= len(piece.text) if piece else 0
+        end += 1
+    return first, end
 
 
 @torch.no_grad()

@@ -49,8 +49,9 @@ function legend(rows) {
 }
 
 // ---- drawing
-const px = i => left + data.x[i] / 1e4 * scale * canvas.clientWidth;
-const py = i => top + (1 - data.y[i] / 1e4) * scale * canvas.clientHeight;
+// A margin of a hundredth keeps the outermost dots whole.
+const px = i => left + (.01 + .98 * data.x[i] / 1e4) * scale * canvas.clientWidth;
+const py = i => top + (.99 - .98 * data.y[i] / 1e4) * scale * canvas.clientHeight;
 // ---- the list beside the map
 const list = featureList(document.getElementById('map-list'), data.order, (node, i) => {
   const dot = el('i');
