@@ -61,12 +61,22 @@ def report(args: argparse.Namespace) -> dict[str, float]:
     return {"seconds": round(time.perf_counter() - began, 1), "mb": round(page.stat().st_size / 1e6, 2)}
 
 
+def measured(args: argparse.Namespace, name: str) -> str:
+    """What a process that does this stage alone prints."""
+    command = [sys.executable, __file__, "--only", name, "--folder", str(args.folder)] + ["--quiet"] * args.quiet
+    for option in ("tokens", "steps", "explained"):
+        command += [f"--{option}", str(getattr(args, option))]
+    return subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout.splitlines()[-1]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=16_384, help="read for the index and for every claim")
     parser.add_argument("--steps", type=int, default=4, help="of training, batches of 1,024")
     parser.add_argument("--explained", type=int, default=5, help="features that are explained, of each kind")
-    parser.add_argument("--folder", type=Path, help="where everything goes and stays (default: a temporary folder)")
+    parser.add_argument(
+        "--folder", type=Path, help="where everything goes and stays, to go on with (default: temporary)"
+    )
     parser.add_argument("--only", help="one stage, in this process; prints JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     parser.add_argument("--out", type=Path, help="JSON file")
@@ -81,13 +91,11 @@ def main() -> int:
         args.folder = args.folder or Path(temporary)
         result = {"what": "every claim at the greatest width", "d_sae": WIDEST, "tokens": args.tokens, "stages": {}}
         for name in [*(s.name for s in all_stages(context(args))), "report"]:
-            command = [sys.executable, __file__, "--only", name, "--folder", str(args.folder)]
-            for option in ("tokens", "steps", "explained"):
-                command += [f"--{option}", str(getattr(args, option))]
-            answer = subprocess.run(
-                command + ["--quiet"] * args.quiet, stdout=subprocess.PIPE, check=True, text=True
-            ).stdout
-            result["stages"][name] = json.loads(answer.splitlines()[-1])
+            kept = args.folder / "measured" / f"{name}.json"
+            if not kept.is_file():
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                kept.write_text(measured(args, name))
+            result["stages"][name] = json.loads(kept.read_text())
             print(name, result["stages"][name], flush=True)
     stages = result["stages"].values()
     result |= {

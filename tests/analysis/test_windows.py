@@ -6,9 +6,10 @@ import numpy as np
 import torch
 
 import monosem as ms
+import monosem.analysis.windows as windows_module
 from monosem.analysis.index import Example, build_index
 from monosem.analysis.inputs import Subject
-from monosem.analysis.windows import TextCache, is_right_to_left, lay_out, show, trim, windows
+from monosem.analysis.windows import TextCache, is_right_to_left, lay_out, show, trim, windows, windows_of
 
 
 def test_windows_show_the_feature_on_every_token(model, exact, rows, hook):
@@ -25,6 +26,27 @@ def test_windows_show_the_feature_on_every_token(model, exact, rows, hook):
         assert pairs == [(model.token_str(i), v) for i, v in zip(ids, values, strict=True)]
         assert sum(p.focus for p in window.pieces) == 1
         assert window.source == rows.sources[example.row % 3]
+
+
+def test_what_the_index_holds_is_read_back(model, exact, rows, hook, tmp_path, monkeypatch):
+    """From stored activations the same windows; rows that the index did not read are computed."""
+    subject = Subject(exact, model, hook)
+    whole = build_index(subject, rows, progress=False)
+    wanted = [(f, e) for f in range(12) for e in whole.top(f, 3)]
+    length = rows.tokens.shape[1]
+    half = build_index(subject, rows, tmp_path / "half", tokens=len(rows.tokens) * length // 2, progress=False)
+    read = set(half.stored_rows.tolist())
+    assert 0 < len(read) < len(rows.tokens) and not len(whole.stored_rows)
+    calls = []
+    monkeypatch.setattr(windows_module, "windows", lambda *a, **k: calls.append(a[4]) or windows(*a, **k))
+    got = windows_of(subject, half, wanted, before=3, after=2)
+    assert [e.row in read for _, e in calls[0]] == [False] * len(calls[0]) and len(calls[0]) < len(wanted)
+    for mine, computed in zip(got, windows(exact, model, hook, rows, wanted, before=3, after=2), strict=True):
+        assert (mine.text, mine.row, mine.position, mine.source) == (
+            computed.text, computed.row, computed.position, computed.source
+        )  # fmt: skip
+        assert np.allclose([p.value for p in mine.pieces], [p.value for p in computed.pieces], atol=1e-6)
+        assert [p.focus for p in mine.pieces] == [p.focus for p in computed.pieces]
 
 
 def test_tokens_of_one_character_are_joined(model):

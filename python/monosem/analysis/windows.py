@@ -116,6 +116,40 @@ def _in_reach(texts: TextCache, ids: Sequence[int], focus: int, characters: tupl
     return first, end
 
 
+def stored_window(
+    index: Any, texts: TextCache, feature: int, example: Example, before: int, after: int, characters: tuple[int, int]
+) -> Window:
+    """An example in context, from the activations that the index holds (``index.codes``)."""
+    first = max(0, example.position - before)
+    end = min(index.length, example.position + after + 1)
+    values = index.codes.window(feature, example.row, first, end).tolist()
+    return lay_out(texts, index.rows, example, first, values, characters)
+
+
+def windows_of(
+    subject: Any, index: Any, wanted: Sequence[tuple[int, Example]],
+    *, before: int = 28, after: int = 16, characters: tuple[int, int] = (48, 28), skip_positions: int = 1,
+) -> list[Window]:  # fmt: skip
+    """Show each (feature, example) as :func:`windows` does; what the index holds is not computed again.
+
+    A wide dictionary encodes the tokens of a window as slowly as any others; reading them back costs nothing.
+    """
+    stored, texts = set(index.stored_rows.tolist()), TextCache(subject.model)
+    others = [pair for pair in wanted if pair[1].row not in stored]
+    computed = iter(
+        windows(
+            subject.sae, subject.model, subject.hook_name, index.rows, others, before=before, after=after,
+            characters=characters, skip_positions=skip_positions,
+        )
+        if others else ()
+    )  # fmt: skip
+    return [
+        stored_window(index, texts, feature, example, before, after, characters) if example.row in stored
+        else next(computed)
+        for feature, example in wanted
+    ]  # fmt: skip
+
+
 @torch.no_grad()
 def windows(
     sae: Any, model: Any, hook_name: str, rows: Rows, wanted: Sequence[tuple[int, Example]],

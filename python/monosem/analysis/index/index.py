@@ -16,6 +16,7 @@ from monosem.analysis.index.example import ActivationHistogram, Example, Partner
 from monosem.analysis.index.kept import scramble
 from monosem.analysis.index.settings import INTERVALS
 from monosem.analysis.index.together import phi
+from monosem.analysis.scan import spread
 from monosem.analysis.sources import SourceMoments
 
 _AT_ONCE = 256
@@ -49,6 +50,7 @@ class Index:
         self.source_counts = self.moments.active.long()
         self.counts = self.source_counts.sum(1)
         self.density = self.counts.double() / max(self.tokens, 1)
+        self._codes: Codes | None = None
         self._views: dict[str, np.ndarray] = {}
         self._partners: tuple[int, list[list[Partner]]] = (-1, [])
 
@@ -175,13 +177,20 @@ class Index:
         Raises:
             ValueError: the index is in memory, or was built with ``codes=False``.
         """
-        found = stored(self._arrays, self.length)
-        if found is None:
+        if self._codes is None:
+            self._codes = stored(self._arrays, self.length)
+        if self._codes is None:
             raise ValueError(
                 "codes: this index does not hold the activations; build it on disk with codes=True "
                 "(`monosem index` without --no-codes)"
             )
-        return found
+        return self._codes
+
+    @property
+    def stored_rows(self) -> np.ndarray:
+        """The rows of the text whose every activation can be had from ``codes``: none where it does not hold them."""
+        read = self.meta["rows_read"] * self.length if "codes.starts" in self._arrays else 0
+        return spread(self.rows, read) if read else np.arange(0)
 
     def _known(self, feature: int) -> int:
         if not 0 <= feature < self.d_sae:
