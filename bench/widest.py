@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
-import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+
+import phases
 
 from monosem.reproduce.context import Context
 from monosem.reproduce.presets import PAPER, Run
@@ -36,7 +35,7 @@ def context(args: argparse.Namespace) -> Context:
         PAPER, runs=runs, main="A/5", batch_size=1024, index_tokens=args.tokens, compare_tokens=args.tokens,
         explained=args.explained,
     )  # fmt: skip
-    return Context(args.folder, preset, progress=not args.quiet)
+    return Context(args.folder, preset, progress=False)
 
 
 def stage(args: argparse.Namespace) -> dict[str, float]:
@@ -61,14 +60,6 @@ def report(args: argparse.Namespace) -> dict[str, float]:
     return {"seconds": round(time.perf_counter() - began, 1), "mb": round(page.stat().st_size / 1e6, 2)}
 
 
-def measured(args: argparse.Namespace, name: str) -> str:
-    """What a process that does this stage alone prints."""
-    command = [sys.executable, __file__, "--only", name, "--folder", str(args.folder)] + ["--quiet"] * args.quiet
-    for option in ("tokens", "steps", "explained"):
-        command += [f"--{option}", str(getattr(args, option))]
-    return subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout.splitlines()[-1]
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=16_384, help="read for the index and for every claim")
@@ -78,35 +69,25 @@ def main() -> int:
         "--folder", type=Path, help="where everything goes and stays, to go on with (default: temporary)"
     )
     parser.add_argument("--only", help="one stage, in this process; prints JSON")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
     parser.add_argument("--out", type=Path, help="JSON file")
     args = parser.parse_args()
     if args.only:
-        found = report(args) if args.only == "report" else stage(args)
-        print(json.dumps(found | {"peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)}))
+        phases.answer(report(args) if args.only == "report" else stage(args))
         return 0
-    from monosem.bench import machine
-
     with tempfile.TemporaryDirectory() as temporary:
         args.folder = args.folder or Path(temporary)
         result = {"what": "every claim at the greatest width", "d_sae": WIDEST, "tokens": args.tokens, "stages": {}}
         for name in [*(s.name for s in all_stages(context(args))), "report"]:
             kept = args.folder / "measured" / f"{name}.json"
             if not kept.is_file():
+                found = phases.run(__file__, name, args, ("tokens", "steps", "explained"))
                 kept.parent.mkdir(parents=True, exist_ok=True)
-                kept.write_text(measured(args, name))
+                kept.write_text(json.dumps(found))
             result["stages"][name] = json.loads(kept.read_text())
             print(name, result["stages"][name], flush=True)
-    stages = result["stages"].values()
-    result |= {
-        "seconds": round(sum(s["seconds"] for s in stages), 1), "peak_gb": max(s["peak_gb"] for s in stages),
-        "load_average": os.getloadavg()[0], "machine": machine.describe(),
-    }  # fmt: skip
-    text = json.dumps(result, indent=2) + "\n"
-    if args.out:
-        args.out.write_text(text)
-    print(text)
-    return 0
+    measured = result["stages"].values()
+    total, peak = sum(s["seconds"] for s in measured), max(s["peak_gb"] for s in measured)
+    return phases.conclude(result | {"seconds": round(total, 1), "peak_gb": peak}, args.out)
 
 
 if __name__ == "__main__":

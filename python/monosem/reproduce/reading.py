@@ -18,7 +18,8 @@ _WORDS = (
      "than neurons."),
     ("L0", "how many features are active on a token, on average."),
     ("CE loss recovered", "how much of the layer’s part in predicting the next token survives when the activation is "
-     "replaced by the sum: 100 % as good as untouched, 0 % no better than zeros."),
+     "replaced by the sum: 100 % as good as untouched, 0 % no better than zeros. More than 100 % means that the sum "
+     "predicts better than the activation itself, as in the control, whose layer is all noise."),
     ("explained variance", "1 − squared error of the sum / variance of the activation."),
     ("silent or dead", "never active on the text that was read."),
     ("ultralow", "a cluster of features that fire so rarely that they mean nothing."),
