@@ -144,7 +144,7 @@ def histogram(
             shown = number(float(f"{at:.3g}"))
             parts.append(
                 f'<line class="mark" x1="{x(at):.1f}" x2="{x(at):.1f}" y1="{_TOP}" y2="{base}"/>'
-                f'<text class="name" x="{x(at) + 4:.1f}" y="{_TOP + 10}">{escape(name)} {number(float(f"{at:.3g}"))}</text>'
+                f'<text class="name" x="{x(at) + 4:.1f}" y="{_TOP + 10}">{escape(name)} {shown}</text>'
             )
     return _figure(parts, list(series), caption, height)
 
