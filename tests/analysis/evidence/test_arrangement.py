@@ -37,6 +37,12 @@ def test_clusters_of_places():
     assert arrangement.clusters(np.zeros((3, 2))).tolist() == [-1, -1, -1]
 
 
+def test_a_cluster_stands_together_in_the_line():
+    places, cluster = np.array([5.0, 0.0, 1.0, 9.0, 4.0, 2.0]), np.array([0, -1, 0, 0, -1, -1])
+    assert arrangement.in_line(places, cluster).tolist() == [1, 5, 4, 2, 0, 3]  # the cluster at its mean, 5
+    assert arrangement.in_line(places, np.full(6, -1)).tolist() == [1, 2, 5, 4, 0, 3]
+
+
 def test_planted_bundles_are_found():
     pytest.importorskip("umap", reason="umap-learn is not installed (pip install umap-learn)")
     directions, bundle = bundles()

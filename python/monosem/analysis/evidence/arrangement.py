@@ -24,7 +24,7 @@ _SPECTRAL = 50_000  # most directions whose layout begins from eigenvectors; of 
 @dataclass(frozen=True)
 class Arrangement:
     """Of n directions: ``places`` [n, 2] in the unit square, ``cluster`` int64 [n] (−1: in none), ``order`` int64 [n],
-    the directions one after the other. Clusters are numbered as they come in that order."""
+    the directions one after the other, a cluster's together. Clusters are numbered as they come in that order."""
 
     places: np.ndarray
     cluster: np.ndarray
@@ -58,8 +58,8 @@ def arrange(directions: np.ndarray, dictionaries: int, seed: int = 0) -> Arrange
     known = neighbours(directions)
     places = embed(directions, known, 2, 0.05 if dictionaries <= 2 else 0.01, seed)
     low, high = places.min(0), places.max(0)
-    order = np.argsort(embed(directions, known, 1, 0.1, seed)[:, 0], kind="stable")
     found = clusters(embed(directions, known, 10, 0.1, seed))
+    order = in_line(embed(directions, known, 1, 0.1, seed)[:, 0].astype(np.float64), found)
     return Arrangement((places - low) / np.maximum(high - low, 1e-9), _renumbered(found, order), order)
 
 
@@ -93,6 +93,15 @@ def clusters(places: np.ndarray, least: int = LEAST_MEMBERS) -> np.ndarray:
     if len(places) <= least:
         return np.full(len(places), -1)
     return HDBSCAN(min_cluster_size=least, copy=True).fit_predict(places).astype(np.int64)
+
+
+def in_line(places: np.ndarray, cluster: np.ndarray) -> np.ndarray:
+    """The order of places [n] on a line, int64 [n], where the members of a cluster stand together, at their mean."""
+    inside = cluster >= 0
+    sums, sizes = (np.bincount(cluster[inside], weights=w) for w in (places[inside], None))
+    at = places.copy()
+    at[inside] = (sums / np.maximum(sizes, 1))[cluster[inside]]
+    return np.lexsort((places, cluster, at))
 
 
 def _renumbered(cluster: np.ndarray, order: np.ndarray) -> np.ndarray:

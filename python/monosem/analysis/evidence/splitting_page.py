@@ -216,8 +216,8 @@ def _map(result: Mapping[str, Any]) -> str:
         f"that fire often enough, of {len(result['levels'])} dictionaries, so that features which write alike lie "
         "close together, whatever the dictionary. Point at a dot, click it to keep it and see what it is joined to "
         "and which others are in its cluster; drag to move, turn the wheel to come closer, double-click to see "
-        "everything. The list has the same features in the order of a UMAP in one dimension, each cluster in a colour "
-        f"of its own at the left; ↑ ↓ go through it.{left_out}</p>"
+        "everything. The list has the same features in the order of a UMAP in one dimension, each cluster together and "
+        f"in a colour of its own at the left; ↑ ↓ go through it.{left_out}</p>"
         '<div id="map-tools" class="tools"></div>'
         '<div class="map-and-list"><div class="map"><canvas id="map" tabindex="0" aria-label="Map of all features">'
         '</canvas><div id="map-tip" class="panel" hidden></div></div>'
