@@ -15,7 +15,7 @@ class Guide:
     Attributes:
         command: with MODEL, HOOK, TEXT.jsonl and RUN, RUN_B, … in the places that differ (see ``WORDS``).
         function: its full name in Python.
-        page: what the command writes into the dictionary's folder.
+        page: what the command writes into the dictionary's folder; of several, the last one's.
         more: what else can be asked, one sentence; may be empty.
     """
 
