@@ -22,6 +22,7 @@ import phases
 
 from monosem.reproduce.context import Context
 from monosem.reproduce.presets import PAPER, Run
+from monosem.reproduce.runner import Stage
 from monosem.reproduce.stages import all_stages
 
 WIDEST = max(run.d_sae for run in PAPER.runs)
@@ -43,10 +44,14 @@ def stage(args: argparse.Namespace) -> dict[str, float]:
     from monosem.reproduce.runner import run
 
     own = context(args)
-    chosen = [s for s in all_stages(own) if s.name == args.only]
     began = time.perf_counter()
-    run(own, chosen, say=lambda text: None)
+    run(own, [s for s in all_stages(own) if s.name == args.only], say=lambda text: None)
     return {"seconds": round(time.perf_counter() - began, 1)}
+
+
+def chosen(args: argparse.Namespace, own: Context) -> list[Stage]:
+    """The stages that are not left out."""
+    return [s for s in all_stages(own) if s.name not in args.leave_out.split(",")]
 
 
 def report(args: argparse.Namespace) -> dict[str, float]:
@@ -56,7 +61,7 @@ def report(args: argparse.Namespace) -> dict[str, float]:
 
     own = context(args)
     began = time.perf_counter()
-    page = write_report(own, run(own, all_stages(own), say=lambda text: None))
+    page = write_report(own, run(own, chosen(args, own), say=lambda text: None))
     return {"seconds": round(time.perf_counter() - began, 1), "mb": round(page.stat().st_size / 1e6, 2)}
 
 
@@ -70,6 +75,9 @@ def main() -> int:
     )
     parser.add_argument("--only", help="one stage, in this process; prints JSON")
     parser.add_argument("--out", type=Path, help="JSON file")
+    parser.add_argument(
+        "--leave-out", default="", metavar="STAGE,…", help="stages that are not done; the result says so"
+    )
     args = parser.parse_args()
     if args.only:
         phases.answer(report(args) if args.only == "report" else stage(args))
@@ -77,10 +85,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         args.folder = args.folder or Path(temporary)
         result = {"what": "every claim at the greatest width", "d_sae": WIDEST, "tokens": args.tokens, "stages": {}}
-        for name in [*(s.name for s in all_stages(context(args))), "report"]:
+        result |= {"left_out": [name for name in args.leave_out.split(",") if name]}
+        for name in [*(s.name for s in chosen(args, context(args))), "report"]:
             kept = args.folder / "measured" / f"{name}.json"
             if not kept.is_file():
-                found = phases.run(__file__, name, args, ("tokens", "steps", "explained"))
+                found = phases.run(__file__, name, args, ("tokens", "steps", "explained", "leave_out"))
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 kept.write_text(json.dumps(found))
             result["stages"][name] = json.loads(kept.read_text())
