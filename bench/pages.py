@@ -11,14 +11,13 @@ machine that says little) and once by the processor time of the page's own threa
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import resource
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+import phases
 
 HOOK = "blocks.0.mlp.hook_post"
 
@@ -91,31 +90,19 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="JSON file")
     args = parser.parse_args()
     if args.only:
-        found = {"index": index, "pages": pages, "load": load}[args.only](args)
-        print(json.dumps(found | {"peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}))
+        phases.answer({"index": index, "pages": pages, "load": load}[args.only](args))
         return 0
     with tempfile.TemporaryDirectory() as temporary:
         args.folder = args.folder or Path(temporary)
         result = {"what": "pages", "d_sae": args.d_sae, "k": args.k, "load_average": os.getloadavg()[0]}
         for phase in ("index", "pages", "load"):
-            command = [sys.executable, __file__, "--only", phase, "--folder", str(args.folder)]
-            for name in ("d_sae", "k", "tokens", "loads", "checkpoint"):
-                command += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
-            answer = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
-            result[phase] = json.loads(answer.splitlines()[-1])
+            result[phase] = phases.run(__file__, phase, args, ("d_sae", "k", "tokens", "loads", "checkpoint"))
             print(phase, result[phase], flush=True)
         for name in ("index", "site"):
             inside = [p for p in (args.folder / name).rglob("*") if p.is_file()]
             result[f"{name}_mb"] = round(sum(p.stat().st_size for p in inside) / 1e6, 1)
             result[f"{name}_files"] = len(inside)
-    from monosem.bench import machine
-
-    result |= {"load_average_after": os.getloadavg()[0], "machine": machine.describe()}
-    text = json.dumps(result, indent=2) + "\n"
-    if args.out:
-        args.out.write_text(text)
-    print(text)
-    return 0
+    return phases.conclude(result, args.out)
 
 
 if __name__ == "__main__":

@@ -38,10 +38,18 @@ def test_against_dense_products(monkeypatch, tmp_path, rows, columns, block, how
             sums.update(a, b, tokens)
             wanted += dense_a.transpose(1, 2) @ dense_b
         got = torch.zeros_like(wanted)
-        for first, part in sums.blocks():
-            got[:, first : first + part.shape[1]] += part
+        for numbers, part in sums.blocks():
+            got[:, numbers] += part
+        some = torch.arange(0, rows, 2), torch.arange(columns // 3, columns)
+        chosen = torch.zeros_like(wanted)
+        for numbers, part in sums.blocks(*some):
+            assert part.shape[2] == len(some[1])
+            chosen[:, numbers[:, None], some[1]] += part
     # Values are fp32; the dense way also sums the few tokens of a chunk in fp32.
     torch.testing.assert_close(got, wanted, atol=1e-6, rtol=1e-6 if how == "dense" else 1e-12)
+    only = torch.zeros(rows, columns, dtype=torch.bool)
+    only[some[0][:, None], some[1]] = True
+    torch.testing.assert_close(chosen, got * only, atol=1e-6, rtol=1e-6 if how == "dense" else 1e-12)
     assert os.listdir(tmp_path) == []
 
 

@@ -10,6 +10,8 @@ def test_extremes_are_shifted_and_only_of_used_entries(model, lossy, hook):
     used = torch.ones(14, dtype=torch.bool)
     used[[0, 5]] = False
     got = logit_weights(lossy, model, hook, used, count=3, block=7)
+    some = logit_weights(lossy, model, hook, used, count=3, features=torch.tensor([5, 2]))
+    assert torch.equal(some.top_ids, got.top_ids[[5, 2]]) and torch.allclose(some.spread, got.spread[[5, 2]])
     w = (lossy.W_dec @ model.U).detach()[:, used]
     w = w - w.median(1, keepdim=True).values
     ids = used.nonzero().flatten()

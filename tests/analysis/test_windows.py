@@ -1,11 +1,15 @@
 """Examples in context: which text, which activations, and how they are shown."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 
-from monosem.analysis.index import build_index
+import monosem as ms
+import monosem.analysis.windows as windows_module
+from monosem.analysis.index import Example, build_index
 from monosem.analysis.inputs import Subject
-from monosem.analysis.windows import is_right_to_left, show, trim, windows
+from monosem.analysis.windows import TextCache, is_right_to_left, lay_out, show, trim, windows, windows_of
 
 
 def test_windows_show_the_feature_on_every_token(model, exact, rows, hook):
@@ -22,6 +26,27 @@ def test_windows_show_the_feature_on_every_token(model, exact, rows, hook):
         assert pairs == [(model.token_str(i), v) for i, v in zip(ids, values, strict=True)]
         assert sum(p.focus for p in window.pieces) == 1
         assert window.source == rows.sources[example.row % 3]
+
+
+def test_what_the_index_holds_is_read_back(model, exact, rows, hook, tmp_path, monkeypatch):
+    """From stored activations the same windows; rows that the index did not read are computed."""
+    subject = Subject(exact, model, hook)
+    whole = build_index(subject, rows, progress=False)
+    wanted = [(f, e) for f in range(12) for e in whole.top(f, 3)]
+    length = rows.tokens.shape[1]
+    half = build_index(subject, rows, tmp_path / "half", tokens=len(rows.tokens) * length // 2, progress=False)
+    read = set(half.stored_rows.tolist())
+    assert 0 < len(read) < len(rows.tokens) and not len(whole.stored_rows)
+    calls = []
+    monkeypatch.setattr(windows_module, "windows", lambda *a, **k: calls.append(a[4]) or windows(*a, **k))
+    got = windows_of(subject, half, wanted, before=3, after=2)
+    assert [e.row in read for _, e in calls[0]] == [False] * len(calls[0]) and len(calls[0]) < len(wanted)
+    for mine, computed in zip(got, windows(exact, model, hook, rows, wanted, before=3, after=2), strict=True):
+        assert (mine.text, mine.row, mine.position, mine.source) == (
+            computed.text, computed.row, computed.position, computed.source
+        )  # fmt: skip
+        assert np.allclose([p.value for p in mine.pieces], [p.value for p in computed.pieces], atol=1e-6)
+        assert [p.focus for p in mine.pieces] == [p.focus for p in computed.pieces]
 
 
 def test_tokens_of_one_character_are_joined(model):
@@ -44,3 +69,29 @@ def test_direction():
         and not is_right_to_left("hello שם")
         and not is_right_to_left("12 ")
     )
+
+
+def test_what_is_out_of_reach_changes_nothing():
+    """With a cache only the tokens within reach are laid out: the same window as from all of them."""
+    model = ms.load_model("A")
+    texts = [
+        "ACGTTGACCA " * 9,
+        "قال الملك للوزير: انظر إلى البحر 🌊🌊 وقل لي ما ترى فيه",
+        "日本語 and 한국어 🧬 mixed " * 4,
+        "x = y + 1\n" * 12,
+    ]
+    draw, cache = np.random.default_rng(0), TextCache(model)
+    for text in texts:
+        ids = [model.bos_id, *model.encode(text)]
+        ids += draw.integers(0, model.d_vocab, 12).tolist()  # and tokens that are parts of characters, anywhere
+        rows = SimpleNamespace(
+            tokens=np.array([ids]), source=np.zeros((1, len(ids)), dtype=np.int64), sources=["mixed"]
+        )
+        for _ in range(60):
+            first = int(draw.integers(0, len(ids) - 3))
+            end = int(draw.integers(first + 2, len(ids) + 1))
+            values = np.where(draw.random(end - first) < 0.2, draw.random(end - first), 0.0).tolist()
+            example = Example(0, int(draw.integers(first, end)), 1.0)
+            reach = (int(draw.integers(0, 30)), int(draw.integers(0, 20)))
+            near = lay_out(cache, rows, example, first, values, reach)
+            assert near == lay_out(model, rows, example, first, values, reach)

@@ -80,7 +80,10 @@ def test_every_claim_on_one_page(inputs, tiny_preset, tmp_path, capsys):
         assert f'<section id="{anchor}' in page, anchor
     assert page.count("<h2>") >= len(CLAIMS) + 1
     for finding in record["findings"]:
-        assert finding["ours"] and finding["how"], finding
+        assert finding["ours"] and finding["how"] and finding["command"].startswith("monosem "), finding
+    assert "Words on this page" in page and "The same for a model of yours" in page
+    for place in ("dictionaries/A-1", "dictionaries/A-0 dictionaries/A-1 dictionaries/A-2", "dictionaries/shuffled-1"):
+        assert f"Here: <code>{place}</code>" in page, "what RUN was here"
     for link in ("rate/rate.html", "features/index.html"):
         assert f'href="{link}"' in page and (out / link).is_file()
 

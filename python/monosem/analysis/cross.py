@@ -47,7 +47,7 @@ class CrossProducts:
     def __init__(
         self, rows: int, columns: int, products: int = 1, memory: int = 1 << 30, folder: str | Path | None = None
     ) -> None:
-        self.rows, self.columns, self.products = rows, columns, products
+        self.rows, self.columns, self.products, self.memory = rows, columns, products, memory
         self.block = max(1, min(rows, memory // (8 * products * columns)))
         self._sums = torch.zeros(products, rows, columns, dtype=torch.float64) if self.block == rows else None
         self._folder = None if self._sums is not None else tempfile.TemporaryDirectory("", "monosem-", folder)
@@ -77,31 +77,47 @@ class CrossProducts:
             packed.tofile(self._files[name])
             self._ends[name].append(self._ends[name][-1] + len(packed))
 
-    def blocks(self) -> Iterator[tuple[int, Tensor]]:
-        """(first row, sums [products, some rows, columns] in float64), from the first row to the last.
+    def blocks(self, rows: Tensor | None = None, columns: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """(numbers of some rows [n], sums [products, n, columns] in float64), in order of the rows.
 
         At most ``_AT_ONCE`` rows at a time, so that what is computed from them stays small beside the sums.
-        """
-        for first, sums in self._held():
-            for start in range(0, sums.shape[1], _AT_ONCE):
-                yield first + start, sums[:, start : start + _AT_ONCE]
 
-    def _held(self) -> Iterator[tuple[int, Tensor]]:
+        Args:
+            rows, columns: only these, in ascending order (default: all). Sums on disk are made for these alone: most
+                features of a wide dictionary fire too rarely to be compared.
+        """
+        rows = torch.arange(self.rows) if rows is None else rows
+        columns = torch.arange(self.columns) if columns is None else columns
+        for held, sums in self._held(rows, columns) if len(rows) else ():
+            yield from zip(held.split(_AT_ONCE), sums.split(_AT_ONCE, dim=1), strict=True)
+
+    def _held(self, rows: Tensor, columns: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         if self._sums is not None:
-            yield 0, self._sums
+            whole = len(rows) == self.rows and len(columns) == self.columns
+            for numbers in rows.split(_AT_ONCE):
+                part = self._sums[:, numbers[0] : numbers[-1] + 1] if whole else self._sums[:, numbers][:, :, columns]
+                yield numbers, part
             return
         for handle in self._files.values():
             handle.flush()
-        for number, first in enumerate(range(0, self.rows, self.block)):
-            sums = torch.zeros(self.products, min(self.block, self.rows - first), self.columns, dtype=torch.float64)
-            for chunk, (tokens, edges, count) in enumerate(self._chunks):
-                low, high = int(edges[number]), int(edges[number + 1])
-                if low == high or not count:
-                    continue
-                a = self._read("a", self._ends["a"][chunk] + low, high - low)
-                b = self._read("b", self._ends["b"][chunk], count)
-                _add(sums, Entries(a.features - first, a.at, a.values), b, tokens)
-            yield first, sums
+        place = torch.full((self.columns,), -1)
+        place[columns] = torch.arange(len(columns))
+        for numbers in rows.split(max(1, self.memory // (8 * self.products * max(1, len(columns))))):
+            yield numbers, self._summed(numbers, place, len(columns))
+
+    def _summed(self, numbers: Tensor, place: Tensor, columns: int) -> Tensor:
+        """The sums of some rows, from disk; ``place`` says which column each feature of b goes to (−1: none)."""
+        sums = torch.zeros(self.products, len(numbers), columns, dtype=torch.float64)
+        row = torch.full((self.rows,), -1)
+        row[numbers] = torch.arange(len(numbers))
+        first, last = int(numbers[0]) // self.block, int(numbers[-1]) // self.block
+        for chunk, (tokens, edges, count) in enumerate(self._chunks):
+            low, high = int(edges[first]), int(edges[last + 1])
+            if low < high and count:
+                a = _renamed(self._read("a", self._ends["a"][chunk] + low, high - low), row)
+                b = _renamed(self._read("b", self._ends["b"][chunk], count), place)
+                _add(sums, a, b, tokens)
+        return sums
 
     def close(self) -> None:
         """Remove what was written to disk."""
@@ -121,6 +137,13 @@ class CrossProducts:
         packed = np.fromfile(self._files[name].name, kind, count, offset=start * kind.itemsize)
         features, at = (torch.from_numpy(packed[k].astype(np.int64)) for k in ("feature", "at"))
         return Entries(features, at, torch.from_numpy(packed["values"].T.copy()))
+
+
+def _renamed(part: Entries, place: Tensor) -> Entries:
+    """The entries whose feature has a place, as entries of that place."""
+    features = place[part.features]
+    there = features >= 0
+    return Entries(features[there], part.at[there], part.values[:, there])
 
 
 def _kind(products: int) -> np.dtype:

@@ -28,13 +28,17 @@ class LogitTable:
         d_sae, d_vocab = len(self.decoder), self.directions.shape[1]
         kept = 4 * d_sae * d_vocab <= memory
         self.table = torch.empty(d_sae, d_vocab) if kept else None
-        self.median = torch.empty(d_sae)
-        for start in range(0, d_sae, 512):
-            part = slice(start, start + 512)
-            w = self.decoder[part] @ self.directions
-            self.median[part] = w[:, self.ids].median(1).values
-            if self.table is not None:
-                self.table[part] = w - self.median[part, None]
+        self.used = self.directions[:, self.ids]
+        self.median = torch.full((d_sae,), torch.nan)  # of features that were not asked for
+        for part in torch.arange(d_sae).split(512) if kept else ():
+            self.table[part] = self.decoder[part] @ self.directions - self._median(part)[:, None]
+
+    def _median(self, features: Tensor) -> Tensor:
+        """The median of each feature's weights over the used vocabulary, worked out when first asked for: [n]."""
+        new = features[self.median[features].isnan()].unique()
+        for part in new.split(512):
+            self.median[part] = (self.decoder[part] @ self.used).median(1).values
+        return self.median[features]
 
     def at(self, features: Tensor, tokens: Tensor, block: int = 1 << 15) -> Tensor:
         """Weights of pairs (feature, token): [n]."""
@@ -44,14 +48,14 @@ class LogitTable:
         for start in range(0, len(features), block):
             part = slice(start, start + block)
             dots = (self.decoder[features[part]] * self.directions.T[tokens[part]]).sum(1)
-            out[part] = dots - self.median[features[part]]
+            out[part] = dots - self._median(features[part])
         return out
 
     def rows(self, features: Tensor) -> Tensor:
         """Weights of features over the used vocabulary: [n, used]."""
         if self.table is not None:
             return self.table[features][:, self.ids]
-        return self.decoder[features] @ self.directions[:, self.ids] - self.median[features, None]
+        return self.decoder[features] @ self.used - self._median(features)[:, None]
 
     def top(self, feature: int, count: int) -> list[tuple[int, float]]:
         """The tokens of the used vocabulary that a feature raises most: (id, weight)."""

@@ -33,13 +33,20 @@ def used_vocabulary(tokens: Any, d_vocab: int, least: int = 3) -> Tensor:
 
 @torch.no_grad()
 def logit_weights(
-    sae: Any, model: Any, hook_name: str, used: Tensor, count: int = 10, block: int = 1024
+    sae: Any,
+    model: Any,
+    hook_name: str,
+    used: Tensor,
+    count: int = 10,
+    block: int = 128,
+    features: Tensor | None = None,
 ) -> LogitWeights:
-    """Top and bottom logit weights of every feature, d_i · (path from the hook to the logits), ``block`` at a time.
+    """Top and bottom logit weights of features, d_i · (path from the hook to the logits), ``block`` at a time.
 
     Args:
         used: bool [d_vocab], the entries that may be shown; the median is theirs.
         count: how many at either end.
+        features: of these, in this order (default: of all).
 
     Raises:
         ValueError: fewer than two entries are used.
@@ -50,7 +57,8 @@ def logit_weights(
     count = min(count, len(ids))
     directions = model.logit_directions(hook_name).float()[:, ids]
     parts = []
-    for rows in sae.W_dec.detach().float().split(block):
+    decoder = sae.W_dec.detach() if features is None else sae.W_dec.detach()[features]
+    for rows in decoder.float().split(block):
         w = rows.to(directions.device) @ directions
         w -= w.median(1, keepdim=True).values
         top, bottom = w.topk(count), w.topk(count, largest=False)

@@ -213,6 +213,7 @@ def evaluate(
     skip_positions: int = 1,
     labels: Mapping[str, Sequence[str]] | None = None,
     observers: Sequence[Callable[[Block], None]] = (),
+    baselines: dict[int, tuple[torch.Tensor, torch.Tensor]] | None = None,
     progress: bool = True,
 ) -> Evaluation:
     """Evaluate a dictionary on text it was not trained on.
@@ -227,6 +228,7 @@ def evaluate(
         skip_positions: leading positions of a row that keep their own activation and are not scored (1: the BOS).
         labels: {label: prefixes of source names}; default Arabic, Hebrew, DNA, base64.
         observers: called with every block, so that a feature index can share the pass.
+        baselines: shared by the evaluations of several dictionaries on the same text (``scan.blocks``).
 
     Raises:
         ValueError: the SAE does not fit the hook, there are no tokens, or the hook is unknown.
@@ -236,7 +238,7 @@ def evaluate(
     select = spread(rows, tokens)
     for block in blocks(
         sae, model, hook_name, rows, losses=True, select=select, contexts=contexts, skip_positions=skip_positions,
-        progress="evaluating" if progress else None,
+        baselines=baselines, progress="evaluating" if progress else None,
     ):  # fmt: skip
         moments.update(block)
         sums.update(block, torch.from_numpy(np.asarray(rows.source)[block.row.numpy(), 1:].astype(np.int64)))

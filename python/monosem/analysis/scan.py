@@ -105,6 +105,7 @@ def blocks(
     rows: Rows,
     *,
     losses: bool = False,
+    baselines: dict[int, tuple[Tensor, Tensor]] | None = None,
     select: np.ndarray | None = None,
     done: int = 0,
     contexts: int = 16,
@@ -116,6 +117,8 @@ def blocks(
     Args:
         losses: also run the whole model three times: untouched, with the reconstruction in place of the activation,
             with zeros in its place. The skipped positions keep their own activation in all three.
+        baselines: keeps the losses that do not depend on the dictionary, untouched and with zeros: passes over the same
+            rows that share the dict compute them once.
         select: the rows to read (default all). Places count over all rows all the same.
         done: how many of the chosen rows an earlier pass has read; this one goes on behind them.
         contexts: rows per block.
@@ -141,8 +144,10 @@ def blocks(
             measured = None
             if reconstruction is not None:
                 put = _swap(model, tokens, hook_name, activations, skip_positions)
-                clean = model.token_losses(tokens, None)
-                measured = Losses(clean, put(reconstruction), put(torch.zeros_like(x)))
+                kept = {} if baselines is None else baselines
+                if start not in kept:
+                    kept[start] = model.token_losses(tokens, None), put(torch.zeros_like(x))
+                measured = Losses(kept[start][0], put(reconstruction), kept[start][1])
             yield Block(
                 torch.from_numpy(run.astype(np.int64)),
                 tokens,

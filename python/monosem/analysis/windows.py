@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -49,14 +50,7 @@ class TextCache:
         self.model, self.bos_id = model, model.bos_id
         self._texts: dict[tuple[int, ...], str] = {}
         self._names: dict[int, str] = {}
-        self._silent: dict[int, Piece | None] = {}
-
-    def silent(self, token: int) -> Piece | None:
-        """The piece of a token on which the feature does not fire; None where it is no whole character."""
-        if token not in self._silent:
-            text = _text(self, [token])
-            self._silent[token] = None if text is None else Piece(text, 0.0, False, ((self.token_str(token), 0.0),))
-        return self._silent[token]
+        self.silent = _Silent(self)
 
     def decode(self, ids: Sequence[int]) -> str:
         key = tuple(ids)
@@ -70,6 +64,19 @@ class TextCache:
         return self._names[token]
 
 
+class _Silent(dict[int, "Piece | None"]):
+    """The piece of each token on which the feature does not fire; None where the token is no whole character."""
+
+    def __init__(self, texts: TextCache) -> None:
+        super().__init__()
+        self.texts = texts
+
+    def __missing__(self, token: int) -> Piece | None:
+        text = _text(self.texts, [token])
+        self[token] = None if text is None else Piece(text, 0.0, False, ((self.texts.token_str(token), 0.0),))
+        return self[token]
+
+
 def lay_out(
     model: Any, rows: Rows, example: Example, first: int, values: Sequence[float], characters: tuple[int, int]
 ) -> Window:
@@ -79,10 +86,68 @@ def lay_out(
         model: shows text: a model, or a :class:`TextCache` of one.
     """
     ids = np.asarray(rows.tokens[example.row, first : first + len(values)]).tolist()
-    pieces = trim(show(model, ids, values, example.position - first), characters)
+    focus = example.position - first
+    if isinstance(model, TextCache):
+        start, end = _in_reach(model, ids, focus, characters)
+        ids, values, focus = ids[start:end], values[start:end], focus - start
+    pieces = trim(show(model, ids, values, focus), characters)
     source = rows.sources[int(rows.source[example.row, example.position])]
     right = is_right_to_left("".join(p.text for p in pieces))
     return Window(example.row, example.position, example.value, source, pieces, right)
+
+
+def _in_reach(texts: TextCache, ids: Sequence[int], focus: int, characters: tuple[int, int]) -> tuple[int, int]:
+    """First and end of the tokens that :func:`trim` can keep, or a few more: what it drops need not be laid out.
+
+    Tokens that are no whole character count nothing, and none stands at either end, so that they are joined as in the
+    whole window.
+    """
+    silent = texts.silent
+    first, end = focus, focus + 1
+    left, right = characters
+    while first > 0 and (left >= 0 or silent[ids[first]] is None):
+        first -= 1
+        piece = silent[ids[first]]
+        left -= len(piece.text) if piece else 0
+    while end < len(ids) and (right >= 0 or silent[ids[end - 1]] is None):
+        piece = silent[ids[end]]
+        right -= len(piece.text) if piece else 0
+        end += 1
+    return first, end
+
+
+def stored_window(
+    index: Any, texts: TextCache, feature: int, example: Example, before: int, after: int, characters: tuple[int, int]
+) -> Window:
+    """An example in context, from the activations that the index holds (``index.codes``)."""
+    first = max(0, example.position - before)
+    end = min(index.length, example.position + after + 1)
+    values = index.codes.window(feature, example.row, first, end).tolist()
+    return lay_out(texts, index.rows, example, first, values, characters)
+
+
+def windows_of(
+    subject: Any, index: Any, wanted: Sequence[tuple[int, Example]],
+    *, before: int = 28, after: int = 16, characters: tuple[int, int] = (48, 28), skip_positions: int = 1,
+) -> list[Window]:  # fmt: skip
+    """Show each (feature, example) as :func:`windows` does; what the index holds is not computed again.
+
+    A wide dictionary encodes the tokens of a window as slowly as any others; reading them back costs nothing.
+    """
+    stored, texts = set(index.stored_rows.tolist()), TextCache(subject.model)
+    others = [pair for pair in wanted if pair[1].row not in stored]
+    computed = iter(
+        windows(
+            subject.sae, subject.model, subject.hook_name, index.rows, others, before=before, after=after,
+            characters=characters, skip_positions=skip_positions,
+        )
+        if others else ()
+    )  # fmt: skip
+    return [
+        stored_window(index, texts, feature, example, before, after, characters) if example.row in stored
+        else next(computed)
+        for feature, example in wanted
+    ]  # fmt: skip
 
 
 @torch.no_grad()
@@ -137,17 +202,17 @@ def _window_values(
 
 def show(model: Any, ids: Sequence[int], values: Sequence[float], focus: int) -> tuple[Piece, ...]:
     """Tokens as text. Up to four tokens that only together make a character are joined: the script stays legible."""
-    pieces = []
-    silent = model.silent if isinstance(model, TextCache) else lambda token: None
+    pieces, count = [], len(ids)
+    silent = model.silent if isinstance(model, TextCache) else defaultdict(lambda: None)
     i = 0
-    while i < len(ids):
-        if not values[i] and i != focus and (known := silent(ids[i])) is not None:
+    while i < count:
+        if not values[i] and i != focus and (known := silent[ids[i]]) is not None:
             pieces.append(known)
             i += 1
             continue
         end = i + 1
         text = _text(model, ids[i:end])
-        while text is None and end < min(len(ids), i + 4):
+        while text is None and end < min(count, i + 4):
             end += 1
             text = _text(model, ids[i:end])
         if text is None:

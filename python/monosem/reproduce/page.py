@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from monosem.analysis.evidence import rubric
+from monosem.analysis.evidence import chart, rubric
+from monosem.analysis.evidence.guide import GUIDES
 from monosem.analysis.evidence.section import Finding, Section, write_page
 from monosem.data import files
+from monosem.reproduce import reading
 from monosem.reproduce.context import Context
 from monosem.reproduce.presets import FIRST
 from monosem.reproduce.stages import sections
@@ -24,12 +27,16 @@ def write_report(context: Context, results: dict[str, dict[str, Any]]) -> Path:
     record = {
         "settings": context.settings(),
         "dictionaries": [_row(results, run.name) for run in context.runs],
-        "findings": [{"section": s.title} | asdict(f) for s in parts for f in s.findings],
+        "findings": [
+            {"section": s.title} | asdict(f) | {"command": GUIDES[s.anchor].command} for s in parts for f in s.findings
+        ],
         "seconds": {name: result["seconds"] for name, result in results.items()},
     }
     files.write_text(context.folder / "report.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     title = f"Towards Monosemanticity, computed on {context.model}"
-    return write_page(context.folder / "report.html", title, parts, _intro(context) + trained, _notes(context, results))
+    intro = _intro(context) + trained + reading.words() + reading.own_model(context)
+    notes = _notes(context, results)
+    return write_page(context.folder / "report.html", title, parts, intro, notes, reading.places(context))
 
 
 def _intro(context: Context) -> str:
@@ -95,8 +102,21 @@ def _loss(context: Context, results: dict[str, dict[str, Any]]) -> Section:
             "monosem evaluate; fewer tokens leave more rare features silent",
         )
     )  # fmt: skip
-    lede = "What is lost when the layer is replaced by its reconstruction, in the prediction of the next token."
-    return Section("loss", "Loss recovered", lede, tuple(findings), "")
+    lede = (
+        "What is lost when the layer is replaced by its reconstruction, in the prediction of the next token. The "
+        "authors call it a weak measure: replacing the layer by zeros hurts so much that most of it is soon recovered."
+    )
+    rows = [_row(results, run.name) for run in context.runs]
+    body = chart.bars(
+        {"CE loss recovered": [_share(r["ce_loss_recovered"]) for r in rows],
+         "explained variance": [_share(r["explained_variance"]) for r in rows]},
+        [f"{r['name']}, {r['d_sae']:,} features" for r in rows], caption="Of held-out text, by dictionary",
+    )  # fmt: skip
+    return Section("loss", "Loss recovered", lede, tuple(findings), body)
+
+
+def _share(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _human(context: Context) -> Section:

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from monosem.analysis.dashboard import Counts, write_site
-from monosem.analysis.dashboard.facts import gather, nearest
+from monosem.analysis.dashboard.facts import gather
 from monosem.analysis.dashboard.records import Records
 from monosem.analysis.dashboard.words import of_examples, words
 from monosem.analysis.index import IndexSettings, build_index
 from monosem.analysis.inputs import Subject
+from monosem.analysis.nearest import nearest
 from monosem.analysis.windows import Piece, Window
 
 needs_chromium = pytest.mark.skipif(chromium.BINARY is None, reason="needs Chromium")
@@ -79,10 +80,10 @@ def test_summary(site, index):
     (summary,) = contents(site / "data" / "summary.js")
     counts = np.frombuffer(base64.b64decode(summary["columns"]["count"]), "<u4")
     assert counts.tolist() == index.counts.tolist()
-    tokens = np.frombuffer(base64.b64decode(summary["columns"]["tokens"]), "<i4").reshape(-1, summary["listed"][0])
+    tokens = np.frombuffer(base64.b64decode(summary["columns"]["tokens"]), "<u2").reshape(-1, summary["listed"][0])
     for f in range(14):
         wanted = [t.token for t in index.top_tokens(f, 4)]
-        assert [t for t in tokens[f].tolist() if t >= 0] == wanted
+        assert [t for t in tokens[f].tolist() if t != 65_535] == wanted
     assert summary["vocabulary"][2] == "</script><b>"
 
 

@@ -8,7 +8,7 @@ import torch
 from chain_model import HOOK, LETTERS, ChainModel, chain_rows
 
 import monosem as ms
-from monosem.analysis.evidence import feature_map, splitting
+from monosem.analysis.evidence import arrangement, feature_map, splitting
 from monosem.analysis.evidence.section import render_page
 from monosem.analysis.inputs import Subject
 
@@ -111,14 +111,24 @@ def test_masked_cosine_is_its_definition(memory, tmp_path):
 
 
 def test_section_table_and_map(found, monkeypatch):
-    monkeypatch.setattr(feature_map, "layout", lambda d, n: np.linspace(0, 1, 2 * len(d)).reshape(-1, 2))
+    monkeypatch.setattr(
+        feature_map, "arrange",
+        lambda d, n: arrangement.Arrangement(
+            np.linspace(0, 1, 2 * len(d)).reshape(-1, 2), np.arange(len(d)) % 4 - 1, np.arange(len(d))[::-1]
+        ),
+    )  # fmt: skip
     with_map = splitting.measure(row(ONE, TWO, THREE), chain_rows(), label="Arabic", least=3)
     m = with_map.map
     assert len(m["x"]) == len(m["raised"]) == 19 and m["y"][-1] == 10_000 and m["edges_left_out"] == 0
+    assert m["cluster"][:5] == [-1, 0, 1, 2, -1] and m["order"] == list(range(18, -1, -1))
     assert {tuple(e[:2]) for e in m["edges"] if e[0] == 0} == {(0, 3), (0, 4)} and m["family"] == [0, 3, 4, 9, 10, 11]
     record = json.loads(json.dumps(with_map.to_dict(), allow_nan=False))
     made = splitting.section(record)
     assert made.findings[0].ours == "1 → 2 → 3" and made.findings[1].ours == "2 → 3 → 4"
+    # Of 19 dots 14 are in one of three clusters, each with members of at least two dictionaries.
+    assert (
+        made.findings[-1].ours == "3 clusters hold 74% of 19 features; 3 of them hold features of several dictionaries"
+    )
     page = render_page("Splitting", [made])
     assert 'id="map-data"' in page and page.count("<circle") >= 6 and "getElementById('map')" in page
     assert "mostly Arabic" in found.table()
@@ -126,22 +136,8 @@ def test_section_table_and_map(found, monkeypatch):
     assert "map-data" not in without
 
 
-def test_a_map_of_two_clusters():
-    """UMAP itself: directions of two bundles come out as two heaps; twice the same."""
-    pytest.importorskip("umap", reason="umap-learn is not installed (pip install umap-learn)")
-    g = np.random.default_rng(0)
-    axis = np.zeros((60, 12))
-    axis[:30, 0] = axis[30:, 1] = 1
-    directions = (axis + 0.05 * g.standard_normal(axis.shape)).astype(np.float32)
-    places = feature_map.layout(directions, 2)
-    assert places.min() == 0 and places.max() == 1 and np.array_equal(places, feature_map.layout(directions, 2))
-    centres = places[:30].mean(0), places[30:].mean(0)
-    spread = max(np.linalg.norm(places[i : i + 30] - centres[i // 30], axis=1).mean() for i in (0, 30))
-    assert np.linalg.norm(centres[0] - centres[1]) > 3 * spread
-
-
 def test_without_umap_it_says_how_to_get_it(monkeypatch):
-    monkeypatch.setattr(feature_map.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(arrangement.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="pip install umap-learn"):
         splitting.measure(row(ONE, TWO), chain_rows(), label="Arabic", least=3)
 

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.skipif(chromium.BINARY is None, reason="needs Chromium"
 MAP = {
     "x": [1000, 5000, 9000, 9000], "y": [5000, 5000, 5000, 1000], "level": [0, 1, 1, 1], "feature": [7, 3, 4, 5],
     "density": [-1.0, -2.0, -2.0, -3.0], "source": [0, 0, 1, 1], "share": [90, 80, 70, 60],
+    "cluster": [0, 0, -1, 1], "order": [3, 2, 0, 1],
     "raised": [[0, 1], [0, 2], [1, 2], [2, 0]], "vocabulary": [" the", "</script><b>", "שלום"],
     "sources": ["base64", "he_ui"], "family": [0, 1, 2], "edges": [[0, 1, 93], [0, 2, 55]], "edges_left_out": 0,
 }  # fmt: skip
@@ -90,6 +91,25 @@ def test_the_map(page):
     page.run("[...document.querySelectorAll('#map-tools button')].find(b => b.textContent.startsWith('4,096')).click()")
     pointer(page, "pointermove", 2)
     assert page.run("document.getElementById('map-tip').hidden")
+
+
+def lines(page):
+    return page.run("[...document.querySelectorAll('#map-list .item')].sort((a, b) => parseInt(a.style.top) - "
+                    "parseInt(b.style.top)).map(e => e.querySelector('b').textContent).join(' ')")  # fmt: skip
+
+
+def test_the_list_and_the_clusters(page):
+    assert lines(page) == "#5 #4 #7 #3", "in the order of the line"
+    marked = "document.querySelector('#map-list [aria-selected=true] b').textContent"
+    assert page.run(marked) == "#7" and "cluster 0, with #3 of 4,096" in words(page, "map-chosen")
+    page.run("[...document.querySelectorAll('#map-list .item b')].find(b => b.textContent === '#4').click()")
+    assert page.run(marked) == "#4" and "in no cluster" in words(page, "map-chosen")
+    page.run("document.getElementById('map-list').dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowUp'}))")
+    assert page.run(marked) == "#5" and words(page, "map-chosen").startswith("#5 of")
+    page.run("[...document.querySelectorAll('#map-tools button')].find(b => b.textContent.includes('cluster')).click()")
+    assert words(page, "map-keys") == "2 clusters, each in a colourin no cluster"
+    page.run("[...document.querySelectorAll('#map-tools button')].find(b => b.textContent.startsWith('512')).click()")
+    assert lines(page) == "#5 #4 #3", "a hidden dictionary is not listed"
 
 
 def test_the_graph_is_drawn_and_words_are_not_markup(page):

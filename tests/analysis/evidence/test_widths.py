@@ -80,9 +80,15 @@ def test_a_skewed_heap_and_few_tokens_make_no_cluster():
         assert separate(counts, tokens, sae).how == "bound", tokens
 
 
-def test_widths_against_the_evaluation(model, rows, exact, hook):
+def test_widths_against_the_evaluation(model, rows, exact, hook, monkeypatch):
     wide = ms.TopKSAE(model.E.shape[1], 40, k=3, seed=2)
+    computed, own = [], type(model).token_losses
+    monkeypatch.setattr(type(model), "token_losses", lambda *a, **k: computed.append(1) or own(*a, **k))
+    evaluate(exact, model, hook, rows, progress=False)
+    once = len(computed)  # untouched, with the reconstruction, with zeros
+    computed.clear()
     result = widths.measure({"wide": wide, "exact": exact}, model, hook, rows, progress=False)
+    assert len(computed) == once + once // 3, "what does not depend on the dictionary is computed once"
     assert [r["name"] for r in result.runs] == ["exact", "wide"]
     for run, sae in zip(result.runs, (exact, wide), strict=True):
         figures = evaluate(sae, model, hook, rows, progress=False)

@@ -11,7 +11,7 @@ import torch
 
 from monosem.analysis.dashboard.facts import Facts
 from monosem.analysis.index import ActivationHistogram, Example, Index
-from monosem.analysis.windows import TextCache, Window, lay_out
+from monosem.analysis.windows import TextCache, Window, stored_window
 
 BEFORE, AFTER = 24, 14  # most tokens of a window on either side of the one it is about
 CHARACTERS = (48, 28)  # and most characters
@@ -52,10 +52,7 @@ class Records:
 
     def window(self, feature: int, example: Example) -> Window:
         """An example in context, from the stored activations."""
-        first = max(0, example.position - BEFORE)
-        end = min(self.index.length, example.position + AFTER + 1)
-        values = self.codes.window(feature, example.row, first, end).tolist()
-        return lay_out(self.texts, self.index.rows, example, first, values, CHARACTERS)
+        return stored_window(self.index, self.texts, feature, example, BEFORE, AFTER, CHARACTERS)
 
     def top(self, feature: int) -> list[Window]:
         """The hardest examples whose texts differ: boilerplate repeats itself."""

@@ -97,21 +97,23 @@ def _summary(model: Any, index: Index, facts: Facts) -> dict[str, Any]:
     best = facts.source_r.max(1)
     tokens, heard = index.common_tokens(_LISTED)
     first = heard[:, 0] / index.counts.clamp_min(1)
+    vocabulary = [model.token_str(i) for i in range(model.d_vocab)]
+    name = "<u2" if len(vocabulary) < 1 << 16 else "<i4"  # −1, no token, becomes 65,535, which is none either
     columns = {
         "count": index.counts.numpy().astype("<u4"),
         "max": index.maximum.numpy().astype("<f4"),
-        "source": best.indices.numpy().astype("<u2"),
+        "source": best.indices.numpy().astype("u1" if len(index.sources) <= 256 else "<u2"),
         "r": best.values.numpy().astype("<f4"),
         "skew": facts.logits.skewness.numpy().astype("<f4"),
         "focus": first.numpy().astype("<f4"),
-        "tokens": tokens.numpy().astype("<i4"),
-        "logits": facts.logits.top_ids[:, :_LISTED].numpy().astype("<i4"),
+        "tokens": tokens.numpy().astype(name),
+        "logits": facts.logits.top_ids[:, :_LISTED].numpy().astype(name),
     }
     return {
         "columns": {k: base64.b64encode(np.ascontiguousarray(v).tobytes()).decode() for k, v in columns.items()},
         "kinds": {k: v.dtype.str[1:] for k, v in columns.items()},
         "listed": [tokens.shape[1], min(_LISTED, facts.logits.top_ids.shape[1])],
-        "vocabulary": [model.token_str(i) for i in range(model.d_vocab)],
+        "vocabulary": vocabulary,
     }
 
 

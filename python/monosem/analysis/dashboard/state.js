@@ -39,11 +39,16 @@ const monosem = (() => {
 
 // Columns: one entry a feature (tokens and logits: a few). Filled by unpack().
 const all = { count: null, max: null, source: null, r: null, skew: null, focus: null, tokens: null, logits: null, density: null, vocabulary: [], lower: [], perTokens: 0, perLogits: 0 };
-const ARRAYS = { u4: Uint32Array, f4: Float32Array, u2: Uint16Array, i4: Int32Array };
+const ARRAYS = { u1: Uint8Array, u4: Uint32Array, f4: Float32Array, u2: Uint16Array, i4: Int32Array };
+function unpacked(packed) {
+  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(packed);
+  const text = atob(packed), bytes = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+  return bytes;
+}
 function unpack(summary) {
   for (const [name, packed] of Object.entries(summary.columns)) {
-    const text = atob(packed), bytes = new Uint8Array(text.length);
-    for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+    const bytes = unpacked(packed);
     all[name] = new ARRAYS[summary.kinds[name]](bytes.buffer);
   }
   all.density = Float64Array.from(all.count, (c) => c / Math.max(1, meta.tokens));
@@ -63,7 +68,7 @@ function brief(feature, count = 2) {
   const out = [];
   for (let i = 0; i < Math.min(count, all.perTokens); i++) {
     const id = all.tokens[feature * all.perTokens + i];
-    if (id >= 0) out.push(show(id));
+    if (id in all.vocabulary) out.push(show(id));
   }
   return out;
 }

@@ -141,9 +141,10 @@ def histogram(
             parts.append(f'<path class="area s{i % 8}" d="{path}"><title>{escape(name)}</title></path>')
     for name, at in (marks or {}).items():
         if x.holds(at) and x.low <= at <= x.high:
+            shown = number(float(f"{at:.3g}"))
             parts.append(
                 f'<line class="mark" x1="{x(at):.1f}" x2="{x(at):.1f}" y1="{_TOP}" y2="{base}"/>'
-                f'<text class="name" x="{x(at) + 4:.1f}" y="{_TOP + 10}">{escape(name)} {number(at)}</text>'
+                f'<text class="name" x="{x(at) + 4:.1f}" y="{_TOP + 10}">{escape(name)} {shown}</text>'
             )
     return _figure(parts, list(series), caption, height)
 

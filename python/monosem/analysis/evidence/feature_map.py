@@ -1,48 +1,17 @@
-"""A map of the decoder directions of several dictionaries: UMAP in two dimensions, as the paper draws it."""
+"""A map of the decoder directions of several dictionaries, with their clusters and in one order, as the paper draws."""
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
+from monosem.analysis.evidence.arrangement import arrange
 from monosem.analysis.logit_table import LogitTable
 from monosem.analysis.sources import SourceMoments
 
 _EDGES = 60_000  # most links between dots that a page carries, the closest first
-
-
-def need_umap() -> None:
-    """Raise ImportError with the remedy if umap-learn is not installed."""
-    if importlib.util.find_spec("umap") is None:
-        raise ImportError(
-            "umap-learn is not installed; the map of features needs it. Install it with `pip install umap-learn`, "
-            "or leave the map out (--no-map)."
-        )
-
-
-def layout(directions: np.ndarray, dictionaries: int, seed: int = 0) -> np.ndarray:
-    """Rows of directions [n, d] → places [n, 2] in the unit square: cosine, 15 neighbours.
-
-    ``min_dist`` is 0.05 for two dictionaries and 0.01 for more, as in the paper's two figures. The same seed gives the
-    same map.
-    """
-    need_umap()
-    import warnings
-
-    from umap import UMAP
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a seed means one thread, and that small graphs are solved densely
-        places = UMAP(
-            n_neighbors=max(2, min(15, len(directions) - 1)), metric="cosine", random_state=seed, n_jobs=1,
-            min_dist=0.05 if dictionaries <= 2 else 0.01, init="spectral" if len(directions) > 20 else "random",
-        ).fit_transform(directions)  # fmt: skip
-    low, high = places.min(0), places.max(0)
-    return (places - low) / np.maximum(high - low, 1e-9)
 
 
 def feature_map(
@@ -52,8 +21,9 @@ def feature_map(
     """One dot a feature that fires on at least ``least`` tokens: its place, and what a page says about it.
 
     Columns: ``x``, ``y`` (0 … 10,000), ``level`` (which dictionary), ``feature``, ``density`` (log10), ``source`` (the
-    most frequent on its tokens) with ``share`` (%), ``raised`` (numbers of ``vocabulary``), ``family`` (of the chosen
-    feature), and ``edges``: [dot, dot, masked cosine · 100].
+    most frequent on its tokens) with ``share`` (%), ``raised`` (numbers of ``vocabulary``) and ``cluster`` (−1: in
+    none). Beside them ``order``, the dots as they come along the line; ``family``, those of the chosen feature; and
+    ``edges``: [dot, dot, masked cosine · 100].
     """
     columns: dict[str, list[Any]] = {k: [] for k in ("level", "feature", "density", "source", "share", "raised")}
     dots: list[dict[int, int]] = []
@@ -74,14 +44,16 @@ def feature_map(
             best = table.rows(part).topk(min(words, len(table.ids)), dim=1).indices
             for row in table.ids[best].tolist():
                 columns["raised"].append([seen.setdefault(token, len(seen)) for token in row])
-    places = (layout(torch.cat(directions).numpy(), len(subjects)) * 10_000).round().astype(int)
+    made = arrange(torch.cat(directions).numpy(), len(subjects))
+    places = (made.places * 10_000).round().astype(int)
     found = []
     for level, e in enumerate(edges):
         rows = zip(e.parent.tolist(), e.child.tolist(), (100 * e.masked).round().int().tolist(), strict=True)
         found += [[dots[level][p], dots[level + 1][c], cosine] for p, c, cosine in rows]
     found.sort(key=lambda edge: -edge[2])
     return columns | {
-        "x": places[:, 0].tolist(), "y": places[:, 1].tolist(),
+        "x": places[:, 0].tolist(), "y": places[:, 1].tolist(), "cluster": made.cluster.tolist(),
+        "order": made.order.tolist(),
         "vocabulary": [subjects[0].model.token_str(token) for token in seen], "sources": list(moments[0].sources),
         "family": [dots[level][f] for level, f in family if f in dots[level]],
         "edges": found[:_EDGES], "edges_left_out": max(0, len(found) - _EDGES),

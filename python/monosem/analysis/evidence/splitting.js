@@ -7,6 +7,8 @@ for (const [a, b, cosine] of data.edges) for (const [from, to] of [[a, b], [b, a
   if (!links.has(from)) links.set(from, []);
   links.get(from).push([to, cosine]);
 }
+const members = new Map(); // cluster → its dots
+data.cluster.forEach((c, i) => { if (c >= 0) members.has(c) ? members.get(c).push(i) : members.set(c, [i]); });
 let mode = 'dictionary', hidden = new Set(), chosen = data.family.length ? data.family[0] : -1, hover = -1;
 let scale = 1, left = 0, top = 0;
 const css = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -15,6 +17,8 @@ const el = (tag, text, cls) => { const e = document.createElement(tag); if (text
 // ---- colours: by dictionary, by the source that a feature fires on most, by density
 const bySource = [...data.source.reduce((m, s) => m.set(s, (m.get(s) || 0) + 1), new Map())].sort((a, b) => b[1] - a[1]).map(e => e[0]);
 const hue = s => `hsl(${(bySource.indexOf(s) * 137.5) % 360} ${css('--sat') || '60%'} ${css('--light') || '50%'})`;
+// Neighbouring numbers are neighbouring clusters: the golden angle keeps their hues apart.
+const ofCluster = c => c < 0 ? 'transparent' : `hsl(${(c * 137.5) % 360} 65% ${css('--light') || '50%'})`;
 const lowest = Math.min(...data.density), highest = Math.max(...data.density);
 let palette = [];
 function colours() {
@@ -26,6 +30,9 @@ function colours() {
     const of = new Map(bySource.map(s => [s, hue(s)]));
     palette = data.source.map(s => of.get(s));
     legend(bySource.map(s => [data.sources[s], of.get(s)]));
+  } else if (mode === 'cluster') {
+    palette = data.cluster.map(c => c < 0 ? css('--line') : ofCluster(c));
+    legend([[`${members.size.toLocaleString('en')} clusters, each in a colour`, ofCluster(0)], ['in no cluster', css('--line')]]);
   } else {
     const shade = d => `hsl(${250 - 210 * (d - lowest) / (highest - lowest || 1)} 70% ${css('--light') || '50%'})`;
     palette = data.density.map(shade);
@@ -42,8 +49,16 @@ function legend(rows) {
 }
 
 // ---- drawing
-const px = i => left + data.x[i] / 1e4 * scale * canvas.clientWidth;
-const py = i => top + (1 - data.y[i] / 1e4) * scale * canvas.clientHeight;
+// A margin of a hundredth keeps the outermost dots whole.
+const px = i => left + (.01 + .98 * data.x[i] / 1e4) * scale * canvas.clientWidth;
+const py = i => top + (.99 - .98 * data.y[i] / 1e4) * scale * canvas.clientHeight;
+// ---- the list beside the map
+const list = featureList(document.getElementById('map-list'), data.order, (node, i) => {
+  const dot = el('i');
+  dot.style.background = palette[i];
+  node.style.borderLeftColor = ofCluster(data.cluster[i]);
+  node.append(dot, el('b', `#${data.feature[i]}`), ...data.raised[i].slice(0, 3).map(r => el('bdi', visible(data.vocabulary[r]))));
+}, i => keep(i), i => { hover = i; draw(); });
 const shown = i => !hidden.has(data.level[i]);
 let waiting = false;
 function draw() { if (!waiting) { waiting = true; requestAnimationFrame(() => { waiting = false; paint(); }); } }
@@ -62,7 +77,11 @@ function paint() {
     pen.beginPath(); pen.arc(x, y, radius(level), 0, 7); pen.fill();
   }
   pen.globalAlpha = 1;
+  const kin = chosen >= 0 ? members.get(data.cluster[chosen]) || [] : [];
+  pen.strokeStyle = ofCluster(kin.length ? data.cluster[chosen] : -1);
+  for (const i of kin) if (shown(i)) { pen.lineWidth = 1.6; pen.beginPath(); pen.arc(px(i), py(i), radius(data.level[i]) + 3, 0, 7); pen.stroke(); }
   pen.strokeStyle = css('--ink');
+  if (hover >= 0 && shown(hover)) { pen.lineWidth = 1.5; pen.beginPath(); pen.arc(px(hover), py(hover), radius(data.level[hover]) + 5, 0, 7); pen.stroke(); }
   for (const i of family) if (shown(i)) { pen.lineWidth = 1; pen.beginPath(); pen.arc(px(i), py(i), radius(data.level[i]) + 2, 0, 7); pen.stroke(); }
   if (chosen >= 0) {
     for (const [j, cosine] of links.get(chosen) || []) if (shown(j)) {
@@ -83,22 +102,30 @@ function describe(box, i) {
   for (const r of data.raised[i]) words.append(el('bdi', visible(data.vocabulary[r])), ' ');
   box.replaceChildren(el('b', name(i)), el('p', `fires on ${(100 * 10 ** data.density[i]).toPrecision(2)} % of tokens, ${data.share[i]} % of them ${data.sources[data.source[i]]}`), words);
 }
+function chips(dots, words) {
+  return dots.map(j => {
+    const go = el('button', words(j), 'chip');
+    go.style.margin = '0 .3rem .3rem 0';
+    go.onclick = () => keep(j);
+    return go;
+  });
+}
 function keep(i) {
   chosen = i;
   chosenBox.hidden = i < 0;
   if (i >= 0) {
     describe(chosenBox, i);
     const joined = [...(links.get(i) || [])].sort((a, b) => b[1] - a[1]);
-    const list = el('p', joined.length ? 'joined to ' : 'joined to none');
-    for (const [j, cosine] of joined.slice(0, 40)) {
-      const go = el('button', `${name(j)} (${(cosine / 100).toFixed(2)})`, 'chip');
-      go.style.margin = '0 .3rem .3rem 0';
-      go.onclick = () => keep(j);
-      list.append(go);
-    }
-    if (joined.length > 40) list.append(`and ${joined.length - 40} more`);
-    chosenBox.append(list);
+    const row = el('p', joined.length ? 'joined to ' : 'joined to none'), cosines = new Map(joined);
+    row.append(...chips(joined.slice(0, 40).map(([j]) => j), j => `${name(j)} (${(cosines.get(j) / 100).toFixed(2)})`));
+    if (joined.length > 40) row.append(`and ${joined.length - 40} more`);
+    const kin = (members.get(data.cluster[i]) || []).filter(j => j !== i);
+    const near = el('p', data.cluster[i] < 0 ? 'in no cluster' : `cluster ${data.cluster[i]}, with `);
+    near.append(...chips(kin.slice(0, 40), name));
+    if (kin.length > 40) near.append(`and ${kin.length - 40} more`);
+    chosenBox.append(row, near);
   }
+  list.choose(i);
   draw();
 }
 function nearest(x, y) {
@@ -123,7 +150,9 @@ canvas.onpointermove = e => {
     if (drag.moved) { left = drag.left + x - drag.x; top = drag.top + y - drag.y; tip.hidden = true; draw(); }
     return;
   }
+  const before = hover;
   hover = nearest(x, y);
+  if (hover !== before) draw();
   tip.hidden = hover < 0;
   if (hover >= 0) {
     describe(tip, hover);
@@ -131,7 +160,7 @@ canvas.onpointermove = e => {
     tip.style.top = `${Math.min(py(hover) + 12, canvas.clientHeight - 120)}px`;
   }
 };
-canvas.onpointerleave = () => { tip.hidden = true; };
+canvas.onpointerleave = () => { tip.hidden = true; hover = -1; draw(); };
 function zoom(by, x, y) {
   const next = Math.min(60, Math.max(1, scale * by)), f = next / scale;
   left = x - (x - left) * f; top = y - (y - top) * f; scale = next;
@@ -150,13 +179,13 @@ canvas.onkeydown = e => {
 
 // ---- tools: colour, which dictionaries, search by number
 const tools = document.getElementById('map-tools');
-for (const m of ['dictionary', 'source', 'density']) {
+for (const m of ['dictionary', 'cluster', 'source', 'density']) {
   const chip = el('button', `colour by ${m}`, 'chip');
   chip.setAttribute('aria-pressed', m === mode);
   chip.onclick = () => {
     mode = m;
     for (const c of tools.querySelectorAll('[data-mode]')) c.setAttribute('aria-pressed', c === chip);
-    colours(); draw();
+    colours(); list.renew(); draw();
   };
   chip.dataset.mode = m;
   tools.append(chip);
@@ -164,7 +193,7 @@ for (const m of ['dictionary', 'source', 'density']) {
 data.names.forEach((n, i) => {
   const chip = el('button', n, 'chip');
   chip.setAttribute('aria-pressed', 'true');
-  chip.onclick = () => { hidden.has(i) ? hidden.delete(i) : hidden.add(i); chip.setAttribute('aria-pressed', !hidden.has(i)); draw(); };
+  chip.onclick = () => { hidden.has(i) ? hidden.delete(i) : hidden.add(i); chip.setAttribute('aria-pressed', !hidden.has(i)); list.only(shown); draw(); };
   tools.append(chip);
 });
 const search = el('input');
@@ -178,6 +207,7 @@ search.onchange = () => {
 };
 tools.append(search);
 new ResizeObserver(draw).observe(canvas);
-matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => { colours(); draw(); });
+matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => { colours(); list.renew(); draw(); });
 colours();
+list.renew();
 keep(chosen);

@@ -146,19 +146,19 @@ def measure(
         threshold: masked cosine above which two features are joined.
         least: features of fewer active tokens are left out (the paper leaves out the ultralow-density ones).
         most: of the children that one dictionary adds to the family, at most so many are followed, the closest.
-        umap: also lay the decoder directions of all out in two dimensions (needs ``umap-learn``).
+        umap: also arrange the decoder directions of all: map, clusters, order (``arrangement.arrange``).
         memory, folder: as in ``CrossProducts``.
 
     Raises:
         ValueError: fewer than two dictionaries, of different hooks, no text of the label, or no such feature.
-        ImportError: ``umap`` without umap-learn.
+        ImportError: ``umap`` without umap-learn or scikit-learn.
     """
     names = list(names) or [f"{s.sae.cfg.d_sae:,} features" for s in subjects]
     groups = _checked(subjects, names, rows, label, feature)
     if umap:
-        from monosem.analysis.evidence.feature_map import need_umap
+        from monosem.analysis.evidence.arrangement import need_packages
 
-        need_umap()
+        need_packages()
     select = spread(rows, tokens)
     read = [
         blocks(s.sae, s.model, s.hook_name, rows, select=select, contexts=contexts, skip_positions=skip_positions,
@@ -251,14 +251,13 @@ def _edges(
     sums: CrossProducts, moments: Sequence[SourceMoments], subjects: Sequence[Any], threshold: float, least: int
 ) -> Edges:
     a, b = moments
-    fires_a, fires_b = a.counts >= least, b.counts >= least
-    parts = []
-    for first, block in sums.blocks():
-        rows = slice(first, first + block.shape[1])
-        cosine = masked_cosine(block, a.square[rows], b.square)
-        cosine *= fires_a[rows, None] & fires_b
+    fires_a, fires_b = ((m.counts >= least).nonzero().flatten() for m in (a, b))
+    none = torch.zeros(0, dtype=torch.int64)
+    parts = [(none, none, none.double())]
+    for numbers, block in sums.blocks(fires_a, fires_b):
+        cosine = masked_cosine(block, a.square[numbers], b.square[fires_b])
         parent, child = (cosine > threshold).nonzero().T
-        parts.append((parent + first, child, cosine[parent, child]))
+        parts.append((numbers[parent], fires_b[child], cosine[parent, child]))
     parent, child, masked = (torch.cat(column) for column in zip(*parts, strict=True))
     d_a, d_b = (torch.nn.functional.normalize(s.sae.W_dec.detach().double().cpu(), dim=1) for s in subjects)
     return Edges(parent, child, masked, (d_a[parent] * d_b[child]).sum(1))

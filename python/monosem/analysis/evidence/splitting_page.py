@@ -11,7 +11,7 @@ from typing import Any
 from monosem.analysis.evidence import chart
 from monosem.analysis.evidence.section import Finding, Section
 
-_PAPER = {512: "1", 4096: "3", 16384: "many more"}  # of base64 features
+_PAPER = "1 → 3 → many more (512 → 4,096 → 16,384 features)"  # of base64 features
 
 
 def section(result: Mapping[str, Any]) -> Section:
@@ -20,9 +20,9 @@ def section(result: Mapping[str, Any]) -> Section:
     family = [sum(n["level"] == i for n in nodes) for i in range(len(levels))]
     what = result["label"] or f"feature #{nodes[0]['feature']}"
     widths = " → ".join(f"{level['d_sae']:,}" for level in levels)
-    paper = " → ".join(_PAPER.get(level["d_sae"], "?") for level in levels) if what == "base64" else "splits"
+    paper = _PAPER if what == "base64" else "splits"
     joined = (
-        f"monosem split {' '.join(f'RUN{i}' for i in range(len(levels)))} over {result['tokens']:,} tokens: from #"
+        f"{result['tokens']:,} tokens: from #"
         f"{nodes[0]['feature']} of the smallest, the features of the next whose closest parent (largest masked cosine, "
         f"above {result['threshold']:g}) is in the family; joined to a member at all, closest or not: "
         f"{' → '.join(map(str, result['joined']))}; features that fire on at least {result['least']} tokens"
@@ -46,6 +46,8 @@ def section(result: Mapping[str, Any]) -> Section:
                 f"{step['orphans']:,} none; the closest has the nearest decoder direction too for {step['agreed']:.0%}",
             )
         )
+    if result["map"]:
+        findings.append(_clusters(result))
     lede = (
         "Dictionaries of growing width, of one layer, on the same text. A feature of the small one falls apart into "
         "finer "
@@ -54,8 +56,29 @@ def section(result: Mapping[str, Any]) -> Section:
         "them fires: where the large one fires it does what the small one does, on some of its tokens."
     )
     body = graph(result) + _family(result) + _counts(result) + _map(result)
-    script = (Path(__file__).parent / "splitting.js").read_text(encoding="utf-8") if result["map"] else ""
+    here = Path(__file__).parent
+    scripts = ("feature_list.js", "splitting.js") if result["map"] else ()
+    script = "".join((here / name).read_text(encoding="utf-8") for name in scripts)
     return Section("splitting", "Features split", lede, tuple(findings), body, script)
+
+
+def _clusters(result: Mapping[str, Any]) -> Finding:
+    """What HDBSCAN finds among the directions of all dictionaries."""
+    cluster, level = result["map"]["cluster"], result["map"]["level"]
+    members: dict[int, set[int]] = {}
+    for c, of in zip(cluster, level, strict=True):
+        members.setdefault(c, set()).add(of)
+    members.pop(-1, None)
+    several = sum(len(levels) > 1 for levels in members.values())
+    inside = sum(c >= 0 for c in cluster) / max(1, len(cluster))
+    return Finding(
+        "Features lie in clusters, which hold features of every dictionary",
+        "shown as a map, no figure given",
+        f"{len(members):,} clusters hold {inside:.0%} of {len(cluster):,} features; {several:,} of them hold features "
+        "of several dictionaries",
+        "HDBSCAN (at least 3 members) on a UMAP of the decoder directions in 10 dimensions (cosine, 15 neighbours, "
+        "min_dist 0.1), features that fire often enough",
+    )
 
 
 def graph(result: Mapping[str, Any]) -> str:
@@ -189,16 +212,17 @@ def _map(result: Mapping[str, Any]) -> str:
     left_out = f" {record['edges_left_out']:,} weaker links are left out." if record["edges_left_out"] else ""
     return (
         "<h3>All features on one map</h3>"
-        f'<p class="note">Decoder directions laid out by UMAP (cosine, 15 neighbours): {len(record["x"]):,} '
-        "features that "
-        f"fire often enough, of {len(result['levels'])} dictionaries. Point at a dot, click it to keep it and see "
-        "what it "
-        f"is joined to; drag to move, turn the wheel to come closer, double-click to see everything.{left_out}</p>"
+        f'<p class="note">Decoder directions laid out by UMAP (cosine, 15 neighbours): {len(record["x"]):,} features '
+        f"that fire often enough, of {len(result['levels'])} dictionaries, so that features which write alike lie "
+        "close together, whatever the dictionary. Point at a dot, click it to keep it and see what it is joined to "
+        "and which others are in its cluster; drag to move, turn the wheel to come closer, double-click to see "
+        "everything. The list has the same features in the order of a UMAP in one dimension, each cluster together and "
+        f"in a colour of its own at the left; ↑ ↓ go through it.{left_out}</p>"
         '<div id="map-tools" class="tools"></div>'
-        '<div style="position:relative"><canvas id="map" tabindex="0" style="width:100%;height:620px;display:block;'
-        'border:1px solid var(--line);border-radius:10px;background:var(--card);touch-action:none;cursor:crosshair" '
-        'aria-label="Map of all features"></canvas><div id="map-tip" class="panel" hidden style="position:absolute;'
-        'pointer-events:none;max-width:320px;padding:.5rem .8rem;font-size:.84rem;z-index:2"></div></div>'
+        '<div class="map-and-list"><div class="map"><canvas id="map" tabindex="0" aria-label="Map of all features">'
+        '</canvas><div id="map-tip" class="panel" hidden></div></div>'
+        '<div id="map-list" tabindex="0" role="listbox" aria-label="All features, like beside like"><div></div></div>'
+        "</div>"
         '<div id="map-keys" class="keys"></div><div id="map-chosen" class="panel" style="margin-top:.8rem" '
         "hidden></div>"
         f'<script type="application/json" id="map-data">{text}</script>'

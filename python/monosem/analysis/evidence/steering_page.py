@@ -9,6 +9,7 @@ from typing import Any
 from monosem.analysis.evidence import chart
 from monosem.analysis.evidence.section import Finding, Section
 
+_ERROR = {"keep": "kept", "drop": "dropped"}
 HIT = 0.5  # a sample counts when at least this share of its tokens is judged to be of the label
 
 
@@ -20,11 +21,11 @@ def section(result: Mapping[str, Any]) -> Section:
             n = len(run["samples"])
             findings.append(
                 Finding(
-                    f"The {c['label']} feature, pinned, writes {c['label']}",
+                    f"The {c['label']} feature, pinned, writes {c['label']} after {run['prompt']!r}",
                     "it does (base64 and Arabic, pinned to the maximum seen)",
                     f"{run['hits']} of {n} samples at {c['multiple']:g}× the maximum; {run['control_hits']} of {n} "
                     "without steering",
-                    f"monosem steer RUN: feature #{c['feature']}, after {run['prompt']!r}, {result['length']} tokens "
+                    f"feature #{c['feature']}, {result['length']} tokens "
                     f"at temperature {result['temperature']:g}; {result['judged']}",
                 )
             )
@@ -33,7 +34,7 @@ def section(result: Mapping[str, Any]) -> Section:
                 f"Ablating it hurts {c['label']} and little else",
                 "shown by example",
                 f"{c['effect']['label']:+.3f} nats a token on {c['label']}, {c['effect']['other']:+.4f} on other text",
-                f"f set to 0 on every token, error term {result['error']}; {c['effect']['tokens_label']:,} and "
+                f"f set to 0 on every token, error term {_ERROR[result['error']]}; {c['effect']['tokens_label']:,} and "
                 f"{c['effect']['tokens_other']:,} tokens",
             )
         )
@@ -42,7 +43,8 @@ def section(result: Mapping[str, Any]) -> Section:
     lede = (
         f"A correlation says when a feature fires; this says what it does. The feature for {names} is set to a "
         "multiple of the largest activation seen while the model writes on from a prompt, and set to zero "
-        f"while the model reads text. Everything else of the activation stays (the error term: {result['error']})."
+        f"while the model reads text. Everything else of the activation stays; what the "
+        f"dictionary does not explain of it, the error term, is {_ERROR[result['error']]}."
     )
     return Section("steering", "Features cause text", lede, tuple(findings), body)
 

@@ -233,16 +233,17 @@ class _Pair:
         best, match = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.int64)
         back = torch.full((len(b.counts),), -1.0, dtype=torch.float64)
         attribution = torch.full((n,), torch.nan, dtype=torch.float64)
-        fires = a.counts >= least
-        for first, sums in self.products.blocks():
-            part = slice(first, first + sums.shape[1])
-            r = correlation(sums[0], a, b, 0, part)
-            best[part], match[part] = r.max(1)
-            if fires[part].any():
-                back = torch.maximum(back, r[fires[part]].max(0).values)
+        fires, answers = a.counts >= least, b.counts > 0
+        columns = (answers if answers.any() else ~answers).nonzero().flatten()
+        for numbers, sums in self.products.blocks(fires.nonzero().flatten(), columns):
+            r = correlation(sums[0], a, b, 0, numbers, columns)
+            best[numbers], at = r.max(1)
+            match[numbers] = columns[at]
+            back[columns] = torch.maximum(back[columns], r.max(0).values)
             if len(sums) > 1:
-                chosen = torch.arange(first, first + sums.shape[1])
-                attribution[part] = _pairwise(sums[1][chosen - first, match[part]], a, b, 1, chosen, match[part])
+                attribution[numbers] = _pairwise(
+                    sums[1][torch.arange(len(at)), at], a, b, 1, numbers, match[numbers]
+                )  # fmt: skip
         feature = fires.nonzero().flatten()
         if not len(feature):
             raise ValueError(
@@ -287,10 +288,10 @@ class _Moments:
         return (self.square[p] / self.tokens - self.mean(p).square()).clamp_min(0).sqrt()
 
 
-def correlation(sums: Tensor, a: _Moments, b: _Moments, p: int, rows: slice) -> Tensor:
-    """Pearson's r of every feature of a block of A with every feature of B; 0 where either never varies."""
-    scale = a.deviation(p)[rows, None] * b.deviation(p)
-    r = sums / a.tokens - a.mean(p)[rows, None] * b.mean(p)
+def correlation(sums: Tensor, a: _Moments, b: _Moments, p: int, rows: Tensor, columns: Tensor) -> Tensor:
+    """Pearson's r of some features of A (``rows``) with some of B (``columns``); 0 where either never varies."""
+    scale = a.deviation(p)[rows, None] * b.deviation(p)[columns]
+    r = sums / a.tokens - a.mean(p)[rows, None] * b.mean(p)[columns]
     return torch.where(scale > 0, r / scale, torch.zeros((), dtype=r.dtype))
 
 

@@ -76,7 +76,7 @@ def measure(
         raise ValueError("dictionaries: got none; wanted at least one")
     select = spread(rows, density_tokens or tokens)
     more = len(select) > len(spread(rows, tokens))
-    runs, scored = [], (0, 0)
+    runs, scored, baselines = [], (0, 0), {}
     for name, sae in sorted(dictionaries.items(), key=lambda item: (item[1].cfg.d_sae, item[0])):
         counts = torch.zeros(sae.cfg.d_sae, dtype=torch.int64)
         seen = 0
@@ -88,7 +88,7 @@ def measure(
 
         found = evaluate(
             sae, model, hook_name, rows, tokens=tokens, contexts=contexts, skip_positions=skip_positions,
-            observers=() if more else (count,), progress=progress,
+            observers=() if more else (count,), baselines=baselines, progress=progress,
         )  # fmt: skip
         if more:
             for block in blocks(

@@ -32,7 +32,8 @@ class Codes:
         """The feature's activation on the tokens ``first``…``end − 1`` of a row: fp32 [end − first]."""
         places, values = self.of(feature)
         base = row * self.length
-        low, high = np.searchsorted(places, [base + first, base + end])
+        # Bounds of the type of the places: of another, NumPy would copy all places to it for every window.
+        low, high = places.searchsorted(np.array([base + first, base + end], places.dtype))
         out = np.zeros(end - first, dtype=np.float32)
         out[places[low:high] - (base + first)] = values[low:high]
         return out

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +16,10 @@ from monosem.analysis.index.example import ActivationHistogram, Example, Partner
 from monosem.analysis.index.kept import scramble
 from monosem.analysis.index.settings import INTERVALS
 from monosem.analysis.index.together import phi
+from monosem.analysis.scan import spread
 from monosem.analysis.sources import SourceMoments
+
+_AT_ONCE = 256
 
 
 class Index:
@@ -46,6 +50,9 @@ class Index:
         self.source_counts = self.moments.active.long()
         self.counts = self.source_counts.sum(1)
         self.density = self.counts.double() / max(self.tokens, 1)
+        self._codes: Codes | None = None
+        self._views: dict[str, np.ndarray] = {}
+        self._partners: tuple[int, list[list[Partner]]] = (-1, [])
 
     @property
     def d_sae(self) -> int:
@@ -104,12 +111,12 @@ class Index:
 
     def top_tokens(self, feature: int, count: int | None = None) -> list[TokenCount]:
         """The tokens on which the feature fires, the commonest first."""
-        ids, counts, missed, sums = (
-            self._arrays[f"words.{k}"][self._known(feature)].tolist() for k in ("ids", "counts", "missed", "sums")
+        feature = self._known(feature)
+        rows = zip(
+            *(self._view(f"words.{k}")[feature].tolist() for k in ("ids", "counts", "missed", "sums")), strict=True
         )
-        rows = zip(ids, counts, missed, sums, strict=True)
-        found = [TokenCount(i, n, m, s / n) for i, n, m, s in rows if i >= 0]
-        return sorted(found, key=lambda t: (-t.count, t.token))[:count]
+        found = sorted((row for row in rows if row[0] >= 0), key=lambda row: (-row[1], row[0]))[:count]
+        return [TokenCount(i, n, m, s / n) for i, n, m, s in found]
 
     def common_tokens(self, count: int) -> tuple[Tensor, Tensor]:
         """(ids, counts) of the commonest tokens of every feature, [F, count], as in ``top_tokens``; id −1: none."""
@@ -120,14 +127,25 @@ class Index:
 
     def coactive(self, feature: int, count: int | None = None) -> list[Partner]:
         """The features that fire on the same tokens, by phi. See ``Together`` for what is counted."""
-        ids, both = (self._arrays[f"partners.{k}"][self._known(feature)].long() for k in ("ids", "counts"))
-        ids, both = ids[ids >= 0], both[ids >= 0]
+        number, at = divmod(self._known(feature), _AT_ONCE)
+        if self._partners[0] != number:
+            self._partners = number, self._partner_block(number * _AT_ONCE)
+        return self._partners[1][at][:count]
+
+    def _partner_block(self, first: int) -> list[list[Partner]]:
+        """The partners of some features at once: pages ask for one feature after the other."""
+        part = slice(first, first + _AT_ONCE)
+        ids, both = (self._arrays[f"partners.{k}"][part].long() for k in ("ids", "counts"))
         active = self._arrays["partners.active"]
-        mine = active[feature]
-        scores = phi(both, mine, active[ids], self.tokens)
-        cosines = both / (mine * active[ids]).double().sqrt().clamp_min(1)
-        rows = zip(ids.tolist(), both.tolist(), scores.tolist(), cosines.tolist(), strict=True)
-        return [Partner(g, n, n / max(int(mine), 1), score, cosine) for g, n, score, cosine in rows][:count]
+        mine, theirs = active[part, None], active[ids.clamp_min(0)]
+        scores = phi(both, mine, theirs, self.tokens)
+        cosines = both / (mine * theirs).double().sqrt().clamp_min(1)
+        shares = both / mine.clamp_min(1).double()
+        columns = (ids, both, shares, scores, cosines)
+        return [
+            [Partner(*row) for row in zip(*of_feature, strict=True) if row[0] >= 0]
+            for of_feature in zip(*(c.tolist() for c in columns), strict=True)
+        ]
 
     def neuron_correlations(self, features: Tensor) -> Tensor:
         """Pearson's r of features [n] with every component of the activation they were read from: float64 [n, d_in].
@@ -159,13 +177,20 @@ class Index:
         Raises:
             ValueError: the index is in memory, or was built with ``codes=False``.
         """
-        found = stored(self._arrays, self.length)
-        if found is None:
+        if self._codes is None:
+            self._codes = stored(self._arrays, self.length)
+        if self._codes is None:
             raise ValueError(
                 "codes: this index does not hold the activations; build it on disk with codes=True "
                 "(`monosem index` without --no-codes)"
             )
-        return found
+        return self._codes
+
+    @property
+    def stored_rows(self) -> np.ndarray:
+        """The rows of the text whose every activation can be had from ``codes``: none where it does not hold them."""
+        read = self.meta["rows_read"] * self.length if "codes.starts" in self._arrays else 0
+        return spread(self.rows, read) if read else np.arange(0)
 
     def _known(self, feature: int) -> int:
         if not 0 <= feature < self.d_sae:
@@ -184,16 +209,23 @@ class Index:
 
     def _examples(self, part: str, at: int | slice, seed: int | None = None) -> list[Example]:
         """The examples of one list, or of several random samples together in their random order."""
-        places = self._arrays[f"{part}.places"][at].flatten().long()
-        values = self._arrays[f"{part}.values"][at].flatten()
-        values, places = values[places >= 0], places[places >= 0]
+        places, values = self._view(f"{part}.places")[at].ravel(), self._view(f"{part}.values")[at].ravel()
+        there = places >= 0
+        places, values = places[there].astype(np.int64), values[there]
         if seed is not None:
-            order = torch.argsort(scramble(places, seed), descending=True)
+            order = np.argsort(-scramble(places, seed), kind="stable")
             values, places = values[order], places[order]
+        length = self.length
         return [
-            Example(place // self.length, place % self.length, value)
+            Example(place // length, place % length, value)
             for place, value in zip(places.tolist(), values.tolist(), strict=True)
         ]
+
+    def _view(self, name: str) -> np.ndarray:
+        """An array as NumPy's, whose small slices cost a tenth of a tensor's."""
+        if name not in self._views:
+            self._views[name] = self._arrays[name].numpy()
+        return self._views[name]
 
 
 def text_rows(tokens: Any, source: Any, sources: list[str]) -> Any:

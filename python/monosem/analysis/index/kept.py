@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 _LOGICAL = {30: (1 << 34) - 1, 27: (1 << 37) - 1, 31: (1 << 33) - 1}
 
 
-def scramble(number: Tensor, seed: int) -> Tensor:
-    """A random-looking number in [0, 2⁶²) for each int64: the finalizer of SplitMix64 (Steele et al., 2014).
+def scramble(number: Any, seed: int) -> Any:
+    """A random-looking number in [0, 2⁶²) for each int64 of a tensor or array: the finalizer of SplitMix64 (Steele et
+    al., 2014).
 
     The same for the same number and seed whenever it is asked for, so a sample ranked by it depends neither on how
     the text is cut into blocks nor on an interruption.

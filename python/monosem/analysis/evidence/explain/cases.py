@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from monosem.analysis.index import Example
 from monosem.analysis.logits import logit_weights, used_vocabulary
-from monosem.analysis.windows import Window, windows
+from monosem.analysis.windows import Window, windows_of
 
 SIDE = 4  # tokens on either side of an example's own: nine in all
 LEVELS = 12  # levels of activation below the top one, evenly spaced between 0 and the maximum
@@ -115,7 +116,10 @@ def gather(
         )
     places = _Places(tokens, skip_positions)
     used = used_vocabulary(tokens, subject.model.d_vocab)
-    logits = logit_weights(subject.sae, subject.model, subject.hook_name, used, count=TASK_LAST)
+    chosen = torch.tensor(list(features)).long()
+    logits = logit_weights(subject.sae, subject.model, subject.hook_name, used, count=TASK_LAST, features=chosen)
+    ends = zip(logits.top_ids.tolist(), logits.bottom_ids.tolist(), strict=True)
+    weights = dict(zip(features, ends, strict=True))
     vocabulary = used.nonzero().flatten().numpy()
     out = []
     with tqdm(total=len(features), unit=kind.rstrip("s"), desc=f"examples of {kind}", disable=not progress) as bar:
@@ -124,13 +128,13 @@ def gather(
             picks = {f: _Pick(f, index, places, np.random.default_rng([seed, f])) for f in part}
             wanted = [(f, e) for f in part for e, _, _ in picks[f].all()]
             shown = iter(
-                windows(
-                    subject.sae, subject.model, subject.hook_name, rows, wanted, before=SIDE, after=SIDE,
-                    characters=(1 << 20, 1 << 20), skip_positions=skip_positions,
+                windows_of(
+                    subject, index, wanted, before=SIDE, after=SIDE, characters=(1 << 20, 1 << 20),
+                    skip_positions=skip_positions,
                 )
             )  # fmt: skip
             for f in part:
-                out.append(_case(subject.model, index, picks[f], shown, kind, logits, vocabulary, seed))
+                out.append(_case(subject.model, index, picks[f], shown, kind, weights[f], vocabulary, seed))
                 bar.update()
     return out
 
@@ -235,7 +239,14 @@ class _Pick:
 
 
 def _case(
-    model: Any, index: Any, pick: _Pick, shown: Any, kind: str, logits: Any, vocabulary: np.ndarray, seed: int
+    model: Any,
+    index: Any,
+    pick: _Pick,
+    shown: Any,
+    kind: str,
+    weights: tuple[list[int], list[int]],
+    vocabulary: np.ndarray,
+    seed: int,
 ) -> Case:
     feature = pick.feature
     density, shares = float(index.density[feature]), interval_shares(index, feature, LEVELS + 1)
@@ -250,7 +261,7 @@ def _case(
         return tuple(out)
 
     explain, test, spare = snippets(pick.explain), snippets(pick.test), snippets(pick.spare)
-    top_ids = logits.top_ids[feature].tolist()
+    top_ids, bottom_ids = weights
     raised, others = top_ids[SHOWN_LOGITS:TASK_LAST], np.setdiff1d(vocabulary, top_ids)
     half = min(TASK_RANDOM, len(raised), len(others))  # less than 50 in a tiny vocabulary, but always as many of both
     random = np.random.default_rng([seed, feature, 1])
@@ -260,7 +271,7 @@ def _case(
     return Case(
         kind, feature, density, float(index.maximum[feature]), explain, test, spare,
         tuple(model.token_str(t) for t in top_ids[:SHOWN_LOGITS]),
-        tuple(model.token_str(t) for t in logits.bottom_ids[feature].tolist()[:SHOWN_LOGITS]),
+        tuple(model.token_str(t) for t in bottom_ids[:SHOWN_LOGITS]),
         tuple(model.token_str(t) for t, _ in task), tuple(p for _, p in task), len(top_tokens) == 1,
     )  # fmt: skip
 

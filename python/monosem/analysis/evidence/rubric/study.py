@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from monosem.analysis.evidence.rubric.steps import STEPS
 from monosem.analysis.index import Example
 from monosem.analysis.logits import logit_weights, used_vocabulary
 from monosem.analysis.report.page import embed
-from monosem.analysis.windows import Window, windows
+from monosem.analysis.windows import Window, windows_of
 from monosem.data import files
 
 INTERVALS = 11
@@ -49,23 +50,20 @@ def candidates(
         logits: most raised tokens shown.
     """
     used = used_vocabulary(np.asarray(rows.tokens), subject.model.d_vocab)
-    weights = logit_weights(subject.sae, subject.model, subject.hook_name, used, count=logits)
+    weights = logit_weights(
+        subject.sae, subject.model, subject.hook_name, used, count=logits, features=torch.tensor(list(features)).long()
+    )
     out = []
     with tqdm(total=len(features), unit=kind.rstrip("s"), desc=f"examples of {kind}", disable=not progress) as bar:
         for start in range(0, len(features), batch):
             part = [(f, _spectrum(index, f, each)) for f in features[start : start + batch]]
             wanted = [(f, e) for f, intervals in part for es in intervals for e in es]
-            shown = iter(
-                windows(
-                    subject.sae, subject.model, subject.hook_name, rows, wanted, characters=(44, 26),
-                    skip_positions=skip_positions,
-                )
-            )  # fmt: skip
-            for f, intervals in part:
+            shown = iter(windows_of(subject, index, wanted, characters=(44, 26), skip_positions=skip_positions))
+            for at, (f, intervals) in enumerate(part, start):
                 maximum = float(index.maximum[f])
                 lines = [[_line(next(shown), maximum) for _ in es] for es in intervals]
-                largest = max(float(weights.top_values[f, 0]), 1e-9)
-                ids, values = weights.top_ids[f].tolist(), weights.top_values[f].tolist()
+                largest = max(float(weights.top_values[at, 0]), 1e-9)
+                ids, values = weights.top_ids[at].tolist(), weights.top_values[at].tolist()
                 raised = [
                     [subject.model.token_str(t), round(max(0.0, v) / largest, 3)]
                     for t, v in zip(ids, values, strict=True)

@@ -1,0 +1,60 @@
+"""What the pages say of other models is true: each command is one, each function is there, no section is forgotten."""
+
+import argparse
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from monosem.analysis.evidence.guide import GUIDES, TRAIN, WORDS
+from monosem.analysis.evidence.section import Finding, Section, render_page
+
+CAPITALS = {word for name in WORDS for word in name.split()}
+
+
+def parsed(command: str) -> argparse.Namespace:
+    program, verb, *rest = shlex.split(command)
+    assert program == "monosem"
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f"monosem.cli.{verb}").add_arguments(parser)
+    return parser.parse_args(rest)
+
+
+@pytest.mark.parametrize("command", [TRAIN, *(g.command for g in GUIDES.values())])
+def test_a_command_is_understood_and_its_capitals_are_explained(command):
+    parsed(command)
+    assert set(re.findall(r"\b[A-Z][A-Z_\d]+\b(?:\.jsonl)?", command)) <= CAPITALS
+
+
+@pytest.mark.parametrize("anchor", GUIDES)
+def test_options_named_beside_it_exist(anchor):
+    guide = GUIDES[anchor]
+    verb = guide.command.split()[1]
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f"monosem.cli.{verb}").add_arguments(parser)
+    for option in re.findall(r"--[a-z-]+", guide.more):
+        assert option in parser.format_help(), option
+
+
+@pytest.mark.parametrize("anchor", GUIDES)
+def test_a_function_is_where_it_is_said_to_be(anchor):
+    module, name = GUIDES[anchor].function.rsplit(".", 1)
+    assert callable(getattr(importlib.import_module(module), name))
+
+
+def test_every_section_says_how_to_get_it():
+    root = Path(importlib.import_module("monosem").__file__).parent
+    sources = [p.read_text(encoding="utf-8") for part in ("analysis", "reproduce") for p in (root / part).rglob("*.py")]
+    anchors = {a for text in sources for a in re.findall(r'\bSection\(\s*"([\w-]+)"', text)}
+    assert anchors == set(GUIDES)
+    page = render_page("t", [Section("automata", "A", "", (Finding("c", "p", "o", "h"),), "")], places={"RUN": "x/A-1"})
+    assert page.count(GUIDES["automata"].command) == 2 and GUIDES["automata"].function in page
+    assert "Here: <code>x/A-1</code>" in page
+
+
+def test_the_documentation_has_them_all():
+    text = (Path(__file__).parents[3] / "docs" / "claims.md").read_text(encoding="utf-8")
+    for guide in GUIDES.values():
+        assert guide.command in text and guide.function in text and guide.page in text
