@@ -132,14 +132,14 @@ def test_rows_that_one_product_does_not_suit_go_to_the_next(bits, monkeypatch):
     made = cpu_whole.Product
     monkeypatch.setattr(cpu_whole, "Product", lambda *a: (used.append((a[-1], len(a[0]))), made(*a))[1])
     x, w, b = encoder(150, 32, 3000)
-    w[:2000] = w[0] * (1 + 1e-4 * torch.randn(2000, 1))  # closer than 8 bits can tell, and far apart in 16
+    w[1000:] = w[0] * (1 + 1e-4 * torch.randn(2000, 1))  # closer than 8 bits can tell, and far apart in 16
     x[:70] = w[0] * 5
     b.zero_()
     got = ops.topk_encode(x, w, b, 6)
     pre = x.double() @ w.double().T + b.double()
     torch.testing.assert_close(got.values.double(), pre.topk(6).values.clamp(min=0), rtol=1e-5, atol=1e-6)
     if bits == 8:
-        assert used[-1] == (16, 70)
+        assert used[-1][0] == 16 and 70 <= used[-1][1] < 80  # those, and few of the others
 
 
 def test_the_same_bits_for_any_number_of_threads_and_every_time():

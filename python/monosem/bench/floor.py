@@ -36,8 +36,8 @@ class Rates:
 def measure(d: int) -> Rates:
     """The rates of this machine at width D, now, with the threads that PyTorch has.
 
-    PyTorch multiplies fp32 and bf16. Whole numbers nobody else multiplies: their rate is that of the instructions alone,
-    on one panel in the first cache, with nothing looked at.
+    PyTorch multiplies fp32 and bf16. Whole numbers nobody else multiplies: their rate is that of the instructions
+    alone, on one panel in the first cache, with nothing looked at.
     """
     product = backend.cpu_product()
     found = {"fp32": machine.product_rate(d, torch.float32)}
@@ -51,8 +51,8 @@ def measure(d: int) -> Rates:
 def step(w: Workload, rates: Rates) -> dict[str, Any]:
     """The floor of a training step: one encoder product, then the rows of the active features, then Adam's sweep.
 
-    product + (gathers + Adam) / bandwidth; where rows stay in cache a step may gather faster than that. ``bf16_ms``: the
-    same with the product in bf16 by PyTorch, where the processor has it, for comparison with others.
+    product + (gathers + Adam) / bandwidth; where rows stay in cache a step may gather faster than that. ``bf16_ms``:
+    the same with the product in bf16 by PyTorch, where the processor has it.
     """
     product = w.product_flops / rates.flops_per_second
     gathers, adam = w.gather_bytes / rates.bytes_per_second, w.adam_bytes / rates.bytes_per_second

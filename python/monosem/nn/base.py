@@ -13,7 +13,7 @@ from monosem import ops
 from monosem.nn.config import SAEConfig
 from monosem.nn.geometric_median import geometric_median
 from monosem.nn.gradients import Gradients
-from monosem.ops import SparseCode
+from monosem.ops import SparseCode, backend
 from monosem.ops.topk_encode import Rounded
 
 
@@ -54,6 +54,8 @@ class SAE(nn.Module, ABC):
         options = {"device": device, "dtype": dtype}
         self.W_enc_rows = nn.Parameter(torch.empty(cfg.d_sae, cfg.d_in, **options))
         self.W_dec = nn.Parameter(torch.empty(cfg.d_sae, cfg.d_in, **options))
+        for w in (self.W_enc_rows, self.W_dec):  # before anything is written: their rows are read in no order
+            backend.large_pages(w)
         self.b_enc = nn.Parameter(torch.zeros(cfg.d_sae, **options))
         self.b_dec = nn.Parameter(torch.zeros(cfg.d_in, **options))
 

@@ -2,8 +2,8 @@
 
 Importing never fails. ``MONOSEM_BACKEND=reference`` asks for the definitions in plain PyTorch on every device,
 ``triton`` or ``cuda`` for those kernels on GPU tensors, ``native`` (the default) for the choice of each device;
-``MONOSEM_ISA`` (baseline, avx2, avxvnni, avx512, avx512vnni) and ``MONOSEM_PRODUCT`` (fp32, bf16, int16, int8) override what the
-processor would choose.
+``MONOSEM_ISA`` (baseline, avx2, avxvnni, avx512, avx512vnni) and ``MONOSEM_PRODUCT`` (fp32, bf16, int16, int8) override
+what the processor would choose.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def _asked_product() -> str:
 def cpu_product() -> str:
     """How the encoder multiplies on this CPU; survivors are scored again in fp32.
 
-    ``bf16`` with tiles of it in the processor (AMX); ``int8`` where the kernels have VNNI; ``int16`` where they have AVX2
-    or AVX-512; else ``fp32``. ``MONOSEM_PRODUCT`` overrides.
+    ``bf16`` with tiles of it in the processor (AMX); ``int8`` where the kernels have VNNI; ``int16`` where they have
+    AVX2 or AVX-512; else ``fp32``. ``MONOSEM_PRODUCT`` overrides.
     """
     if (choice := _asked_product()) != "auto":
         return choice

@@ -1,9 +1,9 @@
 """Encode and select on a CPU: each feature's value is made, looked at while it is in cache, and forgotten.
 
 Four products, by ``backend.cpu_product()``. ``fp32``: exact tiles by PyTorch. ``bf16``, where the processor multiplies
-it in tiles, ``int8`` and ``int16``, where it has instructions for those: everything within the certified margin survives,
-and the survivors are scored again in fp32, so that the choice is that of the fp32 definition. A block of tokens that one
-product does not suit (margins too wide, rows with too many ties) goes to the next: int8, int16, fp32.
+it in tiles, ``int8`` and ``int16``, where it has instructions for those: everything within the certified margin
+survives, and the survivors are scored again in fp32, so that the choice is that of the fp32 definition. Tokens that one
+product does not suit (margins too wide, too many ties) go to the next: int8, int16, fp32.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class _Encoder:
             self._largest_bias = float(self.bias.abs().amax())  # NaN, if any is
 
     def suited(self, x: Tensor, product: str) -> str:
-        """This product, or the next that suits x: NaN, Inf, and what may overflow on the way go by the rules of fp32."""
+        """This product, or the next that suits x: what is not finite, or may overflow, goes by the rules of fp32."""
         d = x.shape[1]
         if product != "fp32" and not (x.norm(dim=1) * self._longest + self._largest_bias < HUGE).all():
             return "fp32"

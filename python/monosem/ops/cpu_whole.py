@@ -41,7 +41,7 @@ class Rounded:
 
 
 class Margins:
-    """How far the value of token r and feature f may be off: ``token[r] + token_off[r]·norm[f] + token_norm[r]·off[f]``.
+    """How far token r and feature f may be off: ``token[r] + token_off[r]·norm[f] + token_norm[r]·off[f]``.
 
     Rounding moves the token by δx and the feature by δw: x·w − x̃·w̃ = δx·w + x̃·δw (Cauchy-Schwarz). Added: the rounding
     of fp32 in sums, norms and the survivors' scores, 2⁻²⁴ a step over chains of at most D/8 + 48; that of adding the
@@ -88,7 +88,8 @@ class Product:
         """Fill in values and indices [n, k]; returns the tokens of which too much lay within the margin."""
         flags = torch.empty(self.n, dtype=torch.uint8)
         _C.whole_topk(
-            self.bits, self.tile, self.exact, k, capacity, values.data_ptr(), indices.data_ptr(), flags.data_ptr(), threads()
+            self.bits, self.tile, self.exact, k, capacity, values.data_ptr(), indices.data_ptr(), flags.data_ptr(),
+            threads(),
         )  # fmt: skip
         return flags.nonzero()[:, 0].tolist()
 

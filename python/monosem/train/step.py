@@ -46,8 +46,6 @@ class FastStep:
             where = f"{sae.W_dec.dtype} on {sae.W_dec.device}"
             raise ValueError(f"adam_state: got {adam_state!r} for {where}; wanted float32 parameters, or 'fp32'")
         self.sae, self.betas, self.eps, self.lazy_rows = sae, betas, eps, lazy_rows
-        for name in PARAMETERS[:2]:
-            backend.large_pages(getattr(sae, name))
         self.m, self.v = ({n: self._zeros(n, adam_state, i) for n in PARAMETERS} for i in range(2))
         small = PARAMETERS[:2] if adam_state == "int8" else ()
         self.scales = {n: torch.zeros(2, sae.cfg.d_sae, device=sae.W_dec.device) for n in small}
