@@ -98,8 +98,19 @@ class _Encoder:
         self.product = backend.cpu_product()
         self._rounded: dict[int, cpu_whole.Rounded] = {}
         if self.product != "fp32":
-            self._longest = _C.largest_norm(self.rows.data_ptr(), self.dtype, *w.shape, threads())
+            self._longest = self._longest_row()
             self._largest_bias = float(self.bias.abs().amax())  # NaN, if any is
+
+    def _longest_row(self) -> float:
+        """The largest norm of a row; not finite if any entry is not."""
+        if self.product in WHOLE:
+            return float(self._rounded_rows(WHOLE[self.product]).norm.amax())
+        return _C.largest_norm(self.rows.data_ptr(), self.dtype, *self.rows.shape, threads())
+
+    def _rounded_rows(self, bits: int) -> cpu_whole.Rounded:
+        if bits not in self._rounded:
+            self._rounded = {bits: cpu_whole.Rounded(self.rows, self.dtype, bits, tokens=False)}
+        return self._rounded[bits]
 
     def suited(self, x: Tensor, product: str) -> str:
         """This product, or the next that suits x: what is not finite, or may overflow, goes by the rules of fp32."""
@@ -111,11 +122,9 @@ class _Encoder:
         return "fp32" if product == "int16" and d > cpu_whole.WIDEST[16] else product
 
     def whole(self, x: Tensor, product: str) -> cpu_whole.Product:
-        """The product with x in whole numbers. The weights are rounded once."""
+        """The product with x in whole numbers; the weights are rounded once."""
         bits = WHOLE[product]
-        if bits not in self._rounded:
-            self._rounded = {bits: cpu_whole.Rounded(self.rows, self.dtype, bits, tokens=False)}
-        return cpu_whole.Product(x, self.rows, self._rounded[bits], self.dtype, self.bias, self._largest_bias, bits)
+        return cpu_whole.Product(x, self.rows, self._rounded_rows(bits), self.dtype, self.bias, self._largest_bias, bits)
 
     def offer(self, block, x: Tensor, product: str) -> bool:
         """Show every feature's value for x, in tiles by PyTorch, to the block; returns whether the values are exact."""
