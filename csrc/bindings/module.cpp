@@ -93,7 +93,7 @@ class ThresholdBlock {
  public:
   explicit ThresholdBlock(int64_t rows) : rows_(rows) {}
 
-  void begin(bool = false) {
+  void begin(bool /*exact*/) {  // as TopkBlock's: everything above 0 is scored again anyway
     for (auto& row : rows_) row.clear();
   }
 
@@ -210,7 +210,7 @@ PYBIND11_MODULE(_C, m) {
       .def("finish", &TopkBlock::finish, nogil);
   py::class_<ThresholdBlock>(m, "ThresholdBlock")
       .def(py::init<int64_t>())
-      .def("begin", &ThresholdBlock::begin, py::arg("exact") = false)
+      .def("begin", &ThresholdBlock::begin)
       .def("filter", &ThresholdBlock::filter, nogil)
       .def("whole", &ThresholdBlock::whole, nogil)
       .def("rescore", &ThresholdBlock::rescore, nogil)

@@ -124,7 +124,8 @@ class _Encoder:
     def whole(self, x: Tensor, product: str) -> cpu_whole.Product:
         """The product with x in whole numbers; the weights are rounded once."""
         bits = WHOLE[product]
-        return cpu_whole.Product(x, self.rows, self._rounded_rows(bits), self.dtype, self.bias, self._largest_bias, bits)
+        rounded = self._rounded_rows(bits)
+        return cpu_whole.Product(x, self.rows, rounded, self.dtype, self.bias, self._largest_bias, bits)
 
     def offer(self, block, x: Tensor, product: str) -> bool:
         """Show every feature's value for x, in tiles by PyTorch, to the block; returns whether the values are exact."""

@@ -95,5 +95,5 @@ class Product:
 
     def threshold(self, block) -> None:
         """Give the block what is active, scored in fp32."""
-        block.begin()
+        block.begin(False)
         block.whole(self.bits, self.tile, self.exact, threads())
