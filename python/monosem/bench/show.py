@@ -46,6 +46,10 @@ def step_table(result: dict[str, Any]) -> Table:
     rows = [
         ["floor of this machine", figure(result["floor"]["ms"]), "", "1", "", "", "", ""][: len(head)],
     ]
+    if bf16 := result["floor"].get("bf16_ms"):
+        over = bf16 / result["floor"]["ms"]
+        line = ["floor with PyTorch's bf16 product", figure(bf16), "", figure(over), "", "", "", ""]
+        rows.append(line[: len(head)])
     for row in result["rows"]:
         name = row["name"] + (f" {_version(row)}" if _version(row) else "")
         if row.get("error"):
