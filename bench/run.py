@@ -77,8 +77,8 @@ def sections(full: bool, quick: bool, errors: dict[str, str], say: Callable[[str
     if full:
         add("growth.n", growth.measure, laptop, axis="n", values=_doubling(256, 16_384), budget=120.0)
         add("growth.k", growth.measure, laptop, axis="k", values=_doubling(8, 512), budget=60.0)
-        for name in ("gpt2", "widest"):
-            add(f"train_step.{name}.topk", steps, WORKLOADS[name], rounds=5, budget=1200.0)
+        add("train_step.gpt2.topk", steps, WORKLOADS["gpt2"], rounds=5, budget=600.0)
+        add("train_step.widest.topk", steps, WORKLOADS["widest"], rounds=3, budget=600.0, who=["monosem", "sparsify"])
         add("train_step.million.topk", _alone, WORKLOADS["million"], rounds=3)
     return found
 

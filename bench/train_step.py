@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,18 @@ from monosem.bench.workloads import KINDS, WORKLOADS, Workload
 from monosem.data import files
 
 
-def measure(w: Workload, errors: dict[str, str] | None = None, say=lambda _: None, **how: Any) -> dict[str, Any]:
-    """``monosem.bench.step.compare`` of everyone, and what it says about bf16."""
-    result = step.compare(w, peers.entrants(w.kind, errors=errors), say=say, **how)
-    return result | {"remarks": [] if machine.multiplies_bf16() else [peers.NO_BF16]}
+def measure(
+    w: Workload, errors: dict[str, str] | None = None, who: Sequence[str] | None = None, say=lambda _: None, **how: Any
+) -> dict[str, Any]:  # fmt: skip
+    """``monosem.bench.step.compare`` of everyone, or of the libraries in ``who``, and what is to be said of it."""
+    everyone = peers.entrants(w.kind, errors=errors)
+    result = step.compare(w, [e for e in everyone if who is None or e.name in who], say=say, **how)
+    remarks = [] if machine.multiplies_bf16() else [peers.NO_BF16]
+    if who is not None:
+        left_out = sorted({e.name for e in everyone} - set(who))
+        size = 4e-9 * w.n * w.f
+        remarks.append(f"{', '.join(left_out)}: left out, for they keep several arrays of {size:.1f} GB (N × F) a step")
+    return result | {"remarks": remarks}
 
 
 def best_of_peers(result: dict[str, Any]) -> list[str]:
