@@ -126,7 +126,7 @@ def step_row(clock: Any, w: Workload, speed: floor.Rates, options: dict[str, Any
     losses = [float(step(batches[i], lr).loss) for i in range(3)]
     release()
     peak = clock.peak_bytes(lambda: step(batches[3], lr), empty + batches.numel() * 4)
-    state, best = w.state_bytes(True, options.get("adam_state", "fp32")), floor.step(w, speed)
+    state, best = w.state_bytes("bf16", options.get("adam_state", "fp32")), floor.step(w, speed)
     eager = clock.time(lambda: step(batches[0], w.lr), graph=False)
     parts = clock.breakdown(lambda: step(batches[0], w.lr))
     graph = clock.time(lambda: step(batches[0], lr))

@@ -77,10 +77,12 @@ def test_every_shape_fits_the_smaller_card():
     for name in gpu.SHAPES:
         w = WORKLOADS[name]
         matrix = 4 * w.f * w.d
-        needed = w.state_bytes(True) + matrix + 6 * 4 * w.n * w.d + (2 * matrix if w.kind == "relu" else 0) + (1 << 30)
+        needed = (
+            w.state_bytes("bf16") + matrix + 6 * 4 * w.n * w.d + (2 * matrix if w.kind == "relu" else 0) + (1 << 30)
+        )
         assert needed < 78 << 30, (name, needed)
         for options in gpu.OPTIONS:
-            assert w.state_bytes(True, options["adam_state"]) < w.state_bytes(True)
+            assert w.state_bytes("bf16", options["adam_state"]) < w.state_bytes("bf16")
 
 
 def part(**changes):
@@ -218,7 +220,7 @@ def test_steps_and_operations_of_a_shape(on_the_processor):
     step, ops = rows[0], rows[1:]
     assert step["floor_ms"] == pytest.approx(floor.step(WORKLOADS["tiny"], floor.Rates(**RATES))["ms"])
     assert step["tokens_per_second"] == pytest.approx(WORKLOADS["tiny"].n / 1e-3)
-    assert step["over_state"] == pytest.approx(1e6 / WORKLOADS["tiny"].state_bytes(True) - 1)
+    assert step["over_state"] == pytest.approx(1e6 / WORKLOADS["tiny"].state_bytes("bf16") - 1)
     assert step["parts_ms"]["csc"] == 0.75 and "options" not in step
     assert len(step["losses"]) == 3 and step["losses"][-1] == pytest.approx(step["losses"][0], rel=0.5)
     assert {row["name"] for row in ops} <= set(gpu_ops.IMPLEMENTATIONS) and len(ops) == 10
@@ -234,7 +236,7 @@ def test_a_step_in_less_memory(on_the_processor, monkeypatch, shape):
         gpu_tasks.perform(task, FakeClock(), rows.append)
         (row,) = rows
         assert row["options"] == options and "error" not in row
-        assert row["state_bytes"] == WORKLOADS[shape].state_bytes(True, options["adam_state"])
+        assert row["state_bytes"] == WORKLOADS[shape].state_bytes("bf16", options["adam_state"])
 
 
 def test_one_operation_without_memory_is_one_line(on_the_processor):

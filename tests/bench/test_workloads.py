@@ -10,8 +10,8 @@ def test_counts_of_a_small_case_by_hand():
     assert w.gather_bytes == 3 * (3 * 2) * 5 * 4  # decode and two gradients; six entries; five floats
     assert w.adam_bytes == 2 * (7 * 5) * (3 * 4 * 2)  # two matrices; w, m and v, read and written
     parameters = 2 * 7 * 5 + 7 + 5
-    assert w.state_bytes(bf16_copy=False) == 3 * 4 * parameters
-    assert w.state_bytes(bf16_copy=True) - w.state_bytes(bf16_copy=False) == 2 * 7 * 5
+    assert w.state_bytes("fp32") == 3 * 4 * parameters
+    assert [w.state_bytes(p) - w.state_bytes("fp32") for p in ("bf16", "int16", "int8")] == [2 * 35, 2 * 35, 35]
 
 
 def test_batches_are_sums_of_k_directions():

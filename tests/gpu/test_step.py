@@ -185,5 +185,5 @@ def test_memory_stays_near_weights_and_optimizer(state):
     step(x, 1e-3)
     peak = torch.cuda.max_memory_allocated() - before - x.numel() * 4
     # Weights, both moments, the encoder's copy in bf16, and a tenth of what that is with moments in fp32.
-    kept = w.state_bytes(bf16_copy=True, adam_state=state)
-    assert peak <= kept + 0.1 * w.state_bytes(bf16_copy=True), f"{peak / kept:.3f} × the state"
+    kept = w.state_bytes("bf16", adam_state=state)
+    assert peak <= kept + 0.1 * w.state_bytes("bf16"), f"{peak / kept:.3f} × the state"

@@ -43,7 +43,7 @@ def compare(
             take_turns(some, job, rounds=rounds, budget=budget / len(parts), timeout=timeout, say=say)
             rows += some
     best, product = floor.step(w, rates), rates.product
-    state = w.state_bytes(product == "bf16")
+    state = w.state_bytes(product)
     return {
         "what": "train_step", "workload": w.to_json(), "machine": made, "floor": best, "state_bytes": state,
         "seconds": round(time.time() - began, 1), "made": time.strftime("%Y-%m-%d %H:%M", time.gmtime(began)),

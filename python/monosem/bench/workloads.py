@@ -93,11 +93,11 @@ class Workload:
         """Weights and two moments of both matrices, read and written in fp32."""
         return 2 * self.f * self.d * 24
 
-    def state_bytes(self, bf16_copy: bool, adam_state: str = "fp32") -> int:
-        """What must be kept: parameters in fp32, Adam's two moments, and the encoder in bf16 where products are."""
+    def state_bytes(self, product: str, adam_state: str = "fp32") -> int:
+        """What must be kept: parameters in fp32, Adam's two moments, and the encoder as this product multiplies it."""
         moments = {"fp32": 8, "bf16": 4, "int8": 2}[adam_state] * 2 * self.f * self.d
         scales = 16 * self.f if adam_state == "int8" else 0
-        copy = 2 * self.f * self.d if bf16_copy else 0
+        copy = {"fp32": 0, "bf16": 2, "int16": 2, "int8": 1}[product] * self.f * self.d
         return 4 * 2 * self.f * self.d + 12 * (self.f + self.d) + moments + scales + copy
 
 
