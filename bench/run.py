@@ -41,7 +41,7 @@ Section = tuple[str, dict[str, Any], Callable[..., dict[str, Any]]]
 
 def sections(full: bool, quick: bool, errors: dict[str, str], say: Callable[[str], None]) -> list[Section]:
     """Name, request (what is asked for; it decides whether a stored result will do) and how it is measured."""
-    rounds, budget = (15, 900.0) if full else (7, 80.0)
+    rounds, budget = (15, 900.0) if full else (7, 160.0)
     laptop, small = (WORKLOADS[name] for name in (("tiny", "tiny") if quick else ("laptop", "small")))
     found: list[Section] = []  # the calls read ``errors`` when they are made
 
@@ -77,8 +77,8 @@ def sections(full: bool, quick: bool, errors: dict[str, str], say: Callable[[str
     if full:
         add("growth.n", growth.measure, laptop, axis="n", values=_doubling(256, 16_384), budget=120.0)
         add("growth.k", growth.measure, laptop, axis="k", values=_doubling(8, 512), budget=60.0)
-        add("train_step.gpt2.topk", steps, WORKLOADS["gpt2"], rounds=5, budget=600.0)
-        add("train_step.widest.topk", steps, WORKLOADS["widest"], rounds=3, budget=600.0, who=["monosem", "sparsify"])
+        add("train_step.gpt2.topk", steps, WORKLOADS["gpt2"], rounds=5, budget=300.0)
+        add("train_step.widest.topk", steps, WORKLOADS["widest"], rounds=3, budget=300.0, who=["monosem", "sparsify"])
         add("train_step.million.topk", _alone, WORKLOADS["million"], rounds=3)
     return found
 
