@@ -79,8 +79,8 @@ def multiplies_bf16() -> bool:
 def whole_rate(d: int, bits: int) -> float:
     """FLOP/s (two a multiply-add) of our loop over whole numbers, on one panel of tokens and one of features."""
     tokens, features = backend.native.panels()
-    left = cpu_whole.Rounded(torch.randn(tokens, d), 0, bits, tokens=True)
-    right = cpu_whole.Rounded(torch.randn(features, d), 0, bits, tokens=False)
+    left = cpu_whole.Packed(torch.randn(tokens, d), 0, bits, tokens=True)
+    right = cpu_whole.Packed(torch.randn(features, d), 0, bits, tokens=False)
     times, threads = 1 << 14, torch.get_num_threads()
 
     def run() -> None:

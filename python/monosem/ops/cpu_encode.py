@@ -96,7 +96,7 @@ class _Encoder:
         self.bias = fp32(b)
         self.addresses = self.rows.data_ptr(), self.dtype, w.shape[1], self.bias.data_ptr()
         self.product = backend.cpu_product()
-        self._rounded: dict[int, cpu_whole.Rounded] = {}
+        self._packed: dict[int, cpu_whole.Packed] = {}
         if self.product != "fp32":
             self._longest = self._longest_row()
             self._largest_bias = float(self.bias.abs().amax())  # NaN, if any is
@@ -104,13 +104,13 @@ class _Encoder:
     def _longest_row(self) -> float:
         """The largest norm of a row; not finite if any entry is not."""
         if self.product in WHOLE:
-            return float(self._rounded_rows(WHOLE[self.product]).norm.amax())
+            return float(self._packed_rows(WHOLE[self.product]).norm.amax())
         return _C.largest_norm(self.rows.data_ptr(), self.dtype, *self.rows.shape, threads())
 
-    def _rounded_rows(self, bits: int) -> cpu_whole.Rounded:
-        if bits not in self._rounded:
-            self._rounded = {bits: cpu_whole.Rounded(self.rows, self.dtype, bits, tokens=False)}
-        return self._rounded[bits]
+    def _packed_rows(self, bits: int) -> cpu_whole.Packed:
+        if bits not in self._packed:
+            self._packed = {bits: cpu_whole.Packed(self.rows, self.dtype, bits, tokens=False)}
+        return self._packed[bits]
 
     def suited(self, x: Tensor, product: str) -> str:
         """This product, or the next that suits x: what is not finite, or may overflow, goes by the rules of fp32."""
@@ -124,8 +124,8 @@ class _Encoder:
     def whole(self, x: Tensor, product: str) -> cpu_whole.Product:
         """The product with x in whole numbers; the weights are rounded once."""
         bits = WHOLE[product]
-        rounded = self._rounded_rows(bits)
-        return cpu_whole.Product(x, self.rows, rounded, self.dtype, self.bias, self._largest_bias, bits)
+        packed = self._packed_rows(bits)
+        return cpu_whole.Product(x, self.rows, packed, self.dtype, self.bias, self._largest_bias, bits)
 
     def offer(self, block, x: Tensor, product: str) -> bool:
         """Show every feature's value for x, in tiles by PyTorch, to the block; returns whether the values are exact."""

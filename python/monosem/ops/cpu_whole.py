@@ -23,7 +23,7 @@ TINY = 1e-15  # rows shorter than this become zeros; √kLeastSquare in the kern
 WIDE = 1.0
 
 
-class Rounded:
+class Packed:
     """Rows [n, D] in whole numbers, in panels, and what the kernels know of each: float32, ``start`` int32."""
 
     def __init__(self, rows: Tensor, dtype: int, bits: int, tokens: bool) -> None:
@@ -48,7 +48,7 @@ class Margins:
     bias; and rows so short that they became zeros.
     """
 
-    def __init__(self, x: Rounded, w: Rounded, d: int, largest_bias: float) -> None:
+    def __init__(self, x: Packed, w: Packed, d: int, largest_bias: float) -> None:
         share = (d / 8 + 48) * 2.0**-24
         self.token = torch.full_like(x.norm, largest_bias * 2.0**-21 + TINY * TINY)
         self.token_off = (x.off + x.norm * share) * (1 + share) + TINY
@@ -69,11 +69,11 @@ class Product:
     """The product of x [n, D] and w [F, D] in whole numbers, ready to be made. All rows have finite norms."""
 
     def __init__(
-        self, x: Tensor, w: Tensor, w_rounded: Rounded, dtype: int, bias: Tensor, largest_bias: float, bits: int
+        self, x: Tensor, w: Tensor, w_packed: Packed, dtype: int, bias: Tensor, largest_bias: float, bits: int
     ) -> None:
         d = w.shape[1]
         self.bits, self.n = bits, len(x)
-        left, right = Rounded(x, 0, bits, tokens=True), w_rounded
+        left, right = Packed(x, 0, bits, tokens=True), w_packed
         self.margins = Margins(left, right, d, largest_bias)
         offsets = torch.full((right.padded,), -torch.inf)
         offsets[: len(w)] = bias
