@@ -1,8 +1,8 @@
 """The encoder's product in whole numbers of 16 or 8 bits: two and four times as fast as in fp32, and certified.
 
-Rows of both factors are rounded (csrc/cpu/whole_pack.inc), multiplied (whole_product.inc), and searched while their sums are in
-registers. What rounding took off each row is measured, and bounds what a product is off by; what that leaves open is
-scored in fp32.
+Rows of both factors are rounded (csrc/cpu/whole_pack.inc), multiplied (whole_product.inc), and searched while their
+sums are in registers. What rounding took off each row is measured, and bounds what a product is off by; what that
+leaves open is scored in fp32.
 """
 
 from __future__ import annotations
