@@ -3,18 +3,40 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <atomic>
 #ifdef _OPENMP
 #include <omp.h>
 #else
-#include <atomic>
 #include <thread>
 #include <vector>
 #endif
 
 namespace ms {
 
-// Calls body(begin, end) on pieces of `grain` items. Pieces are handed out as workers become free: rows of a
-// dictionary differ by orders of magnitude in work. Every item is done by one worker, so results do not depend on it.
+// Calls work(take) once on every worker; take() hands out the next of `pieces`, −1 when there are none left. Pieces go to
+// workers as they become free: rows of a dictionary differ by orders of magnitude in work.
+template <class Work>
+void parallel_workers(int64_t pieces, int threads, const Work& work) {
+  std::atomic<int64_t> handed{0};
+  const auto take = [&] {
+    const int64_t piece = handed++;
+    return piece < pieces ? piece : int64_t{-1};
+  };
+  if (pieces <= 1) threads = 1;
+  if (threads <= 1) return work(take);
+#ifdef _OPENMP
+#pragma omp parallel num_threads(threads)
+  work(take);
+#else
+  std::vector<std::thread> pool;
+  for (int t = 1; t < threads; ++t) pool.emplace_back([&] { work(take); });
+  work(take);
+  for (auto& t : pool) t.join();
+#endif
+}
+
+// Calls body(begin, end) on pieces of `grain` items; on all of them at once where there is one worker. Every item is done
+// by one worker, so results do not depend on how many there are.
 template <class Body>
 void parallel_for(int64_t items, int64_t grain, int threads, const Body& body) {
   const int64_t pieces = (items + grain - 1) / grain;
@@ -22,20 +44,9 @@ void parallel_for(int64_t items, int64_t grain, int threads, const Body& body) {
     if (items > 0) body(int64_t{0}, items);
     return;
   }
-  const auto piece = [&](int64_t p) { body(p * grain, std::min(items, (p + 1) * grain)); };
-#ifdef _OPENMP
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-  for (int64_t p = 0; p < pieces; ++p) piece(p);
-#else
-  std::atomic<int64_t> next{0};
-  const auto work = [&] {
-    for (int64_t p; (p = next++) < pieces;) piece(p);
-  };
-  std::vector<std::thread> pool;
-  for (int t = 1; t < threads; ++t) pool.emplace_back(work);
-  work();
-  for (auto& t : pool) t.join();
-#endif
+  parallel_workers(pieces, threads, [&](const auto& take) {
+    for (int64_t p; (p = take()) >= 0;) body(p * grain, std::min(items, (p + 1) * grain));
+  });
 }
 
 }  // namespace ms

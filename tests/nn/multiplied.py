@@ -8,7 +8,7 @@ def multiplied(sae: SAE, made: Gradients) -> DenseRows:
     """The gradients of both matrices and of the encoder bias as arrays."""
     rows = made.rows
     if not isinstance(rows, RowFactors):
-        return rows
+        return rows.whole()
     csc = ms.ops.csc(rows.indices, rows.offsets, sae.cfg.d_sae)
     return DenseRows(
         ms.ops.row_grad(*csc, rows.slopes, rows.inputs),

@@ -7,7 +7,7 @@ import torch
 from nn.multiplied import multiplied
 
 import monosem as ms
-from monosem.nn import DenseRows, RowFactors
+from monosem.nn import DenseBlocks, RowFactors
 from monosem.nn.late import LAG, Late, room_for
 from monosem.ops import gpu
 from monosem.train.step import FastStep
@@ -104,9 +104,9 @@ def test_relu_begins_dense_and_finds_its_room(asynchronous):
         step.sae.gradients = lambda *a, g=gradients: kinds.append(g(*a)) or kinds[-1]
         step(batch(seed), 1e-3)
         step.sae.gradients = gradients
-    assert [isinstance(made.rows, DenseRows) for made in kinds] == [True, True, False, False, False]
+    assert [isinstance(made.rows, DenseBlocks) for made in kinds] == [True, True, False, False, False]
     step.sae.expect(most=ms.nn.relu.MOST_SLOTS, mean=3.0)  # tokens with so many have no slots
-    assert isinstance(step.sae.gradients(batch(9)).rows, DenseRows)
+    assert isinstance(step.sae.gradients(batch(9)).rows, DenseBlocks)
 
 
 @pytest.mark.parametrize(("n_dead", "before"), [(120, 130), (120, 120), (3, 60), (0, 60)])

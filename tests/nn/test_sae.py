@@ -8,7 +8,7 @@ from nn.multiplied import multiplied
 from torch import nn
 
 import monosem as ms
-from monosem.nn import DenseRows, RowFactors, geometric_median
+from monosem.nn import DenseBlocks, RowFactors, geometric_median
 from monosem.nn.relu import DENSE_ABOVE
 
 D, F = 24, 96
@@ -70,7 +70,7 @@ def test_direct_gradients_are_autograds(kind, aux):
         if kind == "relu":
             sae.density.fill_(density)
         made = sae.gradients(x, sparsity_scale=0.5, dead=dead)
-        assert isinstance(made.rows, DenseRows) == (kind == "relu" and density == 1.0)
+        assert isinstance(made.rows, DenseBlocks) == (kind == "relu" and density == 1.0)
         rows = multiplied(sae, made)
         b_dec = made.b_dec - rows.b_enc @ sae.W_enc_rows
         for got, p in zip((rows.w_enc, rows.w_dec, rows.b_enc, b_dec), sae.parameters(), strict=True):
@@ -97,7 +97,7 @@ def test_auxk_reaches_the_encoder_of_the_dead():
 
 def test_relu_leaves_the_dense_path_when_few_fire():
     sae, x = make("relu"), batch()
-    assert isinstance(sae.gradients(x).rows, DenseRows) and sae.density > DENSE_ABOVE
+    assert isinstance(sae.gradients(x).rows, DenseBlocks) and sae.density > DENSE_ABOVE
     with torch.no_grad():
         sae.b_enc -= 2.5
     sae.gradients(x)

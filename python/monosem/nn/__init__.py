@@ -2,6 +2,7 @@
 
 from monosem.nn.base import SAE, LossOutput
 from monosem.nn.config import ReLUConfig, SAEConfig, TopKConfig
+from monosem.nn.dense import DenseBlocks
 from monosem.nn.geometric_median import geometric_median
 from monosem.nn.gradients import DenseRows, Gradients, RowFactors
 from monosem.nn.relu import ReLUSAE
@@ -12,6 +13,7 @@ KINDS: dict[str, type[SAE]] = {"topk": TopKSAE, "relu": ReLUSAE}
 __all__ = [
     "KINDS",
     "SAE",
+    "DenseBlocks",
     "DenseRows",
     "Gradients",
     "LossOutput",

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from monosem.nn.dense import DenseBlocks
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class RowFactors:
 
 @dataclass(frozen=True)
 class DenseRows:
-    """Weight gradients multiplied out: used while so many features fire that dense products are cheaper."""
+    """Gradients of some or all features, multiplied out."""
 
     w_enc: Tensor
     w_dec: Tensor
@@ -53,5 +57,5 @@ class Gradients:
     aux: Tensor
     l0: Tensor
     fired: Tensor
-    rows: RowFactors | DenseRows
+    rows: "RowFactors | DenseBlocks"
     b_dec: Tensor

@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from monosem import ops
 from monosem.nn.base import SAE, LossOutput
 from monosem.nn.config import ReLUConfig
-from monosem.nn.gradients import DenseRows, Gradients, RowFactors
+from monosem.nn.dense import DenseBlocks
+from monosem.nn.gradients import Gradients, RowFactors
 from monosem.nn.late import LAG, Late, room_for
 from monosem.ops import SparseCode, gpu
 from monosem.ops.topk_encode import Rounded
 
 DENSE_ABOVE = 0.1  # share of features active above which dense products beat gathering rows
-DENSE_BYTES = 64 << 20  # the dense path works on so many bytes of activations at a time
 MOST_SLOTS = 1024  # on a GPU: entries of a token that the sparse path has room for
 
 
@@ -73,7 +73,7 @@ class ReLUSAE(SAE):
         """The same loss of x [N, d_in] and its gradients, without an autograd graph.
 
         While more than a tenth of the features fire (the beginning of training) the products are dense, in blocks of
-        tokens; ``density`` holds the share measured in the last batch and decides for the next.
+        features; ``density`` holds the share measured in the last batch and decides for the next.
 
         On a GPU, where nothing may wait for that, ``recent`` decides, as of ``LAG`` steps ago; it also says how much
         room the entries get: twice what they took then. Tokens whose entries do not fit, because twice as many fire as
@@ -126,33 +126,13 @@ class ReLUSAE(SAE):
 
     def _dense(self, x: Tensor, sparsity_scale: float) -> Gradients:
         n, d = x.shape
-        centred = self.centred(x)
         weight = sparsity_scale * self.cfg.l1_coefficient
-        rows = DenseRows(torch.zeros_like(self.W_enc_rows), torch.zeros_like(self.W_dec), torch.zeros_like(self.b_enc))
-        b_dec = torch.zeros_like(self.b_dec)
-        squares, total, active, most = (torch.zeros((), dtype=torch.float64, device=x.device) for _ in range(4))
-        late = gpu.asynchronous(x)
-        counts = torch.zeros(self.cfg.d_sae, dtype=torch.int64, device=x.device)
-        step = max(1, DENSE_BYTES // (4 * self.cfg.d_sae))
-        for part, target in zip(centred.split(step), x.split(step), strict=True):
-            f = torch.addmm(self.b_enc, part, self.W_enc_rows.T).relu_()
-            on = f != 0
-            residual = torch.addmm(self.b_dec, f, self.W_dec).sub_(target)
-            squares += residual.square().sum(dtype=torch.float64)
-            total += f.sum(dtype=torch.float64)
-            counts += on.sum(0)
-            if late:
-                most = torch.maximum(most, on.sum(1).amax())
-            residual.mul_(2 / (n * d))
-            rows.w_dec.addmm_(f.T, residual)
-            slope = torch.mm(residual, self.W_dec.T).add_(weight / n).mul_(on)
-            rows.w_enc.addmm_(slope.T, part)
-            rows.b_enc.add_(slope.sum(0))
-            b_dec += residual.sum(0)
-        active += counts.sum()
-        if late:
-            self._late.put(self.recent, torch.stack([most, active / n]))
-        mse, sparsity, l0 = (squares / (n * d)).to(x.dtype), (total / n).to(x.dtype), (active / n).float()
+        rows = DenseBlocks(x, self.centred(x), self.W_enc_rows, self.W_dec, self.b_enc, self.b_dec, weight / n)
+        active = rows.counts.sum().double()
+        if gpu.asynchronous(x):
+            self._late.put(self.recent, torch.stack([rows.per_token.amax().double(), active / n]))
+        mse, sparsity = (rows.squares / (n * d)).to(x.dtype), (rows.total / n).to(x.dtype)
         return Gradients(
-            mse + weight * sparsity, mse, sparsity, mse.new_zeros(()), l0, counts > 0, rows, b_dec,
+            mse + weight * sparsity, mse, sparsity, mse.new_zeros(()), (active / n).float(), rows.counts > 0, rows,
+            rows.b_dec,
         )  # fmt: skip

@@ -61,6 +61,9 @@ class SparseCode:
     def fired(self) -> Tensor:
         """Which features are active on at least one token, bool [d_sae]; unlike counting, it never waits for a GPU."""
         values, indices, _ = self.csr()
+        if values.device.type == "cpu":  # counting is twenty times as fast there as marking
+            active = torch.bincount(indices, weights=(values > 0).float(), minlength=self.d_sae + 1)
+            return active[: self.d_sae] > 0
         # What is not active marks a place behind the last feature.
         marks = torch.zeros(self.d_sae + 1, dtype=torch.bool, device=values.device)
         return marks.index_fill_(0, torch.where(values > 0, indices.long(), self.d_sae), True)[:-1]

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from monosem import ops
-from monosem.nn import SAE, DenseRows, Gradients, RowFactors
+from monosem.nn import SAE, DenseBlocks, DenseRows, Gradients, RowFactors
 from monosem.ops import adam, backend, gpu
 
 PARAMETERS = ("W_enc_rows", "W_dec", "b_enc", "b_dec")
+PART = 64  # rows of a sum
 
 
 class FastStep:
@@ -82,29 +83,52 @@ class FastStep:
         """
         made = self.sae.gradients(x, sparsity_scale, dead, self._fresh_copy())
         hyper = self._hyper(lr)
-        rows = made.rows
-        if isinstance(rows, RowFactors):
-            starts, entries, tokens = ops.csc(rows.indices, rows.offsets, self.sae.cfg.d_sae)
-            b_enc = ops.feature_sum(starts, entries, rows.slopes)
-            decoder = (starts, entries, tokens, rows.values, rows.residual)
-            encoder = (starts, entries, tokens, rows.slopes, rows.inputs)
-            if clip is not None:
-                rows = DenseRows(ops.row_grad(*encoder), ops.row_grad(*decoder).mul_(rows.decoder_scale), b_enc)
-        if isinstance(rows, DenseRows):
-            b_enc = rows.b_enc
-        # b_dec also enters through the encoder's input x − b_dec; with the weights as they were in the forward pass.
-        b_dec = made.b_dec - b_enc @ self.sae.W_enc_rows
-        norm = None
-        if isinstance(rows, DenseRows):
+        # b_dec also enters through the encoder's input x − b_dec: −(gradient of b_enc) · W_enc, with the weights of the
+        # forward pass.
+        b_dec, norm = made.b_dec, None
+        if clip is not None:
+            rows = self._multiplied(made.rows)
+            b_dec = b_dec - _weighted_sum(rows.b_enc, self.sae.W_enc_rows)
             norm = self._clip(rows, b_dec, clip)
-            for name, g in (("W_enc_rows", rows.w_enc), ("W_dec", rows.w_dec)):
-                ops.row_adam_(*self._state(name), g, *hyper, *self._options(name))
-        else:
-            for name, factors in (("W_enc_rows", (*encoder, 1.0)), ("W_dec", (*decoder, rows.decoder_scale))):
+            b_enc = rows.b_enc
+            self._dense_adam(slice(0, self.sae.cfg.d_sae), rows, hyper)
+        elif isinstance(made.rows, RowFactors):
+            encoder, decoder = self._factors(made.rows)
+            b_enc = ops.feature_sum(*encoder[:2], encoder[3])
+            b_dec = b_dec - _weighted_sum(b_enc, self.sae.W_enc_rows)
+            for name, factors in (("W_enc_rows", (*encoder, 1.0)), ("W_dec", (*decoder, made.rows.decoder_scale))):
                 ops.row_grad_adam_(*self._state(name), *factors, *hyper, *self._options(name))
+        else:
+            b_enc = torch.empty_like(self.sae.b_enc)
+            for part, rows in made.rows:
+                b_enc[part] = rows.b_enc
+                b_dec = b_dec - _weighted_sum(rows.b_enc, self.sae.W_enc_rows[part])
+                self._dense_adam(part, rows, hyper)
         for name, g in (("b_enc", b_enc), ("b_dec", b_dec)):
             ops.row_adam_(*(t.view(1, -1) for t in self._state(name)), g.view(1, -1), *hyper, False, False, self._live)
         return StepOutput(made, norm)
+
+    def _factors(self, rows: RowFactors) -> tuple[tuple, tuple]:
+        """``starts, entries, tokens, coef, u`` of both matrices."""
+        by_feature = ops.csc(rows.indices, rows.offsets, self.sae.cfg.d_sae)
+        return (*by_feature, rows.slopes, rows.inputs), (*by_feature, rows.values, rows.residual)
+
+    def _multiplied(self, rows: RowFactors | DenseBlocks) -> DenseRows:
+        if isinstance(rows, DenseBlocks):
+            return rows.whole()
+        encoder, decoder = self._factors(rows)
+        w_enc, w_dec = ops.row_grad(*encoder), ops.row_grad(*decoder).mul_(rows.decoder_scale)
+        return DenseRows(w_enc, w_dec, ops.feature_sum(*encoder[:2], encoder[3]))
+
+    def _dense_adam(self, part: slice, rows: DenseRows, hyper: tuple) -> None:
+        """Adam of these features in both matrices."""
+        for name, g in (("W_enc_rows", rows.w_enc), ("W_dec", rows.w_dec)):
+            unit, lazy, live, scales, copy, norms = self._options(name)
+            some = None if scales is None else scales[:, part].contiguous()
+            copy, norms = (None if t is None else t[part] for t in (copy, norms))
+            ops.row_adam_(*(t[part] for t in self._state(name)), g, *hyper, unit, lazy, live, some, copy, norms)
+            if scales is not None:
+                scales[:, part] = some
 
     def _hyper(self, lr: float | Tensor) -> tuple:
         """Count this step; ``lr, beta1, beta2, eps, step`` for the operations, or what stands there unread."""
@@ -184,6 +208,15 @@ class FastStep:
         if self._steps is not None:  # in place: a graph reads it
             self._steps.fill_(self._count)
         self.weights_changed()
+
+
+def _weighted_sum(coef: Tensor, rows: Tensor) -> Tensor:
+    """Σ coef[f] · rows[f], [D]. On a CPU PyTorch makes it by one thread: there, parts of it are decoded."""
+    if rows.device.type != "cpu" or rows.dtype != torch.float32:
+        return coef @ rows
+    f, d = rows.shape
+    starts = torch.arange(0, f + PART, PART).clamp_(max=f)
+    return ops.sparse_decode(coef, torch.arange(f, dtype=torch.int32), starts, rows, rows.new_zeros(d)).sum(0)
 
 
 class StepOutput:

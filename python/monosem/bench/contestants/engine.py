@@ -16,8 +16,6 @@ class Engine:
     packages = []
 
     def __init__(self, job: dict[str, Any], weights: dict[str, Tensor]) -> None:
-        dense = "the first step is dense, as while most features fire, and holds both gradients: the peak memory is its"
-        self.notes = [dense] if job["kind"] == "relu" else []
         device = job.get("device", "cpu")
         if job["kind"] == "topk":
             self.sae = ms.TopKSAE(job["d"], job["f"], job["k"], device=device)
