@@ -85,9 +85,9 @@ struct TopkAnswer {
   int64_t k, capacity;
 };
 
-// Survivors of a row at which it is cut back for the first time.
+// Survivors of a row at which it is cut back for the first time. Two vectors may join above it, and one stays free.
 inline int32_t first_limit(int64_t k, int64_t capacity) {
-  const int64_t most = capacity - 2 * kWidest, early = 4 * k + 64;
+  const int64_t most = capacity - 3 * kWidest, early = 4 * k + 64;
   return int32_t(early < most ? early : most);
 }
 

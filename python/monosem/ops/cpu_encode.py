@@ -143,7 +143,7 @@ class _Encoder:
 def _capacity(k: int, product: str) -> int:
     """Slots a token: room for a while between two cuts, for what lies within the margin of the k-th, and to spare."""
     slots = {"fp32": 2 * k + 64, "int16": 4 * k + 64, "int8": 16 * k + 768, "bf16": 8 * k + 256}[product]
-    return slots + 4 * _C.spare_slots
+    return slots + 8 * _C.spare_slots  # two vectors join at a time, and a third is written behind them
 
 
 def _tiles(x: Tensor, w: Tensor, exact: bool) -> Iterator[tuple[int, Tensor]]:
