@@ -52,8 +52,9 @@ def sections(full: bool, quick: bool, errors: dict[str, str], say: Callable[[str
     def steps(w: Workload, **how: Any) -> dict[str, Any]:
         return train_step.measure(w, errors, **how)
 
-    def run_losses(w: Workload, **how: Any) -> dict[str, Any]:
-        return losses.measure(w, peers.entrants(w.kind, errors=errors), **how)
+    def run_losses(w: Workload, who: list[str] | None = None, **how: Any) -> dict[str, Any]:
+        everyone = peers.entrants(w.kind, errors=errors)
+        return losses.measure(w, [e for e in everyone if who is None or e.title in who], **how)
 
     def end(**how: Any) -> dict[str, Any]:
         return end_to_end.measure(errors=errors, **how)
@@ -75,6 +76,9 @@ def sections(full: bool, quick: bool, errors: dict[str, str], say: Callable[[str
     add("growth.f", growth.measure, laptop, axis="f", values=_doubling(4096, last), budget=120.0 if full else 15.0,
         dense_elements=growth.DENSE_ELEMENTS if full else 2048 * 16_384)  # fmt: skip
     if full:
+        # Free decoder norms leave the first plateau sooner (500 steps); where do all of them end?
+        add("losses.relu.longer", run_losses, small.with_(kind="relu", lr=1e-3), steps=1500, batches=100,
+            who=["monosem", "PyTorch eager", "SAELens"])  # fmt: skip
         add("growth.n", growth.measure, laptop, axis="n", values=_doubling(256, 16_384), budget=120.0)
         add("growth.k", growth.measure, laptop, axis="k", values=_doubling(8, 512), budget=60.0)
         add("train_step.gpt2.topk", steps, WORKLOADS["gpt2"], rounds=5, budget=300.0)

@@ -12,6 +12,7 @@ A contestant is a file with ``build(job, weights)``, which returns an object wit
 others have their turn this process waits in a read, its threads asleep.
 """
 
+import gc
 import importlib.util
 import json
 import os
@@ -52,24 +53,33 @@ def limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (max(data + (64 << 20), data + free - RESERVE), hard))
 
 
+def stored(job: dict, *names: str) -> list:
+    """Tensors of the job's data, mapped from the file."""
+    import torch
+
+    data = torch.load(job["data"], mmap=True)
+    return [data[name] for name in names]
+
+
 class Turns:
     """The contestant and its data, and what can be asked of them."""
 
     def __init__(self, script: str, job: dict) -> None:
-        self.job, weights = job, {}
+        self.job = job
         if job.get("data"):
-            import torch
-
-            stored = torch.load(job["data"], mmap=True)
-            self.batches, self.held_out = stored["batches"].clone(), stored["held_out"].clone()
-            weights = {name: stored[name] for name in ("W_enc", "W_dec", "b_enc", "b_dec")}
+            self.batches, self.held_out = (t.clone() for t in stored(job, "batches", "held_out"))
         spec = importlib.util.spec_from_file_location("contestant", script)
         module = importlib.util.module_from_spec(spec)
         sys.modules["contestant"] = module
         spec.loader.exec_module(module)
         self.before = status("VmRSS")
         limit_memory()
+        names = ("W_enc", "W_dec", "b_enc", "b_dec")
+        weights = dict(zip(names, stored(job, *names), strict=True)) if job.get("data") else {}
         self.contestant = module.build(job, weights)
+        # Pages of the file count as resident while they are mapped: they must be in neither figure.
+        weights.clear()
+        gc.collect()
         reset_peak()
 
     def ready(self) -> dict:

@@ -11,7 +11,7 @@ from monosem.nn.gradients import DenseRows
 
 # Activations of a block of features. Products of this size are as fast as larger ones on a CPU, where what a step may
 # take beyond its weights is little; a GPU wants larger ones.
-CPU_BYTES, GPU_BYTES = 4 << 20, 64 << 20
+CPU_BYTES, GPU_BYTES = 2 << 20, 64 << 20
 
 
 class DenseBlocks:
@@ -35,29 +35,35 @@ class DenseBlocks:
     def __init__(
         self, x: Tensor, centred: Tensor, w_enc: Tensor, w_dec: Tensor, b_enc: Tensor, b_dec: Tensor, penalty: float
     ) -> None:
-        n, d = x.shape
-        self._w_enc, self._w_dec, self._b_enc = w_enc, w_dec, b_enc
+        (n, d), features = x.shape, len(w_enc)
+        self._w_enc, self._w_dec, self._b_enc = w_enc.detach(), w_dec.detach(), b_enc.detach()
         self._centred, self._penalty = centred, penalty
-        self.counts = torch.zeros(len(w_enc), dtype=torch.int64, device=x.device)
-        self.per_token = torch.zeros(n, dtype=torch.int64, device=x.device)
+        size = CPU_BYTES if x.device.type == "cpu" else GPU_BYTES
+        self._step = min(features, max(64, size // (x.element_size() * max(1, n))))
+        # Kept from block to block: fresh memory costs more than what is done in it.
+        self._f, self._other = x.new_empty(n * self._step), x.new_empty(n * self._step)
+        self._on = torch.empty(n * self._step, dtype=torch.bool, device=x.device)
+        number = torch.promote_types(x.dtype, torch.float32)  # in which whole numbers below 2²⁴ are exact
+        counts, per_token = x.new_empty(features, dtype=number), x.new_zeros(n, dtype=number)
         self.total = torch.zeros((), dtype=torch.float64, device=x.device)
         residual = b_dec - x
         for part in self._parts():
-            f = self._activations(part)
-            residual.addmm_(f, w_dec[part])
-            on = f != 0
-            self.counts[part] = on.sum(0)
-            self.per_token += on.sum(1)
-            self.total += f.sum(dtype=torch.float64)
-        self.squares = residual.square().sum(dtype=torch.float64)
+            f, on, ones = self._activations(part)
+            residual.addmm_(f, self._w_dec[part])
+            ones.copy_(on)
+            counts[part] = ones.sum(0, dtype=number)
+            per_token += ones.sum(1, dtype=number)
+            self.total += f.sum()
+        self.counts, self.per_token = counts.long(), per_token.long()
+        self.squares = torch.linalg.vector_norm(residual, dim=1).double().square().sum()
         self._slope = residual.mul_(2 / (n * d))  # of the loss in x̂
         self.b_dec = residual.sum(0)
 
     def __iter__(self) -> Iterator[tuple[slice, DenseRows]]:
         """Features of the block, and their gradients."""
         for part in self._parts():
-            f = self._activations(part)
-            slope = torch.mm(self._slope, self._w_dec[part].T).add_(self._penalty).mul_(f != 0)
+            f, on, slope = self._activations(part)
+            torch.mm(self._slope, self._w_dec[part].T, out=slope).add_(self._penalty).mul_(on)
             yield part, DenseRows(torch.mm(slope.T, self._centred), torch.mm(f.T, self._slope), slope.sum(0))
 
     def whole(self) -> DenseRows:
@@ -68,10 +74,12 @@ class DenseBlocks:
         return rows
 
     def _parts(self) -> Iterator[slice]:
-        n, f = len(self._centred), len(self._w_enc)
-        size = CPU_BYTES if self._centred.device.type == "cpu" else GPU_BYTES
-        step = max(64, size // (self._centred.element_size() * max(1, n)))
-        return (slice(first, min(first + step, f)) for first in range(0, f, step))
+        features = len(self._w_enc)
+        return (slice(first, min(first + self._step, features)) for first in range(0, features, self._step))
 
-    def _activations(self, part: slice) -> Tensor:
-        return torch.addmm(self._b_enc[part], self._centred, self._w_enc[part].T).relu_()
+    def _activations(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Activations of a block, which of them are not 0, and room for as many numbers, all [N, its features]."""
+        n, width = len(self._centred), part.stop - part.start
+        f, on, other = (t[: n * width].view(n, width) for t in (self._f, self._on, self._other))
+        torch.addmm(self._b_enc[part], self._centred, self._w_enc[part].T, out=f).relu_()
+        return f, torch.ne(f, 0, out=on), other
