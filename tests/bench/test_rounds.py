@@ -118,3 +118,33 @@ def test_titles():
     e = Entrant("PyTorch", rounds.WORKER, "bf16", "eager")
     assert e.title == "PyTorch eager bf16" and str(e.python) == sys.executable
     json.dumps(Workload(1, 1, 1, 1).to_json())
+
+
+HEAVY = """
+import torch
+class Heavy:
+    packages = []
+    def __init__(self, weights): self.state = torch.ones(16 << 20) * weights["W_enc"].sum()
+    def step(self, x):
+        torch.ones(len(x)).mul_(2.0)
+        return 0.5
+def build(job, weights):
+    return Heavy(weights)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are counted anew on Linux only")
+@pytest.mark.parametrize("megabytes", [0, 96])
+def test_peak_memory_is_of_state_and_step_and_not_of_the_data(tmp_path, megabytes):
+    import torch
+
+    size = megabytes << 18  # numbers
+    script, data = tmp_path / "heavy.py", tmp_path / "data.pt"
+    script.write_text(HEAVY)
+    weights = {"W_enc": torch.ones(8 << 20), "W_dec": torch.ones(2), "b_enc": torch.ones(2), "b_dec": torch.ones(2)}
+    torch.save({"batches": torch.ones(2, max(1, size)), "held_out": torch.ones(2), **weights}, data)
+    with Worker(Entrant("heavy", script), {"threads": 1, "data": str(data)}, tmp_path) as process:
+        process.answer(60)
+        peak = process.ask(60, "steps", first=0, count=2)["peak_bytes"]
+    # 64 MiB of state and what a step takes; neither the batches nor the 32 MiB of weights that the state was made of.
+    assert peak / 2**20 == pytest.approx(64 + megabytes, abs=16)
