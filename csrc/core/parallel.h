@@ -2,8 +2,8 @@
 #pragma once
 
 #include <algorithm>
-#include <cstdint>
 #include <atomic>
+#include <cstdint>
 #ifdef _OPENMP
 #include <omp.h>
 #else
