@@ -38,7 +38,7 @@ class Chromium:
         self._session: str | None = None
         page = next(t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page")
         self._session = self.call("Target.attachToTarget", targetId=page["targetId"], flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "DOM"):
+        for domain in ("Page", "Runtime", "Log", "Network", "DOM"):
             self.call(f"{domain}.enable")
 
     def call(self, method: str, timeout: float = 60.0, **params: Any) -> dict[str, Any]:
@@ -103,10 +103,22 @@ class Chromium:
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
 
     def errors(self) -> list[str]:
-        """Exceptions that the page has not caught so far."""
+        """What went wrong on the page so far: exceptions that nothing caught, errors and warnings in the console, loads
+        that failed."""
         self.run("1")
-        bad = [e for e in self._events if e.get("method") == "Runtime.exceptionThrown"]
-        return [e["params"]["exceptionDetails"].get("exception", {}).get("description", "?") for e in bad]
+        found = []
+        for event in self._events:
+            method, params = event.get("method"), event.get("params", {})
+            if method == "Runtime.exceptionThrown":
+                details = params["exceptionDetails"]
+                found.append(details.get("exception", {}).get("description") or details["text"])
+            elif method == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning", "assert"):
+                found.append(" ".join(str(a.get("value", a.get("description"))) for a in params["args"]))
+            elif method == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
+                found.append(f"{params['entry']['text']} {params['entry'].get('url', '')}".strip())
+            elif method == "Network.loadingFailed" and not params.get("canceled"):
+                found.append(f"not loaded: {params['errorText']}")
+        return found
 
     def close(self) -> None:
         try:

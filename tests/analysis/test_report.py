@@ -4,6 +4,7 @@ import html.parser
 import json
 import re
 
+import chromium
 import pytest
 import torch
 
@@ -119,3 +120,19 @@ def test_a_page_with_nothing_to_show(model, exact, rows, hook, tmp_path):
     assert data["cards"] == data["groups"] == data["labels"] == []
     assert data["silent"] == {"features": 14, "tokens": 110}
     assert 'id="labels"' not in page and 'id="training"' not in page
+
+
+@pytest.mark.skipif(chromium.BINARY is None, reason="needs Chromium")
+def test_the_script_draws_what_the_data_call_for(page, tmp_path):
+    data = json.loads(Page(page).scripts[0])
+    with chromium.Chromium(tmp_path / "profile") as browser:
+        browser.open(tmp_path / "new" / "report.html")
+        assert browser.errors() == []
+        count = lambda selector: browser.run(f"document.querySelectorAll({json.dumps(selector)}).length")
+        assert count("article.card") == len(data["cards"]) > 0
+        assert count("article.card svg") == len(data["cards"])  # a histogram each
+        assert count("#panels article") == len(data["labels"]) == 2
+        assert count("#groups button") == len(data["groups"])
+        assert count("#scatter circle") == sum(c > 0 for c in data["overview"]["count"])
+        assert count("#density rect") == sum(c > 0 for c in data["evaluation"]["density_counts"])
+        assert count("#curves svg") == 1

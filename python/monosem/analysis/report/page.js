@@ -80,7 +80,7 @@
   }
 
   // ---- cards ---------------------------------------------------------------------------------------------------
-  function draw(card) {
+  function drawCard(card) {
     const head = el("header", {},
       el("h4", {}, el("a", { href: "#f" + card.feature }, `Feature ${card.feature}`)),
       el("span", { class: "meta" }, "best with ", el("b", {}, card.best.label), `, r = ${card.best.r.toFixed(2)}`),
@@ -112,7 +112,7 @@
     const box = el("div", {}, el("div", { class: "group" }, el("h3", {}, group.title), el("span", { class: "fine" }, group.note)));
     const own = data.cards.slice(at, (at += group.count)).map((card) => {
       const words = [...card.positive.map(([t]) => t), ...card.top.flatMap((e) => e.pieces.map(([t]) => t).join("")), card.best.label, ...card.shares.slice(0, 3).map(([s]) => data.sources[s])];
-      const node = draw(card);
+      const node = drawCard(card);
       box.append(node);
       return { node, text: words.join("\u0001").toLowerCase(), number: String(card.feature) };
     });
