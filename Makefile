@@ -13,6 +13,7 @@ demo: build
 	$(VENV)/bin/monosem demo --out runs/demo
 
 test: build $(VENV)/.test-packages
+	@sh tools/get_browser.sh
 	MONOSEM_REQUIRE_LENS=1 MONOSEM_TL39=$(abspath $(VENV)/tl39) $(PY) -m pytest tests
 
 bench: build $(VENV)/.bench-packages

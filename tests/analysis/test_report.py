@@ -4,7 +4,6 @@ import html.parser
 import json
 import re
 
-import chromium
 import pytest
 import torch
 
@@ -122,17 +121,14 @@ def test_a_page_with_nothing_to_show(model, exact, rows, hook, tmp_path):
     assert 'id="labels"' not in page and 'id="training"' not in page
 
 
-@pytest.mark.skipif(chromium.BINARY is None, reason="needs Chromium")
-def test_the_script_draws_what_the_data_call_for(page, tmp_path):
+def test_the_script_draws_what_the_data_call_for(page, tmp_path, tab):
     data = json.loads(Page(page).scripts[0])
-    with chromium.Chromium(tmp_path / "profile") as browser:
-        browser.open(tmp_path / "new" / "report.html")
-        assert browser.errors() == []
-        count = lambda selector: browser.run(f"document.querySelectorAll({json.dumps(selector)}).length")
-        assert count("article.card") == len(data["cards"]) > 0
-        assert count("article.card svg") == len(data["cards"])  # a histogram each
-        assert count("#panels article") == len(data["labels"]) == 2
-        assert count("#groups button") == len(data["groups"])
-        assert count("#scatter circle") == sum(c > 0 for c in data["overview"]["count"])
-        assert count("#density rect") == sum(c > 0 for c in data["evaluation"]["density_counts"])
-        assert count("#curves svg") == 1
+    tab.open(tmp_path / "new" / "report.html")
+    assert tab.errors() == []
+    assert tab.count("article.card") == len(data["cards"]) > 0
+    assert tab.count("article.card svg") == len(data["cards"])  # a histogram each
+    assert tab.count("#panels article") == len(data["labels"]) == 2
+    assert tab.count("#groups button") == len(data["groups"])
+    assert tab.count("#scatter circle") == sum(c > 0 for c in data["overview"]["count"])
+    assert tab.count("#density rect") == sum(c > 0 for c in data["evaluation"]["density_counts"])
+    assert tab.count("#curves svg") == 1

@@ -2,13 +2,10 @@
 
 import json
 
-import chromium
 import pytest
 
 from monosem.analysis.evidence import splitting
 from monosem.analysis.evidence.section import write_page
-
-pytestmark = pytest.mark.skipif(chromium.BINARY is None, reason="needs Chromium")
 
 MAP = {
     "x": [1000, 5000, 9000, 9000], "y": [5000, 5000, 5000, 1000], "level": [0, 1, 1, 1], "feature": [7, 3, 4, 5],
@@ -43,14 +40,12 @@ RESULT = {
 
 
 @pytest.fixture
-def page(tmp_path):
+def page(tmp_path, tab):
     path = write_page(
         tmp_path / "splitting.html", "Features split", [splitting.section(json.loads(json.dumps(RESULT)))]
     )
-    with chromium.Chromium(tmp_path / "profile", size=(1200, 900)) as browser:
-        browser.open(path)
-        yield browser
-        assert browser.errors() == []
+    tab.open(path)
+    return tab
 
 
 def pointer(page, kind, dot):

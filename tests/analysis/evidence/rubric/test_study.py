@@ -4,7 +4,6 @@ import json
 import re
 import time
 
-import chromium
 import pytest
 from ruled import RULES, ruled_index, ruled_rows, ruled_subject
 
@@ -66,51 +65,50 @@ def test_same_seed_same_page(study, tmp_path):
         write_study(tmp_path, [])
 
 
-@pytest.mark.skipif(chromium.BINARY is None, reason="needs Chromium")
-def test_rate_save_resume_score_in_a_browser(study, tmp_path):
+def test_rate_save_resume_score_in_a_browser(study, tmp_path, browser):
     folder, key, _ = study
     downloads = tmp_path / "downloads"
     downloads.mkdir()
-    with chromium.Chromium(tmp_path / "profile") as browser:
-        browser.downloads_to(downloads)
-        browser.open(folder / "rate.html")
-        assert browser.run("document.title") == "7 items to rate"
-        assert browser.run("document.querySelectorAll('.interval').length") == 11
+    with browser.tab() as tab:
+        tab.downloads_to(downloads)
+        tab.open(folder / "rate.html")
+        assert tab.run("document.title") == "7 items to rate"
+        assert tab.run("document.querySelectorAll('.interval').length") == 11
         arabic = next(int(n) for n, what in key["items"].items() if what["feature"] == RULES.index("script"))
-        browser.run(f"document.querySelector('#items button:nth-child({arabic})').click()")
-        assert browser.run("document.querySelectorAll('.snip[dir=rtl]').length") > 0
-        browser.run("document.querySelector('#items button').click()")
+        tab.run(f"document.querySelector('#items button:nth-child({arabic})').click()")
+        assert tab.run("document.querySelectorAll('.snip[dir=rtl]').length") > 0
+        tab.run("document.querySelector('#items button').click()")
         # Item 1 by the keyboard: certain, every one, all (so no separation), narrow.
         for digit in "3533":
-            browser.press(digit)
-        assert browser.run("document.getElementById('points').textContent") == "14 of 14 points"
-        assert browser.run("document.getElementById('step-separation').hidden")
+            tab.press(digit)
+        assert tab.run("document.getElementById('points').textContent") == "14 of 14 points"
+        assert tab.run("document.getElementById('step-separation').hidden")
         # Item 2 by the mouse, its hypothesis typed; separation is asked for.
-        browser.press("ArrowRight")
-        browser.run("document.getElementById('hypothesis').focus()")
-        browser.call("Input.insertText", text="ספרות 123 <i>")
-        browser.run("""document.getElementById('hypothesis').blur();
+        tab.press("ArrowRight")
+        tab.run("document.getElementById('hypothesis').focus()")
+        tab.call("Input.insertText", text="ספרות 123 <i>")
+        tab.run("""document.getElementById('hypothesis').blur();
             const given = {confidence: 2, high: 4, logits: 1, separation: 1, specificity: 2};
             for (const [step, value] of Object.entries(given))
               document.querySelector(`#step-${step} [data-value="${value}"]`).click();
             document.querySelector('[data-fit$="-true"]').click()""")
-        assert browser.run("document.getElementById('points').textContent") == "10 of 14 points"
+        assert tab.run("document.getElementById('points').textContent") == "10 of 14 points"
         # Item 3: no pattern. Item 4 is begun and left open.
-        browser.press("ArrowRight")
-        browser.press("n")
-        browser.press("ArrowRight")
-        browser.press("1")
-        assert browser.run("document.getElementById('progress').textContent") == "3 of 7 rated"
+        tab.press("ArrowRight")
+        tab.press("n")
+        tab.press("ArrowRight")
+        tab.press("1")
+        assert tab.run("document.getElementById('progress').textContent") == "3 of 7 rated"
         # What was rated survives leaving the page.
-        browser.open(folder / "rate.html")
-        assert browser.run("document.getElementById('progress').textContent") == "3 of 7 rated"
-        assert browser.run("document.getElementById('title').textContent") == "Item 4 of 7"
-        browser.run("""const name = document.getElementById('annotator'); name.value = 'Ada';
+        tab.open(folder / "rate.html")
+        assert tab.run("document.getElementById('progress').textContent") == "3 of 7 rated"
+        assert tab.run("document.getElementById('title').textContent") == "Item 4 of 7"
+        tab.run("""const name = document.getElementById('annotator'); name.value = 'Ada';
             name.dispatchEvent(new Event('input')); document.getElementById('save').click()""")
         limit = time.monotonic() + 30
         while not (saved := list(downloads.glob("answers-*.json"))) and time.monotonic() < limit:
             time.sleep(0.05)
-        assert browser.errors() == []
+        assert tab.errors() == []
     answers = json.loads(saved[0].read_text(encoding="utf-8"))
     assert answers["study"] == key["study"] and answers["annotator"] == "Ada"
     assert answers["answers"]["2"]["hypothesis"] == "ספרות 123 <i>"
@@ -120,17 +118,17 @@ def test_rate_save_resume_score_in_a_browser(study, tmp_path):
     # In another browser, from the file; the file of another study is refused.
     other = tmp_path / "other.json"
     other.write_text(json.dumps(answers | {"study": "zzz"}))
-    with chromium.Chromium(tmp_path / "elsewhere") as browser:
-        browser.open(folder / "rate.html")
-        assert browser.run("document.getElementById('progress').textContent") == "0 of 7 rated"
-        browser.upload("#load", other)
-        browser.wait("document.getElementById('note').textContent.includes('another study')")
-        browser.upload("#load", saved[0])
-        browser.wait("document.getElementById('progress').textContent === '3 of 7 rated'")
-        assert browser.run("document.getElementById('annotator').value") == "Ada"
-        browser.run("document.querySelector('#items button:nth-child(2)').click()")
-        assert browser.run("document.getElementById('hypothesis').value") == "ספרות 123 <i>"
-        assert browser.errors() == []
+    with browser.tab() as tab:
+        tab.open(folder / "rate.html")
+        assert tab.run("document.getElementById('progress').textContent") == "0 of 7 rated"
+        tab.upload("#load", other)
+        tab.wait("document.getElementById('note').textContent.includes('another study')")
+        tab.upload("#load", saved[0])
+        tab.wait("document.getElementById('progress').textContent === '3 of 7 rated'")
+        assert tab.run("document.getElementById('annotator').value") == "Ada"
+        tab.run("document.querySelector('#items button:nth-child(2)').click()")
+        assert tab.run("document.getElementById('hypothesis').value") == "ספרות 123 <i>"
+        assert tab.errors() == []
 
 
 def test_steps_leave_no_gap():

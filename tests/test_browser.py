@@ -1,0 +1,105 @@
+"""The rules about the browser: brought where that may be, missed aloud where not, and never missing under CI."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import chromium
+import pytest
+
+TESTS = Path(__file__).parent
+SCRIPT = TESTS.parent / "tools" / "get_browser.sh"
+
+
+def without_browser(folder: Path, **changes: str) -> tuple[int, str]:
+    """A file of page tests in a process that finds no Chromium: exit status and what it said."""
+    env = {k: v for k, v in os.environ.items() if k != "CI"} | {"PATH": str(folder)} | changes
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--color=no"]
+    done = subprocess.run(
+        [*command, str(TESTS / "analysis/evidence/test_splitting_map.py")], env=env, capture_output=True, text=True,
+        cwd=TESTS.parent,
+    )  # fmt: skip
+    return done.returncode, done.stdout
+
+
+def test_what_is_left_out_is_said_at_the_end(tmp_path):
+    status, said = without_browser(tmp_path)
+    assert status == 0
+    assert re.search(r"^3 tests of pages were not run: no Chromium here", "\n".join(said.splitlines()[-3:]), re.M), said
+    assert "3 skipped" in said.splitlines()[-1]
+
+
+def test_under_ci_a_missing_browser_is_a_failure(tmp_path):
+    status, said = without_browser(tmp_path, CI="true")
+    assert status == 1 and "3 errors" in said.splitlines()[-1]
+    assert "needs Chromium, and CI=true" in said
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """A PATH of made-up commands: ``id`` and, where asked for, ``apt-get``, which writes down what it is asked."""
+
+    def made(user: int, apt: int | None, browser: bool = False) -> str:
+        commands = {"id": f"echo {user}", "timeout": 'shift; exec "$@"'}
+        if apt is not None:
+            commands["apt-get"] = f'echo "$@" >> {tmp_path}/asked; exit {apt}'
+        if browser:
+            commands["chromium"] = "exit 1"
+        for name, body in commands.items():
+            (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+            (tmp_path / name).chmod(0o755)
+        done = subprocess.run(["/bin/sh", SCRIPT], env={"PATH": str(tmp_path)}, capture_output=True, text=True)
+        assert done.returncode == 0 and done.stderr == ""
+        return done.stdout
+
+    made.asked = lambda: (tmp_path / "asked").read_text() if (tmp_path / "asked").exists() else ""
+    return made
+
+
+def test_debians_chromium_is_installed_by_root(machine):
+    assert machine(user=0, apt=0) == "no browser for the tests of pages: installing Debian's chromium\n"
+    assert "install -y --no-install-recommends chromium" in machine.asked() and "update" not in machine.asked()
+
+
+def test_a_failed_installation_is_no_error(machine):
+    assert machine(user=0, apt=100).endswith("could not install chromium; going on without it\n")
+    assert "update" in machine.asked()
+
+
+@pytest.mark.parametrize(("user", "apt", "browser"), [(1000, 0, False), (0, None, False), (0, 0, True)])
+def test_nothing_is_installed_where_it_may_not_or_need_not(machine, user, apt, browser):
+    assert machine(user, apt, browser) == "" and machine.asked() == ""
+
+
+def test_make_test_gets_it():
+    makefile = (TESTS.parent / "Makefile").read_text(encoding="utf-8")
+    recipe = re.search(r"^test:.*\n((?:\t.*\n)+)", makefile, re.M)[1].splitlines()
+    assert "tools/get_browser.sh" in recipe[0] and "pytest" in recipe[1]
+
+
+def test_a_browser_that_does_not_start_says_why(tmp_path, monkeypatch):
+    broken = tmp_path / "chromium"
+    broken.write_text("#!/bin/sh\necho 'install the snap' >&2\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(chromium, "BINARY", str(broken))
+    with pytest.raises(RuntimeError, match="ended: install the snap"):
+        with chromium.Chromium(tmp_path / "profile") as browser, browser.tab():
+            pass
+
+
+def test_the_driver_sees_what_goes_wrong(tmp_path, tab):
+    page = tmp_path / "page.html"
+    page.write_text(
+        "<!doctype html><img src='no.png'><script src='no.js'></script><script>console.error('said');"
+        "Promise.reject(new Error('promised')); setTimeout(() => { throw new Error('late'); }); nothing.there</script>"
+    )
+    tab.open(page)
+    found = tab.errors()
+    for wanted in ("no.png", "no.js", "said", "promised", "late", "nothing is not defined"):
+        assert sum(wanted in error for error in found) == 1, (wanted, found)
+    assert len(found) == 6 and tab.errors() == []
+    page.write_text("<!doctype html><script>let top = 0;</script>")
+    tab.open(page)
+    assert tab.errors() == ["SyntaxError: Identifier 'top' has already been declared"]
