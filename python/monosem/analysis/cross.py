@@ -49,7 +49,9 @@ class CrossProducts:
     ) -> None:
         self.rows, self.columns, self.products, self.memory = rows, columns, products, memory
         self.block = max(1, min(rows, memory // (8 * products * columns)))
-        self._sums = torch.zeros(products, rows, columns, dtype=torch.float64) if self.block == rows else None
+        self._sums = (
+            torch.zeros(products, rows, columns, dtype=torch.float64, device="cpu") if self.block == rows else None
+        )
         self._folder = None if self._sums is not None else tempfile.TemporaryDirectory("", "monosem-", folder)
         self._chunks: list[tuple[int, np.ndarray, int]] = []  # tokens, where each block of rows begins, entries of b
         if self._folder is not None:
@@ -69,7 +71,7 @@ class CrossProducts:
             return
         order = torch.argsort(a.features // self.block, stable=True)
         a = Entries(a.features[order], a.at[order], a.values[:, order])
-        starts = torch.arange(0, self.rows + self.block, self.block)
+        starts = torch.arange(0, self.rows + self.block, self.block, device="cpu")
         edges = torch.searchsorted(a.features // self.block, starts // self.block).numpy()
         self._chunks.append((tokens, edges, len(b.features)))
         for name, part in (("a", a), ("b", b)):
@@ -86,8 +88,8 @@ class CrossProducts:
             rows, columns: only these, in ascending order (default: all). Sums on disk are made for these alone: most
                 features of a wide dictionary fire too rarely to be compared.
         """
-        rows = torch.arange(self.rows) if rows is None else rows
-        columns = torch.arange(self.columns) if columns is None else columns
+        rows = torch.arange(self.rows, device="cpu") if rows is None else rows
+        columns = torch.arange(self.columns, device="cpu") if columns is None else columns
         for held, sums in self._held(rows, columns) if len(rows) else ():
             yield from zip(held.split(_AT_ONCE), sums.split(_AT_ONCE, dim=1), strict=True)
 
@@ -100,16 +102,16 @@ class CrossProducts:
             return
         for handle in self._files.values():
             handle.flush()
-        place = torch.full((self.columns,), -1)
-        place[columns] = torch.arange(len(columns))
+        place = torch.full((self.columns,), -1, dtype=torch.int64, device="cpu")
+        place[columns] = torch.arange(len(columns), device="cpu")
         for numbers in rows.split(max(1, self.memory // (8 * self.products * max(1, len(columns))))):
             yield numbers, self._summed(numbers, place, len(columns))
 
     def _summed(self, numbers: Tensor, place: Tensor, columns: int) -> Tensor:
         """The sums of some rows, from disk; ``place`` says which column each feature of b goes to (−1: none)."""
-        sums = torch.zeros(self.products, len(numbers), columns, dtype=torch.float64)
-        row = torch.full((self.rows,), -1)
-        row[numbers] = torch.arange(len(numbers))
+        sums = torch.zeros(self.products, len(numbers), columns, dtype=torch.float64, device="cpu")
+        row = torch.full((self.rows,), -1, dtype=torch.int64, device="cpu")
+        row[numbers] = torch.arange(len(numbers), device="cpu")
         first, last = int(numbers[0]) // self.block, int(numbers[-1]) // self.block
         for chunk, (tokens, edges, count) in enumerate(self._chunks):
             low, high = int(edges[first]), int(edges[last + 1])
@@ -165,7 +167,10 @@ def _add(sums: Tensor, a: Entries, b: Entries, tokens: int) -> None:
     products, rows, columns = sums.shape
     if rows * columns * tokens < _DENSE * pairs:
         for p in range(products):
-            dense_a, dense_b = torch.zeros(tokens, rows), torch.zeros(tokens, columns)
+            dense_a, dense_b = (
+                torch.zeros(tokens, rows, dtype=torch.float32, device="cpu"),
+                torch.zeros(tokens, columns, dtype=torch.float32, device="cpu"),
+            )
             dense_a[a.at, a.features] = a.values[p].float()
             dense_b[b.at, b.features] = b.values[p].float()
             sums[p] += dense_a.T @ dense_b
@@ -177,8 +182,8 @@ def _add(sums: Tensor, a: Entries, b: Entries, tokens: int) -> None:
     while start < len(degree):  # as many entries of a as make _PAIRS pairs, at least one
         done = int(ends[start - 1]) if start else 0
         stop = max(start + 1, int(torch.searchsorted(ends, done + _PAIRS, right=True)))
-        of_a = torch.repeat_interleave(torch.arange(start, stop), degree[start:stop])
-        place = torch.arange(len(of_a)) - (ends[start:stop] - degree[start:stop] - done)[of_a - start]
+        of_a = torch.repeat_interleave(torch.arange(start, stop, device="cpu"), degree[start:stop])
+        place = torch.arange(len(of_a), device="cpu") - (ends[start:stop] - degree[start:stop] - done)[of_a - start]
         of_b = first[of_a] + place
         cell = a.features[of_a] * columns + b.features[of_b]
         for p in range(products):

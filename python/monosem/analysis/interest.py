@@ -93,7 +93,7 @@ def choose(
     groups.append(Group("Sharpest predictions", note, picker.take(ranked[often[ranked]], sharp, per_kind=2)))
 
     alive = (index.counts > 0).nonzero().flatten()
-    draw = alive[torch.randperm(len(alive), generator=torch.Generator().manual_seed(seed))]
+    draw = alive[torch.randperm(len(alive), generator=torch.Generator().manual_seed(seed), device="cpu")]
     note = "A fair sample of the features that fire and are not shown above, so that the choice flatters no one."
     groups.append(Group("Drawn blindly", note, picker.take(draw, random)))
     return [group for group in groups if group.features]
@@ -104,7 +104,7 @@ def _best_of_sources(moments: SourceMoments, labels: Mapping[str, Sequence[int]]
     labelled = {i for members in labels.values() for i in members}
     others = {n: [i] for i, n in enumerate(moments.sources) if i not in labelled and moments.tokens[i] > 0}
     if not others:
-        return torch.zeros(0, dtype=torch.int64)
+        return torch.zeros(0, dtype=torch.int64, device="cpu")
     r, feature = torch.where(often[:, None], moments.correlations(others), -1.0).max(0)
     order = _descending(r)
     return feature[order][r[order] > 0.1]

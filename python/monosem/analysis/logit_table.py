@@ -27,10 +27,12 @@ class LogitTable:
             raise ValueError(f"used: got {len(self.ids)} entries of the vocabulary; wanted at least 2")
         d_sae, d_vocab = len(self.decoder), self.directions.shape[1]
         kept = 4 * d_sae * d_vocab <= memory
-        self.table = torch.empty(d_sae, d_vocab) if kept else None
+        self.table = torch.empty(d_sae, d_vocab, dtype=torch.float32, device="cpu") if kept else None
         self.used = self.directions[:, self.ids]
-        self.median = torch.full((d_sae,), torch.nan)  # of features that were not asked for
-        for part in torch.arange(d_sae).split(512) if kept else ():
+        self.median = torch.full(
+            (d_sae,), torch.nan, dtype=torch.float32, device="cpu"
+        )  # of features that were not asked for
+        for part in torch.arange(d_sae, device="cpu").split(512) if kept else ():
             self.table[part] = self.decoder[part] @ self.directions - self._median(part)[:, None]
 
     def _median(self, features: Tensor) -> Tensor:
@@ -44,7 +46,7 @@ class LogitTable:
         """Weights of pairs (feature, token): [n]."""
         if self.table is not None:
             return self.table.view(-1)[features * self.table.shape[1] + tokens]
-        out = torch.empty(len(features))
+        out = torch.empty(len(features), dtype=torch.float32, device="cpu")
         for start in range(0, len(features), block):
             part = slice(start, start + block)
             dots = (self.decoder[features[part]] * self.directions.T[tokens[part]]).sum(1)
@@ -59,6 +61,6 @@ class LogitTable:
 
     def top(self, feature: int, count: int) -> list[tuple[int, float]]:
         """The tokens of the used vocabulary that a feature raises most: (id, weight)."""
-        w = self.rows(torch.tensor([feature]))[0]
+        w = self.rows(torch.tensor([feature], dtype=torch.int64, device="cpu"))[0]
         best = w.topk(min(count, len(w)))
         return [(int(self.ids[i]), v) for v, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]

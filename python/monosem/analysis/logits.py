@@ -28,7 +28,7 @@ class LogitWeights:
 
 def used_vocabulary(tokens: Any, d_vocab: int, least: int = 3) -> Tensor:
     """Entries seen at least ``least`` times in ``tokens``: bool [d_vocab]. The weights of the others mean nothing."""
-    return torch.bincount(torch.as_tensor(tokens).flatten().long(), minlength=d_vocab)[:d_vocab] >= least
+    return torch.bincount(torch.as_tensor(tokens, device="cpu").flatten().long(), minlength=d_vocab)[:d_vocab] >= least
 
 
 @torch.no_grad()

@@ -138,10 +138,10 @@ class _Sums:
 
     def __init__(self, d_in: int, sources: int) -> None:
         self.tokens, self.error, self.active, self.square, self.cosine, self.norms, self.nonzero = torch.zeros(
-            7, sources, dtype=torch.float64
+            7, sources, dtype=torch.float64, device="cpu"
         )
-        self.mean = torch.zeros(sources, d_in, dtype=torch.float64)
-        self.predicted, self.clean, self.sae, self.zero = torch.zeros(4, sources, dtype=torch.float64)
+        self.mean = torch.zeros(sources, d_in, dtype=torch.float64, device="cpu")
+        self.predicted, self.clean, self.sae, self.zero = torch.zeros(4, sources, dtype=torch.float64, device="cpu")
 
     def update(self, block: Block, target_source: Tensor) -> None:
         assert block.losses is not None and block.reconstruction is not None

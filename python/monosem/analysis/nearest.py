@@ -18,11 +18,11 @@ def nearest(directions: Tensor, count: int, bar: Any = None, block: int = 1024) 
     """
     w = directions.detach().float().cpu()
     w = w / w.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    zero, count = torch.zeros(len(w)), min(count, len(w) - 1)
+    zero, count = torch.zeros(len(w), dtype=torch.float32, device="cpu"), min(count, len(w) - 1)
     ids, values = [], []
     for start in range(0, len(w), block):
         code = ops.topk_encode(w[start : start + block], w, zero, count + 1)
-        own = torch.arange(start, start + len(code.values))[:, None]
+        own = torch.arange(start, start + len(code.values), device="cpu")[:, None]
         score = torch.where(code.indices == own, -1.0, code.values)
         order = torch.argsort(score, dim=1, descending=True, stable=True)[:, :count]
         ids.append(code.indices.gather(1, order))

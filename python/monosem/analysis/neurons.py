@@ -38,8 +38,8 @@ class NeuronBasis:
     def __init__(self, d_in: int, device: torch.device | str = "cpu") -> None:
         self.cfg = NeuronConfig(d_in, d_in)
         self.metadata: dict[str, Any] = {}
-        self.W_dec = torch.eye(d_in, device=device)
-        self.b_dec = torch.zeros(d_in, device=device)
+        self.W_dec = torch.eye(d_in, device=device, dtype=torch.float32)
+        self.b_dec = torch.zeros(d_in, device=device, dtype=torch.float32)
 
     @property
     def W_enc_rows(self) -> Tensor:

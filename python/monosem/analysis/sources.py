@@ -65,10 +65,10 @@ class SourceMoments:
     def __init__(self, d_sae: int, sources: Sequence[str]) -> None:
         self.sources = list(sources)
         shape = (d_sae, len(self.sources))
-        self.square = torch.zeros(d_sae, dtype=torch.float64)
-        self.mass = torch.zeros(shape, dtype=torch.float64)  # Σ f·1[source]
-        self.active = torch.zeros(shape, dtype=torch.float64)  # Σ 1[f > 0]·1[source]
-        self.tokens = torch.zeros(shape[1], dtype=torch.float64)
+        self.square = torch.zeros(d_sae, dtype=torch.float64, device="cpu")
+        self.mass = torch.zeros(shape, dtype=torch.float64, device="cpu")  # Σ f·1[source]
+        self.active = torch.zeros(shape, dtype=torch.float64, device="cpu")  # Σ 1[f > 0]·1[source]
+        self.tokens = torch.zeros(shape[1], dtype=torch.float64, device="cpu")
 
     def update(self, block: Block) -> None:
         values = block.values.double()
@@ -97,7 +97,7 @@ class SourceMoments:
             covariance = self.mass[:, list(members)].sum(1) / n - mean * share
             scale = (variance * share * (1 - share)).sqrt()
             columns.append(torch.where(scale > 0, covariance / scale, torch.zeros_like(scale)))
-        return torch.stack(columns, 1) if columns else torch.zeros(len(mean), 0, dtype=torch.float64)
+        return torch.stack(columns, 1) if columns else torch.zeros(len(mean), 0, dtype=torch.float64, device="cpu")
 
     def feature_correlations(self, feature: int, groups: Mapping[str, Sequence[int]]) -> list[float]:
         """Pearson's r of one feature with every label."""

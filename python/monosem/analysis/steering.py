@@ -78,11 +78,13 @@ class Steering:
         self.sae, self.edits, self.error, self.skip_positions = sae, tuple(edits), error, skip_positions
         device = sae.W_dec.device
         self._slot = torch.full((d_sae,), -1, dtype=torch.int64, device=device)
-        self._slot[torch.tensor(features, dtype=torch.int64, device=device)] = torch.arange(len(features)).to(device)
+        self._slot[torch.tensor(features, dtype=torch.int64, device=device)] = torch.arange(
+            len(features), device="cpu"
+        ).to(device)
         self._directions = sae.W_dec.detach()[torch.tensor(features, dtype=torch.int64, device=device)]
         # f' = keep·f + value, so f' − f = (keep − 1)·f + value
-        self._keep = torch.tensor([float(e.kind == "add") for e in edits], device=device)
-        self._value = torch.tensor([e.value for e in edits], device=device)
+        self._keep = torch.tensor([float(e.kind == "add") for e in edits], dtype=torch.float32, device=device)
+        self._value = torch.tensor([e.value for e in edits], dtype=torch.float32, device=device)
 
     @torch.no_grad()
     def __call__(self, x: Tensor, hook: Any = None) -> Tensor:

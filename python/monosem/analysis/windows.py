@@ -190,12 +190,12 @@ def _window_values(
 ) -> list[list[float]]:
     """The activation of one feature on each token of each span (feature, row, first, end); 0 on skipped positions."""
     x = torch.cat([activations[r, a:b] for _, r, a, b in spans]).to(sae.W_dec.device, torch.float32)
-    lengths = torch.tensor([b - a for *_, a, b in spans])
-    feature = torch.tensor([f for f, *_ in spans]).repeat_interleave(lengths)
+    lengths = torch.tensor([b - a for *_, a, b in spans], dtype=torch.int64, device="cpu")
+    feature = torch.tensor([f for f, *_ in spans], dtype=torch.int64, device="cpu").repeat_interleave(lengths)
     values, features, at = entries(sae.encode(x))
     mine = features == feature[at]
-    flat = torch.zeros(len(x)).index_put_((at[mine],), values[mine])
-    position = torch.cat([torch.arange(a, b) for *_, a, b in spans])
+    flat = torch.zeros(len(x), dtype=torch.float32, device="cpu").index_put_((at[mine],), values[mine])
+    position = torch.cat([torch.arange(a, b, device="cpu") for *_, a, b in spans])
     flat[position < skip] = 0
     return [part.tolist() for part in flat.split(lengths.tolist())]
 

@@ -139,15 +139,15 @@ def _operations_timed(events: list[tuple[str, Any, Any]], event: Callable[[], An
 
 def copy_bytes_per_second(clock: Clock, size: int = 1 << 31) -> float:
     """Bytes a second of a copy far larger than the cache, reads and writes counted."""
-    a = torch.empty(size // 4, device=clock.device).normal_()
+    a = torch.empty(size // 4, device=clock.device, dtype=torch.float32).normal_()
     b = torch.empty_like(a)
     return 2 * size / (1e-3 * clock.time(lambda: b.copy_(a)).ms)
 
 
 def product_flops_per_second(clock: Clock, n: int, d: int, f: int, dtype: torch.dtype) -> float:
     """FLOP/s of PyTorch's x·Wᵀ [n, d] × [d, f] on random data; the best of one product and four narrower ones."""
-    x = torch.randn(n, d, device=clock.device).to(dtype)
-    w = torch.randn(f, d, device=clock.device).to(dtype)
+    x = torch.randn(n, d, device=clock.device, dtype=torch.float32).to(dtype)
+    w = torch.randn(f, d, device=clock.device, dtype=torch.float32).to(dtype)
     best = float("inf")
     for parts in (1, 4):
         out = torch.empty(n, f // parts, device=clock.device, dtype=dtype)

@@ -79,8 +79,8 @@ def multiplies_bf16() -> bool:
 def whole_rate(d: int, bits: int) -> float:
     """FLOP/s (two a multiply-add) of our loop over whole numbers, on one panel of tokens and one of features."""
     tokens, features = backend.native.panels()
-    left = cpu_whole.Packed(torch.randn(tokens, d), 0, bits, tokens=True)
-    right = cpu_whole.Packed(torch.randn(features, d), 0, bits, tokens=False)
+    left = cpu_whole.Packed(torch.randn(tokens, d, dtype=torch.float32, device="cpu"), 0, bits, tokens=True)
+    right = cpu_whole.Packed(torch.randn(features, d, dtype=torch.float32, device="cpu"), 0, bits, tokens=False)
     times, threads = 1 << 14, torch.get_num_threads()
 
     def run() -> None:
@@ -93,10 +93,13 @@ def whole_rate(d: int, bits: int) -> float:
 def product_rate(d: int, dtype: torch.dtype) -> float:
     """FLOP/s of ``x·Wᵀ`` at width D by PyTorch, in tiles that stay in cache: the best of several tile shapes."""
     f = 4096
-    x, w = torch.randn(2048, d).to(dtype), torch.randn(f, d).to(dtype)
+    x, w = (
+        torch.randn(2048, d, dtype=torch.float32, device="cpu").to(dtype),
+        torch.randn(f, d, dtype=torch.float32, device="cpu").to(dtype),
+    )
 
     def product(rows: int, cols: int) -> Callable[[], None]:
-        tile = torch.empty(rows, cols, dtype=dtype)
+        tile = torch.empty(rows, cols, dtype=dtype, device="cpu")
 
         def run() -> None:
             for j in range(0, f, cols):
@@ -114,7 +117,10 @@ def product_rate(d: int, dtype: torch.dtype) -> float:
 def bandwidth(size: int = 1 << 28) -> float:
     """Bytes a second, reads and writes counted, of sweeps far larger than the caches: the best of a copy (which may
     read what it is about to overwrite) and a scaling in place (which need not)."""
-    a, b = torch.empty(size // 4).normal_(), torch.empty(size // 4)
+    a, b = (
+        torch.empty(size // 4, dtype=torch.float32, device="cpu").normal_(),
+        torch.empty(size // 4, dtype=torch.float32, device="cpu"),
+    )
     return 2 * size / min(fastest(lambda: b.copy_(a)), fastest(lambda: b.mul_(1.0)))
 
 

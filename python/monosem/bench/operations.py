@@ -34,9 +34,9 @@ def operations(w: Workload, device: torch.device | str = "cpu") -> list[Operatio
     """All operations of ``monosem.ops`` that a training step of this workload uses, on its data."""
     directions = w.directions()
     x = w.batches(1, directions)[0]
-    bias = torch.full((w.f,), w.bias(directions, x), device=device)
+    bias = torch.full((w.f,), w.bias(directions, x), dtype=torch.float32, device=device)
     directions, x = directions.to(device), x.to(device)
-    w_dec, b_dec = directions, torch.zeros(w.d, device=device)
+    w_dec, b_dec = directions, torch.zeros(w.d, device=device, dtype=torch.float32)
     moved, moved_bias = directions.clone(), bias.clone()  # what is written in place
     n, d, f = w.n, w.d, w.f
     if w.kind == "topk":
@@ -52,7 +52,11 @@ def operations(w: Workload, device: torch.device | str = "cpu") -> list[Operatio
     g = w_dec.flip(0) * 1e-4
     adam = (w.lr, 0.9, 0.999, 1e-8, 10, True)
     matrix, batch, rows, listed = 4 * f * d, 4 * n * d, 4 * e * d, 8 * e
-    dead = torch.randperm(f, generator=torch.Generator().manual_seed(0))[: max(1, f // 100)].sort().values.to(device)
+    dead = (
+        torch.randperm(f, generator=torch.Generator().manual_seed(0), device="cpu")[: max(1, f // 100)]
+        .sort()
+        .values.to(device)
+    )
     alive = torch.ones(f, dtype=torch.bool, device=device).index_fill_(0, dead, False)
     fresh = x[torch.arange(len(dead), device=device) % n]
     return [

@@ -157,7 +157,8 @@ def write_data(w: Workload, path: Path, batches: int = 4, trained: bool = True) 
     start = directions if trained else w.directions(seed=2)
     data = {
         "batches": made[:-1].clone(), "held_out": made[-1].clone(), "W_enc": start, "W_dec": start,
-        "b_enc": torch.full((w.f,), w.bias(start, made[:-1])), "b_dec": torch.zeros(w.d),
+        "b_enc": torch.full((w.f,), w.bias(start, made[:-1]), dtype=torch.float32, device="cpu"),
+        "b_dec": torch.zeros(w.d, dtype=torch.float32, device="cpu"),
     }  # fmt: skip
     torch.save(data, path)
 

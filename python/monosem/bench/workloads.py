@@ -54,16 +54,16 @@ class Workload:
     def directions(self, seed: int = 0) -> Tensor:
         """F random unit rows [F, D]."""
         g = torch.Generator().manual_seed(seed)
-        rows = torch.randn(self.f, self.d, generator=g)
+        rows = torch.randn(self.f, self.d, generator=g, dtype=torch.float32, device="cpu")
         return rows.div_(rows.norm(dim=-1, keepdim=True))
 
     def batches(self, count: int, directions: Tensor) -> Tensor:
         """[count, N, D]: sums of K of the directions."""
         g = torch.Generator().manual_seed(1)
-        made = torch.empty(count, self.n, self.d)
+        made = torch.empty(count, self.n, self.d, dtype=torch.float32, device="cpu")
         for x in made:
-            chosen = torch.randint(len(directions), (self.n, self.k), generator=g)
-            weights = torch.rand(self.n, self.k, generator=g)
+            chosen = torch.randint(len(directions), (self.n, self.k), generator=g, device="cpu")
+            weights = torch.rand(self.n, self.k, generator=g, dtype=torch.float32, device="cpu")
             x.copy_(torch.nn.functional.embedding_bag(chosen, directions, per_sample_weights=weights, mode="sum"))
         return made
 

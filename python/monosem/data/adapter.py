@@ -119,7 +119,7 @@ class Model(ABC):
         hidden = self._run(tokens, self._replacements(tokens, replace), BEFORE_UNEMBED)
         target = tokens[:, 1:].reshape(-1, 1)
         hidden = hidden[:, :-1].reshape(len(target), -1)
-        losses = torch.empty(len(target), device=hidden.device)
+        losses = torch.empty(len(target), device=hidden.device, dtype=torch.float32)
         rows = max(1, _LOGITS_AT_ONCE // self.d_vocab)
         for start in range(0, len(target), rows):
             part = slice(start, start + rows)
@@ -145,7 +145,9 @@ class Model(ABC):
         out = list(tokens)
         out = out if out[:1] == [self.bos_id] else [self.bos_id, *out]
         for _ in range(length):
-            window = self._check_tokens(torch.tensor([[out[0], *out[max(1, len(out) + 1 - self.n_ctx) :]]]))
+            window = self._check_tokens(
+                torch.tensor([[out[0], *out[max(1, len(out) + 1 - self.n_ctx) :]]], dtype=torch.int64, device="cpu")
+            )
             hidden = self._run(window, self._replacements(window, replace), BEFORE_UNEMBED)
             logits = self._unembed(hidden[0, -1:])[0].float().cpu()
             if temperature:
@@ -157,7 +159,9 @@ class Model(ABC):
     def width(self, hook_name: str) -> int:
         """d of :meth:`activations` at a hook."""
         if hook_name not in self._widths:
-            self._widths[hook_name] = self.activations(torch.zeros(1, min(3, self.n_ctx)).long(), hook_name).shape[-1]
+            self._widths[hook_name] = self.activations(
+                torch.zeros(1, min(3, self.n_ctx), dtype=torch.float32, device="cpu").long(), hook_name
+            ).shape[-1]
         return self._widths[hook_name]
 
     @torch.no_grad()
@@ -180,7 +184,7 @@ class Model(ABC):
         elif hook_name.endswith(
             ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_mlp_out", "hook_attn_out")
         ):
-            path = torch.eye(len(unembedding), device=unembedding.device)
+            path = torch.eye(len(unembedding), device=unembedding.device, dtype=torch.float32)
         else:
             raise ValueError(
                 f"hook_name: {hook_name!r} has no linear path to the logits; wanted the residual stream, an output "

@@ -221,7 +221,7 @@ def _check_disk(index: shards.Index, missing: list[int]) -> None:
 
 def _write(index: shards.Index, shard: int, contexts: Contexts, bar: tqdm) -> None:
     rows = np.array(index.contexts(shard))
-    out = torch.empty(len(rows), index.kept, contexts.d_in, dtype=shards.DTYPES[index.settings["dtype"]])
+    out = torch.empty(len(rows), index.kept, contexts.d_in, dtype=shards.DTYPES[index.settings["dtype"]], device="cpu")
     done = 0
     for found in contexts.activations(rows):
         finite = found.isfinite().all(dim=2).all(dim=1)

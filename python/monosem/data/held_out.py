@@ -34,9 +34,9 @@ def held_out_loss(model: Model, documents: Sequence[Document], progress: bool = 
     with bar:
         for start in range(0, len(windows), _WINDOWS):
             part = windows[start : start + _WINDOWS]
-            rows = torch.full((len(part), len(part[0][1]) + 1), model.bos_id)
+            rows = torch.full((len(part), len(part[0][1]) + 1), model.bos_id, dtype=torch.int64, device="cpu")
             for row, (_, ids) in zip(rows, part, strict=True):
-                row[1 : len(ids) + 1] = torch.tensor(ids)
+                row[1 : len(ids) + 1] = torch.tensor(ids, dtype=torch.int64, device="cpu")
             for losses, (index, ids) in zip(model.token_losses(rows), part, strict=True):
                 nats[index] += float(losses[: len(ids)].double().sum())  # what follows is padding
                 bar.update(len(ids))

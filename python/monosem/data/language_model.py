@@ -87,8 +87,8 @@ class LanguageModel(nn.Module):
         self.pos_embed = nn.Embedding(cfg.n_ctx, cfg.d_model)
         self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layers))
         self.ln_final = nn.LayerNorm(cfg.d_model, eps=cfg.ln_eps)
-        self.W_U = nn.Parameter(torch.empty(cfg.d_model, cfg.d_vocab))
-        self.b_U = nn.Parameter(torch.zeros(cfg.d_vocab))
+        self.W_U = nn.Parameter(torch.empty(cfg.d_model, cfg.d_vocab, dtype=torch.float32, device="cpu"))
+        self.b_U = nn.Parameter(torch.zeros(cfg.d_vocab, dtype=torch.float32, device="cpu"))
 
     def init_weights(self, seed: int) -> "LanguageModel":
         """Normal weights, std 0.02 for embeddings and 1/√fan_in elsewhere (halved into the residual stream)."""
@@ -138,7 +138,7 @@ class _HeadLoss(torch.autograd.Function):
         n = len(h)
         dh, dw, db = torch.empty_like(h), torch.zeros_like(w), torch.zeros_like(b)
         logits = h.new_empty(min(_HeadLoss.ROWS, n), w.shape[1])
-        loss = torch.zeros((), dtype=torch.float64)
+        loss = torch.zeros((), dtype=torch.float64, device="cpu")
         parts = (t.split(_HeadLoss.ROWS) for t in (h, target.unsqueeze(1), dh))
         for rows, hit, d_rows in zip(*parts, strict=True):
             p = torch.addmm(b, rows, w, out=logits[: len(rows)])

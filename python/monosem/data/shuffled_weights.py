@@ -35,6 +35,6 @@ def shuffle_weights(model: Any, seed: int = 0) -> NativeModel:
         if p.ndim < 2:
             continue
         for matrix in p.chunk(3) if "qkv" in name else (p,):
-            order = torch.randperm(matrix.numel(), generator=generator)
+            order = torch.randperm(matrix.numel(), generator=generator, device="cpu")
             matrix.copy_(matrix.reshape(-1)[order].view_as(matrix))
     return NativeModel(module, model.tokenizer, model.name + SHUFFLED)

@@ -107,7 +107,7 @@ class ActivationStore(ShuffledSource):
         wanted = wanted.astype(np.int64)
         if wanted.size and not 0 <= wanted.min() <= wanted.max() < self.n_stored:
             raise ValueError(f"indices: got {wanted.min()} to {wanted.max()}; wanted 0 to {self.n_stored - 1}")
-        out = torch.empty(len(wanted), self.d_in, dtype=shards.DTYPES[self._layout.dtype])
+        out = torch.empty(len(wanted), self.d_in, dtype=shards.DTYPES[self._layout.dtype], device="cpu")
         into, where = shards.as_bits(out, self._layout.dtype), np.empty((2, len(wanted)), np.int64)
         home = np.searchsorted(self._ends, wanted, side="right")
         for number in np.unique(home):

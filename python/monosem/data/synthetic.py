@@ -40,7 +40,9 @@ class SyntheticDictionary:
             raise ValueError(f"active: got {active!r}; wanted a mean number of features above 0, at most {n_features}")
         self.d_in, self.n_features, self.active, self.seed = d_in, n_features, active, seed
         self.batch_size, self.batches, self.noise = batch_size, batches, noise
-        self.features = F.normalize(torch.randn(n_features, d_in, generator=self._generator(0)), dim=1)
+        self.features = F.normalize(
+            torch.randn(n_features, d_in, generator=self._generator(0), dtype=torch.float32, device="cpu"), dim=1
+        )
         self._next = 0
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -51,13 +53,19 @@ class SyntheticDictionary:
     def batch(self, number: int) -> Tensor:
         """Batch ``number`` (from 0): [batch_size, d_in], fp32."""
         generator = self._generator(1 + number)
-        counts = torch.poisson(torch.full((self.batch_size,), float(self.active)), generator=generator).long()
+        counts = torch.poisson(
+            torch.full((self.batch_size,), float(self.active), dtype=torch.float32, device="cpu"), generator=generator
+        ).long()
         total = int(counts.sum())
-        chosen = torch.randint(self.n_features, (total,), generator=generator)
-        coefficients = torch.rand(total, generator=generator) + 0.5
+        chosen = torch.randint(self.n_features, (total,), generator=generator, device="cpu")
+        coefficients = torch.rand(total, generator=generator, dtype=torch.float32, device="cpu") + 0.5
         starts = counts.cumsum(0) - counts
         x = F.embedding_bag(chosen, self.features, starts, mode="sum", per_sample_weights=coefficients)
-        return x + self.noise * torch.randn(x.shape, generator=generator) if self.noise else x
+        return (
+            x + self.noise * torch.randn(x.shape, generator=generator, dtype=torch.float32, device="cpu")
+            if self.noise
+            else x
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """The number of the next batch, and what the batches depend on. JSON-able."""

@@ -45,13 +45,15 @@ class ReLUSAE(SAE):
         self.normalize_decoder()
         self.register_buffer("density", torch.ones((), dtype=torch.float32, device=device), persistent=False)
         # On a GPU: the most entries of a token, and the mean, in the last steps.
-        self.register_buffer("recent", torch.full((LAG, 2), float(d_sae), device=device), persistent=False)
+        self.register_buffer(
+            "recent", torch.full((LAG, 2), float(d_sae), dtype=torch.float32, device=device), persistent=False
+        )
         self._late = Late()
 
     def expect(self, most: int, mean: float) -> None:
         """Say how many features are active, at most and on average, before a first step has measured it."""
         self.density.fill_(mean / self.cfg.d_sae)
-        self.recent.copy_(torch.tensor([float(most), mean]))
+        self.recent.copy_(torch.tensor([float(most), mean], dtype=torch.float32, device="cpu"))
 
     def encode(self, x: Tensor) -> SparseCode:
         """The positive features of each token, in CSR form."""

@@ -41,7 +41,7 @@ class TopKSAE(SAE):
         with torch.no_grad():
             self.W_enc_rows.copy_(self.W_dec)
         # On a GPU: how many features were dead in the last steps.
-        self.register_buffer("recent", torch.zeros(LAG, 1, device=device), persistent=False)
+        self.register_buffer("recent", torch.zeros(LAG, 1, device=device, dtype=torch.float32), persistent=False)
         self._late = Late()
 
     def encode(self, x: Tensor) -> SparseCode:

@@ -56,7 +56,11 @@ class SparseCode:
 
     def l0(self) -> Tensor:
         """Mean number of active features a token, 0-dim float32 (NaN when there is no token)."""
-        return (self.values > 0).sum(dtype=torch.float32) / self.n_tokens if self.n_tokens else torch.tensor(torch.nan)
+        return (
+            (self.values > 0).sum(dtype=torch.float32) / self.n_tokens
+            if self.n_tokens
+            else torch.tensor(torch.nan, dtype=torch.float32, device=self.values.device)
+        )
 
     def fired(self) -> Tensor:
         """Which features are active on at least one token, bool [d_sae]; unlike counting, it never waits for a GPU."""

@@ -30,7 +30,10 @@ MARGIN = 2.0**-7
 
 def topk(x: Tensor, w: Tensor, b: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """``reference.topk_encode`` with nothing of size tokens × F."""
-    values, indices = torch.empty(len(x), k), torch.empty(len(x), k, dtype=torch.int32)
+    values, indices = (
+        torch.empty(len(x), k, dtype=torch.float32, device="cpu"),
+        torch.empty(len(x), k, dtype=torch.int32, device="cpu"),
+    )
     encoder = _Encoder(w, b)
     _topk(encoder, fp32(x), k, encoder.product, values, indices)
     return values.to(x.dtype), indices
@@ -44,8 +47,11 @@ def _topk(encoder: "_Encoder", x: Tensor, k: int, product: str, values: Tensor, 
     else:
         redo = _topk_in_tiles(encoder, x, k, product, values, indices)
     if redo:  # more values within the margin than the buffer holds (ties, constant rows)
-        at = torch.tensor(redo)
-        again = torch.empty(len(redo), k), torch.empty(len(redo), k, dtype=torch.int32)
+        at = torch.tensor(redo, dtype=torch.int64, device="cpu")
+        again = (
+            torch.empty(len(redo), k, dtype=torch.float32, device="cpu"),
+            torch.empty(len(redo), k, dtype=torch.int32, device="cpu"),
+        )
         # Rounding the weights anew costs more than a few tokens in fp32.
         _topk(encoder, x[at], k, "int16" if product == "int8" and len(redo) > FEW else "fp32", *again)
         values[at], indices[at] = again
@@ -71,8 +77,11 @@ def threshold(x: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     product = encoder.suited(fp32(x), encoder.product)
     step = max(1, min(BLOCK if product in WHOLE else ROWS, n))
     block = _C.ThresholdBlock(step)
-    counts = torch.zeros(n, dtype=torch.int64)
-    values, indices = [torch.empty(0)], [torch.empty(0, dtype=torch.int32)]
+    counts = torch.zeros(n, dtype=torch.int64, device="cpu")
+    values, indices = (
+        [torch.empty(0, dtype=torch.float32, device="cpu")],
+        [torch.empty(0, dtype=torch.int32, device="cpu")],
+    )
     for start in range(0, n, step):
         part = fp32(x[start : start + step])
         if product in WHOLE:
@@ -80,10 +89,10 @@ def threshold(x: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         elif not encoder.offer(block, part, product):
             block.rescore(len(part), part.data_ptr(), *encoder.addresses, threads())
         total = block.counts(len(part), counts[start:].data_ptr())
-        values.append(torch.empty(total))
-        indices.append(torch.empty(total, dtype=torch.int32))
+        values.append(torch.empty(total, dtype=torch.float32, device="cpu"))
+        indices.append(torch.empty(total, dtype=torch.int32, device="cpu"))
         block.finish(len(part), values[-1].data_ptr(), indices[-1].data_ptr())
-    offsets = torch.zeros(n + 1, dtype=torch.int64)
+    offsets = torch.zeros(n + 1, dtype=torch.int64, device="cpu")
     torch.cumsum(counts, 0, out=offsets[1:])
     return torch.cat(values).to(x.dtype), torch.cat(indices), offsets
 
@@ -149,7 +158,7 @@ def _capacity(k: int, product: str) -> int:
 def _tiles(x: Tensor, w: Tensor, exact: bool) -> Iterator[tuple[int, Tensor]]:
     f, wanted = len(w), torch.float32 if exact else torch.bfloat16
     left = x.to(wanted)
-    buffer = torch.empty(len(x) * min(COLS, f), dtype=wanted)
+    buffer = torch.empty(len(x) * min(COLS, f), dtype=wanted, device="cpu")
     for first in range(0, f, COLS):
         rows = w[first : first + COLS].to(wanted)
         tile = buffer[: len(x) * len(rows)].view(len(x), len(rows))

@@ -57,7 +57,7 @@ def code_without_waiting(indices: Tensor, offsets: Tensor, d_sae: int) -> tuple[
 def sparse_decode(values: Tensor, indices: Tensor, offsets: Tensor, w: Tensor, b: Tensor) -> Tensor:
     v, (i, o, n), (rows, dtype), bias = fp32(values), _code(indices, offsets, len(w)), weights(w), fp32(b)
     d = w.shape[1]
-    out = torch.empty(n, d)
+    out = torch.empty(n, d, dtype=torch.float32, device="cpu")
     _C.sparse_decode(
         v.data_ptr(), i.data_ptr(), o.data_ptr(), n, rows.data_ptr(), dtype, d, bias.data_ptr(), out.data_ptr(),
         threads(),
@@ -67,7 +67,7 @@ def sparse_decode(values: Tensor, indices: Tensor, offsets: Tensor, w: Tensor, b
 
 def gather_dot(g: Tensor, indices: Tensor, offsets: Tensor, w: Tensor) -> Tensor:
     g32, (i, o, n), (rows, dtype) = fp32(g), _code(indices, offsets, len(w)), weights(w)
-    out = torch.empty(len(i))
+    out = torch.empty(len(i), dtype=torch.float32, device="cpu")
     _C.gather_dot(
         i.data_ptr(), o.data_ptr(), n, rows.data_ptr(), dtype, w.shape[1], g32.data_ptr(), 1.0, out.data_ptr(),
         threads(),
@@ -80,7 +80,11 @@ def decode_loss(
 ) -> tuple[Tensor, Tensor, Tensor]:
     v, (i, o, n), (rows, dtype) = fp32(values), _code(indices, offsets, len(w)), weights(w)
     bias, target, d = fp32(b), fp32(x), w.shape[1]
-    loss, residual, slopes = torch.empty(n), torch.empty(n, d), torch.empty(len(v))
+    loss, residual, slopes = (
+        torch.empty(n, dtype=torch.float32, device="cpu"),
+        torch.empty(n, d, dtype=torch.float32, device="cpu"),
+        torch.empty(len(v), dtype=torch.float32, device="cpu"),
+    )
     _C.decode_loss(
         v.data_ptr(), i.data_ptr(), o.data_ptr(), n, rows.data_ptr(), dtype, d, bias.data_ptr(), target.data_ptr(),
         loss.data_ptr(), residual.data_ptr(), slopes.data_ptr(), threads(),
@@ -90,8 +94,11 @@ def decode_loss(
 
 def csc(indices: Tensor, offsets: Tensor, d_sae: int) -> tuple[Tensor, Tensor, Tensor]:
     i, o, n = _code(indices, offsets, d_sae)
-    starts = torch.empty(d_sae + 1, dtype=torch.int64)
-    entries, tokens = torch.empty(len(i), dtype=torch.int64), torch.empty(len(i), dtype=torch.int32)
+    starts = torch.empty(d_sae + 1, dtype=torch.int64, device="cpu")
+    entries, tokens = (
+        torch.empty(len(i), dtype=torch.int64, device="cpu"),
+        torch.empty(len(i), dtype=torch.int32, device="cpu"),
+    )
     _C.csc(
         i.data_ptr(), o.data_ptr(), n, d_sae, starts.data_ptr(), entries.data_ptr(), tokens.data_ptr(), threads()
     )  # fmt: skip
@@ -101,7 +108,7 @@ def csc(indices: Tensor, offsets: Tensor, d_sae: int) -> tuple[Tensor, Tensor, T
 def row_grad(starts: Tensor, entries: Tensor, tokens: Tensor, coef: Tensor, u: Tensor) -> Tensor:
     c, u32 = fp32(coef), fp32(u)
     f, d = len(starts) - 1, u.shape[1]
-    out = torch.empty(f, d)
+    out = torch.empty(f, d, dtype=torch.float32, device="cpu")
     _C.row_grad(
         starts.data_ptr(), entries.data_ptr(), tokens.data_ptr(), f, c.data_ptr(), u32.data_ptr(), d, out.data_ptr(),
         threads(),
@@ -111,7 +118,7 @@ def row_grad(starts: Tensor, entries: Tensor, tokens: Tensor, coef: Tensor, u: T
 
 def feature_sum(starts: Tensor, entries: Tensor, coef: Tensor) -> Tensor:
     c = fp32(coef)
-    out = torch.empty(len(starts) - 1)
+    out = torch.empty(len(starts) - 1, dtype=torch.float32, device="cpu")
     _C.feature_sum(starts.data_ptr(), entries.data_ptr(), len(out), c.data_ptr(), out.data_ptr(), threads())
     return out.to(coef.dtype)
 

@@ -31,9 +31,11 @@ class Packed:
         panel = _C.panels()[0 if tokens else 1]
         self.padded = -(-n // panel) * panel
         group = 32 // bits
-        self.packed = torch.empty(self.padded * -(-d // group), dtype=torch.int32)
-        self.scale, self.norm, self.off = (torch.empty(self.padded) for _ in range(3))
-        self.start = torch.empty(self.padded, dtype=torch.int32)
+        self.packed = torch.empty(self.padded * -(-d // group), dtype=torch.int32, device="cpu")
+        self.scale, self.norm, self.off = (
+            torch.empty(self.padded, dtype=torch.float32, device="cpu") for _ in range(3)
+        )
+        self.start = torch.empty(self.padded, dtype=torch.int32, device="cpu")
         _C.whole_pack(
             bits, rows.data_ptr(), dtype, n, d, tokens, self.packed.data_ptr(), self.scale.data_ptr(),
             self.norm.data_ptr(), self.off.data_ptr(), self.start.data_ptr(), threads(),
@@ -75,7 +77,7 @@ class Product:
         self.bits, self.n = bits, len(x)
         left, right = Packed(x, 0, bits, tokens=True), w_packed
         self.margins = Margins(left, right, d, largest_bias)
-        offsets = torch.full((right.padded,), -torch.inf)
+        offsets = torch.full((right.padded,), -torch.inf, dtype=torch.float32, device="cpu")
         offsets[: len(w)] = bias
         self.tile = _C.WholeTile(
             left.packed.data_ptr(), right.packed.data_ptr(), left.scale.data_ptr(), right.scale.data_ptr(),
@@ -86,7 +88,7 @@ class Product:
 
     def topk(self, k: int, capacity: int, values: Tensor, indices: Tensor) -> list[int]:
         """Fill in values and indices [n, k]; returns the tokens of which too much lay within the margin."""
-        flags = torch.empty(self.n, dtype=torch.uint8)
+        flags = torch.empty(self.n, dtype=torch.uint8, device="cpu")
         _C.whole_topk(
             self.bits, self.tile, self.exact, k, capacity, values.data_ptr(), indices.data_ptr(), flags.data_ptr(),
             threads(),

@@ -58,7 +58,7 @@ class TensorBatches:
     def __iter__(self) -> Iterator[Tensor]:
         while len(self._x):
             generator = torch.Generator().manual_seed((self._seed * 1_000_003 + self._epoch) % 2**63)
-            order = torch.randperm(len(self._x), generator=generator)
+            order = torch.randperm(len(self._x), generator=generator, device="cpu")
             while self._next + self._batch_size <= len(self._x):
                 rows = order[self._next : self._next + self._batch_size]
                 self._next += self._batch_size

@@ -70,7 +70,10 @@ class Learner:
         state = {
             f"{part}.{name}": tensor.detach() for part, tensors in parts.items() for name, tensor in tensors.items()
         }
-        return state | {"generator": self.generator.get_state(), "resampled": torch.tensor(self.resampled)}
+        return state | {
+            "generator": self.generator.get_state(),
+            "resampled": torch.tensor(self.resampled, dtype=torch.int64, device="cpu"),
+        }
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:

@@ -151,7 +151,7 @@ class _Run:
                     self.seconds = time.monotonic() - began
                     bar.update(per_step)
                     if self.step % _LOG_EVERY == 0 or self.step == self.steps:
-                        mean = float(torch.tensor(self.losses).mean())
+                        mean = float(torch.tensor(self.losses, dtype=torch.float32, device="cpu").mean())
                         self.losses.clear()
                         bar.set_postfix(loss=f"{mean:.3f}")
                         lr = self.optimizer.param_groups[0]["lr"]

@@ -108,7 +108,7 @@ class InputDraw:
         self._sae, self._n, self._generator, self._scale = sae, n, generator, sparsity_scale
         self.rows = sae.W_dec.new_empty(0, sae.cfg.d_in)
         self.missing = cfg.n_inputs
-        self._keys = torch.empty(0, dtype=torch.float64)
+        self._keys = torch.empty(0, dtype=torch.float64, device="cpu")
 
     @torch.no_grad()
     def offer(self, x: Tensor) -> None:
@@ -119,7 +119,7 @@ class InputDraw:
             return
         weights = token_losses(self._sae, x, self._scale).square() * (x != 0).any(-1)
         # Random numbers come from the CPU, in float64: the same draw on every device.
-        uniform = torch.rand(len(x), generator=self._generator, dtype=torch.float64)
+        uniform = torch.rand(len(x), generator=self._generator, dtype=torch.float64, device="cpu")
         keys = torch.cat([self._keys, weights.double().cpu().log() - uniform.log().neg().log()])
         best = keys.topk(min(self._n, int((keys > -torch.inf).sum()))).indices
         self.rows = torch.cat([self.rows, x])[best.to(x.device)]

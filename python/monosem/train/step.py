@@ -49,7 +49,7 @@ class FastStep:
         self.sae, self.betas, self.eps, self.lazy_rows = sae, betas, eps, lazy_rows
         self.m, self.v = ({n: self._zeros(n, adam_state, i) for n in PARAMETERS} for i in range(2))
         small = PARAMETERS[:2] if adam_state == "int8" else ()
-        self.scales = {n: torch.zeros(2, sae.cfg.d_sae, device=sae.W_dec.device) for n in small}
+        self.scales = {n: torch.zeros(2, sae.cfg.d_sae, device=sae.W_dec.device, dtype=torch.float32) for n in small}
         self._count = 0
         self._steps: Tensor | None = None  # on the device, once lr is
         self._live: Tensor | None = None
@@ -140,7 +140,7 @@ class FastStep:
                 f"lr: got {list(lr.shape)} on {lr.device}; wanted a 0-dim tensor on {self.sae.W_dec.device}"
             )
         if self._steps is None:
-            self._steps = torch.tensor(self._count, device=lr.device)
+            self._steps = torch.tensor(self._count, dtype=torch.int64, device=lr.device)
             self._live = adam.live_factors(*self.betas, self.eps, lr.device)
         self._steps += 1
         adam.set_live_(self._live, lr, self._steps, *self.betas)
@@ -193,7 +193,7 @@ class FastStep:
         state = {f"{k}.{n}": t for k, moments in (("m", self.m), ("v", self.v)) for n, t in moments.items()}
         state |= {f"scales.{n}": t for n, t in self.scales.items()}
         state |= {f"buffer.{n}": t for n, t in self.sae.named_buffers()}
-        return state | {"step": torch.tensor(self.count, dtype=torch.int64)}
+        return state | {"step": torch.tensor(self.count, dtype=torch.int64, device="cpu")}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -215,8 +215,10 @@ def _weighted_sum(coef: Tensor, rows: Tensor) -> Tensor:
     if rows.device.type != "cpu" or rows.dtype != torch.float32:
         return coef @ rows
     f, d = rows.shape
-    starts = torch.arange(0, f + PART, PART).clamp_(max=f)
-    return ops.sparse_decode(coef, torch.arange(f, dtype=torch.int32), starts, rows, rows.new_zeros(d)).sum(0)
+    starts = torch.arange(0, f + PART, PART, device="cpu").clamp_(max=f)
+    return ops.sparse_decode(
+        coef, torch.arange(f, dtype=torch.int32, device="cpu"), starts, rows, rows.new_zeros(d)
+    ).sum(0)
 
 
 class StepOutput:

@@ -52,9 +52,13 @@ def gather(subject: Any, index: Index, *, neighbours: int = 8, neurons: int = 5,
 def _nearest_alive(directions: Tensor, alive: Tensor, count: int, bar: Any) -> tuple[Tensor, Tensor]:
     """``nearest`` among the features that fire: the others cost the square of their number and say nothing."""
     own = alive.nonzero().flatten()
-    ids, values = nearest(directions[own], count, bar) if len(own) > 1 else (torch.zeros(len(own), 0).long(),) * 2
-    near = torch.full((len(alive), ids.shape[1]), -1, dtype=torch.int64)
-    cosines = torch.zeros(near.shape)
+    ids, values = (
+        nearest(directions[own], count, bar)
+        if len(own) > 1
+        else (torch.zeros(len(own), 0, dtype=torch.float32, device="cpu").long(),) * 2
+    )
+    near = torch.full((len(alive), ids.shape[1]), -1, dtype=torch.int64, device="cpu")
+    cosines = torch.zeros(near.shape, dtype=torch.float32, device="cpu")
     near[own], cosines[own] = own[ids.long()], values.float()
     bar.update(len(alive) - len(own))
     return near, cosines
@@ -62,7 +66,7 @@ def _nearest_alive(directions: Tensor, alive: Tensor, count: int, bar: Any) -> t
 
 def _neurons(index: Index, count: int, bar: Any, block: int = 2048) -> tuple[Tensor, Tensor]:
     parts = []
-    for features in torch.arange(index.d_sae).split(block):
+    for features in torch.arange(index.d_sae, device="cpu").split(block):
         r = index.neuron_correlations(features)
         parts.append(r.topk(min(count, r.shape[1]), dim=1))
         bar.update(len(features))

@@ -29,7 +29,7 @@ def read_prompt(subject: Any, text: str, most: int = 64) -> dict[str, Any]:
             f"prompt: got {len(ids) - 1} tokens ({text[:40]!r}…); wanted 1 to {model.n_ctx - 1}, the context of "
             f"{model.name!r}"
         )
-    x = model.activations(torch.tensor([ids]), subject.hook_name)[0]
+    x = model.activations(torch.tensor([ids], dtype=torch.int64, device="cpu"), subject.hook_name)[0]
     values, features, at = entries(subject.sae.encode(x[1:].to(subject.sae.W_dec.device, torch.float32)))
     on: list[list[list[Any]]] = [[] for _ in ids]
     for value, feature, token in sorted(

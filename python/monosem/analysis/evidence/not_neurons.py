@@ -120,7 +120,10 @@ def measure(
     strongest = Kept(d_in, TOP, "value")
     fitted = ProxySet(model, rows)
     proxies = ProxyMoments(d_sae, len(fitted.names))
-    active, maximum = torch.zeros(d_sae, dtype=torch.int64), torch.zeros(d_sae)
+    active, maximum = (
+        torch.zeros(d_sae, dtype=torch.int64, device="cpu"),
+        torch.zeros(d_sae, dtype=torch.float32, device="cpu"),
+    )
     basis = NeuronBasis(d_in, sae.W_dec.device)
 
     def read(what: str) -> Iterator[Block]:
@@ -129,7 +132,10 @@ def measure(
             progress=what if progress else None,
         )  # fmt: skip
 
-    neuron, pearson = torch.zeros(d_sae, dtype=torch.int64), torch.zeros(d_sae, dtype=torch.float64)
+    neuron, pearson = (
+        torch.zeros(d_sae, dtype=torch.int64, device="cpu"),
+        torch.zeros(d_sae, dtype=torch.float64, device="cpu"),
+    )
     for first in range(0, d_sae, wide):
         end = min(first + wide, d_sae)
         cross = Crossed(end - first, d_in)
@@ -187,9 +193,11 @@ def _strongest(held: Kept, basis: NeuronBasis, block: Block, length: int) -> Non
     scored = length - block.skip
     local = at // scored
     cell = local * basis.cfg.d_in + neurons
-    best = torch.zeros(len(block.row) * basis.cfg.d_in).scatter_reduce_(0, cell, values, "amax")
+    best = torch.zeros(len(block.row) * basis.cfg.d_in, dtype=torch.float32, device="cpu").scatter_reduce_(
+        0, cell, values, "amax"
+    )
     first = (values == best[cell]).nonzero().flatten().flip(0)
-    entry = torch.full((len(best),), -1, dtype=torch.int64)
+    entry = torch.full((len(best),), -1, dtype=torch.int64, device="cpu")
     entry[cell[first]] = first
     kept = entry[entry >= 0]
     places = block.row[local[kept]] * length + at[kept] % scored + block.skip
@@ -201,7 +209,9 @@ def _in_top(
 ) -> tuple[Tensor, Tensor]:
     """Per feature: neurons whose top examples hold its context, and the largest share of one neuron's: [F], [F]."""
     d_sae, length = len(maximum), rows.tokens.shape[1]
-    neuron = torch.arange(len(strongest.places))[:, None].expand_as(strongest.places)[strongest.places >= 0]
+    neuron = torch.arange(len(strongest.places), device="cpu")[:, None].expand_as(strongest.places)[
+        strongest.places >= 0
+    ]
     place = strongest.places[strongest.places >= 0]
     keys = []
     order = place.argsort(stable=True)
@@ -216,10 +226,16 @@ def _in_top(
         values, features, at = entries(sae.encode(x))
         strong = values >= maximum[features] / 2
         keys.append(features[strong] * len(strongest.places) + neuron[mine[at[strong]]])
-    pairs, number = torch.cat(keys).unique(return_counts=True) if keys else (torch.zeros(0).long(),) * 2
+    pairs, number = (
+        torch.cat(keys).unique(return_counts=True)
+        if keys
+        else (torch.zeros(0, dtype=torch.float32, device="cpu").long(),) * 2
+    )
     feature = pairs // max(len(strongest.places), 1)
     count = torch.bincount(feature, minlength=d_sae)
-    share = torch.zeros(d_sae, dtype=torch.float64).scatter_reduce_(0, feature, number.double() / TOP, "amax")
+    share = torch.zeros(d_sae, dtype=torch.float64, device="cpu").scatter_reduce_(
+        0, feature, number.double() / TOP, "amax"
+    )
     return count, share
 
 

@@ -24,8 +24,8 @@ def portraits(
     Args:
         select: the rows that are read for it.
     """
-    slot = torch.full((subject.sae.cfg.d_sae,), -1)
-    slot[torch.tensor(list(features), dtype=torch.int64)] = torch.arange(len(features))
+    slot = torch.full((subject.sae.cfg.d_sae,), -1, dtype=torch.int64, device="cpu")
+    slot[torch.tensor(list(features), dtype=torch.int64, device="cpu")] = torch.arange(len(features), device="cpu")
     counts: list[Counter[int]] = [Counter() for _ in features]
     best: list[dict[int, Example]] = [{} for _ in features]
     for block in blocks(
@@ -34,7 +34,7 @@ def portraits(
         mine = slot[block.features] >= 0
         length = block.tokens.shape[1]
         places = block.places[mine]
-        ids = torch.as_tensor(np.asarray(rows.tokens)).view(-1)[places]
+        ids = torch.as_tensor(np.asarray(rows.tokens), device="cpu").view(-1)[places]
         columns = slot[block.features[mine]].tolist(), ids.tolist(), places.tolist(), block.values[mine].tolist()
         for i, token, place, value in zip(*columns, strict=True):
             counts[i][token] += 1

@@ -179,7 +179,7 @@ def measure(
             s.close()
     root = int(moments[0].correlations({label: groups[label]})[:, 0].argmax()) if feature is None else feature
     nodes, links, omitted, joined = _family(root, edges, most)
-    used = used_vocabulary(torch.as_tensor(rows.tokens), subjects[0].model.d_vocab)
+    used = used_vocabulary(torch.as_tensor(rows.tokens, device="cpu"), subjects[0].model.d_vocab)
     tables = [LogitTable(s.sae, s.model, s.hook_name, used, memory // 2) for s in subjects]
     members = groups.get(label, []) if feature is None else []
     described = _described(nodes, subjects, moments, tables, rows, select, members, skip_positions)
@@ -252,7 +252,7 @@ def _edges(
 ) -> Edges:
     a, b = moments
     fires_a, fires_b = ((m.counts >= least).nonzero().flatten() for m in (a, b))
-    none = torch.zeros(0, dtype=torch.int64)
+    none = torch.zeros(0, dtype=torch.int64, device="cpu")
     parts = [(none, none, none.double())]
     for numbers, block in sums.blocks(fires_a, fires_b):
         cosine = masked_cosine(block, a.square[numbers], b.square[fires_b])
@@ -267,7 +267,7 @@ def closest(edges: Edges) -> Tensor:
     """Numbers of the edges that lead each child to the parent with the largest masked cosine; of equals the first."""
     order = torch.argsort(edges.masked, descending=True, stable=True)
     order = order[torch.argsort(edges.child[order], stable=True)]
-    first = torch.ones(len(order), dtype=torch.bool)
+    first = torch.ones(len(order), dtype=torch.bool, device="cpu")
     first[1:] = edges.child[order[1:]] != edges.child[order[:-1]]
     return order[first]
 
@@ -296,7 +296,7 @@ def _family(
     """
     nodes, links, omitted, joined, current = [(0, root)], [], 0, [1], [root]
     for level, e in enumerate(edges):
-        mine = torch.isin(e.parent, torch.tensor(current, dtype=torch.int64))
+        mine = torch.isin(e.parent, torch.tensor(current, dtype=torch.int64, device="cpu"))
         joined.append(len(e.child[mine].unique()))
         nearest = closest(e)
         nearest = nearest[mine[nearest]]

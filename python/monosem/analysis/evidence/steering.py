@@ -325,8 +325,12 @@ def proxy_judges(
 
 def separating(inside: Tensor, outside: Tensor) -> float:
     """The threshold t ≥ 0 with the largest P(inside > t) − P(outside > t); of equals the smallest."""
-    candidates = torch.cat([torch.zeros(1).double(), inside[inside > 0].double()]).unique()
-    candidates = candidates[torch.linspace(0, len(candidates) - 1, min(1000, len(candidates))).long()]
+    candidates = torch.cat(
+        [torch.zeros(1, dtype=torch.float32, device="cpu").double(), inside[inside > 0].double()]
+    ).unique()
+    candidates = candidates[
+        torch.linspace(0, len(candidates) - 1, min(1000, len(candidates)), dtype=torch.float32, device="cpu").long()
+    ]
 
     def above(scores: Tensor) -> Tensor:
         ordered = scores.double().flatten().sort().values

@@ -51,7 +51,9 @@ class Matches:
         """The 10, 25, 50, 75 and 90 % quantiles of r."""
         if not len(self.r):
             return [float("nan")] * 5
-        return torch.quantile(self.r, torch.tensor([0.1, 0.25, 0.5, 0.75, 0.9], dtype=torch.float64)).tolist()
+        return torch.quantile(
+            self.r, torch.tensor([0.1, 0.25, 0.5, 0.75, 0.9], dtype=torch.float64, device="cpu")
+        ).tolist()
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ def measure(
     """
     check_tokenizers(a.model, b.model, rows)
     same = a.model.name == b.model.name and a.hook_name == b.hook_name
-    used = used_vocabulary(torch.as_tensor(rows.tokens), a.model.d_vocab)
+    used = used_vocabulary(torch.as_tensor(rows.tokens, device="cpu"), a.model.d_vocab)
     logits = [LogitTable(s.sae, s.model, s.hook_name, used, memory) for s in (a, b)]
     select = spread(rows, tokens)
     read = [
@@ -206,7 +208,7 @@ def measure(
 
 def check_tokenizers(a: Any, b: Any, rows: Rows) -> None:
     """Raise ValueError unless both models read text as the same tokens."""
-    probe = a.decode([t for t in torch.as_tensor(rows.tokens[0]).tolist() if t != a.bos_id])
+    probe = a.decode([t for t in torch.as_tensor(rows.tokens[0], device="cpu").tolist() if t != a.bos_id])
     if (a.d_vocab, a.bos_id) != (b.d_vocab, b.bos_id) or a.encode(probe) != b.encode(probe):
         raise ValueError(
             f"models: {a.name!r} and {b.name!r} do not share a tokenizer; wanted two models that read text as the same "
@@ -230,9 +232,9 @@ class _Pair:
     def finish(self, least: int, logits: Sequence[LogitTable] | None) -> Comparison:
         a, b = self.moments
         n = len(a.counts)
-        best, match = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.int64)
-        back = torch.full((len(b.counts),), -1.0, dtype=torch.float64)
-        attribution = torch.full((n,), torch.nan, dtype=torch.float64)
+        best, match = torch.zeros(n, dtype=torch.float64, device="cpu"), torch.zeros(n, dtype=torch.int64, device="cpu")
+        back = torch.full((len(b.counts),), -1.0, dtype=torch.float64, device="cpu")
+        attribution = torch.full((n,), torch.nan, dtype=torch.float64, device="cpu")
         fires, answers = a.counts >= least, b.counts > 0
         columns = (answers if answers.any() else ~answers).nonzero().flatten()
         for numbers, sums in self.products.blocks(fires.nonzero().flatten(), columns):
@@ -242,7 +244,7 @@ class _Pair:
             back[columns] = torch.maximum(back[columns], r.max(0).values)
             if len(sums) > 1:
                 attribution[numbers] = _pairwise(
-                    sums[1][torch.arange(len(at)), at], a, b, 1, numbers, match[numbers]
+                    sums[1][torch.arange(len(at), device="cpu"), at], a, b, 1, numbers, match[numbers]
                 )  # fmt: skip
         feature = fires.nonzero().flatten()
         if not len(feature):
@@ -250,7 +252,7 @@ class _Pair:
                 f"least: no feature of {self.sides[0]} fires on {least} of the {a.tokens:,} tokens; read more "
                 "text, or compare rarer features too"
             )
-        agreed = torch.full((len(feature),), torch.nan, dtype=torch.float64)
+        agreed = torch.full((len(feature),), torch.nan, dtype=torch.float64, device="cpu")
         if logits is not None:
             for start in range(0, len(feature), 512):
                 f = feature[start : start + 512]
@@ -271,8 +273,8 @@ class _Moments:
     """Σu, Σu² of each value of each feature, float64 [P, F]; the tokens on which it fires; tokens read."""
 
     def __init__(self, d_sae: int, products: int) -> None:
-        self.sum, self.square = (torch.zeros(products, d_sae, dtype=torch.float64) for _ in range(2))
-        self.counts, self.tokens = torch.zeros(d_sae, dtype=torch.int64), 0
+        self.sum, self.square = (torch.zeros(products, d_sae, dtype=torch.float64, device="cpu") for _ in range(2))
+        self.counts, self.tokens = torch.zeros(d_sae, dtype=torch.int64, device="cpu"), 0
 
     def update(self, code: Entries, tokens: int) -> None:
         values = code.values.double()
@@ -292,13 +294,13 @@ def correlation(sums: Tensor, a: _Moments, b: _Moments, p: int, rows: Tensor, co
     """Pearson's r of some features of A (``rows``) with some of B (``columns``); 0 where either never varies."""
     scale = a.deviation(p)[rows, None] * b.deviation(p)[columns]
     r = sums / a.tokens - a.mean(p)[rows, None] * b.mean(p)[columns]
-    return torch.where(scale > 0, r / scale, torch.zeros((), dtype=r.dtype))
+    return torch.where(scale > 0, r / scale, torch.zeros((), dtype=r.dtype, device="cpu"))
 
 
 def _pairwise(sums: Tensor, a: _Moments, b: _Moments, p: int, i: Tensor, j: Tensor) -> Tensor:
     scale = a.deviation(p)[i] * b.deviation(p)[j]
     r = sums / a.tokens - a.mean(p)[i] * b.mean(p)[j]
-    return torch.where(scale > 0, r / scale, torch.zeros((), dtype=r.dtype))
+    return torch.where(scale > 0, r / scale, torch.zeros((), dtype=r.dtype, device="cpu"))
 
 
 def _row_correlation(u: Tensor, v: Tensor) -> Tensor:

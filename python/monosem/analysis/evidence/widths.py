@@ -78,7 +78,7 @@ def measure(
     more = len(select) > len(spread(rows, tokens))
     runs, scored, baselines = [], (0, 0), {}
     for name, sae in sorted(dictionaries.items(), key=lambda item: (item[1].cfg.d_sae, item[0])):
-        counts = torch.zeros(sae.cfg.d_sae, dtype=torch.int64)
+        counts = torch.zeros(sae.cfg.d_sae, dtype=torch.int64, device="cpu")
         seen = 0
 
         def count(block: Block, counts: torch.Tensor = counts) -> None:

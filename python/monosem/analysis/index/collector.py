@@ -34,8 +34,8 @@ class Collector:
         self.marks = [torch.from_numpy(np.ascontiguousarray(m, dtype=bool)).flatten() for m in (marks or {}).values()]
         wide = shape[0] * shape[1] >= 1 << 31
         s = settings
-        self.tokens = torch.zeros((), dtype=torch.int64)
-        self.maximum = torch.zeros(d_sae)
+        self.tokens = torch.zeros((), dtype=torch.int64, device="cpu")
+        self.maximum = torch.zeros(d_sae, dtype=torch.float32, device="cpu")
         self.top = Kept(d_sae, s.top, "value", wide=wide)
         self.random = Kept(d_sae, s.random, "random", 2 * s.seed, wide)
         columns = len(sources) + len(self.marks)
@@ -63,7 +63,7 @@ class Collector:
 
     def _columns(self, block: Block, places: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Columns of the histogram to which the entries belong: one source each, and any number of marks."""
-        columns = [(torch.arange(len(places)), block.source[block.at])]
+        columns = [(torch.arange(len(places), device="cpu"), block.source[block.at])]
         for number, mark in enumerate(self.marks):
             chosen = mark[places].nonzero().flatten()
             columns.append((chosen, torch.full_like(chosen, len(self.moments.sources) + number)))

@@ -12,13 +12,13 @@ class Crossed:
     """Streaming Σ f·x [F, D], Σ x and Σ x² [D] over tokens."""
 
     def __init__(self, d_sae: int, d_in: int) -> None:
-        self.product = torch.zeros(d_sae, d_in)
-        self.sum = torch.zeros(d_in, dtype=torch.float64)
-        self.square = torch.zeros(d_in, dtype=torch.float64)
+        self.product = torch.zeros(d_sae, d_in, dtype=torch.float32, device="cpu")
+        self.sum = torch.zeros(d_in, dtype=torch.float64, device="cpu")
+        self.square = torch.zeros(d_in, dtype=torch.float64, device="cpu")
 
     def update(self, features: Tensor, values: Tensor, at: Tensor, x: Tensor) -> None:
         x = x.float().cpu()
-        offsets = torch.zeros(len(x) + 1, dtype=torch.int64)
+        offsets = torch.zeros(len(x) + 1, dtype=torch.int64, device="cpu")
         offsets[1:] = torch.bincount(at, minlength=len(x)).cumsum(0)
         starts, entries, tokens = ops.csc(features.int(), offsets, len(self.product))
         self.product += ops.row_grad(starts, entries, tokens, values, x)

@@ -17,18 +17,18 @@ class Frequent:
 
     def __init__(self, rows: int, things: int, slots: int) -> None:
         self.things, self.slots = things, slots
-        self.ids = torch.full((rows, slots), -1, dtype=torch.int32)
-        self.counts = torch.zeros(rows, slots, dtype=torch.int32)
-        self.missed = torch.zeros(rows, slots, dtype=torch.int32)
-        self.sums = torch.zeros(rows, slots)
-        self.floor = torch.zeros(rows, dtype=torch.int32)
+        self.ids = torch.full((rows, slots), -1, dtype=torch.int32, device="cpu")
+        self.counts = torch.zeros(rows, slots, dtype=torch.int32, device="cpu")
+        self.missed = torch.zeros(rows, slots, dtype=torch.int32, device="cpu")
+        self.sums = torch.zeros(rows, slots, dtype=torch.float32, device="cpu")
+        self.floor = torch.zeros(rows, dtype=torch.int32, device="cpu")
 
     def update(self, rows: Tensor, ids: Tensor, weights: Tensor) -> None:
         """Count occurrences, each [nnz]: of thing ``ids`` in row ``rows``."""
         if not len(rows):
             return
         pair, inverse, counts = torch.unique(rows * self.things + ids, return_inverse=True, return_counts=True)
-        sums = torch.zeros(len(pair)).index_add_(0, inverse, weights)
+        sums = torch.zeros(len(pair), dtype=torch.float32, device="cpu").index_add_(0, inverse, weights)
         rows, ids, counts = pair // self.things, (pair % self.things).int(), counts.int()
         known = torch.cat([self._add_known(*part) for part in _pieces(rows, ids, counts, sums)])
         if not known.all():
@@ -54,7 +54,7 @@ class Frequent:
         order = order[torch.argsort(group[order], stable=True)]
         group = group[order]
         sizes = torch.bincount(group, minlength=len(touched))
-        rank = torch.arange(len(order)) - (sizes.cumsum(0) - sizes)[group]
+        rank = torch.arange(len(order), device="cpu") - (sizes.cumsum(0) - sizes)[group]
         out = rank >= self.slots
         floor = self.floor[touched].scatter_reduce_(0, group[out], total[order][out], "amax")
         self.floor[touched] = floor

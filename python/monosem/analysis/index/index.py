@@ -98,7 +98,7 @@ class Index:
             marks: by mark instead (``meta["marks"]``); then rows need not add up, as a token may bear several marks.
         """
         feature = self._known(feature)
-        counts = torch.as_tensor(self._arrays["levels.counts"][feature]).clone()
+        counts = torch.as_tensor(self._arrays["levels.counts"][feature], device="cpu").clone()
         upper, sources = float(self._arrays["levels.upper"][feature]), len(self.sources)
         occupied = counts[:sources].sum(0).nonzero()
         bins = int(occupied.max()) + 1 if len(occupied) else 0
@@ -167,7 +167,7 @@ class Index:
     def _crossed(self, features: Tensor) -> tuple[Tensor, Tensor]:
         if "crossed.product" not in self._arrays:
             raise ValueError("neurons: this index was built with neurons=False; build it again with neurons=True")
-        features = torch.as_tensor(features).long()
+        features = torch.as_tensor(features, device="cpu").long()
         return features, self._arrays["crossed.product"][features]
 
     @property

@@ -33,8 +33,8 @@ class Kept:
 
     def __init__(self, lists: int, size: int, rank: str, seed: int = 0, wide: bool = True) -> None:
         self.size, self.rank, self.seed = size, rank, seed
-        self.values = torch.zeros(lists, size)
-        self.places = torch.full((lists, size), -1, dtype=torch.int64 if wide else torch.int32)
+        self.values = torch.zeros(lists, size, dtype=torch.float32, device="cpu")
+        self.places = torch.full((lists, size), -1, dtype=torch.int64 if wide else torch.int32, device="cpu")
 
     def key(self, values: Tensor, places: Tensor) -> Tensor:
         """What entries are ranked by; −1 for an empty place."""
@@ -55,7 +55,7 @@ class Kept:
         touched, group, sizes = torch.unique_consecutive(lists[order], return_inverse=True, return_counts=True)
         if not len(touched):
             return
-        rank = torch.arange(len(order)) - (sizes.cumsum(0) - sizes)[group]
+        rank = torch.arange(len(order), device="cpu") - (sizes.cumsum(0) - sizes)[group]
         fits = rank < self.size
         group, rank, order = group[fits], self.size + rank[fits], order[fits]
         both_values = self.values.new_zeros(len(touched), 2 * self.size)

@@ -25,8 +25,8 @@ class Levels:
         if bins < 2 or bins % 2:
             raise ValueError(f"bins: got {bins}; wanted an even number ≥ 2 (bins are merged in pairs)")
         self.bins = bins
-        self.upper = torch.zeros(d_sae)
-        self.counts = torch.zeros(d_sae, columns, bins, dtype=torch.int32)
+        self.upper = torch.zeros(d_sae, dtype=torch.float32, device="cpu")
+        self.counts = torch.zeros(d_sae, columns, bins, dtype=torch.int32, device="cpu")
         self.sample = Kept(d_sae * bins, each, "random", seed, wide)
 
     def update(self, features: Tensor, values: Tensor, places: Tensor, columns: list[tuple[Tensor, Tensor]]) -> None:
@@ -47,7 +47,7 @@ class Levels:
         self.counts[grown] = 0
         self.counts[grown, :, :half] = old.unflatten(-1, (-1, 2)).sum(-1, dtype=torch.int32)
         kept, each = self.sample, self.sample.size
-        lists = (grown[:, None] * self.bins + torch.arange(self.bins)).flatten()
+        lists = (grown[:, None] * self.bins + torch.arange(self.bins, device="cpu")).flatten()
         pairs = kept.values[lists].view(-1, 2 * each), kept.places[lists].view(-1, 2 * each)
         kept.values[lists], kept.places[lists] = 0.0, -1
         lower = lists.view(-1, self.bins)[:, :half].flatten()

@@ -23,15 +23,15 @@ class Together:
 
     def __init__(self, d_sae: int, slots: int) -> None:
         self.d_sae, self.slots = d_sae, slots
-        self.active = torch.zeros(d_sae, dtype=torch.int64)
+        self.active = torch.zeros(d_sae, dtype=torch.int64, device="cpu")
         exact = d_sae * d_sae * 4 <= EXACT_BYTES
-        self.pairs = torch.zeros(d_sae, d_sae, dtype=torch.int32) if exact else None
+        self.pairs = torch.zeros(d_sae, d_sae, dtype=torch.int32, device="cpu") if exact else None
         self.frequent = None if exact else Frequent(d_sae, d_sae, slots)
 
     def update(self, features: Tensor, values: Tensor, at: Tensor, tokens: int) -> None:
         """Count a block of ``tokens`` tokens; entries are sorted by token."""
         if self.d_sae <= _NARROW:
-            on = torch.zeros(tokens, self.d_sae)
+            on = torch.zeros(tokens, self.d_sae, dtype=torch.float32, device="cpu")
             on[at, features] = 1.0
             both = (on.T @ on).round_().int()
             self.active += both.diagonal()
@@ -53,21 +53,21 @@ class Together:
         times = sizes[at]
         left = torch.repeat_interleave(features[first : first + len(at)], times)
         begin = torch.repeat_interleave(starts[at] - (times.cumsum(0) - times), times)
-        right = features[begin + torch.arange(len(left))]
+        right = features[begin + torch.arange(len(left), device="cpu")]
         other = left != right
         left, right = left[other], right[other]
         if self.pairs is not None:
             cell = left * self.d_sae + right
             self.pairs.view(-1).index_add_(0, cell, torch.ones_like(cell, dtype=torch.int32))
         else:
-            self.frequent.update(left, right, torch.ones(len(left)))
+            self.frequent.update(left, right, torch.ones(len(left), dtype=torch.float32, device="cpu"))
 
     def partners(self, tokens: int, block: int = 512) -> tuple[Tensor, Tensor]:
         """(features, counts), each int32 [F, slots]: the partners by phi, best first; −1 where there is none."""
         slots = min(self.slots, self.d_sae)
-        ids = torch.full((self.d_sae, slots), -1, dtype=torch.int32)
+        ids = torch.full((self.d_sae, slots), -1, dtype=torch.int32, device="cpu")
         counts = torch.zeros_like(ids)
-        every = torch.arange(self.d_sae)
+        every = torch.arange(self.d_sae, device="cpu")
         for start in range(0, self.d_sae, block):
             mine = every[start : start + block]
             both = (self.pairs if self.pairs is not None else self.frequent.counts)[mine]
@@ -99,6 +99,6 @@ def _strongest(features: Tensor, values: Tensor, at: Tensor, tokens: int) -> tup
         return features, at
     order = torch.argsort(values, descending=True, stable=True)
     order = order[torch.argsort(at[order], stable=True)]
-    rank = torch.arange(len(at)) - (sizes.cumsum(0) - sizes)[at[order]]
+    rank = torch.arange(len(at), device="cpu") - (sizes.cumsum(0) - sizes)[at[order]]
     order = order[rank < STRONGEST].sort().values
     return features[order], at[order]

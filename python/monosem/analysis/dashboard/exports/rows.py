@@ -49,7 +49,7 @@ class FeatureRows:
         with tqdm(total=len(self.features), unit="feature", desc="exporting", disable=not self.progress) as bar:
             for number, first in enumerate(range(0, len(self.features), BATCH)):
                 batch = self.features[first : first + BATCH]
-                heights, values = self._logit_bars(torch.tensor(batch))
+                heights, values = self._logit_bars(torch.tensor(batch, dtype=torch.int64, device="cpu"))
                 yield (
                     number,
                     [
@@ -67,8 +67,10 @@ class FeatureRows:
         low, high = w.min(1, keepdim=True).values, w.max(1, keepdim=True).values
         width = (high - low).clamp_min(1e-12) / BARS
         bar = ((w - low) / width).long().clamp_(max=BARS - 1)
-        heights = torch.zeros(len(features), BARS, dtype=torch.int64).scatter_add_(1, bar, torch.ones_like(bar))
-        middles = low + width * (torch.arange(BARS) + 0.5)
+        heights = torch.zeros(len(features), BARS, dtype=torch.int64, device="cpu").scatter_add_(
+            1, bar, torch.ones_like(bar)
+        )
+        middles = low + width * (torch.arange(BARS, device="cpu") + 0.5)
         return heights.tolist(), [rounded(row) for row in middles.tolist()]
 
     def _row(self, f: int) -> dict[str, Any]:
@@ -109,7 +111,9 @@ class FeatureRows:
             best = self.facts.neurons[f]
             out["correlated_neurons_indices"] = best.tolist()
             out["correlated_neurons_pearson"] = rounded(self.facts.correlations[f].tolist())
-            out["correlated_neurons_l1"] = rounded(self.index.neuron_cosines(torch.tensor([f]))[0, best].tolist())
+            out["correlated_neurons_l1"] = rounded(
+                self.index.neuron_cosines(torch.tensor([f], dtype=torch.int64, device="cpu"))[0, best].tolist()
+            )
         return out
 
     def _features(self, f: int) -> dict[str, Any]:

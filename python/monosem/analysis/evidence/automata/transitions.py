@@ -49,7 +49,7 @@ def raised_tokens(
     for rows in sae.W_dec.detach().split(block):
         w = logit_weights(SimpleNamespace(W_dec=rows), model, hook_name, used, most, block)
         on = w.top_values > sigmas * 1.4826 * w.spread[:, None]
-        feature = torch.arange(first, first + len(rows))[:, None].expand_as(on)
+        feature = torch.arange(first, first + len(rows), device="cpu")[:, None].expand_as(on)
         keys.append((feature * model.d_vocab + w.top_ids)[on].numpy())
         weights.append(w.top_values[on].numpy())
         first += len(rows)

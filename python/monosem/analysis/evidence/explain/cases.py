@@ -116,7 +116,7 @@ def gather(
         )
     places = _Places(tokens, skip_positions)
     used = used_vocabulary(tokens, subject.model.d_vocab)
-    chosen = torch.tensor(list(features)).long()
+    chosen = torch.tensor(list(features), dtype=torch.int64, device="cpu")
     logits = logit_weights(subject.sae, subject.model, subject.hook_name, used, count=TASK_LAST, features=chosen)
     ends = zip(logits.top_ids.tolist(), logits.bottom_ids.tolist(), strict=True)
     weights = dict(zip(features, ends, strict=True))

@@ -131,14 +131,18 @@ class ProxySet:
     @property
     def binary(self) -> Tensor:
         """bool [P]."""
-        return torch.tensor([p.binary for p in self.proxies], dtype=torch.bool)
+        return torch.tensor([p.binary for p in self.proxies], dtype=torch.bool, device="cpu")
 
     def scores(self, tokens: Any) -> Tensor:
         """The scores of rows of tokens [B, T]: float64 [P, B, T]. Above 0: more likely of this kind than not."""
         tokens = np.asarray(tokens)
         text = self.vocabulary.read(tokens)
         scores = [p.scores(text) for p in self.proxies]
-        return torch.from_numpy(np.stack(scores)) if scores else torch.zeros(0, *tokens.shape, dtype=torch.float64)
+        return (
+            torch.from_numpy(np.stack(scores))
+            if scores
+            else torch.zeros(0, *tokens.shape, dtype=torch.float64, device="cpu")
+        )
 
     def levels(self, scores: Tensor) -> Tensor:
         """What activations are correlated with: max(score, 0); of a binary proxy 1 where it is above 0; [P, ...]."""

@@ -17,7 +17,7 @@ class ProxyMoments:
 
     def __init__(self, d_sae: int, proxies: int) -> None:
         def zeros(*shape: int) -> Tensor:
-            return torch.zeros(shape, dtype=torch.float64)
+            return torch.zeros(shape, dtype=torch.float64, device="cpu")
 
         self.tokens = 0
         self.f, self.square, self.active, self.maximum = (zeros(d_sae) for _ in range(4))

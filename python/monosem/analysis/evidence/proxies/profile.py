@@ -25,8 +25,8 @@ class Profile:
 
     def __init__(self, index: int, proxy: int, maximum: float, length: int, seed: int = 0) -> None:
         self.index, self.proxy, self.maximum, self.length = index, proxy, maximum or 1.0, length
-        self.counts = torch.zeros(len(EDGES) + 1, _BINS, dtype=torch.int64)
-        self.mass = torch.zeros(len(EDGES) + 1, _BINS, dtype=torch.float64)
+        self.counts = torch.zeros(len(EDGES) + 1, _BINS, dtype=torch.int64, device="cpu")
+        self.mass = torch.zeros(len(EDGES) + 1, _BINS, dtype=torch.float64, device="cpu")
         self._kept: list[list[tuple[float, int, float]]] = [[] for _ in range(LEVELS)]
         self._random = torch.Generator().manual_seed(seed + index)
 
@@ -37,10 +37,10 @@ class Profile:
             return
         values, place, score = values[mine].double(), places[mine], scores[self.proxy, at[mine]]
         bins = (values / self.maximum * _BINS).long().clamp(max=_BINS - 1)
-        cell = torch.bucketize(score, torch.tensor(EDGES, dtype=score.dtype)) * _BINS + bins
+        cell = torch.bucketize(score, torch.tensor(EDGES, dtype=score.dtype, device="cpu")) * _BINS + bins
         self.counts += torch.bincount(cell, minlength=self.counts.numel()).view_as(self.counts)
         self.mass.view(-1).index_add_(0, cell, values)
-        keys = torch.rand(len(values), generator=self._random).tolist()
+        keys = torch.rand(len(values), generator=self._random, dtype=torch.float32, device="cpu").tolist()
         offered: dict[int, list[tuple[float, int, float]]] = {}
         for level, key, p, v in zip(
             (bins * LEVELS // _BINS).tolist(), keys, place.tolist(), values.tolist(), strict=True

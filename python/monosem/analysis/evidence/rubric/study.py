@@ -51,7 +51,12 @@ def candidates(
     """
     used = used_vocabulary(np.asarray(rows.tokens), subject.model.d_vocab)
     weights = logit_weights(
-        subject.sae, subject.model, subject.hook_name, used, count=logits, features=torch.tensor(list(features)).long()
+        subject.sae,
+        subject.model,
+        subject.hook_name,
+        used,
+        count=logits,
+        features=torch.tensor(list(features), dtype=torch.int64, device="cpu"),
     )
     out = []
     with tqdm(total=len(features), unit=kind.rstrip("s"), desc=f"examples of {kind}", disable=not progress) as bar:

@@ -1,0 +1,47 @@
+"""A user's process may have another default dtype or device: every tensor that the package makes says its own.
+
+Memory that C++ writes is sized by its elements, so that a default of two bytes would be an overrun of the heap.
+"""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import monosem
+
+ROOT = Path(monosem.__file__).parent
+FLOATING = {"empty", "zeros", "ones", "full", "tensor", "rand", "randn", "linspace", "logspace", "eye", "normal",
+            "empty_strided", "scalar_tensor", "Tensor"}  # fmt: skip  # the dtype is the default's, or may be
+WHOLE = {"arange", "randint", "randperm", "as_tensor", "tril_indices", "triu_indices"}  # int64, or that of the argument
+
+
+def bare(path: Path) -> list[str]:
+    """Calls of a factory that leave dtype or device to the process."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+            continue
+        name, of = node.func.attr, node.func.value
+        if not (isinstance(of, ast.Name) and of.id == "torch"):
+            continue
+        if name in {"get_default_dtype", "get_default_device", "set_default_dtype", "set_default_device"}:
+            found.append(f"{path.name}:{node.lineno} {name}")
+        given = {k.arg for k in node.keywords}
+        if None in given:  # **options, which carry both
+            continue
+        wanted = {"dtype", "device"} if name in FLOATING else {"device"} if name in WHOLE else set()
+        if wanted - given:
+            found.append(f"{path.name}:{node.lineno} {ast.unparse(node)} lacks {', '.join(sorted(wanted - given))}")
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_factories_say_dtype_and_device(path):
+    assert not bare(path)
+
+
+def test_a_bare_factory_is_seen(tmp_path):
+    file = tmp_path / "some.py"
+    file.write_text("import torch\na = torch.empty(3)\nb = torch.arange(4)\nc = torch.full((2,), 1.0, device='cpu')\n")
+    assert len(bare(file)) == 3
