@@ -16,6 +16,7 @@ from torch import Tensor
 from monosem.analysis.scan import Block, Rows, blocks, spread
 from monosem.analysis.sources import LabelFeature, SourceMoments, group_sources
 from monosem.data import files
+from monosem.data.saved import unfinished
 
 ULTRALOW = 1e-6  # Towards Monosemanticity, "Feature Density": the cluster below it is almost never interpretable
 
@@ -98,6 +99,7 @@ class Evaluation:
             f"{self.kind} SAE, {self.d_sae:,} features on {self.hook_name} ({self.d_in} wide) of {self.model}",
             f"{self.tokens:,} scored tokens in {self.contexts:,} contexts; "
             + (f"the first {self.skip_positions} of each left as it is" if self.skip_positions else "none left out"),
+            *([f"this is {unfinished(self.metadata)}"] if self.metadata.get("finished") is False else []),
             "",
             f"  L0                    {self.l0:10.2f}   features per token",
             f"  explained variance    {self.explained_variance:10.2%}   1 - FVU",

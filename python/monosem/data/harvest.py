@@ -13,14 +13,17 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from monosem.data import files, shards
+from monosem.data import files, fingerprint, shards
 from monosem.data.contexts import Contexts
-from monosem.data.memory import check_memory, human_bytes
+from monosem.data.memory import available_memory, check_memory, human_bytes
 from monosem.data.shuffled import ShuffledSource, differences
 from monosem.data.store import ActivationStore
 
 if TYPE_CHECKING:
     from monosem.data.adapter import Model
+
+
+BUFFER_BYTES = 1 << 30
 
 
 class ActivationStream(ShuffledSource):
@@ -37,10 +40,13 @@ class ActivationStream(ShuffledSource):
         tokens: integers [rows, n_ctx], each row one context.
         epochs: how often iterating once goes through the tokens; None: without end.
         buffer_contexts: contexts in memory; more of them mix better. Memory: buffer_contexts · n_ctx · d_in values.
+            None: 1,024, or as many as fit into 1 GiB (``BUFFER_BYTES``) or a quarter of the free memory, if less.
         skip_positions: left out at the beginning of each context; 1 leaves out BOS.
         dtype: of the buffer and of the batches.
         forward_contexts: contexts in one forward pass.
     """
+
+    filling = "running the model to fill the shuffle buffer"
 
     def __init__(
         self,
@@ -50,21 +56,22 @@ class ActivationStream(ShuffledSource):
         batch_size: int = 4096,
         seed: int = 0,
         epochs: int | None = None,
-        buffer_contexts: int = 1024,
+        buffer_contexts: int | None = None,
         skip_positions: int = 1,
         dtype: torch.dtype = torch.float32,
         *,
         forward_contexts: int = 16,
     ) -> None:
-        if not isinstance(buffer_contexts, Integral) or buffer_contexts < 1:
-            raise ValueError(f"buffer_contexts: got {buffer_contexts!r}; wanted an integer ≥ 1")
+        if buffer_contexts is not None and (not isinstance(buffer_contexts, Integral) or buffer_contexts < 1):
+            raise ValueError(f"buffer_contexts: got {buffer_contexts!r}; wanted an integer ≥ 1, or None")
         self.contexts = Contexts(model, hook_name, tokens, skip_positions, forward_contexts)
         self.hook_name, self.model_name = hook_name, model.name
         probe = next(self.contexts.activations(np.array([0])))  # says what a wrong model or hook does, before the work
+        held = buffer_contexts or default_buffer(self.contexts.kept * self.contexts.d_in * dtype.itemsize, probe.device)
         self._arrange(
             d_in=self.contexts.d_in,
             lengths=np.full(self.contexts.rows, self.contexts.kept),
-            window_tokens=buffer_contexts * self.contexts.kept,
+            window_tokens=held * self.contexts.kept,
             batch_size=batch_size,
             seed=seed,
             epochs=epochs,
@@ -72,7 +79,9 @@ class ActivationStream(ShuffledSource):
             dtype=dtype,
             device=probe.device,
             buffer="buffer_contexts",
-            settings=self.contexts.settings | {"dtype": str(dtype), "forward_contexts": self.contexts.batch},
+            settings=self.contexts.settings
+            | {"dtype": str(dtype), "forward_contexts": self.contexts.batch, "weights": fingerprint.of_model(model)},
+            windows_follow=buffer_contexts is None,
         )
 
     def _fill(self, units: np.ndarray, out: Tensor) -> None:
@@ -81,6 +90,13 @@ class ActivationStream(ShuffledSource):
             size = found.shape[0] * found.shape[1]
             out[done : done + size].view(found.shape).copy_(found)
             done += size
+            self._filled(size)
+
+
+def default_buffer(context_bytes: int, device: torch.device) -> int:
+    """Contexts that a stream keeps in memory when nobody says how many."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+    return int(max(1, min(1024, min(BUFFER_BYTES, free // 4) // max(1, context_bytes))))
 
 
 def harvest(

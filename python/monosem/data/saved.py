@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -72,4 +73,14 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> SAE:
             raise ValueError(f"folder: {str(folder)!r}, {name}: {what}; wanted {list(value.shape)} as cfg.json says")
     sae.load_state_dict(tensors)
     sae.metadata = record["metadata"]
+    if sae.metadata.get("finished") is False:
+        warnings.warn_explicit(f"folder: {str(folder)!r} holds {unfinished(sae.metadata)}", RuntimeWarning, __file__, 0)
     return sae
+
+
+def unfinished(metadata: dict[str, Any]) -> str:
+    """What to say of a dictionary whose training ended too early."""
+    return (
+        f"an unfinished dictionary: {metadata.get('steps')} of {metadata.get('steps_planned')} steps, then "
+        "its activations ended; call the same training again with more of them"
+    )

@@ -10,8 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
+from monosem.data import fingerprint
 from monosem.data.memory import check_memory
+
+# Settings that decide the order of the tokens and not which they are.
+_ORDER = ("seed", "batch_size", "windows", "forward_contexts")
+# Settings that positions did not always have; one without them may be gone on with.
+_LATER = ("weights", "content")
 
 
 class ShuffledSource:
@@ -25,11 +32,16 @@ class ShuffledSource:
     A batch crosses windows and epochs; only the last batch of a pass of ``epochs`` may be short. Iterating again
     after a pass was exhausted makes the next pass, in another order.
 
-    A subclass calls ``_arrange`` once and implements ``_fill``.
+    A subclass calls ``_arrange`` once and implements ``_fill``, which tells ``_filled`` how far it is.
     """
 
     d_in: int
     n_tokens: int  # in one epoch
+    progress: bool = False  # show a bar while a window is brought into memory
+    filling = "filling the shuffle buffer"  # its words
+    _bar_delay = 1.0  # seconds before it is shown
+    _planned: tuple[int, np.ndarray, np.ndarray] | None = None  # epoch, order of the units, window ends
+    _loaded: tuple[int, int, Tensor] | None = None  # epoch, window, order of its tokens
 
     def _arrange(
         self,
@@ -45,6 +57,7 @@ class ShuffledSource:
         device: torch.device | str,
         buffer: str,
         settings: dict[str, Any],
+        windows_follow: bool = False,
     ) -> None:
         """Set the order of a source.
 
@@ -54,6 +67,7 @@ class ShuffledSource:
             stored: type of the window in memory; batches are of ``dtype``.
             buffer: name of the option that sets ``window_tokens``, for messages.
             settings: what else must be the same for a saved position to mean the same tokens.
+            windows_follow: ``window_tokens`` is nobody's wish: a loaded position brings its own number of windows.
         """
         for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0), ("epochs", epochs, 1)):
             if not (value is None and name == "epochs") and (not isinstance(value, Integral) or value < least):
@@ -64,16 +78,26 @@ class ShuffledSource:
         self.epochs = None if epochs is None else int(epochs)
         self.n_tokens = int(lengths.sum())
         self._lengths, self._dtype = lengths, dtype
-        count = min(len(lengths), -(-self.n_tokens // max(1, window_tokens)))
-        self._bounds = np.arange(count + 1) * len(lengths) // count
-        self._settings = {"seed": self.seed, "batch_size": self.batch_size, "windows": count} | settings
-        if torch.device(device).type == "cpu":
-            most = -(-len(lengths) // count) * int(lengths.max())
-            check_memory(most * d_in * stored.itemsize, f"{most:,} activations of width {d_in:,}", buffer)
-        self._buffer = torch.empty(0, d_in, dtype=stored, device=device)
+        self._settings = {"seed": self.seed, "batch_size": self.batch_size, "windows": 0} | settings
+        self._buffer, self._option = torch.empty(0, d_in, dtype=stored, device=device), buffer
+        self._windows_follow = windows_follow
+        self._cut(min(len(lengths), -(-self.n_tokens // max(1, window_tokens))))
         self._position = self._passes = 0
-        self._planned: tuple[int, np.ndarray, np.ndarray] | None = None  # epoch, order of the units, window ends
-        self._loaded: tuple[int, int, Tensor] | None = None  # epoch, window, order of its tokens
+
+    def _cut(self, count: int) -> None:
+        """Cut every epoch into ``count`` windows."""
+        if self._buffer.device.type == "cpu":
+            most = -(-len(self._lengths) // count) * int(self._lengths.max())
+            needed = most * self.d_in * self._buffer.element_size()
+            check_memory(needed, f"{most:,} activations of width {self.d_in:,}", self._option)
+        self._bounds = np.arange(count + 1) * len(self._lengths) // count
+        self._settings["windows"] = count
+        self._planned, self._loaded = None, None
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells these activations from others, whatever their order."""
+        found = {name: value for name, value in self._settings.items() if name not in _ORDER}
+        return {"kind": f"activations ({type(self).__name__})", **found}
 
     def _fill(self, units: np.ndarray, out: Tensor) -> None:
         """Write the tokens of ``units``, one unit after the other in any fixed order, into ``out`` [n, d_in]."""
@@ -108,12 +132,20 @@ class ShuffledSource:
             raise ValueError(
                 f"state: got {state!r:.200}, without {error}; wanted what {type(self).__name__}.state_dict() gave"
             ) from None
-        different = differences(saved, self._settings)
+        follow = self._windows_follow and isinstance(saved.get("windows"), int)
+        count = min(max(1, saved["windows"]), len(self._lengths)) if follow else self._settings["windows"]
+        mine = self._settings | {"windows": count}
+        mine = {name: value for name, value in mine.items() if name in saved or name not in _LATER}
+        if "model" not in fingerprint.different(saved, mine):
+            mine["model"] = saved.get("model")  # the same weights under another name
+        different = differences(saved, mine)
         if different:
             raise ValueError(
                 f"state: the saved position belongs to other activations ({different}); wanted the settings of the "
                 "run that saved it. Use those, or begin without the saved position."
             )
+        if count != self._settings["windows"]:
+            self._cut(count)
         self._position, self._passes = position, passes
 
     def _take(self, count: int) -> Tensor:
@@ -138,10 +170,22 @@ class ShuffledSource:
             if len(self._buffer) < size:
                 self._buffer = self._buffer[:0].clone()  # the old one goes before the new one comes
                 self._buffer = self._buffer.new_empty(size, self.d_in)
-            self._fill(units[self._bounds[window] : self._bounds[window + 1]], self._buffer[:size])
+            self._fill_watched(units[self._bounds[window] : self._bounds[window + 1]], self._buffer[:size])
             order = torch.from_numpy(np.random.default_rng([self.seed, epoch, window + 1]).permutation(size))
             self._loaded = (epoch, window, order.to(self._buffer.device))
         return self._loaded[2], within - begin
+
+    def _fill_watched(self, units: np.ndarray, out: Tensor) -> None:
+        """``_fill`` under a bar of its own in tokens, where that takes long enough to wonder."""
+        with tqdm(
+            total=len(out), unit="tok", unit_scale=True, desc=self.filling, leave=False, delay=self._bar_delay,
+            mininterval=0.5, dynamic_ncols=True, disable=not self.progress,
+        ) as self._bar:  # fmt: skip
+            self._fill(units, out)
+
+    def _filled(self, tokens: int) -> None:
+        """For ``_fill`` to say that so many tokens more are in memory."""
+        self._bar.update(tokens)
 
     def _plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         if self._planned is None or self._planned[0] != epoch:

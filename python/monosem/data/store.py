@@ -81,7 +81,7 @@ class ActivationStore(ShuffledSource):
             dtype=torch.float32,
             device="cpu",
             buffer="buffer_mib",
-            settings=settings | {"holdout": float(holdout), "held_out": bool(held_out)},
+            settings=settings | {"holdout": float(holdout), "held_out": bool(held_out), "content": self.index.content},
         )
 
     @property
@@ -158,3 +158,4 @@ class ActivationStore(ShuffledSource):
                 shard.check(bits, first, first + length)
                 into[done : done + length] = bits[first : first + length]
                 done += length
+                self._filled(length)

@@ -83,6 +83,10 @@ class SyntheticDictionary:
             )
         self._next = int(state["batch"])
 
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells these activations from others."""
+        return {"kind": "synthetic activations"} | self._settings()
+
     def _settings(self) -> dict[str, Any]:
         names = ("d_in", "n_features", "active", "seed", "batch_size", "noise")
         return {name: getattr(self, name) for name in names}

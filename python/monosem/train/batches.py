@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
+import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from monosem.data import fingerprint
+from monosem.train.rng import rng_state, set_rng_state
 
 
 def check_batch(x: object, like: Tensor, d_in: int, number: int, movable: bool = False) -> Tensor:
     """``x`` [N, d_in], ready for a step, in the dtype of the weights ``like``; bf16 and fp16 widen exactly.
+
+    An array of NumPy is taken as it is, and a list or tuple of one tensor (what a ``DataLoader`` gives) as that tensor.
 
     ``movable``: a batch on the CPU goes to the weights' device, once it is checked: so that no one waits for a GPU to
     say that it is finite. A batch that is on a GPU already is waited for.
@@ -19,8 +27,10 @@ def check_batch(x: object, like: Tensor, d_in: int, number: int, movable: bool =
         TypeError: not a tensor, or a dtype that does not fit the weights.
         ValueError: wrong shape or device, no row, or a NaN or Inf. The message names the batch, counted from 0.
     """
+    x = as_tensor(x)
     if not isinstance(x, Tensor):
-        raise TypeError(f"batch {number}: got {type(x).__name__}; wanted a tensor [N, d_in={d_in}]")
+        what = f"{type(x).__name__} of {len(x)}" if isinstance(x, (list, tuple)) and len(x) > 1 else type(x).__name__
+        raise TypeError(f"batch {number}: got {what}; wanted a tensor [N, d_in={d_in}]")
     if x.ndim != 2 or x.shape[1] != d_in:
         hint = "; flatten leading dimensions with x.flatten(0, -2)" if x.ndim > 2 else ""
         raise ValueError(f"batch {number}: got shape {list(x.shape)}; wanted [N, d_in={d_in}]{hint}")
@@ -29,7 +39,10 @@ def check_batch(x: object, like: Tensor, d_in: int, number: int, movable: bool =
     if x.device != like.device and not (movable and x.device.type == "cpu"):
         raise ValueError(f"batch {number}: got device {x.device}; wanted {like.device}, where the weights are")
     if x.dtype not in (like.dtype, torch.bfloat16, torch.float16):
-        raise TypeError(f"batch {number}: got {x.dtype}; wanted {like.dtype}, or bfloat16 or float16 to be widened")
+        raise TypeError(
+            f"batch {number}: got {x.dtype}; wanted {like.dtype}, or bfloat16 or float16 to be widened. Convert it "
+            f"with x.to({like.dtype})."
+        )
     x = x.detach()
     if x.device == like.device:
         x = x.to(like.dtype)
@@ -48,12 +61,26 @@ def check_batch(x: object, like: Tensor, d_in: int, number: int, movable: bool =
     return x
 
 
+def as_tensor(x: object) -> object:
+    """A NumPy array as a tensor of the same memory, the one tensor of a list of one; anything else as it is."""
+    if isinstance(x, (list, tuple)) and len(x) == 1 and isinstance(x[0], (Tensor, np.ndarray)):
+        x = x[0]
+    if isinstance(x, np.ndarray) and x.dtype.kind in "fiu" and x.dtype.isnative:
+        with warnings.catch_warnings():  # that a read-only array may not be written: nothing here writes
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
+            return torch.from_numpy(np.ascontiguousarray(x))
+    return x
+
+
 class TensorBatches:
     """Endless shuffled batches of a tensor [n, D] in memory: each epoch without replacement, in an order of its own."""
 
     def __init__(self, x: Tensor, batch_size: int, seed: int) -> None:
         self._x, self._batch_size, self._seed = x, min(batch_size, len(x)), seed
         self._epoch, self._next = 0, 0
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"kind": "tensor", **fingerprint.of_array(self._x)}
 
     def __iter__(self) -> Iterator[Tensor]:
         while len(self._x):
@@ -77,10 +104,19 @@ class Batches:
 
     ``source`` is any iterable of [N, d_in] batches, or a tensor [n, d_in] (see ``TensorBatches``). A source with
     ``state_dict`` and ``load_state_dict`` is put back exactly where it was; any other one is read again from its
-    beginning, skipping the batches already used. Batches on the CPU are moved to the weights' device.
+    beginning, with the random numbers of then, skipping the batches already used. Batches on the CPU are moved to the
+    weights' device.
+
+    A position is kept with what tells these data from others: the source's own ``fingerprint()`` (a flat dict for
+    JSON), or, where there is only an iterable, a checksum of each batch's first and last row.
+
+    Attributes:
+        start: the random numbers before the first batch of a source without state (``rng_state``), else None.
     """
 
     def __init__(self, source: Any, like: Tensor, d_in: int, batch_size: int, seed: int) -> None:
+        if isinstance(source, np.ndarray):
+            source = as_tensor(source)
         if isinstance(source, Tensor):
             if source.ndim != 2 or source.shape[1] != d_in or not len(source):
                 raise ValueError(f"activations: got a tensor {list(source.shape)}; wanted [n ≥ 1, d_in={d_in}]")
@@ -93,6 +129,8 @@ class Batches:
         self.source, self.number = source, 0
         self._like, self._d_in = like, d_in
         self._iterator: Iterator | None = None
+        self.start: tuple[dict[str, Tensor], dict[str, Any]] | None = None
+        self._crc, self._data = 0, None
 
     def __iter__(self) -> Batches:
         return self
@@ -100,7 +138,7 @@ class Batches:
     def __next__(self) -> Tensor:
         """The next batch, checked. Raises StopIteration at the end, ValueError if there was no batch at all."""
         if self._iterator is None:
-            self._iterator = iter(self.source)
+            self._begin()
         try:
             x = next(self._iterator)
         except StopIteration:
@@ -110,37 +148,101 @@ class Batches:
                     "A generator that was read before is empty: make a new one."
                 ) from None
             raise
-        number, self.number = self.number, self.number + 1
-        return check_batch(x, self._like, self._d_in, number, movable=True)
+        checked = check_batch(x, self._like, self._d_in, self.number, movable=True)
+        self.number += 1
+        if not self.exact:
+            self._crc = _followed_by(self._crc, x)
+        return checked
+
+    def _begin(self) -> None:
+        if not self.exact and self.start is None:
+            self.start = rng_state()
+        self._iterator = iter(self.source)
 
     @property
     def exact(self) -> bool:
         """Whether the source can tell its position."""
         return hasattr(self.source, "state_dict") and hasattr(self.source, "load_state_dict")
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"number": self.number, "source": self.source.state_dict() if self.exact else None}
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells these data from others, for JSON; made once, a tensor is read for it."""
+        if self._data is None:
+            if hasattr(self.source, "fingerprint"):
+                self._data = self.source.fingerprint()
+            else:
+                named = ("d_in", "n_tokens", "hook_name", "model_name")
+                known = {name: getattr(self.source, name, None) for name in named}
+                known = {name: value for name, value in known.items() if isinstance(value, (int, str))}
+                self._data = {"kind": "batches", **known}
+        return self._data
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to the position of ``state``.
+    def state_dict(self) -> dict[str, Any]:
+        source = self.source.state_dict() if self.exact else None
+        return {"number": self.number, "source": source, "data": self.fingerprint(), "crc32": self._crc}
+
+    def load_state_dict(self, state: dict[str, Any], where: str = "the folder") -> None:
+        """Go to the position of ``state``, which ``where`` holds; ``start`` is set before where it was saved.
 
         Raises:
-            ValueError: the source is of the other sort than the one saved, or ends before that position.
+            ValueError: the source is of the other sort than the one saved, of other data, or ends before that position.
         """
         if (state["source"] is not None) != self.exact:
             had, has = ("a", "no") if state["source"] is not None else ("no", "a")
             raise ValueError(
                 f"activations: the run was saved with {had} source state, this source has {has} state_dict; "
-                "wanted the same kind of source as before"
+                f"wanted the same kind of source as before ({fingerprint.words(state.get('data', {}))})"
             )
-        self.number = state["number"]
+        if "data" not in state:
+            warnings.warn(
+                f"activations: {where} was written before runs knew their data; whether these are the same data "
+                "cannot be checked",
+                RuntimeWarning, stacklevel=4,
+            )  # fmt: skip
+        elif names := fingerprint.different(state["data"], self.fingerprint()):
+            raise _other_data(where, state["data"], self.fingerprint(), names)
         if self.exact:
             self.source.load_state_dict(state["source"])
+            self.number = state["number"]
             return
-        self._iterator = iter(self.source)
-        for skipped in range(self.number):
-            if next(self._iterator, None) is None:
+        self._skip(state, where)
+
+    def _skip(self, state: dict[str, Any], where: str) -> None:
+        if self.start is not None:
+            set_rng_state(*self.start)
+        self._begin()
+        for skipped in range(state["number"]):
+            if (x := next(self._iterator, None)) is None:
                 raise ValueError(
-                    f"activations: ended after {skipped} batches, while skipping the {self.number} that the run has "
-                    "used already; wanted the same stream from its beginning"
+                    f"activations: ended after {skipped} batches, while skipping the {state['number']} that the run "
+                    "has used already; wanted the same stream from its beginning"
                 )
+            self._crc = _followed_by(self._crc, x)
+        self.number = state["number"]
+        if self._crc != state.get("crc32", self._crc):
+            raise ValueError(
+                f"activations: {where} was trained on other data: the first {self.number} batches of this iterable are "
+                f"not the {self.number} that the run has used; wanted the same batches. {_ADVICE}"
+            )
+
+
+_ADVICE = (
+    "Give those again, choose another folder, or take the weights along into a new run: Trainer(..., start=RUN), "
+    "`monosem train --from RUN`."
+)
+
+
+def _other_data(where: str, saved: dict[str, Any], mine: dict[str, Any], names: list[str]) -> ValueError:
+    differing = "; ".join(f"{name}: {saved[name]!r} there, {mine[name]!r} here" for name in names)
+    return ValueError(
+        f"activations: {where} was trained on other data ({differing}). There: {fingerprint.words(saved)}. Here: "
+        f"{fingerprint.words(mine)}. Wanted the same data. {_ADVICE}"
+    )
+
+
+def _followed_by(crc: int, x: object) -> int:
+    """The checksum of a stream after one more batch: of its length, its first and its last row."""
+    x = as_tensor(x)
+    if not isinstance(x, Tensor) or x.ndim == 0 or not len(x):
+        return zlib.crc32(repr(type(x)).encode(), crc)
+    ends = x.detach()[[0, -1]].cpu().contiguous().view(torch.uint8).numpy()
+    return zlib.crc32(ends.tobytes(), zlib.crc32(f"{list(x.shape)} {x.dtype}".encode(), crc))

@@ -11,7 +11,11 @@ from monosem.data import files
 
 
 class Logger(Protocol):
-    """Anything with these three methods can follow a run."""
+    """Anything with these three methods can follow a run.
+
+    What ``start`` raises ends ``fit`` before it has begun. An exception of ``log`` or ``close`` is a warning, and this
+    logger is left out of the rest of the run; to stop training from a logger, raise KeyboardInterrupt.
+    """
 
     def start(self, step: int) -> None:
         """The run begins or goes on after ``step`` steps; rows of later steps belong to an attempt that was lost."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -54,14 +55,23 @@ class Meter:
 
 
 class Report:
-    """Progress bar and loggers of one call of ``fit``, from ``step`` on."""
+    """Progress bar and loggers of one call of ``fit``, from ``step`` on.
+
+    A logger that raises when the run starts ends it: nothing is lost then. Later it is left out of the rest of the run,
+    with a warning: what has been learned is worth more than its curve.
+    """
 
     def __init__(
         self, loggers: Sequence[Logger], step: int, tokens: int, total: int, seconds: float, bar: bool
     ) -> None:
-        self._loggers = loggers
-        for logger in loggers:
-            logger.start(step)
+        self._loggers: list[Logger] = []
+        try:
+            for logger in loggers:
+                logger.start(step)
+                self._loggers.append(logger)
+        except BaseException:
+            self._tell("close")
+            raise
         self._bar = tqdm(
             total=total,
             initial=tokens,
@@ -79,8 +89,7 @@ class Report:
 
     def __exit__(self, *exc: object) -> None:
         self._bar.close()
-        for logger in self._loggers:
-            logger.close()
+        self._tell("close")
 
     @property
     def seconds(self) -> float:
@@ -99,8 +108,19 @@ class Report:
             rows[0] if len(rows) == 1 else {f"{i}/{name}": v for i, row in enumerate(rows) for name, v in row.items()}
         )
         timing = {"tokens_per_second": round(rate, 1), "seconds": round(self.seconds, 2)}
-        for logger in self._loggers:
-            logger.log(step, {"tokens": tokens} | flat | timing)
+        self._tell("log", step, {"tokens": tokens} | flat | timing)
         forms = {"loss": "{:.4g}", "l0": "{:.1f}", "dead": "{:.1%}"}
         shown = {name: "|".join(form.format(row[name]) for row in rows) for name, form in forms.items()}
         self._bar.set_postfix(shown, refresh=False)
+
+    def _tell(self, what: str, *args: Any) -> None:
+        for logger in list(self._loggers):
+            try:
+                getattr(logger, what)(*args)
+            except Exception as error:
+                self._loggers.remove(logger)
+                warnings.warn(
+                    f"loggers: {type(logger).__name__}.{what} raised {type(error).__name__}: {error}. Training goes on "
+                    "without this logger; mend it and call again after the run, or stop with Ctrl-C and resume.",
+                    RuntimeWarning, stacklevel=4,
+                )  # fmt: skip

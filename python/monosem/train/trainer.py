@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import json
+import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from monosem.data import files
 from monosem.data.saved import save
+from monosem.data.shuffled import ShuffledSource
 from monosem.nn import SAE
 from monosem.train import checkpoint, memory
 from monosem.train.batches import Batches, check_batch
@@ -24,6 +25,8 @@ from monosem.train.learner import Learner
 from monosem.train.loggers import JsonlLogger, Logger
 from monosem.train.report import Meter, Report
 from monosem.train.rng import rng_state, set_rng_state
+from monosem.train.same_run import check_same_run, rest_of
+from monosem.train.start import start_from
 
 Metrics = dict[str, Tensor | float]
 
@@ -39,7 +42,9 @@ class Trainer:
             (``TrainConfig.ema``) to ``ema`` beside each.
         loggers: see ``train/loggers.py``; None for JSON lines in ``folder``.
         progress: show a bar.
-        metadata: kept with the result; the source's ``hook_name`` and model are added by themselves.
+        metadata: kept with the result; the source's ``hook_name``, model and fingerprint are added by themselves.
+        start: begin with the weights of the run in this folder instead of those of ``sae``; a resume goes before.
+        moments: with ``start``, take Adam's moments along too.
 
     Attributes:
         steps_done, tokens_done: of this run, counting what was resumed.
@@ -52,6 +57,7 @@ class Trainer:
     def __init__(
         self, sae: SAE | Sequence[SAE], config: TrainConfig | Sequence[TrainConfig], folder: str | Path | None = None,
         *, loggers: Sequence[Logger] | None = None, progress: bool = True, metadata: dict[str, Any] | None = None,
+        start: str | Path | None = None, moments: bool = False,
     ) -> None:  # fmt: skip
         self._single = isinstance(sae, SAE)
         saes = [sae] if isinstance(sae, SAE) else list(sae)
@@ -72,6 +78,9 @@ class Trainer:
         self._meters = [Meter() for _ in saes]
         self.last_metrics: list[dict[str, float]] = []
         self.steps_done, self.tokens_done, self._seconds, self._saved_at = 0, 0, 0.0, -1
+        if moments and start is None:
+            raise ValueError("moments: got True without start; wanted start=RUN, whose moments are to be taken")
+        self._started = None if start is None else start_from(self.learners, start, moments)
 
     def step(self, x: Tensor) -> Metrics | list[Metrics]:
         """One optimizer step on x [N, d_in], any N ≥ 1; a dict of metrics, or a list of them for several autoencoders.
@@ -98,27 +107,34 @@ class Trainer:
         Ctrl-C (and SIGTERM) finishes the step, saves a checkpoint and stops; the same call again goes on, and ends
         with the weights, bit for bit, of a run that never stopped (same machine, same number of threads).
 
+        A run knows its data: with others it is not gone on with. With more ``config.steps`` than before it is, by the
+        schedule of the new number, and says so.
+
         Args:
             activations: an iterable of [N, d_in] batches, best with ``state_dict`` and ``load_state_dict``
-                (``ActivationStore``, ``ActivationStream``), or a tensor [n, d_in], which is shuffled and repeated.
-                An iterable without state must give the same batches each time; a resume skips those already used.
+                (``ActivationStore``, ``ActivationStream``), or a tensor or array [n, d_in], which is shuffled and
+                repeated. An iterable without state must give the same batches each time (random numbers are those of
+                the first time); a resume skips those already used.
             resume: True: go on from the last checkpoint; a number: from the checkpoint of that step (those after it
                 are set aside as ``discarded-ckpt-…``); False: refuse a folder that has checkpoints.
 
         Raises:
             ValueError, TypeError: a bad batch (named by its number; it moved no weight), an empty stream, a damaged
-                checkpoint or one of another run, or a loss that is no longer a number.
+                checkpoint or one of another run or of other data, or a loss that is no longer a number. Whatever the
+                stream raises after the first step, a checkpoint is written before.
             RuntimeError: another run writes to ``folder``.
             OSError: the disk is full, say; earlier checkpoints are as they were.
         """
         batches = Batches(activations, self._like, self._d_in, self.cfg.batch_size, self.cfg.seed)
+        if isinstance(batches.source, ShuffledSource):
+            batches.source.progress = self._progress
         with files.folder_lock(self.folder) if self.folder else nullcontext(), StopRequest() as stop:
             if self.folder:
                 checkpoint.sweep(self.folder)
             self._restore(batches, resume)
             with self._report() as report:
                 while self.steps_done < self.cfg.steps and not stop.signal:
-                    x = next(batches, None)
+                    x = self._next(batches, report)
                     if x is None:
                         self._log(report)
                         break
@@ -136,6 +152,14 @@ class Trainer:
                 self._export(batches)
         stop.raise_if_asked(self._farewell())
         return self
+
+    def _next(self, batches: Batches, report: Report) -> Tensor | None:
+        try:
+            return next(batches, None)
+        except Exception:
+            if self.steps_done:  # no weight has moved since the last step: what was learned is not lost
+                self._save(batches, report.seconds)
+            raise
 
     def averaged(self, index: int = 0) -> SAE:
         """A copy of autoencoder ``index`` with the averaged weights. Raises ValueError without ``TrainConfig.ema``."""
@@ -201,8 +225,12 @@ class Trainer:
             "seconds": seconds,
             "meters": [meter.state_dict() for meter in self._meters],
             "rng": random_rest,
+            "started": self._started,
         }
         tensors |= {f"rng.{k}": t for k, t in random_tensors.items()}
+        if batches.start is not None:
+            tensors |= {f"start.{k}": t for k, t in batches.start[0].items()}
+            state["start"] = batches.start[1]
         checkpoint.save(self.folder, Checkpoint(self.steps_done, tensors, state))
         self._saved_at = self.steps_done
 
@@ -219,32 +247,50 @@ class Trainer:
                 "because resume=False. Call with resume=True to go on with it, or choose another folder."
             )
         found = checkpoint.load(self.folder, saved[-1] if wanted is None else wanted)
-        _check_same_run([learner.describe() for learner in self.learners], found.state["run"], self.folder)
+        grown = check_same_run([learner.describe() for learner in self.learners], found.state["run"], self.folder)
+        if self._started is not None and self._started != found.state.get("started"):
+            raise ValueError(
+                f"start: {str(self.folder)!r} holds a run of {saved[-1]} steps that did not begin with "
+                f"{self._started['folder']!r}; wanted an empty folder. "
+                "Choose one, or leave out start (--from) to go on."
+            )
+        if "start" in found.state:
+            batches.start = _part(found.tensors, "start."), found.state["start"]
+        batches.load_state_dict(found.state["batches"], repr(str(self.folder)))
         checkpoint.set_aside_after(self.folder, found.step)
         for i, learner in enumerate(self.learners):
             learner.load_state_dict(_part(found.tensors, f"{i}."))
             self._meters[i].load_state_dict(found.state["meters"][i], self._like.device)
         self.steps_done = self._saved_at = found.step
         self.tokens_done, self._seconds = found.state["tokens_done"], found.state["seconds"]
-        batches.load_state_dict(found.state["batches"])
+        self._started = found.state.get("started")
         set_rng_state(_part(found.tensors, "rng."), found.state["rng"])
+        if grown:
+            planned = found.state["run"][0]["train"]["steps"]
+            print(rest_of(self.cfg, planned, self.steps_done), file=sys.stderr)
 
     def _export(self, batches: Batches) -> None:
-        """The result, for ``ms.load``; a stream that ended too early is said, not hidden."""
+        """The result, for ``ms.load``; a stream that ended too early is said, here and by whoever loads it."""
+        if self.folder is not None:
+            self._write_result(batches)
         if self.steps_done < self.cfg.steps:
-            warnings.warn(
+            # Not `warn`: that shows what was said once from the same line no second time.
+            warnings.warn_explicit(
                 f"activations: the stream ended after {self.steps_done} of {self.cfg.steps} steps, the learning rate "
-                "did not decay to the end; wanted more activations, or fewer steps",
-                RuntimeWarning, stacklevel=3,
+                "did not decay to the end; wanted more activations, or fewer steps. "
+                + ("What was learned is saved as unfinished." if self.folder else "Nothing was saved: no folder."),
+                RuntimeWarning, __file__, 0,
             )  # fmt: skip
-        if self.folder is None:
-            return
+
+    def _write_result(self, batches: Batches) -> None:
         known = {
             "hook_name": getattr(batches.source, "hook_name", None),
             "model": getattr(batches.source, "model_name", None),
+            "started": self._started,
         }
         metadata = {name: value for name, value in known.items() if value} | self._metadata
-        metadata |= {"steps": self.steps_done, "tokens": self.tokens_done}
+        metadata |= {"steps": self.steps_done, "steps_planned": self.cfg.steps, "tokens": self.tokens_done}
+        metadata |= {"finished": self.steps_done >= self.cfg.steps, "data": batches.fingerprint()}
         for i, learner in enumerate(self.learners):
             folder = self.folder if self._single else self.folder / str(i)
             described = metadata | {"train": learner.cfg.to_json(), "resampled": learner.resampled}
@@ -281,24 +327,3 @@ def _check_agreement(saes: list[SAE], configs: list[TrainConfig]) -> None:
     ):
         if len(set(values)) > 1:
             raise ValueError(f"{name}: got {values}; wanted the same for all that learn from one stream")
-
-
-# What is true of a run saved before a field was there.
-_BEFORE = {"adam_state": "fp32", "lazy_rows": False}
-
-
-def _check_same_run(mine: list[dict], saved: list[dict], folder: Path) -> None:
-    if len(mine) != len(saved):
-        raise ValueError(f"folder: {str(folder)!r} holds a run of {len(saved)} autoencoders, this one has {len(mine)}")
-    differing = [
-        f"{part}.{name} is {theirs[part].get(name, _BEFORE.get(name))!r} there and {ours[part].get(name)!r} here"
-        for ours, theirs in zip(json.loads(json.dumps(mine)), saved, strict=True)
-        for part in ours
-        for name in sorted(ours[part].keys() | theirs[part].keys())
-        if ours[part].get(name) != theirs[part].get(name, _BEFORE.get(name))
-    ]
-    if differing:
-        raise ValueError(
-            f"folder: {str(folder)!r} holds another run: {'; '.join(differing)}. "
-            "Give the same configuration to go on with it, or choose another folder."
-        )

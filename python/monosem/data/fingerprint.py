@@ -1,0 +1,101 @@
+"""What tells one set of data from another of the same name: digests of arrays, files and models, and their words.
+
+A fingerprint is a flat dict that JSON keeps. Two are of the same data when every field that both have is equal; a
+field that one of them lacks (it was written by an older version) says nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_CHUNK = 1 << 24
+# A larger model is told by evenly spaced parts of each weight: training of any kind moves nearly all of them.
+_WHOLE_MODEL = 1 << 30
+_PART = 1 << 16
+
+
+def of_array(x: Tensor | np.ndarray) -> dict[str, Any]:
+    """Type, shape and digest of the whole content of an array."""
+    x = torch.from_numpy(np.asarray(x)) if not isinstance(x, Tensor) else x.detach()
+    digest = hashlib.sha256()
+    for part in _bytes(x):
+        digest.update(part)
+    return {"dtype": str(x.dtype).removeprefix("torch."), "shape": list(x.shape), "sha256": digest.hexdigest()[:16]}
+
+
+def of_file(path: str | Path) -> dict[str, Any]:
+    """Size and digest of a file's content."""
+    digest, size = hashlib.sha256(), 0
+    with Path(path).open("rb") as opened:
+        while chunk := opened.read(_CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+    return {"bytes": size, "sha256": digest.hexdigest()[:16]}
+
+
+def of_text(text: str | Path) -> dict[str, Any]:
+    """A text by name, size and digest; ``"sample"`` is the one that ships with monosem.
+
+    Raises:
+        FileNotFoundError: no such file.
+    """
+    from monosem.data.sample import sample_path
+
+    path = sample_path() if text == "sample" else Path(text)
+    if not path.is_file():
+        raise FileNotFoundError(f"text: no file {str(text)!r}; wanted JSON lines, each with a 'text' field")
+    return {"text": str(text), **of_file(path)}
+
+
+def of_model(model: Any) -> str | None:
+    """Digest of the weights of a language model, or None for an object that shows none.
+
+    The name does not count: a folder may have been moved, and another model may have come under an old name. Of more
+    than 1 GiB, evenly spaced parts of each weight are read.
+    """
+    module = getattr(model, "module", None)
+    if not isinstance(module, torch.nn.Module):
+        return None
+    weights = module.state_dict()
+    whole = sum(w.numel() * w.element_size() for w in weights.values() if isinstance(w, Tensor)) <= _WHOLE_MODEL
+    digest = hashlib.sha256()
+    for name, weight in sorted(weights.items()):
+        if not isinstance(weight, Tensor):
+            continue
+        digest.update(f"{name} {weight.dtype} {list(weight.shape)}".encode())
+        flat = weight.detach().reshape(-1)
+        if not whole and len(flat) > _PART:
+            flat = flat[torch.linspace(0, len(flat) - 1, _PART, dtype=torch.float64).long().to(flat.device)]
+        for part in _bytes(flat):
+            digest.update(part)
+    return digest.hexdigest()[:16]
+
+
+def different(saved: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
+    """The fields that both have and that are not equal; a model's name counts only where no digest of it is known."""
+    names = [name for name in mine if name in saved and saved[name] != mine[name]]
+    if "model" in names and saved.get("weights") and saved.get("weights") == mine.get("weights"):
+        names.remove("model")
+    return names
+
+
+def words(found: Mapping[str, Any]) -> str:
+    """A fingerprint in one line: ``"tensor, shape [5000, 32], sha256 1f0c…"``."""
+    rest = [f"{name} {value}" for name, value in found.items() if name != "kind" and value is not None]
+    return ", ".join([str(found.get("kind", "data")), *rest])
+
+
+def _bytes(x: Tensor) -> Iterator[memoryview]:
+    """The content of a tensor in parts, wherever it lies."""
+    flat = x.reshape(-1)
+    step = max(1, _CHUNK // max(1, x.element_size()))
+    for start in range(0, len(flat), step):
+        part = flat[start : start + step].cpu().contiguous()
+        yield memoryview(part.view(torch.uint8).numpy())

@@ -1,0 +1,54 @@
+"""Whether a folder's checkpoint is of this run, and what a run that was made longer does with the rest of its steps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from monosem.train.config import TrainConfig
+from monosem.train.schedule import learning_rate
+
+# What is true of a run saved before a field was there.
+_BEFORE = {"adam_state": "fp32", "lazy_rows": False}
+# What may change when a run is made longer: a plan of resampling is made for a number of steps.
+_GROWS = ("steps", "resample")
+
+
+def check_same_run(mine: list[dict], saved: list[dict], folder: Path) -> bool:
+    """Whether this run is the saved one made longer (False: the same).
+
+    Raises:
+        ValueError: it is another one; names what differs.
+    """
+    if len(mine) != len(saved):
+        raise ValueError(f"folder: {str(folder)!r} holds a run of {len(saved)} autoencoders, this one has {len(mine)}")
+    mine = json.loads(json.dumps(mine))
+    grown = all(ours["train"]["steps"] > theirs["train"]["steps"] for ours, theirs in zip(mine, saved, strict=True))
+    differing = [
+        f"{part}.{name} is {theirs[part].get(name, _BEFORE.get(name))!r} there and {ours[part].get(name)!r} here"
+        for ours, theirs in zip(mine, saved, strict=True)
+        for part in ours
+        for name in sorted(ours[part].keys() | theirs[part].keys())
+        if ours[part].get(name) != theirs[part].get(name, _BEFORE.get(name)) and not (grown and name in _GROWS)
+    ]
+    if differing:
+        raise ValueError(
+            f"folder: {str(folder)!r} holds another run: {'; '.join(differing)}. Give the same configuration to go on "
+            "with it (steps may grow), or choose another folder; Trainer(..., start=RUN) or `monosem train --from RUN` "
+            "begins a new run with the weights of this one."
+        )
+    return grown
+
+
+def rest_of(cfg: TrainConfig, planned: int, done: int) -> str:
+    """What a run of ``planned`` steps, ``done`` of them taken, does until ``cfg.steps``: one line."""
+    warmup, decay = cfg.duration("lr_warmup"), cfg.duration("lr_decay")
+    parts = [f"the learning rate is {learning_rate(cfg, done):.3g} at step {done}"]
+    if done < warmup:
+        parts.append(f"rises to {cfg.lr:.3g} until step {warmup}")
+    if decay:
+        parts.append(f"falls from step {max(done, cfg.steps - decay)} to 0 at step {cfg.steps}")
+    resampled = [step for step in cfg.resample.at_steps if step > done] if cfg.resample else []
+    if resampled:
+        parts.append(f"dead neurons are resampled at {', '.join(map(str, resampled))}")
+    return f"steps: {planned} were planned and {done} are done, now {cfg.steps}: {', '.join(parts)}"

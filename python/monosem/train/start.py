@@ -1,0 +1,106 @@
+"""A new run that begins with the weights of another, and with its optimizer's moments if wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monosem.data.saved import load
+from monosem.train import checkpoint
+from monosem.train.learner import Learner
+
+
+@torch.no_grad()
+def start_from(learners: Sequence[Learner], folder: str | Path, moments: bool) -> dict[str, Any]:
+    """Copy the weights of the run in ``folder``; returns what to remember of it.
+
+    They come from the last checkpoint, or where there is none (what ``monosem.save`` wrote) from the result.
+    A run of one autoencoder starts each learner; a run of several starts as many, in order.
+
+    Raises:
+        FileNotFoundError: neither result nor checkpoint there, or no checkpoint for the moments.
+        ValueError: autoencoders of another number, kind or shape, or moments kept in another type.
+    """
+    folder = Path(folder)
+    steps = checkpoint.saved_steps(folder)
+    if moments and not steps:
+        raise FileNotFoundError(
+            f"start: {str(folder)!r} has no checkpoint, and moments are in checkpoints only; "
+            "start without moments (leave out --moments), or name the folder of a whole run"
+        )
+    if steps:
+        return _from_checkpoint(learners, folder, steps[-1], moments)
+    results = _results(folder)
+    if not results:
+        raise FileNotFoundError(
+            f"start: {str(folder)!r} holds neither a dictionary nor a checkpoint; wanted the folder of a run of "
+            "`monosem train` or Trainer, or one written by monosem.save"
+        )
+    saes = [load(path) for path in results]
+    for learner, sae in zip(learners, _one_each(saes, learners, folder), strict=True):
+        _copy(learner, sae.cfg.kind, dict(sae.named_parameters()), folder)
+    return {"folder": str(folder), "steps": saes[0].metadata.get("steps"), "moments": False}
+
+
+def _results(folder: Path) -> list[Path]:
+    """The folders of a run's result: itself, or ``0``, ``1``, … below it."""
+    if (folder / "cfg.json").is_file():
+        return [folder]
+    found = []
+    while (folder / str(len(found)) / "cfg.json").is_file():
+        found.append(folder / str(len(found)))
+    return found
+
+
+def _from_checkpoint(learners: Sequence[Learner], folder: Path, step: int, moments: bool) -> dict[str, Any]:
+    found = checkpoint.load(folder, step)
+    runs = list(enumerate(found.state["run"]))
+    for learner, (i, run) in zip(learners, _one_each(runs, learners, folder), strict=True):
+        parts = {name: _part(found.tensors, f"{i}.{name}.") for name in ("sae", "adam")}
+        _copy(learner, run["sae"]["kind"], parts["sae"], folder)
+        if moments:
+            there = run["train"].get("adam_state", "fp32")
+            mine = learner.cfg.adam_state
+            if there != mine:
+                raise ValueError(
+                    f"start: the moments of {str(folder)!r} are kept in {there}, this run keeps {mine}; "
+                    f"wanted the same. Set adam_state={there!r} (--adam-state {there}), or start without moments."
+                )
+            learner.fast.load_state_dict(parts["adam"])
+    return {"folder": str(folder), "steps": step, "moments": moments}
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _one_each(found: list, learners: Sequence[Learner], folder: Path) -> list:
+    if len(found) == 1:
+        return found * len(learners)
+    if len(found) != len(learners):
+        raise ValueError(
+            f"start: {str(folder)!r} holds {len(found)} autoencoders, this run has {len(learners)}; wanted one, or as "
+            f"many. Name one of them: {str(folder / '0')!r}."
+        )
+    return found
+
+
+def _copy(learner: Learner, kind: str, weights: dict[str, Tensor], folder: Path) -> None:
+    mine = dict(learner.sae.named_parameters())
+    for name, weight in mine.items():
+        there = weights.get(name)
+        if kind != learner.sae.cfg.kind or there is None or there.shape != weight.shape:
+            shape = None if there is None else list(there.shape)
+            raise ValueError(
+                f"start: {str(folder)!r} holds {kind} with {name} {shape}; wanted {learner.sae.cfg.kind} with "
+                f"{list(weight.shape)}. Give the same kind, d_in and d_sae."
+            )
+    for name, weight in mine.items():
+        weight.copy_(weights[name])
+    learner.fast.weights_changed()
+    if learner.ema is not None:
+        learner.ema.restart()
