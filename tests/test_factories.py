@@ -11,9 +11,13 @@ import pytest
 import monosem
 
 ROOT = Path(monosem.__file__).parent
-FLOATING = {"empty", "zeros", "ones", "full", "tensor", "rand", "randn", "linspace", "logspace", "eye", "normal",
-            "empty_strided", "scalar_tensor", "Tensor"}  # fmt: skip  # the dtype is the default's, or may be
-WHOLE = {"arange", "randint", "randperm", "as_tensor", "tril_indices", "triu_indices"}  # int64, or that of the argument
+# The dtype is the default's, or may be.
+FLOATING = {
+    *("empty", "empty_strided", "zeros", "ones", "full", "tensor", "scalar_tensor", "Tensor", "eye"),
+    *("rand", "randn", "normal", "linspace", "logspace", "Linear", "Embedding", "LayerNorm"),
+}
+# The dtype is int64, or that of the argument.
+WHOLE = {"arange", "randint", "randperm", "as_tensor", "tril_indices", "triu_indices"}
 
 
 def bare(path: Path) -> list[str]:
@@ -23,7 +27,7 @@ def bare(path: Path) -> list[str]:
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
             continue
         name, of = node.func.attr, node.func.value
-        if not (isinstance(of, ast.Name) and of.id == "torch"):
+        if not (isinstance(of, ast.Name) and of.id in {"torch", "nn"}):
             continue
         if name in {"get_default_dtype", "get_default_device", "set_default_dtype", "set_default_device"}:
             found.append(f"{path.name}:{node.lineno} {name}")

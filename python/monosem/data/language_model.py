@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,18 +38,21 @@ class LMConfig:
             raise ValueError(f"n_heads: got {self.n_heads}; wanted a divisor of d_model={self.d_model}")
 
 
+FP32: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # whatever the defaults of the process are
+
+
 class Block(nn.Module):
     """Pre-LayerNorm attention and a ReLU MLP, both added to the residual stream."""
 
     def __init__(self, cfg: LMConfig) -> None:
         super().__init__()
         self.cfg = cfg
-        self.ln1 = nn.LayerNorm(cfg.d_model, eps=cfg.ln_eps)
-        self.qkv = nn.Linear(cfg.d_model, 3 * cfg.d_model)
-        self.out = nn.Linear(cfg.d_model, cfg.d_model)
-        self.ln2 = nn.LayerNorm(cfg.d_model, eps=cfg.ln_eps)
-        self.mlp_in = nn.Linear(cfg.d_model, cfg.d_mlp)
-        self.mlp_out = nn.Linear(cfg.d_mlp, cfg.d_model)
+        self.ln1 = nn.LayerNorm(cfg.d_model, eps=cfg.ln_eps, **FP32)
+        self.qkv = nn.Linear(cfg.d_model, 3 * cfg.d_model, **FP32)
+        self.out = nn.Linear(cfg.d_model, cfg.d_model, **FP32)
+        self.ln2 = nn.LayerNorm(cfg.d_model, eps=cfg.ln_eps, **FP32)
+        self.mlp_in = nn.Linear(cfg.d_model, cfg.d_mlp, **FP32)
+        self.mlp_out = nn.Linear(cfg.d_mlp, cfg.d_model, **FP32)
 
     def forward(self, resid: Tensor, point: Callable[[str, Tensor], Tensor]) -> Tensor:
         batch, length, _ = resid.shape
@@ -83,12 +87,12 @@ class LanguageModel(nn.Module):
     def __init__(self, cfg: LMConfig) -> None:
         super().__init__()
         self.cfg = cfg
-        self.embed = nn.Embedding(cfg.d_vocab, cfg.d_model)
-        self.pos_embed = nn.Embedding(cfg.n_ctx, cfg.d_model)
+        self.embed = nn.Embedding(cfg.d_vocab, cfg.d_model, **FP32)
+        self.pos_embed = nn.Embedding(cfg.n_ctx, cfg.d_model, **FP32)
         self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layers))
-        self.ln_final = nn.LayerNorm(cfg.d_model, eps=cfg.ln_eps)
-        self.W_U = nn.Parameter(torch.empty(cfg.d_model, cfg.d_vocab, dtype=torch.float32, device="cpu"))
-        self.b_U = nn.Parameter(torch.zeros(cfg.d_vocab, dtype=torch.float32, device="cpu"))
+        self.ln_final = nn.LayerNorm(cfg.d_model, eps=cfg.ln_eps, **FP32)
+        self.W_U = nn.Parameter(torch.empty(cfg.d_model, cfg.d_vocab, **FP32))
+        self.b_U = nn.Parameter(torch.zeros(cfg.d_vocab, **FP32))
 
     def init_weights(self, seed: int) -> "LanguageModel":
         """Normal weights, std 0.02 for embeddings and 1/√fan_in elsewhere (halved into the residual stream)."""
