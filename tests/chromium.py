@@ -166,6 +166,10 @@ class Tab:
     def screenshot(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
 
+    def lexical_names(self) -> list[str]:
+        """What scripts of the page declare for all of it by ``const``, ``let`` and ``class``."""
+        return self.call("Runtime.globalLexicalScopeNames")["names"]
+
     def errors(self) -> list[str]:
         """What went wrong since this was last asked: exceptions that nothing caught, errors and warnings of the
         console, files that could not be loaded."""

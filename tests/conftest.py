@@ -47,6 +47,16 @@ def tab(browser: chromium.Chromium) -> Iterator[chromium.Tab]:
         assert opened.errors() == []
 
 
+@pytest.fixture(scope="session")
+def reproduction(tmp_path_factory: pytest.TempPathFactory):
+    """A whole ``monosem reproduce`` on tiny models. Tests look at it and write beside it, not into it."""
+    import tiny_reproduction
+
+    for package in ("networkx", "sklearn", "umap"):
+        pytest.importorskip(package)
+    return tiny_reproduction.reproduce(tmp_path_factory.mktemp("reproduction"))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     skipped = terminalreporter.stats.get("skipped", [])
     left_out = sum(NO_BROWSER in str(report.longrepr) for report in skipped)

@@ -102,7 +102,7 @@ const draw = (() => {
     if (!counts.length || !counts[0].length) return el("div");
     const bins = counts[0].length, main = sources.slice(0, 5);
     const totals = counts[0].map((_, b) => counts.reduce((sum, row) => sum + row[b], 0));
-    const all = counts.map((row) => row.reduce((a, b) => a + b, 0)), every = all.reduce((a, b) => a + b, 0) || 1;
+    const sums = counts.map((row) => row.reduce((a, b) => a + b, 0)), every = sums.reduce((a, b) => a + b, 0) || 1;
     const top = Math.max(...totals);
     const { root, sx, sy } = frame(310, 130, { low: 0, high: upper, ticks: ticks(0, upper, 4) }, { low: 0, high: top, ticks: ticks(0, top, 2) }, {});
     for (let b = 0; b < bins; b++) {
@@ -123,7 +123,7 @@ const draw = (() => {
     }
     const legend = el("div", { class: "legend" });
     main.forEach((s, i) => {
-      const share = all[i] / every;
+      const share = sums[i] / every;
       if (i && share < 0.01) return;
       const mark = el("i");
       mark.style.background = colour(s);
@@ -134,13 +134,13 @@ const draw = (() => {
 
   function logits(title, rows, kind) {
     const most = Math.max(...rows.map(([, w]) => Math.abs(w)), 1e-9);
-    const list = el("ol", { class: kind });
+    const items = el("ol", { class: kind });
     for (const [token, weight] of rows) {
       const bar = el("i");
       bar.style.width = (100 * Math.abs(weight)) / most + "%";
-      list.append(el("li", {}, bar, write(el("bdi"), token), el("span", {}, (weight > 0 ? "+" : "") + weight.toFixed(2))));
+      items.append(el("li", {}, bar, write(el("bdi"), token), el("span", {}, (weight > 0 ? "+" : "") + weight.toFixed(2))));
     }
-    return el("div", {}, el("h5", {}, title), list);
+    return el("div", {}, el("h5", {}, title), items);
   }
 
   return { page, el, svg, percent, compact, colour, write, plain, ticks, frame, tenth, logTicks, line, histogram, logits };

@@ -27,12 +27,13 @@ def write_report(
         found: the features to show, from :func:`monosem.analysis.report.content.study`.
         held_out: sums over the held-out text (an observer of the evaluation); the page then gives, for the feature
             that was chosen for each label on the text of ``found``, its correlation on held-out text too.
-        curves: from :func:`monosem.analysis.report.curves.read_curves`; without them that section is left out.
+        curves: from :func:`monosem.analysis.report.curves.read_curves`; without them, or
+            with a single point, that section is left out.
         notes: sentences on how the run was made, shown at the end.
     """
     content = {
         "evaluation": evaluation.to_dict(),
-        "curves": curves,
+        "curves": curves if curves and len(curves["step"]) > 1 else None,  # one point is no line
         "bos": model.token_str(model.bos_id),
         "sources": found.index.moments.sources,
         "labels": _labels(found, held_out),
