@@ -2,13 +2,15 @@
 #   make demo   train a dictionary on the shipped model and text, and write a page of what it found
 #   make test   build, and run every test
 #   make bench  measure training steps beside other libraries' (FULL=1: every shape, hours rather than minutes)
+# and one makes the pictures in docs/ again from the pages that the code writes now (ONLY=report: that one alone):
+#   make pictures
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES := $(shell find python csrc kernels -type f -not -name '*.pyc' -not -name '*.so') CMakeLists.txt pyproject.toml
 
-.PHONY: demo test bench build clean
+.PHONY: demo test bench pictures build clean
 demo: build
 	$(VENV)/bin/monosem demo --out runs/demo
 
@@ -18,6 +20,10 @@ test: build $(VENV)/.test-packages
 
 bench: build $(VENV)/.bench-packages
 	$(PY) bench/run.py $(if $(FULL),--full)
+
+pictures: build $(VENV)/.test-packages
+	@sh tools/get_browser.sh
+	$(PY) tools/pictures.py $(ONLY)
 
 build: $(VENV)/.built
 

@@ -1,0 +1,65 @@
+"""The pictures in docs/: each has its command, and none is taken of a page on which something goes wrong."""
+
+import re
+import struct
+import sys
+from pathlib import Path
+
+import pytest
+
+import monosem.cli.main as cli
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+
+import pictures
+
+ROOT = Path(__file__).parents[2]
+
+
+def size(path):
+    """Of a PNG file."""
+    content = path.read_bytes()
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    return struct.unpack(">II", content[16:24])
+
+
+def test_every_picture_that_is_shown_is_made_and_has_its_size():
+    shown = set()
+    for text in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+        shown |= {Path(name).name for name in re.findall(r"!\[[^\]]*\]\(([^)]+\.png)\)", text.read_text("utf-8"))}
+    assert shown == {f"{name}.png" for name in pictures.PICTURES} == {p.name for p in (ROOT / "docs").glob("*.png")}
+    for name, picture in pictures.PICTURES.items():
+        assert size(ROOT / "docs" / f"{name}.png") == picture.size
+
+
+def test_the_commands_are_run_once_each_and_their_pages_shown(browser, tmp_path, monkeypatch):
+    asked = []
+
+    def monosem(words):
+        asked.append(words)
+        for page in ("demo/report.html", "demo/features/index.html"):
+            (tmp_path / page).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / page).write_text("<!doctype html><html data-ready='#1'><title>page</title>")
+        return 0
+
+    monkeypatch.setattr(cli, "main", monosem)
+    assert pictures.main(["report", "features", "--runs", str(tmp_path), "--out", str(tmp_path)]) == 0
+    assert asked == [["demo", "--out", f"{tmp_path}/demo"], ["features", f"{tmp_path}/demo"]]
+    for name in ("report", "features"):
+        assert size(tmp_path / f"{name}.png") == pictures.PICTURES[name].size
+    monkeypatch.setattr(cli, "main", lambda words: 2)
+    assert pictures.main(["claims", "--runs", str(tmp_path), "--out", str(tmp_path)]) == 2
+    assert not (tmp_path / "claims.png").exists()
+
+
+def test_a_page_with_an_error_is_not_shown(browser, tmp_path):
+    (tmp_path / "page.html").write_text("<!doctype html><script>draw.page.bos = 1</script>")
+    with pytest.raises(ValueError, match="not drawn whole: ReferenceError: draw is not defined"):
+        pictures.take(tmp_path / "page.html", tmp_path / "page.png", (300, 200))
+    assert not (tmp_path / "page.png").exists()
+
+
+def test_an_unknown_picture(capsys):
+    with pytest.raises(SystemExit):
+        pictures.main(["reprot"])
+    assert "got reprot; wanted some of report, claims, features" in capsys.readouterr().err
