@@ -3,7 +3,9 @@
 import json
 
 import pytest
+from tiny import tiny_model
 
+from monosem.data.models import save_folder
 from monosem.reproduce.context import Context
 from monosem.reproduce.presets import PRESETS, SMALL
 from monosem.reproduce.runner import Stage, run
@@ -54,3 +56,55 @@ def test_the_presets_are_the_papers(tmp_path):
         assert widths["A/2"] == 16_384 and [r.name for r in preset.of("A")][:3] == ["A/0", "A/1", "A/2"]
     assert PRESETS["paper"].run("A/5").d_sae == 131_072
     assert not [r for r in context(tmp_path, other=None).runs if r.model == "B"]
+
+
+def lines(path, *texts):
+    path.write_text("".join(json.dumps({"source": "a", "text": text}) + "\n" for text in texts))
+    return str(path)
+
+
+def test_a_text_that_changed_under_its_name_is_refused(tmp_path):
+    text = lines(tmp_path / "mine.jsonl", "first")
+    run(context(tmp_path, text=text), [counting("a", [])])
+    lines(tmp_path / "mine.jsonl", "quite another")
+    calls = []
+    with pytest.raises(ValueError, match=r"out: .*made from another text .*mine\.jsonl .*Put it back"):
+        run(context(tmp_path, text=text), [counting("a", calls), counting("b", calls)])
+    (tmp_path / "out/reproduce.json").unlink()  # each piece of evidence says it too
+    with pytest.raises(ValueError, match=r"evidence: .*a\.json' is made from another text"):
+        run(context(tmp_path, text=text), [counting("a", calls), counting("b", calls)])
+    assert calls == []
+
+
+@pytest.mark.parametrize("which", ["model", "other"])
+def test_a_model_that_changed_in_its_folder_is_refused(tmp_path, which):
+    def save(**changes):
+        model = tiny_model(**changes)
+        save_folder(tmp_path / "lm", model.module, model.tokenizer)
+
+    save()
+    options = {which: str(tmp_path / "lm")}
+    run(context(tmp_path, **options), [counting("a", [])])
+    run(context(tmp_path, **options), [counting("a", [])])
+    save(seed=5)
+    with pytest.raises(ValueError, match="made from another model"):
+        run(context(tmp_path, **options), [counting("a", [])])
+
+
+def test_a_folder_from_before_goes_on_and_says_so(tmp_path):
+    run(context(tmp_path), [counting("a", [])])
+    for name in ("reproduce.json", "evidence/a.json"):
+        held = json.loads((tmp_path / "out" / name).read_text())
+        del held["made_from"]
+        (tmp_path / "out" / name).write_text(json.dumps(held))
+    said = []
+    run(context(tmp_path), [counting("a", [])], said.append)
+    assert "whether they are the same is unknown" in said[0]
+
+
+@pytest.mark.parametrize("damage", ['{"value": "fir', "[1]", '{"value": 1}', "\udcff", "[" * 100_000])
+def test_damaged_evidence_is_named(tmp_path, damage):
+    run(context(tmp_path), [counting("a", [])])
+    context(tmp_path).evidence("a").write_text(damage, errors="surrogateescape")
+    with pytest.raises(ValueError, match=r"evidence: '.*a\.json' .*remove it, and the stage is done again"):
+        run(context(tmp_path), [counting("a", [])])

@@ -55,10 +55,11 @@ def of_text(text: str | Path) -> dict[str, Any]:
 
 
 def of_model(model: Any) -> str | None:
-    """Digest of the weights of a language model, or None for an object that shows none.
+    """Kind and digest of the weights of a language model, or None for an object that shows none.
 
-    The name does not count: a folder may have been moved, and another model may have come under an old name. Of more
-    than 1 GiB, evenly spaced parts of each weight are read.
+    The name does not count: a folder may have been moved, and another model may have come under an old name. Libraries
+    lay the weights of one model out differently: digests of two kinds cannot be compared. Of more than 1 GiB, evenly
+    spaced parts of each weight are read.
     """
     module = getattr(model, "module", None)
     if not isinstance(module, torch.nn.Module):
@@ -75,15 +76,22 @@ def of_model(model: Any) -> str | None:
             flat = flat[torch.linspace(0, len(flat) - 1, _PART, dtype=torch.float64).long().to(flat.device)]
         for part in _bytes(flat):
             digest.update(part)
-    return digest.hexdigest()[:16]
+    return f"{type(module).__name__} {digest.hexdigest()[:16]}"
+
+
+def same_weights(saved: str | None, mine: str | None) -> bool | None:
+    """Whether two results of ``of_model`` are equal; None where they cannot be compared."""
+    if not saved or not mine or saved.split()[0] != mine.split()[0]:
+        return None
+    return saved == mine
 
 
 def different(saved: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
     """The fields that both have and that are not equal; a model's name counts only where no digest of it is known."""
     names = [name for name in mine if name in saved and saved[name] != mine[name]]
-    if "model" in names and saved.get("weights") and saved.get("weights") == mine.get("weights"):
-        names.remove("model")
-    return names
+    same = same_weights(saved.get("weights"), mine.get("weights"))
+    drop = {True: "model", None: "weights"}.get(same)
+    return [name for name in names if name != drop]
 
 
 def words(found: Mapping[str, Any]) -> str:

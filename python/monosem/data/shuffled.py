@@ -136,8 +136,9 @@ class ShuffledSource:
         count = min(max(1, saved["windows"]), len(self._lengths)) if follow else self._settings["windows"]
         mine = self._settings | {"windows": count}
         mine = {name: value for name, value in mine.items() if name in saved or name not in _LATER}
-        if "model" not in fingerprint.different(saved, mine):
-            mine["model"] = saved.get("model")  # the same weights under another name
+        for name in ("model", "weights"):  # the same weights under another name, or weights that cannot be compared
+            if name in mine and name not in fingerprint.different(saved, mine):
+                mine[name] = saved.get(name)
         different = differences(saved, mine)
         if different:
             raise ValueError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monosem.analysis.inputs import Subject, load_rows
+from monosem.data import fingerprint
 from monosem.data.models import SHUFFLED, load_model
 from monosem.data.saved import load
 from monosem.reproduce.presets import CONTROL, FIRST, SECOND, Preset, Run
@@ -41,8 +42,15 @@ class Context:
         """What results depend on: a folder made with other settings is not gone on with."""
         return {
             "preset": self.preset.to_dict(), "model": self.model, "other": self.other, "hook_name": self.hook_name,
-            "text": self.text, "seed": self.seed,
+            "text": self.text, "seed": self.seed, "made_from": self.made_from,
         }  # fmt: skip
+
+    @cached_property
+    def made_from(self) -> dict[str, Any]:
+        """Digests of the text and of the models: a name alone does not say what stands under it today."""
+        models = {FIRST: self.model} | ({SECOND: self.other} if self.other is not None else {})
+        found = {f"model {name}": fingerprint.of_model(self.language_model(which)) for which, name in models.items()}
+        return {f"text {self.text}": fingerprint.of_text(self.text)["sha256"]} | found
 
     @property
     def runs(self) -> list[Run]:

@@ -6,9 +6,10 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from monosem.data import files
+from monosem.data import files, fingerprint
 from monosem.reproduce.context import Context
 
 
@@ -21,22 +22,26 @@ class Stage:
     work: Callable[[Context], dict[str, Any]]
 
 
-def begin(context: Context) -> None:
+def begin(context: Context, say: Callable[[str], None] = print) -> None:
     """Claim the folder for these settings.
 
     Raises:
-        ValueError: the folder holds a reproduction with other settings.
+        ValueError: the folder holds a reproduction with other settings, of another text or models, or is damaged.
     """
     path = context.folder / "reproduce.json"
     settings = json.loads(json.dumps(context.settings()))
     if path.is_file():
-        held = json.loads(path.read_text(encoding="utf-8"))
-        different = sorted(key for key in settings if held.get(key) != settings[key])
+        held = _read(path, "choose another --out")
+        different = sorted(key for key in settings if key != "made_from" and held.get(key) != settings[key])
         if different:
             raise ValueError(
                 f"out: {str(context.folder)!r} holds a reproduction with another {', '.join(different)}; "
                 "give the same options to go on with it, or another --out"
             )
+        if "made_from" in held:
+            _check_same(context, held["made_from"], f"out: {str(context.folder)!r} holds a reproduction")
+        else:
+            say(f"{path} was written before text and models were told by content: whether they are the same is unknown")
         return
     context.folder.mkdir(parents=True, exist_ok=True)
     files.write_text(path, json.dumps(settings, indent=1) + "\n")
@@ -47,21 +52,48 @@ def run(context: Context, stages: Sequence[Stage], say: Callable[[str], None] = 
 
     A stage that was interrupted starts again (training goes on from its last checkpoint by itself).
     """
-    begin(context)
+    begin(context, say)
     results: dict[str, dict[str, Any]] = {}
     for number, stage in enumerate(stages, 1):
         path = context.evidence(stage.name)
         head = f"{number}/{len(stages)}  {stage.title}"
         if path.is_file():
-            results[stage.name] = json.loads(path.read_text(encoding="utf-8"))
+            again = "remove it, and the stage is done again"
+            results[stage.name] = done = _read(path, again)
+            if not isinstance(done.get("seconds"), (int, float)):
+                raise ValueError(f"evidence: {str(path)!r} lacks its seconds; {again}")
+            _check_same(context, done.get("made_from", {}), f"evidence: {str(path)!r} is")
             say(f"{head}: done before ({results[stage.name]['seconds']:.0f} s)")
             continue
         say(head)
         start = time.perf_counter()
         result = stage.work(context)
-        result = result | {"seconds": round(time.perf_counter() - start, 1)}
+        result |= {"seconds": round(time.perf_counter() - start, 1), "made_from": context.made_from}
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_text(path, json.dumps(result, ensure_ascii=False, allow_nan=False) + "\n")
         # What a stage returns is what the next start will read.
         results[stage.name] = json.loads(path.read_text(encoding="utf-8"))
     return results
+
+
+def _check_same(context: Context, held: dict[str, Any], what: str) -> None:
+    """Raises ValueError where text or models have other content under their names now."""
+    now = context.made_from
+    for name in now.keys() & held.keys():
+        same = now[name] == held[name] if name.startswith("text") else fingerprint.same_weights(held[name], now[name])
+        if same is False:
+            raise ValueError(
+                f"{what} made from another {name} ({held[name]} then, {now[name]} now, under the same name); wanted "
+                "the same content. Put it back, or choose another --out."
+            )
+
+
+def _read(path: Path, advice: str) -> dict[str, Any]:
+    """A JSON object from a file. Raises ValueError that names the file when it is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"evidence: {str(path)!r} is cut short or altered ({error}); {advice}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"evidence: {str(path)!r} holds {type(found).__name__}; wanted an object. To mend it {advice}")
+    return found
