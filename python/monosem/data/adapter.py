@@ -74,6 +74,10 @@ class Model(ABC):
     def _mlp_out(self, layer: int) -> Tensor:
         """W_out [d_mlp, d_model] of one layer."""
 
+    def _direct(self, hook_name: str, path: Tensor) -> Tensor:
+        """``path`` [d, d_model] from a hook to the residual stream as this model really adds it."""
+        return path
+
     @abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of many texts, none with BOS."""
@@ -173,7 +177,8 @@ class Model(ABC):
         vocabulary is not subtracted here.
 
         Raises:
-            ValueError: a hook from which no linear path leads to the residual stream.
+            ValueError: a hook from which no linear path leads to the residual stream, or a final norm that is neither
+                LayerNorm nor RMS norm.
         """
         self._check_hook(hook_name)
         gain, centred, unembedding = self._final_path()
@@ -190,6 +195,7 @@ class Model(ABC):
                 f"hook_name: {hook_name!r} has no linear path to the logits; wanted the residual stream, an output "
                 f"that is added to it, mlp.hook_post or {BEFORE_UNEMBED}"
             )
+        path = self._direct(hook_name, path)
         path = path - path.mean(-1, keepdim=True) if centred else path
         path = path if gain is None else path * gain.float()
         return path @ unembedding.float()

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from monosem.data import probes
 from monosem.data.adapter import BEFORE_UNEMBED, Model
 from monosem.data.language_model import LanguageModel
 from monosem.data.tokenizer import BOS
@@ -79,19 +81,83 @@ class LensModel(Model):
 
     def _unembed(self, hidden: Tensor) -> Tensor:
         logits = self.module.unembed(hidden[None])[0]
-        cap = getattr(self.module.cfg, "output_logits_soft_cap", -1.0) or -1.0
-        return cap * torch.tanh(logits / cap) if cap > 0 else logits
+        scale, cap = self._logit_form
+        if cap is None:
+            return logits if scale == 1 else logits * scale
+        return cap * torch.tanh(logits * (scale / cap))
+
+    @cached_property
+    def _logit_form(self) -> tuple[float, float | None]:
+        """Scale and soft cap between the unembedding and the logits, from one forward pass of a few tokens."""
+        cfgs = (self.module.cfg, getattr(getattr(self.module, "original_model", None), "config", None))
+        caps = {
+            v for c in cfgs for n, v in getattr(c, "__dict__", {}).items() if "cap" in n and type(v) in (int, float)
+        }
+        kept = []
+        with torch.no_grad():
+            logits = self.module.run_with_hooks(
+                self._probe_tokens(), return_type="logits",
+                fwd_hooks=[(BEFORE_UNEMBED, lambda value, hook=None: kept.append(value))],
+            )  # fmt: skip
+            behind = self.module.unembed(kept[-1])
+        try:
+            return probes.logit_scale(behind.flatten(0, -2), logits.flatten(0, -2), sorted(c for c in caps if c > 0))
+        except ValueError as error:
+            raise ValueError(
+                f"model: losses of {self.name!r} cannot be computed: {error}; wanted logits that are the unembedding, "
+                "scaled or capped. Activations can be read; losses and logit weights cannot."
+            ) from error
+
+    def _probe_tokens(self) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        shape = (1, min(8, self.n_ctx))
+        return torch.randint(self.d_vocab, shape, generator=generator, device="cpu").to(self.device)
+
+    @cached_property
+    def _final(self) -> tuple[Tensor | None, bool, Tensor]:
+        unembedding = self.module.W_U
+        like = torch.empty(0, dtype=unembedding.dtype, device=unembedding.device)
+        try:
+            gain, centred = probes.norm_gain(
+                getattr(self.module, "ln_final", torch.nn.Identity()), len(unembedding), like
+            )
+        except ValueError as error:
+            raise ValueError(f"model: {self.name!r} has no linear path to its logits: {error}") from error
+        return gain, centred, unembedding * self._logit_form[0]
 
     def _final_path(self) -> tuple[Tensor | None, bool, Tensor]:
-        cfg = self.module.cfg
-        kind = cfg.normalization_type
-        if getattr(cfg, "use_normalization_before_and_after", False):
-            raise ValueError(f"model: {self.name!r} normalizes after its layers too; no linear path to the logits")
-        gains = {n.rsplit(".", 1)[-1]: p for n, p in self.module.ln_final.named_parameters()} if kind else {}
-        return gains.get("w", gains.get("weight")), kind in ("LN", "LNPre"), self.module.W_U
+        return self._final
 
     def _mlp_out(self, layer: int) -> Tensor:
         return self.module.W_out[layer]
+
+    def _direct(self, hook_name: str, path: Tensor) -> Tensor:
+        """The path, times what the layer multiplies its output by: found by moving the activations at the hook.
+
+        Later layers add nothing meanwhile, so that what changes before the final norm came the direct way.
+        """
+        layer, point = int(hook_name.split(".")[1]), hook_name.split(".", 2)[2]
+        own = {"hook_resid_pre": ("attn", "mlp"), "hook_resid_mid": ("mlp",), "hook_attn_out": ("mlp",)}.get(point, ())
+        last = self.module.cfg.n_layers
+        silent = [f"blocks.{layer}.hook_{part}_out" for part in own]
+        silent += [f"blocks.{later}.hook_{part}_out" for later in range(layer + 1, last) for part in ("attn", "mlp")]
+        final = "ln_final.hook_in" if "ln_final.hook_in" in self.hook_names else f"blocks.{last - 1}.hook_resid_post"
+        still = {name: torch.zeros_like for name in silent}
+        tokens = self._probe_tokens()
+        before = self._by_token(self._run(tokens, self._replacements(tokens, still), final), tokens.shape, final)
+        generator = torch.Generator().manual_seed(0)
+        moved = torch.randn(*tokens.shape, len(path), generator=generator, dtype=torch.float32, device="cpu").to(path)
+        predicted = moved @ path
+        size = 4 * before.float().square().mean().sqrt() / predicted.square().mean().sqrt()
+        change = still | {hook_name: lambda value: value + size * moved}
+        after = self._by_token(self._run(tokens, self._replacements(tokens, change), final), tokens.shape, final)
+        try:
+            return path * probes.multiple(after.float() - before.float(), size * predicted, before.dtype)
+        except ValueError as error:
+            raise ValueError(
+                f"hook_name: {hook_name!r} has no linear path to the logits of {self.name!r} ({error}; a norm behind "
+                f"the layer, say); wanted the residual stream, as blocks.{layer}.hook_resid_post"
+            ) from error
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]

@@ -1,0 +1,129 @@
+"""Losses and logit directions of families of tiny random models against the models themselves, on TransformerLens 4."""
+
+import copy
+import os
+
+import pytest
+import torch
+from tiny import tiny_model
+from torch.nn import functional as F
+
+from monosem.data import probes
+from monosem.data.lens import _hugging_face, library_version
+from monosem.data.models import load_model
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+REASON = "TransformerLens 4 is not installed (pip install 'transformer-lens>=4')"
+if not os.environ.get("MONOSEM_REQUIRE_LENS"):
+    pytest.importorskip("transformer_lens", reason=REASON, exc_type=ImportError)
+    if int(library_version().split(".")[0]) < 4:
+        pytest.skip(REASON, allow_module_level=True)
+transformers = pytest.importorskip("transformers")
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+D = 32
+SMALL = dict(
+    vocab_size=300, hidden_size=D, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, max_position_embeddings=64, pad_token_id=0, bos_token_id=0, eos_token_id=0,
+)  # fmt: skip
+OLDER = dict(vocab_size=300, num_hidden_layers=2, num_attention_heads=4, hidden_size=D)
+GEMMA = SMALL | dict(head_dim=8)
+FAMILIES = {
+    "Llama": SMALL,
+    "Qwen3": GEMMA,
+    "Gemma": GEMMA,  # gain 1 + weight
+    "Gemma2": GEMMA | dict(query_pre_attn_scalar=8, final_logit_softcapping=5.0),  # norms behind the layers too, a cap
+    "Gemma3Text": GEMMA | dict(query_pre_attn_scalar=8),
+    "Nemotron": SMALL,  # LayerNorm of gain 1 + weight
+    "Olmo2": SMALL,  # norms behind the layers
+    "Cohere": SMALL | dict(logit_scale=0.25),  # logits times a number; attention and MLP side by side
+    "Granite": SMALL | dict(logits_scaling=4.0, residual_multiplier=0.3),  # logits over a number; outputs times another
+    "GPTNeoX": OLDER | dict(intermediate_size=48, max_position_embeddings=64),
+    "Bloom": OLDER,
+    "OPT": SMALL | dict(ffn_dim=48, word_embed_proj_dim=D),
+    "GPT2": dict(vocab_size=300, n_embd=D, n_layer=2, n_head=4, n_positions=64, n_inner=48),
+}
+HOOKS = ("blocks.1.hook_resid_post", "blocks.1.hook_mlp_out", "blocks.1.mlp.hook_post")
+TOKENS = torch.randint(1, 300, (2, 12), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return _hugging_face(tiny_model().tokenizer, str(tmp_path_factory.mktemp("tokenizer")))
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request, tokenizer):
+    """(name, the model of Hugging Face, the same behind our adapter)."""
+    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+
+    cfg = getattr(transformers, f"{request.param}Config")(**FAMILIES[request.param])
+    torch.manual_seed(0)
+    theirs = transformers.AutoModelForCausalLM.from_config(cfg).eval()
+    with torch.no_grad():
+        for p in theirs.parameters():
+            p.copy_(torch.rand_like(p) * 0.8 + 0.1 if p.ndim == 1 else torch.randn_like(p) * 0.15)
+    bridge = build_bridge_from_module(copy.deepcopy(theirs), type(theirs).__name__, hf_config=cfg, tokenizer=tokenizer)
+    return request.param, theirs, load_model(bridge)
+
+
+def test_losses_are_the_models_own(family):
+    _, theirs, ours = family
+    with torch.no_grad():
+        logits = theirs(TOKENS).logits[:, :-1]
+    wanted = F.cross_entropy(logits.flatten(0, 1), TOKENS[:, 1:].flatten(), reduction="none").view(2, 11)
+    torch.testing.assert_close(ours.token_losses(TOKENS), wanted, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_logit_directions_are_the_models_own(family, hook):
+    """Against the derivative of the logits. The norm's own scale changes too: along the normalised activation."""
+    name, _, ours = family
+    if name in ("Gemma2", "Gemma3Text", "Olmo2") and hook.endswith("mlp.hook_post"):
+        with pytest.raises(ValueError, match=r"hook_name: 'blocks.1.mlp.hook_post' has no linear path .*; wanted"):
+            ours.logit_directions(hook)
+        return
+    v = torch.randn(ours.width(hook), generator=torch.Generator().manual_seed(1))
+
+    def logits(step: float) -> torch.Tensor:
+        def put(x):
+            return torch.cat([x[:, :5], x[:, 5:6] + step * v, x[:, 6:]], dim=1)
+
+        hidden = ours._run(TOKENS, ours._replacements(TOKENS, {hook: put}), "unembed.hook_in")
+        return ours._unembed(hidden[1, 5:6])[0].double()
+
+    gain, centred, unembedding = ours._final_path()
+    at = ours.activations(TOKENS, "ln_final.hook_in")[1, 5]
+    at = at - at.mean() if centred else at
+    size = float(at.square().mean().sqrt())
+    change = (logits(1e-2 * size) - logits(-1e-2 * size)) / (2e-2 * size)
+    if name == "Gemma2":  # the cap's own slope
+        change = change / (1 - (logits(0.0) / 5.0).square())
+    along = (gain * at) @ unembedding
+    basis = torch.stack([v @ ours.logit_directions(hook), along], dim=1).double()
+    found = torch.linalg.lstsq(basis, change[:, None]).solution
+    assert float((basis @ found - change[:, None]).norm() / change.norm()) < 1e-3  # differences of float32 logits
+    assert float(found[0]) == pytest.approx(1 / size, rel=1e-3)  # not only the direction
+
+
+def test_a_norm_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="no LayerNorm, RMS norm or identity"):
+        probes.norm_gain(torch.tanh, D, torch.zeros(1))
+    for norm, centred in ((torch.nn.LayerNorm(D), True), (torch.nn.RMSNorm(D), False), (torch.nn.Identity(), False)):
+        assert probes.norm_gain(norm.double(), D, torch.zeros(1, dtype=torch.float64))[1] is centred
+
+
+@pytest.mark.parametrize("change", [lambda y: y + 0.1 * y.square(), lambda y: y.clamp(min=0), lambda y: y[:, :-1]])
+def test_logits_of_no_known_form_are_refused(change):
+    u = torch.randn(4, 50, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="unembedding"):
+        probes.logit_scale(u, change(u), [30.0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_scale_and_cap_are_found(dtype):
+    u = torch.randn(4, 500, generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert probes.logit_scale(u, u, []) == (1.0, None)
+    assert probes.logit_scale(u, u / 8, [30.0]) == (pytest.approx(1 / 8, rel=1e-3), None)
+    scale, cap = probes.logit_scale(u, (3 * torch.tanh(u.double() * 2 / 3)).to(dtype), [30.0, 3.0])
+    assert (scale, cap) == (pytest.approx(2, rel=2e-2), 3.0)
