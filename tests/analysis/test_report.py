@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 
+import monosem as ms
 from monosem.analysis.metrics import evaluate
 from monosem.analysis.report.content import study
 from monosem.analysis.report.curves import read_curves
@@ -108,7 +109,7 @@ def test_curves_survive_missing_keys_and_a_cut_line(tmp_path):
         read_curves(tmp_path / "none.jsonl")
 
 
-def test_a_page_with_nothing_to_show(model, exact, rows, hook, tmp_path):
+def test_a_page_with_nothing_to_show(model, exact, rows, hook, tmp_path, tab):
     with torch.no_grad():
         exact.b_enc.fill_(-1e9)
     rows.sources = ["text", "more", "code"]  # no label, no feature that fires, no curves
@@ -119,6 +120,32 @@ def test_a_page_with_nothing_to_show(model, exact, rows, hook, tmp_path):
     assert data["cards"] == data["groups"] == data["labels"] == []
     assert data["silent"] == {"features": 14, "tokens": 110}
     assert 'id="labels"' not in page and 'id="training"' not in page
+    tab.open(tmp_path / "r.html")
+    assert tab.errors() == []
+    assert "No feature fired" in tab.run("document.getElementById('features').textContent")
+    assert tab.count("#search") == tab.count("#groups") == 0, "nothing to search in"
+    assert tab.count("section:not(:has(table, svg, .card, ul, .note))") == 0, "a title with nothing under it"
+
+
+@pytest.mark.parametrize("points", [0, 1, 2])
+def test_a_line_needs_two_points(model, exact, rows, hook, tmp_path, tab, points):
+    evaluation = evaluate(exact, model, hook, rows, progress=False)
+    found = study(exact, model, hook, rows, progress=False)
+    curves = {"step": [1, 2][:points], "loss": [1.0, 0.5][:points]}
+    tab.open(write_report(tmp_path / "r.html", exact, model, hook, evaluation, found, curves=curves))
+    assert tab.errors() == []
+    assert tab.count("#training") == tab.count("a[href='#training']") == tab.count("#curves svg") == (points == 2)
+
+
+def test_one_feature_and_one_source(model, rows, hook, tmp_path, tab):
+    sae = ms.TopKSAE(model.E.shape[1], 1, k=1, seed=0)
+    rows.sources, rows.source = ["only"], rows.source * 0
+    evaluation = evaluate(sae, model, hook, rows, progress=False)
+    found = study(sae, model, hook, rows, progress=False)
+    tab.open(write_report(tmp_path / "r.html", sae, model, hook, evaluation, found))
+    assert tab.errors() == []
+    assert tab.count("article.card") == tab.count("#scatter circle") == tab.count("#density rect") == 1
+    assert "NaN" not in tab.run("document.documentElement.outerHTML")
 
 
 def test_the_script_draws_what_the_data_call_for(page, tmp_path, tab):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import monosem as ms
 from monosem.analysis.dashboard import Counts, write_site
 from monosem.analysis.dashboard.facts import gather
 from monosem.analysis.dashboard.records import Records
@@ -276,3 +277,31 @@ def test_right_to_left_examples_stand_right(subject, rows, tmp_path, tab):
     assert tab.run("[...document.querySelectorAll('.line .text')].every((n) => n.dir === 'rtl')")
     right = "document.querySelector('.line {}').getBoundingClientRect().right"
     assert tab.run(f"{right.format('.text')} - {right.format('.tok')}") < 30  # the first token, at the right edge
+
+
+def test_a_dictionary_of_which_nothing_fires(subject, rows, tmp_path, tab):
+    with torch.no_grad():
+        subject.sae.b_enc.fill_(-1e9)
+    index = build_index(subject, rows, tmp_path / "dead", progress=False)
+    write_site(subject, index, tmp_path / "site", prompts=["the x"], counts=COUNTS, progress=False)
+    tab.open(tmp_path / "site" / "index.html")
+    tab.wait("document.getElementById('count').textContent === '0 of 14'")
+    assert "No feature" in tab.run("document.getElementById('body').textContent")
+    tab.run("document.getElementById('silent').click()")
+    tab.wait("document.documentElement.dataset.ready && document.querySelectorAll('#list .item').length === 14")
+    assert "fired on none of the 110 tokens" in tab.run("document.getElementById('body').textContent")
+    tab.run("location.hash = '#p0'")
+    tab.wait("document.documentElement.dataset.ready === '#p0'")
+    assert "NaN" not in tab.run("document.documentElement.outerHTML")
+
+
+def test_a_dictionary_of_one_feature(model, hook, rows, tmp_path, tab):
+    subject = Subject(ms.TopKSAE(model.E.shape[1], 1, k=1, seed=0), model, hook)
+    index = build_index(subject, rows, tmp_path / "one", progress=False)
+    write_site(subject, index, tmp_path / "site", counts=COUNTS, progress=False)
+    tab.open(tmp_path / "site" / "index.html")
+    tab.wait("document.documentElement.dataset.ready === '#0'")
+    assert tab.count(".level") == 11 and tab.count("#body svg") == 1
+    for key in "jk":
+        tab.press(key)
+    assert "NaN" not in tab.run("document.documentElement.outerHTML")

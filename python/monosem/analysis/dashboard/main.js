@@ -15,6 +15,11 @@
   function complain(error) {
     $("body").replaceChildren(el("p", { class: "note" }, error.message));
   }
+  function nothing() {
+    const some = all.count.some((n) => n > 0);
+    complain(new Error(some ? "No feature fits what is asked for." : "No feature fires on the text that was read: “silent too” lists them."));
+  }
+  const onPrompt = () => location.hash.startsWith("#p");
   async function open(f, address = true) {
     current = f;
     if (address && location.hash !== `#${f}`) history.replaceState(null, "", `#${f}`);
@@ -39,6 +44,7 @@
       narrow("feature");
       open(Number(hash), false);
     } else if (list.first() !== null) open(list.first(), false);
+    else nothing();
   }
   function narrow(which) { // on a narrow screen either the list or the feature is seen
     view = which;
@@ -85,7 +91,7 @@
     $("order").addEventListener("change", () => { asked.order = $("order").value; search(); });
     $("source").append(el("option", { value: "" }, "any source"), ...meta.sources.map((s, i) => el("option", { value: i }, s)));
     $("source").addEventListener("change", () => { asked.source = $("source").value === "" ? null : Number($("source").value); search(false); });
-    $("silent").addEventListener("change", () => { asked.silent = $("silent").checked; search(); });
+    $("silent").addEventListener("change", () => { asked.silent = $("silent").checked; search(current !== null || onPrompt()); });
     $("back").addEventListener("click", () => narrow("list"));
     $("help-button").addEventListener("click", help);
     $("list").addEventListener("click", () => narrow("feature"));
@@ -102,16 +108,15 @@
       return;
     }
     if (/^(SELECT|INPUT)$/.test(event.target.tagName)) return;
-    const onPrompt = location.hash.startsWith("#p");
     const go = (f) => { if (f !== null) open(f); };
     const keys = {
       "/": () => { narrow("list"); $("search").focus(); $("search").select(); }, "?": help,
       j: () => go(list.step(1)), k: () => go(list.step(-1)), ArrowDown: () => go(list.step(1)), ArrowUp: () => go(list.step(-1)),
       PageDown: () => go(list.step(10)), PageUp: () => go(list.step(-10)), Home: () => go(list.first()), End: () => go(list.last()),
       Enter: () => narrow("feature"), ArrowRight: () => narrow("feature"), ArrowLeft: () => narrow("list"),
-      p: () => { if (meta.prompts.length) location.hash = onPrompt ? "" : "#p0"; },
+      p: () => { if (meta.prompts.length) location.hash = onPrompt() ? "" : "#p0"; },
     };
-    if (onPrompt && /^(Arrow.*|Enter|j|k)$/.test(event.key) && prompt.key(event.key)) return event.preventDefault();
+    if (onPrompt() && /^(Arrow.*|Enter|j|k)$/.test(event.key) && prompt.key(event.key)) return event.preventDefault();
     if (!keys[event.key]) return;
     event.preventDefault();
     keys[event.key]();

@@ -34,7 +34,8 @@
   }
   function densityChart() {
     const edges = data.evaluation.density_edges, counts = data.evaluation.density_counts;
-    const top = Math.max(1, ...counts);
+    const top = Math.max(0, ...counts);
+    if (!top) return;
     const x = { low: edges[0], high: edges[edges.length - 1], ticks: edges.filter((v) => Math.abs(v - Math.round(v)) < 1e-9).map(Math.round) };
     const { root, sx, sy } = frame(460, 300, x, { low: 0, high: top, ticks: ticks(0, top) }, { x: tenth, title: "features", label: "share of tokens, log scale" });
     counts.forEach((c, i) => {
@@ -49,7 +50,7 @@
   function scatter(shown) {
     const { count, source, r, tokens } = data.overview;
     const lows = count.filter((c) => c > 0).map((c) => Math.log10(c / tokens));
-    if (!lows.length) return;
+    if (!lows.length) return; // the template has no place for it then
     let low = 0; for (const v of lows) low = Math.min(low, v);
     low = Math.floor(low);
     const x = { low, high: 0, ticks: [...Array(-low + 1).keys()].map((i) => low + i) };
@@ -145,7 +146,7 @@
     });
     $("groups").append(chip);
   });
-  $("search").addEventListener("input", filter);
+  if (boxes.length) $("search").addEventListener("input", filter);
   addEventListener("hashchange", () => {
     const card = byFeature.get(Number(location.hash.slice(2)));
     const node = card && $(location.hash.slice(1));
