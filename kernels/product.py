@@ -5,8 +5,10 @@ x is rounded to x̃ = x − δx and w to w̃ = w − δw. By Cauchy-Schwarz
     |x·w − x̃·w̃| ≤ ‖δx‖·‖w‖ + ‖x̃‖·‖δw‖,
 
 with the norms that the rounding really has, row by row, not their worst case. A sum of fp32 products adds at most
-(additions in a row)·2⁻²³·‖x‖·‖w‖ on either side. So each approximate pre-activation has an upper bound that the one
-computed in fp32 does not exceed, and what is below a bar by that bound is below it in fp32.
+(additions in a row)·2⁻²³·‖x‖·‖w‖ on either side. Squares below 2⁻¹²⁶ may be lost from a norm, √D·2⁻⁶³ of it, and
+products as small from a sum: 1e-14 is added to every norm wherever one is written (here and by row_adam), which covers
+both; rows shorter than that prove nothing and are computed in fp32. So each approximate pre-activation has an upper
+bound that the one computed in fp32 does not exceed, and what is below a bar by that bound is below it in fp32.
 """
 
 import triton
@@ -32,8 +34,8 @@ def round_rows(t, rounded, length, error, N, D, WIDTH, COPY: tl.constexpr, R: tl
             e = v - low.to(tl.float32)
             errors += e * e
     # fp32 sums of squares are good to 2⁻²⁴ times their additions; a thousandth covers any width.
-    tl.store(length + row, tl.sqrt(tl.sum(squares, axis=1)) * 1.001, mask=row < N)
-    tl.store(error + row, tl.sqrt(tl.sum(errors, axis=1)) * 1.001, mask=row < N)
+    tl.store(length + row, tl.sqrt(tl.sum(squares, axis=1)) * 1.001 + 1e-14, mask=row < N)
+    tl.store(error + row, tl.sqrt(tl.sum(errors, axis=1)) * 1.001 + 1e-14, mask=row < N)
 
 
 @triton.jit

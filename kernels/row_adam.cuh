@@ -57,8 +57,8 @@ MS_DEVICE void write_norms(const AdamRows& rows, int64_t row, int lane, int lane
   sums.length = sum_over(sums.length, lanes, slots);
   sums.left = sum_over(sums.left, lanes, slots);
   if (lane == 0) {
-    rows.norms[row] = sqrtf(sums.length) * 1.001f;
-    rows.norms[rows.rows + row] = sqrtf(sums.left) * 1.001f;
+    rows.norms[row] = sqrtf(sums.length) * 1.001f + 1e-14f;  // the least: product.py
+    rows.norms[rows.rows + row] = sqrtf(sums.left) * 1.001f + 1e-14f;
   }
 }
 

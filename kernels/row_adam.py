@@ -47,8 +47,8 @@ def update_row(
         low = row.to(copy.dtype.element_ty)
         left = row - low.to(tl.float32)
         tl.store(copy + f * WIDTH + cols, low, mask=inside)
-        tl.store(norms + f, tl.sqrt(tl.sum(row * row)) * 1.001)
-        tl.store(norms + tl.num_programs(0) + f, tl.sqrt(tl.sum(left * left)) * 1.001)
+        tl.store(norms + f, tl.sqrt(tl.sum(row * row)) * 1.001 + 1e-14)
+        tl.store(norms + tl.num_programs(0) + f, tl.sqrt(tl.sum(left * left)) * 1.001 + 1e-14)
 
 
 @triton.jit

@@ -197,10 +197,11 @@ PYBIND11_MODULE(_C, m) {
         [](int bits, Address x, Address w, int64_t d, int64_t times, int threads) {
           ms::kernels().whole_repeat(bits, at<const uint32_t>(x), at<const uint32_t>(w), d, times, threads);
         }, nogil);
-  m.def("largest_norm",
+  m.def("longest_rows",
         [](Address rows, int dtype, int64_t n, int64_t d, int threads) {
-          return ms::kernels().largest_norm(weights(rows, dtype, d), n, threads);
-        }, nogil);
+          const ms::Longest longest = ms::kernels().longest_rows(weights(rows, dtype, d), n, threads);
+          return std::make_pair(longest.norm, longest.off);
+        }, nogil, "the largest norm of a row, and of what rounding it to bf16 takes off");
   py::class_<TopkBlock>(m, "TopkBlock")
       .def(py::init<int64_t, int64_t, int64_t>())
       .def("begin", &TopkBlock::begin)

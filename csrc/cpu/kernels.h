@@ -72,6 +72,10 @@ struct Weights {
   int64_t d;
 };
 
+struct Longest {
+  float norm, off;  // of a row, and of what rounding it to bf16 takes off
+};
+
 struct Exact {  // what survivors are scored with
   const float* x;
   Weights w;
@@ -131,7 +135,7 @@ struct Kernels {
   bool fast_int8;  // whether products in 8 bits are faster here than in 16
   void (*whole_pack)(int bits, const Weights&, int64_t rows, bool tokens, const PackedRows&, int threads);
   void (*whole_repeat)(int bits, const uint32_t* x, const uint32_t* w, int64_t d, int64_t times, int threads);
-  float (*largest_norm)(const Weights&, int64_t rows, int threads);
+  Longest (*longest_rows)(const Weights&, int64_t rows, int threads);
   void (*whole_topk)(int bits, const WholeTile&, const Exact&, const TopkAnswer&, int threads);
   void (*whole_threshold)(int bits, const WholeTile&, const Exact&, RowBuffers&, int threads);
   void (*sparse_decode)(const Code&, const Weights&, const float* bias, float* out, int threads);

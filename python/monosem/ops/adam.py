@@ -106,5 +106,5 @@ def write_copy_(w: Tensor, copy: Tensor | None, norms: Tensor | None) -> None:
     """
     if copy is not None:
         copy[:, : w.shape[1]] = w
-        norms[0] = w.norm(dim=-1) * 1.001
-        norms[1] = (w - copy[:, : w.shape[1]].to(w.dtype)).norm(dim=-1) * 1.001
+        norms[0] = w.norm(dim=-1) * 1.001 + 1e-14
+        norms[1] = (w - copy[:, : w.shape[1]].to(w.dtype)).norm(dim=-1) * 1.001 + 1e-14

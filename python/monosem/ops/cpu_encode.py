@@ -23,9 +23,7 @@ BLOCK = 4096  # tokens at a time, of which what is active is then put in a row
 HUGE = 1e30  # no sum of values and margins below this comes near to what fp32 can hold
 ROWS, COLS = 1024, 1024  # of a tile by PyTorch, which stays in cache between product and selection
 SLOT_BYTES = 64 << 20  # the survivors' buffer of a block of tokens stays below this, whatever k
-# |x·w − product in bf16| ≤ 2⁻⁷·‖x‖·‖w‖: two roundings of the factors (2⁻⁹ each, first order 2⁻⁸ by Cauchy-Schwarz),
-# one of the result (2⁻⁹), and the rest for the accumulation in fp32.
-MARGIN = 2.0**-7
+SHORT = 64 * cpu_whole.TINY  # what is shorter is mostly margin
 
 
 def topk(x: Tensor, w: Tensor, b: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -107,14 +105,14 @@ class _Encoder:
         self.product = backend.cpu_product()
         self._packed: dict[int, cpu_whole.Packed] = {}
         if self.product != "fp32":
-            self._longest = self._longest_row()
+            # Of all rows: the largest norm, not finite if any entry is not; in bf16 the most that rounding takes off.
+            if self.product in WHOLE:
+                self._longest, self._rounded = float(self._packed_rows(WHOLE[self.product]).norm.amax()), 0.0
+            else:
+                self._longest, self._rounded = _C.longest_rows(
+                    self.rows.data_ptr(), self.dtype, *self.rows.shape, threads()
+                )
             self._largest_bias = float(self.bias.abs().amax())  # NaN, if any is
-
-    def _longest_row(self) -> float:
-        """The largest norm of a row; not finite if any entry is not."""
-        if self.product in WHOLE:
-            return float(self._packed_rows(WHOLE[self.product]).norm.amax())
-        return _C.largest_norm(self.rows.data_ptr(), self.dtype, *self.rows.shape, threads())
 
     def _packed_rows(self, bits: int) -> cpu_whole.Packed:
         if bits not in self._packed:
@@ -124,8 +122,12 @@ class _Encoder:
     def suited(self, x: Tensor, product: str) -> str:
         """This product, or the next that suits x: what is not finite, or may overflow, goes by the rules of fp32."""
         d = x.shape[1]
-        if product != "fp32" and not (x.norm(dim=1) * self._longest + self._largest_bias < HUGE).all():
-            return "fp32"
+        if product != "fp32":
+            norms = x.norm(dim=1)
+            if not (norms * self._longest + self._largest_bias < HUGE).all():
+                return "fp32"
+            if self._longest < SHORT or int((norms < SHORT).sum()) > FEW + len(x) // 16:  # what would score all
+                return "fp32"
         if product == "int8" and (d > cpu_whole.WIDEST[8] or self.whole(x[:256], product).margins.wide(d)):
             product = "int16"
         return "fp32" if product == "int16" and d > cpu_whole.WIDEST[16] else product
@@ -140,13 +142,31 @@ class _Encoder:
         """Show every feature's value for x, in tiles by PyTorch, to the block; returns whether the values are exact."""
         exact = product == "fp32"
         block.begin(exact)
-        margin = None if exact else fp32(x.norm(dim=1) * (self._longest * MARGIN))
+        margin = None if exact else self._margin_in_bf16(x)
         for first, tile in _tiles(x, self.rows, exact):
             block.filter(
                 tile.data_ptr(), 0 if exact else 1, len(x), tile.shape[1], first, self.bias[first:].data_ptr(),
                 0 if exact else margin.data_ptr(), threads(),
             )  # fmt: skip
         return exact
+
+    def _margin_in_bf16(self, x: Tensor) -> Tensor:
+        """How far each token's values may be off, [tokens]: those of x·wᵀ in bf16, plus bias, from those in fp32.
+
+        x is rounded to x̃ = x − δx and w to w̃ = w − δw, so that |x·w − x̃·w̃| ≤ ‖δx‖·‖w‖ + ‖x̃‖·‖δw‖ (Cauchy-Schwarz),
+        with what rounding really took off. The result is rounded to 8 bits, 2⁻⁸ of at most ‖x̃‖·‖w̃‖. Added: fp32's
+        rounding, 2⁻²⁴ an addition, in the product (chains of D, two of them or less), in the survivors' scores and in
+        the norms; that of adding the bias. What is below 2⁻¹²⁶ may be lost anywhere: in squares that takes at most
+        √D·2⁻⁶³ off a norm, which TINY covers; in factors, products, sums and results at most √D·2⁻¹²⁶·(‖x‖ + ‖w‖) +
+        3D·2⁻¹²⁶, which the products of TINY and the norms cover, and that of TINY and TINY.
+        """
+        share = (2 * x.shape[1] + 128) * 2.0**-24
+        up, tiny = 1 + share, cpu_whole.TINY
+        off = (x - x.to(torch.bfloat16).to(torch.float32)).norm(dim=1) * up + tiny
+        length = x.norm(dim=1) * up + off + tiny
+        w_off = self._rounded * up + tiny
+        w_length = self._longest * up + w_off + tiny
+        return fp32(off * w_length + length * (w_off + w_length * (2.0**-8 + share)) + self._largest_bias * 2.0**-21)
 
 
 def _capacity(k: int, product: str) -> int:

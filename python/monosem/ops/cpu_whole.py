@@ -17,7 +17,10 @@ from monosem.ops.cpu_rows import threads
 
 # Up to this width the sums stay within 32 bits: 127·255·D, and (in 16 bits) the room that the norm leaves for rounding.
 WIDEST = {8: 65_536, 16: 1 << 20}
-TINY = 1e-15  # rows shorter than this become zeros; √kLeastSquare in the kernel
+# Added to every norm. It covers rows shorter than √kLeastSquare = 1e-15, which the kernel makes zeros; squares that
+# underflow, which take at most √D·2⁻⁶³ off a norm; and, where the processor makes zeros of numbers below 2⁻¹²⁶, steps
+# whose product it loses: ‖x‖·‖w‖ is below 32512²·2⁻¹²⁶ = 1.3e-29 there, and the margin at least TINY·(‖x‖ + ‖w‖).
+TINY = 1e-14
 # In 8 bits the margin of a typical token and feature may be so many times the spread of a product of random directions.
 # Beyond that (a few columns far larger than the rest) too much would be scored again, and 16 bits are faster.
 WIDE = 1.0
