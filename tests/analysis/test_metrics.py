@@ -83,7 +83,7 @@ def test_skipped_positions_keep_their_activation(model, exact, rows, hook):
     with torch.no_grad():
         exact.b_enc.fill_(-1e9)
     first = run(exact, model, rows, hook, skip_positions=1)
-    all_of_them = run(exact, model, rows, hook, skip_positions=0)
+    all_of_them = run(exact, model, rows, hook, skip_positions=0, skip_tokens=())
     assert all_of_them.tokens == 120 and first.tokens == 110
     assert all_of_them.ce_sae != pytest.approx(first.ce_sae)
 

@@ -36,7 +36,7 @@ def small_shards(monkeypatch):
 @pytest.mark.parametrize("width, skip", [(5, 1), (2, 0), (33, 15)])
 def test_harvest_stores_what_the_model_gave(tmp_path, small_shards, dtype, width, skip):
     model = FakeModel(width)
-    store = make(tmp_path / "deep" / "er", model=model, dtype=dtype, skip_positions=skip)
+    store = make(tmp_path / "deep" / "er", model=model, dtype=dtype, skip_positions=skip, skip_tokens=())
     found, rows, positions = store.read(torch.arange(store.n_stored))
     wanted = model.activations(numbered(37), HOOK)[:, skip:].reshape(-1, width)
     assert len(store.index.shards) == 10 and store.d_in == width and store.hook_name == HOOK

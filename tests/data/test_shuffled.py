@@ -31,7 +31,7 @@ def stream(rows=37, model=None, **options):
         (37, {"batch_size": 10_000}),
         (37, {"buffer_contexts": 1}),
         (37, {"buffer_contexts": 10_000, "forward_contexts": 7}),
-        (37, {"skip_positions": 0}),
+        (37, {"skip_positions": 0, "skip_tokens": ()}),
         (37, {"skip_positions": 15}),
         (7, {"epochs": 3, "batch_size": 64, "dtype": torch.bfloat16}),
     ],

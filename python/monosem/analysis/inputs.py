@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from monosem.analysis.neurons import NeuronBasis
 from monosem.data.saved import load
-from monosem.data.text import read_jsonl, split_holdout
 
 if TYPE_CHECKING:
     from monosem.data.rows import TokenRows
@@ -63,27 +62,21 @@ def _neurons(model: Any, hook_name: str | None, device: str) -> Subject:
     return Subject(sae, model, hook_name)
 
 
-def load_rows(model: Any, text: str | Path = "sample", split: str = "held_out") -> "TokenRows":
+def load_rows(
+    model: Any, text: str | Path = "sample", split: str = "held_out", n_ctx: int | None = None
+) -> "TokenRows":
     """Rows of labelled text for a model.
 
     Args:
         text: a JSON-lines file (``{"source": ..., "text": ...}``), or ``"sample"``: the shipped text.
         split: ``"train"``, ``"held_out"`` (2 % of the documents of each source) or ``"all"``.
+        n_ctx: tokens of a row, BOS included; default: the model's longest context.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not such text, or less of it than one context.
+        ValueError: not such text, an ``n_ctx`` that the model cannot read, or less of it than one context.
     """
     from monosem.data.rows import pack_rows
-    from monosem.data.sample import sample_documents
+    from monosem.data.sample import stream_documents
 
-    if split not in ("train", "held_out", "all"):
-        raise ValueError(f"split: got {split!r}; wanted 'train', 'held_out' or 'all'")
-    if text == "sample":
-        return pack_rows(sample_documents(split), model)
-    documents = list(read_jsonl(text))
-    if split != "all":
-        documents = split_holdout(documents)[split == "held_out"]
-        if not documents:
-            raise ValueError(f"text: {str(text)!r} has too few documents to hold some out; use split 'all'")
-    return pack_rows(documents, model)
+    return pack_rows(stream_documents(text, split), model, n_ctx)

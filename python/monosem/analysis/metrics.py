@@ -16,6 +16,7 @@ from torch import Tensor
 from monosem.analysis.scan import Block, Rows, blocks, spread
 from monosem.analysis.sources import LabelFeature, SourceMoments, group_sources
 from monosem.data import files
+from monosem.data.counted import BY_NAME, SkipTokens, counted, skipped_ids
 from monosem.data.saved import unfinished
 
 ULTRALOW = 1e-6  # Towards Monosemanticity, "Feature Density": the cluster below it is almost never interpretable
@@ -45,8 +46,9 @@ class Evaluation:
     * ``cosine``, ``norm_ratio``: means over tokens of cos(x, x̂) and ‖x̂‖ / ‖x‖ (tokens with x = 0 left out).
     * ``ce_clean``, ``ce_sae``, ``ce_zero``: nats per token of the model untouched, with x̂ in place of x, with zero
       in its place; ``ce_loss_recovered`` = (ce_zero − ce_sae) / (ce_zero − ce_clean), one ratio of pooled losses
-      (Towards Monosemanticity, "Loss recovered"). The first ``skip_positions`` tokens of a row (the BOS) keep their
-      activation and are not counted as activations.
+      (Towards Monosemanticity, "Loss recovered"). What is left out (``skip_positions`` at the start of a row,
+      ``skip_tokens`` anywhere) keeps its activation and is not counted; nor is the loss of predicting one of
+      ``skip_tokens``.
     * ``dead``: features never active on these ``tokens``. ``ultralow``: active, with a density below
       ``ultralow_bound`` = max(1e-6, 2 / tokens): no fewer than two tokens can be told from one.
     * ``density_edges`` (log10) and ``density_counts``: histogram of the share of tokens on which a feature is active,
@@ -63,6 +65,7 @@ class Evaluation:
     tokens: int
     contexts: int
     skip_positions: int
+    skip_tokens: tuple[int, ...]
     l0: float
     mse: float
     explained_variance: float
@@ -95,10 +98,12 @@ class Evaluation:
         """The figures as text for a terminal."""
         dead, low = self.dead / self.d_sae, self.ultralow / self.d_sae
         unresolved = self.ultralow_bound > ULTRALOW
+        left = [f"the first {self.skip_positions} of each"] if self.skip_positions else []
+        left += [f"token {', '.join(map(str, self.skip_tokens))}"] if self.skip_tokens else []
         lines = [
             f"{self.kind} SAE, {self.d_sae:,} features on {self.hook_name} ({self.d_in} wide) of {self.model}",
             f"{self.tokens:,} scored tokens in {self.contexts:,} contexts; "
-            + (f"the first {self.skip_positions} of each left as it is" if self.skip_positions else "none left out"),
+            + (f"left as they are: {' and '.join(left)}" if left else "none left out"),
             *([f"this is {unfinished(self.metadata)}"] if self.metadata.get("finished") is False else []),
             "",
             f"  L0                    {self.l0:10.2f}   features per token",
@@ -145,7 +150,7 @@ class _Sums:
         self.mean = torch.zeros(sources, d_in, dtype=torch.float64, device="cpu")
         self.predicted, self.clean, self.sae, self.zero = torch.zeros(4, sources, dtype=torch.float64, device="cpu")
 
-    def update(self, block: Block, target_source: Tensor) -> None:
+    def update(self, block: Block, target_source: Tensor, left_out: Sequence[int]) -> None:
         assert block.losses is not None and block.reconstruction is not None
         source = block.source
         x, y = block.x.double().cpu(), block.reconstruction.double().cpu()
@@ -162,14 +167,16 @@ class _Sums:
             total.index_add_(0, source, part)
         self.active += torch.bincount(source[block.at], minlength=len(self.active))
         self.mean.index_add_(0, source, x)
-        flat = target_source.flatten()
+        # A prediction is scored if its target counts; the first token of a row is nobody's target.
+        scored = torch.from_numpy(counted(block.tokens.numpy(), 0, left_out)[:, 1:])
+        flat = target_source[scored]
         self.predicted += torch.bincount(flat, minlength=len(self.predicted))
         for total, part in (
             (self.clean, block.losses.clean),
             (self.sae, block.losses.sae),
             (self.zero, block.losses.zero),
         ):
-            total.index_add_(0, flat, part.double().cpu().flatten())
+            total.index_add_(0, flat, part.double().cpu()[scored])
 
     def figures(self, which: list[int]) -> dict[str, float]:
         """The figures over the tokens of these sources."""
@@ -213,6 +220,7 @@ def evaluate(
     tokens: int | None = None,
     contexts: int = 16,
     skip_positions: int = 1,
+    skip_tokens: SkipTokens = BY_NAME,
     labels: Mapping[str, Sequence[str]] | None = None,
     observers: Sequence[Callable[[Block], None]] = (),
     baselines: dict[int, tuple[torch.Tensor, torch.Tensor]] | None = None,
@@ -227,7 +235,9 @@ def evaluate(
         rows: packed token rows with their sources.
         tokens: at most about this many, in evenly spaced rows (default: all).
         contexts: rows per block; the memory is that of one block.
-        skip_positions: leading positions of a row that keep their own activation and are not scored (1: the BOS).
+        skip_positions: leading positions of a row that keep their own activation and are not scored.
+        skip_tokens: the same for these tokens wherever they stand: ids, ``"bos"``, ``"pad"``; nor is the loss of
+            predicting one counted.
         labels: {label: prefixes of source names}; default Arabic, Hebrew, DNA, base64.
         observers: called with every block, so that a feature index can share the pass.
         baselines: shared by the evaluations of several dictionaries on the same text (``scan.blocks``).
@@ -237,13 +247,13 @@ def evaluate(
     """
     moments = SourceMoments(sae.cfg.d_sae, rows.sources)
     sums = _Sums(sae.cfg.d_in, len(rows.sources))
-    select = spread(rows, tokens)
+    select, left_out = spread(rows, tokens), skipped_ids(model, skip_tokens)
     for block in blocks(
         sae, model, hook_name, rows, losses=True, select=select, contexts=contexts, skip_positions=skip_positions,
-        baselines=baselines, progress="evaluating" if progress else None,
+        skip_tokens=skip_tokens, baselines=baselines, progress="evaluating" if progress else None,
     ):  # fmt: skip
         moments.update(block)
-        sums.update(block, torch.from_numpy(np.asarray(rows.source)[block.row.numpy(), 1:].astype(np.int64)))
+        sums.update(block, torch.from_numpy(np.asarray(rows.source)[block.row.numpy(), 1:].astype(np.int64)), left_out)
         for observe in observers:
             observe(block)
     counts, scored = moments.counts, int(sums.tokens.sum())
@@ -265,6 +275,7 @@ def evaluate(
         tokens=scored,
         contexts=len(select),
         skip_positions=skip_positions,
+        skip_tokens=left_out,
         dead=int((counts == 0).sum()),
         ultralow=int(((counts > 0) & (counts / scored < bound)).sum()),
         ultralow_bound=bound,

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from monosem.data.counted import BY_NAME, SkipTokens, counted, skipped_ids
+
 
 class Rows(Protocol):
     """Token rows: ``tokens`` [rows, T], ``source`` [rows, T] (each an index into the names ``sources``)."""
@@ -35,7 +37,7 @@ class Losses:
 
 @dataclass(frozen=True)
 class Block:
-    """B rows of text and the code of their scored tokens, N = B · (T − skip) of them.
+    """B rows of text and the code of their N scored tokens: those that count, see ``data/counted.py``.
 
     An entry of the code is ``values`` (> 0), ``features`` (which feature) and ``at`` (which scored token, 0 … N−1).
     """
@@ -43,7 +45,7 @@ class Block:
     row: Tensor  # int64 [B], the row of the text
     tokens: Tensor  # int64 [B, T]
     source: Tensor  # int64 [N]
-    skip: int
+    where: Tensor  # int64 [N], where each scored token stands: row of the block · T + position, rising
     x: Tensor  # [N, D]
     reconstruction: Tensor | None  # [N, D]; only where the losses were asked for
     values: Tensor  # fp32 [nnz]
@@ -54,9 +56,12 @@ class Block:
     @property
     def places(self) -> Tensor:
         """Where each entry stands in the text: row · T + position, int64 [nnz]."""
-        length = self.tokens.shape[1]
-        scored = length - self.skip
-        return self.row[self.at // scored] * length + self.at % scored + self.skip
+        return self.places_of(self.at)
+
+    def places_of(self, at: Tensor) -> Tensor:
+        """Where scored tokens stand in the text: 0 … N−1 → row · T + position."""
+        length, where = self.tokens.shape[1], self.where[at]
+        return self.row[where // length] * length + where % length
 
 
 def entries(code: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -110,40 +115,48 @@ def blocks(
     done: int = 0,
     contexts: int = 16,
     skip_positions: int = 1,
+    skip_tokens: SkipTokens = BY_NAME,
     progress: str | None = None,
 ) -> Iterator[Block]:
     """Yield the text block by block, in order.
 
     Args:
         losses: also run the whole model three times: untouched, with the reconstruction in place of the activation,
-            with zeros in its place. The skipped positions keep their own activation in all three.
+            with zeros in its place. What is left out keeps its own activation in all three.
         baselines: keeps the losses that do not depend on the dictionary, untouched and with zeros: passes over the same
             rows that share the dict compute them once.
         select: the rows to read (default all). Places count over all rows all the same.
         done: how many of the chosen rows an earlier pass has read; this one goes on behind them.
         contexts: rows per block.
-        skip_positions: leading positions of every row that are left out (1: the BOS).
+        skip_positions: leading positions of every row that are left out.
+        skip_tokens: left out wherever they stand: ids, ``"bos"``, ``"pad"``.
         progress: what the progress bar says; None shows none.
 
     Raises:
-        ValueError: the SAE does not fit the hook, or there is nothing to read.
+        ValueError: the SAE does not fit the hook, or there is nothing to read or nothing that counts.
     """
     check(sae, model, hook_name, rows, skip_positions)
+    ids = skipped_ids(model, skip_tokens)
     select = np.arange(len(rows.tokens)) if select is None else np.asarray(select)
-    length = np.shape(rows.tokens)[1]
+    length, scored_any = np.shape(rows.tokens)[1], False
     show = {"unit": "tok", "unit_scale": True, "desc": progress, "disable": progress is None}
     with tqdm(total=len(select) * length, initial=done * length, **show) as bar:
         for start in range(done, len(select), contexts):
             run = select[start : start + contexts]
             tokens = torch.from_numpy(np.asarray(rows.tokens[run]).astype(np.int64))
             source = torch.from_numpy(np.asarray(rows.source[run]).astype(np.int64))
+            scored = torch.from_numpy(counted(tokens.numpy(), skip_positions, ids))
+            if not scored.any():  # padding only
+                bar.update(tokens.numel())
+                continue
+            scored_any = True
             activations = model.activations(tokens, hook_name)
-            x = activations[:, skip_positions:].flatten(0, 1).to(sae.W_dec.device, torch.float32)
+            x = activations[scored.to(activations.device)].to(sae.W_dec.device, torch.float32)
             code = sae.encode(x)
             reconstruction = sae.decode(code) if losses else None
             measured = None
             if reconstruction is not None:
-                put = _swap(model, tokens, hook_name, activations, skip_positions)
+                put = _swap(model, tokens, hook_name, activations, scored)
                 kept = {} if baselines is None else baselines
                 if start not in kept:
                     kept[start] = model.token_losses(tokens, None), put(torch.zeros_like(x))
@@ -151,22 +164,29 @@ def blocks(
             yield Block(
                 torch.from_numpy(run.astype(np.int64)),
                 tokens,
-                source[:, skip_positions:].flatten(),
-                skip_positions,
+                source[scored],
+                scored.flatten().nonzero().flatten(),
                 x,
                 reconstruction,
                 *entries(code),
                 measured,
             )
             bar.update(tokens.numel())
+    if not scored_any and not done and len(select):
+        raise ValueError(
+            f"skip_tokens: every token of these {len(select)} rows is left out (the first {skip_positions} of each, "
+            f"and ids {list(ids)}); wanted at least one that counts. Leave out fewer."
+        )
 
 
-def _swap(model: Any, tokens: Tensor, hook_name: str, activations: Tensor, skip: int) -> Callable[[Tensor], Tensor]:
+def _swap(
+    model: Any, tokens: Tensor, hook_name: str, activations: Tensor, scored: Tensor
+) -> Callable[[Tensor], Tensor]:
     """A function: scored activations [N, D] → the model's token losses with them at the hook."""
 
     def put(x: Tensor) -> Tensor:
         whole = activations.clone()
-        whole[:, skip:] = x.view_as(whole[:, skip:]).to(whole)
+        whole[scored.to(whole.device)] = x.to(whole)
         # The model may leave out the last token, which predicts nothing.
         return model.token_losses(tokens, {hook_name: lambda a: whole[:, : a.shape[1]].to(a)})
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from monosem.analysis.index.example import Example
 from monosem.analysis.scan import Rows, entries
+from monosem.data.counted import BY_NAME, SkipTokens, counted, skipped_ids
 
 _UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 
@@ -140,6 +141,7 @@ def windows_of(
         windows(
             subject.sae, subject.model, subject.hook_name, index.rows, others, before=before, after=after,
             characters=characters, skip_positions=skip_positions,
+            skip_tokens=index.meta["settings"].get("skip_tokens", ()),
         )
         if others else ()
     )  # fmt: skip
@@ -154,7 +156,7 @@ def windows_of(
 def windows(
     sae: Any, model: Any, hook_name: str, rows: Rows, wanted: Sequence[tuple[int, Example]],
     *, before: int = 28, after: int = 16, characters: tuple[int, int] = (48, 28), contexts: int = 16,
-    skip_positions: int = 1,
+    skip_positions: int = 1, skip_tokens: SkipTokens = BY_NAME,
 ) -> list[Window]:  # fmt: skip
     """Show each (feature, example) with the tokens around it and the feature's activation on them.
 
@@ -165,6 +167,7 @@ def windows(
         characters: most characters on either side: so that a line is as long in DNA as in prose.
     """
     tokens, texts = np.asarray(rows.tokens), TextCache(model)
+    left_out = skipped_ids(model, skip_tokens)
     out: list[Window | None] = [None] * len(wanted)
     numbers = sorted({example.row for _, example in wanted})
     by_row: dict[int, list[int]] = {}
@@ -179,24 +182,24 @@ def windows(
             for local, row in enumerate(run)
             for i in by_row[row]
         ]
-        values = _window_values(sae, activations, [(wanted[i][0], r, a, b) for i, r, a, b in spans], skip_positions)
+        scored = torch.from_numpy(counted(ids.numpy(), skip_positions, left_out))
+        values = _window_values(sae, activations, [(wanted[i][0], r, a, b) for i, r, a, b in spans], scored)
         for (i, _, a, _), of_window in zip(spans, values, strict=True):
             out[i] = lay_out(texts, rows, wanted[i][1], a, of_window, characters)
     return [w for w in out if w is not None]
 
 
 def _window_values(
-    sae: Any, activations: Tensor, spans: list[tuple[int, int, int, int]], skip: int
+    sae: Any, activations: Tensor, spans: list[tuple[int, int, int, int]], scored: Tensor
 ) -> list[list[float]]:
-    """The activation of one feature on each token of each span (feature, row, first, end); 0 on skipped positions."""
+    """The activation of one feature on each token of each span (feature, row, first, end); 0 if not counted."""
     x = torch.cat([activations[r, a:b] for _, r, a, b in spans]).to(sae.W_dec.device, torch.float32)
     lengths = torch.tensor([b - a for *_, a, b in spans], dtype=torch.int64, device="cpu")
     feature = torch.tensor([f for f, *_ in spans], dtype=torch.int64, device="cpu").repeat_interleave(lengths)
     values, features, at = entries(sae.encode(x))
     mine = features == feature[at]
     flat = torch.zeros(len(x), dtype=torch.float32, device="cpu").index_put_((at[mine],), values[mine])
-    position = torch.cat([torch.arange(a, b, device="cpu") for *_, a, b in spans])
-    flat[position < skip] = 0
+    flat *= torch.cat([scored[r, a:b] for _, r, a, b in spans])
     return [part.tolist() for part in flat.split(lengths.tolist())]
 
 

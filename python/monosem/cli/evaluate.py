@@ -24,12 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokens", type=int, metavar="N", help="evaluate about N tokens, in evenly spaced contexts (default: all)"
     )
-    parser.add_argument(
-        "--skip-positions",
-        type=int,
-        default=1,
-        help="positions at the start of each context that keep their activation and are not scored; 1 is BOS",
-    )
+    options.add_context(parser)
+    options.add_skipped(parser, kept=" (they keep their activation)")
     parser.add_argument("--out", help="folder for evaluation.json and evaluation.svg (default: the dictionary's)")
     parser.add_argument(
         "--report",
@@ -48,8 +44,11 @@ def run(args: argparse.Namespace) -> int:
 
     subject = load_subject(args.folder, args.model, args.hook, args.device)
     sae, model, hook_name = subject.sae, subject.model, subject.hook_name
-    rows = load_rows(model, args.text, args.split)
-    options = {"tokens": args.tokens, "skip_positions": args.skip_positions, "progress": not args.quiet}
+    rows = load_rows(model, args.text, args.split, args.context)
+    options = {
+        "tokens": args.tokens, "skip_positions": args.skip_positions, "skip_tokens": args.skip_tokens,
+        "progress": not args.quiet,
+    }  # fmt: skip
     result = evaluate(sae, model, hook_name, rows, **options)
     out = Path(args.out or args.folder)
     out.mkdir(parents=True, exist_ok=True)

@@ -20,12 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_contexts(parser)
     parser.add_argument("--out", required=True, help="folder for the activations")
     parser.add_argument("--dtype", choices=("bf16", "fp32"), default="bf16", help="bf16 takes half the space")
-    parser.add_argument(
-        "--skip-positions",
-        type=int,
-        default=1,
-        help="positions left out at the start of each context; 1 leaves out BOS",
-    )
+    options.add_skipped(parser)
     parser.add_argument("--shard-mib", type=int, default=128, help="size of a shard on disk, and the memory needed")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -38,7 +33,9 @@ def run(args: argparse.Namespace) -> int:
 
     model = load_model(args.model)
     width = model.width(args.hook)
-    tokens = load_contexts(model, text=args.text, tokens=args.tokens, split=args.split, contexts=args.contexts)
+    tokens = load_contexts(
+        model, text=args.text, tokens=args.tokens, split=args.split, contexts=args.contexts, context=args.context
+    )
     rows, n_ctx = tokens.shape
     size = human_bytes(planned_bytes(rows, n_ctx, width, args.dtype, args.skip_positions))
     print(
@@ -46,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
     )
     store = harvest(
         model, args.hook, tokens, args.out, args.dtype,
-        skip_positions=args.skip_positions, shard_mib=args.shard_mib, progress=not args.quiet,
+        skip_positions=args.skip_positions, skip_tokens=args.skip_tokens, shard_mib=args.shard_mib,
+        progress=not args.quiet,
     )  # fmt: skip
     on_disk = human_bytes(sum(p.stat().st_size for p in Path(args.out).iterdir() if p.is_file()))
     print(f"{store.n_stored:,} activations in {len(store.index.shards)} shards, {on_disk}, in {args.out}")

@@ -23,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text", default="sample", help=options.TEXT_HELP)
     options.add_split(parser, "all")
     parser.add_argument("--tokens", type=int, metavar="N", help="read about N tokens, evenly spaced (default: all)")
+    options.add_context(parser)
+    options.add_skipped(parser)
     parser.add_argument("--out", metavar="FOLDER", help="where the index goes (default: FOLDER/index)")
     parser.add_argument("--top", type=int, default=20, help="hardest examples kept of each feature")
     parser.add_argument("--random", type=int, default=64, help="random examples kept of each feature")
@@ -51,12 +53,12 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out or Path(args.folder) / "index")
     settings = IndexSettings(
         top=args.top, random=args.random, each=args.each, slots=args.slots, neurons=not args.no_neurons,
-        codes=not args.no_codes, seed=args.seed,
+        codes=not args.no_codes, seed=args.seed, skip_positions=args.skip_positions, skip_tokens=args.skip_tokens,
     )  # fmt: skip
-    rows = load_rows(subject.model, args.text, args.split)
+    rows = load_rows(subject.model, args.text, args.split, args.context)
     index = build_index(
         subject, rows, out, tokens=args.tokens, settings=settings, progress=not args.quiet,
-        notes={"folder": str(args.folder), "text": str(args.text), "split": args.split},
+        notes={"folder": str(args.folder), "text": str(args.text), "split": args.split, "context": args.context},
     )  # fmt: skip
     alive = int((index.counts > 0).sum())
     size = sum(p.stat().st_size for p in out.iterdir())

@@ -28,3 +28,25 @@ def add_contexts(parser) -> None:
     source.add_argument("--tokens", metavar="FILE.npy", help="an array of tokens [rows, n_ctx] instead of text")
     add_split(parser, "train")
     parser.add_argument("--contexts", type=int, metavar="N", help="use N contexts, evenly spaced (default: all)")
+    add_context(parser)
+
+
+def add_context(parser) -> None:
+    """``--context``: how long the rows are that text is cut into."""
+    what = "tokens of a context that text is cut into, BOS included (default: the longest that the model reads)"
+    parser.add_argument("--context", type=int, metavar="N", help=what)
+
+
+def add_skipped(parser, *, kept: str = "") -> None:
+    """``--skip-positions`` and ``--skip-tokens``; ``kept`` says what happens to what is left out."""
+    what = f"positions at the start of each context that are left out{kept}; 1 is BOS"
+    parser.add_argument("--skip-positions", type=int, default=1, metavar="N", help=what)
+    parser.add_argument(
+        "--skip-tokens", nargs="*", type=_token, default=("bos", "pad"), metavar="ID",
+        help=f"tokens that are left out wherever they stand{kept}: ids, bos, pad (default: bos pad); with nothing "
+        "behind it: none",
+    )  # fmt: skip
+
+
+def _token(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text

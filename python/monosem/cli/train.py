@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     options.add_model(data)
     options.add_contexts(data)
+    options.add_skipped(data)
 
     made = parser.add_argument_group("dictionary")
     made.add_argument(
@@ -137,8 +138,13 @@ def _source(args: argparse.Namespace):
 
     model = load_model(args.model, args.device)
     model.width(args.hook)  # an unknown hook is said before any text is read
-    tokens = load_contexts(model, text=args.text, tokens=args.tokens, split=args.split, contexts=args.contexts)
-    return ActivationStream(model, args.hook, tokens, args.batch_size, args.seed, epochs=None)
+    tokens = load_contexts(
+        model, text=args.text, tokens=args.tokens, split=args.split, contexts=args.contexts, context=args.context
+    )
+    return ActivationStream(
+        model, args.hook, tokens, args.batch_size, args.seed, epochs=None,
+        skip_positions=args.skip_positions, skip_tokens=args.skip_tokens,
+    )  # fmt: skip
 
 
 def _autoencoder(args: argparse.Namespace, d_in: int, value: float, device):

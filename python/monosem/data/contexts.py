@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from monosem.data import shards
+from monosem.data.counted import BY_NAME, SkipTokens, counted, lengths, skipped_ids
 
 if TYPE_CHECKING:
     from monosem.data.adapter import Model
@@ -23,14 +24,23 @@ class Contexts:
     Args:
         model: from ``load_model``.
         tokens: integers [rows, n_ctx] (array, memory map, tensor or ``TokenRows``), each row one context.
-        skip_positions: positions at the beginning of each context that are left out; 1 leaves out BOS.
+        skip_positions: positions at the beginning of each context that are left out.
+        skip_tokens: left out wherever they stand: ids, ``"bos"``, ``"pad"``; see ``data/counted.py``.
         batch: contexts in one forward pass.
 
     Raises:
         ValueError: no such hook (names the nearest), no context, a shape, type or token that the model cannot read.
     """
 
-    def __init__(self, model: Model, hook_name: str, tokens: Any, skip_positions: int, batch: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        hook_name: str,
+        tokens: Any,
+        skip_positions: int,
+        batch: int,
+        skip_tokens: SkipTokens = BY_NAME,
+    ) -> None:
         self.model, self.hook_name = model, hook_name
         self.d_in = int(model.width(hook_name))
         self.tokens = checked_tokens(tokens, model)
@@ -43,16 +53,30 @@ class Contexts:
         if not isinstance(batch, Integral) or batch < 1:
             raise ValueError(f"forward_contexts: got {batch!r}; wanted an integer ≥ 1")
         self.skip, self.batch = int(skip_positions), int(batch)  # NumPy's integers are not JSON
-        self.kept = self.n_ctx - self.skip
+        self.skip_ids = skipped_ids(model, skip_tokens)
+        self.lengths = lengths(self.tokens, self.skip, self.skip_ids)  # tokens of each context that count
+        if not self.lengths.any():
+            raise ValueError(
+                f"skip_tokens: every token of these {self.rows} contexts is left out (the first {self.skip} of each, "
+                f"and ids {list(self.skip_ids)}); wanted at least one that counts. Leave out fewer."
+            )
+        self.kept = self.n_ctx - self.skip  # at most
         self.settings = {
             "hook_name": hook_name, "model": model.name, "rows": self.rows, "n_ctx": self.n_ctx,
             "skip_positions": self.skip, "tokens_crc32": shards.tokens_checksum(self.tokens),
         }  # fmt: skip
+        if (self.lengths != self.kept).any():  # else the setting changes nothing, and positions of old go on
+            self.settings["skip_tokens"] = list(self.skip_ids)
+
+    def counted(self, rows: np.ndarray) -> np.ndarray:
+        """bool [len(rows), n_ctx]: the tokens of these contexts that count."""
+        return counted(self.tokens[rows], self.skip, self.skip_ids)
 
     def activations(self, rows: np.ndarray) -> Iterator[Tensor]:
-        """Activations [b, kept, d_in] of these rows, ``batch`` contexts at a time."""
+        """Activations [n, d_in] of the tokens of these rows that count, ``batch`` contexts at a time."""
         for start in range(0, len(rows), self.batch):
-            tokens = torch.from_numpy(self.tokens[rows[start : start + self.batch]].astype(np.int64))
+            part = rows[start : start + self.batch]
+            tokens = torch.from_numpy(self.tokens[part].astype(np.int64))
             with torch.no_grad():
                 found = self.model.activations(tokens, self.hook_name)
             if found.shape != (*tokens.shape, self.d_in):
@@ -60,7 +84,7 @@ class Contexts:
                     f"hook_name: {self.hook_name!r} of {self.model.name!r} gave {list(found.shape)} for tokens "
                     f"{list(tokens.shape)}; wanted {[*tokens.shape, self.d_in]}. Choose a hook with one vector a token."
                 )
-            yield found[:, self.skip :]
+            yield found[torch.from_numpy(self.counted(part)).to(found.device)]
 
 
 def checked_tokens(tokens: Any, model: Model) -> np.ndarray:
@@ -93,6 +117,7 @@ def load_contexts(
     tokens: str | Path | None = None,
     split: str = "train",
     contexts: int | None = None,
+    context: int | None = None,
 ) -> np.ndarray:
     """Contexts [rows, n_ctx] for a model, from text or from an array on disk.
 
@@ -101,12 +126,18 @@ def load_contexts(
         tokens: a ``.npy`` file of integers [rows, n_ctx]; goes before ``text``, and is not split.
         split: ``"train"``, ``"held_out"`` (2 % of the documents of each source) or ``"all"``.
         contexts: at most so many, evenly spaced.
+        context: tokens of each, BOS included, when text is cut; default: the longest that the model reads.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: not text or not an array that the model can read, or no context in it.
     """
-    rows = _load_array(Path(tokens)) if tokens is not None else _load_text(model, text, split)
+    if tokens is not None and context is not None:
+        raise ValueError(
+            f"context: got {context} and an array of tokens, whose rows are contexts already; wanted one of the two. "
+            "Leave out --context, or give --text."
+        )
+    rows = _load_array(Path(tokens)) if tokens is not None else _load_text(model, text, split, context)
     rows = checked_tokens(rows, model)
     if contexts is not None:
         if contexts < 1:
@@ -126,8 +157,8 @@ def _load_array(path: Path) -> np.ndarray:
         ) from None
 
 
-def _load_text(model: Model, text: str, split: str) -> np.ndarray:
+def _load_text(model: Model, text: str, split: str, context: int | None) -> np.ndarray:
     from monosem.data.rows import pack_rows
-    from monosem.data.sample import load_documents
+    from monosem.data.sample import stream_documents
 
-    return np.asarray(pack_rows(load_documents(text, split), model).tokens)
+    return np.asarray(pack_rows(stream_documents(text, split), model, context).tokens)

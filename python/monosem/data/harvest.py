@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from monosem.data import files, fingerprint, shards
 from monosem.data.contexts import Contexts
+from monosem.data.counted import BY_NAME, SkipTokens
 from monosem.data.memory import available_memory, check_memory, human_bytes
 from monosem.data.shuffled import ShuffledSource, differences
 from monosem.data.store import ActivationStore
@@ -41,7 +42,8 @@ class ActivationStream(ShuffledSource):
         epochs: how often iterating once goes through the tokens; None: without end.
         buffer_contexts: contexts in memory; more of them mix better. Memory: buffer_contexts · n_ctx · d_in values.
             None: 1,024, or as many as fit into 1 GiB (``BUFFER_BYTES``) or a quarter of the free memory, if less.
-        skip_positions: left out at the beginning of each context; 1 leaves out BOS.
+        skip_positions: left out at the beginning of each context.
+        skip_tokens: left out wherever they stand: ids, ``"bos"``, ``"pad"``.
         dtype: of the buffer and of the batches.
         forward_contexts: contexts in one forward pass.
     """
@@ -61,16 +63,17 @@ class ActivationStream(ShuffledSource):
         dtype: torch.dtype = torch.float32,
         *,
         forward_contexts: int = 16,
+        skip_tokens: SkipTokens = BY_NAME,
     ) -> None:
         if buffer_contexts is not None and (not isinstance(buffer_contexts, Integral) or buffer_contexts < 1):
             raise ValueError(f"buffer_contexts: got {buffer_contexts!r}; wanted an integer ≥ 1, or None")
-        self.contexts = Contexts(model, hook_name, tokens, skip_positions, forward_contexts)
+        self.contexts = Contexts(model, hook_name, tokens, skip_positions, forward_contexts, skip_tokens)
         self.hook_name, self.model_name = hook_name, model.name
         probe = next(self.contexts.activations(np.array([0])))  # says what a wrong model or hook does, before the work
         held = buffer_contexts or default_buffer(self.contexts.kept * self.contexts.d_in * dtype.itemsize, probe.device)
         self._arrange(
             d_in=self.contexts.d_in,
-            lengths=np.full(self.contexts.rows, self.contexts.kept),
+            lengths=self.contexts.lengths,
             window_tokens=held * self.contexts.kept,
             batch_size=batch_size,
             seed=seed,
@@ -87,10 +90,9 @@ class ActivationStream(ShuffledSource):
     def _fill(self, units: np.ndarray, out: Tensor) -> None:
         done = 0
         for found in self.contexts.activations(units):
-            size = found.shape[0] * found.shape[1]
-            out[done : done + size].view(found.shape).copy_(found)
-            done += size
-            self._filled(size)
+            out[done : done + len(found)].copy_(found)
+            done += len(found)
+            self._filled(len(found))
 
 
 def default_buffer(context_bytes: int, device: torch.device) -> int:
@@ -107,6 +109,7 @@ def harvest(
     dtype: str = "bf16",
     *,
     skip_positions: int = 1,
+    skip_tokens: SkipTokens = BY_NAME,
     shard_mib: int = 128,
     forward_contexts: int = 16,
     progress: bool = True,
@@ -119,7 +122,8 @@ def harvest(
     Args:
         tokens: integers [rows, n_ctx], each row one context.
         dtype: ``"bf16"`` (half the space) or ``"fp32"``.
-        skip_positions: left out at the beginning of each context; 1 leaves out BOS.
+        skip_positions: left out at the beginning of each context.
+        skip_tokens: left out wherever they stand: ids, ``"bos"``, ``"pad"``.
         shard_mib: size of a shard; also the memory that is needed.
 
     Returns:
@@ -134,19 +138,19 @@ def harvest(
         raise ValueError(f"dtype: got {dtype!r}; wanted one of {', '.join(shards.DTYPES)}")
     if not isinstance(shard_mib, Integral) or shard_mib < 1:
         raise ValueError(f"shard_mib: got {shard_mib!r}; wanted an integer ≥ 1")
-    contexts = Contexts(model, hook_name, tokens, skip_positions, forward_contexts)
+    contexts = Contexts(model, hook_name, tokens, skip_positions, forward_contexts, skip_tokens)
     layout = shards.Layout(contexts.d_in, dtype)
     per_shard = _per_shard(contexts, layout, shard_mib)
     settings = {"d_in": contexts.d_in, "dtype": dtype, **contexts.settings, "contexts_per_shard": per_shard}
-    index = shards.Index(Path(folder), settings, [None] * -(-contexts.rows // per_shard))
-    most = index.tokens(0)
+    index = shards.Index(Path(folder), settings, [None] * -(-contexts.rows // per_shard), contexts.lengths)
+    most = max(map(index.tokens, range(len(index.shards))))
     check_memory(layout.size(most), f"{most:,} activations of width {contexts.d_in:,}", "shard_mib")
     with files.folder_lock(folder):
         _resume(index, contexts, progress)
         missing = [i for i, crc in enumerate(index.shards) if crc is None]
         _check_disk(index, missing)
         _begin(index, contexts)
-        total = contexts.rows * contexts.kept
+        total = int(contexts.lengths.sum())
         there = total - sum(index.tokens(i) for i in missing)
         with tqdm(total=total, initial=there, unit="tok", unit_scale=True, desc="harvest", disable=not progress) as bar:
             for shard in missing:
@@ -176,6 +180,7 @@ def _resume(index: shards.Index, contexts: Contexts, progress: bool) -> None:
                 f"folder: {str(folder)!r} holds other activations ({different}); harvest with those settings to "
                 "continue there, or choose another folder"
             )
+        found.lengths = index.lengths  # of the same tokens, which may have to be written again
         index.shards[:] = [_intact(found, i, progress) for i in range(len(index.shards))]
         _check_same_model(index, contexts)
     elif others := sorted(p.name for p in folder.iterdir() if p.name != ".lock"):
@@ -208,12 +213,14 @@ def _intact(index: shards.Index, shard: int, progress: bool) -> int | None:
 
 def _check_same_model(index: shards.Index, contexts: Contexts) -> None:
     """A model of the same name may have other weights: compare one stored context with what it gives now."""
-    stored = next((i for i, crc in enumerate(index.shards) if crc is not None), None)
+    stored = next((i for i, crc in enumerate(index.shards) if crc is not None and index.tokens(i)), None)
     if stored is None:
         return
-    old = torch.from_numpy(index.open(stored).bits()[: index.kept].copy())
+    rows = np.array(index.contexts(stored))
+    first = int(np.argmax(index.lengths[rows] > 0))  # those before it store nothing
+    old = torch.from_numpy(index.open(stored).bits()[: index.lengths[rows[first]]].copy())
     old = old.view(shards.DTYPES[index.settings["dtype"]]).double()
-    new = next(contexts.activations(np.array(index.contexts(stored))[:1]))[0].cpu().double()
+    new = next(contexts.activations(rows[first : first + 1])).cpu().double()
     error = float((new - old).norm() / old.norm().clamp_min(1e-30))
     if not error < 0.02:  # bf16 rounds to 0.002; another machine or a larger batch adds far less than that
         raise ValueError(
@@ -237,22 +244,19 @@ def _check_disk(index: shards.Index, missing: list[int]) -> None:
 
 def _write(index: shards.Index, shard: int, contexts: Contexts, bar: tqdm) -> None:
     rows = np.array(index.contexts(shard))
-    out = torch.empty(len(rows), index.kept, contexts.d_in, dtype=shards.DTYPES[index.settings["dtype"]], device="cpu")
+    here, positions = contexts.counted(rows).nonzero()
+    out = torch.empty(len(here), contexts.d_in, dtype=shards.DTYPES[index.settings["dtype"]], device="cpu")
     done = 0
     for found in contexts.activations(rows):
-        finite = found.isfinite().all(dim=2).all(dim=1)
+        finite = found.isfinite().all(dim=1)
         if not finite.all():
-            bad = rows[done + int((~finite).nonzero()[0, 0])]
+            bad = rows[here[done + int((~finite).nonzero()[0, 0])]]
             raise ValueError(
                 f"hook_name: {contexts.hook_name!r} of {contexts.model.name!r} gave NaN or Inf for context {bad}; "
                 "wanted finite activations. Shards written so far are good."
             )
         out[done : done + len(found)].copy_(found)
         done += len(found)
-        bar.update(found.shape[0] * found.shape[1])
-    positions = np.arange(contexts.skip, contexts.n_ctx)
-    index.shards[shard] = shards.write_shard(
-        index.path(shard), index.layout, out.view(-1, contexts.d_in),
-        np.repeat(rows, index.kept), np.tile(positions, len(rows)),
-    )  # fmt: skip
+        bar.update(len(found))
+    index.shards[shard] = shards.write_shard(index.path(shard), index.layout, out, rows[here], positions)
     index.write()

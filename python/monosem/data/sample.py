@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from importlib.resources import files as resources
 from pathlib import Path
 
-from monosem.data.text import Document, read_jsonl, split_holdout
+from monosem.data.text import Document, held_out_places, of_split, read_jsonl
 
 SPLITS = ("train", "held_out", "all")
 
@@ -44,14 +46,24 @@ def load_documents(text: str | Path = "sample", split: str = "train") -> list[Do
         FileNotFoundError: no such file.
         ValueError: another split, a line that is no document, or no document at all.
     """
+    return list(stream_documents(text, split))
+
+
+def stream_documents(text: str | Path = "sample", split: str = "train") -> Iterator[Document]:
+    """``load_documents``, one after the other: the file is read once to count, once more to give, and never held."""
     if split not in SPLITS:
         raise ValueError(f"split: got {split!r}; wanted 'train', 'held_out' or 'all'")
-    documents = list(read_jsonl(sample_path() if text == "sample" else text))
+    path = sample_path() if text == "sample" else text
+    chosen: Iterable[Document] = read_jsonl(path)
     if split != "all":
-        documents = split_holdout(documents)[SPLITS.index(split)]
-    if not documents:
+        held = held_out_places(Counter(d.source for d in read_jsonl(path)))
+        chosen = of_split(chosen, held, held_out=split == "held_out")
+    any_at_all = False
+    for document in chosen:
+        any_at_all = True
+        yield document
+    if not any_at_all:
         raise ValueError(
             f"text: {str(text)!r} holds no document for split {split!r}; wanted at least one JSON line with a 'text'"
             + (" (2 in a source, to hold one out). Use split 'all'." if split == "held_out" else "")
         )
-    return documents

@@ -25,9 +25,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monosem.data import files
+from monosem.data import counted, files
 
-FORMAT, VERSION = "monosem activations", 1
+FORMAT = "monosem activations"
+VERSIONS = (1, 2)  # 2: ``skip_tokens`` are left out wherever they stand; before, every context kept as many tokens
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 _BITS = {"bf16": np.dtype("i2"), "fp32": np.dtype("i4")}  # NumPy has no bfloat16: bits are copied, never changed
 _TORCH_BITS = {"bf16": torch.int16, "fp32": torch.int32}
@@ -71,7 +72,7 @@ def write_shard(path: Path, layout: Layout, activations: Tensor, rows: np.ndarra
         rows, positions: [n], where each token stood.
     """
     bits = activations.contiguous().view(_TORCH_BITS[layout.dtype]).numpy()
-    data, step = memoryview(bits).cast("B"), layout.chunk_tokens * layout.token_bytes
+    data, step = memoryview(bits.reshape(-1).view("u1")), layout.chunk_tokens * layout.token_bytes
     checksums = np.array([zlib.crc32(data[i : i + step]) for i in range(0, len(data), step)], dtype="u4")
     tail = b"".join(a.tobytes() for a in (rows.astype("i4"), positions.astype("i4"), checksums))
 
@@ -100,6 +101,8 @@ class Shard:
     def bits(self) -> np.ndarray:
         """The activations as integers [n, d_in], memory-mapped. Not checked: see ``check``."""
         shape = (self.tokens, self.layout.d_in)
+        if not self.tokens:  # contexts of nothing but padding; an empty file cannot be mapped
+            return np.empty(shape, _BITS[self.layout.dtype])
         try:
             return np.memmap(self.path, _BITS[self.layout.dtype], "r", shape=shape)
         except (OSError, ValueError) as error:  # NumPy says ValueError when the file is too short for the shape
@@ -157,17 +160,21 @@ class Index:
     folder: Path
     settings: dict[
         str, Any
-    ]  # d_in, dtype, hook_name, model, rows, n_ctx, skip_positions, tokens_crc32, contexts_per_shard
+    ]  # d_in, dtype, hook_name, model, rows, n_ctx, skip_positions, tokens_crc32, contexts_per_shard[, skip_tokens]
     shards: list[int | None] = field(default_factory=list)
+    lengths: np.ndarray = None  # type: ignore[assignment]  # int64 [rows]; None: found from the settings and the tokens
+
+    def __post_init__(self) -> None:
+        if self.lengths is None:
+            skip, ids = self.settings["skip_positions"], self.settings.get("skip_tokens")
+            if ids is None:
+                self.lengths = np.full(self.settings["rows"], self.settings["n_ctx"] - skip, dtype=np.int64)
+            else:
+                self.lengths = counted.lengths(read_tokens(self), skip, ids)
 
     @property
     def layout(self) -> Layout:
         return Layout(self.settings["d_in"], self.settings["dtype"])
-
-    @property
-    def kept(self) -> int:
-        """Tokens of a context that are stored."""
-        return self.settings["n_ctx"] - self.settings["skip_positions"]
 
     def contexts(self, shard: int) -> range:
         """The rows of ``tokens.npy`` that a shard covers."""
@@ -175,12 +182,17 @@ class Index:
         return range(shard * size, min((shard + 1) * size, self.settings["rows"]))
 
     def tokens(self, shard: int) -> int:
-        return len(self.contexts(shard)) * self.kept
+        rows = self.contexts(shard)
+        return int(self.lengths[rows.start : rows.stop].sum())
 
     @property
     def content(self) -> str:
         """Checksum of all activations: that of the shards' checksums, which hold those of their parts."""
         return f"{zlib.crc32(repr(self.shards).encode()):08x}"
+
+    @property
+    def version(self) -> int:
+        return 2 if "skip_tokens" in self.settings else 1
 
     def path(self, shard: int) -> Path:
         return self.folder / f"shard-{shard:05}.bin"
@@ -195,7 +207,13 @@ class Index:
             None if crc is None else {"file": self.path(i).name, "tokens": self.tokens(i), "crc32": crc}
             for i, crc in enumerate(self.shards)
         ]
-        body = {"format": FORMAT, "version": VERSION, "byte_order": sys.byteorder, **self.settings, "shards": listed}
+        body = {
+            "format": FORMAT,
+            "version": self.version,
+            "byte_order": sys.byteorder,
+            **self.settings,
+            "shards": listed,
+        }
         body["index_crc32"] = _index_checksum(body)
         files.write_text(self.folder / "index.json", json.dumps(body, indent=1) + "\n")
 
@@ -222,9 +240,9 @@ def read_index(folder: str | Path) -> Index:
         raise ValueError(
             f"folder: {str(path)!r} is not an index of activations ({body!r:.100}); wanted one of format {FORMAT!r}"
         )
-    if version != VERSION:
+    if version not in VERSIONS:
         raise ValueError(
-            f"folder: {str(path)!r} is of version {version!r}; this monosem reads version {VERSION}. "
+            f"folder: {str(path)!r} is of version {version!r}; this monosem reads versions 1 and 2. "
             "Harvest again, or use the monosem that wrote it."
         )
     if body.pop("index_crc32", None) != _index_checksum({"format": FORMAT, "version": version, **body}):

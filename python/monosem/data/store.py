@@ -135,8 +135,9 @@ class ActivationStore(ShuffledSource):
         chosen = (np.floor((rows + 1) * holdout) > np.floor(rows * holdout)) == held_out
         starts, lengths = [], []
         for number, shard in enumerate(self._shards):
-            of_row = chosen[self.index.contexts(number).start : self.index.contexts(number).stop]
-            edges = np.flatnonzero(np.diff(of_row, prepend=False, append=False)) * self.index.kept
+            here = slice(self.index.contexts(number).start, self.index.contexts(number).stop)
+            edges = np.flatnonzero(np.diff(chosen[here], prepend=False, append=False))
+            edges = np.append(0, self.index.lengths[here].cumsum())[edges]
             base = self._ends[number] - shard.tokens
             for first, last in edges.reshape(-1, 2):
                 cuts = np.arange(first, last, self._layout.chunk_tokens)

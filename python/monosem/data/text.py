@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import lzma
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,12 +68,23 @@ def split_holdout(documents: list[Document], share: float = 0.02) -> tuple[list[
     """
     if not 0 <= share < 1:
         raise ValueError(f"share: got {share}; wanted a fraction in [0, 1)")
-    by_source: dict[str, list[int]] = {}
-    for index, document in enumerate(documents):
-        by_source.setdefault(document.source, []).append(index)
-    held: set[int] = set()
-    for indices in by_source.values():
-        count = max(1, round(share * len(indices))) if share and len(indices) > 1 else 0
-        held.update(indices[(2 * i + 1) * len(indices) // (2 * count)] for i in range(count))
-    train = [d for i, d in enumerate(documents) if i not in held]
-    return train, [documents[i] for i in sorted(held)]
+    held = held_out_places(Counter(d.source for d in documents), share)
+    return list(of_split(documents, held, held_out=False)), list(of_split(documents, held, held_out=True))
+
+
+def held_out_places(counts: Mapping[str, int], share: float = 0.02) -> dict[str, set[int]]:
+    """Which documents of each source are held out: their places among those of the source."""
+    held = {}
+    for source, n in counts.items():
+        count = max(1, round(share * n)) if share and n > 1 else 0
+        held[source] = {(2 * i + 1) * n // (2 * count) for i in range(count)}
+    return held
+
+
+def of_split(documents: Iterable[Document], held: Mapping[str, set[int]], *, held_out: bool) -> Iterator[Document]:
+    """The documents that are held out, or the others, one after the other."""
+    seen: Counter[str] = Counter()
+    for document in documents:
+        if (seen[document.source] in held.get(document.source, ())) == held_out:
+            yield document
+        seen[document.source] += 1

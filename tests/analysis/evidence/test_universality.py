@@ -68,7 +68,8 @@ def dense(subject, rows):
     following = torch.cat([tokens[:, 2:], tokens[:, -1:]], 1)
     v = w.T[following]
     v[:, -1] = 0
-    return f.flatten(0, 1).numpy(), (f * v).flatten(0, 1).numpy(), x.relu().flatten(0, 1).double().numpy(), w[:, used]
+    scored = tokens[:, 1:] != subject.model.bos_id
+    return f[scored].numpy(), (f * v)[scored].numpy(), x.relu()[scored].double().numpy(), w[:, used]
 
 
 @pytest.mark.parametrize("memory", [1 << 30, 40_000])  # in memory; block by block through the disk, no logit table

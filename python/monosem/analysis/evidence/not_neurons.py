@@ -115,7 +115,6 @@ def measure(
         raise ValueError("folder: these are the neurons themselves; wanted a dictionary to compare with them")
     d_sae, d_in = sae.cfg.d_sae, sae.cfg.d_in
     select = spread(rows, tokens)
-    length = rows.tokens.shape[1]
     wide = max(1, memory // (8 * d_in))  # the sums, and those of a block
     strongest = Kept(d_in, TOP, "value")
     fitted = ProxySet(model, rows)
@@ -145,8 +144,8 @@ def measure(
             if first == 0:
                 active += torch.bincount(block.features, minlength=d_sae)
                 maximum.scatter_reduce_(0, block.features, block.values, "amax")
-                _strongest(strongest, basis, block, length)
-                scores = fitted.scores(block.tokens)[:, :, skip_positions:].flatten(1)
+                _strongest(strongest, basis, block)
+                scores = fitted.scores(block.tokens).flatten(1)[:, block.where]
                 proxies.update(block.values, block.features, block.at, fitted.levels(scores), scores > 0)
         sums = proxies.f[first:end], proxies.square[first:end]
         r = correlation(cross.product, *sums, cross.sum, cross.square, proxies.tokens)
@@ -187,11 +186,10 @@ def measure(
     )  # fmt: skip
 
 
-def _strongest(held: Kept, basis: NeuronBasis, block: Block, length: int) -> None:
+def _strongest(held: Kept, basis: NeuronBasis, block: Block) -> None:
     """Each neuron's largest activation of every context of a block."""
     values, neurons, at = entries(basis.encode(block.x))
-    scored = length - block.skip
-    local = at // scored
+    local = block.where[at] // block.tokens.shape[1]
     cell = local * basis.cfg.d_in + neurons
     best = torch.zeros(len(block.row) * basis.cfg.d_in, dtype=torch.float32, device="cpu").scatter_reduce_(
         0, cell, values, "amax"
@@ -200,8 +198,7 @@ def _strongest(held: Kept, basis: NeuronBasis, block: Block, length: int) -> Non
     entry = torch.full((len(best),), -1, dtype=torch.int64, device="cpu")
     entry[cell[first]] = first
     kept = entry[entry >= 0]
-    places = block.row[local[kept]] * length + at[kept] % scored + block.skip
-    held.update(neurons[kept], values[kept], places)
+    held.update(neurons[kept], values[kept], block.places_of(at[kept]))
 
 
 def _in_top(

@@ -329,7 +329,7 @@ def _with_attributions(block: Block, logits: LogitTable) -> Entries:
     """Activations, and activations × logit weight of the token that follows (0 at the end of a row)."""
     following = torch.full_like(block.tokens, -1)
     following[:, :-1] = block.tokens[:, 1:]
-    following = following[:, block.skip :].flatten()[block.at]
+    following = following.flatten()[block.where][block.at]
     last = following < 0
     weights = logits.at(block.features, following.clamp_min(0)).masked_fill_(last, 0.0)
     return Entries(block.features, block.at, torch.stack([block.values, block.values * weights]))

@@ -21,6 +21,7 @@ from monosem.analysis.index.index import Index, text_rows
 from monosem.analysis.index.settings import IndexSettings
 from monosem.analysis.scan import Block, Rows, blocks, check, spread
 from monosem.data import files
+from monosem.data.counted import skipped_ids
 
 FORMAT = 1
 _STATE = "unfinished.safetensors"
@@ -60,7 +61,8 @@ def build_index(
         "format": FORMAT, "model": model.name, "hook_name": hook_name, "kind": sae.cfg.kind, "d_in": sae.cfg.d_in,
         "d_sae": sae.cfg.d_sae, "d_vocab": model.d_vocab, "dictionary": fingerprint.of_dictionary(sae),
         "text": fingerprint.of_text(rows), "rows": int(np.shape(rows.tokens)[0]), "rows_read": len(select),
-        "n_ctx": int(np.shape(rows.tokens)[1]), "sources": list(rows.sources), "settings": asdict(settings),
+        "n_ctx": int(np.shape(rows.tokens)[1]), "sources": list(rows.sources),
+        "settings": asdict(settings) | {"skip_tokens": list(skipped_ids(model, settings.skip_tokens))},
         "marks": list(marks), "notes": dict(notes or {}),
     }  # fmt: skip
     collector = Collector(
@@ -94,10 +96,10 @@ class _Run:
         for block in blocks(
             self.subject.sae, self.subject.model, self.subject.hook_name, self.rows, select=self.select, done=done,
             contexts=self.settings.contexts, skip_positions=self.settings.skip_positions,
-            progress="indexing" if self.progress else None,
+            skip_tokens=self.settings.skip_tokens, progress="indexing" if self.progress else None,
         ):  # fmt: skip
             self.collector.update(block)
-            done += len(block.row)
+            done = int(np.searchsorted(self.select, int(block.row[-1]))) + 1  # rows of padding gave no block
             after(done, block)
 
 

@@ -55,7 +55,7 @@ class Collector:
         self.random.update(features, values, places)
         best = self._best_of_row(features, values, places)
         self.top.update(features[best], values[best], places[best])
-        scored = block.tokens[:, block.skip :].flatten()
+        scored = block.tokens.flatten()[block.where]
         self.words.update(features, scored[block.at], values)
         self.together.update(features, values, block.at, len(scored))
         if self.crossed is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from monosem.data.counted import BY_NAME, SkipTokens
+
 INTERVALS = 11  # of the activation, evenly spaced from 0 to the maximum (paper, "Feature Interpretability Rubric")
 
 
@@ -21,7 +23,8 @@ class IndexSettings:
         codes: also store every activation: 6 to 8 bytes for each active feature of each token. The browser of features
             reads them; an index in memory has none.
         seed: of the random samples.
-        skip_positions: leading positions of every row that are left out (1: the BOS).
+        skip_positions: leading positions of every row that are left out.
+        skip_tokens: left out wherever they stand: ids, ``"bos"``, ``"pad"``.
         contexts: rows read at a time.
     """
 
@@ -35,10 +38,13 @@ class IndexSettings:
     seed: int = 0
     skip_positions: int = 1
     contexts: int = 16
+    skip_tokens: SkipTokens = BY_NAME
 
     def __post_init__(self) -> None:
         may_be_zero = ("seed", "skip_positions", "neurons", "codes")
         for field in fields(self):
+            if field.name == "skip_tokens":  # the model says which it knows
+                continue
             value, least = getattr(self, field.name), 0 if field.name in may_be_zero else 1
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"{field.name}: got {value!r}; wanted a whole number ≥ {least}")

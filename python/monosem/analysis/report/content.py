@@ -15,6 +15,7 @@ from monosem.analysis.logits import LogitWeights, logit_weights, used_vocabulary
 from monosem.analysis.scan import Rows
 from monosem.analysis.sources import group_sources
 from monosem.analysis.windows import Window, windows
+from monosem.data.counted import BY_NAME, SkipTokens
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Study:
 def study(
     sae: Any, model: Any, hook_name: str, rows: Rows, *, tokens: int | None = None, vocabulary: Any = None,
     labels: Mapping[str, Sequence[str]] | None = None, skip_positions: int = 1, progress: bool = True, seed: int = 0,
+    skip_tokens: SkipTokens = BY_NAME,
 ) -> Study:  # fmt: skip
     """Read text with a dictionary and choose what to show.
 
@@ -40,7 +42,7 @@ def study(
         vocabulary: token array whose entries count as used when logit weights are shown (default: ``rows.tokens``).
         labels: see :func:`monosem.analysis.sources.group_sources`.
     """
-    settings = IndexSettings(skip_positions=skip_positions, seed=seed, neurons=False)
+    settings = IndexSettings(skip_positions=skip_positions, seed=seed, neurons=False, skip_tokens=skip_tokens)
     index = build_index(Subject(sae, model, hook_name), rows, tokens=tokens, settings=settings, progress=progress)
     used = used_vocabulary(np.asarray(rows.tokens if vocabulary is None else vocabulary), model.d_vocab)
     logits = logit_weights(sae, model, hook_name, used)
@@ -58,7 +60,8 @@ def cards(
         wanted += [(feature, e) for e in found.index.top(feature)]
         wanted += [(feature, e) for _, _, es in found.index.spectrum(feature, each, intervals) for e in es]
     unique = list(dict.fromkeys(wanted))
-    shown = windows(sae, model, hook_name, found.rows, unique, skip_positions=skip_positions)
+    left_out = found.index.meta["settings"]["skip_tokens"]
+    shown = windows(sae, model, hook_name, found.rows, unique, skip_positions=skip_positions, skip_tokens=left_out)
     by_example = dict(zip(unique, shown, strict=True))
     out = []
     for number, group in enumerate(found.groups):

@@ -82,12 +82,13 @@ class Transitions:
         features, at = block.features.numpy(), block.at.numpy()
         order = np.argsort(at, kind="stable")
         features, at, values = features[order], at[order], block.values.numpy()[order]
-        tokens = block.tokens.numpy()
-        current = tokens[:, block.skip :]
+        tokens, where = block.tokens.numpy(), block.where.numpy()
+        current = tokens.reshape(-1)[where]
         following = np.full_like(current, -1)
-        following[:, :-1] = current[:, 1:]
+        # the next scored token, if it stands right behind and in the same row
+        next_to = (np.diff(where) == 1) & (where[1:] % tokens.shape[1] != 0)
+        following[:-1][next_to] = current[1:][next_to]
         following[(following == self.bos_id) | (current == self.bos_id)] = -1
-        current, following = current.reshape(-1), following.reshape(-1)
         count = np.bincount(at, minlength=len(current))
         start = count.cumsum() - count
 

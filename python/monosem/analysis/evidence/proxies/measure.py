@@ -94,7 +94,7 @@ def measure(
 
     def read(what: str) -> Iterator[tuple[Block, Tensor, list[tuple[Tensor, Tensor, Tensor]]]]:
         for block in blocks(sae, model, hook_name, rows, progress=what if progress else None, **options):
-            scores = fitted.scores(block.tokens)[:, :, skip_positions:].flatten(1)
+            scores = fitted.scores(block.tokens).flatten(1)[:, block.where]
             codes = [(block.values, block.features, block.at)]
             if width:
                 codes.append(entries(basis.encode(block.x)))
@@ -111,10 +111,9 @@ def measure(
         [Profile(i, p, float(total.maximum[i]), length, seed) for p, i in enumerate(winners)]
         for total, winners in zip(sums, best, strict=True)
     ]
-    scored = length - skip_positions
     for block, scores, codes in read("levels"):
         for wanted, (values, features, at) in zip(profiles, codes, strict=False):
-            places = block.row[at // scored] * length + at % scored + skip_positions
+            places = block.places_of(at)
             for profile in wanted:
                 profile.update(values, features, at, scores, places)
 

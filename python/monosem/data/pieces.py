@@ -1,0 +1,82 @@
+"""Token ids of documents, one after the other: long ones are tokenized in pieces, so that memory does not follow them.
+
+A tokenizer keeps a record of every token and of every byte of a text, a hundred times the text itself. A document
+longer than ``PIECE`` characters is therefore cut. A cut must not change a token. It is made before a single blank
+between two characters that are letters or digits: there every tokenizer that splits text into words begins a new word.
+Others (those that put a blank before a text, or merge across words) are found out: the text on either side of the cut
+is tokenized together and apart, and the cut is made only if that gives the same ids. A document without such a place
+is tokenized whole.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from monosem.data.adapter import Model
+    from monosem.data.text import Document
+
+PIECE = 1 << 16  # characters of a piece
+_AT_ONCE = 1 << 19  # characters tokenized at one time
+_MOST = 512  # pieces tokenized at one time
+_AROUND = 128  # characters on either side of a cut that are compared
+_CUT = re.compile(r"(?<=[^\W_])(?= [^\W_])")
+_SEARCHED = 1 << 14  # characters behind the end of a piece in which a cut is looked for
+_TRIES = 8
+
+
+def encode_documents(documents: Iterable[Document], model: Model) -> Iterator[tuple[str, np.ndarray]]:
+    """(source, token ids int32) of each document in turn, without BOS; some hundred thousand characters at a time."""
+    held: list[str] = []  # pieces to come, and of each whether its document ends with it and the source of that
+    ends: list[str | None] = []
+    size, parts = 0, []
+    for document in documents:
+        pieces = list(cut(document.text, model))
+        for i, piece in enumerate(pieces):
+            held.append(piece)
+            ends.append(document.source if i == len(pieces) - 1 else None)
+            size += len(piece)
+            if size >= _AT_ONCE or len(held) >= _MOST:
+                yield from _encoded(held, ends, parts, model)
+                held, ends, size = [], [], 0
+    if held:
+        yield from _encoded(held, ends, parts, model)
+
+
+def _encoded(
+    held: list[str], ends: list[str | None], parts: list[np.ndarray], model: Model
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Documents that end among these pieces; what is left of the last one stays in ``parts``."""
+    for ids, source in zip(model.encode_batch(held), ends, strict=True):
+        parts.append(np.array(ids, dtype=np.int32))
+        if source is not None:
+            yield source, parts[0] if len(parts) == 1 else np.concatenate(parts)
+            parts.clear()
+
+
+def cut(text: str, model: Model, piece: int = PIECE) -> Iterator[str]:
+    """Pieces of a text, each about ``piece`` characters, whose ids one after the other are those of the text."""
+    start = 0
+    while len(text) - start > 2 * piece:
+        at = _safe_cut(text, start + piece, model)
+        if at is None:
+            break
+        yield text[start:at]
+        start = at
+    yield text[start:] if start else text
+
+
+def _safe_cut(text: str, begin: int, model: Model) -> int | None:
+    """A place at or behind ``begin`` where a cut changes no token, or None."""
+    for found in islice(_CUT.finditer(text, begin, begin + _SEARCHED), _TRIES):
+        at = found.start()
+        left, right = text[at - _AROUND : at], text[at : at + _AROUND]
+        together, before, behind = model.encode_batch([left + right, left, right])
+        if together == [*before, *behind]:
+            return at
+    return None

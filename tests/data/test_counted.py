@@ -1,0 +1,160 @@
+"""BOS and padding are read by the model and count nowhere: not in a stream, a store, an evaluation or an index."""
+
+import numpy as np
+import pytest
+import torch
+from fake_model import HOOK as FAKE_HOOK
+from fake_model import FakeModel
+from tiny import HOOK, tiny_documents, tiny_model
+
+from monosem.analysis.index import IndexSettings, build_index
+from monosem.analysis.inputs import Subject
+from monosem.analysis.metrics import evaluate
+from monosem.data.contexts import load_contexts
+from monosem.data.counted import counted, skipped_ids
+from monosem.data.harvest import ActivationStream, harvest
+from monosem.data.rows import TokenRows, pack_rows
+from monosem.data.store import ActivationStore
+from monosem.data.text import Document
+from monosem.nn import TopKSAE
+
+BOS, PAD = 0, 9
+
+
+class Padded(FakeModel):
+    """``FakeModel`` with a padding token."""
+
+    class tokenizer:
+        pad_token_id = PAD
+
+
+def padded_rows() -> np.ndarray:
+    """Left-padded, right-padded, with a BOS inside, and nothing but padding."""
+    rows = np.arange(100, 180).reshape(5, 16)
+    rows[0, :6], rows[0, 6] = PAD, BOS
+    rows[1, 0], rows[1, 11:] = BOS, PAD
+    rows[2, [0, 7]] = BOS
+    rows[3] = PAD
+    rows[4, 0] = BOS
+    return rows
+
+
+def wanted() -> list[int]:
+    rows = padded_rows()
+    return sorted(rows[(rows != BOS) & (rows != PAD)].tolist())
+
+
+def test_names_and_ids():
+    assert skipped_ids(Padded()) == (BOS, PAD) and skipped_ids(Padded(), ()) == ()
+    assert skipped_ids(Padded(), ["bos", 7, np.int64(3)]) == (0, 3, 7) and skipped_ids(FakeModel()) == (BOS,)
+    for wrong in ("eos", -1, 65_536, True, 1.5):
+        with pytest.raises(
+            ValueError, match=r"skip_tokens: got .*; wanted 'bos', 'pad' or the id of a token, 0 to 65535"
+        ):
+            skipped_ids(Padded(), [wrong])
+    assert counted(np.array([[0, 5, 0, 6]]), 1, (0,)).tolist() == [[False, True, False, True]]
+
+
+def test_stream_and_store_hold_what_counts(tmp_path):
+    stream = ActivationStream(Padded(), FAKE_HOOK, padded_rows(), 7, epochs=2, forward_contexts=2, buffer_contexts=2)
+    tokens = torch.cat(list(stream))[:, 0].view(2, -1)
+    assert stream.n_tokens == len(wanted())
+    assert all(epoch.sort().values.tolist() == wanted() for epoch in tokens)
+    for shard_of in (1, 2, 64):  # among them a shard of padding only
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("monosem.data.harvest._per_shard", lambda *_, n=shard_of: n)
+            folder = tmp_path / str(shard_of)
+            store = harvest(Padded(), FAKE_HOOK, padded_rows(), folder, "fp32", progress=False)
+            assert store.n_stored == len(wanted())
+            found, row, position = store.read(range(store.n_stored))
+            assert np.array_equal(store.tokens[row, position], found[:, 0].int())
+            assert sorted(torch.cat(list(ActivationStore(folder)))[:, 0].int().tolist()) == wanted()
+            parts = [ActivationStore(folder, holdout=0.4, held_out=out) for out in (False, True)]
+            assert sorted(int(x) for part in parts for b in part for x in b[:, 0]) == wanted()
+            harvest(Padded(), FAKE_HOOK, padded_rows(), folder, "fp32", progress=False)  # whole: nothing is done
+            with pytest.raises(ValueError, match=r"skip_tokens: \[0, 9\] there, None here"):
+                harvest(Padded(), FAKE_HOOK, padded_rows(), folder, "fp32", skip_tokens=(), progress=False)
+
+
+def test_where_nothing_is_left_out_the_settings_are_those_of_old():
+    rows = np.arange(1, 33).reshape(2, 16) + 100
+    new = ActivationStream(Padded(), FAKE_HOOK, rows, 7)
+    assert "skip_tokens" not in new.state_dict()["settings"]
+    assert "skip_tokens" in ActivationStream(Padded(), FAKE_HOOK, padded_rows(), 7).state_dict()["settings"]
+
+
+def test_nothing_that_counts_is_refused():
+    with pytest.raises(ValueError, match=r"skip_tokens: every token of these 2 contexts is left out .* ids \[0, 9\]"):
+        ActivationStream(Padded(), FAKE_HOOK, np.full((2, 16), PAD))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+def test_evaluation_and_index_count_the_same(model):
+    documents = [d for d in tiny_documents() for d in (d, Document("short", "a b"))]
+    rows = pack_rows(documents, model)
+    tokens = np.asarray(rows.tokens)
+    inside = int((tokens[:, 1:] == model.bos_id).sum())
+    assert inside > 10
+    sae = TopKSAE(model.width(HOOK), 64, 4, seed=0)
+    found = evaluate(sae, model, HOOK, rows, progress=False)
+    everything = evaluate(sae, model, HOOK, rows, skip_tokens=(), progress=False)
+    assert found.tokens == tokens[:, 1:].size - inside == everything.tokens - inside
+    assert found.skip_tokens == (model.bos_id,) and "token 0" in found.table()
+    losses = model.token_losses(torch.from_numpy(tokens).long())
+    scored = torch.from_numpy(tokens[:, 1:] != model.bos_id)
+    assert found.ce_clean == pytest.approx(float(losses[scored].double().mean()), rel=1e-5)
+    subject = Subject(sae, model, HOOK)
+    index = build_index(subject, rows, settings=IndexSettings(neurons=False), progress=False)
+    assert index.tokens == found.tokens
+    examples = [e for f in range(64) for e in index.top(f)]
+    assert examples and not any(tokens[e.row, e.position] == model.bos_id for e in examples)
+    stream = ActivationStream(model, HOOK, rows, 64, epochs=1)
+    assert stream.n_tokens == found.tokens
+
+
+def test_padding_changes_no_figure_of_an_evaluation(model):
+    """Rows of padding alone, between the others and filling whole blocks."""
+    rows = pack_rows(tiny_documents(), model)
+    empty = torch.zeros(40, rows.tokens.shape[1], dtype=torch.int32)
+    longer = TokenRows(
+        torch.cat([rows.tokens[:8], empty, rows.tokens[8:]]),
+        torch.cat([rows.source[:8], empty.to(rows.source.dtype), rows.source[8:]]),
+        rows.sources,
+    )
+    sae = TopKSAE(model.width(HOOK), 64, 4, seed=0)
+    plain, padded = (evaluate(sae, model, HOOK, r, contexts=8, progress=False) for r in (rows, longer))
+    assert plain.tokens == padded.tokens and plain.ce_sae == pytest.approx(padded.ce_sae, rel=1e-6)
+    with pytest.raises(ValueError, match="skip_tokens: every token of these 40 rows is left out"):
+        evaluate(sae, model, HOOK, TokenRows(empty, empty, ["x"]), progress=False)
+
+
+def test_rows_begin_with_one_bos(model):
+    documents = [Document("s", "one two three four ")] * 300
+    documents[::3] = [Document("s", "")] * 100
+    tokens = pack_rows(documents, model).tokens
+    both = (tokens[:, 1:] == model.bos_id) & (tokens[:, :-1] == model.bos_id)
+    assert (tokens[:, 0] == model.bos_id).all() and not both.any()
+
+
+@pytest.mark.parametrize("n_ctx", [2, 9, 32])
+def test_length_of_a_context(model, n_ctx):
+    rows = pack_rows(tiny_documents(), model, n_ctx=n_ctx)
+    assert rows.tokens.shape == rows.source.shape == (len(rows), n_ctx)
+    assert model.activations(rows.tokens[:2], HOOK).shape[1] == n_ctx
+
+
+@pytest.mark.parametrize("n_ctx", [1, 0, -3, 33, 8.0, "9"])
+def test_a_length_that_cannot_be(model, n_ctx):
+    with pytest.raises(
+        ValueError, match=r"n_ctx: got .*; wanted 2 to 32 tokens, BOS included, as 'tiny' reads no more"
+    ):
+        pack_rows(tiny_documents(), model, n_ctx=n_ctx)
+
+
+def test_arrays_have_their_length_already(model, tmp_path):
+    with pytest.raises(ValueError, match="context: got 8 and an array of tokens"):
+        load_contexts(model, tokens=tmp_path / "t.npy", context=8)
