@@ -7,14 +7,16 @@ import fcntl
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
+
+from monosem.data import parts_of_runs
 
 _UMASK = os.umask(0)
 os.umask(_UMASK)
@@ -25,14 +27,22 @@ def write_whole(path: str | Path, write: Callable[[Path], None]) -> None:
 
     Whatever goes wrong (a full disk, Ctrl-C, a crash), the old file at ``path`` stays as it was.
     """
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    write_together({Path(path): write})
+
+
+def write_together(writers: Mapping[Path, Callable[[Path], None]]) -> None:
+    """Write files of one folder that belong together: all are safely on disk before the first takes its name."""
+    parts = {path: parts_of_runs.name(path) for path in writers}
+    path = next(iter(writers))
     try:
-        write(part)
-        part.chmod(0o666 & ~_UMASK)  # safetensors makes files that only their owner may read
-        with part.open("rb") as done:
-            os.fsync(done.fileno())
-        os.replace(part, path)
+        parts_of_runs.sweep_once(path.parent)
+        for path, write in writers.items():
+            write(parts[path])
+            parts[path].chmod(0o666 & ~_UMASK)  # safetensors makes files that only their owner may read
+            with parts[path].open("rb") as done:
+                os.fsync(done.fileno())
+        for path, part in parts.items():
+            os.replace(part, path)
     except OSError as error:
         raise OSError(
             error.errno,
@@ -40,7 +50,8 @@ def write_whole(path: str | Path, write: Callable[[Path], None]) -> None:
             "Free some space or choose another folder.",
         ) from error
     finally:
-        part.unlink(missing_ok=True)
+        for part in parts.values():
+            part.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -58,8 +69,30 @@ def write_array(path: str | Path, array: np.ndarray) -> None:
     write_whole(path, write)
 
 
+def read_array(path: Path, argument: str, advice: str, *, mode: str = "r") -> np.ndarray:
+    """A NumPy array, memory-mapped.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: cut short, or no array; names it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{argument}: no file {str(path)!r}; {advice}")
+    try:
+        return np.load(path, mmap_mode=mode, allow_pickle=False)
+    except OSError:  # names the file itself
+        raise
+    except Exception as error:  # NumPy reads the header as Python: what a damaged one raises depends on where it is
+        raise ValueError(f"{argument}: {str(path)!r} is cut short or altered ({error}); {advice}") from None
+
+
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file whole."""
+    write_whole(path, tensor_writer(tensors, metadata))
+
+
+def tensor_writer(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> Callable[[Path], None]:
+    """What ``write_together`` calls for a safetensors file."""
     contiguous = {k: v.detach().contiguous() for k, v in tensors.items()}
 
     def write(part: Path) -> None:
@@ -69,18 +102,14 @@ def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[s
             number = re.search(r"os error (\d+)", str(error))
             raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
 
-    write_whole(path, write)
-
-
-def read_metadata(path: str | Path) -> dict[str, str]:
-    """The string metadata of a safetensors file."""
-    with safe_open(path, "pt") as opened:
-        return opened.metadata() or {}
+    return write
 
 
 @contextmanager
 def folder_lock(folder: str | Path) -> Iterator[Path]:
     """Hold ``folder`` (made when absent) for one writer; the operating system lets go of it even after a kill.
+
+    What killed runs left half written there is removed.
 
     Raises:
         RuntimeError: another run, of this or another process, writes to ``folder``; names its process and machine.
@@ -92,6 +121,7 @@ def folder_lock(folder: str | Path) -> Iterator[Path]:
     try:
         os.truncate(descriptor, 0)
         os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        parts_of_runs.sweep(folder)
         yield folder
     finally:
         path.unlink(missing_ok=True)  # before letting go: whoever locks next must find a new file, see _locked

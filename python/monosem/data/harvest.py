@@ -171,8 +171,6 @@ def _per_shard(contexts: Contexts, layout: shards.Layout, mib: int) -> int:
 def _resume(index: shards.Index, contexts: Contexts, progress: bool) -> None:
     """Take over the shards that an earlier harvest with the same settings left."""
     folder = index.folder
-    for left in folder.glob(".*.part"):  # of a killed run: the lock says that no other run is at work here
-        left.unlink()
     if (folder / "index.json").exists():
         found = shards.read_index(folder)
         if different := differences(found.settings, index.settings):
