@@ -194,6 +194,7 @@ def test_damaged_files_are_named(tmp_path):
         ms.load(folder)
     weights.write_bytes(whole)
     record = json.loads((folder / "cfg.json").read_text())
+    del record["digests"], record["sha256"]  # of an older version: nothing but the shapes tells
     for change, message in (({"kind": "magic"}, "kind 'magic'"), ({"cfg": {**record["cfg"], "d_sae": 97}}, "wanted")):
         (folder / "cfg.json").write_text(json.dumps({**record, **change}))
         with pytest.raises(ValueError, match=message):

@@ -95,7 +95,7 @@ def test_a_folder_from_before_goes_on_and_says_so(tmp_path):
     run(context(tmp_path), [counting("a", [])])
     for name in ("reproduce.json", "evidence/a.json"):
         held = json.loads((tmp_path / "out" / name).read_text())
-        del held["made_from"]
+        del held["made_from"], held["digests"], held["sha256"]
         (tmp_path / "out" / name).write_text(json.dumps(held))
     said = []
     run(context(tmp_path), [counting("a", [])], said.append)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,12 +41,13 @@ def folder_of(args: argparse.Namespace, name: str) -> Path:
 def write(out: Path, claim: str, result: Any, section: Callable[[dict[str, Any]], Any], title: str) -> None:
     """Print the table; write the JSON and the page, both whole."""
     from monosem.analysis.evidence.section import write_page
-    from monosem.data import files
+    from monosem.data import sealed
 
     plain = result.to_dict()
     out.mkdir(parents=True, exist_ok=True)
-    files.write_text(out / f"{claim}.json", json.dumps(plain, ensure_ascii=False, allow_nan=False) + "\n")
+    stored = out / f"{claim}.json"
+    sealed.write(stored, plain, indent=None, allow_nan=False)
     # The page is made from what was stored, so that it can be made again from the file alone.
-    page = write_page(out / f"{claim}.html", title, [section(json.loads((out / f"{claim}.json").read_text("utf-8")))])
+    page = write_page(out / f"{claim}.html", title, [section(sealed.read(stored, "out", claim)[0])])
     print(result.table())
     print(f"\nwritten: {out / f'{claim}.json'}\nopen {page.resolve().as_uri()}")

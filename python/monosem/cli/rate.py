@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from monosem.cli import claim, subjects
@@ -60,22 +59,21 @@ def _write(args: argparse.Namespace) -> int:
 
 def _score(args: argparse.Namespace) -> int:
     from monosem.analysis.evidence.rubric import measure, section
-    from monosem.analysis.evidence.rubric.ratings import read_json
     from monosem.analysis.evidence.section import write_page
-    from monosem.data import files
+    from monosem.data import sealed
 
-    answers = [read_json(path, "score") for path in args.score]
+    answers = [sealed.read_json(path, "score", "what the page of `monosem rate` saves") for path in args.score]
     places = [Path(p) for p in (args.out, args.folder, Path(args.score[0]).parent) if p]
     found = [Path(args.key)] if args.key else [p / "rate.key.json" for p in places if (p / "rate.key.json").is_file()]
     if not found:
         raise FileNotFoundError(
             f"key: no rate.key.json in {', '.join(map(str, places))}; it stands beside the page: name it with --key"
         )
-    result = measure(answers, read_json(found[0], "key"))
+    result = measure(answers, sealed.read(found[0], "key", "what `monosem rate` writes")[0])
     out = Path(args.out or found[0].parent)
     out.mkdir(parents=True, exist_ok=True)
     plain = result.to_dict()
-    files.write_text(out / "rubric.json", json.dumps(plain, ensure_ascii=False, allow_nan=False) + "\n")
+    sealed.write(out / "rubric.json", plain, indent=None, allow_nan=False)
     page = write_page(out / "rubric.html", "Features and neurons, rated by hand", [section(plain)])
     print(result.table())
     print(f"\nwritten: {out / 'rubric.json'}\nopen {page.resolve().as_uri()}")

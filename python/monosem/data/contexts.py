@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monosem.data import shards
+from monosem.data import files, shards
 from monosem.data.counted import BY_NAME, SkipTokens, counted, lengths, skipped_ids
 
 if TYPE_CHECKING:
@@ -147,14 +147,7 @@ def load_contexts(
 
 
 def _load_array(path: Path) -> np.ndarray:
-    if not path.is_file():
-        raise FileNotFoundError(f"tokens: no file {str(path)!r}; wanted a .npy array of integers [rows, n_ctx]")
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(
-            f"tokens: {str(path)!r} is not a whole .npy array ({error}); wanted integers [rows, n_ctx]"
-        ) from None
+    return files.read_array(path, "tokens", "wanted a whole .npy array of integers [rows, n_ctx]")
 
 
 def _load_text(model: Model, text: str, split: str, context: int | None) -> np.ndarray:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from monosem.data import files
+from monosem.data import files, sealed
 from monosem.data.language_model import LMConfig
 from monosem.data.text import read_jsonl, split_holdout
 from monosem.data.tokenizer import encode_documents, load_tokenizer, pack_contexts, train_tokenizer
@@ -44,14 +43,18 @@ class Corpus:
             "tokenizer": _fingerprint(tokenizer, "tokenizer") if tokenizer else "trained on the text",
         }  # fmt: skip
         listed, tokens = folder / "corpus.json", folder / "tokens.npy"
+        advice = f"remove {str(listed)!r}, and it is made again from the text"
         if listed.is_file():
-            made = json.loads(listed.read_text(encoding="utf-8"))
+            made, digests = sealed.read(listed, "cache", "what `monosem lm train` writes beside its tokens")
             different = [key for key, value in self.identity.items() if value != made.get(key)]
             if different:
                 raise ValueError(
                     f"cache: {str(folder)!r} holds the tokens of other training (other: {', '.join(different)}); "
                     "wanted the same text, tokenizer, context, vocabulary and hold-out. Choose another folder."
                 )
+            for made_file in (tokens, path):
+                if made_file.is_file():
+                    sealed.check(made_file, digests, "cache", advice)
         else:
             documents = list(read_jsonl(text))
             if not documents:
@@ -62,9 +65,11 @@ class Corpus:
             self._check_size(load_tokenizer(path), model, path)
             rows = pack_contexts(encode_documents(load_tokenizer(path), train), model.n_ctx)
             files.write_array(tokens, rows.astype(np.uint16 if model.d_vocab <= 1 << 16 else np.int32))
-            files.write_text(listed, json.dumps(self.identity, indent=2) + "\n")
+            sealed.write(
+                listed, self.identity, there=[tokens.name] if tokenizer else [tokens.name, path.name], indent=2
+            )
         self.tokenizer: Tokenizer = load_tokenizer(path)
-        self.rows = np.load(tokens, mmap_mode="r")
+        self.rows = files.read_array(tokens, "cache", advice)
 
     @staticmethod
     def _check_size(tokenizer: "Tokenizer", model: LMConfig, path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.resources import files as resources
@@ -10,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from monosem.data import files
+from monosem.data import files, sealed
 from monosem.data.adapter import Model
 from monosem.data.language_model import LanguageModel, LMConfig
 from monosem.data.tokenizer import BOS_ID, load_tokenizer
@@ -120,12 +118,16 @@ def load_folder(folder: Path, name: str) -> NativeModel:
                 f"model: {str(folder)!r} holds no {needed}; wanted a folder written by `monosem lm train`. "
                 + ("Its training is not finished: run `monosem lm train` again to resume it." if unfinished else "")
             )
+    record, digests = sealed.read(folder / CONFIG, "model", "the configuration of a model, by `monosem lm train`")
     try:
-        cfg = LMConfig(**json.loads((folder / CONFIG).read_text(encoding="utf-8")))
-    except (TypeError, json.JSONDecodeError) as error:
+        cfg = LMConfig(**record)
+    except (TypeError, ValueError) as error:
         raise ValueError(f"model: {str(folder / CONFIG)!r} is not the configuration of a model ({error})") from None
-    module = LanguageModel(cfg)
-    weights = load_file(folder / WEIGHTS)
+    advice = "restore it, or train the model again"
+    sealed.check(folder / WEIGHTS, digests, "model", advice)
+    weights = sealed.read_tensors(folder / WEIGHTS, "model", advice)
+    with torch.device("meta"):  # shapes only: memory is taken once the file is known to fill it
+        module = LanguageModel(cfg)
     wanted = {k: tuple(v.shape) for k, v in module.state_dict().items()}
     got = {k: tuple(v.shape) for k, v in weights.items()}
     if wanted != got:
@@ -134,19 +136,28 @@ def load_folder(folder: Path, name: str) -> NativeModel:
             f"model: {str(folder / WEIGHTS)!r} and {CONFIG} beside it do not belong together: "
             + ", ".join(f"{k} is {got.get(k)}, wanted {wanted.get(k)}" for k in different[:3])
         )
+    for key, value in weights.items():
+        if not bool(value.isfinite().all()):
+            raise ValueError(f"model: {str(folder / WEIGHTS)!r}, {key}: holds NaN or Inf; {advice}")
+    module = LanguageModel(cfg)
     module.load_state_dict({k: v.float() for k, v in weights.items()})
     near = folder / TOKENIZER
-    return NativeModel(module, load_tokenizer(near if near.is_file() else folder.parent / TOKENIZER), name)
+    tokenizer = near if near.is_file() else folder.parent / TOKENIZER
+    if tokenizer.is_file():
+        sealed.check(tokenizer, digests, "model", advice)
+    return NativeModel(module, load_tokenizer(tokenizer), name)
 
 
 def save_folder(folder: str | Path, module: LanguageModel, tokenizer: "Tokenizer | None" = None) -> None:
     """Write ``model.safetensors`` (bf16), ``config.json`` and, when given, ``tokenizer.json``, each whole."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    files.write_tensors(folder / WEIGHTS, {k: v.to(torch.bfloat16) for k, v in module.state_dict().items()})
-    files.write_text(folder / CONFIG, json.dumps(asdict(module.cfg), indent=2) + "\n")
+    weights = {k: v.to(torch.bfloat16) for k, v in module.state_dict().items()}
+    beside = {WEIGHTS: files.tensor_writer(weights)}
     if tokenizer is not None:
-        files.write_text(folder / TOKENIZER, tokenizer.to_str())
+        text = tokenizer.to_str()
+        beside[TOKENIZER] = lambda part: part.write_text(text, encoding="utf-8")
+    sealed.write(folder / CONFIG, asdict(module.cfg), beside, indent=2)
 
 
 def as_transformer_lens(model: Any) -> Any:

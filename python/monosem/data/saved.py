@@ -1,21 +1,24 @@
-"""An autoencoder on disk: ``cfg.json`` and ``sae.safetensors``, each written whole, checked when read."""
+"""An autoencoder on disk: ``cfg.json`` and ``sae.safetensors``, written whole, checked byte for byte when read."""
 
 from __future__ import annotations
 
-import json
 import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from monosem.data import files
+from monosem.data import files, sealed
 from monosem.nn import KINDS, SAE
+from monosem.nn.config import ReLUConfig, SAEConfig, TopKConfig, from_dict
 
 FORMAT = 1
+CONFIGS = {config.kind: config for config in (TopKConfig, ReLUConfig)}
+_DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float32, torch.float64, torch.bfloat16, torch.float16)}
+_WEIGHTS, _RECORD = "sae.safetensors", "cfg.json"
+_WANTED = "a dictionary written by monosem.save or `monosem train`"
+_ADVICE = "restore it or train again"
 
 
 def save(sae: SAE, folder: str | Path, metadata: dict[str, Any] | None = None) -> Path:
@@ -35,8 +38,7 @@ def save(sae: SAE, folder: str | Path, metadata: dict[str, Any] | None = None) -
         "dtype": str(sae.W_dec.dtype).removeprefix("torch."),
         "metadata": {**sae.metadata, **(metadata or {})},
     }
-    files.write_tensors(folder / "sae.safetensors", sae.state_dict())
-    files.write_text(folder / "cfg.json", json.dumps(record, indent=2) + "\n")
+    sealed.write(folder / _RECORD, record, {_WEIGHTS: files.tensor_writer(sae.state_dict())}, indent=2)
     return folder
 
 
@@ -45,37 +47,60 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> SAE:
 
     Raises:
         FileNotFoundError: the folder or one of its two files is missing.
-        ValueError: a file is cut short or altered, or of a kind or format that this version does not know.
+        ValueError: a file is cut short or altered, of a kind or format that this version does not know, or holds
+            NaN or Inf.
     """
     folder = Path(folder)
-    for name in ("cfg.json", "sae.safetensors"):
+    for name in (_RECORD, _WEIGHTS):
         if not (folder / name).is_file():
             raise FileNotFoundError(
                 f"folder: no {name} in {str(folder)!r}; wanted a folder written by monosem.save or `monosem train`"
             )
-    try:
-        record = json.loads((folder / "cfg.json").read_text(encoding="utf-8"))
-        tensors = load_file(folder / "sae.safetensors", device=str(device))
-    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
-        raise ValueError(
-            f"folder: {str(folder)!r} is cut short or altered ({error}); restore it or train again"
-        ) from None
-    if record.get("format") != FORMAT or record.get("kind") not in KINDS:
-        raise ValueError(
-            f"folder: {str(folder)!r} holds format {record.get('format')!r}, kind {record.get('kind')!r}; this version "
-            f"reads format {FORMAT}, kinds {', '.join(KINDS)}"
-        )
-    sae = KINDS[record["kind"]](**record["cfg"], device=device, dtype=getattr(torch, record["dtype"]))
-    for name, value in sae.state_dict().items():
+    record, digests = sealed.read(folder / _RECORD, "folder", _WANTED)
+    config, dtype, metadata = _described(record, folder / _RECORD)
+    path = folder / _WEIGHTS
+    sealed.check(path, digests, "folder", _ADVICE)
+    tensors = sealed.read_tensors(path, "folder", _ADVICE, str(device))
+    with torch.device("meta"):  # shapes only: memory is taken once the file is known to fill it
+        wanted = KINDS[config.kind](**asdict(config), device="meta", dtype=dtype).state_dict()
+    for name, value in wanted.items():
         got = tensors.get(name)
-        if got is None or got.shape != value.shape:
-            what = "no such tensor" if got is None else f"shape {list(got.shape)}"
-            raise ValueError(f"folder: {str(folder)!r}, {name}: {what}; wanted {list(value.shape)} as cfg.json says")
+        if got is None or got.shape != value.shape or not got.is_floating_point():
+            what = "no such tensor" if got is None else f"{got.dtype} {list(got.shape)}"
+            raise ValueError(f"folder: {str(path)!r}, {name}: {what}; wanted {list(value.shape)} as {_RECORD} says")
+        if not bool(got.isfinite().all()):
+            raise ValueError(
+                f"folder: {str(path)!r}, {name}: {int((~got.isfinite()).sum()):,} of {got.numel():,} entries are NaN "
+                f"or Inf; wanted finite weights. {_ADVICE.capitalize()}."
+            )
+    if unknown := sorted(tensors.keys() - wanted.keys()):
+        raise ValueError(f"folder: {str(path)!r} holds {', '.join(unknown)}; wanted only {', '.join(wanted)}")
+    sae = KINDS[config.kind](**asdict(config), device=device, dtype=dtype)
     sae.load_state_dict(tensors)
-    sae.metadata = record["metadata"]
+    sae.metadata = metadata
     if sae.metadata.get("finished") is False:
         warnings.warn_explicit(f"folder: {str(folder)!r} holds {unfinished(sae.metadata)}", RuntimeWarning, __file__, 0)
     return sae
+
+
+def _described(record: dict[str, Any], path: Path) -> tuple[SAEConfig, torch.dtype, dict[str, Any]]:
+    """(configuration, type, metadata) in a ``cfg.json``; ValueError, naming it, if they are not there."""
+    kind = record.get("kind")
+    if record.get("format") != FORMAT or not isinstance(kind, str) or kind not in KINDS:
+        raise ValueError(
+            f"folder: {str(path)!r} holds format {record.get('format')!r:.50}, kind {kind!r:.50}; this version "
+            f"reads format {FORMAT}, kinds {', '.join(KINDS)}"
+        )
+    dtype, metadata, values = _DTYPES.get(str(record.get("dtype"))), record.get("metadata"), record.get("cfg")
+    if dtype is None or not isinstance(metadata, dict) or not isinstance(values, dict):
+        raise ValueError(
+            f"folder: {str(path)!r} lacks dtype, metadata or cfg, or holds another kind of value there; wanted "
+            f"{_WANTED}. {_ADVICE.capitalize()}."
+        )
+    try:
+        return from_dict(CONFIGS[kind], values), dtype, metadata
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"folder: {str(path)!r}: {error}. {_ADVICE.capitalize()}.") from None
 
 
 def unfinished(metadata: dict[str, Any]) -> str:

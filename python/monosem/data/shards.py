@@ -273,7 +273,7 @@ def read_tokens(index: Index) -> np.ndarray:
     """
     path = index.folder / "tokens.npy"
     try:
-        tokens = np.load(path, mmap_mode="r", allow_pickle=False)
+        tokens = files.read_array(path, "tokens", "wanted the contexts of the store")
         damage = (
             "was altered (its checksum differs)" if tokens_checksum(tokens) != index.settings["tokens_crc32"] else ""
         )

@@ -12,7 +12,7 @@ from typing import Any
 from monosem.analysis.evidence import chart, rubric
 from monosem.analysis.evidence.guide import GUIDES
 from monosem.analysis.evidence.section import Finding, Section, write_page
-from monosem.data import files
+from monosem.data import files, sealed
 from monosem.reproduce import reading
 from monosem.reproduce.context import Context
 from monosem.reproduce.presets import FIRST
@@ -123,7 +123,7 @@ def _human(context: Context) -> Section:
     """Claim 2: rated by hand. Its figures come only from a person's answers."""
     path = context.folder / "rate" / "rubric.json"
     if path.is_file():
-        return rubric.section(json.loads(path.read_text(encoding="utf-8")))
+        return rubric.section(sealed.read(path, "out", "what `monosem rate --score` writes")[0])
     finding = Finding(
         "A person finds features far more interpretable than neurons", "median 12 of 14 (neurons 0)", "not rated yet",
         "rate/rate.html, then monosem rate --score ANSWERS.json --out rate, then the same monosem reproduce again",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monosem.data import files, fingerprint
+from monosem.data import fingerprint, sealed
 from monosem.reproduce.context import Context
 
 
@@ -22,6 +22,9 @@ class Stage:
     work: Callable[[Context], dict[str, Any]]
 
 
+_WANTED = "what `monosem reproduce` writes"
+
+
 def begin(context: Context, say: Callable[[str], None] = print) -> None:
     """Claim the folder for these settings.
 
@@ -31,7 +34,7 @@ def begin(context: Context, say: Callable[[str], None] = print) -> None:
     path = context.folder / "reproduce.json"
     settings = json.loads(json.dumps(context.settings()))
     if path.is_file():
-        held = _read(path, "choose another --out")
+        held, _ = sealed.read(path, "out", f"{_WANTED} (choose another --out)")
         different = sorted(key for key in settings if key != "made_from" and held.get(key) != settings[key])
         if different:
             raise ValueError(
@@ -44,7 +47,7 @@ def begin(context: Context, say: Callable[[str], None] = print) -> None:
             say(f"{path} was written before text and models were told by content: whether they are the same is unknown")
         return
     context.folder.mkdir(parents=True, exist_ok=True)
-    files.write_text(path, json.dumps(settings, indent=1) + "\n")
+    sealed.write(path, settings)
 
 
 def run(context: Context, stages: Sequence[Stage], say: Callable[[str], None] = print) -> dict[str, dict[str, Any]]:
@@ -58,10 +61,7 @@ def run(context: Context, stages: Sequence[Stage], say: Callable[[str], None] = 
         path = context.evidence(stage.name)
         head = f"{number}/{len(stages)}  {stage.title}"
         if path.is_file():
-            again = "remove it, and the stage is done again"
-            results[stage.name] = done = _read(path, again)
-            if not isinstance(done.get("seconds"), (int, float)):
-                raise ValueError(f"evidence: {str(path)!r} lacks its seconds; {again}")
+            results[stage.name] = done = read_evidence(path)
             _check_same(context, done.get("made_from", {}), f"evidence: {str(path)!r} is")
             say(f"{head}: done before ({results[stage.name]['seconds']:.0f} s)")
             continue
@@ -70,9 +70,9 @@ def run(context: Context, stages: Sequence[Stage], say: Callable[[str], None] = 
         result = stage.work(context)
         result |= {"seconds": round(time.perf_counter() - start, 1), "made_from": context.made_from}
         path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_text(path, json.dumps(result, ensure_ascii=False, allow_nan=False) + "\n")
+        sealed.write(path, result, indent=None, allow_nan=False)
         # What a stage returns is what the next start will read.
-        results[stage.name] = json.loads(path.read_text(encoding="utf-8"))
+        results[stage.name] = read_evidence(path)
     return results
 
 
@@ -88,12 +88,13 @@ def _check_same(context: Context, held: dict[str, Any], what: str) -> None:
             )
 
 
-def _read(path: Path, advice: str) -> dict[str, Any]:
-    """A JSON object from a file. Raises ValueError that names the file when it is none."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"evidence: {str(path)!r} is cut short or altered ({error}); {advice}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"evidence: {str(path)!r} holds {type(found).__name__}; wanted an object. To mend it {advice}")
-    return found
+def read_evidence(path: Path) -> dict[str, Any]:
+    """What a stage found.
+
+    Raises:
+        ValueError: the file is no such result, or was altered; names it.
+    """
+    result, _ = sealed.read(path, "evidence", f"{_WANTED} (remove it, and the stage is done again)")
+    if not isinstance(result.get("seconds"), (int, float)):
+        raise ValueError(f"evidence: {str(path)!r} lacks its seconds; remove it, and the stage is done again")
+    return result

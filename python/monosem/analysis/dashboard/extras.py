@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from monosem.analysis.index import Index
 from monosem.analysis.scan import spread
+from monosem.data import sealed
 
 
 def proxy_marks(model: Any, index: Index, proxies: Any = None, block: int = 256) -> dict[str, np.ndarray]:
@@ -44,14 +44,14 @@ def automaton_links(path: str | Path, most: int = 8) -> dict[int, list[tuple[int
     if not path.is_file():
         return None
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result, _ = sealed.read(path, "automata", "what `monosem automata` writes")
         steps = {
             (int(e["from"]), int(e["to"])): float(e["strength"])
             for kind in ("loops", "cycles", "chains")
             for found in result[kind]
             for e in found["edges"]
         }
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"automata: {str(path)!r} is not what `monosem automata` writes ({error!r}); run that again"
         ) from None

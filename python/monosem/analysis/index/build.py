@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Mapping
@@ -11,20 +12,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from monosem.analysis.index import fingerprint
 from monosem.analysis.index.codes import CodeLog
 from monosem.analysis.index.collector import Collector
 from monosem.analysis.index.index import Index, text_rows
 from monosem.analysis.index.settings import IndexSettings
+from monosem.analysis.index.stored_arrays import StoredArrays
 from monosem.analysis.scan import Block, Rows, blocks, check, spread
-from monosem.data import files
+from monosem.data import files, sealed
 from monosem.data.counted import skipped_ids
 
 FORMAT = 1
 _STATE = "unfinished.safetensors"
+_KINDS = {
+    "model": str, "hook_name": str, "d_in": int, "d_sae": int, "d_vocab": int, "dictionary": str, "rows": int,
+    "rows_read": int, "n_ctx": int, "sources": list, "settings": dict, "marks": list, "arrays": list,
+}  # fmt: skip
+_AGAIN = "remove it, and the index begins anew"
 
 
 def build_index(
@@ -117,7 +122,7 @@ class _Saver:
         """Take up the last checkpoint; returns how many rows are done."""
         header = self._header()
         if self.log is not None:
-            self.log.open(header["entries"])
+            self.log.open(header["entries"], header.get("crc32"))
         self.before = header["seconds"]
         return header["done"]
 
@@ -125,14 +130,14 @@ class _Saver:
         path = self.folder / _STATE
         if not path.is_file():
             return {"done": 0, "seconds": 0.0, "entries": 0}
-        try:
-            header = json.loads(files.read_metadata(path)["header"])
-            _check_same(self.folder, _STATE, header["meta"], self.meta)
-            self.collector.restore(load_file(path))
-        except SafetensorError as error:
-            raise ValueError(
-                f"folder: {str(path)!r} is altered ({error}); remove it, and the index begins anew"
-            ) from None
+        metadata = sealed.read_metadata(path, "folder", _AGAIN)
+        tensors = sealed.read_tensors(path, "folder", _AGAIN)
+        text = metadata.get("header", "")
+        if metadata.keys() != {"header"} and metadata.get("sha256") != _state_digest(text, tensors):
+            raise ValueError(f"folder: {str(path)!r} is altered (its checksum differs); {_AGAIN}")
+        header = json.loads(text)
+        _check_same(self.folder, _STATE, header["meta"], self.meta)
+        self.collector.restore(tensors)
         return header
 
     def __call__(self, done: int, block: Block) -> None:
@@ -141,12 +146,14 @@ class _Saver:
         if time.monotonic() < self.due:
             return
         began = time.monotonic()
-        entries = 0
+        state: dict[str, Any] = {"entries": 0}
         if self.log is not None:
             self.log.sync()
-            entries = self.log.count
-        header = {"done": done, "meta": self.meta, "seconds": self.spent(), "entries": entries}
-        files.write_tensors(self.folder / _STATE, self.collector.arrays(), {"header": json.dumps(header)})
+            state = {"entries": self.log.count, "crc32": dict(self.log.crc32)}
+        header = json.dumps({"done": done, "meta": self.meta, "seconds": self.spent(), **state})
+        tensors = self.collector.arrays()
+        about = {"header": header, "sha256": _state_digest(header, tensors)}
+        files.write_tensors(self.folder / _STATE, tensors, about)
         self.due = time.monotonic() + max(self.seconds, 20 * (time.monotonic() - began))
 
     def spent(self) -> float:
@@ -163,7 +170,8 @@ class _Saver:
         if self.log is not None:
             names += [f"codes.{name}" for name in self.log.sort(self.collector.moments.counts.long())]
         meta = self.meta | {"arrays": sorted(names), "seconds": round(self.spent(), 1)}
-        files.write_text(self.folder / "index.json", json.dumps(meta, indent=2, ensure_ascii=False) + "\n")
+        there = [f"{name}.npy" for name in (*names, "text.tokens", "text.source")]
+        sealed.write(self.folder / "index.json", meta, there=there, indent=2)
         (self.folder / _STATE).unlink(missing_ok=True)
         if self.log is not None:
             self.log.discard()
@@ -180,13 +188,13 @@ def open_index(folder: str | Path, subject: Any = None) -> Index:
         ValueError: another format, a file cut short, or an index of another dictionary.
     """
     folder = Path(folder)
-    meta = read_meta(folder)
+    meta, digests = _read(folder)
     if subject is not None:
         check_subject(meta, subject, f"folder: {str(folder)!r}")
-    arrays = {name: torch.from_numpy(_mapped(folder / f"{name}.npy")) for name in meta["arrays"]}
-    source = torch.from_numpy(_mapped(folder / "text.source.npy"))
-    tokens = _mapped(folder / "text.tokens.npy")
-    return Index(meta, arrays, text_rows(tokens, source, meta["sources"]), folder)
+    text = StoredArrays(folder, ["text.source", "text.tokens"], digests)
+    arrays = StoredArrays(folder, meta["arrays"], digests)
+    rows = text_rows(text.numpy("text.tokens"), text["text.source"], meta["sources"])
+    return Index(meta, arrays, rows, folder)
 
 
 def check_subject(meta: Mapping[str, Any], subject: Any, what: str) -> None:
@@ -205,24 +213,38 @@ def check_subject(meta: Mapping[str, Any], subject: Any, what: str) -> None:
 
 def read_meta(folder: str | Path) -> dict[str, Any]:
     """``index.json`` of a finished index."""
-    path = Path(folder) / "index.json"
+    return _read(Path(folder))[0]
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    path = folder / "index.json"
     if not path.is_file():
-        unfinished = (
-            " (an unfinished one is there: build it again to go on)" if (path.parent / _STATE).is_file() else ""
-        )
+        unfinished = " (an unfinished one is there: build it again to go on)" if (folder / _STATE).is_file() else ""
         raise FileNotFoundError(
             f"folder: no index in {str(folder)!r}{unfinished}; wanted one written by `monosem index`"
         )
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"folder: {str(path)!r} is altered ({error}); build the index again") from None
+    meta, digests = sealed.read(path, "folder", "an index written by `monosem index`")
     if meta.get("format") != FORMAT:
         raise ValueError(
-            f"folder: {str(path)!r} has format {meta.get('format')!r}; this version reads {FORMAT}. "
+            f"folder: {str(path)!r} has format {meta.get('format')!r:.50}; this version reads {FORMAT}. "
             "Build the index again."
         )
-    return meta
+    for name, kind in _KINDS.items():
+        if not isinstance(meta.get(name), kind):
+            raise ValueError(
+                f"folder: {str(path)!r} is altered: {name} is {meta.get(name)!r:.50}, wanted {kind.__name__}; "
+                "build the index again"
+            )
+    return meta, digests
+
+
+def _state_digest(header: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    """Of all that a checkpoint holds; it stands in the same file, which is written whole."""
+    digest = hashlib.sha256(header.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _check_same(folder: Path, name: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
@@ -240,14 +262,3 @@ def _checked_marks(marks: Mapping[str, Any] | None, rows: Rows) -> dict[str, np.
         if mark.shape != tuple(np.shape(rows.tokens)):
             raise ValueError(f"marks: {name!r} has shape {mark.shape}; wanted {tuple(np.shape(rows.tokens))}")
     return out
-
-
-def _mapped(path: Path) -> np.ndarray:
-    """An array on disk, mapped copy-on-write: PyTorch wants it writable, and the file stays as it is."""
-    try:
-        array = np.load(path, mmap_mode="c", allow_pickle=False)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"folder: no file {str(path)!r}; build the index again") from None
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"folder: {str(path)!r} is cut short or altered ({error}); build the index again") from None
-    return array

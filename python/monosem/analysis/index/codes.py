@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -53,20 +54,34 @@ class CodeLog:
     def _path(self, name: str) -> Path:
         return self.folder / f"unfinished.{name}"
 
-    def open(self, count: int) -> None:
-        """Begin behind the first ``count`` entries; what an interrupted run wrote behind them is cut off."""
-        self.count, self.files = count, {}
+    def open(self, count: int, crc32: dict[str, int] | None = None) -> None:
+        """Begin behind the first ``count`` entries; what an interrupted run wrote behind them is cut off.
+
+        Args:
+            crc32: of those entries, by file; None where a version before wrote none.
+        """
+        self.count, self.files, self.crc32 = count, {}, dict.fromkeys(self.types, 0)
         for name, kind in self.types.items():
             path = self._path(name)
             path.touch()
             if path.stat().st_size < count * kind.itemsize:
                 raise ValueError(f"folder: {str(path)!r} is cut short; remove the folder, and the index begins anew")
             os.truncate(path, count * kind.itemsize)
+            with path.open("rb") as opened:
+                while part := opened.read(_CHUNK):
+                    self.crc32[name] = zlib.crc32(part, self.crc32[name])
+            if count and crc32 is not None and self.crc32[name] != crc32.get(name):
+                raise ValueError(
+                    f"folder: {str(path)!r} is altered (its checksum differs); remove the folder, and the index begins "
+                    "anew"
+                )
             self.files[name] = path.open("ab")
 
     def add(self, features: Tensor, places: Tensor, values: Tensor) -> None:
         for name, array in (("features", features), ("places", places), ("values", values)):
-            array.numpy().astype(self.types[name]).tofile(self.files[name])
+            entries = np.ascontiguousarray(array.numpy(), dtype=self.types[name])
+            self.crc32[name] = zlib.crc32(entries, self.crc32[name])
+            entries.tofile(self.files[name])
         self.count += len(features)
 
     def sync(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +26,8 @@ _AT_ONCE = 256
 class Index:
     """What a dictionary does over a text, feature by feature. Made by ``build_index`` or ``open_index``.
 
-    Large arrays of an index on disk are memory-mapped: opening is instant, and asking reads only what is asked.
+    Large arrays of an index on disk are memory-mapped: opening is instant, and asking reads only what is asked, after
+    an array was compared with its digest once.
 
     Attributes:
         meta: how it was made: model, hook_name, d_sae, fingerprints, settings.
@@ -38,7 +40,9 @@ class Index:
         moments: sums for correlations with sources.
     """
 
-    def __init__(self, meta: dict[str, Any], arrays: dict[str, Tensor], rows: Any, folder: Path | None = None) -> None:
+    def __init__(
+        self, meta: dict[str, Any], arrays: Mapping[str, Tensor], rows: Any, folder: Path | None = None
+    ) -> None:
         self.meta, self.rows, self.folder, self._arrays = meta, rows, folder, arrays
         self.sources: list[str] = list(meta["sources"])
         self.tokens = int(arrays["tokens"])

@@ -5,7 +5,6 @@ import json
 import pytest
 
 from monosem.analysis.evidence.rubric import measure, section
-from monosem.analysis.evidence.rubric.ratings import read_json
 from monosem.analysis.evidence.rubric.steps import MOST_POINTS, STEPS, total
 from monosem.analysis.evidence.section import render_page
 
@@ -74,14 +73,3 @@ def test_two_annotators():
 def test_what_does_not_belong_is_refused(answers, said):
     with pytest.raises(ValueError, match=said):
         measure(answers, KEY)
-
-
-def test_reading(tmp_path):
-    with pytest.raises(FileNotFoundError, match="key: no file"):
-        read_json(tmp_path / "no.json", "key")
-    (tmp_path / "a.json").write_text("[1]")
-    with pytest.raises(ValueError, match="holds a list"):
-        read_json(tmp_path / "a.json", "key")
-    (tmp_path / "a.json").write_text("{")
-    with pytest.raises(ValueError, match="is not JSON"):
-        read_json(tmp_path / "a.json", "key")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -174,17 +172,3 @@ def _agreement(by_annotator: list[dict[int, dict[str, Any]]]) -> float | None:
             if len(both) >= 3:
                 found.append(spearman([total(a[n]) for n in both], [total(b[n]) for n in both]))
     return float(np.mean(found)) if found else None
-
-
-def read_json(path: str | Path, what: str) -> dict[str, Any]:
-    """A JSON object from a file, or an error that says which file and what it should be."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{what}: no file {str(path)!r}")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{what}: {str(path)!r} is not JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{what}: {str(path)!r} holds a {type(content).__name__}; wanted what `monosem rate` writes")
-    return content

@@ -18,7 +18,7 @@ from monosem.analysis.index import Example
 from monosem.analysis.logits import logit_weights, used_vocabulary
 from monosem.analysis.report.page import embed
 from monosem.analysis.windows import Window, windows_of
-from monosem.data import files
+from monosem.data import files, sealed
 
 INTERVALS = 11
 FORMAT = 1
@@ -129,6 +129,6 @@ def write_study(folder: str | Path, items: Sequence[Candidate], seed: int = 0) -
     }
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    files.write_text(folder / "rate.key.json", json.dumps(key, indent=1) + "\n")
+    sealed.write(folder / "rate.key.json", key)
     files.write_text(folder / "rate.html", page)
     return folder / "rate.html", folder / "rate.key.json"
