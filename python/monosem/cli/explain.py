@@ -81,13 +81,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _object(text: str) -> dict[str, Any]:
-    """A JSON object, for argparse."""
+    """A JSON object, for argparse. What is refused is not shown: there may be a key in it."""
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise argparse.ArgumentTypeError(f"got {text!r}, which is not JSON ({error}); wanted an object") from None
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"got text that is not JSON ({error}); wanted an object") from None
     if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f'got {text!r}; wanted a JSON object such as {{"top_p": 0.9}}')
+        raise argparse.ArgumentTypeError(
+            f'got JSON of type {type(value).__name__}; wanted an object such as {{"top_p": 0.9}}'
+        )
     return value
 
 
@@ -135,7 +137,7 @@ class _Interpreter:
         if self.chat is None:
             return True
         estimate = self.who.estimate(cases, self.args.seed)
-        print(f"{self.args.client_model} at {self.args.client}: {estimate.say(self.args.price)}")
+        print(f"{self.args.client_model} at {self.chat.url}: {estimate.say(self.args.price)}")
         if self.args.yes or not estimate.requests:
             return True
         if not sys.stdin.isatty():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import random
 import threading
@@ -15,10 +16,13 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from monosem.analysis.evidence.explain.post import Failed, Odd, post, read_completion
+from monosem.analysis.evidence.explain.secret import Hide, clean_key, public, public_url, secrets_of
 from monosem.data import files
 
 T = TypeVar("T")
 _AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # worth asking again; other errors are the user's to mend
+_NO_ENDPOINT = 10  # requests without one chat completion among their answers: something else answers there
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,10 @@ class Unusable(ValueError):
     """Raised by a parser: the answer is not of the form that was asked for."""
 
 
+class _NoCompletion(Unusable):
+    """None came in any attempt; asking in other words would not help."""
+
+
 class Chat:
     """A model behind ``{url}/chat/completions``.
 
@@ -61,11 +69,12 @@ class Chat:
         model: what the endpoint calls the model.
         cache: folder of answers, one file each, named by the hash of address, model and request. A run that was
             stopped goes on from there; a question asked before costs nothing.
-        api_key: sent as a bearer token; default: the environment variable ``OPENAI_API_KEY``, if set. Never stored.
+        api_key: sent as a bearer token; default: the environment variable ``OPENAI_API_KEY``, if set. Neither it nor
+            keys in ``url`` or ``options`` are ever stored, printed, or sent to another address.
         concurrency: most requests under way at a time.
         retries: attempts after the first that failed (429, 5xx, time-outs, broken connections, broken JSON), with
             exponential backoff, or after what ``Retry-After`` says.
-        timeout: seconds for one attempt.
+        timeout: seconds for one attempt, from connecting to the last byte of the answer.
         backoff: seconds before the first retry; doubles each time, up to 60.
         options: further fields of the request's JSON; one that is None is left out (``{"seed": None}`` for an
             endpoint that knows no seed).
@@ -94,16 +103,21 @@ class Chat:
             raise ValueError(
                 f"concurrency, retries, timeout: got {concurrency}, {retries}, {timeout}; wanted ≥ 1, ≥ 0, > 0"
             )
-        self.url, self.model, self.cache = url.rstrip("/"), model, Path(cache)
+        address, mark, query = url.partition("?")
+        self._address = f"{address.rstrip('/')}/chat/completions{mark}{query}"
+        self.url, hidden = public_url(address.rstrip("/") + mark + query)
+        self.model, self.cache, self.timeout = model, Path(cache), timeout
         self.concurrency, self.retries, self.backoff, self.progress = concurrency, retries, backoff, progress
         self.usage, self.options = Usage(), dict(options or {})
         self._count, self._stopped = threading.Lock(), threading.Event()
-        key = os.environ.get("OPENAI_API_KEY") if api_key is None else api_key
-        self._http = httpx
+        key = clean_key(os.environ.get("OPENAI_API_KEY", "") if api_key is None else api_key)
+        self._hide = Hide({key} | hidden | secrets_of(self.options))
+        self._odd = 0
+        # An attempt that was given up may hold its connection for a while: the number of them is bounded by us.
         self._client = httpx.Client(
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=timeout,
-            limits=httpx.Limits(max_connections=concurrency),
+            limits=httpx.Limits(max_connections=None),
         )
 
     def close(self) -> None:
@@ -121,10 +135,12 @@ class Chat:
         """Answers in order, each read by ``parse(number of the request, text)``.
 
         An answer that ``parse`` refuses (:class:`Unusable`) is asked for again, ``attempts`` times in all, each kept
-        on disk under its own number; then the result is None.
+        on disk under its own number; then the result is None. So is that of a request which gets no chat completion,
+        however often it is tried.
 
         Raises:
-            RuntimeError: the endpoint refuses (401, 404, …), or fails every retry. Answers so far are on disk.
+            RuntimeError: the endpoint refuses (401, 404, …), fails every retry, or gives no chat completion at all.
+                Answers so far are on disk.
         """
         self.cache.mkdir(parents=True, exist_ok=True)
         out: list[T | None] = [None] * len(requests)
@@ -136,6 +152,8 @@ class Chat:
                     return
                 try:
                     out[i] = parse(i, self._complete(requests[i], attempt))
+                    return
+                except _NoCompletion:
                     return
                 except Unusable:
                     continue
@@ -175,7 +193,7 @@ class Chat:
         return None
 
     def _path(self, request: Request, attempt: int) -> Path:
-        key = json.dumps([self.url, self._body(request, attempt)], ensure_ascii=False, sort_keys=True)
+        key = json.dumps([self.url, public(self._body(request, attempt))], ensure_ascii=False, sort_keys=True)
         return self.cache / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.json"
 
     def _body(self, request: Request, attempt: int) -> dict[str, Any]:
@@ -201,67 +219,83 @@ class Chat:
                 path.unlink(missing_ok=True)  # altered by hand, or cut short by a dying disk: ask again
         body = self._body(request, attempt)
         text, usage = self._send(body)
-        files.write_text(path, json.dumps({"answer": text, "usage": usage, "request": body}, ensure_ascii=False))
+        kept = {"answer": text, "usage": usage, "request": public(body)}
+        files.write_text(path, self._hide(json.dumps(kept, ensure_ascii=False)))
         with self._count:
             self.usage.requests += 1
-            self.usage.prompt_tokens += int(usage.get("prompt_tokens") or 0)
-            self.usage.completion_tokens += int(usage.get("completion_tokens") or 0)
+            self.usage.prompt_tokens += usage["prompt_tokens"]
+            self.usage.completion_tokens += usage["completion_tokens"]
         return text
 
-    def _send(self, body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        said = ""
+    def _send(self, body: dict[str, Any]) -> tuple[str, dict[str, int]]:
         for attempt in range(self.retries + 1):
             delay = min(60.0, self.backoff * 2**attempt) * random.uniform(0.5, 1.0)
+            odd = False
             try:
-                response = self._client.post(f"{self.url}/chat/completions", json=body)
-                if response.status_code == 200:
-                    answer = response.json()
-                    text = answer["choices"][0]["message"]["content"]
-                    if isinstance(text, str):
-                        usage = answer.get("usage")
-                        return text, usage if isinstance(usage, dict) else {}
-                    said = "an answer without text"
-                elif response.status_code in _AGAIN:
-                    said = f"status {response.status_code}: {_short(response.text)}"
-                    delay = _retry_after(response.headers.get("retry-after"), delay)
-                else:
+                response = post(self._client, self._address, body, self.timeout)
+                said = f"status {response.status}: {self._short(response.body.decode(errors='replace'))}"
+                if response.status == 200:
+                    text, usage = read_completion(response.body)
+                    return self._hide(text), usage
+                if response.status not in _AGAIN:
                     raise RuntimeError(
-                        f"url: {self.url} answered {response.status_code} for model {self.model!r}: "
-                        f"{_short(response.text)}. Check address, model and key (OPENAI_API_KEY)."
+                        f"url: {self.url} answered {response.status} for model {self.model!r}: "
+                        f"{said.partition(': ')[2]}. Check address, model and key (OPENAI_API_KEY)."
                     )
-            except self._http.TransportError as error:
-                said = f"{type(error).__name__}: {error}"
-            except (ValueError, KeyError, IndexError, TypeError) as error:
-                said = f"an answer that is no chat completion ({type(error).__name__}: {_short(str(error))})"
+                delay = _retry_after(response.retry_after, delay)
+            except Failed as error:
+                said = self._short(str(error))
+            except Odd as error:
+                said, odd = self._short(str(error)), True
             if attempt < self.retries:
                 with self._count:
                     self.usage.retries += 1
                 if self._stopped.wait(delay):
                     raise _Stopped
+        if odd:
+            self._none_again(said)
+            raise _NoCompletion(said)
         raise RuntimeError(
             f"url: {self.url} failed {self.retries + 1} times, at last with {said}. Every answer so far is kept; run "
             "the same command again to go on."
         )
 
+    def _none_again(self, said: str) -> None:
+        """Count a request that got no chat completion.
+
+        Raises:
+            RuntimeError: nor did any before it.
+        """
+        with self._count:
+            self._odd += 1
+            if self._odd >= _NO_ENDPOINT and not self.usage.requests:
+                raise RuntimeError(
+                    f"url: {self.url} gave no chat completion in {self._odd} requests, at last {said}. Check the "
+                    "address; it ends with the version, such as http://localhost:8000/v1."
+                )
+
+    def _short(self, text: str) -> str:
+        return " ".join(self._hide(text).split())[:200]
+
 
 def _read(path: Path) -> str:
     """The answer in a file of the cache; ValueError if it is not one."""
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["answer"])
-    except (KeyError, TypeError) as error:
+        answer = json.loads(path.read_text(encoding="utf-8"))["answer"]
+        if not isinstance(answer, str):
+            raise TypeError("its answer is no text")
+        return answer
+    except (KeyError, TypeError, IndexError, RecursionError) as error:
         raise ValueError(f"{path.name}: {error}") from None
-
-
-def _short(text: str) -> str:
-    return " ".join(text.split())[:200]
 
 
 def _retry_after(header: str | None, otherwise: float) -> float:
     """Seconds to wait; a date in the header, or nonsense, counts as absent."""
     try:
-        return min(300.0, max(0.0, float(header or "")))
+        seconds = float(header or "")
     except ValueError:
         return otherwise
+    return min(300.0, max(0.0, seconds)) if math.isfinite(seconds) else otherwise
 
 
 @dataclass(frozen=True)
