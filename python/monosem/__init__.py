@@ -1,17 +1,23 @@
 """monosem: fast sparse autoencoders for PyTorch."""
 
-from monosem import ops
-from monosem.data.harvest import ActivationStream, harvest
-from monosem.data.models import load_model
-from monosem.data.rows import pack_rows
-from monosem.data.sample import sample_documents
-from monosem.data.saved import load, save
-from monosem.data.store import ActivationStore
-from monosem.nn import ReLUSAE, TopKSAE
-from monosem.ops import SparseCode
-from monosem.train.config import TrainConfig
-from monosem.train.resample import ResampleConfig
-from monosem.train.trainer import Trainer
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from monosem import ops
+    from monosem.data.harvest import ActivationStream, harvest
+    from monosem.data.models import load_model
+    from monosem.data.rows import pack_rows
+    from monosem.data.sample import sample_documents
+    from monosem.data.saved import load, save
+    from monosem.data.store import ActivationStore
+    from monosem.nn import ReLUSAE, TopKSAE
+    from monosem.ops import SparseCode
+    from monosem.train.config import TrainConfig
+    from monosem.train.resample import ResampleConfig
+    from monosem.train.trainer import Trainer
 
 __version__ = "0.1.0"
 
@@ -32,3 +38,38 @@ __all__ = [
     "sample_documents",
     "save",
 ]
+
+# Where each name is. They are imported when first used: PyTorch takes seconds, and `monosem --help` needs none of it.
+_HOME = {
+    "ActivationStore": "data.store",
+    "ActivationStream": "data.harvest",
+    "ReLUSAE": "nn",
+    "ResampleConfig": "train.resample",
+    "SparseCode": "ops",
+    "TopKSAE": "nn",
+    "TrainConfig": "train.config",
+    "Trainer": "train.trainer",
+    "harvest": "data.harvest",
+    "load": "data.saved",
+    "load_model": "data.models",
+    "pack_rows": "data.rows",
+    "sample_documents": "data.sample",
+    "save": "data.saved",
+}
+
+
+_LAYERS = ("analysis", "data", "nn", "ops", "train")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAYERS:
+        return importlib.import_module(f"monosem.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'monosem' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"monosem.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_LAYERS})

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from monosem import doctor
-
 HELP = "What was built, which instruction set was picked, what GPU there is, and why each backend is or is not used."
 
 
@@ -15,6 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one line a finding."""
+    from monosem import doctor
+
     findings = doctor.examine()
     width = max(len(f.what) for f in findings)
     for f in findings:

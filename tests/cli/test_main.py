@@ -1,0 +1,33 @@
+"""The command itself: help that is there at once, and verbs that are spelled wrongly."""
+
+import subprocess
+import sys
+
+from monosem.cli.main import VERBS
+
+# Every help in one process in which PyTorch and numpy cannot be imported at all.
+HELP = """
+import sys
+sys.modules["torch"] = sys.modules["numpy"] = None
+from monosem.cli.main import VERBS, main
+for argv in [["--help"], *([verb, "--help"] for verb in VERBS)]:
+    try:
+        main(argv)
+    except SystemExit as end:
+        assert end.code == 0, argv
+"""
+
+
+def test_help_needs_no_torch():
+    done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for verb in VERBS:
+        assert f"usage: monosem {verb} " in done.stdout
+
+
+def test_every_public_name_is_found():
+    import monosem
+
+    for name in monosem.__all__:
+        assert getattr(monosem, name) is not None, name
+    assert set(monosem.__all__) == {*monosem._HOME, "ops"}
