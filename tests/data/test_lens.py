@@ -228,3 +228,16 @@ def test_bundled_model(name, no_network):
     with torch.no_grad():
         torch.testing.assert_close(lens(tokens, return_type="logits"), ours.module(tokens), atol=1e-4, rtol=1e-5)
     assert lens.generate("The king", max_new_tokens=8, verbose=False).startswith("The king")
+
+
+@pytest.mark.parametrize("prepend", [True, False])
+def test_a_tokenizer_that_pads_on_the_left_changes_no_row(ours, no_network, tokens, prepend):
+    """BOS serves as padding: TransformerLens 3.9 would mask it where it begins a row, and move every position."""
+    made = models.as_transformer_lens(ours)
+    made.tokenizer.padding_side = "left"
+    made.cfg.default_prepend_bos = prepend
+    tokens[:, 0] = ours.bos_id
+    tokens[0, 1] = tokens[1, 9] = ours.bos_id
+    wrapped = models.load_model(made)
+    torch.testing.assert_close(wrapped.activations(tokens, HOOK), ours.activations(tokens, HOOK), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(wrapped.token_losses(tokens), ours.token_losses(tokens), atol=1e-4, rtol=1e-4)

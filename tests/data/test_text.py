@@ -5,8 +5,9 @@ import lzma
 
 import pytest
 
+from monosem.data.jsonl import read_jsonl
 from monosem.data.sample import load_documents
-from monosem.data.text import Document, read_jsonl, split_holdout
+from monosem.data.text import Document, split_holdout
 
 
 def write(path, records):

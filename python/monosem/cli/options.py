@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 HOOK = "blocks.0.mlp.hook_post"
-TEXT_HELP = "JSON lines with 'text' and 'source' (plain or .xz), or 'sample': the shipped text"
+TEXT_HELP = "JSON lines with 'text' and 'source' (plain, .gz or .xz), or 'sample': the shipped text"
 
 
 def add_model(parser, *, as_trained: bool = False) -> None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from monosem.data import files, sealed
+from monosem.data.jsonl import read_jsonl
 from monosem.data.language_model import LMConfig
-from monosem.data.text import read_jsonl, split_holdout
+from monosem.data.text import split_holdout
 from monosem.data.tokenizer import encode_documents, load_tokenizer, pack_contexts, train_tokenizer
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class Corpus:
     for whole.
 
     Args:
-        text: JSON lines, ``{"source", "text"}``; plain or ``.xz``.
+        text: JSON lines, ``{"source", "text"}``; plain, ``.gz`` or ``.xz``.
         share: fraction of the documents of each source that is held out.
         tokenizer: an existing ``tokenizer.json``; trained on the text when absent.
 

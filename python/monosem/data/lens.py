@@ -19,6 +19,7 @@ from monosem.data import probes
 from monosem.data.adapter import BEFORE_UNEMBED, Model
 from monosem.data.language_model import LanguageModel
 from monosem.data.tokenizer import BOS
+from monosem.data.unicode import check_texts
 
 
 def _library() -> Any:
@@ -77,7 +78,13 @@ class LensModel(Model):
         def lens(hook: Callable[[Tensor], Tensor | None]) -> Callable[..., Tensor | None]:
             return lambda value, hook=None, ours=hook: ours(value)
 
-        self.module.run_with_hooks(tokens, return_type="logits", fwd_hooks=[(n, lens(h)) for n, h in hooks.items()])
+        options = {}
+        if not _is_bridge(self.module) and getattr(self.module.tokenizer, "padding_side", None) == "left":
+            # It would take a BOS that begins a row for padding, if they share an id, and count positions behind it.
+            options["attention_mask"] = torch.ones_like(tokens)
+        self.module.run_with_hooks(
+            tokens, return_type="logits", fwd_hooks=[(n, lens(h)) for n, h in hooks.items()], **options
+        )
 
     def _unembed(self, hidden: Tensor) -> Tensor:
         logits = self.module.unembed(hidden[None])[0]
@@ -160,7 +167,7 @@ class LensModel(Model):
             ) from error
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        return self.tokenizer(check_texts(texts), add_special_tokens=False)["input_ids"]
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -15,6 +15,7 @@ from monosem.data import files, sealed
 from monosem.data.adapter import Model
 from monosem.data.language_model import LanguageModel, LMConfig
 from monosem.data.tokenizer import BOS_ID, load_tokenizer
+from monosem.data.unicode import check_texts
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -64,7 +65,7 @@ class NativeModel(Model):
         return self.module.blocks[layer].mlp_out.weight.T
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return [e.ids for e in self.tokenizer.encode_batch_fast(list(texts))]
+        return [e.ids for e in self.tokenizer.encode_batch_fast(check_texts(texts))]
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=False)

@@ -13,6 +13,7 @@ from torch import Tensor
 from monosem.data.adapter import Model
 from monosem.data.pieces import encode_documents
 from monosem.data.text import Document
+from monosem.data.unicode import check_text
 
 MOST_SOURCES = 1 << 31
 
@@ -114,4 +115,6 @@ def _checked(documents: Iterable[Document]) -> Iterator[Document]:
             getattr(document, "source", None), str
         ):
             raise ValueError(f"documents: number {place} is {document!r:.80}; {wanted}")
+        check_text(document.text, f"documents: number {place} (source {document.source!a})")
+        check_text(document.source, f"documents: the source of number {place}")
         yield document

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from importlib.resources import files as resources
 from pathlib import Path
 
-from monosem.data.text import Document, held_out_places, of_split, read_jsonl
+from monosem.data.jsonl import read_jsonl
+from monosem.data.text import Document, held_out_places, of_split
 
 SPLITS = ("train", "held_out", "all")
 

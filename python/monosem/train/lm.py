@@ -83,7 +83,7 @@ def train_lm(
     which rows a step reads depends on the seed and the step alone, and the checkpoint holds all the rest.
 
     Args:
-        text: JSON lines, ``{"source", "text"}``; plain or ``.xz``.
+        text: JSON lines, ``{"source", "text"}``; plain, ``.gz`` or ``.xz``.
         out: folder for ``model.safetensors``, ``config.json``, ``tokenizer.json``, ``metrics.jsonl`` and checkpoints.
         tokenizer: an existing tokenizer.json; trained on ``text`` when absent.
         cache: folder of the tokenized text, to be shared by runs on the same text (default: ``out``).
