@@ -1,5 +1,4 @@
-// Python module monosem._C: raw addresses and sizes as integers, so that it needs no headers of PyTorch.
-// The Python side (ops/cpu_*.py) checks shapes, dtypes and layout before it calls.
+// Python module monosem._C: tensors in, checked by array.h, so that it needs no headers of PyTorch.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -9,33 +8,103 @@
 
 #include <algorithm>
 #include <limits>
+#include <stdexcept>
 #include <string>
 
 #include "../cpu/kernels.h"
+#include "array.h"
 
 namespace py = pybind11;
+using ms::Array;
 using ms::Entry;
-using Address = uintptr_t;
 
 namespace {
 
-template <class T>
-T* at(Address address) {
-  return reinterpret_cast<T*>(address);
+ms::Weights weights(const char* name, const Array& w, int64_t rows, int64_t d) {
+  const ms::Dtype dtype = w.weights(name, rows * d);
+  return {reinterpret_cast<const void*>(w.data), dtype, d};
 }
 
-ms::Weights weights(Address data, int dtype, int64_t d) { return {at<const void>(data), ms::Dtype(dtype), d}; }
-
-ms::Code code(Address values, Address indices, Address offsets, int64_t n) {
-  return {at<const float>(values), at<const int32_t>(indices), at<const int64_t>(offsets), n};
+// What follows from the numbers in a tensor, not from its size.
+void require(bool holds, const char* what) {
+  if (!holds) throw py::index_error(what);
 }
 
-ms::Csc csc_view(Address starts, Address entries, Address tokens, int64_t features) {
-  return {at<const int64_t>(starts), at<const int64_t>(entries), at<const int32_t>(tokens), features};
+// Entries of n tokens; the caller has seen to it that indices are features (ops/cpu_rows.py::_code).
+ms::Code code(const Array* values, const Array& indices, const Array& offsets, int64_t n) {
+  const int64_t* o = offsets.of<int64_t>("offsets", n + 1);
+  const int64_t entries = o[n];
+  return {values ? values->of<float>("values", entries) : nullptr, indices.of<int32_t>("indices", entries), o, n};
 }
 
-// How far values may be off, for products in bf16: by token.
-ms::Margins by_token(Address margin) { return {at<const float>(margin), nullptr, nullptr, nullptr, nullptr}; }
+// Entries sorted by feature. `tokens`: how many there are, where the kernel reads them; `coefs`: how many entries.
+ms::Csc by_feature(const Array& starts, const Array& entries, const Array* tokens, int64_t features, int64_t coefs,
+                   int64_t rows) {
+  const int64_t* s = starts.of<int64_t>("starts", features + 1);
+  bool ascending = s[0] >= 0;
+  for (int64_t f = 0; f < features; ++f) ascending &= s[f] <= s[f + 1];
+  require(ascending, "starts: not ascending from 0; make it with monosem.ops.csc");
+  const int64_t n = s[features];
+  const int64_t* e = entries.of<int64_t>("entries", n);
+  const int32_t* t = tokens ? tokens->of<int32_t>("tokens", n) : nullptr;
+  bool inside = true;
+  for (int64_t i = s[0]; i < n; ++i) inside &= e[i] >= 0 && e[i] < coefs;
+  require(inside, "entries: not all have a coefficient; make them with monosem.ops.csc of the code that coef is of");
+  if (t)
+    for (int64_t i = s[0]; i < n; ++i) inside &= t[i] >= 0 && t[i] < rows;
+  require(inside, "tokens: not all are rows of u; make them with monosem.ops.csc of the code of these tokens");
+  return {s, e, t, features};
+}
+
+int64_t up_to(int64_t n, int64_t panel) { return (n + panel - 1) / panel * panel; }
+
+// 32-bit words of rows of d whole numbers.
+int64_t words(int bits, int64_t d) {
+  if (bits != 8 && bits != 16) throw py::value_error("bits: got " + std::to_string(bits) + "; wanted 8 or 16");
+  return (d * bits + 31) / 32;
+}
+
+// A tile of a product by PyTorch. bf16 has a margin by token.
+ms::Tile tile_of(const Array& tile, int64_t rows, int64_t cols, int64_t first, const Array& bias, const Array& margin) {
+  const ms::Dtype dtype = tile.weights("tile", rows * cols);
+  const ms::Margins by_token = {margin.maybe<float>("margin", rows), nullptr, nullptr, nullptr, nullptr};
+  return {reinterpret_cast<const void*>(tile.data), dtype, rows, cols, cols, first, bias.of<float>("bias", cols), by_token};
+}
+
+// What survivors are scored with.
+struct Exact {
+  Array x, w, bias;
+  int64_t d;
+
+  // For so many tokens, and all features that there is a bias of.
+  ms::Exact of(int64_t rows) const {
+    return {x.of<float>("x", rows * d), weights("w", w, bias.count, d), bias.of<float>("bias", 0)};
+  }
+};
+
+struct Margins {
+  Array token, token_off, token_norm, norm, off;
+};
+
+// Tokens × features in whole numbers.
+struct WholeTile {
+  int bits;
+  ms::WholeTile tile;
+
+  WholeTile(int bits_, const Array& x, const Array& w, const Array& token_scale, const Array& scale, const Array& start,
+            const Array& bias, const Margins& m, int64_t rows, int64_t cols, int64_t d)
+      : bits(bits_) {
+    const int64_t panel = ms::kernels().feature_panel, padded = up_to(rows, ms::kernels().token_panel);
+    if (cols % panel) throw py::value_error("cols: wanted whole panels of " + std::to_string(panel));
+    const ms::Margins margins = {m.token.of<float>("margins.token", rows),
+                                 m.token_off.of<float>("margins.token_off", rows),
+                                 m.token_norm.of<float>("margins.token_norm", rows),
+                                 m.norm.of<float>("margins.norm", cols), m.off.of<float>("margins.off", cols)};
+    tile = {x.of<int32_t>("x", padded * words(bits, d)), w.of<int32_t>("w", cols * words(bits, d)),
+            token_scale.of<float>("token_scale", padded), scale.of<float>("scale", cols),
+            start.of<int32_t>("start", cols), bias.of<float>("bias", cols), margins, rows, cols, d};
+  }
+};
 
 // Survivors of one block of tokens while the tiles pass by.
 class TopkBlock {
@@ -46,6 +115,7 @@ class TopkBlock {
 
   // `exact`: whether the values that come are.
   void begin(bool exact) {
+    seen_ = 0;
     least_.resize(exact ? 0 : values_.size());
     std::fill(count_.begin(), count_.end(), 0);
     std::fill(limit_.begin(), limit_.end(), ms::first_limit(k_, capacity_));
@@ -53,35 +123,45 @@ class TopkBlock {
     std::fill(flags_.begin(), flags_.end(), 0);
   }
 
-  void filter(Address tile, int dtype, int64_t rows, int64_t cols, int64_t first, Address bias, Address margin,
+  void filter(const Array& tile, int64_t rows, int64_t cols, int64_t first, const Array& bias, const Array& margin,
               int threads) {
-    ms::kernels().topk_filter({at<const void>(tile), ms::Dtype(dtype), rows, cols, cols, first, at<const float>(bias),
-                               by_token(margin)},
-                              state(), threads);
+    has(rows);
+    seen_ = std::max(seen_, first + cols);
+    ms::kernels().topk_filter(tile_of(tile, rows, cols, first, bias, margin), state(), threads);
   }
 
-  void rescore(int64_t rows, Address x, Address w, int dtype, int64_t d, Address bias, int threads) {
-    ms::kernels().topk_rescore(state(), rows, at<const float>(x), weights(w, dtype, d), at<const float>(bias), threads);
+  void rescore(int64_t rows, const Exact& exact, int threads) {
+    has(rows);
+    exact.bias.has("bias", seen_);
+    const ms::Exact e = exact.of(rows);
+    ms::kernels().topk_rescore(state(), rows, e.x, e.w, e.bias, threads);
   }
 
   std::vector<int64_t> overflowed(int64_t rows) const {
+    has(rows);
     std::vector<int64_t> found;
     for (int64_t r = 0; r < rows; ++r)
       if (flags_[r] & ms::kOverflow) found.push_back(r);
     return found;
   }
 
-  void finish(int64_t rows, Address values, Address indices, int threads) {
-    ms::kernels().topk_finish(state(), rows, at<float>(values), at<int32_t>(indices), threads);
+  void finish(int64_t rows, const Array& values, const Array& indices, int threads) {
+    has(rows);
+    ms::kernels().topk_finish(state(), rows, values.of<float>("values", rows * k_),
+                              indices.of<int32_t>("indices", rows * k_), threads);
   }
 
  private:
+  void has(int64_t rows) const {
+    require(rows >= 0 && rows <= int64_t(flags_.size()), "rows: more than the block was made for");
+  }
+
   ms::TopkState state() {
     return {values_.data(), least_.empty() ? nullptr : least_.data(), indices_.data(), count_.data(), limit_.data(), bar_.data(),
             flags_.data(), k_, capacity_};
   }
 
-  int64_t k_, capacity_;
+  int64_t k_, capacity_, seen_ = 0;
   std::vector<float> values_, least_;
   std::vector<int32_t> indices_, count_, limit_;
   std::vector<float> bar_;
@@ -94,39 +174,53 @@ class ThresholdBlock {
   explicit ThresholdBlock(int64_t rows) : rows_(rows) {}
 
   void begin(bool /*exact*/) {  // as TopkBlock's: everything above 0 is scored again anyway
+    seen_ = 0;
     for (auto& row : rows_) row.clear();
   }
 
-  void filter(Address tile, int dtype, int64_t rows, int64_t cols, int64_t first, Address bias, Address margin,
+  void filter(const Array& tile, int64_t rows, int64_t cols, int64_t first, const Array& bias, const Array& margin,
               int threads) {
-    ms::kernels().threshold_filter({at<const void>(tile), ms::Dtype(dtype), rows, cols, cols, first,
-                                    at<const float>(bias), by_token(margin)},
-                                   rows_, threads);
+    has(rows);
+    seen_ = std::max(seen_, first + cols);
+    ms::kernels().threshold_filter(tile_of(tile, rows, cols, first, bias, margin), rows_, threads);
   }
 
-  void whole(int bits, const ms::WholeTile& tile, const ms::Exact& exact, int threads) {
-    ms::kernels().whole_threshold(bits, tile, exact, rows_, threads);
+  void whole(const WholeTile& t, const Exact& exact, int threads) {
+    has(t.tile.rows);
+    ms::kernels().whole_threshold(t.bits, t.tile, exact.of(t.tile.rows), rows_, threads);
   }
 
-  void rescore(int64_t rows, Address x, Address w, int dtype, int64_t d, Address bias, int threads) {
-    ms::kernels().threshold_rescore(rows_, rows, at<const float>(x), weights(w, dtype, d), at<const float>(bias),
-                                    threads);
+  void rescore(int64_t rows, const Exact& exact, int threads) {
+    has(rows);
+    exact.bias.has("bias", seen_);
+    const ms::Exact e = exact.of(rows);
+    ms::kernels().threshold_rescore(rows_, rows, e.x, e.w, e.bias, threads);
   }
 
-  int64_t counts(int64_t rows, Address out) const {
+  int64_t counts(int64_t rows, const Array& out) const {
+    has(rows);
     int64_t total = 0;
-    for (int64_t r = 0; r < rows; ++r) total += at<int64_t>(out)[r] = int64_t(rows_[r].size());
+    int64_t* counts = out.of<int64_t>("counts", rows);
+    for (int64_t r = 0; r < rows; ++r) total += counts[r] = int64_t(rows_[r].size());
     return total;
   }
 
-  void finish(int64_t rows, Address values, Address indices) const {
-    float* v = at<float>(values);
-    int32_t* i = at<int32_t>(indices);
+  void finish(int64_t rows, const Array& values, const Array& indices) const {
+    has(rows);
+    int64_t total = 0;
+    for (int64_t r = 0; r < rows; ++r) total += int64_t(rows_[r].size());
+    float* v = values.of<float>("values", total);
+    int32_t* i = indices.of<int32_t>("indices", total);
     for (int64_t r = 0; r < rows; ++r)
       for (const Entry& e : rows_[r]) *v++ = e.value, *i++ = e.index;
   }
 
  private:
+  void has(int64_t rows) const {
+    require(rows >= 0 && rows <= int64_t(rows_.size()), "rows: more than the block was made for");
+  }
+
+  int64_t seen_ = 0;
   ms::RowBuffers rows_;
 };
 
@@ -135,18 +229,23 @@ ms::Adam adam(double lr, double beta1, double beta2, double eps, int64_t step, b
 }
 
 // `scales`: of int8 moments, those of m for every row and then those of v.
-ms::Moments moments(Address m, Address v, int dtype, Address scales, int64_t rows) {
-  float* first = at<float>(scales);
-  return {at<void>(m), at<void>(v), ms::Dtype(dtype), first, first ? first + rows : nullptr};
+ms::Moments moments(const Array& m, const Array& v, const Array& scales, int64_t rows, int64_t d) {
+  if (m.kind == ms::Kind::int8) {
+    float* first = scales.of<float>("scales", 2 * rows);
+    return {m.of<int8_t>("m", rows * d), v.of<uint8_t>("v", rows * d), ms::Dtype::int8, first, first + rows};
+  }
+  if (m.kind == ms::Kind::bf16)
+    return {m.of<ms::bf16>("m", rows * d), v.of<ms::bf16>("v", rows * d), ms::Dtype::bf16, nullptr, nullptr};
+  return {m.of<float>("m", rows * d), v.of<float>("v", rows * d), ms::Dtype::f32, nullptr, nullptr};
 }
 
 // Asks for large pages under memory that is read row by row in no order; a wish, of which no result depends.
-void large_pages(Address data, int64_t bytes) {
+void large_pages(uintptr_t data, int64_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr uintptr_t kPage = uintptr_t{1} << 21;
   const uintptr_t begin = (data + kPage - 1) / kPage * kPage, end = (data + uintptr_t(bytes)) / kPage * kPage;
   if (begin >= end) return;
-  madvise(at<void>(begin), end - begin, MADV_HUGEPAGE);
+  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 #else
   (void)data, (void)bytes;
 #endif
@@ -156,30 +255,28 @@ void large_pages(Address data, int64_t bytes) {
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "monosem's CPU kernels; call them through monosem.ops";
+  m.attr("takes") = "tensors";  // how it is called; older builds took addresses
   m.def("isa", [] { return std::string(ms::kernels().name); }, "the instruction set in use");
   m.def("isas", [] { return ms::available_isas(); }, "the instruction sets that this build and processor have");
 
   const auto nogil = py::call_guard<py::gil_scoped_release>();
-  py::class_<ms::Margins>(m, "Margins")
-      .def(py::init([](Address token, Address token_off, Address token_norm, Address norm, Address off) {
-        return ms::Margins{at<const float>(token), at<const float>(token_off), at<const float>(token_norm),
-                           at<const float>(norm), at<const float>(off)};
-      }));
-  py::class_<ms::WholeTile>(m, "WholeTile")
-      .def(py::init([](Address x, Address w, Address token_scale, Address scale, Address start, Address bias,
-                       const ms::Margins& margins, int64_t rows, int64_t cols, int64_t d) {
-        return ms::WholeTile{at<const void>(x), at<const void>(w), at<const float>(token_scale),
-                             at<const float>(scale), at<const int32_t>(start), at<const float>(bias), margins, rows,
-                             cols, d};
-      }));
-  py::class_<ms::Exact>(m, "Exact").def(py::init([](Address x, Address w, int dtype, int64_t d, Address bias) {
-    return ms::Exact{at<const float>(x), weights(w, dtype, d), at<const float>(bias)};
+  py::class_<Margins>(m, "Margins")
+      .def(py::init([](const Array& token, const Array& token_off, const Array& token_norm, const Array& norm,
+                       const Array& off) { return Margins{token, token_off, token_norm, norm, off}; }));
+  py::class_<WholeTile>(m, "WholeTile")
+      .def(py::init<int, const Array&, const Array&, const Array&, const Array&, const Array&, const Array&,
+                    const Margins&, int64_t, int64_t, int64_t>());
+  py::class_<Exact>(m, "Exact").def(py::init([](const Array& x, const Array& w, const Array& bias, int64_t d) {
+    return Exact{x, w, bias, d};
   }));
   m.def("whole_topk",
-        [](int bits, const ms::WholeTile& tile, const ms::Exact& exact, int64_t k, int64_t capacity, Address values,
-           Address indices, Address flags, int threads) {
-          const ms::TopkAnswer out{at<float>(values), at<int32_t>(indices), at<uint8_t>(flags), k, capacity};
-          ms::kernels().whole_topk(bits, tile, exact, out, threads);
+        [](const WholeTile& t, const Exact& exact, int64_t k, int64_t capacity, const Array& values,
+           const Array& indices, const Array& flags, int threads) {
+          const int64_t rows = t.tile.rows;
+          require(k > 0 && capacity >= k + 4 * ms::kWidest, "capacity: wanted at least k and four vectors more");
+          const ms::TopkAnswer out{values.of<float>("values", rows * k), indices.of<int32_t>("indices", rows * k),
+                                   flags.of<uint8_t>("flags", rows), k, capacity};
+          ms::kernels().whole_topk(t.bits, t.tile, exact.of(rows), out, threads);
         }, nogil);
   m.attr("spare_slots") = ms::kWidest;
   m.def("panels", [] { return std::make_pair(ms::kernels().token_panel, ms::kernels().feature_panel); },
@@ -187,23 +284,32 @@ PYBIND11_MODULE(_C, m) {
   m.def("fast_int8", [] { return ms::kernels().fast_int8; },
         "whether products in 8-bit whole numbers are faster here than in 16-bit ones");
   m.def("whole_pack",
-        [](int bits, Address rows, int dtype, int64_t n, int64_t d, bool tokens, Address packed, Address scale,
-           Address norm, Address off, Address start, int threads) {
-          const ms::PackedRows to{at<void>(packed), at<float>(scale), at<float>(norm), at<float>(off),
-                                  at<int32_t>(start)};
-          ms::kernels().whole_pack(bits, weights(rows, dtype, d), n, tokens, to, threads);
+        [](int bits, const Array& rows, int64_t n, int64_t d, bool tokens, const Array& packed, const Array& scale,
+           const Array& norm, const Array& off, const Array& start, int threads) {
+          const int64_t padded = up_to(n, tokens ? ms::kernels().token_panel : ms::kernels().feature_panel);
+          const ms::PackedRows to{packed.of<int32_t>("packed", padded * words(bits, d)),
+                                  scale.of<float>("scale", padded), norm.of<float>("norm", padded),
+                                  off.of<float>("off", padded), start.of<int32_t>("start", padded)};
+          ms::kernels().whole_pack(bits, weights("rows", rows, n, d), n, tokens, to, threads);
         }, nogil);
   m.def("whole_repeat",
-        [](int bits, Address x, Address w, int64_t d, int64_t times, int threads) {
-          ms::kernels().whole_repeat(bits, at<const uint32_t>(x), at<const uint32_t>(w), d, times, threads);
+        [](int bits, const Array& x, const Array& w, int64_t d, int64_t times, int threads) {
+          const auto* tokens = x.of<int32_t>("x", words(bits, d) * ms::kernels().token_panel);
+          const auto* features = w.of<int32_t>("w", words(bits, d) * ms::kernels().feature_panel);
+          ms::kernels().whole_repeat(bits, reinterpret_cast<const uint32_t*>(tokens),
+                                     reinterpret_cast<const uint32_t*>(features), d, times, threads);
         }, nogil);
   m.def("longest_rows",
-        [](Address rows, int dtype, int64_t n, int64_t d, int threads) {
-          const ms::Longest longest = ms::kernels().longest_rows(weights(rows, dtype, d), n, threads);
+        [](const Array& rows, int64_t n, int64_t d, int threads) {
+          const ms::Longest longest = ms::kernels().longest_rows(weights("rows", rows, n, d), n, threads);
           return std::make_pair(longest.norm, longest.off);
         }, nogil, "the largest norm of a row, and of what rounding it to bf16 takes off");
   py::class_<TopkBlock>(m, "TopkBlock")
-      .def(py::init<int64_t, int64_t, int64_t>())
+      .def(py::init([](int64_t rows, int64_t k, int64_t capacity) {
+        require(rows >= 0 && k > 0 && capacity >= k + 4 * ms::kWidest,
+                "capacity: wanted at least k and four vectors more");
+        return TopkBlock(rows, k, capacity);
+      }))
       .def("begin", &TopkBlock::begin)
       .def("filter", &TopkBlock::filter, nogil)
       .def("rescore", &TopkBlock::rescore, nogil)
@@ -218,60 +324,70 @@ PYBIND11_MODULE(_C, m) {
       .def("counts", &ThresholdBlock::counts)
       .def("finish", &ThresholdBlock::finish, nogil);
 
+  // rows of w: as many as there are; that the indices are among them was seen to.
   m.def("sparse_decode",
-        [](Address v, Address i, Address o, int64_t n, Address w, int dtype, int64_t d, Address b, Address out,
-           int threads) {
-          ms::kernels().sparse_decode(code(v, i, o, n), weights(w, dtype, d), at<const float>(b), at<float>(out),
-                                      threads);
+        [](const Array& v, const Array& i, const Array& o, int64_t n, const Array& w, int64_t features, int64_t d,
+           const Array& b, const Array& out, int threads) {
+          ms::kernels().sparse_decode(code(&v, i, o, n), weights("w", w, features, d), b.of<float>("b", d),
+                                      out.of<float>("out", n * d), threads);
         }, nogil);
   m.def("gather_dot",
-        [](Address i, Address o, int64_t n, Address w, int dtype, int64_t d, Address g, double scale, Address out,
-           int threads) {
-          ms::kernels().gather_dot(code(0, i, o, n), weights(w, dtype, d), at<const float>(g), float(scale),
-                                   at<float>(out), threads);
+        [](const Array& i, const Array& o, int64_t n, const Array& w, int64_t features, int64_t d, const Array& g,
+           double scale, const Array& out, int threads) {
+          const ms::Code c = code(nullptr, i, o, n);
+          ms::kernels().gather_dot(c, weights("w", w, features, d), g.of<float>("g", n * d), float(scale),
+                                   out.of<float>("out", c.offsets[n]), threads);
         }, nogil);
   m.def("decode_loss",
-        [](Address v, Address i, Address o, int64_t n, Address w, int dtype, int64_t d, Address b, Address x,
-           Address loss, Address residual, Address slopes, int threads) {
-          ms::kernels().decode_loss(code(v, i, o, n), weights(w, dtype, d), at<const float>(b), at<const float>(x),
-                                    at<float>(loss), at<float>(residual), at<float>(slopes), threads);
+        [](const Array& v, const Array& i, const Array& o, int64_t n, const Array& w, int64_t features, int64_t d,
+           const Array& b, const Array& x, const Array& loss, const Array& residual, const Array& slopes, int threads) {
+          const ms::Code c = code(&v, i, o, n);
+          ms::kernels().decode_loss(c, weights("w", w, features, d), b.of<float>("b", d), x.of<float>("x", n * d),
+                                    loss.of<float>("loss", n), residual.of<float>("residual", n * d),
+                                    slopes.of<float>("slopes", c.offsets[n]), threads);
         }, nogil);
   m.def("csc",
-        [](Address i, Address o, int64_t n, int64_t features, Address starts, Address entries, Address tokens,
-           int threads) {
-          ms::csc(at<const int32_t>(i), at<const int64_t>(o), n, features, at<int64_t>(starts), at<int64_t>(entries),
-                  at<int32_t>(tokens), threads);
+        [](const Array& i, const Array& o, int64_t n, int64_t features, const Array& starts, const Array& entries,
+           const Array& tokens, int threads) {
+          const ms::Code c = code(nullptr, i, o, n);
+          ms::csc(c.indices, c.offsets, n, features, starts.of<int64_t>("starts", features + 1),
+                  entries.of<int64_t>("entries", c.offsets[n]), tokens.of<int32_t>("tokens", c.offsets[n]), threads);
         }, nogil);
   m.def("row_grad",
-        [](Address s, Address e, Address t, int64_t features, Address coef, Address u, int64_t d, Address out,
-           int threads) {
-          ms::kernels().row_grad(csc_view(s, e, t, features), at<const float>(coef), at<const float>(u), d,
-                                 at<float>(out), threads);
+        [](const Array& s, const Array& e, const Array& t, int64_t features, const Array& coef, const Array& u,
+           int64_t rows, int64_t d, const Array& out, int threads) {
+          ms::kernels().row_grad(by_feature(s, e, &t, features, coef.count, rows), coef.of<float>("coef", 0),
+                                 u.of<float>("u", rows * d), d, out.of<float>("out", features * d), threads);
         }, nogil);
   m.def("feature_sum",
-        [](Address s, Address e, int64_t features, Address coef, Address out, int threads) {
-          ms::kernels().feature_sum(csc_view(s, e, 0, features), at<const float>(coef), at<float>(out), threads);
+        [](const Array& s, const Array& e, int64_t features, const Array& coef, const Array& out, int threads) {
+          ms::kernels().feature_sum(by_feature(s, e, nullptr, features, coef.count, 0), coef.of<float>("coef", 0),
+                                    out.of<float>("out", features), threads);
         }, nogil);
   m.def("row_adam",
-        [](Address w, Address mom, Address v, int state, Address scales, Address g, int64_t rows, int64_t d, double lr,
-           double b1, double b2, double eps, int64_t step, bool unit, bool lazy, int threads) {
-          ms::kernels().row_adam(at<float>(w), moments(mom, v, state, scales, rows), at<const float>(g), rows, d,
-                                 adam(lr, b1, b2, eps, step, unit, lazy), threads);
+        [](const Array& w, const Array& mom, const Array& v, const Array& scales, const Array& g, int64_t rows,
+           int64_t d, double lr, double b1, double b2, double eps, int64_t step, bool unit, bool lazy, int threads) {
+          ms::kernels().row_adam(w.of<float>("w", rows * d), moments(mom, v, scales, rows, d),
+                                 g.of<float>("g", rows * d), rows, d, adam(lr, b1, b2, eps, step, unit, lazy), threads);
         }, nogil);
   m.def("row_grad_adam",
-        [](Address w, Address mom, Address v, int state, Address scales, Address s, Address e, Address t,
-           int64_t features, Address coef, Address u, int64_t d, double scale, double lr, double b1, double b2,
-           double eps, int64_t step, bool unit, bool lazy, int threads) {
-          ms::kernels().row_grad_adam(at<float>(w), moments(mom, v, state, scales, features),
-                                      csc_view(s, e, t, features), at<const float>(coef), at<const float>(u), d,
-                                      float(scale), adam(lr, b1, b2, eps, step, unit, lazy), threads);
+        [](const Array& w, const Array& mom, const Array& v, const Array& scales, const Array& s, const Array& e,
+           const Array& t, int64_t features, const Array& coef, const Array& u, int64_t rows, int64_t d, double scale,
+           double lr, double b1, double b2, double eps, int64_t step, bool unit, bool lazy, int threads) {
+          ms::kernels().row_grad_adam(w.of<float>("w", features * d), moments(mom, v, scales, features, d),
+                                      by_feature(s, e, &t, features, coef.count, rows), coef.of<float>("coef", 0),
+                                      u.of<float>("u", rows * d), d, float(scale),
+                                      adam(lr, b1, b2, eps, step, unit, lazy), threads);
         }, nogil);
   m.def("large_pages", &large_pages, nogil);
   m.def("resample",
-        [](Address w_enc, Address w_dec, Address b_enc, int64_t features, int64_t d, Address chosen, int64_t n,
-           Address inputs, Address alive, double factor, int threads) {
-          ms::kernels().resample(at<float>(w_enc), at<float>(w_dec), at<float>(b_enc), features, d,
-                                 at<const int64_t>(chosen), n, at<const float>(inputs), at<const uint8_t>(alive),
-                                 float(factor), threads);
+        [](const Array& w_enc, const Array& w_dec, const Array& b_enc, int64_t features, int64_t d,
+           const Array& chosen, int64_t n, const Array& inputs, const Array& alive, double factor, int threads) {
+          const int64_t* c = chosen.of<int64_t>("features", n);
+          for (int64_t i = 0; i < n; ++i) require(c[i] >= 0 && c[i] < features, "features: not all are rows of w_dec");
+          ms::kernels().resample(w_enc.of<float>("w_enc", features * d), w_dec.of<float>("w_dec", features * d),
+                                 b_enc.of<float>("b_enc", features), features, d, c, n,
+                                 inputs.of<float>("inputs", n * d), alive.of<uint8_t>("alive", features), float(factor),
+                                 threads);
         }, nogil);
 }

@@ -53,7 +53,7 @@ def test_no_product_is_further_off_than_its_margin(kind, d, bits):
     x, w = ROWS[kind](n, d), ROWS[kind](f, d)
     w[::3], x[::4] = torch.randn(len(w[::3]), d), torch.randn(len(x[::4]), d)
     x[1] = w[2]  # as aligned as can be: the sum comes close to the largest that 32 bits must hold
-    left, right = cpu_whole.Packed(x, 0, bits, True), cpu_whole.Packed(w, 0, bits, False)
+    left, right = cpu_whole.Packed(x, bits, True), cpu_whole.Packed(w, bits, False)
     a, b = (numbers(p, len(t), d, panel, bits, p is left)
             for p, t, panel in zip((left, right), (x, w), _C.panels(), strict=True))  # fmt: skip
     assert a.abs().amax() <= (127 if bits == 8 else 32_767) and (a @ b.T).abs().amax() < 2**31

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from monosem.ops.precision import as_given
+
 _PAIRS = 1 << 22  # pairs expanded at a time (about 100 MiB)
 _AT_ONCE = 256
 # A dense product takes this many of its multiplications in the time of one scattered addition.
@@ -159,6 +161,7 @@ def _packed(part: Entries) -> np.ndarray:
     return packed
 
 
+@as_given
 def _add(sums: Tensor, a: Entries, b: Entries, tokens: int) -> None:
     """sums[p, i, j] += Σ over pairs of entries on the same token; the entries of b in the order of their tokens."""
     per_token = torch.bincount(b.at, minlength=tokens)

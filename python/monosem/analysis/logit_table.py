@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monosem.ops.precision import as_given
+
 
 class LogitTable:
     """w[i, v] = d_i · (path from the hook to the logits)_v − its median over the used vocabulary.
@@ -19,6 +21,7 @@ class LogitTable:
     """
 
     @torch.no_grad()
+    @as_given
     def __init__(self, sae: Any, model: Any, hook_name: str, used: Tensor, memory: int = 1 << 29) -> None:
         self.directions = model.logit_directions(hook_name).float().cpu()
         self.decoder = sae.W_dec.detach().float().cpu()
@@ -35,6 +38,7 @@ class LogitTable:
         for part in torch.arange(d_sae, device="cpu").split(512) if kept else ():
             self.table[part] = self.decoder[part] @ self.directions - self._median(part)[:, None]
 
+    @as_given
     def _median(self, features: Tensor) -> Tensor:
         """The median of each feature's weights over the used vocabulary, worked out when first asked for: [n]."""
         new = features[self.median[features].isnan()].unique()
@@ -53,6 +57,7 @@ class LogitTable:
             out[part] = dots - self._median(features[part])
         return out
 
+    @as_given
     def rows(self, features: Tensor) -> Tensor:
         """Weights of features over the used vocabulary: [n, used]."""
         if self.table is not None:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monosem.ops.precision import as_given
+
 
 @dataclass(frozen=True)
 class LogitWeights:
@@ -32,6 +34,7 @@ def used_vocabulary(tokens: Any, d_vocab: int, least: int = 3) -> Tensor:
 
 
 @torch.no_grad()
+@as_given
 def logit_weights(
     sae: Any,
     model: Any,

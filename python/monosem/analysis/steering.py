@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monosem.ops.precision import as_given
+
 KINDS = ("pin", "add", "ablate")
 
 
@@ -87,6 +89,7 @@ class Steering:
         self._value = torch.tensor([e.value for e in edits], dtype=torch.float32, device=device)
 
     @torch.no_grad()
+    @as_given
     def __call__(self, x: Tensor, hook: Any = None) -> Tensor:
         """x [..., T, d_in] → the same shape, dtype and device. ``hook`` (TransformerLens hands it over) is not used."""
         if x.ndim < 2 or x.shape[-1] != self.sae.cfg.d_in:

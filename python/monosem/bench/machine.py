@@ -79,12 +79,12 @@ def multiplies_bf16() -> bool:
 def whole_rate(d: int, bits: int) -> float:
     """FLOP/s (two a multiply-add) of our loop over whole numbers, on one panel of tokens and one of features."""
     tokens, features = backend.native.panels()
-    left = cpu_whole.Packed(torch.randn(tokens, d, dtype=torch.float32, device="cpu"), 0, bits, tokens=True)
-    right = cpu_whole.Packed(torch.randn(features, d, dtype=torch.float32, device="cpu"), 0, bits, tokens=False)
+    left = cpu_whole.Packed(torch.randn(tokens, d, dtype=torch.float32, device="cpu"), bits, tokens=True)
+    right = cpu_whole.Packed(torch.randn(features, d, dtype=torch.float32, device="cpu"), bits, tokens=False)
     times, threads = 1 << 14, torch.get_num_threads()
 
     def run() -> None:
-        backend.native.whole_repeat(bits, left.packed.data_ptr(), right.packed.data_ptr(), d, times, threads)
+        backend.native.whole_repeat(bits, left.packed, right.packed, d, times, threads)
 
     return 2 * tokens * features * d * times * threads / fastest(run)
 

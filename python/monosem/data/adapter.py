@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from monosem.ops.precision import as_given
+
 Replace = Callable[[Tensor], Tensor]
 
 BEFORE_UNEMBED = "unembed.hook_in"  # the last hook of every kind of model: what the unembedding reads
@@ -169,6 +171,7 @@ class Model(ABC):
         return self._widths[hook_name]
 
     @torch.no_grad()
+    @as_given
     def logit_directions(self, hook_name: str) -> Tensor:
         """The direct path from a hook to the logits, fp32 [d, d_vocab]: ``direction @ this`` is its logit weights.
 

@@ -20,6 +20,7 @@ from monosem.data.adapter import BEFORE_UNEMBED, Model
 from monosem.data.language_model import LanguageModel
 from monosem.data.tokenizer import BOS
 from monosem.data.unicode import check_texts
+from monosem.ops.precision import as_given
 
 
 def _library() -> Any:
@@ -138,6 +139,7 @@ class LensModel(Model):
     def _mlp_out(self, layer: int) -> Tensor:
         return self.module.W_out[layer]
 
+    @as_given
     def _direct(self, hook_name: str, path: Tensor) -> Tensor:
         """The path, times what the layer multiplies its output by: found by moving the activations at the hook.
 

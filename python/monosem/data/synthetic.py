@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from monosem.data.shuffled import differences
+from monosem.ops.precision import as_given
 
 
 class SyntheticDictionary:
@@ -98,6 +99,7 @@ class SyntheticDictionary:
         return torch.Generator().manual_seed(seed % 2**63)
 
 
+@as_given
 def mean_max_cosine(learned: Tensor, true: Tensor) -> float:
     """Mean over the true features of the greatest cosine with any learned one; 1 is perfect recovery.
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from monosem.nn.gradients import DenseRows
+from monosem.ops.precision import as_given
 
 # Activations of a block of features. Products of this size are as fast as larger ones on a CPU, where what a step may
 # take beyond its weights is little; a GPU wants larger ones.
@@ -32,6 +33,7 @@ class DenseBlocks:
         b_dec: gradient of the decoder bias through the decoder, [D].
     """
 
+    @as_given
     def __init__(
         self, x: Tensor, centred: Tensor, w_enc: Tensor, w_dec: Tensor, b_enc: Tensor, b_dec: Tensor, penalty: float
     ) -> None:
@@ -62,9 +64,13 @@ class DenseBlocks:
     def __iter__(self) -> Iterator[tuple[slice, DenseRows]]:
         """Features of the block, and their gradients."""
         for part in self._parts():
-            f, on, slope = self._activations(part)
-            torch.mm(self._slope, self._w_dec[part].T, out=slope).add_(self._penalty).mul_(on)
-            yield part, DenseRows(torch.mm(slope.T, self._centred), torch.mm(f.T, self._slope), slope.sum(0))
+            yield part, self._gradients(part)
+
+    @as_given
+    def _gradients(self, part: slice) -> DenseRows:
+        f, on, slope = self._activations(part)
+        torch.mm(self._slope, self._w_dec[part].T, out=slope).add_(self._penalty).mul_(on)
+        return DenseRows(torch.mm(slope.T, self._centred), torch.mm(f.T, self._slope), slope.sum(0))
 
     def whole(self) -> DenseRows:
         """The gradients of all features."""
@@ -77,6 +83,7 @@ class DenseBlocks:
         features = len(self._w_enc)
         return (slice(first, min(first + self._step, features)) for first in range(0, features, self._step))
 
+    @as_given
     def _activations(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Activations of a block, which of them are not 0, and room for as many numbers, all [N, its features]."""
         n, width = len(self._centred), part.stop - part.start

@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from monosem.ops.precision import as_given
+
 
 @torch.no_grad()
+@as_given
 def geometric_median(x: Tensor, iterations: int = 100, tolerance: float = 1e-6) -> Tensor:
     """Geometric median of the rows of x [n, D] by Weiszfeld's algorithm, in float64; returns [D] in x's dtype.
 

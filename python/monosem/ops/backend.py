@@ -18,7 +18,7 @@ import torch
 try:
     from monosem import _C
 
-    if not hasattr(_C, "longest_rows"):
+    if not getattr(_C, "takes", "") == "tensors":
         raise ImportError("the one found was built from older sources: build it again, or copy the new one")
     native: ModuleType | None = _C
     native_error = ""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from monosem.ops import backend, cpu_whole
 from monosem.ops.backend import native as _C
-from monosem.ops.cpu_rows import fp32, threads, weights
+from monosem.ops.cpu_rows import fp32, threads
 
 WHOLE = {"int8": 8, "int16": 16}  # products in whole numbers: their bits
 FEW = 64  # tokens
@@ -63,9 +63,9 @@ def _topk_in_tiles(encoder: "_Encoder", x: Tensor, k: int, product: str, values:
         part, out_v, out_i = (t[start : start + step] for t in (x, values, indices))
         exact = encoder.offer(block, part, product)
         if not exact:
-            block.rescore(len(part), part.data_ptr(), *encoder.addresses, threads())
+            block.rescore(len(part), encoder.exact(part), threads())
             redo += [start + r for r in block.overflowed(len(part))]
-        block.finish(len(part), out_v.data_ptr(), out_i.data_ptr(), threads())
+        block.finish(len(part), out_v, out_i, threads())
     return redo
 
 
@@ -85,11 +85,11 @@ def threshold(x: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if product in WHOLE:
             encoder.whole(part, product).threshold(block)
         elif not encoder.offer(block, part, product):
-            block.rescore(len(part), part.data_ptr(), *encoder.addresses, threads())
-        total = block.counts(len(part), counts[start:].data_ptr())
+            block.rescore(len(part), encoder.exact(part), threads())
+        total = block.counts(len(part), counts[start:])
         values.append(torch.empty(total, dtype=torch.float32, device="cpu"))
         indices.append(torch.empty(total, dtype=torch.int32, device="cpu"))
-        block.finish(len(part), values[-1].data_ptr(), indices[-1].data_ptr())
+        block.finish(len(part), values[-1], indices[-1])
     offsets = torch.zeros(n + 1, dtype=torch.int64, device="cpu")
     torch.cumsum(counts, 0, out=offsets[1:])
     return torch.cat(values).to(x.dtype), torch.cat(indices), offsets
@@ -99,9 +99,7 @@ class _Encoder:
     """The encoder's weights, and the product that suits them."""
 
     def __init__(self, w: Tensor, b: Tensor) -> None:
-        self.rows, self.dtype = weights(w)
-        self.bias = fp32(b)
-        self.addresses = self.rows.data_ptr(), self.dtype, w.shape[1], self.bias.data_ptr()
+        self.rows, self.bias = w.contiguous(), fp32(b)
         self.product = backend.cpu_product()
         self._packed: dict[int, cpu_whole.Packed] = {}
         if self.product != "fp32":
@@ -109,14 +107,12 @@ class _Encoder:
             if self.product in WHOLE:
                 self._longest, self._rounded = float(self._packed_rows(WHOLE[self.product]).norm.amax()), 0.0
             else:
-                self._longest, self._rounded = _C.longest_rows(
-                    self.rows.data_ptr(), self.dtype, *self.rows.shape, threads()
-                )
+                self._longest, self._rounded = _C.longest_rows(self.rows, *self.rows.shape, threads())
             self._largest_bias = float(self.bias.abs().amax())  # NaN, if any is
 
     def _packed_rows(self, bits: int) -> cpu_whole.Packed:
         if bits not in self._packed:
-            self._packed = {bits: cpu_whole.Packed(self.rows, self.dtype, bits, tokens=False)}
+            self._packed = {bits: cpu_whole.Packed(self.rows, bits, tokens=False)}
         return self._packed[bits]
 
     def suited(self, x: Tensor, product: str) -> str:
@@ -132,11 +128,15 @@ class _Encoder:
             product = "int16"
         return "fp32" if product == "int16" and d > cpu_whole.WIDEST[16] else product
 
+    def exact(self, x: Tensor):
+        """What survivors of x are scored with. It holds the addresses of these tensors, and not the tensors."""
+        return _C.Exact(x, self.rows, self.bias, x.shape[1])
+
     def whole(self, x: Tensor, product: str) -> cpu_whole.Product:
         """The product with x in whole numbers; the weights are rounded once."""
         bits = WHOLE[product]
         packed = self._packed_rows(bits)
-        return cpu_whole.Product(x, self.rows, packed, self.dtype, self.bias, self._largest_bias, bits)
+        return cpu_whole.Product(x, packed, self.exact(x), self.bias, self._largest_bias, bits)
 
     def offer(self, block, x: Tensor, product: str) -> bool:
         """Show every feature's value for x, in tiles by PyTorch, to the block; returns whether the values are exact."""
@@ -144,10 +144,7 @@ class _Encoder:
         block.begin(exact)
         margin = None if exact else self._margin_in_bf16(x)
         for first, tile in _tiles(x, self.rows, exact):
-            block.filter(
-                tile.data_ptr(), 0 if exact else 1, len(x), tile.shape[1], first, self.bias[first:].data_ptr(),
-                0 if exact else margin.data_ptr(), threads(),
-            )  # fmt: skip
+            block.filter(tile, len(x), tile.shape[1], first, self.bias[first:], margin, threads())
         return exact
 
     def _margin_in_bf16(self, x: Tensor) -> Tensor:

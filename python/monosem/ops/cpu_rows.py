@@ -1,4 +1,4 @@
-"""The native kernels over rows, given tensors: layout and dtype in order, addresses out."""
+"""The native kernels over rows, given tensors: layout and dtype in order. The bindings check what they are given."""
 
 from __future__ import annotations
 
@@ -10,13 +10,6 @@ from torch import Tensor
 from monosem.ops import reference
 from monosem.ops.adam import write_copy_
 from monosem.ops.backend import native as _C
-
-_WEIGHT_DTYPES = {torch.float32: 0, torch.bfloat16: 1}
-
-
-def weights(w: Tensor) -> tuple[Tensor, int]:
-    """Weights in a layout that the kernels read: contiguous rows, float32 or bfloat16, and the dtype's number."""
-    return w.contiguous(), _WEIGHT_DTYPES[w.dtype]
 
 
 def fp32(t: Tensor) -> Tensor:
@@ -55,39 +48,30 @@ def code_without_waiting(indices: Tensor, offsets: Tensor, d_sae: int) -> tuple[
 
 
 def sparse_decode(values: Tensor, indices: Tensor, offsets: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    v, (i, o, n), (rows, dtype), bias = fp32(values), _code(indices, offsets, len(w)), weights(w), fp32(b)
-    d = w.shape[1]
-    out = torch.empty(n, d, dtype=torch.float32, device="cpu")
-    _C.sparse_decode(
-        v.data_ptr(), i.data_ptr(), o.data_ptr(), n, rows.data_ptr(), dtype, d, bias.data_ptr(), out.data_ptr(),
-        threads(),
-    )  # fmt: skip
+    i, o, n = _code(indices, offsets, len(w))
+    out = torch.empty(n, w.shape[1], dtype=torch.float32, device="cpu")
+    _C.sparse_decode(fp32(values), i, o, n, w.contiguous(), *w.shape, fp32(b), out, threads())
     return out.to(w.dtype)
 
 
 def gather_dot(g: Tensor, indices: Tensor, offsets: Tensor, w: Tensor) -> Tensor:
-    g32, (i, o, n), (rows, dtype) = fp32(g), _code(indices, offsets, len(w)), weights(w)
+    i, o, n = _code(indices, offsets, len(w))
     out = torch.empty(len(i), dtype=torch.float32, device="cpu")
-    _C.gather_dot(
-        i.data_ptr(), o.data_ptr(), n, rows.data_ptr(), dtype, w.shape[1], g32.data_ptr(), 1.0, out.data_ptr(),
-        threads(),
-    )  # fmt: skip
+    _C.gather_dot(i, o, n, w.contiguous(), *w.shape, fp32(g), 1.0, out, threads())
     return out.to(g.dtype)
 
 
 def decode_loss(
     values: Tensor, indices: Tensor, offsets: Tensor, w: Tensor, b: Tensor, x: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    v, (i, o, n), (rows, dtype) = fp32(values), _code(indices, offsets, len(w)), weights(w)
-    bias, target, d = fp32(b), fp32(x), w.shape[1]
+    (i, o, n), d = _code(indices, offsets, len(w)), w.shape[1]
     loss, residual, slopes = (
         torch.empty(n, dtype=torch.float32, device="cpu"),
         torch.empty(n, d, dtype=torch.float32, device="cpu"),
-        torch.empty(len(v), dtype=torch.float32, device="cpu"),
+        torch.empty(len(values), dtype=torch.float32, device="cpu"),
     )
     _C.decode_loss(
-        v.data_ptr(), i.data_ptr(), o.data_ptr(), n, rows.data_ptr(), dtype, d, bias.data_ptr(), target.data_ptr(),
-        loss.data_ptr(), residual.data_ptr(), slopes.data_ptr(), threads(),
+        fp32(values), i, o, n, w.contiguous(), *w.shape, fp32(b), fp32(x), loss, residual, slopes, threads()
     )  # fmt: skip
     return loss.to(x.dtype), residual.to(x.dtype), slopes.to(x.dtype)
 
@@ -99,27 +83,25 @@ def csc(indices: Tensor, offsets: Tensor, d_sae: int) -> tuple[Tensor, Tensor, T
         torch.empty(len(i), dtype=torch.int64, device="cpu"),
         torch.empty(len(i), dtype=torch.int32, device="cpu"),
     )
-    _C.csc(
-        i.data_ptr(), o.data_ptr(), n, d_sae, starts.data_ptr(), entries.data_ptr(), tokens.data_ptr(), threads()
-    )  # fmt: skip
+    _C.csc(i, o, n, d_sae, starts, entries, tokens, threads())
     return starts, entries, tokens
 
 
+def _by_feature(*parts: Tensor) -> tuple[Tensor, ...]:
+    """``starts, entries`` and ``tokens`` of a code sorted by feature; the bindings see whether they fit together."""
+    return tuple(t.contiguous() for t in parts)
+
+
 def row_grad(starts: Tensor, entries: Tensor, tokens: Tensor, coef: Tensor, u: Tensor) -> Tensor:
-    c, u32 = fp32(coef), fp32(u)
-    f, d = len(starts) - 1, u.shape[1]
-    out = torch.empty(f, d, dtype=torch.float32, device="cpu")
-    _C.row_grad(
-        starts.data_ptr(), entries.data_ptr(), tokens.data_ptr(), f, c.data_ptr(), u32.data_ptr(), d, out.data_ptr(),
-        threads(),
-    )  # fmt: skip
+    f = len(starts) - 1
+    out = torch.empty(f, u.shape[1], dtype=torch.float32, device="cpu")
+    _C.row_grad(*_by_feature(starts, entries, tokens), f, fp32(coef), fp32(u), *u.shape, out, threads())
     return out.to(u.dtype)
 
 
 def feature_sum(starts: Tensor, entries: Tensor, coef: Tensor) -> Tensor:
-    c = fp32(coef)
     out = torch.empty(len(starts) - 1, dtype=torch.float32, device="cpu")
-    _C.feature_sum(starts.data_ptr(), entries.data_ptr(), len(out), c.data_ptr(), out.data_ptr(), threads())
+    _C.feature_sum(*_by_feature(starts, entries), len(out), fp32(coef), out, threads())
     return out.to(coef.dtype)
 
 
@@ -154,13 +136,11 @@ def row_adam_(
     unit: bool, lazy: bool = False, live: Tensor | None = None, scales: Tensor | None = None,
     copy: Tensor | None = None, norms: Tensor | None = None,
 ) -> None:  # fmt: skip
-    state = adam_state(w, m, v, scales)
+    adam_state(w, m, v, scales)
     if live is not None:  # for graphs, of which a CPU has none
         return reference.row_adam_(w, m, v, fp32(g), lr, beta1, beta2, eps, step, unit, lazy, live, scales, copy, norms)
-    g32 = fp32(g)
     _C.row_adam(
-        w.data_ptr(), m.data_ptr(), v.data_ptr(), state, _address(scales), g32.data_ptr(), *w.shape, lr, beta1, beta2,
-        eps, step, unit, lazy, threads(),
+        w, m, v, scales, fp32(g), *w.shape, lr, beta1, beta2, eps, step, unit, lazy, threads()
     )  # fmt: skip
     write_copy_(w, copy, norms)
 
@@ -170,21 +150,20 @@ def row_grad_adam_(
     scale: float, lr: float, beta1: float, beta2: float, eps: float, step: int, unit: bool, lazy: bool = False,
     live: Tensor | None = None, scales: Tensor | None = None, copy: Tensor | None = None, norms: Tensor | None = None,
 ) -> None:  # fmt: skip
-    state = adam_state(w, m, v, scales)
+    adam_state(w, m, v, scales)
     if live is not None:
         g = row_grad(starts, entries, tokens, coef, u).float() * scale
         return reference.row_adam_(w, m, v, g, lr, beta1, beta2, eps, step, unit, lazy, live, scales, copy, norms)
-    c, u32 = fp32(coef), fp32(u)
+    if u.shape[1:] != w.shape[1:] or len(starts) != len(w) + 1:
+        raise ValueError(
+            f"u, starts: got {list(u.shape)} and {list(starts.shape)}; wanted [tokens, {w.shape[1]}] and "
+            f"[{len(w) + 1}], which fit w"
+        )
     _C.row_grad_adam(
-        w.data_ptr(), m.data_ptr(), v.data_ptr(), state, _address(scales), starts.data_ptr(), entries.data_ptr(),
-        tokens.data_ptr(), w.shape[0], c.data_ptr(), u32.data_ptr(), w.shape[1], scale, lr, beta1, beta2, eps, step,
-        unit, lazy, threads(),
+        w, m, v, scales, *_by_feature(starts, entries, tokens), len(w), fp32(coef), fp32(u), *u.shape, scale, lr, beta1,
+        beta2, eps, step, unit, lazy, threads(),
     )  # fmt: skip
     write_copy_(w, copy, norms)
-
-
-def _address(t: Tensor | None) -> int:
-    return 0 if t is None else t.data_ptr()
 
 
 def resample_(
@@ -193,9 +172,6 @@ def resample_(
 ) -> None:  # fmt: skip
     _in_place(w_enc=w_enc, w_dec=w_dec, b_enc=b_enc)
     chosen, x, living = features.long().contiguous(), fp32(inputs), alive.to(torch.uint8).contiguous()
-    _C.resample(
-        w_enc.data_ptr(), w_dec.data_ptr(), b_enc.data_ptr(), w_dec.shape[0], w_dec.shape[1], chosen.data_ptr(),
-        len(chosen), x.data_ptr(), living.data_ptr(), factor, threads(),
-    )  # fmt: skip
+    _C.resample(w_enc, w_dec, b_enc, *w_dec.shape, chosen, len(chosen), x, living, factor, threads())
     for moment in moments:
         moment[chosen] = 0.0

@@ -29,7 +29,7 @@ WIDE = 1.0
 class Packed:
     """Rows [n, D] in whole numbers, in panels, and what the kernels know of each: float32, ``start`` int32."""
 
-    def __init__(self, rows: Tensor, dtype: int, bits: int, tokens: bool) -> None:
+    def __init__(self, rows: Tensor, bits: int, tokens: bool) -> None:
         n, d = rows.shape
         panel = _C.panels()[0 if tokens else 1]
         self.padded = -(-n // panel) * panel
@@ -40,8 +40,7 @@ class Packed:
         )
         self.start = torch.empty(self.padded, dtype=torch.int32, device="cpu")
         _C.whole_pack(
-            bits, rows.data_ptr(), dtype, n, d, tokens, self.packed.data_ptr(), self.scale.data_ptr(),
-            self.norm.data_ptr(), self.off.data_ptr(), self.start.data_ptr(), threads(),
+            bits, rows, n, d, tokens, self.packed, self.scale, self.norm, self.off, self.start, threads()
         )  # fmt: skip
 
 
@@ -60,9 +59,7 @@ class Margins:
         self.token_norm = (x.norm + x.off) * (1 + share) + TINY
         self.norm = w.norm * (1 + share) + TINY
         self.off = (w.off + w.norm * share) * (1 + share) + TINY
-        self.native = _C.Margins(
-            *(t.data_ptr() for t in (self.token, self.token_off, self.token_norm, self.norm, self.off))
-        )
+        self.native = _C.Margins(self.token, self.token_off, self.token_norm, self.norm, self.off)
 
     def wide(self, d: int) -> bool:
         """Whether the margin of a typical token and feature exceeds ``WIDE`` of their products' spread, ‖x‖·‖w‖/√D."""
@@ -73,32 +70,26 @@ class Margins:
 class Product:
     """The product of x [n, D] and w [F, D] in whole numbers, ready to be made. All rows have finite norms."""
 
-    def __init__(
-        self, x: Tensor, w: Tensor, w_packed: Packed, dtype: int, bias: Tensor, largest_bias: float, bits: int
-    ) -> None:
-        d = w.shape[1]
-        self.bits, self.n = bits, len(x)
-        left, right = Packed(x, 0, bits, tokens=True), w_packed
-        self.margins = Margins(left, right, d, largest_bias)
-        offsets = torch.full((right.padded,), -torch.inf, dtype=torch.float32, device="cpu")
-        offsets[: len(w)] = bias
+    def __init__(self, x: Tensor, w: Packed, exact, bias: Tensor, largest_bias: float, bits: int) -> None:
+        d, left = x.shape[1], Packed(x, bits, tokens=True)
+        self.n, self.exact = len(x), exact
+        self.margins = Margins(left, w, d, largest_bias)
+        offsets = torch.full((w.padded,), -torch.inf, dtype=torch.float32, device="cpu")
+        offsets[: len(bias)] = bias
         self.tile = _C.WholeTile(
-            left.packed.data_ptr(), right.packed.data_ptr(), left.scale.data_ptr(), right.scale.data_ptr(),
-            right.start.data_ptr(), offsets.data_ptr(), self.margins.native, len(x), right.padded, d,
-        )  # fmt: skip
-        self.exact = _C.Exact(x.data_ptr(), w.data_ptr(), dtype, d, bias.data_ptr())
-        self._kept = left, right, offsets, x, w, bias  # whose addresses the kernels hold
+            bits, left.packed, w.packed, left.scale, w.scale, w.start, offsets, self.margins.native, len(x), w.padded, d
+        )
+        self._kept = left, w, offsets, x, bias  # whose addresses the kernels hold
 
     def topk(self, k: int, capacity: int, values: Tensor, indices: Tensor) -> list[int]:
         """Fill in values and indices [n, k]; returns the tokens of which too much lay within the margin."""
         flags = torch.empty(self.n, dtype=torch.uint8, device="cpu")
         _C.whole_topk(
-            self.bits, self.tile, self.exact, k, capacity, values.data_ptr(), indices.data_ptr(), flags.data_ptr(),
-            threads(),
+            self.tile, self.exact, k, capacity, values, indices, flags, threads()
         )  # fmt: skip
         return flags.nonzero()[:, 0].tolist()
 
     def threshold(self, block) -> None:
         """Give the block what is active, scored in fp32."""
         block.begin(False)
-        block.whole(self.bits, self.tile, self.exact, threads())
+        block.whole(self.tile, self.exact, threads())

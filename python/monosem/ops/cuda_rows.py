@@ -13,7 +13,7 @@ from torch import Tensor
 from monosem.ops import cpu_rows
 from monosem.ops.cpu_rows import _in_place as in_place
 from monosem.ops.cpu_rows import code_without_waiting as _code
-from monosem.ops.cpu_rows import fp32, weights
+from monosem.ops.cpu_rows import fp32
 
 try:
     from monosem import _cuda
@@ -23,6 +23,12 @@ except ImportError:  # ``ops.gpu.available`` says so, and nothing comes here
 CUT_BITS = 8  # a feature's entries beyond 2⁸ are summed by several blocks
 MOST_PIECES = 4096
 THREADS = (32, 64, 128, 256)  # of a block, that tuning may choose from
+_WEIGHT_DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+
+
+def weights(w: Tensor) -> tuple[Tensor, int]:
+    """Weights in a layout that the kernels read: contiguous rows, float32 or bfloat16, and the dtype's number."""
+    return w.contiguous(), _WEIGHT_DTYPES[w.dtype]
 
 
 def stream(t: Tensor) -> int:

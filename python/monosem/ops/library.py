@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from monosem.ops import backend, gpu
+from monosem.ops.precision import as_given
 
 _LIBRARY = torch.library.Library("monosem", "DEF")
 
@@ -39,8 +40,8 @@ def register(
         return reference(*args) if exact(args) else gpu.call(name, reference, args)
 
     _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _LIBRARY.impl(name, on_cpu, "CPU")
-    _LIBRARY.impl(name, on_gpu, "CUDA")
+    _LIBRARY.impl(name, as_given(on_cpu), "CPU")
+    _LIBRARY.impl(name, as_given(on_gpu), "CUDA")
     torch.library.register_fake(f"monosem::{name}", fake, lib=_LIBRARY)
     if backward is not None:
         torch.library.register_autograd(f"monosem::{name}", backward, setup_context=setup, lib=_LIBRARY)

@@ -8,6 +8,7 @@ from torch import Tensor
 from monosem import ops
 from monosem.nn import SAE, DenseBlocks, DenseRows, Gradients, RowFactors
 from monosem.ops import adam, backend, gpu
+from monosem.ops.precision import as_given
 
 PARAMETERS = ("W_enc_rows", "W_dec", "b_enc", "b_dec")
 PART = 64  # rows of a sum
@@ -69,6 +70,7 @@ class FastStep:
         return self._count if self._steps is None else int(self._steps)
 
     @torch.no_grad()
+    @as_given
     def __call__(
         self, x: Tensor, lr: float | Tensor, sparsity_scale: float = 1.0, clip: float | None = None,
         dead: Tensor | None = None,
@@ -210,6 +212,7 @@ class FastStep:
         self.weights_changed()
 
 
+@as_given
 def _weighted_sum(coef: Tensor, rows: Tensor) -> Tensor:
     """Σ coef[f] · rows[f], [D]. On a CPU PyTorch makes it by one thread: there, parts of it are decoded."""
     if rows.device.type != "cpu" or rows.dtype != torch.float32:

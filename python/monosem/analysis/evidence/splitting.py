@@ -23,6 +23,7 @@ from monosem.analysis.logit_table import LogitTable
 from monosem.analysis.logits import used_vocabulary
 from monosem.analysis.scan import Block, Rows, blocks, spread
 from monosem.analysis.sources import SourceMoments, group_sources
+from monosem.ops.precision import as_given
 
 THRESHOLD = 0.4  # the paper's
 
@@ -272,6 +273,7 @@ def closest(edges: Edges) -> Tensor:
     return order[first]
 
 
+@as_given
 def _step(edges: Edges, moments: Sequence[SourceMoments], subjects: Sequence[Any], least: int, top: int = 8) -> Step:
     parents, children = ((m.counts >= least) for m in moments)
     best = closest(edges)

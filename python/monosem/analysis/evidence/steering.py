@@ -20,6 +20,7 @@ from monosem.analysis.evidence.steering_page import section as section
 from monosem.analysis.scan import spread
 from monosem.analysis.steering import Edit, Steering, log_likelihood_change, side_by_side
 from monosem.analysis.windows import is_right_to_left, show
+from monosem.ops.precision import as_given
 
 # The paper's prompt; and one in prose, for a model that may go on from a list of numbers with anything.
 PROMPTS = ("1,2,3,4,5,6,7,8,9,10", "Once upon a time there was a")
@@ -204,6 +205,7 @@ def _best(sweep: Mapping[str, Any]) -> float:
     return min(rows, key=lambda row: (-row[0], row[1]))[1]
 
 
+@as_given
 def cause(subject: Any, index: Any, members: Sequence[int], block: int = 1024) -> int:
     """The feature to steer by: of those that follow the label, the one whose logit weights raise its tokens most.
 
@@ -232,6 +234,7 @@ def _frequency(rows: Any, members: Sequence[int] | None, d_vocab: int) -> Tensor
     return counts / counts.sum().clamp_min(1)
 
 
+@as_given
 def _top_logits(subject: Any, index: Any, feature: int, count: int = 8) -> tuple[tuple[str, float], ...]:
     from monosem.analysis.logits import used_vocabulary
 

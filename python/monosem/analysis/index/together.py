@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from monosem.analysis.index.frequent import Frequent
+from monosem.ops.precision import as_given
 
 EXACT_BYTES = 1 << 30  # every pair of up to 16,384 features is counted; above that the commonest partners of each
 _NARROW = 1024  # up to so many features a dense product of the on/off matrices is cheaper than listing pairs
@@ -28,6 +29,7 @@ class Together:
         self.pairs = torch.zeros(d_sae, d_sae, dtype=torch.int32, device="cpu") if exact else None
         self.frequent = None if exact else Frequent(d_sae, d_sae, slots)
 
+    @as_given
     def update(self, features: Tensor, values: Tensor, at: Tensor, tokens: int) -> None:
         """Count a block of ``tokens`` tokens; entries are sorted by token."""
         if self.d_sae <= _NARROW:

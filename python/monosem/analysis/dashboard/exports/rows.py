@@ -15,6 +15,7 @@ from monosem.analysis.dashboard.facts import Facts, gather
 from monosem.analysis.index import INTERVALS, Example, Index
 from monosem.analysis.logits import used_vocabulary
 from monosem.analysis.windows import TextCache
+from monosem.ops.precision import as_given
 
 BATCH = 128  # features a file
 BEFORE, AFTER = 40, 23  # tokens of an example around the one it is about
@@ -60,6 +61,7 @@ class FeatureRows:
                 bar.update(len(batch))
 
     @torch.no_grad()
+    @as_given
     def _logit_bars(self, features: Tensor) -> tuple[list[list[int]], list[list[float]]]:
         """Histograms of all logit weights of some features: heights and the middles of the bars."""
         w = self.subject.sae.W_dec[features].detach().float().cpu() @ self.directions

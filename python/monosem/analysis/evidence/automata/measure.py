@@ -18,6 +18,7 @@ from monosem.analysis.logits import used_vocabulary
 from monosem.analysis.scan import blocks, spread
 from monosem.analysis.sources import SourceMoments
 from monosem.analysis.windows import windows
+from monosem.ops.precision import as_given
 
 _CHECKED = 2000  # edges whose logit weights are looked at
 
@@ -218,6 +219,7 @@ def _raising(counts: Transitions, raised: Raised) -> tuple[float | None, float |
     return float(np.median(ratio)), float((ratio > 1).mean())
 
 
+@as_given
 def _alignment(
     found: Edges, counts: Transitions, sae: Any, model: Any, hook_name: str, seed: int
 ) -> tuple[float | None, float | None, float | None, float | None]:

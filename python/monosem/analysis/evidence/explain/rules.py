@@ -16,6 +16,7 @@ from math import log
 import numpy as np
 
 from monosem.analysis.evidence.explain.attributes import AND, in_context, of_token
+from monosem.ops.precision import as_given
 
 MOST_RULES, PAIRS_FROM = 8, 48
 _RULE = re.compile(r"^level (\d(?:\.\d)?) where (.+)$")
@@ -97,6 +98,7 @@ def learn(snippets: Sequence[Sequence[str]], levels: Sequence[Sequence[float]]) 
     return tuple(rules), round(float(y[left].mean()), 1) if left.any() else 0.0
 
 
+@as_given
 def _best_split(table: np.ndarray, y: np.ndarray, least: float) -> tuple[int, ...] | None:
     """Numbers of the one or two attributes that lower the squared error most, if by more than they cost."""
     centred = (y - y.mean()).astype(np.float32)

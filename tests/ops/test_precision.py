@@ -1,0 +1,117 @@
+"""A caller's autocast is for the caller's model: what we multiply is multiplied in the precision of its factors."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import torch
+from ops.cases import code, encoder
+
+import monosem
+from monosem import ReLUSAE, TopKSAE, ops
+from monosem.nn.geometric_median import geometric_median
+from monosem.ops import backend, reference
+from monosem.train.step import FastStep
+
+ROOT = Path(monosem.__file__).parent
+# Below the registered operations, which are guarded as a whole; models of the user's, whose autocast it is; numpy.
+FREE = {
+    "ops/reference.py",
+    "ops/cpu_encode.py",
+    "data/language_model.py",
+    "data/models.py",
+    "analysis/evidence/ultralow.py",
+}
+PRODUCTS = {"mm", "matmul", "bmm", "addmm", "addmm_", "baddbmm", "addbmm", "addmv", "mv", "einsum", "tensordot"}
+
+
+def unguarded(source: str) -> list[int]:
+    """Lines of products of matrices in functions that are not ``as_given``."""
+    found = []
+
+    def visit(node, guarded):
+        for child in ast.iter_child_nodes(node):
+            inside = guarded
+            if isinstance(child, ast.FunctionDef):
+                inside |= any("as_given" in ast.unparse(d) for d in child.decorator_list)
+                # A generator's body runs after its decorator has returned.
+                inside &= not any(isinstance(n, (ast.Yield, ast.YieldFrom)) for n in ast.walk(child))
+            product = isinstance(child, (ast.BinOp, ast.AugAssign)) and isinstance(child.op, ast.MatMult)
+            product |= isinstance(child, ast.Call) and getattr(child.func, "attr", "") in PRODUCTS
+            if product and not inside:
+                found.append(child.lineno)
+            visit(child, inside)
+
+    visit(ast.parse(source), False)
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_products_are_made_as_given(path):
+    name = str(path.relative_to(ROOT))
+    if name in FREE or name.startswith("bench/"):
+        pytest.skip("not a product of ours, or guarded where the operation is registered")
+    assert not unguarded(path.read_text(encoding="utf-8"))
+
+
+def test_an_unguarded_product_is_seen():
+    assert unguarded("def f(a, b):\n    return a @ b\n@as_given\ndef g(a, b):\n    yield a @ b\n") == [2, 5]
+    assert not unguarded("@as_given\ndef f(a, b):\n    return torch.mm(a, b)\n")
+
+
+@pytest.mark.parametrize("backend_name", ["native", "reference"])
+def test_operations(backend_name, monkeypatch):
+    monkeypatch.setenv("MONOSEM_BACKEND", backend_name)
+    x, w, b = encoder(20, 24, 90)
+    values, indices, offsets = code(20, 24, 90)
+
+    def run():
+        chosen, active = ops.topk_encode(x, w, b, 5), ops.threshold_encode(x, w, b)
+        return [chosen.values, chosen.indices, *active.csr(), *ops.threshold_encode_within(x, w, b, 4000, 128),
+                ops.sparse_decode(values, indices, offsets, w, w[0]), geometric_median(x),
+                *ops.decode_loss_rows(values, indices, offsets, w, w[0], x)]  # fmt: skip
+
+    plain = run()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal((x @ w.T), (x.bfloat16() @ w.bfloat16().T))  # it is on
+        cast = run()
+    assert all(torch.equal(a, c) and a.dtype == c.dtype for a, c in zip(plain, cast, strict=True))
+
+
+@pytest.mark.parametrize("product", ["fp32", "bf16", "int16"])
+@pytest.mark.parametrize("kind", ["relu, dense", "relu, sparse", "topk", "topk, clipped"])
+def test_steps(kind, product, monkeypatch):
+    monkeypatch.setattr(backend, "cpu_product", lambda: product)
+
+    def run():
+        sae = TopKSAE(16, 64, 4, seed=0) if kind.startswith("topk") else ReLUSAE(16, 64, 1e-3, seed=0)
+        if kind == "relu, sparse":
+            sae.expect(3, 2.0)
+        step, dead = FastStep(sae), torch.arange(64) > 50
+        x = torch.randn(50, 16, generator=torch.Generator().manual_seed(1))
+        for _ in range(3):
+            out = step(x, 1e-2, clip=1.0 if kind.endswith("clipped") else None, dead=dead)
+        whole = sae.gradients(x).rows
+        if hasattr(whole, "whole"):
+            whole = whole.whole()
+            return [*sae.state_dict().values(), out.loss, sae.loss(x).loss, whole.w_enc, whole.w_dec]
+        return [*sae.state_dict().values(), out.loss, sae.loss(x).loss]
+
+    plain = run()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = run()
+    assert all(torch.equal(a, c) and a.dtype == c.dtype for a, c in zip(plain, cast, strict=True))
+
+
+def test_a_custom_backward_is_unaffected():
+    x, w, b = encoder(20, 24, 90)
+
+    def run():
+        leaves = [t.clone().requires_grad_() for t in (x, w, b)]
+        ops.topk_encode(*leaves, 5).values.square().sum().backward()
+        return [t.grad for t in leaves]
+
+    plain = run()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert all(torch.equal(a, c) for a, c in zip(plain, run(), strict=True))
+    assert torch.equal(ops.topk_encode(x, w, b, 5).indices, reference.topk_encode(x, w, b, 5)[1])
