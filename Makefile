@@ -37,6 +37,7 @@ $(VENV)/.packages: constraints.txt
 
 $(VENV)/.built: $(VENV)/.packages $(SOURCES)
 	PATH="$(abspath $(VENV)/bin):$$PATH" $(PIP) --no-build-isolation --no-deps --force-reinstall .
+	@cat $(VENV)/lib/python*/site-packages/monosem/native_build.txt 2>/dev/null || true  # only where there is no compiler
 	touch $@
 
 # Both generations of TransformerLens: 4.x in the environment, 3.9 in a folder of its own.

@@ -18,7 +18,8 @@ def test_says_what_is_used(capsys):
 def test_says_what_is_missing_and_what_to_do():
     code = "import sys; sys.modules['monosem._C'] = None; from monosem.cli.main import main; main(['doctor'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "missing" in done.stdout and "pip install ." in done.stdout and "MONOSEM_BACKEND=reference" in done.stdout
+    assert "missing" in done.stdout and "pip install ." in done.stdout
+    assert "on cpu tensors  reference" in done.stdout and "definitions in plain PyTorch" in done.stdout
 
 
 def test_says_what_was_asked_for():
@@ -39,3 +40,16 @@ def test_says_why_there_is_no_cuda_module(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setitem(sys.modules, "monosem._cuda", None)
     assert doctor._cuda_module().state == "broken"
+
+
+def test_shows_the_end_of_what_the_probe_printed(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(doctor, "__file__", str(tmp_path / "doctor.py"))
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    (tmp_path / "cuda_build.txt").write_text(
+        'a probe with nvcc failed; the end of its output:\n"" lib.a\nNo such file\n'
+    )
+    assert main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("cuda kernels"))
+    assert [line.strip() for line in lines[at + 1 : at + 3]] == ['"" lib.a', "No such file"]
+    assert lines[at + 1].startswith("  ")  # below its finding, not a finding of its own

@@ -37,7 +37,8 @@ def _python() -> Finding:
 
 def _native() -> Finding:
     if backend.native is None:
-        return Finding("cpu kernels", "missing", f"{backend.native_error}; `pip install .` builds them")
+        state = "missing" if backend.absent else "broken"
+        return Finding("cpu kernels", state, f"{backend.native_error}; `pip install .` with a C++ compiler builds them")
     asked = os.environ.get("MONOSEM_ISA")
     have = ", ".join(backend.native.isas())
     why = f"asked for by MONOSEM_ISA={asked}" if asked else f"the best of this processor's: {have}"
@@ -91,8 +92,11 @@ def _choices() -> list[Finding]:
     choice = backend.requested()
     if choice == "reference":
         cpu = "asked for by MONOSEM_BACKEND"
+    elif backend.absent and "MONOSEM_BACKEND" not in os.environ:
+        choice = "reference"
+        cpu = "the definitions in plain PyTorch, slow and with an array of tokens × features: nothing was compiled"
     elif backend.native is None:
-        cpu = "but it is missing: a call raises; MONOSEM_BACKEND=reference runs without"
+        cpu = "but it cannot be used: a call raises; MONOSEM_BACKEND=reference runs without"
     else:
         cpu = "float32 and bfloat16; float64 runs the definitions in PyTorch"
     return [

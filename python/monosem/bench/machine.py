@@ -78,6 +78,11 @@ def multiplies_bf16() -> bool:
 @cache
 def whole_rate(d: int, bits: int) -> float:
     """FLOP/s (two a multiply-add) of our loop over whole numbers, on one panel of tokens and one of features."""
+    if backend.native is None:
+        raise RuntimeError(
+            f"bench: monosem's compiled CPU module cannot be used ({backend.native_error}); without it there is no "
+            "floor to measure for whole numbers. Install it, or set MONOSEM_PRODUCT=fp32."
+        )
     tokens, features = backend.native.panels()
     left = cpu_whole.Packed(torch.randn(tokens, d, dtype=torch.float32, device="cpu"), bits, tokens=True)
     right = cpu_whole.Packed(torch.randn(features, d, dtype=torch.float32, device="cpu"), bits, tokens=False)

@@ -18,5 +18,5 @@ def run(args: argparse.Namespace) -> int:
     findings = doctor.examine()
     width = max(len(f.what) for f in findings)
     for f in findings:
-        print(f"{f.what:{width}}  {f.state:8}  {f.why}")
+        print(f"{f.what:{width}}  {f.state:8}  {f.why}".replace("\n", "\n" + " " * (width + 12)))
     return 0

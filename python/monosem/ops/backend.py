@@ -1,16 +1,18 @@
 """Which implementation runs: the native module for CPU tensors, Triton or CUDA for GPU tensors (``ops/gpu.py``).
 
-Importing never fails. ``MONOSEM_BACKEND=reference`` asks for the definitions in plain PyTorch on every device,
-``triton`` or ``cuda`` for those kernels on GPU tensors, ``native`` (the default) for the choice of each device;
-``MONOSEM_ISA`` (baseline, avx2, avxvnni, avx512, avx512vnni) and ``MONOSEM_PRODUCT`` (fp32, bf16, int16, int8) override
-what the processor would choose.
+Importing never fails. Without the compiled module CPU tensors go to the definitions in plain PyTorch, with a warning.
+``MONOSEM_BACKEND=reference`` asks for those on every device, ``triton`` or ``cuda`` for those kernels on GPU tensors,
+``native`` (the default) for the choice of each device; ``MONOSEM_ISA`` (baseline, avx2, avxvnni, avx512, avx512vnni)
+and ``MONOSEM_PRODUCT`` (fp32, bf16, int16, int8) override what the processor would choose.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import warnings
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -22,9 +24,14 @@ try:
         raise ImportError("the one found was built from older sources: build it again, or copy the new one")
     native: ModuleType | None = _C
     native_error = ""
+    absent = False
 except ImportError as error:
     native = None
     native_error = str(error)
+    absent = importlib.util.find_spec("monosem._C") is None  # never built, and not built but broken
+    said = Path(__file__).parents[1] / "native_build.txt"  # what CMake wrote when it found no compiler
+    if absent and said.is_file():
+        native_error = said.read_text(encoding="utf-8").strip()
 
 _CHOICES = ("native", "reference", "triton", "cuda")
 
@@ -38,16 +45,23 @@ def requested() -> str:
 
 
 def use_native() -> bool:
-    """True when a CPU tensor goes to the compiled kernels. Raises when they are wanted and were not built."""
+    """True when a CPU tensor goes to the compiled kernels.
+
+    Raises:
+        RuntimeError: they are there and cannot be loaded, or are absent and were asked for by name.
+    """
     if requested() == "reference":
         return False
-    if native is None:
-        raise RuntimeError(
-            f"monosem's compiled CPU module is missing ({native_error}). Install with `pip install .` (needs a C++ "
-            "compiler), or set MONOSEM_BACKEND=reference to run the slow definitions in plain PyTorch. "
-            "`monosem doctor` says more."
-        )
-    return True
+    if native is not None:
+        return True
+    if absent and "MONOSEM_BACKEND" not in os.environ:
+        warn_device("cpu", f"its compiled CPU module was not built ({native_error})")
+        return False
+    raise RuntimeError(
+        f"monosem's compiled CPU module cannot be used ({native_error}). Install it again with `pip install .` (needs "
+        "a C++ compiler), or set MONOSEM_BACKEND=reference to run the slow definitions in plain PyTorch. "
+        "`monosem doctor` says more."
+    )
 
 
 def large_pages(t: torch.Tensor) -> None:
