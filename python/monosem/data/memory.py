@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -15,17 +17,84 @@ def human_bytes(count: float) -> str:
     return f"{count:,.3g} TB"
 
 
-def available_memory() -> int:
-    """Bytes that can still be allocated without swapping, as far as the system tells; a container's limit counts."""
-    meminfo, found = Path("/proc/meminfo"), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if meminfo.exists():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                found = int(line.split()[1]) * 1024
-    limit, used = (Path(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
-    if limit.exists() and used.exists() and (most := limit.read_text().strip()) != "max":
-        found = min(found, max(0, int(most) - int(used.read_text())))
-    return found
+def available_memory(root: Path = Path("/")) -> int:
+    """Bytes that can still be allocated without swapping, as far as the system tells.
+
+    The least of: what the machine has, what every control group of this process and every group above them leaves
+    (versions 1 and 2), and this process's own limits. Cached file content that nobody uses counts as free.
+
+    Args:
+        root: where ``/proc`` and ``/sys`` are looked for.
+    """
+    return max(0, min([_machine(root), *_groups(root), *_own_limits(root)]))
+
+
+def _machine(root: Path) -> int:
+    for line in _read(root / "proc/meminfo").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _own_limits(root: Path) -> Iterator[int]:
+    """What ``ulimit -v`` and ``ulimit -d`` leave."""
+    sizes = _read(root / "proc/self/statm").split()
+    for limit, field in ((resource.RLIMIT_AS, 0), (resource.RLIMIT_DATA, 5)):
+        most = resource.getrlimit(limit)[0]
+        if most != resource.RLIM_INFINITY and len(sizes) > field:
+            yield most - int(sizes[field]) * resource.getpagesize()
+
+
+def _groups(root: Path) -> Iterator[int]:
+    """What each control group leaves: this process's own and all above it, up to the mounted one."""
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, name = line.split(":", 2)
+        if controllers == "" or "memory" in controllers.split(","):
+            for mount, mounted in _mounts(root, old=controllers != ""):
+                # In a container the group that is mounted may be its own, and the name be told from outside.
+                inside = name[len(mounted) :] if name.startswith(mounted) else name
+                steps = [step for step in inside.split("/") if step not in ("", "..")]
+                for depth in range(len(steps), -1, -1):
+                    left = _left(mount.joinpath(*steps[:depth]), old=controllers != "")
+                    if left is not None:
+                        yield left
+
+
+def _mounts(root: Path, old: bool) -> list[tuple[Path, str]]:
+    """(where the groups of a version are mounted, which group that is)."""
+    found = []
+    for line in _read(root / "proc/self/mountinfo").splitlines():
+        head, _, tail = line.partition(" - ")
+        fields, kind = head.split(), tail.split()
+        if (
+            len(fields) > 4
+            and kind
+            and (kind[0] == "cgroup" and "memory" in kind[-1].split(",") if old else kind[0] == "cgroup2")
+        ):
+            found.append((root / fields[4].lstrip("/"), fields[3].rstrip("/")))
+    usual = root / ("sys/fs/cgroup/memory" if old else "sys/fs/cgroup")
+    return found or [(usual, "")]
+
+
+def _left(group: Path, old: bool) -> int | None:
+    """Limit − usage + file content that can be dropped at once; None where there is no limit."""
+    limit, used, dropped = (
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        if old
+        else ("memory.max", "memory.current", "inactive_file")
+    )
+    most, now = _read(group / limit).strip(), _read(group / used).strip()
+    if not (most.isdecimal() and now.isdecimal()):  # "max", or no such group
+        return None
+    stat = dict(line.split(" ", 1) for line in _read(group / "memory.stat").splitlines() if " " in line)
+    return int(most) - int(now) + int(stat.get(dropped, 0))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:  # another system, or not for us to see
+        return ""
 
 
 def check_memory(needed: int, what: str, option: str) -> None:
