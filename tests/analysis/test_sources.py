@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from monosem.analysis.index.levels import Levels
+from monosem.analysis.metrics import _Sums
 from monosem.analysis.scan import blocks
 from monosem.analysis.sources import SourceMoments, group_sources
 
@@ -44,3 +46,20 @@ def test_a_label_without_tokens_has_no_feature():
     moments = SourceMoments(3, ["ar_x", "code"])
     moments.tokens[1] = 5
     assert moments.best({"Arabic": [0]}) == ()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda names: SourceMoments(4096, names),
+        lambda names: Levels(4096, len(names), 32, 8),
+        lambda names: _Sums(4096, len(names)),
+    ],
+)
+def test_more_sources_than_memory_is_said_before_it_is_taken(monkeypatch, make):
+    monkeypatch.setattr("monosem.analysis.sources.available_memory", lambda: 1_000_000_000)
+    names = [f"https://example.com/{i}" for i in range(40_000)]
+    said = r"source: got 40,000 different names, and .* need \d.* GB of memory; this machine has 1 GB left"
+    with pytest.raises(ValueError, match=said):
+        make(names)
+    make(names[:100])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from monosem.analysis.scan import Block, Rows, blocks, spread
-from monosem.analysis.sources import LabelFeature, SourceMoments, group_sources
+from monosem.analysis.sources import LabelFeature, SourceMoments, check_sources, group_sources
 from monosem.data import files
 from monosem.data.counted import BY_NAME, SkipTokens, counted, skipped_ids
 from monosem.data.saved import unfinished
@@ -147,6 +147,7 @@ class _Sums:
         self.tokens, self.error, self.active, self.square, self.cosine, self.norms, self.nonzero = torch.zeros(
             7, sources, dtype=torch.float64, device="cpu"
         )
+        check_sources(8 * sources * d_in, sources, f"the mean activations of each, {d_in:,} wide,")
         self.mean = torch.zeros(sources, d_in, dtype=torch.float64, device="cpu")
         self.predicted, self.clean, self.sae, self.zero = torch.zeros(4, sources, dtype=torch.float64, device="cpu")
 

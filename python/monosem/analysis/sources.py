@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from monosem.analysis.scan import Block
+from monosem.data.memory import available_memory, human_bytes
 
 LABELS: dict[str, tuple[str, ...]] = {
     "Arabic": ("ar_",),
@@ -21,6 +22,21 @@ LABELS: dict[str, tuple[str, ...]] = {
     "DNA": ("dna",),
     "base64": ("base64",),
 }
+
+
+def check_sources(needed: int, sources: int, what: str) -> None:
+    """Raise before an array with a column for each source is made, if it cannot be.
+
+    Raises:
+        ValueError: says how much memory is needed and how much there is.
+    """
+    there = available_memory()
+    if needed > there:
+        raise ValueError(
+            f"source: got {sources:,} different names, and {what} need {human_bytes(needed)} of memory; this machine "
+            f"has {human_bytes(there)} left. "
+            "Wanted fewer names: label documents by their collection, not each by its own."
+        )
 
 
 def group_sources(sources: Sequence[str], labels: Mapping[str, Sequence[str]] | None = None) -> dict[str, list[int]]:
@@ -65,6 +81,7 @@ class SourceMoments:
     def __init__(self, d_sae: int, sources: Sequence[str]) -> None:
         self.sources = list(sources)
         shape = (d_sae, len(self.sources))
+        check_sources(16 * shape[0] * shape[1], shape[1], f"the sums of each over {d_sae:,} features")
         self.square = torch.zeros(d_sae, dtype=torch.float64, device="cpu")
         self.mass = torch.zeros(shape, dtype=torch.float64, device="cpu")  # Σ f·1[source]
         self.active = torch.zeros(shape, dtype=torch.float64, device="cpu")  # Σ 1[f > 0]·1[source]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from monosem.analysis.index.kept import Kept
+from monosem.analysis.sources import check_sources
 
 
 class Levels:
@@ -25,6 +26,7 @@ class Levels:
         if bins < 2 or bins % 2:
             raise ValueError(f"bins: got {bins}; wanted an even number ≥ 2 (bins are merged in pairs)")
         self.bins = bins
+        check_sources(4 * d_sae * columns * bins, columns, f"the histograms of each over {d_sae:,} features")
         self.upper = torch.zeros(d_sae, dtype=torch.float32, device="cpu")
         self.counts = torch.zeros(d_sae, columns, bins, dtype=torch.int32, device="cpu")
         self.sample = Kept(d_sae * bins, each, "random", seed, wide)

@@ -1,0 +1,129 @@
+"""Long documents are tokenized in pieces to the same ids, all documents one after the other; sources without number."""
+
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from tiny import TEXTS, tiny_model
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from monosem.data import pieces
+from monosem.data.rows import pack_rows
+from monosem.data.text import Document
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+class Watched:
+    """A model whose calls of ``encode_batch`` are kept."""
+
+    bos_id, n_ctx, name = 0, 32, "watched"
+
+    def __init__(self, encode):
+        self.encode, self.longest, self.most = encode, 0, 0
+
+    def encode_batch(self, texts):
+        self.longest = max(self.longest, *map(len, texts))
+        self.most = max(self.most, sum(map(len, texts)))
+        return self.encode(texts)
+
+
+def mixed(copies: int) -> str:
+    """Every script and layout of the tests in one text, with runs of blanks, numbers and marks."""
+    parts = [
+        *TEXTS.values(),
+        "it's  two blanks\n\n\tand 12345 6789 -- 'quoted' x=1;y = 2 ... 3.5e7 ",
+        "ελλ ½ a\u00a0b ",
+    ]
+    return " ".join(p if isinstance(p, str) else " ".join(p) for p in parts) * copies
+
+
+def joined(text, model, piece):
+    found = list(pieces.cut(text, model, piece))
+    assert "".join(found) == text
+    return found, [i for ids in model.encode_batch(found) for i in ids]
+
+
+@pytest.mark.parametrize("piece", [40, 333, 2000])
+def test_pieces_give_the_ids_of_the_whole(model, piece):
+    text = mixed(12)
+    found, ids = joined(text, model, piece)
+    assert len(found) > len(text) / (20 * piece) + 1 and ids == model.encode(text)
+
+
+def test_memory_follows_no_document(model):
+    text = "the quick brown fox jumps over the lazy dog and runs away " * 15_000  # 0.9 MB
+    watched = Watched(model.encode_batch)
+    rows = pack_rows([Document("s", text)], watched)
+    assert watched.longest < 3 * pieces.PIECE and watched.most < 2 * pieces._AT_ONCE
+    whole = np.array(model.encode(text))
+    assert len(rows) == len(whole) // 31
+    assert np.array_equal(rows.tokens[:, 1:].flatten(), whole[: len(rows) * 31])
+
+
+def by_words(prepend: str) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prepend)
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme=prepend)
+    tokenizer.train_from_iterator([mixed(1)], trainers.BpeTrainer(vocab_size=300, show_progress=False))
+    return tokenizer
+
+
+@pytest.mark.parametrize("prepend", ["always", "first", "never"])
+def test_tokenizers_that_a_cut_would_change_get_the_whole(prepend):
+    """One that puts a blank before every text sees one more of them in every piece."""
+    tokenizer = by_words(prepend)
+    watched = Watched(lambda texts: [e.ids for e in tokenizer.encode_batch(texts)])
+    text = mixed(4)
+    _, ids = joined(text, watched, 200)
+    assert ids == tokenizer.encode(text).ids
+
+
+def test_a_text_without_a_blank_is_one_piece(model):
+    assert list(pieces.cut("ab" * 5000, model, 100)) == ["ab" * 5000]
+
+
+class Text(str):
+    __slots__ = ("__weakref__",)
+
+
+def test_documents_are_not_held(model):
+    alive: set[int] = set()
+    most = 0
+
+    def documents():
+        nonlocal most
+        for i in range(3000):
+            text = Text(f"document {i} of many words ")
+            alive.add(i)
+            weakref.finalize(text, alive.discard, i)
+            most = max(most, len(alive))
+            yield Document(f"s{i % 3}", text)
+
+    rows = pack_rows(documents(), model)
+    assert len(rows) > 100 and rows.sources == ["s0", "s1", "s2"]
+    assert most <= 2 * pieces._MOST
+
+
+@pytest.mark.parametrize(
+    "count, kind", [(256, torch.uint8), (257, torch.int16), (32_768, torch.int16), (32_769, torch.int32)]
+)
+def test_sources_without_number(model, count, kind):
+    names = [f"s{i * 7919 % count:06}" for i in range(count)]
+    rows = pack_rows([Document(name, "a b c ") for name in names], model, n_ctx=4)
+    assert rows.source.dtype == kind and rows.sources == sorted(set(names))
+    assert int(rows.source.min()) == 0 and int(rows.source.max()) == count - 1
+    at = int((rows.source[:, 1] == rows.sources.index(names[5])).nonzero()[0])
+    assert rows.tokens[at, 1:].tolist() == model.encode("a b c ")[:3]
+
+
+def test_documents_of_every_length_keep_their_source(model):
+    documents = [Document(name, "word " * n) for n, name in [(3, "b"), (40_000, "a"), (1, "c"), (90, "b")]]
+    rows = pack_rows(documents, model)
+    wanted = [i for d in documents for i in [ord(d.source) - ord("a")] * (len(model.encode(d.text)))]
+    counted = rows.source[:, 1:][rows.tokens[:, 1:] != model.bos_id].tolist()
+    assert counted == wanted[: len(counted)] and len(wanted) - len(counted) < 31
