@@ -20,8 +20,10 @@ PHONE = 400  # pixels
 @pytest.fixture(scope="module")
 def pages(browser, reproduction, tmp_path_factory):
     """Everything that is written, command by command, from the dictionaries of one reproduction."""
-    folder, run = tmp_path_factory.mktemp("pages"), reproduction.dictionary
-    small, first, wide, other, shuffled = map(run, ("A-0", "A-1", "A-2", "B-1", "shuffled-1"))
+    folder = tmp_path_factory.mktemp("pages")
+    # Without the indexes, so that every command reads the text that it is given.
+    runs = shutil.copytree(reproduction.out / "dictionaries", folder / "runs", ignore=shutil.ignore_patterns("index"))
+    small, first, wide, other, shuffled = (runs / name for name in ("A-0", "A-1", "A-2", "B-1", "shuffled-1"))
     few = ("--features", 3, "--neurons", 2, "--shuffled", shuffled)
     commands = {
         "demo": ("--model", reproduction.inputs / "first", "--d-sae", 48, "--k", 4, "--steps", 30),

@@ -40,9 +40,6 @@ class Reproduction:
     def text(self) -> Path:
         return self.inputs / "text.jsonl"
 
-    def dictionary(self, name: str) -> Path:
-        return self.out / "dictionaries" / name
-
     def run(self) -> int:
         """The command's exit status; what is done already is not done again."""
         torch.manual_seed(0)
