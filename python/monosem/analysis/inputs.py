@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monosem.analysis.neurons import NeuronBasis
+from monosem.data import fingerprint
 from monosem.data.saved import load
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def load_subject(folder: str | Path, model: Any = None, hook_name: str | None = 
     if str(folder).startswith(NEURONS):
         return _neurons(load_model(str(folder).removeprefix(NEURONS) if model is None else model), hook_name, device)
     sae = load(folder, device)
+    named = model is not None
     model = sae.metadata.get("model") if model is None else model
     hook_name = sae.metadata.get("hook_name") if hook_name is None else hook_name
     for name, value, option in (
@@ -50,7 +52,21 @@ def load_subject(folder: str | Path, model: Any = None, hook_name: str | None = 
             raise ValueError(
                 f"{name}: {str(folder)!r} does not say which it was trained on; name it, for example {option}"
             )
-    return Subject(sae, load_model(model), hook_name)
+    model = load_model(model)
+    if not named:
+        _check_weights(sae.metadata, model, folder)
+    return Subject(sae, model, hook_name)
+
+
+def _check_weights(metadata: dict[str, Any], model: Any, folder: str | Path) -> None:
+    """A model of the same name may have been trained anew: ValueError unless it is the one of the dictionary."""
+    data = metadata.get("data")
+    there, here = data.get("weights") if isinstance(data, dict) else None, fingerprint.of_model(model)
+    if fingerprint.same_weights(there, here) is False:
+        raise ValueError(
+            f"model: {model.name!r} has other weights ({here}) than when {str(folder)!r} was trained on it ({there}); "
+            f"wanted the same model. Put it back, or ask for this one: --model {model.name}"
+        )
 
 
 def _neurons(model: Any, hook_name: str | None, device: str) -> Subject:

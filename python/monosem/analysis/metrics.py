@@ -90,9 +90,10 @@ class Evaluation:
         """Plain numbers, strings and lists, ready for JSON (a figure that is not finite becomes None)."""
         return _plain(asdict(self))
 
-    def write_json(self, path: str | Path) -> None:
-        """Write the JSON file whole."""
-        files.write_text(path, json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    def write_json(self, path: str | Path, made_from: Mapping[str, Any] | None = None) -> None:
+        """Write the JSON file whole, with what the evaluation was made from."""
+        plain = self.to_dict() | ({"made_from": dict(made_from)} if made_from is not None else {})
+        files.write_text(path, json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
     def table(self) -> str:
         """The figures as text for a terminal."""

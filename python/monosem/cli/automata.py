@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from monosem.cli import claim
+from monosem.cli import claim, remembered
 
 HELP = "loops, cycles and chains of features that raise each other's tokens"
 
@@ -23,10 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from monosem.analysis.evidence.automata import measure, section
-    from monosem.analysis.inputs import load_rows, load_subject
+    from monosem.analysis.inputs import load_rows
 
     out = claim.folder_of(args, args.folder)
-    subject = load_subject(args.folder, args.model, args.hook, args.device)
+    subject = remembered.subject(args, args.folder)
     result = measure(
         subject.sae, subject.model, subject.hook_name, load_rows(subject.model, args.text, args.split),
         tokens=args.tokens, support=args.support, lift=args.lift, show=args.show, progress=not args.quiet,

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from monosem.cli import options
+from monosem.cli import options, remembered
 
 HELP = "are the features of two models the same?"
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for side in "ab":
         parser.add_argument(f"--model-{side}", help=f"model of RUN_{side.upper()} (default: as trained)")
         parser.add_argument(f"--hook-{side}", help=f"hook of RUN_{side.upper()} (default: as trained)")
-    parser.add_argument("--text", default="sample", help=options.TEXT_HELP)
+    options.add_text(parser)
     options.add_split(parser, "all")
     parser.add_argument("--tokens", type=int, metavar="N", help="read about N tokens, evenly spaced (default: all)")
     parser.add_argument("--least", type=int, default=20, help="compare features that fire on at least so many tokens")
@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out is None and not Path(args.folder_a).is_dir():
         raise ValueError(f"out: {args.folder_a!r} is no folder to write into; say where the page goes with --out")
     a = load_subject(args.folder_a, args.model_a, args.hook_a, args.device)
+    remembered.recall_text(args, a.sae.metadata)
     b = load_subject(args.folder_b, args.model_b, args.hook_b, args.device)
     result = universality.measure(
         a, b, load_rows(a.model, args.text, args.split), tokens=args.tokens, least=args.least,

@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from monosem.analysis.picture import write_picture
     from monosem.analysis.report import find_curves, study, write_report
     from monosem.analysis.sources import SourceMoments
+    from monosem.data import fingerprint
     from monosem.data.harvest import ActivationStream
     from monosem.data.models import load_model
     from monosem.nn import TopKSAE
@@ -54,7 +55,8 @@ def run(args: argparse.Namespace) -> int:
     config = TrainConfig(
         lr=args.lr, batch_size=2048, steps=args.steps, dead_after=400_000, log_every=20, seed=args.seed
     )
-    Trainer(sae, config, out, progress=bars).fit(stream)
+    made_of = {"text": fingerprint.of_text(args.text), "split": "train"}
+    Trainer(sae, config, out, progress=bars, metadata=made_of).fit(stream)
 
     print("3/4  evaluating on held-out text")
     moments = SourceMoments(args.d_sae, held_out.sources)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from monosem.cli import options
+from monosem.cli import evaluated, options, remembered
 
 HELP = "L0, explained variance, CE loss recovered, dead features"
 
@@ -19,7 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("folder", help="a dictionary written by `monosem train` or monosem.save")
     options.add_model(parser, as_trained=True)
-    parser.add_argument("--text", default="sample", help=options.TEXT_HELP)
+    parser.add_argument(
+        "--replace", action="store_true",
+        help="write over an evaluation.json that was made from something else, or from more tokens",
+    )  # fmt: skip
+    options.add_text(parser)
     options.add_split(parser, "held_out")
     parser.add_argument(
         "--tokens", type=int, metavar="N", help="evaluate about N tokens, in evenly spaced contexts (default: all)"
@@ -37,22 +41,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from monosem.analysis.inputs import load_rows, load_subject
+    from monosem.analysis.inputs import load_rows
     from monosem.analysis.metrics import evaluate
     from monosem.analysis.picture import write_picture
     from monosem.analysis.report import find_curves, study, write_report
 
-    subject = load_subject(args.folder, args.model, args.hook, args.device)
+    subject = remembered.subject(args, args.folder)
     sae, model, hook_name = subject.sae, subject.model, subject.hook_name
     rows = load_rows(model, args.text, args.split, args.context)
     options = {
         "tokens": args.tokens, "skip_positions": args.skip_positions, "skip_tokens": args.skip_tokens,
         "progress": not args.quiet,
     }  # fmt: skip
-    result = evaluate(sae, model, hook_name, rows, **options)
     out = Path(args.out or args.folder)
+    made_from = evaluated.made_from(args, subject, rows)
+    if not args.replace:
+        evaluated.check_replaces(out / "evaluation.json", made_from)
+    result = evaluate(sae, model, hook_name, rows, **options)
     out.mkdir(parents=True, exist_ok=True)
-    result.write_json(out / "evaluation.json")
+    result.write_json(out / "evaluation.json", made_from)
     write_picture(out / "evaluation.svg", result)
     print(result.table())
     print(f"\nwritten: {out / 'evaluation.json'}, {out / 'evaluation.svg'}")

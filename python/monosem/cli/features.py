@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from monosem.cli import options
+from monosem.cli import options, remembered
 
 HELP = "a browser of all features: search, examples, logits, relatives"
 
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", help="a dictionary written by `monosem train` or monosem.save; or neurons:MODEL")
     options.add_model(parser, as_trained=True)
     parser.add_argument("--index", metavar="FOLDER", help="the index (default: FOLDER/index)")
-    parser.add_argument("--text", default="sample", help=f"for an index that must be made: {options.TEXT_HELP}")
+    options.add_text(parser)
     options.add_split(parser, "all")
     parser.add_argument("--tokens", type=int, metavar="N", help="for an index that must be made: read about N tokens")
     parser.add_argument("--out", metavar="FOLDER", help="where the pages go (default: FOLDER/features)")
@@ -52,11 +52,15 @@ def run(args: argparse.Namespace) -> int:
 
     from monosem.analysis.dashboard import Counts, write_site
     from monosem.analysis.dashboard.extras import automaton_links, proxy_marks
-    from monosem.analysis.inputs import load_subject
 
+    if args.export:
+        options.refuse(
+            args, ("prompt", "top", "each", "random", "no_proxies", "automata", "title"),
+            f"beside --export {args.export}, which writes no pages",
+        )  # fmt: skip
     if args.out is None and not Path(args.folder).is_dir():
         raise ValueError(f"out: {args.folder!r} is no folder to write into; say where the pages go with --out")
-    subject = load_subject(args.folder, args.model, args.hook, args.device)
+    subject = remembered.subject(args, args.folder)
     out = Path(args.out or Path(args.folder) / (args.export or "features"))
     index = _index(args, subject)
     if args.export:
@@ -80,14 +84,16 @@ def _index(args: argparse.Namespace, subject):
 
     folder = Path(args.index or (Path(args.folder) if Path(args.folder).is_dir() else Path(args.out)) / "index")
     if (folder / "index.json").is_file():
-        return open_index(folder, subject)
+        index = open_index(folder, subject)
+        remembered.check_index(args, index.meta, folder, ("text", "split", "tokens"))
+        return index
     if args.index:
         raise FileNotFoundError(f"index: no index in {args.index!r}; wanted one written by `monosem index`")
     print(f"no index in {folder} yet: reading the text first")
     rows = load_rows(subject.model, args.text, args.split)
     return build_index(
         subject, rows, folder, tokens=args.tokens, progress=not args.quiet,
-        notes={"folder": str(args.folder), "text": str(args.text), "split": args.split},
+        notes=remembered.index_notes(args),
     )  # fmt: skip
 
 

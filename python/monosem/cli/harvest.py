@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from monosem.cli import options
+from monosem.cli import options, remembered
 
 HELP = "write the activations of a model at one hook to disk"
 
@@ -31,6 +31,8 @@ def run(args: argparse.Namespace) -> int:
     from monosem.data.memory import human_bytes
     from monosem.data.models import load_model
 
+    if args.tokens and args.split != "all":
+        options.refuse(args, ["split"], "beside --tokens: an array is read whole")
     model = load_model(args.model)
     width = model.width(args.hook)
     tokens = load_contexts(
@@ -46,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
         skip_positions=args.skip_positions, skip_tokens=args.skip_tokens, shard_mib=args.shard_mib,
         progress=not args.quiet,
     )  # fmt: skip
+    remembered.write_beside(args.out, args)
     on_disk = human_bytes(sum(p.stat().st_size for p in Path(args.out).iterdir() if p.is_file()))
     print(f"{store.n_stored:,} activations in {len(store.index.shards)} shards, {on_disk}, in {args.out}")
     print(f"next: monosem train --activations {args.out} --out runs/{Path(args.out).name}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from monosem.cli import options
+from monosem.cli import options, remembered
 
 HELP = "read text once and keep what every feature does on it"
 
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("folder", help="a dictionary written by `monosem train` or monosem.save; or neurons:MODEL")
     options.add_model(parser, as_trained=True)
-    parser.add_argument("--text", default="sample", help=options.TEXT_HELP)
+    options.add_text(parser)
     options.add_split(parser, "all")
     parser.add_argument("--tokens", type=int, metavar="N", help="read about N tokens, evenly spaced (default: all)")
     options.add_context(parser)
@@ -45,9 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from monosem.analysis.index import IndexSettings, build_index
-    from monosem.analysis.inputs import load_rows, load_subject
+    from monosem.analysis.inputs import load_rows
 
-    subject = load_subject(args.folder, args.model, args.hook, args.device)
+    subject = remembered.subject(args, args.folder)
     if args.out is None and not Path(args.folder).is_dir():
         raise ValueError(f"out: {args.folder!r} is no folder to write into; say where the index goes with --out")
     out = Path(args.out or Path(args.folder) / "index")
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     rows = load_rows(subject.model, args.text, args.split, args.context)
     index = build_index(
         subject, rows, out, tokens=args.tokens, settings=settings, progress=not args.quiet,
-        notes={"folder": str(args.folder), "text": str(args.text), "split": args.split, "context": args.context},
+        notes=remembered.index_notes(args),
     )  # fmt: skip
     alive = int((index.counts > 0).sum())
     size = sum(p.stat().st_size for p in out.iterdir())

@@ -6,6 +6,8 @@ import argparse
 import importlib
 import sys
 
+from monosem.cli import options
+
 VERBS = {
     "demo": "train a dictionary on the shipped model and text, and open what it found",
     "lm": "train, evaluate or sample the small language models",
@@ -57,6 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     own = argparse.ArgumentParser(prog=f"monosem {verb}", description=module.HELP, formatter_class=_Help)
     module.add_arguments(own)
     args = own.parse_args(argv[1:])
+    args.given = options.given(own, argv[1:])
     try:
         return module.run(args)
     except (ValueError, OSError, RuntimeError, ImportError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from monosem.cli import claim
+from monosem.cli import claim, remembered
 
 HELP = "for each feature the nearest neuron: by correlation, by decoder weight, by top examples"
 
@@ -24,12 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from monosem.analysis.evidence.not_neurons import measure, section
-    from monosem.analysis.inputs import load_rows, load_subject
+    from monosem.analysis.inputs import load_rows
 
     if args.memory <= 0:
         raise ValueError(f"memory: got {args.memory}; wanted GiB above 0")
     out = claim.folder_of(args, args.folder)
-    subject = load_subject(args.folder, args.model, args.hook, args.device)
+    subject = remembered.subject(args, args.folder)
     result = measure(
         subject.sae, subject.model, subject.hook_name, load_rows(subject.model, args.text, args.split),
         tokens=args.tokens, memory=int(args.memory * 2**30), progress=not args.quiet,

@@ -2,8 +2,41 @@
 
 from __future__ import annotations
 
+import argparse
+
 HOOK = "blocks.0.mlp.hook_post"
 TEXT_HELP = "JSON lines with 'text' and 'source' (plain, .gz or .xz), or 'sample': the shipped text"
+
+
+# What activations on disk have settled.
+READS = ("model", "hook", "text", "tokens", "split", "contexts", "context", "skip_positions", "skip_tokens")
+
+
+class _Nowhere(list):
+    """The default of an option that was not given; a list, because argparse appends to a copy of some."""
+
+
+_NOWHERE = _Nowhere()
+
+
+def add_text(parser, *, default: str | None = None) -> None:
+    """``--text``; without a default a dictionary on disk says what it was trained on."""
+    note = " (default: as trained, or else the shipped text)" if default is None else ""
+    parser.add_argument("--text", default=default, help=TEXT_HELP + note)
+
+
+def given(parser, argv: list[str]) -> frozenset[str]:
+    """The options that stand in ``argv``, whatever their values."""
+    parser.set_defaults(**dict.fromkeys(vars(parser.parse_args(argv)), _NOWHERE))
+    return frozenset(name for name, value in vars(parser.parse_args(argv)).items() if value is not _NOWHERE)
+
+
+def refuse(args: argparse.Namespace, names, why: str) -> None:
+    """ValueError for the first of ``names`` that was given: what is ignored is not accepted."""
+    for name in names:
+        if name in getattr(args, "given", ()):
+            option = "--" + name.replace("_", "-")
+            raise ValueError(f"{option}: got {getattr(args, name)!r}; it has no effect {why}. Leave it out.")
 
 
 def add_model(parser, *, as_trained: bool = False) -> None:
@@ -24,7 +57,7 @@ def add_split(parser, default: str) -> None:
 def add_contexts(parser) -> None:
     """What activations are made of: ``--text`` or ``--tokens``, ``--split``, ``--contexts``."""
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--text", default="sample", help=TEXT_HELP)
+    add_text(source, default="sample")
     source.add_argument("--tokens", metavar="FILE.npy", help="an array of tokens [rows, n_ctx] instead of text")
     add_split(parser, "train")
     parser.add_argument("--contexts", type=int, metavar="N", help="use N contexts, evenly spaced (default: all)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from monosem.cli import claim
+from monosem.cli import claim, remembered
 
 HELP = "which features follow Arabic, Hebrew, DNA, base64, other scripts, or a pattern of yours"
 
@@ -28,12 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from monosem.analysis.evidence.proxies import measure, parse, section
-    from monosem.analysis.inputs import load_rows, load_subject
+    from monosem.analysis.inputs import load_rows
 
     if args.only_own and not args.proxy:
         raise ValueError("only_own: there is no proxy left; name one with --proxy NAME=REGEX")
     out = claim.folder_of(args, args.folder)
-    subject = load_subject(args.folder, args.model, args.hook, args.device)
+    subject = remembered.subject(args, args.folder)
     own = [parse(spec, subject.model) for spec in args.proxy]
     result = measure(
         subject.sae, subject.model, subject.hook_name, load_rows(subject.model, args.text, args.split),

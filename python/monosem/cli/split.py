@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from monosem.cli import options
+from monosem.cli import options, remembered
 
 HELP = "how features split as a dictionary grows"
 
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--least", type=int, default=20, help="leave out features that fire on fewer tokens")
     parser.add_argument("--most", type=int, default=24, help="follow at most so many new members in each dictionary")
     parser.add_argument("--no-map", action="store_true", help="no map of decoder directions (it needs umap-learn)")
-    parser.add_argument("--text", default="sample", help=options.TEXT_HELP)
+    options.add_text(parser)
     options.add_split(parser, "all")
     parser.add_argument("--tokens", type=int, metavar="N", help="read about N tokens, evenly spaced (default: all)")
     parser.add_argument("--memory", type=float, default=1.0, metavar="GiB", help="sums held at a time, by pair of runs")
@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     if len(args.folders) < 2:
         raise ValueError(f"RUN: got {len(args.folders)} dictionary; wanted two or more, the smallest first")
     subjects = [load_subject(folder, args.model, args.hook, args.device) for folder in args.folders]
+    remembered.recall_text(args, subjects[0].sae.metadata)
     rows = load_rows(subjects[0].model, args.text, args.split)
     result = splitting.measure(
         subjects, rows, label=args.label, feature=args.feature, names=args.folders, tokens=args.tokens,

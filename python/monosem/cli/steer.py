@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from monosem.cli import options
+from monosem.cli import options, remembered
 
 HELP = "pin, add or ablate features while the model writes or reads"
 
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--trials", type=int, default=5, help="samples that choose the strength, on other seeds")
     text = parser.add_argument_group("inputs and output")
     options.add_model(text, as_trained=True)
-    text.add_argument("--text", default="sample", help=options.TEXT_HELP)
+    options.add_text(text)
     options.add_split(text, "all")
     text.add_argument("--tokens", type=int, default=200_000, metavar="N", help="tokens of the pass, or of --read")
     text.add_argument("--skip-positions", type=int, default=1, help="positions left alone at the start; 1 is BOS")
@@ -71,9 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from monosem.analysis.inputs import load_subject
-
-    subject = load_subject(args.folder, args.model, args.hook, args.device)
+    subject = remembered.subject(args, args.folder)
     if not (args.pin or args.add or args.ablate):
         if args.read:
             raise ValueError("read: there is nothing to change; add --pin, --add or --ablate")
@@ -96,9 +94,13 @@ class _LookUp:
     @property
     def index(self) -> Any:
         from monosem.analysis.evidence.indexed import index_of
+        from monosem.analysis.index.build import read_meta
 
         if self._index is None:
             a = self.args
+            folder = Path(a.folder) / "index"
+            if not a.read and (folder / "index.json").is_file():
+                remembered.check_index(a, read_meta(folder), folder, ("text", "split"))
             self._index = index_of(self.subject, a.folder, a.text, a.split, a.tokens, not a.quiet)
         return self._index
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from monosem.cli import options
+from monosem.cli import options, remembered
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser, count: int) -> None:
         "as the paper's control; as many of its features",
     )  # fmt: skip
     options.add_model(parser, as_trained=True)
-    parser.add_argument("--text", default="sample", help=options.TEXT_HELP)
+    options.add_text(parser)
     options.add_split(parser, "all")
     parser.add_argument(
         "--tokens", type=int, default=200_000, metavar="N",
@@ -49,13 +50,18 @@ def open_all(args: argparse.Namespace) -> list[tuple[Compared, int]]:
 
     A dictionary's index is that of `monosem index` where there is one, else made for the occasion.
     """
+    from monosem.analysis.index.build import read_meta
     from monosem.analysis.inputs import load_subject
 
     for name in ("features", "neurons"):
         value = getattr(args, name)
         if value is not None and value < 0:
             raise ValueError(f"{name}: got {value}; wanted 0 or more")
-    main = load_subject(args.folder, args.model, args.hook, args.device)
+    index = Path(args.folder) / "index"
+    remembered.follow_index(args, index)
+    main = remembered.subject(args, args.folder)
+    if (index / "index.json").is_file():
+        remembered.check_index(args, read_meta(index), index, ("text", "split"))
     wanted = [("features", args.folder, main, args.features)]
     neurons = args.features if args.neurons is None else args.neurons
     if neurons:

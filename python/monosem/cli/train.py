@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from monosem.cli import options
+from monosem.cli import options, remembered
 
 HELP = "train a dictionary on activations"
 
@@ -42,7 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     how = parser.add_argument_group("training")
     how.add_argument("--out", required=True, metavar="FOLDER", help="where the dictionary, checkpoints and metrics go")
-    how.add_argument("--steps", type=int, help="optimizer steps (default: as many as --epochs give)")
+    how.add_argument(
+        "--steps", type=int, help="optimizer steps (default: as many as --epochs give); may grow on resume"
+    )
     how.add_argument("--epochs", type=float, default=1.0, help="passes over the activations, when --steps is not given")
     how.add_argument("--batch-size", type=int, default=4096, help="tokens of a batch")
     how.add_argument("--lr", type=float, default=1e-3, help="peak learning rate of Adam; lower for long runs")
@@ -80,11 +82,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--resume-from", type=int, metavar="STEP", help="go on from the checkpoint of this step, not the last"
     )
+    how.add_argument("--from", dest="start", metavar="RUN", help="a new run that begins with the weights of this one")
+    how.add_argument("--moments", action="store_true", help="with --from: take Adam's moments along too")
     how.add_argument("--device", default="cpu", help="cpu or cuda")
     how.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def run(args: argparse.Namespace) -> int:
+    _refuse_what_has_no_effect(args)
     import torch
 
     from monosem.train import memory
@@ -115,7 +120,11 @@ def run(args: argparse.Namespace) -> int:
         f"{saes[0].cfg}: {steps:,} steps of {args.batch_size:,} tokens"
         + (f", and {len(many) - 1} more" if many[1:] else "")
     )
-    trainer = Trainer(saes if many[1:] else saes[0], config, args.out, progress=not args.quiet)
+    made_of = remembered.read_beside(args.activations) if args.activations else remembered.made_of(args)
+    trainer = Trainer(
+        saes if many[1:] else saes[0], config, args.out, progress=not args.quiet, metadata=made_of,
+        start=args.start, moments=args.moments,
+    )  # fmt: skip
     trainer.fit(source, resume=True if args.resume_from is None else args.resume_from)
     for i, row in enumerate(trainer.last_metrics):
         print(
@@ -124,6 +133,21 @@ def run(args: argparse.Namespace) -> int:
     for folder in [f"{args.out}/{i}" for i in range(len(many))] if many[1:] else [args.out]:
         print(f"next: monosem evaluate {folder}")
     return 0
+
+
+def _refuse_what_has_no_effect(args: argparse.Namespace) -> None:
+    if args.activations:
+        options.refuse(args, options.READS, f"beside --activations {args.activations}, which settles it")
+    if args.tokens and args.split != "all":
+        options.refuse(args, ["split"], "beside --tokens: an array is read whole")
+    if args.steps is not None:
+        options.refuse(args, ["epochs"], "beside --steps")
+    if args.kind == "topk":
+        options.refuse(args, ["l1", "sparsity_warmup"], "on --kind topk")
+    else:
+        options.refuse(args, ["k"], "on --kind relu")
+    if args.start is None:
+        options.refuse(args, ["moments"], "without --from RUN, whose moments are to be taken")
 
 
 def _source(args: argparse.Namespace):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from monosem.cli import claim
+from monosem.cli import claim, remembered
 
 HELP = "live features, CE loss recovered and L0 against the width of the dictionary"
 
@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
             "model and hook (or say which with --model and --hook)"
         )
     first = next(iter(subjects.values()))
+    remembered.recall_text(args, first.sae.metadata)
     result = measure(
         {name: s.sae for name, s in subjects.items()}, first.model, first.hook_name,
         load_rows(first.model, args.text, args.split), tokens=args.tokens, density_tokens=args.density_tokens,

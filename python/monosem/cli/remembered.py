@@ -1,0 +1,160 @@
+"""What a run remembers of its making, so that later verbs need not be told again: its model, hook and text."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+BESIDE = "text.json"  # beside the activations of `monosem harvest`
+
+
+def made_of(args: argparse.Namespace) -> dict[str, Any]:
+    """What ``options.add_contexts`` chose, for the metadata of a result."""
+    from monosem.data import fingerprint
+
+    found = {"split": args.split, "contexts": args.contexts, "context": args.context}
+    if hasattr(args, "skip_tokens"):
+        found |= {"skip_positions": args.skip_positions, "skip_tokens": list(args.skip_tokens)}
+    if args.tokens:
+        return found | {"tokens_from": str(Path(args.tokens).resolve())}
+    text = args.text if args.text == "sample" else str(Path(args.text).resolve())
+    return found | {"text": fingerprint.of_text(text)}
+
+
+def write_beside(folder: str | Path, args: argparse.Namespace) -> None:
+    """Keep what activations were harvested from."""
+    from monosem.data import files
+
+    files.write_text(Path(folder) / BESIDE, json.dumps(made_of(args), indent=1) + "\n")
+
+
+def read_beside(folder: str | Path) -> dict[str, Any]:
+    """What activations were harvested from; {} where an older version wrote them.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = Path(folder) / BESIDE
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        found = error
+    if not isinstance(found, dict):
+        raise ValueError(f"activations: {str(path)!r} is cut short or altered; remove it: only the text is forgotten")
+    return found
+
+
+def subject(args: argparse.Namespace, folder: str) -> Any:
+    """The dictionary in ``folder`` with its model, as ``--model`` and ``--hook`` or the run say; sets ``args.text``."""
+    from monosem.analysis.inputs import load_subject
+
+    found = load_subject(folder, args.model, args.hook, args.device)
+    recall_text(args, found.sae.metadata)
+    return found
+
+
+def recall_text(args: argparse.Namespace, metadata: dict[str, Any]) -> None:
+    """Set ``args.text``, unless it was given, to the text that a run was trained on, and say so; alike its contexts.
+
+    Raises:
+        FileNotFoundError: that text is no longer there.
+    """
+    _recall_contexts(args, metadata)
+    if args.text is not None:
+        return
+    held = metadata.get("text")
+    args.text = held.get("text", "sample") if isinstance(held, dict) else "sample"
+    if "tokens_from" in metadata:
+        print("text: sample; the run was trained on an array of tokens (--text names another)")
+    elif isinstance(held, dict):
+        _say(args, held, metadata.get("split"))
+
+
+def _recall_contexts(args: argparse.Namespace, metadata: dict[str, Any]) -> None:
+    said = []
+    for name in ("context", "skip_positions", "skip_tokens"):
+        held = metadata.get(name)
+        if held is None or not hasattr(args, name) or name in getattr(args, "given", ()):
+            continue
+        now = getattr(args, name)
+        if held != (list(now) if isinstance(now, tuple) else now):
+            setattr(args, name, held)
+            said.append(f"--{name.replace('_', '-')} {' '.join(map(str, held)) if isinstance(held, list) else held}")
+    if said:
+        print(f"{', '.join(said)}, as trained")
+
+
+def _say(args: argparse.Namespace, held: dict[str, Any], trained: str | None) -> None:
+    from monosem.data import fingerprint
+
+    try:
+        changed = fingerprint.of_text(args.text)["sha256"] != held.get("sha256")
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"text: {args.text!r}, on which the run was trained, is not there any more; put it back, or name another "
+            "with --text (sample: the shipped text)"
+        ) from None
+    notes = ["its content has changed since"] if changed else []
+    if getattr(args, "split", None) == "held_out" and trained == "all":
+        notes.append("the run was trained on all of it, the held-out part too")
+    print(f"text: {args.text}, as trained" + "".join(f"; {note}" for note in notes))
+
+
+def follow_index(args: argparse.Namespace, folder: str | Path) -> None:
+    """Where an index stands in ``folder``, its text is the one that is read, unless another was asked for."""
+    from monosem.analysis.index.build import read_meta
+
+    if not (Path(folder) / "index.json").is_file():
+        return
+    notes = read_meta(Path(folder)).get("notes", {})
+    for name in ("text", "split", "context"):
+        if hasattr(args, name) and name not in getattr(args, "given", ()) and name in notes:
+            setattr(args, name, notes[name])
+
+
+def check_index(args: argparse.Namespace, meta: dict[str, Any], folder: str | Path, names: tuple[str, ...]) -> None:
+    """An index was made already: what it should be made from is either what it is made from, or refused.
+
+    Args:
+        names: options of ``args`` that say how an index is made: of text, split, tokens.
+
+    Raises:
+        ValueError: one of them was given and the index was made otherwise.
+    """
+    notes, given = meta.get("notes", {}), getattr(args, "given", ())
+    for name in names:
+        if name in given and not _same(name, getattr(args, name), notes, meta):
+            there = meta["rows_read"] * meta["n_ctx"] if name == "tokens" else notes.get(name, "something unknown")
+            raise ValueError(
+                f"{name}: got {getattr(args, name)!r}; the index in {str(folder)!r} was made from {there!r}. Leave "
+                f"--{name} out, or make another index (monosem index RUN --out FOLDER) and name it with --index."
+            )
+
+
+def _same(name: str, value: Any, notes: dict[str, Any], meta: dict[str, Any]) -> bool:
+    from monosem.data import fingerprint
+
+    if name == "tokens":
+        return min(meta["rows"], -(-value // meta["n_ctx"])) == meta["rows_read"]
+    if name == "text" and "text_sha256" in notes:
+        return fingerprint.of_text(value)["sha256"] == notes["text_sha256"]
+    return str(value) == str(notes.get(name, value))
+
+
+def index_notes(args: argparse.Namespace) -> dict[str, Any]:
+    """What an index keeps of its making."""
+    from monosem.data import fingerprint
+
+    text = args.text if args.text == "sample" else str(Path(args.text).resolve())
+    digest = fingerprint.of_text(text)["sha256"]
+    return {
+        "folder": str(args.folder),
+        "text": text,
+        "split": args.split,
+        "text_sha256": digest,
+        "context": getattr(args, "context", None),
+    }
