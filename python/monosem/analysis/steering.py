@@ -163,7 +163,7 @@ def parse_edit(spec: str, kind: str, maximum: Callable[[int], float], names: Map
 
 
 def _feature(what: str, names: Mapping[str, int]) -> int:
-    if what.isdigit():
+    if what.isdecimal():
         return int(what)
     known = {name.lower(): feature for name, feature in names.items()}
     if what.lower() in known:

@@ -7,6 +7,8 @@ import importlib
 import sys
 
 from monosem.cli import options
+from monosem.cli.device import check_device
+from monosem.cli.errors import say
 
 VERBS = {
     "demo": "train a dictionary on the shipped model and text, and open what it found",
@@ -61,10 +63,11 @@ def main(argv: list[str] | None = None) -> int:
     args = own.parse_args(argv[1:])
     args.given = options.given(own, argv[1:])
     try:
+        if getattr(args, "device", None):
+            check_device(args.device)
         return module.run(args)
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
-        print(f"monosem {verb}: {error}", file=sys.stderr)
-        return 2
+    except Exception as error:  # no traceback reaches a user who did not ask for it
+        return say(verb, error, args)
     except KeyboardInterrupt:
         print(f"monosem {verb}: stopped", file=sys.stderr)
         return 130

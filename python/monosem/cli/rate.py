@@ -58,18 +58,18 @@ def _write(args: argparse.Namespace) -> int:
 
 
 def _score(args: argparse.Namespace) -> int:
-    from monosem.analysis.evidence.rubric import measure, section
+    from monosem.analysis.evidence.rubric import section
+    from monosem.analysis.evidence.rubric.ratings import measure_files
     from monosem.analysis.evidence.section import write_page
     from monosem.data import sealed
 
-    answers = [sealed.read_json(path, "score", "what the page of `monosem rate` saves") for path in args.score]
     places = [Path(p) for p in (args.out, args.folder, Path(args.score[0]).parent) if p]
     found = [Path(args.key)] if args.key else [p / "rate.key.json" for p in places if (p / "rate.key.json").is_file()]
     if not found:
         raise FileNotFoundError(
             f"key: no rate.key.json in {', '.join(map(str, places))}; it stands beside the page: name it with --key"
         )
-    result = measure(answers, sealed.read(found[0], "key", "what `monosem rate` writes")[0])
+    result = measure_files(args.score, found[0])
     out = Path(args.out or found[0].parent)
     out.mkdir(parents=True, exist_ok=True)
     plain = result.to_dict()

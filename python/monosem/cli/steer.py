@@ -110,7 +110,12 @@ class _LookUp:
         typed = [(kind, spec) for kind in ("pin", "add", "ablate") for spec in getattr(self.args, kind) or []]
         named = any(not spec.partition("=")[0].strip().isdigit() for _, spec in typed)
         names = self._names() if named else {}
-        return [parse_edit(spec, kind, lambda f: float(self.index.maximum[f]), names) for kind, spec in typed]
+        return [parse_edit(spec, kind, self._largest, names) for kind, spec in typed]
+
+    def _largest(self, feature: int) -> float:
+        if feature >= self.subject.sae.cfg.d_sae:
+            raise ValueError(f"feature: got {feature}; wanted 0 to {self.subject.sae.cfg.d_sae - 1}")
+        return float(self.index.maximum[feature])
 
     def _names(self) -> dict[str, int]:
         from monosem.analysis.evidence.steering import cause

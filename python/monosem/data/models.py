@@ -122,11 +122,21 @@ def load_folder(folder: Path, name: str) -> NativeModel:
     record, digests = sealed.read(folder / CONFIG, "model", "the configuration of a model, by `monosem lm train`")
     try:
         cfg = LMConfig(**record)
-    except (TypeError, ValueError) as error:
+        sizes = {k: v for k, v in asdict(cfg).items() if k != "ln_eps"}
+        if wrong := [f"{k} is {v!r:.50}" for k, v in sizes.items() if type(v) is not int or not 0 < v < 1 << 31]:
+            raise ValueError(", ".join(wrong))
+        if not isinstance(cfg.ln_eps, (int, float)):
+            raise ValueError(f"ln_eps is {cfg.ln_eps!r:.50}")
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise ValueError(f"model: {str(folder / CONFIG)!r} is not the configuration of a model ({error})") from None
     advice = "restore it, or train the model again"
     sealed.check(folder / WEIGHTS, digests, "model", advice)
     weights = sealed.read_tensors(folder / WEIGHTS, "model", advice)
+    if cfg.n_layers > len(weights):
+        raise ValueError(
+            f"model: {str(folder / CONFIG)!r} has n_layers {cfg.n_layers}, {WEIGHTS} beside it {len(weights)} tensors; "
+            "wanted those of one model"
+        )
     with torch.device("meta"):  # shapes only: memory is taken once the file is known to fill it
         module = LanguageModel(cfg)
     wanted = {k: tuple(v.shape) for k, v in module.state_dict().items()}

@@ -61,8 +61,14 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> SAE:
     path = folder / _WEIGHTS
     sealed.check(path, digests, "folder", _ADVICE)
     tensors = sealed.read_tensors(path, "folder", _ADVICE, str(device))
-    with torch.device("meta"):  # shapes only: memory is taken once the file is known to fill it
-        wanted = KINDS[config.kind](**asdict(config), device="meta", dtype=dtype).state_dict()
+    try:  # shapes only: memory is taken once the file is known to fill it
+        with torch.device("meta"):
+            wanted = KINDS[config.kind](**asdict(config), device="meta", dtype=dtype).state_dict()
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(
+            f"folder: {str(folder / _RECORD)!r}: no autoencoder has {config} ({str(error).splitlines()[0]}). "
+            f"{_ADVICE.capitalize()}."
+        ) from None
     for name, value in wanted.items():
         got = tensors.get(name)
         if got is None or got.shape != value.shape or not got.is_floating_point():

@@ -234,7 +234,7 @@ def read_index(folder: str | Path) -> Index:
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
         known, version = body.pop("format") == FORMAT, body.pop("version")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         known, version, body = False, None, error
     if not known:
         raise ValueError(
@@ -274,9 +274,11 @@ def read_tokens(index: Index) -> np.ndarray:
     path = index.folder / "tokens.npy"
     try:
         tokens = files.read_array(path, "tokens", "wanted the contexts of the store")
-        damage = (
-            "was altered (its checksum differs)" if tokens_checksum(tokens) != index.settings["tokens_crc32"] else ""
-        )
+        if tokens.ndim != 2 or tokens.dtype.kind not in "iu":
+            damage = f"holds {tokens.dtype} {list(tokens.shape)}; wanted integers [rows, n_ctx]"
+        else:
+            same = tokens_checksum(tokens) == index.settings["tokens_crc32"]
+            damage = "" if same else "was altered (its checksum differs)"
     except (OSError, ValueError) as error:
         damage = f"cannot be read ({error})"
     if damage:

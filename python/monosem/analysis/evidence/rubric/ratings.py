@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from monosem.analysis.evidence.rubric.steps import BY_NAME, STEPS, total
 from monosem.analysis.evidence.rubric.study import FORMAT, INTERVALS
 from monosem.analysis.evidence.statistics import median_interval, spearman
+from monosem.data import sealed
 
 ABOVE = 8  # points above which the paper's annotator felt a feature to be "quite interpretable"
 KINDS = ("features", "neurons", "shuffled")
@@ -172,3 +174,19 @@ def _agreement(by_annotator: list[dict[int, dict[str, Any]]]) -> float | None:
             if len(both) >= 3:
                 found.append(spearman([total(a[n]) for n in both], [total(b[n]) for n in both]))
     return float(np.mean(found)) if found else None
+
+
+def measure_files(answers: Sequence[str | Path], key: str | Path) -> Ratings:
+    """``measure`` of saved files.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing, altered, or none of `monosem rate`; names it.
+    """
+    read = [sealed.read_json(path, "score", "what the page of `monosem rate` saves") for path in answers]
+    known, _ = sealed.read(Path(key), "key", "what `monosem rate` writes")
+    try:
+        return measure(read, known)
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        names = ", ".join(repr(str(path)) for path in answers)
+        said = error if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"score: {names}, with the key {str(key)!r}: {said}") from None

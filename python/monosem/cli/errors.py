@@ -1,0 +1,49 @@
+"""What a user reads when a verb fails: one line, with the files that it was given where the error names none."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import traceback
+
+EXPECTED = (ValueError, OSError, RuntimeError, ImportError)  # what the package raises, and what the system says
+SHOW = "MONOSEM_TRACEBACK"
+
+
+def say(verb: str, error: Exception, args: argparse.Namespace) -> int:
+    """Print the error as one line, and all of it where ``MONOSEM_TRACEBACK`` is set; returns the exit status."""
+    if os.environ.get(SHOW):
+        traceback.print_exception(error)
+    print(f"monosem {verb}: {_line(error, args)}", file=sys.stderr)
+    return 2
+
+
+def _line(error: Exception, args: argparse.Namespace) -> str:
+    text = re.sub(r"\s*\n\s*", " ", str(error)).strip()
+    if isinstance(error, MemoryError):
+        return f"not enough memory{_of(args)} ({text or 'an array did not fit'}); ask for less, or free some"
+    if isinstance(error, RecursionError):
+        return f"something is nested too deeply{_of(args)} ({text}); wanted files that monosem wrote"
+    if isinstance(error, EXPECTED) and text:
+        return text
+    # Nothing is known to end here: what does is a file in which monosem did not expect what stands there, or a fault.
+    return (
+        f"unexpected {type(error).__name__} ({text or 'without a word'}){_of(args)}: a file there may be damaged or of "
+        f"another kind; if none is, this is a fault of monosem. {SHOW}=1 shows where it happened."
+    )
+
+
+def _of(args: argparse.Namespace) -> str:
+    """The files and folders among what the user gave."""
+    given = [v for value in vars(args).values() for v in (value if isinstance(value, list) else [value])]
+    paths = [repr(v) for v in dict.fromkeys(map(str, filter(None, given))) if len(v) < 4096 and _exists(v)]
+    return f" with {', '.join(paths)}" if paths else ""
+
+
+def _exists(path: str) -> bool:
+    try:
+        return os.path.exists(path)
+    except ValueError:  # a NUL in it
+        return False
