@@ -24,6 +24,7 @@ WANTED = [Document("a", "one"), Document("text", "two")]
         ("a.jsonl", LINES),
         ("a.jsonl", b"\xef\xbb\xbf" + LINES),
         ("a.jsonl", LINES.replace(b"\n", b"\r\n")),
+        ("a.jsonl", LINES.replace(b"\n", b"\xef\xbb\xbf\n\xef\xbb\xbf")),
         ("a.jsonl", b"\n  \n" + LINES + b"\n\n"),
         ("a.jsonl.gz", gzip.compress(LINES)),
         ("a.jsonl", gzip.compress(LINES)),

@@ -76,8 +76,7 @@ def add_skipped(parser, *, kept: str = "") -> None:
     parser.add_argument("--skip-positions", type=int, default=1, metavar="N", help=what)
     parser.add_argument(
         "--skip-tokens", nargs="*", type=_token, default=("bos", "pad"), metavar="ID",
-        help=f"tokens that are left out wherever they stand{kept}: ids, bos, pad (default: bos pad); with nothing "
-        "behind it: none",
+        help=f"tokens that are left out wherever they stand{kept}: ids, bos, pad; with nothing behind it: none",
     )  # fmt: skip
 
 

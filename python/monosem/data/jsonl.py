@@ -14,6 +14,7 @@ from monosem.data.text import Document
 from monosem.data.unicode import check_text
 
 _WANTED = 'JSON lines, each {"source": ..., "text": ...}, in UTF-8'
+_MARK = b"\xef\xbb\xbf"  # of UTF-8, by Windows editors
 _GZIP, _XZ = b"\x1f\x8b", b"\xfd7zXZ\x00"
 _PANDAS = "pandas.read_{}(file).to_json(out, orient='records', lines=True)"
 # How files begin that people give instead, what they are, and how they become JSON lines.
@@ -35,7 +36,7 @@ def read_jsonl(path: str | Path) -> Iterator[Document]:
     """Yield the documents of a JSON-lines file, plain, ``.gz`` or ``.xz``, one at a time.
 
     Each line is ``{"text": ..., "source": ...}``; ``source`` may be left out (``"text"`` is then used). A mark of
-    UTF-8 at the beginning is passed over.
+    UTF-8 around a line is passed over.
 
     Raises:
         FileNotFoundError: no such file.
@@ -54,9 +55,8 @@ def read_jsonl(path: str | Path) -> Iterator[Document]:
         try:
             for raw in lines:
                 number += 1
-                if number == 1:
-                    raw = raw.removeprefix(b"\xef\xbb\xbf")
-                if raw.strip():
+                raw = raw.strip().removeprefix(_MARK).removesuffix(_MARK)  # joined files have it in the middle
+                if raw:
                     yield _parse(raw, f"{path}, line {number}")
         except (lzma.LZMAError, EOFError, zlib.error, gzip.BadGzipFile) as error:
             kind = ".xz" if isinstance(lines, lzma.LZMAFile) else ".gz"
