@@ -11,7 +11,7 @@ import pytest
 import torch
 from fake_model import HOOK, FakeModel, numbered, token_of
 
-from monosem.data import memory
+from monosem.data import harvest, memory
 from monosem.data.harvest import ActivationStream
 
 CHILD = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
@@ -200,3 +200,29 @@ def test_a_buffer_that_does_not_fit_is_refused_before_it_is_made(monkeypatch):
     monkeypatch.setattr(memory, "available_memory", lambda: 2000)
     with pytest.raises(ValueError, match=r"buffer_contexts: 150 activations of width 5 need 3 kB of memory.* has 2 kB"):
         stream(30)
+
+
+def test_the_default_buffer_is_bounded_in_bytes(monkeypatch):
+    assert harvest.default_buffer(2**19, torch.device("cpu")) == 1024  # 512 KiB a context: 512 MiB
+    monkeypatch.setattr(harvest, "available_memory", lambda: 2**40)
+    assert harvest.default_buffer(2**23, torch.device("cpu")) == 128  # 8 MiB a context: 1 GiB
+    monkeypatch.setattr(harvest, "available_memory", lambda: 2**30)
+    assert harvest.default_buffer(2**23, torch.device("cpu")) == 32  # a quarter of what is free
+    assert harvest.default_buffer(2**40, torch.device("cpu")) == 1
+
+
+def test_a_position_brings_the_buffer_that_nobody_chose(monkeypatch):
+    whole = list(ActivationStream(FakeModel(), HOOK, numbered(37), 50, buffer_contexts=10, epochs=1))
+    saved = ActivationStream(FakeModel(), HOOK, numbered(37), 50, buffer_contexts=10, epochs=1)
+    first = next(iter(saved))
+    resumed = ActivationStream(FakeModel(), HOOK, numbered(37), 50, epochs=1)
+    resumed.load_state_dict(saved.state_dict())
+    assert torch.equal(torch.cat([first, *resumed]), torch.cat(whole))
+
+
+def test_filling_the_buffer_has_a_bar_of_its_own(capsys):
+    made = ActivationStream(FakeModel(delay=0.02), HOOK, numbered(320), 50, epochs=1)
+    made.progress, made._bar_delay = True, 0.0
+    next(iter(made))
+    said = capsys.readouterr().err
+    assert "running the model to fill the shuffle buffer" in said and "tok" in said and "/4.80k" in said

@@ -88,11 +88,24 @@ class SAE(nn.Module, ABC):
         """
 
     def centred(self, x: Tensor) -> Tensor:
-        """``x − b_dec``, after checking x's width, dtype and device."""
+        """``x − b_dec``, after checking x's type, width, dtype and device."""
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"x: got {type(x).__name__}; wanted a tensor [..., d_in={self.cfg.d_in}]. Convert an array with "
+                "torch.from_numpy(x)."
+            )
         if x.ndim < 1 or x.shape[-1] != self.cfg.d_in:
             raise ValueError(f"x: got shape {list(x.shape)}; wanted [..., d_in={self.cfg.d_in}]")
         ops.checks.same("x", x, "the autoencoder's weights", self.W_dec)
         return x - self.b_dec
+
+    def some(self, x: Tensor) -> Tensor:
+        """``x``, of which a mean is asked: ValueError where it has no row."""
+        if isinstance(x, Tensor) and not x.numel():
+            raise ValueError(
+                f"x: got no row, shape {list(x.shape)}; wanted [..., d_in={self.cfg.d_in}] with at least one"
+            )
+        return x
 
     def decode(self, code: SparseCode) -> Tensor:
         """``x̂ = W_dec·f + b_dec``: [..., d_in], in the leading shape that was encoded."""

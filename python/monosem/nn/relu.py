@@ -61,7 +61,7 @@ class ReLUSAE(SAE):
 
     def loss(self, x: Tensor, sparsity_scale: float = 1.0, dead: Tensor | None = None) -> LossOutput:
         """``mean_D (x − x̂)² + sparsity_scale·λ·Σ f``, mean over the tokens of x [..., d_in]; ``dead`` is not used."""
-        code = self.encode(x)
+        code = self.encode(self.some(x))
         token_mse, residual = ops.decode_loss(code, self.W_dec, self.b_dec, x)
         mse = token_mse.mean()
         sparsity = code.values.sum() / max(1, code.n_tokens)
@@ -81,6 +81,8 @@ class ReLUSAE(SAE):
         room the entries get: twice what they took then. Tokens whose entries do not fit, because twice as many fire as
         two steps before, are left out of the batch: losses and gradients are means over the others.
         """
+        if not isinstance(x, Tensor) or not x.numel():
+            self.centred(self.some(x))  # says why not
         if not gpu.asynchronous(x):
             made = (self._dense if self.density > DENSE_ABOVE else self._sparse)(x, sparsity_scale)
         else:

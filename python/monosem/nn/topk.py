@@ -54,7 +54,7 @@ class TopKSAE(SAE):
 
     def loss(self, x: Tensor, sparsity_scale: float = 1.0, dead: Tensor | None = None) -> LossOutput:
         """``mean (x − x̂)² + α·L_aux`` of x [..., d_in]; AuxK only when ``dead`` marks features."""
-        centred = self.centred(x)
+        centred = self.centred(self.some(x))
         code = ops.topk_encode(centred, self.W_enc_rows, self.b_enc, self.cfg.k)
         token_mse, residual = ops.decode_loss(code, self.W_dec, self.b_dec, x)
         mse = token_mse.mean()
@@ -78,8 +78,8 @@ class TopKSAE(SAE):
         On a GPU, AuxK has room for as many features as were dead ``LAG`` steps ago, and some more: nothing waits to
         learn how many are. Those for which there is none, the last by number, are left out for a step or two.
         """
+        centred = self.centred(self.some(x))
         n, d = x.shape
-        centred = self.centred(x)
         code = ops.topk_encode(centred, self.W_enc_rows, self.b_enc, self.cfg.k, rounded)
         values, indices, offsets = code.csr()
         token_mse, residual, slopes = ops.decode_loss_rows(values, indices, offsets, self.W_dec, self.b_dec, x)
