@@ -92,7 +92,7 @@ def test_split(made, tmp_path, capsys):
         (("steer", "run", "--pin", "40=1"), "feature: got 40; wanted 0 to 39"),
         (("steer", "run", "--pin", "3=much"), "wanted FEATURE=STRENGTH"),
         (("steer", "run", "--pin", "3=1", "--ablate", "3"), "feature 3 is edited twice"),
-        (("steer", "run", "--labels", "Arabic"), "no text for Arabic; this text has DNA"),
+        (("steer", "run", "--labels", "Arabic"), "no text for 'Arabic'; this text has DNA, code, en, he"),
         (("compare", "run", "nowhere"), "no cfg.json in"),
         (("compare", "run", "other", "--least", "99999"), "no feature of A fires on 99999"),
         (("split", "run"), "got 1 dictionary; wanted two or more"),

@@ -88,7 +88,7 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists, ready for JSON (a figure that is not finite becomes None)."""
-        return _plain(asdict(self))
+        return plain(asdict(self))
 
     def write_json(self, path: str | Path, made_from: Mapping[str, Any] | None = None) -> None:
         """Write the JSON file whole, with what the evaluation was made from."""
@@ -128,11 +128,12 @@ class Evaluation:
         return "\n".join(lines)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Numbers, strings, lists and dicts for JSON: a figure that is not finite becomes None."""
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -240,7 +241,7 @@ def evaluate(
         skip_positions: leading positions of a row that keep their own activation and are not scored.
         skip_tokens: the same for these tokens wherever they stand: ids, ``"bos"``, ``"pad"``; nor is the loss of
             predicting one counted.
-        labels: {label: prefixes of source names}; default Arabic, Hebrew, DNA, base64.
+        labels: {label: prefixes of source names}; see ``sources.group_sources``.
         observers: called with every block, so that a feature index can share the pass.
         baselines: shared by the evaluations of several dictionaries on the same text (``scan.blocks``).
 

@@ -10,12 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from monosem.analysis.scan import Block
 from monosem.data.memory import available_memory, human_bytes
 
+_SAID = 12  # labels that an error names
+SHOWN = 16  # most labels of a table
+
+# The labels of the paper, by how the names of their sources begin.
 LABELS: dict[str, tuple[str, ...]] = {
     "Arabic": ("ar_",),
     "Hebrew": ("he_",),
@@ -39,18 +44,67 @@ def check_sources(needed: int, sources: int, what: str) -> None:
         )
 
 
+def paper_groups(sources: Sequence[str]) -> dict[str, list[int]]:
+    """The sources of each of the paper's labels that the text has: {label: [index of source, ...]}.
+
+    A name bears the label where its first word does: ``dna`` and ``dna_fasta``, but not ``dnatools``.
+    """
+
+    def bears(name: str, prefix: str) -> bool:
+        return name == prefix or name.startswith(prefix if prefix.endswith("_") else f"{prefix}_")
+
+    groups = {
+        label: [i for i, name in enumerate(sources) if any(bears(name, p) for p in prefixes)]
+        for label, prefixes in LABELS.items()
+    }
+    return {label: found for label, found in groups.items() if found}
+
+
+def all_groups(sources: Sequence[str]) -> dict[str, list[int]]:
+    """Every label that can be asked for: the paper's, where the text has them, then each source by its own name."""
+    groups = paper_groups(sources)
+    taken = {label.lower() for label in groups}
+    return groups | {name: [i] for i, name in enumerate(sources) if name.lower() not in taken}
+
+
 def group_sources(sources: Sequence[str], labels: Mapping[str, Sequence[str]] | None = None) -> dict[str, list[int]]:
-    """The sources of each label, by prefix of their names: {label: [index of source, ...]}.
+    """The labels that are shown unasked, with their sources: {label: [index of source, ...]}.
 
     Args:
-        labels: {label: prefixes}; default Arabic, Hebrew, DNA and base64. A label that no source has is left out.
+        labels: {label: prefixes of names}; default the paper's labels, and in a text that has none of them each source.
+            A label that no source has is left out.
     """
-    labels = LABELS if labels is None else labels
+    if labels is None:
+        return paper_groups(sources) or all_groups(sources)
     groups = {
         label: [i for i, name in enumerate(sources) if name.startswith(tuple(prefixes))]
         for label, prefixes in labels.items()
     }
     return {label: found for label, found in groups.items() if found}
+
+
+def named(label: str, groups: Mapping[str, Sequence[int]], what: str = "label") -> str:
+    """The label as the text spells it, whatever the case in which it was typed.
+
+    Raises:
+        ValueError: the text has no such label.
+    """
+    if label in groups:
+        return label
+    alike = [known for known in groups if known.lower() == label.lower()]
+    if len(alike) == 1:
+        return alike[0]
+    known = ", ".join(list(groups)[:_SAID]) + (f" and {len(groups) - _SAID:,} more" if len(groups) > _SAID else "")
+    raise ValueError(f"{what}: no text for {label!r}; this text has {known}. Each source of the text is a label")
+
+
+def sources_read(rows: Any) -> list[str]:
+    """The names of the sources that some token of the text bears, in the text's order."""
+    counts = np.zeros(len(rows.sources), dtype=np.int64)
+    source = np.asarray(rows.source)
+    for start in range(0, len(source), 4096):
+        counts += np.bincount(source[start : start + 4096].reshape(-1).astype(np.int64), minlength=len(counts))
+    return [name for name, count in zip(rows.sources, counts.tolist(), strict=True) if count]
 
 
 @dataclass(frozen=True)
@@ -137,8 +191,21 @@ class SourceMoments:
             float(self.tokens[members].sum() / self.tokens.sum()),
         )
 
+    def telling(self, groups: Mapping[str, Sequence[int]], most: int = SHOWN) -> dict[str, list[int]]:
+        """The labels that some tokens bear and others do not: at most ``most``, those with most tokens, in order."""
+        n = {label: float(self.tokens[list(members)].sum()) for label, members in groups.items()}
+        present = [label for label in groups if 0 < n[label] < float(self.tokens.sum())]
+        kept = set(sorted(present, key=lambda label: -n[label])[:most])
+        return {label: list(groups[label]) for label in present if label in kept}
+
     def best(self, groups: Mapping[str, Sequence[int]]) -> tuple[LabelFeature, ...]:
-        """For each label that occurs in the text, the feature with the largest correlation."""
-        present = {k: m for k, m in groups.items() if 0 < self.tokens[list(m)].sum() < self.tokens.sum()}
-        winners = self.correlations(present).argmax(0).tolist()
-        return tuple(self.describe(k, m, f) for (k, m), f in zip(present.items(), winners, strict=True))
+        """For each label of :meth:`telling`, the feature that correlates best; none where no feature follows it."""
+        present = self.telling(groups)
+        if not present or not len(self.square):
+            return ()
+        r, winners = self.correlations(present).max(0)
+        return tuple(
+            self.describe(label, members, feature)
+            for (label, members), feature, highest in zip(present.items(), winners.tolist(), r.tolist(), strict=True)
+            if highest > 0
+        )

@@ -31,5 +31,7 @@ def run(args: argparse.Namespace) -> int:
         subject.sae, subject.model, subject.hook_name, load_rows(subject.model, args.text, args.split),
         tokens=args.tokens, support=args.support, lift=args.lift, show=args.show, progress=not args.quiet,
     )  # fmt: skip
-    claim.write(out, "automata", result, section, f"Finite-state automata in model {subject.model.name}")
+    claim.write(
+        out, "automata", result, [section], f"Finite-state automata in model {subject.model.name}", {"": args.folder}
+    )
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +38,31 @@ def folder_of(args: argparse.Namespace, name: str) -> Path:
     return Path(args.out or name)
 
 
-def write(out: Path, claim: str, result: Any, section: Callable[[dict[str, Any]], Any], title: str) -> None:
-    """Print the table; write the JSON and the page, both whole."""
+def write(
+    out: Path, claim: str, result: Any, sections: Sequence[Callable[[dict[str, Any]], Any]], title: str,
+    runs: Mapping[str, str | Path], *, plain: dict[str, Any] | None = None,
+) -> None:  # fmt: skip
+    """Print the table; write the JSON and the page, both whole.
+
+    Args:
+        runs: {name in the section ("" is the page's own): folder of that dictionary}. Where one has a browser of
+            features (`monosem features`), numbers on the page lead to it.
+        plain: what is stored, where it is more than ``result.to_dict()``.
+    """
+    from monosem.analysis.evidence import numbers
     from monosem.analysis.evidence.section import write_page
+    from monosem.analysis.metrics import plain as finite
     from monosem.data import sealed
 
-    plain = result.to_dict()
+    record = finite(result.to_dict() if plain is None else plain)
     out.mkdir(parents=True, exist_ok=True)
-    stored = out / f"{claim}.json"
-    sealed.write(stored, plain, indent=None, allow_nan=False)
+    path = out / f"{claim}.json"
+    sealed.write(path, record, indent=None, allow_nan=False)
     # The page is made from what was stored, so that it can be made again from the file alone.
-    page = write_page(out / f"{claim}.html", title, [section(sealed.read(stored, "out", claim)[0])])
+    stored = sealed.read(path, "out", claim)[0]
+    browsers = {name: numbers.browser(out, folder) for name, folder in runs.items()}
+    if "" in runs and not browsers[""]:
+        browsers[""] = numbers.browser(out, out)
+    page = write_page(out / f"{claim}.html", title, [make(stored) for make in sections], browsers=browsers)
     print(result.table())
-    print(f"\nwritten: {out / f'{claim}.json'}\nopen {page.resolve().as_uri()}")
+    print(f"\nwritten: {path}\nopen {page.resolve().as_uri()}")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
-from monosem.cli import options, remembered
+from monosem.cli import claim, options, remembered
 
 HELP = "are the features of two models the same?"
 
@@ -41,10 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from monosem.analysis.evidence import universality
-    from monosem.analysis.evidence.section import write_page
     from monosem.analysis.evidence.universality_page import section, title
     from monosem.analysis.inputs import load_rows, load_subject
-    from monosem.data import files
 
     if args.out is None and not Path(args.folder_a).is_dir():
         raise ValueError(f"out: {args.folder_a!r} is no folder to write into; say where the page goes with --out")
@@ -57,10 +54,6 @@ def run(args: argparse.Namespace) -> int:
         progress=not args.quiet,
     )  # fmt: skip
     out = Path(args.out or args.folder_a)
-    out.mkdir(parents=True, exist_ok=True)
-    record = result.to_dict()
-    files.write_text(out / "universality.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    page = write_page(out / "universality.html", title(record), [section(record)])
-    print(result.table())
-    print(f"\nwritten: {out / 'universality.json'}\nopen {page.resolve().as_uri()}")
+    title_ = title(result.to_dict())
+    claim.write(out, "universality", result, [section], title_, {"A": args.folder_a, "B": args.folder_b})
     return 0

@@ -47,8 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from monosem.analysis.evidence.explain import choose_features, gather, logit_section, measure, section
-    from monosem.analysis.evidence.section import write_page
-    from monosem.data import files
+    from monosem.analysis.sources import sources_read
 
     out = claim.folder_of(args, args.folder)
     _check_client(args)
@@ -63,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
         described[compared.kind] = {
             "model": subject.model.name, "hook_name": subject.hook_name, "d_sae": subject.sae.cfg.d_sae,
             "kind": subject.sae.cfg.kind, "tokens": index.tokens, "features": len(chosen),
+            "sources": sources_read(index.rows),
         }  # fmt: skip
     with _Interpreter(args, out) as interpreter:
         if not interpreter.agreed(cases):
@@ -70,13 +70,17 @@ def run(args: argparse.Namespace) -> int:
             return 0
         result = measure(cases, interpreter.who, described, args.seed)
         plain = result.to_dict() | {"requests": interpreter.usage()}
-    out.mkdir(parents=True, exist_ok=True)
-    files.write_text(out / "explain.json", json.dumps(plain, ensure_ascii=False, allow_nan=False) + "\n")
     model = described["features"]["model"] if "features" in described else next(iter(described.values()))["model"]
-    title = f"Can the features of {model} be explained?"
-    page = write_page(out / "explain.html", title, [section(plain), logit_section(plain)])
-    print(result.table())
-    print(f"\nwritten: {out / 'explain.json'}\nopen {page.resolve().as_uri()}")
+    runs = {"features": args.folder, **({"shuffled": args.shuffled} if args.shuffled else {})}
+    claim.write(
+        out,
+        "explain",
+        result,
+        [section, logit_section],
+        f"Can the features of {model} be explained?",
+        runs,
+        plain=plain,
+    )
     return 0
 
 

@@ -20,7 +20,7 @@ VERBS = {
     "features": "a browser of all features: search, examples, logits, relatives",
     "explain": "have features and neurons explained, and test the explanations",
     "rate": "rate features and neurons by hand, blindly, and score the answers",
-    "proxies": "which features follow Arabic, Hebrew, DNA, base64, or a pattern of yours",
+    "proxies": "which features follow a script, DNA, base64, or a pattern of yours",
     "automata": "loops, cycles and chains of features that raise each other's tokens",
     "neurons": "for each feature the nearest neuron",
     "widths": "how many features live, and what they keep, against the width of the dictionary",

@@ -34,5 +34,7 @@ def run(args: argparse.Namespace) -> int:
         subject.sae, subject.model, subject.hook_name, load_rows(subject.model, args.text, args.split),
         tokens=args.tokens, memory=int(args.memory * 2**30), progress=not args.quiet,
     )  # fmt: skip
-    claim.write(out, "neurons", result, section, f"Features and neurons of model {subject.model.name}")
+    claim.write(
+        out, "neurons", result, [section], f"Features and neurons of model {subject.model.name}", {"": args.folder}
+    )
     return 0

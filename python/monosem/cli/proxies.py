@@ -6,7 +6,7 @@ import argparse
 
 from monosem.cli import claim, remembered
 
-HELP = "which features follow Arabic, Hebrew, DNA, base64, other scripts, or a pattern of yours"
+HELP = "which features follow a script, DNA, base64, hexadecimal, or a pattern of yours"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,9 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     claim.add_arguments(parser, tokens=500_000)
     parser.add_argument(
         "--proxy", action="append", default=[], metavar="NAME=WHAT",
-        help="a proxy of your own, repeatable: NAME=REGEX (its score: the share of a token inside matches), or "
+        help="a proxy of your own, repeatable: NAME=REGEX (its score: the share of a token inside matches); "
         "NAME=MODULE:FUNCTION (a Python function from the list of a document's tokens to one number each; above 0 "
-        "means this kind)",
+        "means this kind); or DNA or base64, which are looked for unasked only where a source is named so",
     )  # fmt: skip
     parser.add_argument("--only-own", action="store_true", help="leave the built-in proxies out")
 
@@ -39,5 +39,5 @@ def run(args: argparse.Namespace) -> int:
         subject.sae, subject.model, subject.hook_name, load_rows(subject.model, args.text, args.split),
         proxies=[] if args.only_own else None, extra=own, tokens=args.tokens, progress=not args.quiet,
     )  # fmt: skip
-    claim.write(out, "proxies", result, section, f"Kinds of text in model {subject.model.name}")
+    claim.write(out, "proxies", result, [section], f"Kinds of text in model {subject.model.name}", {"": args.folder})
     return 0

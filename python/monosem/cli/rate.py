@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
 def _write(args: argparse.Namespace) -> int:
     from monosem.analysis.evidence.explain import choose_features
     from monosem.analysis.evidence.rubric import candidates, write_study
+    from monosem.analysis.sources import sources_read
 
     if args.folder is None:
         raise ValueError("folder: got none; wanted a dictionary to rate, or --score FILE to score answers")
@@ -45,14 +46,15 @@ def _write(args: argparse.Namespace) -> int:
             f"out: {str(out)!r} holds the key of an earlier study, which its answers need; choose another folder with "
             "--out, or move rate.html and rate.key.json away"
         )
-    items = []
+    items, sources = [], []
     for compared, count in subjects.open_all(args):
         index = compared.index
+        sources += [name for name in sources_read(index.rows) if name not in sources]
         items += candidates(
             compared.subject, index, index.rows, choose_features(index, count, args.seed), compared.kind,
             each=args.each, skip_positions=index.meta["settings"]["skip_positions"], progress=not args.quiet,
         )  # fmt: skip
-    page, key = write_study(out, items, args.seed)
+    page, key = write_study(out, items, args.seed, sources)
     print(f"{len(items)} items to rate; key: {key}\nopen {page.resolve().as_uri()}")
     return 0
 
@@ -60,8 +62,6 @@ def _write(args: argparse.Namespace) -> int:
 def _score(args: argparse.Namespace) -> int:
     from monosem.analysis.evidence.rubric import section
     from monosem.analysis.evidence.rubric.ratings import measure_files
-    from monosem.analysis.evidence.section import write_page
-    from monosem.data import sealed
 
     places = [Path(p) for p in (args.out, args.folder, Path(args.score[0]).parent) if p]
     found = [Path(args.key)] if args.key else [p / "rate.key.json" for p in places if (p / "rate.key.json").is_file()]
@@ -71,10 +71,6 @@ def _score(args: argparse.Namespace) -> int:
         )
     result = measure_files(args.score, found[0])
     out = Path(args.out or found[0].parent)
-    out.mkdir(parents=True, exist_ok=True)
-    plain = result.to_dict()
-    sealed.write(out / "rubric.json", plain, indent=None, allow_nan=False)
-    page = write_page(out / "rubric.html", "Features and neurons, rated by hand", [section(plain)])
-    print(result.table())
-    print(f"\nwritten: {out / 'rubric.json'}\nopen {page.resolve().as_uri()}")
+    runs = {"features": args.folder or found[0].parent}
+    claim.write(out, "rubric", result, [section], "Features and neurons, rated by hand", runs)
     return 0

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
-from monosem.cli import options, remembered
+from monosem.cli import claim, options, remembered
 
 HELP = "how features split as a dictionary grows"
 
@@ -14,7 +13,7 @@ HELP = "how features split as a dictionary grows"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Join the features of dictionaries of growing width, of one hook of one model, where they fire alike (masked "
-        "cosine above 0.4), and follow one feature of the smallest through all of them: what does base64 become? "
+        "cosine above 0.4), and follow one feature of the smallest through all of them: what becomes of it? "
         "Writes splitting.json and splitting.html with the refinement graph of that feature, how many children "
         "features "
         "have, and an interactive map of all decoder directions. Memory does not grow with the text, nor with the "
@@ -23,7 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folders", nargs="+", metavar="RUN", help="two or more dictionaries, the smallest first")
     options.add_model(parser, as_trained=True)
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--label", default="base64", help="begin from the feature that follows this label best")
+    what.add_argument(
+        "--label",
+        help="begin from the feature that follows this label best: a source of the text, or Arabic, Hebrew, DNA, "
+        "base64 (default: base64 where the text has it, else the label that a feature follows best)",
+    )
     what.add_argument("--feature", type=int, metavar="N", help="begin from this feature of the smallest dictionary")
     parser.add_argument("--threshold", type=float, default=0.4, help="masked cosine above which two are joined")
     parser.add_argument("--least", type=int, default=20, help="leave out features that fire on fewer tokens")
@@ -43,9 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from monosem.analysis.evidence import splitting
-    from monosem.analysis.evidence.section import write_page
     from monosem.analysis.inputs import load_rows, load_subject
-    from monosem.data import files
 
     if len(args.folders) < 2:
         raise ValueError(f"RUN: got {len(args.folders)} dictionary; wanted two or more, the smallest first")
@@ -58,10 +59,6 @@ def run(args: argparse.Namespace) -> int:
         memory=int(args.memory * 2**30), folder=args.scratch, progress=not args.quiet,
     )  # fmt: skip
     out = Path(args.out or args.folders[-1])
-    out.mkdir(parents=True, exist_ok=True)
-    record = result.to_dict()
-    files.write_text(out / "splitting.json", json.dumps(record, ensure_ascii=False) + "\n")
-    page = write_page(out / "splitting.html", "Features split", [splitting.section(record)])
-    print(result.table())
-    print(f"\nwritten: {out / 'splitting.json'}\nopen {page.resolve().as_uri()}")
+    runs = {str(folder): folder for folder in args.folders}
+    claim.write(out, "splitting", result, [splitting.section], "Features split", runs)
     return 0

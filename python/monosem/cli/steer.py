@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from monosem.cli import options, remembered
+from monosem.cli import claim, options, remembered
 
 HELP = "pin, add or ablate features while the model writes or reads"
 
@@ -17,9 +17,10 @@ Splice a dictionary into its model and change features.
   monosem steer RUN --pin base64 --prompt "1,2,3,4,5,6,7,8,9,10"   hold the base64 feature at its maximum
   monosem steer RUN --pin 123=2x --ablate 77 --add 5=-0.5x         several at once
   monosem steer RUN --ablate base64 --read                         what reading loses without it, source by source
-  monosem steer RUN                                                the evidence: does the base64 feature write base64?
+  monosem steer RUN                                                the evidence: does a label's feature write its text?
 
-FEATURE is a number or one of the labels Arabic, Hebrew, DNA, base64 (then the feature that stands for it is looked up).
+FEATURE is a number or a label (then the feature that stands for it is looked up): any source of the text is one, by its
+name, and so are Arabic, Hebrew, DNA and base64 where sources are named ar_…, he_…, dna and base64.
 STRENGTH is a multiple of the largest activation seen (2x) or an activation (7.5). The rest of the activation, which no
 feature explains, stays as it is, unless --error drop. Multiples and labels need a pass over text; `monosem index RUN`
 makes it once, after which every call starts at once.
@@ -55,7 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="do not write: change of the log-likelihood of each token of the text, by source",
     )  # fmt: skip
     what = parser.add_argument_group("the evidence")
-    what.add_argument("--labels", nargs="+", default=["base64", "Arabic"], help="labels to steer by")
+    what.add_argument(
+        "--labels",
+        nargs="+",
+        metavar="LABEL",
+        help="labels to steer by (default: base64 and Arabic where the text has them, else the two followed best)",
+    )
     what.add_argument("--trials", type=int, default=5, help="samples that choose the strength, on other seeds")
     text = parser.add_argument_group("inputs and output")
     options.add_model(text, as_trained=True)
@@ -108,8 +114,7 @@ class _LookUp:
         from monosem.analysis.steering import parse_edit
 
         typed = [(kind, spec) for kind in ("pin", "add", "ablate") for spec in getattr(self.args, kind) or []]
-        named = any(not spec.partition("=")[0].strip().isdigit() for _, spec in typed)
-        names = self._names() if named else {}
+        names = self._names([spec.partition("=")[0].strip() for _, spec in typed])
         return [parse_edit(spec, kind, self._largest, names) for kind, spec in typed]
 
     def _largest(self, feature: int) -> float:
@@ -117,12 +122,14 @@ class _LookUp:
             raise ValueError(f"feature: got {feature}; wanted 0 to {self.subject.sae.cfg.d_sae - 1}")
         return float(self.index.maximum[feature])
 
-    def _names(self) -> dict[str, int]:
+    def _names(self, typed: list[str]) -> dict[str, int]:
+        """The features of those that are labels."""
         from monosem.analysis.evidence.steering import cause
-        from monosem.analysis.sources import group_sources
+        from monosem.analysis.sources import all_groups, named
 
-        groups = group_sources(self.index.sources)
-        return {label: cause(self.subject, self.index, members) for label, members in groups.items()}
+        words = [word for word in dict.fromkeys(typed) if not word.isdigit()]
+        groups = all_groups(self.index.sources) if words else {}
+        return {word: cause(self.subject, self.index, groups[named(word, groups, "feature")]) for word in words}
 
 
 def _write(args: argparse.Namespace, subject: Any, steering: Any) -> int:
@@ -169,16 +176,11 @@ def _read(args: argparse.Namespace, subject: Any, steering: Any) -> int:
 
 def _evidence(args: argparse.Namespace, subject: Any) -> int:
     from monosem.analysis.evidence import steering
-    from monosem.analysis.evidence.section import write_page
-    from monosem.analysis.sources import group_sources
 
     if args.out is None and not Path(args.folder).is_dir():
         raise ValueError(f"out: {args.folder!r} is no folder to write into; say where the page goes with --out")
     index = _LookUp(args, subject).index
-    groups = group_sources(index.sources)
-    if missing := [label for label in args.labels if label not in groups]:
-        raise ValueError(f"labels: no text for {', '.join(missing)}; this text has {', '.join(groups) or 'no label'}")
-    wanted = {label: groups[label] for label in args.labels}
+    wanted = steering.labels_of(index, args.labels)
     result = steering.measure(
         subject, index, steering.proxy_judges(subject.model, index.rows, wanted), wanted,
         prompts=args.prompt or steering.PROMPTS,
@@ -186,10 +188,7 @@ def _evidence(args: argparse.Namespace, subject: Any) -> int:
         skip_positions=args.skip_positions, seed=args.seed, judged=steering.JUDGED, progress=not args.quiet,
     )  # fmt: skip
     out = Path(args.out or args.folder)
-    _save(out / "steering.json", result.to_dict())
-    page = write_page(out / "steering.html", "Features cause text", [steering.section(result.to_dict())])
-    print(result.table())
-    print(f"open {page.resolve().as_uri()}")
+    claim.write(out, "steering", result, [steering.section], "Features cause text", {"": args.folder})
     return 0
 
 

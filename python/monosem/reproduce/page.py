@@ -9,9 +9,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from monosem.analysis.evidence import chart, rubric
+from monosem.analysis.evidence import chart, numbers, rubric
 from monosem.analysis.evidence.guide import GUIDES
-from monosem.analysis.evidence.section import Finding, Section, write_page
+from monosem.analysis.evidence.section import Finding, Section, papers_setting, write_page
+from monosem.analysis.evidence.tables import table
 from monosem.data import files, sealed
 from monosem.reproduce import reading
 from monosem.reproduce.context import Context
@@ -22,7 +23,8 @@ from monosem.reproduce.stages import sections
 def write_report(context: Context, results: dict[str, dict[str, Any]]) -> Path:
     """``report.html`` and ``report.json`` (the table of claims and the dictionaries as data); returns the page."""
     parts = [_loss(context, results), *sections(context, results)]
-    parts.insert(2, _human(context))
+    beside = _beside_the_paper(results)
+    parts.insert(2, _human(context, beside))
     trained = _dictionaries(context, results)
     record = {
         "settings": context.settings(),
@@ -34,17 +36,36 @@ def write_report(context: Context, results: dict[str, dict[str, Any]]) -> Path:
     }
     files.write_text(context.folder / "report.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     title = f"Towards Monosemanticity, computed on {context.model}"
-    intro = _intro(context) + trained + reading.words() + reading.own_model(context)
+    intro = _intro(context, beside) + trained + reading.words() + reading.own_model(context)
     notes = _notes(context, results)
-    return write_page(context.folder / "report.html", title, parts, intro, notes, reading.places(context))
+    return write_page(
+        context.folder / "report.html", title, parts, intro, notes, reading.places(context), _browsers(context)
+    )
 
 
-def _intro(context: Context) -> str:
+def _beside_the_paper(results: dict[str, dict[str, Any]]) -> bool:
+    """Whether the text is one that the paper's figures can stand beside."""
+    return papers_setting(results.get("proxies", {}))
+
+
+def _browsers(context: Context) -> dict[str, str]:
+    """Names that the sections use for the dictionary of which the browser is: the main one."""
+    found = numbers.browser(context.folder, context.folder)
+    return dict.fromkeys(("", "A", "features", context.preset.main), found)
+
+
+def _intro(context: Context, beside: bool) -> str:
     seen = f"model {escape(context.model)} at <code>{escape(context.hook_name)}</code>"
+    figures = (
+        f"with the paper’s figure and the one found on {seen}. Where they differ, the model, the text and the length "
+        "of training differ too: the paper’s was trained on 100 billion tokens and its dictionaries on 8 billion "
+        "activations."
+        if beside
+        else f"with what was found on {seen} and on your text. The paper’s figures are left out: its kinds of text "
+        "(Arabic, Hebrew, DNA, base64) are not in it."
+    )  # fmt: skip
     return (
-        f'<p class="lede">Each claim of Bricken et al. (2023), with the paper’s figure and the one found on {seen}. '
-        "Where they differ, the model, the text and the length of training differ too: the paper’s was trained on 100 "
-        "billion tokens and its dictionaries on 8 billion activations.</p>"
+        f'<p class="lede">Each claim of Bricken et al. (2023), {figures}</p>'
         '<p><a href="features/index.html">Browse all features</a> · <a href="rate/rate.html">Rate them by hand</a></p>'
     )
 
@@ -61,21 +82,18 @@ def _row(results: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
 
 def _dictionaries(context: Context, results: dict[str, dict[str, Any]]) -> str:
     """The dictionaries as an HTML table."""
-    out = (
-        '<div class="scroll"><table><thead><tr><th>Dictionary</th><th>Model</th><th class="n">Features</th>'
-        '<th class="n">Activations read</th><th class="n">L0</th><th class="n">CE loss recovered</th>'
-        '<th class="n">Explained variance</th><th class="n">Silent on held-out text</th></tr></thead><tbody>'
-    )
-    for run in context.runs:
-        r = _row(results, run.name)
-        out += (
-            f"<tr><td>{escape(r['name'])}</td><td>{escape(r['model'])}</td><td class='n'>{r['d_sae']:,}</td>"
-            f"<td class='n'>{r['activations'] / 1e6:.1f} M</td><td class='n'>{r['l0']:.1f}</td>"
-            f"<td class='n strong'>{_percent(r['ce_loss_recovered'])}</td>"
-            f"<td class='n'>{_percent(r['explained_variance'])}</td>"
-            f"<td class='n'>{r['dead'] / r['d_sae']:.1%}</td></tr>"
-        )
-    return out + "</tbody></table></div>"
+    found = [_row(results, run.name) for run in context.runs]
+    rows = [
+        [
+            escape(r["name"]), escape(r["model"]), f"{r['d_sae']:,}", f"{r['activations'] / 1e6:.1f} M",
+            f"{r['l0']:.1f}", f"<b>{_percent(r['ce_loss_recovered'])}</b>", _percent(r["explained_variance"]),
+            f"{r['dead'] / r['d_sae']:.1%}",
+        ]
+        for r in found
+    ]  # fmt: skip
+    heads = ("Dictionary", "Model", "Features", "Activations read", "L0", "CE loss recovered", "Explained variance",
+             "Silent on held-out text")  # fmt: skip
+    return table(heads, rows, "No dictionary was trained.", figures=range(2, 8))
 
 
 def _loss(context: Context, results: dict[str, dict[str, Any]]) -> Section:
@@ -112,14 +130,14 @@ def _loss(context: Context, results: dict[str, dict[str, Any]]) -> Section:
          "explained variance": [_share(r["explained_variance"]) for r in rows]},
         [f"{r['name']}, {r['d_sae']:,} features" for r in rows], caption="Of held-out text, by dictionary",
     )  # fmt: skip
-    return Section("loss", "Loss recovered", lede, tuple(findings), body)
+    return Section("loss", "Loss recovered", lede, tuple(findings), body, paper=_beside_the_paper(results))
 
 
 def _share(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _human(context: Context) -> Section:
+def _human(context: Context, beside: bool = True) -> Section:
     """Claim 2: rated by hand. Its figures come only from a person's answers."""
     path = context.folder / "rate" / "rubric.json"
     if path.is_file():
@@ -130,7 +148,7 @@ def _human(context: Context) -> Section:
     )  # fmt: skip
     lede = "The paper’s rubric needs a person. The page for it is ready: features, neurons and controls, unlabelled."
     body = '<p><a href="rate/rate.html">Rate them</a>: about a minute an item. What is done is kept in the browser.</p>'
-    return Section("rubric", "Rated by hand", lede, (finding,), body)
+    return Section("rubric", "Rated by hand", lede, (finding,), body, paper=beside)
 
 
 def _notes(context: Context, results: dict[str, dict[str, Any]]) -> list[str]:

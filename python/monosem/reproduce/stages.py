@@ -20,16 +20,17 @@ from monosem.analysis.evidence import (
 )
 from monosem.analysis.evidence import explain as explaining
 from monosem.analysis.evidence.rubric import candidates, write_study
+from monosem.analysis.evidence.section import numbered_in
 from monosem.analysis.index import IndexSettings, build_index
 from monosem.analysis.inputs import load_subject
-from monosem.analysis.sources import group_sources
+from monosem.analysis.sources import paper_groups, sources_read
 from monosem.reproduce import training
 from monosem.reproduce.context import Context
 from monosem.reproduce.presets import CONTROL, FIRST
 from monosem.reproduce.runner import Stage
 
-STEERED = ("base64", "Arabic")  # the two that the paper steers by
-PROMPTS = ("1,2,3,4,5,6,7,8,9,10", "Once upon a time there was a", "قال الملك", '<div class="note"><a href="x.html">')
+PROMPTS = ("1,2,3,4,5,6,7,8,9,10", "Once upon a time there was a", '<div class="note"><a href="x.html">')
+LABEL_PROMPTS = {"Arabic": "قال الملك"}  # where the text has that label
 RATED = 20  # of each kind, on the page for rating by hand
 
 
@@ -59,6 +60,7 @@ def all_stages(context: Context) -> list[Stage]:
 
 def sections(context: Context, results: dict[str, dict[str, Any]]) -> list[Any]:
     """The sections of the report, in the order of the paper's claims, from stored results."""
+    small = context.preset.of(FIRST)[0].name
     makers = {
         "proxies": [proxies.section],
         "explain": [explaining.section, explaining.logit_section],
@@ -67,7 +69,7 @@ def sections(context: Context, results: dict[str, dict[str, Any]]) -> list[Any]:
         "universality": [universality_page.section],
         "splitting": [splitting_page.section],
         "widths": [widths.section],
-        f"automata-{context.preset.of(FIRST)[0].name.replace('/', '-')}": [automata.section],
+        f"automata-{small.replace('/', '-')}": [lambda result: numbered_in(automata.section(result), small)],
     }
     return [make(results[name]) for name, wanted in makers.items() if name in results for make in wanted]
 
@@ -131,6 +133,7 @@ def _explain(context: Context) -> dict[str, Any]:
         described[kind] = {
             "model": subject.model.name, "hook_name": subject.hook_name, "d_sae": subject.sae.cfg.d_sae,
             "kind": subject.sae.cfg.kind, "tokens": index.tokens, "features": len(chosen),
+            "sources": sources_read(index.rows),
         }  # fmt: skip
     made = explaining.measure(cases, explaining.LocalInterpreter(), described, context.seed)
     return made.to_dict() | {"requests": {}}
@@ -144,13 +147,19 @@ def _rate(context: Context) -> dict[str, Any]:
         items += candidates(subject_of(context, name), index, index.rows, chosen, kind, progress=context.progress)
     folder = context.folder / "rate"
     folder.mkdir(parents=True, exist_ok=True)
-    write_study(folder, items, context.seed)
+    write_study(folder, items, context.seed, sources_read(context.train))
     return {"items": len(items)}
 
 
 def _steering(context: Context) -> dict[str, Any]:
     subject, index = context.subject(context.preset.main), index_of(context, context.preset.main)
-    groups = {label: members for label, members in group_sources(index.sources).items() if label in STEERED}
+    groups = steering.labels_of(index)
+    if not groups:  # a text of one source, say: the section says so
+        none = steering.SteeringResult(
+            subject.model.name, subject.hook_name, str(subject.sae.cfg.kind), subject.sae.cfg.d_sae, index.tokens,
+            length=0, temperature=1.0, error="keep", judged="", cases=(), sources=tuple(sources_read(index.rows)),
+        )  # fmt: skip
+        return none.to_dict()
     judges = steering.proxy_judges(subject.model, index.rows, groups)
     return steering.measure(
         subject, index, judges, groups, seed=context.seed, judged=steering.JUDGED, progress=context.progress
@@ -190,7 +199,8 @@ def _automata(name: str):
 def _features(context: Context) -> dict[str, Any]:
     main = context.preset.main
     subject, index = context.subject(main), index_of(context, main)
-    prompts = [p for p in PROMPTS if len(subject.model.encode(p)) < subject.model.n_ctx]
+    labelled = [p for label, p in LABEL_PROMPTS.items() if label in paper_groups(sources_read(index.rows))]
+    prompts = [p for p in (*PROMPTS, *labelled) if len(subject.model.encode(p)) < subject.model.n_ctx]
     page = write_site(
         subject, index, context.folder / "features", prompts=prompts, marks=proxy_marks(subject.model, index),
         following=automaton_links(context.evidence(f"automata-{main.replace('/', '-')}")), progress=context.progress,

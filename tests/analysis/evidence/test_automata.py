@@ -203,7 +203,7 @@ def test_page_and_pictures(result):
         edge = {"tokens": ["<i>"], "raise_share": 0.5, "probability": 0.5, "base": 0.1, "support": 7, "strength": 0.2}
         path = {"features": features, "closed": closed, "edges": [edge | {"from": a, "to": b} for a, b in steps]}
         svg = ElementTree.fromstring(draw(path, {str(f): node for f in features}, "n"))
-        assert len(svg.findall("g")) == count + len(steps)
+        assert len(svg.findall(".//g")) == count + len(steps)
     assert "loops" in result.table() and "[m: " in result.table()
 
 

@@ -23,7 +23,7 @@ RESULT = {
     "model": "A", "hook_name": "h", "tokens": 1000, "threshold": 0.4, "least": 20, "label": "base64", "omitted": 1,
     "joined": [1, 4],
     "levels": [
-        {"name": n, "d_sae": n, "alive": n, "compared": n, "label_features": 1,
+        {"name": str(n), "d_sae": n, "alive": n, "compared": n, "label_features": 1,
          "label_best": 7, "label_correlation": 0.9}
         for n in (512, 4096)
     ],

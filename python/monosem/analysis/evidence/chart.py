@@ -10,6 +10,7 @@ from html import escape
 Series = Mapping[str, Sequence[float]]
 Curves = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
+_MANTISSAS = ((1,), (1, 2, 5), (1, 2, 3, 4, 5, 6, 7, 8, 9))
 _WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 620.0, 58.0, 12.0, 12.0, 44.0
 
 
@@ -34,13 +35,24 @@ class _Axis:
 
     def ticks(self) -> list[float]:
         if self.log:
-            low, high = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
-            step = max(1, -(-(high - low + 1) // 8))
-            return [10.0**e for e in range(low, high + 1, step)]
+            found: list[float] = []
+            for mantissas in _MANTISSAS:  # powers of ten, and between them where there are fewer than three
+                found = self._within(mantissas)
+                if len(found) >= 3:
+                    break
+            if len(found) >= 3:
+                return found[:: -(-len(found) // 10)]
+            # less than a few tenths of a decade: as on a linear axis
         step = 10.0 ** math.floor(math.log10((self.high - self.low) or 1.0))
         step *= next(m for m in (0.2, 0.5, 1.0, 2.0) if (self.high - self.low) / (step * m) <= 6 or m == 2.0)
         first = math.ceil(self.low / step - 1e-9)
         return [i * step for i in range(first, math.floor(self.high / step + 1e-9) + 1)]
+
+    def _within(self, mantissas: Sequence[int]) -> list[float]:
+        decades = range(math.floor(math.log10(self.low)), math.floor(math.log10(self.high)) + 1)
+        every = max(1, -(-len(decades) // 8)) if mantissas == (1,) else 1
+        marks = [m * 10.0**e for e in decades for m in mantissas if m > 1 or (e - decades[0]) % every == 0]
+        return [v for v in marks if self.low * (1 - 1e-9) <= v <= self.high * (1 + 1e-9)]
 
 
 def _axis(values: Sequence[float], start: float, end: float, log: bool, zero: bool = False) -> _Axis:
@@ -86,6 +98,13 @@ def _frame(x: _Axis, y: _Axis, x_label: str, y_label: str, height: float) -> lis
     ]
 
 
+def _nothing(height: float) -> str:
+    """What a chart without a single value says."""
+    middle = (_LEFT + _WIDTH - _RIGHT) / 2
+    at = f'x="{middle:.0f}" y="{(height - _BOTTOM) / 2:.0f}"'
+    return f'<text class="name" {at} text-anchor="middle">nothing to show</text>'
+
+
 def _figure(parts: Sequence[str], names: Sequence[str], caption: str, height: float) -> str:
     keys = "".join(f'<span><i class="s{i % 8}"></i>{escape(n)}</span>' for i, n in enumerate(names))
     return (
@@ -119,6 +138,8 @@ def histogram(
     y = _axis([*tops, *([0.5] if log_y else [0.0])], base, _TOP, log_y, zero=True)
     floor = y.low if log_y else 0.0
     parts = _frame(x, y, x_label, y_label, height)
+    if not any(v > 0 for counts in series.values() for v in counts):
+        parts.append(_nothing(height))
     held = [0.0] * (len(edges) - 1)
     for i, (name, counts) in enumerate(series.items()):
         if stacked:
@@ -154,6 +175,8 @@ def bars(series: Series, labels: Sequence[str], *, caption: str = "", x_label: s
     for name, values in series.items():
         if len(values) != len(labels):
             raise ValueError(f"series: {name!r} has {len(values)} values; wanted {len(labels)}, one a label")
+    if not labels:
+        return f'<p class="note">{escape(caption)}: nothing to show.</p>'
     thick = 15.0
     step = thick * len(series) + 9
     height = _TOP + step * len(labels) + 30
@@ -217,7 +240,10 @@ def _plane(
 ) -> tuple[list[str], _Axis, _Axis]:
     x = _axis([v for xs, _ in curves.values() for v in xs], _LEFT, _WIDTH - _RIGHT, log_x)
     y = _axis([v for _, ys in curves.values() for v in ys], height - _BOTTOM, _TOP, log_y, zero)
-    return _frame(x, y, x_label, y_label, height), x, y
+    parts = _frame(x, y, x_label, y_label, height)
+    if not any(x.holds(a) and y.holds(b) for xs, ys in curves.values() for a, b in zip(xs, ys, strict=True)):
+        parts.append(_nothing(height))
+    return parts, x, y
 
 
 def _point(series: int, x: float, y: float, radius: float, tip: str) -> str:

@@ -11,14 +11,16 @@ from monosem.analysis.evidence.arrangement import arrange
 from monosem.analysis.logit_table import LogitTable
 from monosem.analysis.sources import SourceMoments
 
+FEWEST = 4
 _EDGES = 60_000  # most links between dots that a page carries, the closest first
 
 
 def feature_map(
     subjects: Sequence[Any], moments: Sequence[SourceMoments], tables: Sequence[LogitTable], edges: Sequence[Any],
     least: int, family: Sequence[tuple[int, int]], words: int = 4,
-) -> dict[str, Any]:  # fmt: skip
-    """One dot a feature that fires on at least ``least`` tokens: its place, and what a page says about it.
+) -> dict[str, Any] | None:  # fmt: skip
+    """One dot a feature that fires on at least ``least`` tokens: its place, and what a page says about it. None where
+    fewer than ``FEWEST`` do, which make no map.
 
     Columns: ``x``, ``y`` (0 … 10,000), ``level`` (which dictionary), ``feature``, ``density`` (log10), ``source`` (the
     most frequent on its tokens) with ``share`` (%), ``raised`` (numbers of ``vocabulary``) and ``cluster`` (−1: in
@@ -44,6 +46,8 @@ def feature_map(
             best = table.rows(part).topk(min(words, len(table.ids)), dim=1).indices
             for row in table.ids[best].tolist():
                 columns["raised"].append([seen.setdefault(token, len(seen)) for token in row])
+    if len(columns["level"]) < FEWEST:
+        return None
     made = arrange(torch.cat(directions).numpy(), len(subjects))
     places = (made.places * 10_000).round().astype(int)
     found = []

@@ -30,7 +30,7 @@ WORDS = MappingProxyType(
     {
         "MODEL": "A or B (shipped), a folder written by monosem lm train, or a name that TransformerLens knows",
         "HOOK": "where in the model to look, as TransformerLens spells it: blocks.0.mlp.hook_post",
-        "TEXT.jsonl": 'one {"text": …, "source": …} a line; source names the kind of text (ar_books, base64, …)',
+        "TEXT.jsonl": 'one {"text": …, "source": …} a line; source names its kind, a label (python, ar_books, …)',
         "RUN": f"the folder of a trained dictionary: {TRAIN}",
         "RUN_B": "one trained alike on a second model with the same tokenizer",
         "RUN_SHUFFLED": "one trained on MODEL~shuffled, the same model with the entries of each weight matrix permuted",
@@ -63,8 +63,8 @@ GUIDES = MappingProxyType(
         ),
         "neurons": Guide("monosem neurons RUN --text TEXT.jsonl", f"{_EVIDENCE}.not_neurons.measure", "neurons.html"),
         "steering": Guide(
-            "monosem steer RUN --labels base64 Arabic --text TEXT.jsonl", f"{_EVIDENCE}.steering.measure",
-            "steering.html", "Features of your choice, several at once: --pin 12=2x --add 7=0.5x --ablate 3.",
+            "monosem steer RUN --text TEXT.jsonl", f"{_EVIDENCE}.steering.measure",
+            "steering.html", "Labels of yours: --labels SOURCE …; features of your choice: --pin 12=2x --add 7=0.5x.",
         ),
         "universality": Guide(
             "monosem compare RUN RUN_B --text TEXT.jsonl", f"{_EVIDENCE}.universality.measure", "universality.html",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,16 @@ import torch
 from torch import Tensor
 
 from monosem.analysis.evidence import chart
+from monosem.analysis.evidence.numbers import feature
 from monosem.analysis.evidence.proxies import ProxySet
 from monosem.analysis.evidence.proxies.moments import ProxyMoments
-from monosem.analysis.evidence.section import Finding, Section
+from monosem.analysis.evidence.section import Finding, Section, papers_setting
+from monosem.analysis.evidence.tables import table
 from monosem.analysis.index.crossed import Crossed, correlation
 from monosem.analysis.index.kept import Kept
 from monosem.analysis.neurons import NeuronBasis, NeuronConfig
 from monosem.analysis.scan import Block, blocks, entries, spread
+from monosem.analysis.sources import LABELS, paper_groups, sources_read
 
 PAPER = {"base64": 0.18, "Hebrew": 0.10}  # Pearson of the feature with its most correlated neuron
 TOP = 20  # the paper searches this many examples of each neuron
@@ -38,7 +42,8 @@ class NeuronResult:
         density: share of tokens on which the feature is active.
         same: share of live features whose most correlated neuron is also that of the largest decoder weight.
         edges, histogram: of ``correlation``.
-        named: {proxy: feature} for the paper's four kinds of text, the feature with the best Pearson for each.
+        named: {proxy: feature} for the paper's kinds of text that this text has, the feature with the best Pearson.
+        sources: names of the text's sources.
     """
 
     model: str
@@ -66,6 +71,7 @@ class NeuronResult:
     histogram: list[int]
     named: dict[str, dict[str, Any]]
     nearest: list[int]
+    sources: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -158,11 +164,14 @@ def measure(
     live = active > 0
     alive = live.nonzero().flatten()
     best = proxies.correlations()
+    here = sources_read(rows)
+    labelled = paper_groups(here)
     named = {}
     for p, name in enumerate(fitted.names):
-        if name in ("Arabic", "Hebrew", "DNA", "base64") and float(best[p].max()) > 0:
+        if name in LABELS and float(best[p].max()) > 0:
             f = int(best[p].argmax())
-            named[name] = {"feature": f, "proxy_pearson": float(best[p, f]), "paper": PAPER.get(name)}
+            paper = PAPER.get(name) if name in labelled else None
+            named[name] = {"feature": f, "proxy_pearson": float(best[p, f]), "paper": paper}
     edges = np.linspace(0, 1, _BINS + 1)
     shown = pearson[live].clamp(0, 1).numpy()
     nearest = alive[pearson[live].argsort(descending=True, stable=True)[:10]].tolist()
@@ -183,6 +192,7 @@ def measure(
         float((neuron == largest)[live].double().mean()) if len(alive) else None,
         median(broad), median(count), median(share), edges.tolist(),
         np.histogram(shown, edges)[0].tolist(), named, nearest,
+        tuple(here),
     )  # fmt: skip
 
 
@@ -246,7 +256,10 @@ def section(result: Mapping[str, Any]) -> Section:
         f"and how often its context stands among any neuron's {TOP} strongest examples."
     )
     if r["median"] is None:
-        return Section("neurons", "Features are not neurons", lede, (), '<p class="note">No feature fired.</p>')
+        none = (
+            f'<p class="note">None of the {r["d_sae"]:,} features fires on the {r["tokens"]:,} tokens of this text.</p>'
+        )
+        return Section("neurons", "Features are not neurons", lede, (), none, paper=papers_setting(r))
     how = f"{r['live']:,} live features, {r['tokens']:,} tokens; {command}"
     findings = [
         Finding(
@@ -256,7 +269,7 @@ def section(result: Mapping[str, Any]) -> Section:
         *(
             Finding(
                 f"The {name} feature's most correlated neuron", f"{d['paper']:.2f}",
-                f"{r['correlation'][d['feature']]:.2f} (feature {d['feature']}, neuron {r['neuron'][d['feature']]})",
+                f"{r['correlation'][d['feature']]:.2f} (feature #{d['feature']}, neuron {r['neuron'][d['feature']]})",
                 f"The feature with the best Pearson for the {name} proxy; {command}",
             )
             for name, d in r["named"].items()
@@ -265,18 +278,18 @@ def section(result: Mapping[str, Any]) -> Section:
         *(
             Finding(
                 "The Arabic feature's direction is spread over many neurons", "27 with |weight| ≥ 0.1",
-                f"{r['wide'][d['feature']]} (feature {d['feature']}); median of all features {r['median_wide']:.0f}",
+                f"{r['wide'][d['feature']]} (feature #{d['feature']}); median of all features {r['median_wide']:.0f}",
                 f"Decoder rows of unit norm, {r['d_in']:,} neurons; {command}",
             )
             for name, d in r["named"].items()
-            if name == "Arabic"
+            if name == "Arabic" and r["median_wide"] is not None
         ),
         *(
             Finding(
                 f"The {name} context is in no neuron's top {TOP} examples", paper,
                 f"in those of {r['top_neurons'][d['feature']]} neurons, at most "
                 f"{r['top_share'][d['feature']] * TOP:.0f} of {TOP}",
-                f"Examples where feature {d['feature']} is active at half its maximum or more; {command}",
+                f"Examples where feature #{d['feature']} is active at half its maximum or more; {command}",
             )
             for name, d in r["named"].items()
             for paper in [{"Arabic": "1 neuron, 1 example", "Hebrew": "none"}.get(name)]
@@ -307,18 +320,20 @@ def section(result: Mapping[str, Any]) -> Section:
         f"{r['same']:.0%} of the features.</p>",
         _table([*((name, i) for name, i in marked.items()), *(("nearest to a neuron", i) for i in r["nearest"])], r),
     ]  # fmt: skip
-    return Section("neurons", "Features are not neurons", lede, tuple(findings), "\n".join(body))
+    return Section(
+        "neurons", "Features are not neurons", lede, tuple(findings), "\n".join(body), paper=papers_setting(r)
+    )
 
 
 def _table(which: list[tuple[str, int]], r: Mapping[str, Any]) -> str:
     heads = ("", "Feature", "Most correlated neuron", "Pearson", "Largest decoder weight", "Neurons with |w| ≥ 0.1",
              f"Neurons with it in their top {TOP}", "Most of one neuron's", "Active on")  # fmt: skip
-    rows = "".join(
-        f"<tr><td>{name}</td><td>{i}</td><td>{r['neuron'][i]}</td><td>{r['correlation'][i]:.3f}</td>"
-        f"<td>neuron {r['largest'][i]} ({r['coefficient'][i]:+.2f})</td><td>{r['wide'][i]}</td>"
-        f"<td>{r['top_neurons'][i]}</td><td>{r['top_share'][i] * TOP:.0f} of {TOP}</td>"
-        f"<td>{r['density'][i]:.3%}</td></tr>"
+    rows = [
+        [
+            escape(name), feature(i), f"{r['neuron'][i]}", f"{r['correlation'][i]:.3f}",
+            f"neuron {r['largest'][i]} ({r['coefficient'][i]:+.2f})", f"{r['wide'][i]}", f"{r['top_neurons'][i]}",
+            f"{r['top_share'][i] * TOP:.0f} of {TOP}", f"{r['density'][i]:.3%}",
+        ]
         for name, i in which
-    )
-    head = "".join(f"<th>{h}</th>" for h in heads)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    ]  # fmt: skip
+    return table(heads, rows, "No feature fires on this text.")

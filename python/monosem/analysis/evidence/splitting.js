@@ -1,4 +1,5 @@
 const data = JSON.parse(document.getElementById('map-data').textContent);
+const browsers = JSON.parse(document.getElementById('browsers')?.textContent || '{}');
 const canvas = document.getElementById('map'), tip = document.getElementById('map-tip');
 const chosenBox = document.getElementById('map-chosen'), keys = document.getElementById('map-keys');
 const pen = canvas.getContext('2d'), count = data.x.length;
@@ -96,11 +97,17 @@ function paint() {
 // ---- words about a dot
 const visible = t => t.replaceAll('\n', '⏎').replaceAll(' ', '␣');
 const name = i => `#${data.feature[i]} of ${data.names[data.level[i]]}`;
+// The number of a feature, linked to its dictionary's browser where there is one.
+function numbered(i) {
+  const known = browsers[data.dictionaries?.[data.level[i]]], a = el(known ? 'a' : 'b', name(i), 'feature');
+  if (known) a.href = `${known}#${data.feature[i]}`;
+  return a;
+}
 function describe(box, i) {
   const words = el('p', null, 'words');
   words.append('raises ');
   for (const r of data.raised[i]) words.append(el('bdi', visible(data.vocabulary[r])), ' ');
-  box.replaceChildren(el('b', name(i)), el('p', `fires on ${(100 * 10 ** data.density[i]).toPrecision(2)} % of tokens, ${data.share[i]} % of them ${data.sources[data.source[i]]}`), words);
+  box.replaceChildren(numbered(i), el('p', `fires on ${(100 * 10 ** data.density[i]).toPrecision(2)} % of tokens, ${data.share[i]} % of them ${data.sources[data.source[i]]}`), words);
 }
 function chips(dots, words) {
   return dots.map(j => {

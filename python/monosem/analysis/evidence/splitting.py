@@ -22,7 +22,7 @@ from monosem.analysis.evidence.splitting_page import section as section
 from monosem.analysis.logit_table import LogitTable
 from monosem.analysis.logits import used_vocabulary
 from monosem.analysis.scan import Block, Rows, blocks, spread
-from monosem.analysis.sources import SourceMoments, group_sources
+from monosem.analysis.sources import SourceMoments, all_groups, named, paper_groups, sources_read
 from monosem.ops.precision import as_given
 
 THRESHOLD = 0.4  # the paper's
@@ -95,6 +95,7 @@ class Splitting:
     joined: tuple[int, ...]
     map: dict[str, Any] | None
     edges: tuple[Edges, ...] = field(repr=False, compare=False)
+    sources: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "edges"}
@@ -131,7 +132,7 @@ class Splitting:
 
 @torch.no_grad()
 def measure(
-    subjects: Sequence[Any], rows: Rows, *, label: str = "base64", feature: int | None = None,
+    subjects: Sequence[Any], rows: Rows, *, label: str | None = None, feature: int | None = None,
     names: Sequence[str] = (), tokens: int | None = None, threshold: float = THRESHOLD, least: int = 20,
     most: int = 24, umap: bool = True,
     skip_positions: int = 1, contexts: int = 16, memory: int = 1 << 30, folder: str | Path | None = None,
@@ -141,7 +142,9 @@ def measure(
 
     Args:
         subjects: of one model and hook, the smallest first.
-        label: begin from the feature of the first that correlates best with this label (``group_sources``).
+        label: begin from the feature of the first that correlates best with this label (``all_groups``: each source is
+            one). Default: base64, as the paper does, where the text has it; else the label that a feature of the first
+            follows best; where none is followed, the feature of the first that fires most.
         feature: begin from this feature of the first instead.
         tokens: read about so many, in evenly spaced rows (default: all).
         threshold: masked cosine above which two features are joined.
@@ -178,11 +181,11 @@ def measure(
     finally:
         for s in sums:
             s.close()
-    root = int(moments[0].correlations({label: groups[label]})[:, 0].argmax()) if feature is None else feature
+    label, root = _root(moments[0], groups, label, feature)
     nodes, links, omitted, joined = _family(root, edges, most)
     used = used_vocabulary(torch.as_tensor(rows.tokens, device="cpu"), subjects[0].model.d_vocab)
     tables = [LogitTable(s.sae, s.model, s.hook_name, used, memory // 2) for s in subjects]
-    members = groups.get(label, []) if feature is None else []
+    members = groups[label] if label else []
     described = _described(nodes, subjects, moments, tables, rows, select, members, skip_positions)
     levels = tuple(_level(n, s, m, members, least, label) for n, s, m in zip(names, subjects, moments, strict=True))
     made = None
@@ -194,12 +197,13 @@ def measure(
     first = subjects[0]
     return Splitting(
         first.model.name, first.hook_name, int(moments[0].tokens.sum()), threshold, least,
-        label if feature is None else "", levels, steps, described, links, omitted, joined, made, edges,
+        label, levels, steps, described, links, omitted, joined, made, edges,
+        tuple(sources_read(rows)),
     )  # fmt: skip
 
 
 def _checked(
-    subjects: Sequence[Any], names: Sequence[str], rows: Rows, label: str, feature: int | None
+    subjects: Sequence[Any], names: Sequence[str], rows: Rows, label: str | None, feature: int | None
 ) -> dict[str, list[int]]:
     if len(subjects) < 2 or len(names) != len(subjects):
         raise ValueError(
@@ -215,15 +219,27 @@ def _checked(
     widths = [s.sae.cfg.d_sae for s in subjects]
     if widths != sorted(widths):
         raise ValueError(f"subjects: got widths {', '.join(map(str, widths))}; wanted the smallest first")
-    groups = group_sources(rows.sources)
-    if feature is None and label not in groups:
-        known = ", ".join(groups) or "no label"
-        raise ValueError(
-            f"label: no text for {label!r}; this text has {known}. Or choose a feature of the first by number"
-        )
+    groups = all_groups(rows.sources)
+    if feature is None and label is not None:
+        named(label, groups)
     if feature is not None and not 0 <= feature < widths[0]:
         raise ValueError(f"feature: got {feature}; wanted 0 to {widths[0] - 1}, a feature of the first dictionary")
     return groups
+
+
+def _root(
+    moments: SourceMoments, groups: dict[str, list[int]], label: str | None, feature: int | None
+) -> tuple[str, int]:
+    """(label, feature) from which to begin; the label is "" where the feature stands for none."""
+    if feature is not None:
+        return "", feature
+    if label is not None:
+        label = named(label, groups)
+        return label, int(moments.correlations({label: groups[label]})[:, 0].argmax())
+    candidates = paper_groups(moments.sources)
+    candidates = {k: m for k, m in candidates.items() if k == "base64"} or candidates or groups
+    best = max(moments.best(candidates), key=lambda b: b.correlation, default=None)
+    return ("", int(moments.counts.argmax())) if best is None else (best.label, best.feature)
 
 
 def _entries(block: Block, parent: bool) -> Entries:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from monosem.analysis.evidence import chart
-from monosem.analysis.evidence.section import Finding, Section
+from monosem.analysis.evidence.numbers import feature, place
+from monosem.analysis.evidence.section import Finding, Section, papers_setting
 
 _PAPER = "1 → 3 → many more (512 → 4,096 → 16,384 features)"  # of base64 features
 
@@ -18,13 +19,13 @@ def section(result: Mapping[str, Any]) -> Section:
     """The section of the report, from :class:`Splitting` as a dict."""
     levels, nodes = result["levels"], result["nodes"]
     family = [sum(n["level"] == i for n in nodes) for i in range(len(levels))]
-    what = result["label"] or f"feature #{nodes[0]['feature']}"
+    what = result["label"] or f"Feature #{nodes[0]['feature']} of {levels[0]['name']}"
     widths = " → ".join(f"{level['d_sae']:,}" for level in levels)
     paper = _PAPER if what == "base64" else "splits"
     joined = (
         f"{result['tokens']:,} tokens: from #"
-        f"{nodes[0]['feature']} of the smallest, the features of the next whose closest parent (largest masked cosine, "
-        f"above {result['threshold']:g}) is in the family; joined to a member at all, closest or not: "
+        f"{nodes[0]['feature']} of {levels[0]['name']}, the features of the next whose closest parent (largest masked "
+        f"cosine, above {result['threshold']:g}) is in the family; joined to a member at all, closest or not: "
         f"{' → '.join(map(str, result['joined']))}; features that fire on at least {result['least']} tokens"
     )
     more = f" (and {result['omitted']} more, not followed)" if result["omitted"] else ""
@@ -55,11 +56,16 @@ def section(result: Mapping[str, Any]) -> Section:
         "one of "
         "them fires: where the large one fires it does what the small one does, on some of its tokens."
     )
-    body = graph(result) + _family(result) + _counts(result) + _map(result)
+    silent = [f"{level['d_sae']:,}" for level in levels if not level["alive"]]
+    body = f'<p class="note">No feature of {", ".join(silent)} fires on this text.</p>' if silent else ""
+    body += graph(result) + _family(result) + _counts(result) + _map(result)
     here = Path(__file__).parent
     scripts = ("feature_list.js", "splitting.js") if result["map"] else ()
     script = "".join((here / name).read_text(encoding="utf-8") for name in scripts)
-    return Section("splitting", "Features split", lede, tuple(findings), body, script)
+    return Section(
+        "splitting", "Features split", lede, tuple(findings), body, script, papers_setting(result),
+        tuple(level["name"] for level in levels),
+    )  # fmt: skip
 
 
 def _clusters(result: Mapping[str, Any]) -> Finding:
@@ -118,7 +124,7 @@ def graph(result: Mapping[str, Any]) -> str:
         own = n["precision"] is None or n["precision"] >= 0.5
         words = " ".join(_visible(w) for w, _ in n["words"][:3])
         tip = f"#{n['feature']}: {n['tokens']:,} tokens, {n['share']:.0%} of them {n['source']}"
-        parts.append(
+        node = (
             f'<g><title>{escape(tip)}</title><circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" '
             f'style="fill:var({"--s0" if own else "--s5"});stroke:var(--paper);stroke-width:1"/>'
             f'<text class="name" x="{x + (12 if last else -8):.1f}" y="{y + (4 if last else -12):.1f}" '
@@ -127,6 +133,7 @@ def graph(result: Mapping[str, Any]) -> str:
             'style="fill:var(--soft);unicode-bidi:isolate">'
             f"{escape(words[:34])}</tspan></text></g>"
         )
+        parts.append(feature(n["feature"], levels[n["level"]]["name"], node))
     what = result["label"] or f"feature #{nodes[0]['feature']}"
     note = f"; {result['omitted']} more distant ones are left out" if result["omitted"] else ""
     mostly = f" Orange: at least half of the tokens it fires on are {what}." if result["label"] else ""
@@ -163,9 +170,10 @@ def _family(result: Mapping[str, Any]) -> str:
         words = " ".join(f"<bdi>{escape(_visible(w))}</bdi>" for w, _ in n["words"])
         raised = " ".join(f"<bdi>{escape(_visible(w))}</bdi>" for w, _ in n["raised"])
         lines = "".join(_example(e) for e in n["examples"])
-        width = result["levels"][n["level"]]["d_sae"]
+        width, name = (result["levels"][n["level"]][key] for key in ("d_sae", "name"))
         parts.append(
-            f"<details><summary>#{n['feature']} of {width:,}: fires on {n['tokens']:,} tokens{own}</summary>"
+            f"<details {place(n['feature'], name)}><summary>{feature(n['feature'], name, home=True)} of {width:,}: "
+            f"fires on {n['tokens']:,} tokens{own}</summary>"
             f'<p class="words">on {words}</p><p class="words">raises {raised}</p>{lines}</details>'
         )
     return f"<h3>The family, one by one</h3>{''.join(parts)}"
@@ -202,9 +210,12 @@ def _counts(result: Mapping[str, Any]) -> str:
 
 def _map(result: Mapping[str, Any]) -> str:
     if not result["map"]:
-        return ""
+        return (
+            '<p class="note">There is no map of all features: it was not asked for, or too few fire often enough.</p>'
+        )
     record = dict(result["map"]) | {
         "names": [f"{level['d_sae']:,} features" for level in result["levels"]], "label": result["label"],
+        "dictionaries": [level["name"] for level in result["levels"]],
     }  # fmt: skip
     text = json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":

@@ -18,12 +18,14 @@ from tqdm import tqdm
 from monosem.analysis.evidence.steering_page import HIT
 from monosem.analysis.evidence.steering_page import section as section
 from monosem.analysis.scan import spread
+from monosem.analysis.sources import all_groups, named, paper_groups, sources_read
 from monosem.analysis.steering import Edit, Steering, log_likelihood_change, side_by_side
 from monosem.analysis.windows import is_right_to_left, show
 from monosem.ops.precision import as_given
 
 # The paper's prompt; and one in prose, for a model that may go on from a list of numbers with anything.
 PROMPTS = ("1,2,3,4,5,6,7,8,9,10", "Once upon a time there was a")
+STEERED = ("base64", "Arabic")  # the labels that the paper steers by
 MULTIPLES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 JUDGED = (
     "a sample counts when at least half of its tokens score as the label's text does on its log-likelihood-ratio proxy"
@@ -89,6 +91,7 @@ class SteeringResult:
     error: str
     judged: str
     cases: tuple[Case, ...]
+    sources: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -133,8 +136,13 @@ def measure(
         judged: how the judges decide, in words.
 
     Raises:
-        ValueError: no label has both a judge and text.
+        ValueError: no label has both a judge and text, or no feature follows one.
     """
+    if not groups:
+        raise ValueError(
+            f"labels: no feature follows a label of this text ({', '.join(index.sources[:12])}), so there is none to "
+            "steer by; name features by their numbers (--pin 12=2x), or read other text"
+        )
     labels = [label for label in judges if label in groups and float(index.moments.tokens[list(groups[label])].sum())]
     if not labels:
         raise ValueError(
@@ -182,7 +190,7 @@ def measure(
             )  # fmt: skip
     return SteeringResult(
         subject.model.name, subject.hook_name, subject.sae.cfg.kind, subject.sae.cfg.d_sae, index.tokens,
-        length, temperature, error, judged, tuple(cases),
+        length, temperature, error, judged, tuple(cases), tuple(sources_read(index.rows)),
     )  # fmt: skip
 
 
@@ -205,6 +213,26 @@ def _best(sweep: Mapping[str, Any]) -> float:
     return min(rows, key=lambda row: (-row[0], row[1]))[1]
 
 
+def labels_of(index: Any, wanted: Sequence[str] | None = None) -> dict[str, list[int]]:
+    """{label: its sources} to steer by.
+
+    Args:
+        wanted: labels of the text; default base64 and Arabic, by which the paper steers, where the text has them, else
+            the two labels that features follow best (none where none is followed).
+
+    Raises:
+        ValueError: the text has no such label.
+    """
+    groups = all_groups(index.sources)
+    if wanted is not None:
+        return {known: groups[known] for known in (named(label, groups, "labels") for label in wanted)}
+    known = paper_groups(index.sources)
+    papers = {label: known[label] for label in STEERED if label in known}
+    best = sorted(index.moments.best(papers or groups), key=lambda b: -b.correlation)
+    chosen = {b.label for b in (best if papers else best[: len(STEERED)])}
+    return {label: members for label, members in (papers or groups).items() if label in chosen}
+
+
 @as_given
 def cause(subject: Any, index: Any, members: Sequence[int], block: int = 1024) -> int:
     """The feature to steer by: of those that follow the label, the one whose logit weights raise its tokens most.
@@ -215,6 +243,12 @@ def cause(subject: Any, index: Any, members: Sequence[int], block: int = 1024) -
     text; the one that fires most need not be the one that writes it.)
     """
     r = index.moments.correlations({"label": members})[:, 0]
+    if not len(r) or float(r.max()) <= 0:
+        names = ", ".join(index.sources[i] for i in members)
+        raise ValueError(
+            f"label: no feature follows {names} on this text: none fires more on it than elsewhere, or all of the text "
+            "is of it; name a feature by its number"
+        )
     active = index.moments.active
     precision = active[:, list(members)].sum(1) / active.sum(1).clamp_min(1)
     close = ((r >= 0.5 * r.max()) & (precision >= 0.5) & (r > 0)).nonzero().flatten()
@@ -298,32 +332,38 @@ def _passage(model: Any, tokens: np.ndarray, at: Tensor, change: Tensor, length:
 def proxy_judges(
     model: Any, rows: Any, groups: Mapping[str, Sequence[int]], tokens: int = 200_000
 ) -> dict[str, Judge]:  # fmt: skip
-    """Judges by the log-likelihood-ratio proxies: the share of tokens whose score is above a threshold.
+    """Judges by log-likelihood ratios: the share of tokens whose score is above a threshold.
+
+    The ratio is that of the label's proxy; of a label without one, that of its tokens' frequencies (``Frequencies``).
 
     The threshold is the one that best tells the label's tokens from all others in the text (largest true positive rate
     minus false positive rate). 0 would do for a script; a run of digits or a word scores above 0 for base64 too (the
     paper calls that proxy too broad), but no run of it is as long as one of base64.
     """
-    from monosem.analysis.evidence.proxies import ProxySet
+    from monosem.analysis.evidence.proxies import Frequencies, ProxySet
 
     select = spread(rows, tokens)
     ids, source = np.asarray(rows.tokens)[select], np.asarray(rows.source)[select]
-    proxies = ProxySet(model, rows, most=tokens)
-    scores = proxies.scores(ids)
+    told = {label: np.isin(source, list(members)) for label, members in groups.items()}
+    told = {label: mine for label, mine in told.items() if mine.any()}
+    ready = ProxySet(model, rows, most=tokens)
+    others = [Frequencies(label, ids[mine]) for label, mine in told.items() if label not in ready.names]
+    sets = [ready, ProxySet(model, rows, [], extra=others, most=tokens)]
 
-    def judge(number: int, threshold: float) -> Judge:
+    def judge(proxies: ProxySet, number: int, threshold: float) -> Judge:
         def share(ids: Sequence[int]) -> float:
             return float((proxies.scores(np.asarray([ids]))[number] > threshold).double().mean()) if len(ids) else 0.0
 
         return share
 
     out = {}
-    for label, members in groups.items():
-        if label in proxies.names and np.isin(source, list(members)).any():
-            number = proxies.names.index(label)
-            mine = torch.from_numpy(np.isin(source, list(members)))
-            out[label] = judge(number, separating(scores[number][mine], scores[number][~mine]))
-    return out
+    for proxies in sets:
+        wanted = [label for label in proxies.names if label in told]
+        scores = proxies.scores(ids) if wanted else ()
+        for number, label in ((proxies.names.index(label), label) for label in wanted):
+            mine = torch.from_numpy(told[label])
+            out[label] = judge(proxies, number, separating(scores[number][mine], scores[number][~mine]))
+    return {label: out[label] for label in told}
 
 
 def separating(inside: Tensor, outside: Tensor) -> float:

@@ -7,9 +7,11 @@ from html import escape
 from typing import Any
 
 from monosem.analysis.evidence import chart
-from monosem.analysis.evidence.section import Finding, Section
+from monosem.analysis.evidence.numbers import feature
+from monosem.analysis.evidence.section import Finding, Section, papers_setting
 
 _ERROR = {"keep": "kept", "drop": "dropped"}
+NO_LABEL = "No feature follows a label of this text, so there is none to steer by."
 HIT = 0.5  # a sample counts when at least this share of its tokens is judged to be of the label
 
 
@@ -22,7 +24,7 @@ def section(result: Mapping[str, Any]) -> Section:
             findings.append(
                 Finding(
                     f"The {c['label']} feature, pinned, writes {c['label']} after {run['prompt']!r}",
-                    "it does (base64 and Arabic, pinned to the maximum seen)",
+                    "it does (pinned to the maximum seen)" if c["label"] in ("base64", "Arabic") else None,
                     f"{run['hits']} of {n} samples at {c['multiple']:g}× the maximum; {run['control_hits']} of {n} "
                     "without steering",
                     f"feature #{c['feature']}, {result['length']} tokens "
@@ -32,21 +34,22 @@ def section(result: Mapping[str, Any]) -> Section:
         findings.append(
             Finding(
                 f"Ablating it hurts {c['label']} and little else",
-                "shown by example",
+                "shown by example" if c["label"] in ("base64", "Arabic") else None,
                 f"{c['effect']['label']:+.3f} nats a token on {c['label']}, {c['effect']['other']:+.4f} on other text",
                 f"f set to 0 on every token, error term {_ERROR[result['error']]}; {c['effect']['tokens_label']:,} and "
                 f"{c['effect']['tokens_other']:,} tokens",
             )
         )
     body = "".join(_case(c, result) for c in result["cases"])
-    names = " and ".join(c["label"] for c in result["cases"])
+    body = body or f'<p class="note">{escape(NO_LABEL)}</p>'
+    names = " and ".join(c["label"] for c in result["cases"]) or "a label"
     lede = (
         f"A correlation says when a feature fires; this says what it does. The feature for {names} is set to a "
         "multiple of the largest activation seen while the model writes on from a prompt, and set to zero "
         f"while the model reads text. Everything else of the activation stays; what the "
         f"dictionary does not explain of it, the error term, is {_ERROR[result['error']]}."
     )
-    return Section("steering", "Features cause text", lede, tuple(findings), body)
+    return Section("steering", "Features cause text", lede, tuple(findings), body, paper=papers_setting(result))
 
 
 def _case(c: Mapping[str, Any], result: Mapping[str, Any]) -> str:
@@ -70,7 +73,7 @@ def _case(c: Mapping[str, Any], result: Mapping[str, Any]) -> str:
         caption="Ablated: how much less likely the next token becomes (mean log-likelihood lost).",
     )  # fmt: skip
     return (
-        f"<h3>{escape(c['label'])}: feature #{c['feature']}</h3>"
+        f"<h3>{escape(c['label'])}: feature {feature(c['feature'])}</h3>"
         f'<p class="note">Correlation with the label {c["correlation"]:.2f}; {c["precision"]:.0%} of the tokens it '
         f"fires on are {escape(c['label'])}, and it fires on {c['recall']:.0%} of those. Largest activation seen: "
         f"{c['maximum']:.2f}. Raises most: {logits}.</p>"

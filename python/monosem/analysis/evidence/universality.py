@@ -19,9 +19,10 @@ from monosem.analysis.cross import CrossProducts, Entries
 from monosem.analysis.evidence.universality_page import section as section
 from monosem.analysis.logit_table import LogitTable
 from monosem.analysis.logits import used_vocabulary
+from monosem.analysis.metrics import plain
 from monosem.analysis.neurons import NeuronBasis
 from monosem.analysis.scan import Block, Rows, blocks, entries, spread
-from monosem.analysis.sources import SourceMoments, group_sources
+from monosem.analysis.sources import SourceMoments, group_sources, sources_read
 from monosem.nn import TopKSAE
 
 BINS = 50
@@ -114,6 +115,7 @@ class Universality:
     attribution_median: float
     points: dict[str, Any]
     examples: tuple[dict[str, Any], ...]
+    sources: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> Comparison:
         return next(c for c in self.comparisons if c.name == name)
@@ -125,7 +127,7 @@ class Universality:
                 {k: asdict(v) if isinstance(v, Side) else v for k, v in vars(c).items() if k != "matches"}
                 for c in getattr(self, name)
             ]
-        return record
+        return plain(record)
 
     def table(self) -> str:
         """The figures for the terminal."""
@@ -202,7 +204,7 @@ def measure(
     return Universality(
         int(ours.tokens.sum()), least, same, comparisons, _labels(ours, theirs, found),
         float(found.logits.nanmedian()), float(found.attribution.nanmedian()), _points(found),
-        _examples(found, a.model, logits),
+        _examples(found, a.model, logits), tuple(sources_read(rows)),
     )  # fmt: skip
 
 
@@ -350,8 +352,9 @@ def _labels(a: SourceMoments, b: SourceMoments, found: Matches) -> tuple[LabelPa
     out = []
     theirs = {best.label: best for best in b.best(groups)}
     for best in a.best(groups):
-        if best.feature in at:
-            i, there = at[best.feature], theirs[best.label]
+        there = theirs.get(best.label)
+        if best.feature in at and there is not None:
+            i = at[best.feature]
             figures = (float(v[i]) for v in (found.r, found.attribution, found.logits))
             correlations = best.correlation, there.correlation
             out.append(LabelPair(best.label, best.feature, int(found.match[i]), *figures, there.feature, *correlations))

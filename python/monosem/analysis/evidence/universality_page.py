@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from html import escape
 from typing import Any
 
 from monosem.analysis.evidence import chart
-from monosem.analysis.evidence.section import Finding, Section
+from monosem.analysis.evidence.numbers import feature
+from monosem.analysis.evidence.section import Finding, Section, papers_setting
+from monosem.analysis.evidence.tables import figure, table
 
 PAPER = {"features": 0.72, "neurons": 0.46}
 PAIRS = {  # the paper's pairs: correlation of activations, of logit weights
@@ -29,18 +32,19 @@ def section(result: Mapping[str, Any]) -> Section:
         Finding(
             f"{name.capitalize()} of one model have a counterpart in the other"
             + (" (here: in another dictionary of the same model)" if result["same_model"] else ""),
-            f"median {PAPER[name]}", f"median {comparisons[name]['quantiles'][2]:.2f}", how,
+            f"median {PAPER[name]}", f"median {figure(comparisons[name]['quantiles'][2])}", how,
         )
         for name in ("features", "neurons") if name in comparisons
     ]  # fmt: skip
     findings += [
         Finding(
-            f"The {p['label']} feature is in both", "activations {}, logits {}".format(*PAIRS[p["label"]]),
-            f"activations {p['r']:.2f}, logits {p['logits']:.2f}",
+            f"The {p['label']} feature is in both",
+            "activations {}, logits {}".format(*PAIRS[p["label"]]) if p["label"] in PAIRS else None,
+            f"activations {figure(p['r'])}, logits {figure(p['logits'])}",
             f"#{p['a']} of A and #{p['b']} of B" + ("" if p["b"] == p["b_of_label"] else
             f" (B's own best {p['label']} feature is #{p['b_of_label']})"),
         )
-        for p in result["labels"] if p["label"] in PAIRS
+        for p in result["labels"]
     ]  # fmt: skip
     two = "two dictionaries of one model" if result["same_model"] else "two models"
     lede = (
@@ -48,7 +52,9 @@ def section(result: Mapping[str, Any]) -> Section:
         "activations on the same text correlate best with its own. Directions drawn at random, as many of "
         "them active on a token, show what a match by chance is worth."
     )
-    return Section("universality", title(result), lede, tuple(findings), _body(result))
+    return Section(
+        "universality", title(result), lede, tuple(findings), _body(result), "", papers_setting(result), ("A", "B")
+    )
 
 
 def title(result: Mapping[str, Any]) -> str:
@@ -60,59 +66,56 @@ def _body(result: Mapping[str, Any]) -> str:
     comparisons = result["comparisons"]
     shown = {c["name"]: [100 * n / max(1, c["compared"]) for n in c["histogram"]] for c in comparisons}
     bins = len(comparisons[0]["histogram"])
-    medians = ", ".join(f"{c['name']} {c['quantiles'][2]:.2f}" for c in comparisons)
+    medians = ", ".join(f"{c['name']} {figure(c['quantiles'][2])}" for c in comparisons)
     distribution = chart.histogram(
         shown, [i / bins for i in range(bins + 1)], x_label="correlation with the best match", y_label="% of them",
         caption=f"How similar is the most similar feature of the other side? Medians: {medians}.",
     )  # fmt: skip
     p = result["points"]
     tips = [
-        f"#{i} – #{j}, fires on {n:,} tokens" for i, j, n in zip(p["feature"], p["match"], p["tokens"], strict=True)
+        f"#{i} of A – #{j} of B, fires on {n:,} tokens"
+        for i, j, n in zip(p["feature"], p["match"], p["tokens"], strict=True)
     ]
+    numbers = lambda values: [math.nan if v is None else v for v in values]
     name = f"pairs ({len(tips):,} of {comparisons[0]['compared']:,})"
     logits = chart.scatter(
-        {name: (p["r"], p["logits"])}, x_label="correlation of activations", y_label="of logit weights",
+        {name: (p["r"], numbers(p["logits"]))}, x_label="correlation of activations", y_label="of logit weights",
         caption="Do pairs that fire alike also say the same? Logit weights over the vocabulary, median "
-        f"{result['logits_median']:.2f}.", tips={name: tips},
+        f"{figure(result['logits_median'])}.", tips={name: tips},
     )  # fmt: skip
     attribution = chart.scatter(
-        {name: (p["r"], p["attribution"])}, x_label="correlation of activations", y_label="of attributions",
+        {name: (p["r"], numbers(p["attribution"]))}, x_label="correlation of activations", y_label="of attributions",
         caption="Attributions (activation × logit weight of the token that came next), median "
-        f"{result['attribution_median']:.2f}.", tips={name: tips},
+        f"{figure(result['attribution_median'])}.", tips={name: tips},
     )  # fmt: skip
     density = chart.scatter(
         {name: (p["tokens"], p["r"])}, x_label="tokens on which it fires", y_label="correlation", log_x=True,
         caption="The best match against how often a feature fires.",
         tips={name: tips},
     )  # fmt: skip
-    rows = "".join(
-        f"<tr><td>{escape(c['name'])}: {escape(c['a']['name'])} → {escape(c['b']['name'])}</td>"
-        f'<td class="n">{c["compared"]:,} of {c["a"]["features"]:,}</td>'
-        + "".join(f'<td class="n">{v:.2f}</td>' for v in c["quantiles"])
-        + f'<td class="n">{c["backward"][2]:.2f}</td></tr>'
+    rows = [
+        [
+            f"{escape(c['name'])}: {escape(c['a']['name'])} → {escape(c['b']['name'])}",
+            f"{c['compared']:,} of {c['a']['features']:,}", *map(figure, c["quantiles"]), figure(c["backward"][2]),
+        ]
         for c in comparisons
-    )
-    table = (
-        '<div class="scroll"><table><thead><tr><th>Best match</th><th class="n">compared</th><th class="n">10 %</th>'
-        '<th class="n">25 %</th><th class="n">median</th><th class="n">75 %</th><th class="n">90 %</th>'
-        f'<th class="n">median, the other way</th></tr></thead><tbody>{rows}</tbody></table></div>'
-    )
-    return f'<div class="side">{distribution}{logits}{attribution}{density}</div>{table}{_examples(result)}'
+    ]  # fmt: skip
+    heads = ("Best match", "compared", "10 %", "25 %", "median", "75 %", "90 %", "median, the other way")
+    matches = table(heads, rows, "Nothing was compared.", figures=range(1, 8))
+    return f'<div class="side">{distribution}{logits}{attribution}{density}</div>{matches}{_examples(result)}'
 
 
 def _examples(result: Mapping[str, Any]) -> str:
-    words = lambda tokens: " ".join(
-        f'<bdi class="tok">{escape(t.replace(" ", "␣").replace(chr(10), "⏎"))}</bdi>' for t in tokens
-    )
-    rows = "".join(
-        f'<tr><td class="n">{e["r"]:.2f}</td><td class="n">{e["logits"]:.2f}</td><td>#{e["a"]}</td>'
-        f'<td class="words">{words(e["raised_a"])}</td><td>#{e["b"]}</td>'
-        f'<td class="words">{words(e["raised_b"])}</td></tr>'
+    token = lambda t: f'<bdi class="tok">{escape(t.replace(" ", "␣").replace(chr(10), "⏎"))}</bdi>'
+    words = lambda tokens: f'<span class="words">{" ".join(map(token, tokens))}</span>'
+    rows = [
+        [
+            figure(e["r"]), figure(e["logits"]), feature(e["a"], "A"), words(e["raised_a"]), feature(e["b"], "B"),
+            words(e["raised_b"]),
+        ]
         for e in result["examples"]
-    )
+    ]  # fmt: skip
     return (
         "<h3>Pairs, from the best match to the worst</h3>"
         '<p class="note">At evenly spaced ranks, with the tokens that each side raises most.</p>'
-        '<div class="scroll"><table><thead><tr><th class="n">activations</th><th class="n">logits</th><th>A</th>'
-        f"<th>raises</th><th>B</th><th>raises</th></tr></thead><tbody>{rows}</tbody></table></div>"
-    )
+    ) + table(("activations", "logits", "A", "raises", "B", "raises"), rows, "There are no pairs.", figures=(0, 1))

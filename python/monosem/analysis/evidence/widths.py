@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
@@ -10,10 +11,12 @@ from typing import Any
 import torch
 
 from monosem.analysis.evidence import chart
-from monosem.analysis.evidence.section import Finding, Section
+from monosem.analysis.evidence.section import Finding, Section, papers_setting
+from monosem.analysis.evidence.tables import figure, table
 from monosem.analysis.evidence.ultralow import separate
-from monosem.analysis.metrics import density_histogram, evaluate
+from monosem.analysis.metrics import density_histogram, evaluate, plain
 from monosem.analysis.scan import Block, blocks, spread
+from monosem.analysis.sources import sources_read
 
 PAPER = {4096: 0.79, 131072: 0.945}  # CE loss recovered (Loss recovered; A/1 and A/5)
 
@@ -36,9 +39,10 @@ class WidthsResult:
     tokens: int
     density_tokens: int
     runs: tuple[dict[str, Any], ...]
+    sources: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return plain(asdict(self))
 
     def table(self) -> str:
         """The figures as text for a terminal."""
@@ -51,7 +55,8 @@ class WidthsResult:
         for r in self.runs:
             out.append(
                 f"  {r['name'][-20:]:20}  {r['d_sae']:8,}  {r['live']:8,}  {r['ultralow']:8,}  {r['dead']:8,}  "
-                f"{r['l0']:5.1f}  {r['ce_loss_recovered']:12.2%}  {r['explained_variance']:8.2%}  {r['separation']}"
+                f"{r['l0']:5.1f}  {figure(r['ce_loss_recovered'], '.2%'):>12}  "
+                f"{figure(r['explained_variance'], '.2%'):>8}  {r['separation']}"
             )
         return "\n".join(out)
 
@@ -111,7 +116,7 @@ def measure(
             }
         )  # fmt: skip
         scored = found.tokens, seen
-    return WidthsResult(model.name, hook_name, model.width(hook_name), *scored, tuple(runs))
+    return WidthsResult(model.name, hook_name, model.width(hook_name), *scored, tuple(runs), tuple(sources_read(rows)))
 
 
 def section(result: Mapping[str, Any]) -> Section:
@@ -132,7 +137,7 @@ def section(result: Mapping[str, Any]) -> Section:
             findings.append(
                 Finding(
                     f"CE loss recovered with {r['d_sae']:,} features", f"{PAPER[r['d_sae']]:.1%}",
-                    f"{r['ce_loss_recovered']:.1%} at L0 {r['l0']:.1f} ({r['name']})",
+                    f"{figure(r['ce_loss_recovered'], '.1%')} at L0 {r['l0']:.1f} ({r['name']})",
                     f"(zeros − dictionary) / (zeros − untouched), {result['tokens']:,} tokens; {command}",
                 )
             )  # fmt: skip
@@ -148,7 +153,11 @@ def section(result: Mapping[str, Any]) -> Section:
 
     def curve(key: str) -> dict[str, tuple[list[float], list[float]]]:
         return {
-            k: ([r["d_sae"] for r in runs if r["kind"] == k], [r[key] for r in runs if r["kind"] == k]) for k in kinds
+            k: (
+                [r["d_sae"] for r in runs if r["kind"] == k],
+                [math.nan if r[key] is None else r[key] for r in runs if r["kind"] == k],
+            )
+            for k in kinds
         }
 
     widths = [r["d_sae"] for r in runs]
@@ -181,7 +190,10 @@ def section(result: Mapping[str, Any]) -> Section:
         "neurons, wider dictionaries would fill with dead or meaningless features. What counts are the features that "
         "fire outside the ultralow-density cluster."
     )
-    return Section("widths", "Many more features than neurons", lede, tuple(findings), "\n".join(body))
+    return Section(
+        "widths", "Many more features than neurons", lede, tuple(findings), "\n".join(body),
+        paper=papers_setting(result),
+    )  # fmt: skip
 
 
 def _histogram(r: Mapping[str, Any]) -> str:
@@ -198,18 +210,12 @@ def _histogram(r: Mapping[str, Any]) -> str:
 def _table(runs: Sequence[Mapping[str, Any]]) -> str:
     heads = ("Dictionary", "kind", "features", "live", "ultralow", "dead", "denser than 1 %", "L0", "CE recovered",
              "explained variance")  # fmt: skip
-    rows = "".join(
-        f"<tr><td>{escape(r['name'])}</td><td>{escape(r['kind'])}</td>"
-        + "".join(
-            f'<td class="n">{v}</td>'
-            for v in (
-                f"{r['d_sae']:,}", f"{r['live']:,}", f"{r['ultralow']:,}", f"{r['dead']:,}",
-                f"{r['above_1_percent']:,}", f"{r['l0']:.1f}", f"{r['ce_loss_recovered']:.2%}",
-                f"{r['explained_variance']:.2%}",
-            )
-        )
-        + "</tr>"
+    rows = [
+        [
+            escape(r["name"]), escape(r["kind"]), f"{r['d_sae']:,}", f"{r['live']:,}", f"{r['ultralow']:,}",
+            f"{r['dead']:,}", f"{r['above_1_percent']:,}", f"{r['l0']:.1f}", figure(r["ce_loss_recovered"], ".2%"),
+            figure(r["explained_variance"], ".2%"),
+        ]
         for r in runs
-    )  # fmt: skip
-    head = "".join(f"<th{' class=n' if i > 1 else ''}>{h}</th>" for i, h in enumerate(heads))
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    ]  # fmt: skip
+    return table(heads, rows, "No dictionary was compared.", figures=range(2, len(heads)))

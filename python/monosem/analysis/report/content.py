@@ -46,7 +46,7 @@ def study(
     index = build_index(Subject(sae, model, hook_name), rows, tokens=tokens, settings=settings, progress=progress)
     used = used_vocabulary(np.asarray(rows.tokens if vocabulary is None else vocabulary), model.d_vocab)
     logits = logit_weights(sae, model, hook_name, used)
-    grouped = group_sources(rows.sources, labels)
+    grouped = index.moments.telling(group_sources(rows.sources, labels))
     return Study(index, logits, choose(index, logits, grouped, seed=seed), grouped, rows)
 
 

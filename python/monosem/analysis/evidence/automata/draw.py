@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from monosem.analysis.evidence import numbers
+
 _NODE_W, _NODE_H = 148.0, 50.0
 _ISOLATE = "\u2068{}\u2069"  # a right-to-left token must not turn its neighbours around
 
@@ -50,13 +52,14 @@ def _node(feature: int, at: tuple[float, float], node: Mapping[str, Any]) -> lis
         f"feature {feature}: fires on {' '.join(node['tokens'])}; raises {' '.join(node['raises'])}; "
         f"{node['source_share']:.0%} of its firing in {node['source']}; active on {node['density']:.2%} of tokens"
     )
-    return [
+    parts = [
         f'<g><title>{escape(tip)}</title><rect x="{x - _NODE_W / 2:.1f}" y="{y - _NODE_H / 2:.1f}" width="{_NODE_W}" '
         f'height="{_NODE_H}" rx="9" style="fill:var(--card);stroke:var(--s0);stroke-width:1.4"/>',
         f'<text class="name" x="{x:.1f}" y="{y - 6:.1f}" text-anchor="middle" style="font-family:var(--mono)">'
         f"{escape(tokens)}</text>",
-        f'<text x="{x:.1f}" y="{y + 13:.1f}" text-anchor="middle">{feature} · {escape(node["source"])}</text></g>',
+        f'<text x="{x:.1f}" y="{y + 13:.1f}" text-anchor="middle">#{feature} · {escape(node["source"])}</text></g>',
     ]
+    return [numbers.feature(feature, shown="".join(parts))]
 
 
 def _edge(a: tuple[float, float], b: tuple[float, float], edge: Mapping[str, Any], name: str) -> list[str]:

@@ -16,7 +16,7 @@ from monosem.analysis.index.example import Example
 from monosem.analysis.index.kept import Kept
 from monosem.analysis.logits import used_vocabulary
 from monosem.analysis.scan import blocks, spread
-from monosem.analysis.sources import SourceMoments
+from monosem.analysis.sources import SourceMoments, sources_read
 from monosem.analysis.windows import windows
 from monosem.ops.precision import as_given
 
@@ -61,6 +61,7 @@ class AutomataResult:
     cycles: tuple[dict[str, Any], ...]
     chains: tuple[dict[str, Any], ...]
     nodes: dict[str, dict[str, Any]]
+    sources: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -164,6 +165,7 @@ def measure(
         len(ranked[1]),
         *(tuple(_path(p, found, counts, raised, model) for p in some) for some in chosen),
         nodes,
+        tuple(sources_read(rows)),
     )
 
 

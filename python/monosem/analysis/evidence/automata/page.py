@@ -8,7 +8,9 @@ from typing import Any
 
 from monosem.analysis.evidence import lines_of_text
 from monosem.analysis.evidence.automata.draw import draw
-from monosem.analysis.evidence.section import Finding, Section
+from monosem.analysis.evidence.numbers import feature
+from monosem.analysis.evidence.section import Finding, Section, papers_setting
+from monosem.analysis.evidence.tables import table
 
 COMMAND = "monosem automata RUN"
 _KINDS = (
@@ -62,11 +64,12 @@ def section(result: Mapping[str, Any]) -> Section:
         )
     body = [_STYLE]
     for key, title, note in _KINDS:
+        if not result[key]:
+            body.append(f'<h3>{title}</h3><p class="note">None was found on this text.</p>')
+            continue
         body.append(f'<h3>{title}</h3><p class="note">{note}</p>')
         drawn = [_automaton(p, result["nodes"], f"{key}-{n}") for n, p in enumerate(result[key])]
         body += drawn if key == "chains" else [f'<div class="{key}">', *drawn, "</div>"]
-        if not result[key]:
-            body.append('<p class="note">None was found on this text.</p>')
     if result["lost"]:
         body.append(
             f'<p class="fine">Rare pairs were dropped to save memory: counts may be up to {result["lost"]:,.0f} too '
@@ -78,7 +81,9 @@ def section(result: Mapping[str, Any]) -> Section:
         "second feature fires on that token: the percentage says how often, the words which tokens. Features are "
         "labelled by the tokens that carry most of their activation, and the kind of text they fire on most."
     )
-    return Section("automata", "Finite-state automata", lede, tuple(findings), "\n".join(body))
+    return Section(
+        "automata", "Finite-state automata", lede, tuple(findings), "\n".join(body), paper=papers_setting(result)
+    )
 
 
 def _strongest(result: Mapping[str, Any]) -> str:
@@ -92,20 +97,20 @@ def _strongest(result: Mapping[str, Any]) -> str:
 
 def _automaton(path: Mapping[str, Any], nodes: Mapping[str, Any], name: str) -> str:
     lines = "".join(
-        f'<p class="fine interval">{f}, its strongest example</p>'
+        f'<p class="fine interval">{feature(f)}, its strongest example</p>'
         + lines_of_text.line(nodes[str(f)]["example"], nodes[str(f)]["example"]["value"])
         for f in path["features"]
     )
-    steps = "".join(
-        f"<tr><td>{e['from']} → {e['to']}</td><td><bdi>{escape(' '.join(e['tokens']))}</bdi></td>"
-        f'<td class="n">{e["raise_share"]:.0%}</td><td class="n">{e["probability"]:.0%}</td>'
-        f'<td class="n">{e["base"]:.2%}</td><td class="n">{e["support"]:,}</td></tr>'
+    steps = [
+        [
+            f"{feature(e['from'])} → {feature(e['to'])}", f"<bdi>{escape(' '.join(e['tokens']))}</bdi>",
+            f"{e['raise_share']:.0%}", f"{e['probability']:.0%}", f"{e['base']:.2%}", f"{e['support']:,}",
+        ]
         for e in path["edges"]
-    )
+    ]  # fmt: skip
+    heads = ("step", "by tokens", "raised token comes", "then it fires", "fires on all tokens", "steps")
     return (
         f'<div class="card"><p class="fine">strength {path["strength"]:.2f}</p>{draw(path, nodes, name)}'
         "<details><summary>figures and text</summary>"
-        '<div class="scroll"><table><thead><tr><th>step</th><th>by tokens</th><th class="n">raised token comes</th>'
-        '<th class="n">then it fires</th><th class="n">fires on all tokens</th><th class="n">steps</th></tr></thead>'
-        f"<tbody>{steps}</tbody></table></div>{lines}</details></div>"
+        f"{table(heads, steps, 'No step was counted.', figures=(2, 3, 4, 5))}{lines}</details></div>"
     )

@@ -98,6 +98,8 @@ def gather(
         kind: what these features are called in the results ("features", "neurons", "shuffled").
         batch: features whose examples go through the model together.
 
+    A feature whose examples do not differ enough for some to explain from and others to test on is left out.
+
     Raises:
         ValueError: rows too short for nine tokens, or a feature with fewer than 20 active tokens in the index.
     """
@@ -126,6 +128,8 @@ def gather(
         for start in range(0, len(features), batch):
             part = features[start : start + batch]
             picks = {f: _Pick(f, index, places, np.random.default_rng([seed, f])) for f in part}
+            bar.update(len(part))
+            part = [f for f in part if picks[f].explain and picks[f].test]
             wanted = [(f, e) for f in part for e, _, _ in picks[f].all()]
             shown = iter(
                 windows_of(
@@ -135,7 +139,6 @@ def gather(
             )  # fmt: skip
             for f in part:
                 out.append(_case(subject.model, index, picks[f], shown, kind, weights[f], vocabulary, seed))
-                bar.update()
     return out
 
 

@@ -23,7 +23,7 @@ class Explanations:
     Attributes:
         interpreter: ``"local"`` or the name of the model that was asked.
         items: one for each feature, of all kinds.
-        subjects: {kind: {"model", "hook_name", "d_sae", "kind", "tokens"}}, what each kind was taken from.
+        subjects: {kind: {"model", "hook_name", "d_sae", "kind", "tokens", "sources"}}, what each kind was taken from.
     """
 
     interpreter: str
@@ -42,7 +42,7 @@ class Explanations:
         for task in TASKS:
             found = median_interval([s for i in items if (s := i.scores[task]) is not None], self.seed)
             scores[task] = found and found.to_dict() | {"mean": _mean(i.scores[task] for i in items)}
-        zeros = [_zero_share(i.case) for i in items]
+        zeros = [share for i in items if (share := _zero_share(i.case)) is not None]
         return {
             "n": len(items),
             "scores": scores,
@@ -57,9 +57,15 @@ class Explanations:
             "interpreter": self.interpreter,
             "seed": self.seed,
             "subjects": self.subjects,
+            **self._sources(),
             "kinds": {kind: self.summary(kind) for kind in self.kinds},
             "items": [_item(i) for i in self.items],
         }
+
+    def _sources(self) -> dict[str, list[str]]:
+        """``sources``: of the text of all kinds; nothing where the subjects do not say."""
+        known = [s["sources"] for s in self.subjects.values() if "sources" in s]
+        return {"sources": list(dict.fromkeys(name for names in known for name in names))} if known else {}
 
     def table(self) -> str:
         """Medians by kind, for the terminal."""
@@ -102,9 +108,12 @@ def _mean(values: Any) -> float | None:
     return float(np.mean(kept)) if kept else None
 
 
-def _zero_share(case: Case) -> float:
-    """Share of the tokens of random snippets on which the feature is silent."""
-    values = np.concatenate([s.values for s in (*case.explain, *case.test, *case.spare) if s.group == RANDOM])
+def _zero_share(case: Case) -> float | None:
+    """Share of the tokens of random snippets on which the feature is silent; None where the text had none to spare."""
+    drawn = [s.values for s in (*case.explain, *case.test, *case.spare) if s.group == RANDOM]
+    if not drawn:
+        return None
+    values = np.concatenate(drawn)
     return float((values == 0).mean())
 
 

@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 
 from monosem.analysis.evidence import chart
-from monosem.analysis.evidence.section import Finding, Section
+from monosem.analysis.evidence.numbers import feature
+from monosem.analysis.evidence.section import Finding, Section, papers_setting
+from monosem.analysis.evidence.tables import table
 
 _COMMAND = "monosem explain RUN"
+_NONE = "No feature fires often enough on this text to be explained from some examples and tested on others."
 _LISTED = 40  # features that are listed with their examples
 
 
@@ -73,6 +76,7 @@ def section(result: dict[str, Any]) -> Section:
         },
     )
     body = [
+        *(f'<p class="note">{escape(kind)}: {_NONE}</p>' for kind in result["subjects"] if kind not in result["kinds"]),
         _table(result, ("simulation", "weighted", "detection", "fuzzing")),
         f'<div class="side">{charts}</div>',
         _single(result),
@@ -89,8 +93,10 @@ def section(result: dict[str, Any]) -> Section:
         "ones; chance is 0.5 in both."
     )
     return Section(
-        "explain", "Automated interpretability: activations", lede, findings, _STYLE + "\n".join(filter(None, body))
-    )
+        "explain", "Automated interpretability: activations", lede, findings if result["kinds"] else (),
+        _STYLE + "\n".join(filter(None, body)) if result["kinds"] else f'<p class="note">{_NONE}</p>',
+        paper=papers_setting(result), dictionaries=("features", "neurons", "shuffled"),
+    )  # fmt: skip
 
 
 def logit_section(result: dict[str, Any]) -> Section:
@@ -110,8 +116,8 @@ def logit_section(result: dict[str, Any]) -> Section:
         f"are drawn at random. Interpreter here: {_who(result)}."
     )
     return Section(
-        "explain-logits", "Automated interpretability: logit weights", lede, (finding,),
-        _table(result, ("logits",)) + charts,
+        "explain-logits", "Automated interpretability: logit weights", lede, (finding,) if result["kinds"] else (),
+        _table(result, ("logits",)) + charts, paper=papers_setting(result),
     )  # fmt: skip
 
 
@@ -127,22 +133,15 @@ _NAMES = {
 def _table(result: dict[str, Any], tasks: Sequence[str]) -> str:
     rows = []
     for kind, summary in result["kinds"].items():
-        cells = ""
+        cells = []
         for task in tasks:
             s = summary["scores"][task]
             text = f"{s['median']:.2f} <span class='fine'>[{s['low']:.2f}, {s['high']:.2f}]</span>" if s else "n/a"
             missing = summary["n"] - (s["n"] if s else 0)
-            note = f" <span class='fine'>{missing} n/a</span>" if missing and s else ""
-            cells += f'<td class="n">{text}{note}</td>'
-        failed = sum(summary["failed"].values())
-        rows.append(
-            f'<tr><td>{escape(kind)}</td><td class="n">{summary["n"]}</td>{cells}<td class="n">{failed}</td></tr>'
-        )
-    heads = "".join(f'<th class="n">{_NAMES[t]}</th>' for t in tasks)
-    return (
-        '<div class="scroll"><table><thead><tr><th>Median [bootstrap 95 %]</th><th class="n">n</th>'
-        f'{heads}<th class="n">unusable answers</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-    )
+            cells.append(text + (f" <span class='fine'>{missing} n/a</span>" if missing and s else ""))
+        rows.append([escape(kind), str(summary["n"]), *cells, str(sum(summary["failed"].values()))])
+    heads = ["Median [bootstrap 95 %]", "n", *(_NAMES[t] for t in tasks), "unusable answers"]
+    return table(heads, rows, _NONE, figures=range(1, len(heads)))
 
 
 def _histograms(result: dict[str, Any], tasks: dict[str, tuple[str, np.ndarray]]) -> str:
@@ -170,11 +169,15 @@ def _histograms(result: dict[str, Any], tasks: dict[str, tuple[str, np.ndarray]]
 def _single(result: dict[str, Any]) -> str:
     """The paper's warning about the control, with the figures it turns on."""
     shares = _shares(result, "single_token_share")
+    control = (
+        "; in the paper the features of a model with shuffled weights score above those of the trained one here, "
+        "because so many of them are single-token; the logit weights below tell the two apart"
+        if papers_setting(result) and "shuffled" in result["kinds"]
+        else ""
+    )
     return (
         f'<p class="note">Single-token features, whose top examples all end in the same token: {escape(shares)}. '
-        "They are easy to predict and need not mean much: in the paper the features of a model with shuffled weights "
-        "score above those of the trained one here, because so many of them are single-token; the logit weights below "
-        "tell the two apart.</p>"
+        f"They are easy to predict and need not mean much{control}.</p>"
     )
 
 
@@ -222,7 +225,7 @@ def _card(item: dict[str, Any]) -> str:
     )  # fmt: skip
     text = item["explanation"] if item["explanation"] is not None else "(no usable explanation)"
     return (
-        f'<article class="told"><header><h4>{escape(_one(item["kind"]))} {item["feature"]}</h4>'
+        f'<article class="told"><header><h4>{escape(_one(item["kind"]))} {feature(item["feature"], item["kind"])}</h4>'
         f'<span class="meta">{scores} · fires on {item["density"]:.3%} of tokens</span></header>'
         f'<div class="two"><pre dir="auto">{escape(text)}</pre><div>'
         + "".join(map(_snippet, item["examples"]))

@@ -17,6 +17,7 @@ from torch import Tensor
 from monosem.analysis.evidence.proxies.characters import Characters, Vocabulary
 from monosem.analysis.evidence.proxies.kinds import CharacterSet, Function, Pattern, Proxy, Script
 from monosem.analysis.scan import spread
+from monosem.analysis.sources import LABELS, paper_groups, sources_read
 
 # The main Unicode blocks of each script. Arabic as in the paper (U+0600–06FF, U+0750–077F) with its presentation forms.
 SCRIPTS: dict[str, tuple[tuple[int, int], ...]] = {
@@ -51,7 +52,7 @@ def builtin() -> list[Proxy]:
 
 
 def parse(spec: str, model: Any) -> Proxy:
-    """``name=REGEX`` or ``name=module:function`` as a proxy.
+    """``name=REGEX`` or ``name=module:function`` as a proxy; ``DNA`` and other names of :func:`builtin` as they are.
 
     ``module`` is imported with the working folder on the path. A regular expression that looks like
     ``word:word`` can be written ``word[:]word``.
@@ -60,8 +61,14 @@ def parse(spec: str, model: Any) -> Proxy:
         ValueError: no name, a bad expression, or a function that is not there.
     """
     name, equals, what = spec.partition("=")
+    ready = {p.name.lower(): p for p in builtin()}
+    if not equals and spec.strip().lower() in ready:
+        return ready[spec.strip().lower()]
     if not equals or not name.strip() or not what:
-        raise ValueError(f"proxy: got {spec!r}; wanted NAME=REGEX or NAME=MODULE:FUNCTION")
+        raise ValueError(
+            f"proxy: got {spec!r}; wanted NAME=REGEX or NAME=MODULE:FUNCTION, or one of "
+            f"{', '.join(p.name for p in ready.values())}"
+        )
     if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", what):
         return Pattern(name.strip(), what)
     module, _, function = what.partition(":")
@@ -87,7 +94,8 @@ class ProxySet:
     Args:
         model: whose tokens they are.
         rows: the text (``tokens`` [rows, T]) that frequencies and shares are measured on.
-        proxies: default all of :func:`builtin`; those that find nothing in the text are left out (``absent``).
+        proxies: default all of :func:`builtin`. Of these are left out (``absent``): scripts that the text does not
+            hold; and DNA and base64, whose characters any text has, unless a source of it is named so.
         most: at most about this many tokens are read for the shares of scripts, in evenly spaced rows.
 
     Raises:
@@ -98,7 +106,14 @@ class ProxySet:
         self, model: Any, rows: Any, proxies: Sequence[Proxy] | None = None, extra: Sequence[Proxy] = (),
         most: int = 2_000_000,
     ) -> None:  # fmt: skip
-        candidates = [*(builtin() if proxies is None else proxies), *extra]
+        asked = {p.name for p in extra}
+        ready = [p for p in builtin() if p.name not in asked] if proxies is None else list(proxies)
+        labelled = paper_groups(sources_read(rows)) if proxies is None else {}
+        self.absent: list[str] = [
+            p.name for p in ready if proxies is None and isinstance(p, CharacterSet) and p.name in LABELS
+            and p.name not in labelled
+        ]  # fmt: skip
+        candidates = [*(p for p in ready if p.name not in self.absent), *extra]
         names = [p.name for p in candidates]
         if twice := sorted({n for n in names if names.count(n) > 1}):
             raise ValueError(f"proxies: {', '.join(twice)} given more than once; wanted different names")
@@ -115,7 +130,6 @@ class ProxySet:
             return (self.vocabulary.read(tokens[i : i + 256]) for i in range(0, len(tokens), 256))
 
         self.proxies: list[Proxy] = []
-        self.absent: list[str] = []
         for proxy in candidates:
             proxy.fit(self.vocabulary, frequency, read)
             rare = isinstance(proxy, Script) and bool(proxy.share < _LEAST) and proxy not in extra

@@ -123,6 +123,28 @@ class Script(Proxy):
         return score.reshape(text.tokens.shape)
 
 
+class Frequencies(Proxy):
+    """P(s | kind) = Π P(token), with the frequencies of tokens in given text of the kind.
+
+    Args:
+        tokens: the text, any shape.
+    """
+
+    def __init__(self, name: str, tokens: np.ndarray) -> None:
+        self.name, self._tokens = name, np.asarray(tokens).reshape(-1).astype(np.int64)
+        self.how = f"frequencies of tokens in the text of {name}"
+
+    def fit(self, vocabulary: Vocabulary, frequency: np.ndarray, read: Callable[[], Iterable[Characters]]) -> None:
+        counts = np.bincount(self._tokens, minlength=len(vocabulary)).astype(np.float64)
+        counts[vocabulary.bos_id] = 0
+        # An unseen token counts as half a sighting, as in the frequencies that it is compared with.
+        self._ratio = np.log(np.maximum(counts, 0.5) / max(counts.sum(), 1)) - np.log(frequency)
+        self._ratio[vocabulary.bos_id] = _WALL
+
+    def scores(self, text: Characters) -> np.ndarray:
+        return best_run(self._ratio[text.tokens])
+
+
 class Pattern(Proxy):
     """The share of a token's bytes (a leading space apart) that lie within matches of a regular expression.
 

@@ -16,6 +16,7 @@ from monosem.analysis.evidence.proxies.moments import ProxyMoments
 from monosem.analysis.evidence.proxies.profile import Profile
 from monosem.analysis.neurons import NeuronBasis, NeuronConfig
 from monosem.analysis.scan import Block, blocks, entries, spread
+from monosem.analysis.sources import paper_groups, sources_read
 from monosem.analysis.windows import windows
 
 PAPER = {"Arabic": 0.74, "Hebrew": 0.55, "DNA": 0.80, "base64": 0.38}
@@ -29,8 +30,10 @@ class ProxyResult:
         tokens: scored tokens.
         proxies: one dict a proxy: ``name``, ``how``, ``base_rate`` (share of tokens above 0), ``paper`` (Pearson there,
             or None), ``feature`` and ``neuron`` (the figures of :class:`Match`, its ``profile`` and ``examples`` by
-            level; ``neuron`` is None when the dictionary is the neurons), ``companions`` (the next best features).
-        absent: built-in scripts that the text does not hold.
+            level; None where none follows the proxy; ``neuron`` also when the dictionary is the neurons),
+            ``companions`` (the next best features).
+        absent: built-in proxies that the text has nothing of.
+        sources: names of the text's sources.
     """
 
     model: str
@@ -40,24 +43,34 @@ class ProxyResult:
     tokens: int
     proxies: tuple[dict[str, Any], ...]
     absent: tuple[str, ...]
+    sources: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     def table(self) -> str:
         """The figures as text for a terminal."""
+        known = any(p["paper"] is not None for p in self.proxies)
         out = [
             f"{self.kind}, {self.d_sae:,} features on {self.hook_name} of {self.model}; {self.tokens:,} tokens",
-            "Pearson of activation and proxy: the best feature, the best neuron, the paper's feature",
+            "Pearson of activation and proxy: the best feature, the best neuron"
+            + (", the paper's feature" if known else ""),
             "",
-            "  proxy          feature  Pearson   paper   specific  sensitive  base rate     neuron  Pearson",
         ]
+        if not self.proxies:
+            out.append("  no proxy has anything in this text")
+        else:
+            head = "   paper" if known else ""
+            out.append(f"  proxy          feature  Pearson{head}   specific  sensitive  base rate     neuron  Pearson")
         for p in self.proxies:
             f, n = p["feature"], p["neuron"]
-            paper = "      " if p["paper"] is None else f"{p['paper']:6.2f}"
+            paper = "" if not known else "        " if p["paper"] is None else f"  {p['paper']:6.2f}"
             beside = "" if n is None else f"    {n['index']:7}  {n['correlation']:7.3f}"
+            if f is None:
+                out.append(f"  {p['name'][:13]:13}  no feature follows it{paper}{'':14}{p['base_rate']:9.3%}{beside}")
+                continue
             out.append(
-                f"  {p['name'][:13]:13}  {f['index']:7}  {f['correlation']:7.3f}  {paper}  {f['specificity']:9.1%}"
+                f"  {p['name'][:13]:13}  {f['index']:7}  {f['correlation']:7.3f}{paper}  {f['specificity']:9.1%}"
                 f"  {f['sensitivity']:9.1%}  {p['base_rate']:9.3%}{beside}"
             )
         if self.absent:
@@ -105,12 +118,16 @@ def measure(
         for total, code in zip(sums, codes, strict=False):
             total.update(*code, levels, positive)
     found = [total.correlations() for total in sums]
-    best = [r.argmax(1).tolist() if r.shape[1] else [] for r in found]
     length = rows.tokens.shape[1]
     profiles = [
-        [Profile(i, p, float(total.maximum[i]), length, seed) for p, i in enumerate(winners)]
-        for total, winners in zip(sums, best, strict=True)
-    ]
+        [
+            Profile(i, p, float(total.maximum[i]), length, seed)
+            for p, (highest, i) in enumerate(zip(*(column.tolist() for column in r.max(1)), strict=True))
+            if highest > 0  # else none follows this proxy
+        ]
+        if r.shape[1] and len(r) else []
+        for total, r in zip(sums, found, strict=True)
+    ]  # fmt: skip
     for block, scores, codes in read("levels"):
         for wanted, (values, features, at) in zip(profiles, codes, strict=False):
             places = block.places_of(at)
@@ -121,6 +138,8 @@ def measure(
         _describe(dictionary, model, hook_name, rows, total, r, wanted, skip_positions)
         for dictionary, total, r, wanted in zip((sae, basis), sums, found, profiles, strict=True)
     ]
+    here = sources_read(rows)
+    labelled = paper_groups(here)
     out = []
     for p, proxy in enumerate(fitted.proxies):
         order = found[0][p].argsort(descending=True, stable=True)[1 : 1 + companions].tolist()
@@ -129,28 +148,31 @@ def measure(
                 "name": proxy.name,
                 "how": proxy.how,
                 "base_rate": float(sums[0].positive[p]) / max(sums[0].tokens, 1),
-                "paper": PAPER.get(proxy.name),
-                "feature": shown[0][p],
-                "neuron": shown[1][p] if shown[1] else None,
-                "companions": [asdict(sums[0].match(p, i, float(found[0][p, i]))) for i in order],
+                "paper": PAPER.get(proxy.name) if proxy.name in labelled else None,
+                "feature": shown[0].get(p),
+                "neuron": shown[1].get(p),
+                "companions": [
+                    asdict(sums[0].match(p, i, float(found[0][p, i]))) for i in order if sums[0].active[i] > 0
+                ],
             }
         )
     return ProxyResult(
-        model.name, hook_name, str(sae.cfg.kind), sae.cfg.d_sae, sums[0].tokens, tuple(out), tuple(fitted.absent)
-    )
+        model.name, hook_name, str(sae.cfg.kind), sae.cfg.d_sae, sums[0].tokens, tuple(out), tuple(fitted.absent),
+        tuple(here),
+    )  # fmt: skip
 
 
 def _describe(
     dictionary: Any, model: Any, hook_name: str, rows: Any, sums: ProxyMoments, r: Tensor, profiles: list[Profile],
     skip_positions: int,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """The figures of the best of each proxy, with examples of every level."""
+) -> dict[int, dict[str, Any]]:  # fmt: skip
+    """The figures of the best of each proxy that one follows, with examples of every level."""
     by_level = [profile.examples() for profile in profiles]
     wanted = [(p.index, e) for p, levels in zip(profiles, by_level, strict=True) for level in levels for e in level]
     texts = iter(windows(dictionary, model, hook_name, rows, wanted, skip_positions=skip_positions) if wanted else [])
-    out = []
-    for p, (profile, levels) in enumerate(zip(profiles, by_level, strict=True)):
-        match = sums.match(p, profile.index, float(r[p, profile.index]))
+    out = {}
+    for profile, levels in zip(profiles, by_level, strict=True):
+        match = sums.match(profile.proxy, profile.index, float(r[profile.proxy, profile.index]))
         examples = [[lines_of_text.as_dict(next(texts)) for _ in level] for level in levels]
-        out.append(asdict(match) | {"profile": profile.to_dict(), "examples": examples})
+        out[profile.proxy] = asdict(match) | {"profile": profile.to_dict(), "examples": examples}
     return out

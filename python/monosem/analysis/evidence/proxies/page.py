@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
 from monosem.analysis.evidence import chart, lines_of_text
+from monosem.analysis.evidence.numbers import feature
 from monosem.analysis.evidence.proxies.profile import class_names
-from monosem.analysis.evidence.section import Finding, Section
+from monosem.analysis.evidence.section import Finding, Section, papers_setting
+from monosem.analysis.evidence.tables import table
 
 COMMAND = "monosem proxies RUN"
 
@@ -16,67 +19,85 @@ COMMAND = "monosem proxies RUN"
 def section(result: Mapping[str, Any]) -> Section:
     """The section of :func:`monosem.analysis.evidence.proxies.measure`'s result, as a plain dict."""
     proxies = result["proxies"]
-    findings = []
-    for p in proxies:
-        if p["paper"] is None:
-            continue
-        f, n = p["feature"], p["neuron"]
-        beside = "" if n is None else f"; best neuron {n['correlation']:.2f}"
-        findings.append(
-            Finding(
-                f"A feature responds to {p['name']}: Pearson with its proxy",
-                f"{p['paper']:.2f}",
-                f"{f['correlation']:.2f} (feature {f['index']}{beside})",
-                f"Activation against the proxy's log-likelihood ratio{' (its sign)' if p['name'] == 'DNA' else ''}, "
-                f"{result['tokens']:,} tokens; {COMMAND}",
-            )
-        )
-    arabic = next((p for p in proxies if p["name"] == "Arabic"), None)
-    if arabic:
-        levels = [x for x in arabic["feature"]["profile"]["levels"] if x["specificity"] is not None]
-        findings.append(
-            Finding(
-                "The Arabic feature is specific: base rate → where active, barely → strongly",
-                "0.13 % → 81 %, 25 % → 98 %",
-                f"{arabic['base_rate']:.1%} → {arabic['feature']['specificity']:.0%}, "
-                f"{levels[0]['specificity']:.0%} → {levels[-1]['specificity']:.0%}",
-                f"Share of tokens with the proxy above 0, in the lowest and highest of 11 levels; {COMMAND}",
-            )
-        )
-    beside = [p for p in proxies if p["neuron"] and p["paper"] is not None]
-    if beside:
-        findings.append(
-            Finding(
-                "Features are more specific than the best neurons",
-                "shown for single features",
-                "; ".join(
-                    f"{p['name']} {p['feature']['specificity']:.0%} against {p['neuron']['specificity']:.0%}"
-                    for p in beside
-                ),
-                f"Share of the active tokens with the proxy above 0, best feature against best neuron; {COMMAND}",
-            )
-        )
-    names = [p["name"] for p in proxies]
-    bars = {"best feature": [p["feature"]["correlation"] for p in proxies]}
-    if all(p["neuron"] for p in proxies):
-        bars["best neuron"] = [p["neuron"]["correlation"] for p in proxies]
+    followed = [p for p in proxies if p["feature"]]
+    findings = [*_responses(followed, result), *_arabic(followed), *_specific(followed)]
+    bars = {"best feature": _pearson(p["feature"] for p in proxies)}
+    if any(p["neuron"] for p in proxies):
+        bars["best neuron"] = _pearson(p["neuron"] for p in proxies)
     if any(p["paper"] is not None for p in proxies):
-        bars["the paper's feature"] = [float("nan") if p["paper"] is None else p["paper"] for p in proxies]
-    body = [
-        chart.bars(bars, names, caption="Pearson correlation of activation and proxy, over all tokens"),
-        _table(proxies),
-        *(_proxy(p) for p in proxies),
-    ]
+        bars["the paper's feature"] = [math.nan if p["paper"] is None else p["paper"] for p in proxies]
+    body = [_table(proxies), *(_proxy(p) for p in followed)]
+    if proxies:
+        caption = "Pearson correlation of activation and proxy, over all tokens"
+        body.insert(0, chart.bars(bars, [p["name"] for p in proxies], caption=caption))
+    if unfollowed := [p["name"] for p in proxies if not p["feature"]]:
+        body.append(f'<p class="note">No feature follows {escape(", ".join(unfollowed))} on this text.</p>')
     if result["absent"]:
         body.append(f'<p class="fine">Not in this text: {escape(", ".join(result["absent"]))}.</p>')
     lede = (
         "A proxy says without any network how likely a token is part of a kind of text: log P(s | kind) / P(s), the "
         "largest over all strings s of tokens that end with it. Script proxies read Unicode blocks, the others "
         "character frequencies. A feature that means one thing is active where its proxy is high (specific), the more "
-        "so the stronger it fires, and is active wherever the proxy is (sensitive). The proxies are imperfect: "
-        "base64's, for one, also likes identifiers and hexadecimal digits."
+        "so the stronger it fires, and is active wherever the proxy is (sensitive). The proxies are imperfect: those "
+        "of character frequencies, for one, also like words and identifiers that have the same characters."
     )
-    return Section("proxies", "Features follow computational proxies", lede, tuple(findings), "\n".join(body))
+    return Section(
+        "proxies", "Features follow computational proxies", lede, tuple(findings), "\n".join(body),
+        paper=papers_setting(result),
+    )  # fmt: skip
+
+
+def _pearson(units: Iterable[Mapping[str, Any] | None]) -> list[float]:
+    return [unit["correlation"] if unit else math.nan for unit in units]
+
+
+def _responses(proxies: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> list[Finding]:
+    """One line for each of the paper's kinds of text that this text has; without any, one for each proxy."""
+    known = [p for p in proxies if p["paper"] is not None] or proxies
+    return [
+        Finding(
+            f"A feature responds to {p['name']}: Pearson with its proxy",
+            None if p["paper"] is None else f"{p['paper']:.2f}",
+            f"{p['feature']['correlation']:.2f} (feature #{p['feature']['index']}"
+            + (f"; best neuron {p['neuron']['correlation']:.2f})" if p["neuron"] else ")"),
+            f"Activation against the proxy's log-likelihood ratio{' (its sign)' if p['name'] == 'DNA' else ''}, "
+            f"{result['tokens']:,} tokens; {COMMAND}",
+        )
+        for p in known
+    ]
+
+
+def _arabic(proxies: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    """How specific the Arabic feature is, where the text has the paper's Arabic."""
+    arabic = next((p for p in proxies if p["name"] == "Arabic" and p["paper"] is not None), None)
+    levels = [x for x in arabic["feature"]["profile"]["levels"] if x["specificity"] is not None] if arabic else []
+    if not levels:
+        return []
+    return [
+        Finding(
+            "The Arabic feature is specific: base rate → where active, barely → strongly",
+            "0.13 % → 81 %, 25 % → 98 %",
+            f"{arabic['base_rate']:.1%} → {arabic['feature']['specificity']:.0%}, "
+            f"{levels[0]['specificity']:.0%} → {levels[-1]['specificity']:.0%}",
+            f"Share of tokens with the proxy above 0, in the lowest and highest of 11 levels; {COMMAND}",
+        )
+    ]
+
+
+def _specific(proxies: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    known = any(p["paper"] is not None for p in proxies)
+    beside = [p for p in proxies if p["neuron"] and (p["paper"] is not None or not known)]
+    if not beside:
+        return []
+    ours = (f"{p['name']} {p['feature']['specificity']:.0%} against {p['neuron']['specificity']:.0%}" for p in beside)
+    return [
+        Finding(
+            "Features are more specific than the best neurons",
+            "shown for single features",
+            "; ".join(ours),
+            f"Share of the active tokens with the proxy above 0, best feature against best neuron; {COMMAND}",
+        )
+    ]
 
 
 def _table(proxies: list[Mapping[str, Any]]) -> str:
@@ -86,30 +107,25 @@ def _table(proxies: list[Mapping[str, Any]]) -> str:
             unit = p[what]
             if unit is None:
                 continue
-            figures = "".join(
-                f'<td class="n">{v}</td>'
-                for v in (
-                    f"{unit['correlation']:.3f}", f"{unit['specificity']:.1%}", f"{unit['mass']:.1%}",
-                    f"{unit['sensitivity']:.1%}", f"{unit['density']:.2%}",
-                )
-            )  # fmt: skip
-            first = f"<td>{escape(p['name'])}</td>" if what == "feature" else "<td></td>"
-            base = f'<td class="n">{p["base_rate"]:.2%}</td>' if what == "feature" else "<td></td>"
-            rows.append(f"<tr>{first}{base}<td>{what} {unit['index']}</td>{figures}</tr>")
-    heads = "".join(
-        f"<th{kind}>{name}</th>"
-        for name, kind in (
-            ("Proxy", ""), ("tokens", ' class="n"'), ("best", ""), ("Pearson", ' class="n"'),
-            ("specific", ' class="n"'), ("by activation", ' class="n"'), ("sensitive", ' class="n"'),
-            ("active on", ' class="n"'),
-        )
-    )  # fmt: skip
-    return (
-        f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+            first = [escape(p["name"]), f"{p['base_rate']:.2%}"] if what == "feature" else ["", ""]
+            figures = [
+                f"{unit['correlation']:.3f}", f"{unit['specificity']:.1%}", f"{unit['mass']:.1%}",
+                f"{unit['sensitivity']:.1%}", f"{unit['density']:.2%}",
+            ]  # fmt: skip
+            rows.append([*first, _named(what, unit), *figures])
+    heads = ("Proxy", "tokens", "best", "Pearson", "specific", "by activation", "sensitive", "active on")
+    notes = (
         '<p class="fine">tokens: share of all tokens with the proxy above 0; specific: the share of such tokens where '
         "the feature is active, by activation: of its summed activation; sensitive: share of the proxy's tokens on "
         "which it is active.</p>"
     )
+    empty = "No proxy is followed by any feature or neuron on this text: none fires, or none fires with one of them."
+    return table(heads, rows, empty, figures=(1, 3, 4, 5, 6, 7)) + (notes if rows else "")
+
+
+def _named(what: str, unit: Mapping[str, Any]) -> str:
+    """``feature #12`` or ``neuron 12`` as HTML."""
+    return f"feature {feature(unit['index'])}" if what == "feature" else f"neuron {unit['index']}"
 
 
 def _proxy(p: Mapping[str, Any]) -> str:
@@ -123,10 +139,10 @@ def _proxy(p: Mapping[str, Any]) -> str:
         )
     used = [i for i in range(len(class_names())) if any(sum(u["profile"]["counts"][i]) for _, u in units)]
     figures = "".join(f"<div>{_histograms(what, unit, used)}</div>" for what, unit in units)
-    others = ", ".join(f"{c['index']} ({c['correlation']:.2f})" for c in p["companions"])
+    others = ", ".join(f"{feature(c['index'])} ({c['correlation']:.2f})" for c in p["companions"])
     return (
         f"<h3>{escape(p['name'])}</h3><p class=\"note\">{escape(p['how'])}. "
-        f"Features next in correlation: {escape(others) or 'none'}.</p>"
+        f"Best: {_named('feature', p['feature'])}; next in correlation: {others or 'none'}.</p>"
         f'<div class="side">{figures}</div>'
         + chart.lines(
             curves, x_label="activation, as a share of the maximum", y_label="share with the proxy above 0",

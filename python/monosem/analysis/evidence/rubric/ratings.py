@@ -39,6 +39,7 @@ class Ratings:
     annotators: tuple[str, ...]
     open: int  # items of the study that nobody finished
     agreement: float | None  # mean Spearman ρ of the points of each two annotators
+    sources: tuple[str, ...] | None = None  # of the text, where the key says
 
     @property
     def kinds(self) -> list[str]:
@@ -65,6 +66,7 @@ class Ratings:
             "annotators": list(self.annotators),
             "open": self.open,
             "agreement": self.agreement,
+            **({} if self.sources is None else {"sources": list(self.sources)}),
             "kinds": {k: self.summary(k) for k in self.kinds},
             "items": [
                 {
@@ -120,7 +122,12 @@ def measure(answers: Sequence[dict[str, Any]], key: dict[str, Any]) -> Ratings:
             items.append(_rated(number, what, mine))
     if not items:
         raise ValueError("answers: no item is finished; rate at least one (all steps) and save again")
-    return Ratings(tuple(items), tuple(names), len(key["items"]) - len(items), _agreement(by_annotator))
+    return Ratings(tuple(items), tuple(names), len(key["items"]) - len(items), _agreement(by_annotator), _sources(key))
+
+
+def _sources(key: dict[str, Any]) -> tuple[str, ...] | None:
+    held = key.get("sources")
+    return tuple(map(str, held)) if isinstance(held, list) else None
 
 
 def _checked(one: dict[str, Any], key: dict[str, Any], name: str) -> dict[int, dict[str, Any]]:

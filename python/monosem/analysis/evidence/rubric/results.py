@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from monosem.analysis.evidence import chart
+from monosem.analysis.evidence.numbers import feature
 from monosem.analysis.evidence.rubric.steps import MOST_POINTS, STEPS
-from monosem.analysis.evidence.section import Finding, Section
+from monosem.analysis.evidence.section import Finding, Section, papers_setting
+from monosem.analysis.evidence.tables import table
 
 _TITLES = {
     "confidence": "Confidence, 3",
@@ -40,7 +42,10 @@ def section(result: dict[str, Any]) -> Section:
         "annotator sees examples of 11 intervals of activation and the likelier next tokens, forms a hypothesis and "
         f"rates it, {MOST_POINTS} points at most. Only afterwards the key says which item is which."
     )
-    return Section("rubric", "Human analysis", lede, (finding,), _table(result) + _histogram(result) + _items(result))
+    return Section(
+        "rubric", "Human analysis", lede, (finding,), _table(result) + _histogram(result) + _items(result),
+        paper=papers_setting(result), dictionaries=("features", "neurons", "shuffled"),
+    )  # fmt: skip
 
 
 def _table(result: dict[str, Any]) -> str:
@@ -54,18 +59,16 @@ def _table(result: dict[str, Any]) -> str:
         p = s["points"]
         points = f"<b>{p['median']:g}</b> <span class='fine'>[{p['low']:g}, {p['high']:g}]</span>"
         figures = [str(s["n"]), points, f"{s['above_8']:.0%}", *cells, fits]
-        rows.append(f"<tr><td>{escape(kind)}</td>" + "".join(f'<td class="n">{f}</td>' for f in figures) + "</tr>")
-    heads = ["n", "Points of 14", "Above 8", *(_TITLES[s.name] for s in STEPS), "Intervals that fit"]
-    head = "".join(f'<th class="n">{h}</th>' for h in heads)
+        rows.append([escape(kind), *figures])
+    heads = ["Medians [bootstrap 95 %]", "n", "Points of 14", "Above 8", *(_TITLES[s.name] for s in STEPS),
+             "Intervals that fit"]  # fmt: skip
     notes = []
     if result["open"]:
         notes.append(f"Not rated and left out: {result['open']}.")
     if result["agreement"] is not None:
         notes.append(f"Annotators agree with Spearman ρ = {result['agreement']:.2f}.")
-    return (
-        f'<div class="scroll"><table><thead><tr><th>Medians [bootstrap 95 %]</th>{head}</tr></thead>'
-        f'<tbody>{"".join(rows)}</tbody></table></div><p class="note">{" ".join(notes)}</p>'
-    )
+    drawn = table(heads, rows, "Nothing was rated.", figures=range(1, len(heads)))
+    return drawn + (f'<p class="note">{" ".join(notes)}</p>' if notes else "")
 
 
 def _histogram(result: dict[str, Any]) -> str:
@@ -83,13 +86,10 @@ def _histogram(result: dict[str, Any]) -> str:
 def _items(result: dict[str, Any]) -> str:
     rows = []
     for i in sorted(result["items"], key=lambda i: (-i["points"], i["number"])):
-        said, name = " / ".join(i["hypotheses"]) or "(none)", f"{i['kind'].removesuffix('s')} {i['feature']}"
+        said = " / ".join(i["hypotheses"]) or "(none)"
+        name = f"{escape(i['kind'].removesuffix('s'))} {feature(i['feature'], i['kind'])}"
         rows.append(
-            f'<tr><td class="n strong">{i["points"]:g}</td><td>{escape(name)}</td>'
-            f'<td style="white-space:normal" dir="auto">{escape(said)}</td></tr>'
+            [f"<b>{i['points']:g}</b>", name, f'<span dir="auto" style="white-space:normal">{escape(said)}</span>']
         )
-    return (
-        f'<details><summary>All {len(rows)} items with their hypotheses</summary><div class="scroll"><table><thead><tr>'
-        '<th class="n">Points</th><th>Item</th><th>Hypothesis</th></tr></thead><tbody>'
-        f"{''.join(rows)}</tbody></table></div></details>"
-    )
+    drawn = table(("Points", "Item", "Hypothesis"), rows, "No item was rated.", figures=(0,))
+    return f"<details><summary>All {len(rows)} items with their hypotheses</summary>{drawn}</details>"

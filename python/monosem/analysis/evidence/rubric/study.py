@@ -92,10 +92,13 @@ def _line(window: Window, maximum: float) -> dict[str, Any]:
     return {"pieces": pieces, "focus": focus, "rtl": window.right_to_left}
 
 
-def write_study(folder: str | Path, items: Sequence[Candidate], seed: int = 0) -> tuple[Path, Path]:
+def write_study(
+    folder: str | Path, items: Sequence[Candidate], seed: int = 0, sources: Sequence[str] | None = None
+) -> tuple[Path, Path]:  # fmt: skip
     """Write ``rate.html`` and, beside it, ``rate.key.json``; returns both paths.
 
-    The page holds the items in an order drawn with ``seed`` and numbers them; which is which stands in the key only.
+    The page holds the items in an order drawn with ``seed`` and numbers them; which is which stands in the key only,
+    with ``sources``, the names of the text's sources.
 
     Raises:
         ValueError: nothing to rate.
@@ -125,6 +128,7 @@ def write_study(folder: str | Path, items: Sequence[Candidate], seed: int = 0) -
     key = {
         "study": study,
         "format": FORMAT,
+        **({} if sources is None else {"sources": list(sources)}),
         "items": {str(n): {"kind": c.kind, "feature": c.feature} for n, c in enumerate(mixed, 1)},
     }
     folder = Path(folder)
