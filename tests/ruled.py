@@ -62,6 +62,8 @@ class RuledModel:
     def decode(self, ids) -> str:
         return "".join(PIECES[i] if PIECES[i] != "⟨D8⟩" else "\N{REPLACEMENT CHARACTER}" for i in ids)
 
+    text_within = decode
+
 
 def ruled_rows(rows: int = 240, seed: int = 0) -> SimpleNamespace:
     """Random sentences in which every rule has its occasions and its counterexamples."""

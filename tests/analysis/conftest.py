@@ -52,6 +52,8 @@ class MatrixModel:
     def decode(self, ids) -> str:
         return b"".join(BYTES.get(i, PIECES[i].encode()) for i in ids if i != self.bos_id).decode(errors="replace")
 
+    text_within = decode
+
 
 def dictionary(d: int, dead: int = 2) -> ms.ReLUSAE:
     """f = (ReLU(x), ReLU(−x), zeros): reconstructs anything, and its last ``dead`` features never fire."""

@@ -10,7 +10,6 @@ from tiny import HOOK, TEXTS, tiny_documents, tiny_model
 from torch.nn import functional as F
 
 from monosem.data import models
-from monosem.data.adapter import readable
 from monosem.data.rows import pack_rows
 from monosem.data.sample import sample_documents
 from monosem.data.text import Document
@@ -160,13 +159,6 @@ def test_token_str(model):
     assert "".join(model.token_str(i) for i in model.encode(" the\n")) == " the\n"
     with pytest.raises(ValueError, match="got 300; wanted 0 ≤ token < 300"):
         model.token_str(300)
-
-
-def test_readable():
-    assert readable("Ġthe") == " the"
-    assert readable("▁the") == " the"
-    assert readable("<0xD8>") == "⟨D8⟩"
-    assert readable("Ã©Ã") == "é⟨C3⟩"
 
 
 def test_pack_rows(model):

@@ -53,10 +53,10 @@ class TextCache:
         self._names: dict[int, str] = {}
         self.silent = _Silent(self)
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def text_within(self, ids: Sequence[int]) -> str:
         key = tuple(ids)
         if key not in self._texts:
-            self._texts[key] = self.model.decode(list(ids))
+            self._texts[key] = self.model.text_within(list(ids))
         return self._texts[key]
 
     def token_str(self, token: int) -> str:
@@ -244,7 +244,7 @@ def _text(model: Any, ids: Sequence[int]) -> str | None:
     """The text of these tokens, or None if they are not whole characters. Special tokens keep their name."""
     if list(ids) == [model.bos_id]:
         return model.token_str(ids[0])
-    text = model.decode(list(ids))
+    text = model.text_within(list(ids))
     return None if not text or _UNKNOWN in text else text
 
 

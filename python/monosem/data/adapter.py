@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import codecs
 import difflib
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from monosem.data.vocabulary import Vocabulary, readable
 from monosem.ops.precision import as_given
 
 Replace = Callable[[Tensor], Tensor]
@@ -89,8 +89,8 @@ class Model(ABC):
         """The text of token ids; bytes that make no whole character become U+FFFD."""
 
     @abstractmethod
-    def _vocabulary_entry(self, token: int) -> str:
-        """A token as the vocabulary spells it (byte-level alphabet, ``▁`` and the like)."""
+    def _vocabulary(self) -> Vocabulary:
+        """The vocabulary, with what is known of the tokenizer."""
 
     @abstractmethod
     def to(self, device: torch.device | str) -> Model:
@@ -209,15 +209,24 @@ class Model(ABC):
         """Token ids of a text, without BOS."""
         return self.encode_batch([text])[0]
 
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """How this model's tokenizer spells text."""
+        return self._vocabulary()
+
     def token_str(self, token: int) -> str:
         """A token for display: bytes that make no whole character are shown as ``⟨D8⟩``."""
         if not 0 <= token < self.d_vocab:
             raise ValueError(f"token: got {token}; wanted 0 ≤ token < {self.d_vocab}")
-        return readable(self._vocabulary_entry(token))
+        return readable(self.token_bytes(token))
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes of the text that a token stands for; they may cut through a character."""
-        return entry_bytes(self._vocabulary_entry(token))
+        return self.vocabulary.bytes_of(token)
+
+    def text_within(self, ids: Sequence[int]) -> str:
+        """The text of tokens from the middle of a text, a blank at their beginning kept; see :meth:`decode`."""
+        return b"".join(map(self.token_bytes, ids)).decode("utf-8", errors="replace")
 
     # ---------------------------------------------------------------- inner workings
 
@@ -287,38 +296,3 @@ class Model(ABC):
                 f"wanted 0 ≤ token < {self.d_vocab}. Was the text encoded with another tokenizer?"
             )
         return tokens.to(self.device, torch.long)
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """Character → byte of byte-level BPE: printable bytes stand for themselves, the others for U+0100 onward."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [b for b in range(256) if b not in printable]
-    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
-
-
-_BYTE_OF = _byte_alphabet()
-
-
-def _show_bytes(error: UnicodeError) -> tuple[str, int]:
-    return "".join(f"⟨{b:02X}⟩" for b in error.object[error.start : error.end]), error.end
-
-
-codecs.register_error("monosem.show_bytes", _show_bytes)
-
-
-def entry_bytes(entry: str) -> bytes:
-    """The bytes of a vocabulary entry: byte-level alphabets are undone, ``<0xD8>`` is one byte, ``▁`` a space."""
-    if re.fullmatch("<0x[0-9A-Fa-f]{2}>", entry):
-        return bytes.fromhex(entry[3:-1])
-    if all(c in _BYTE_OF for c in entry):
-        return bytes(_BYTE_OF[c] for c in entry)
-    return entry.replace("▁", " ").encode()
-
-
-def readable(entry: str) -> str:
-    """A vocabulary entry as text: byte-level alphabets are undone, broken characters shown as ``⟨D8⟩``."""
-    if entry.startswith("<0x") and entry.endswith(">"):
-        return f"⟨{entry[3:-1]}⟩"
-    if all(c in _BYTE_OF for c in entry):
-        return bytes(_BYTE_OF[c] for c in entry).decode("utf-8", errors="monosem.show_bytes")
-    return entry.replace("▁", " ")

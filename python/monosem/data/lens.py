@@ -20,6 +20,7 @@ from monosem.data.adapter import BEFORE_UNEMBED, Model
 from monosem.data.language_model import LanguageModel
 from monosem.data.tokenizer import BOS
 from monosem.data.unicode import check_texts
+from monosem.data.vocabulary import Vocabulary
 from monosem.ops.precision import as_given
 
 
@@ -169,13 +170,25 @@ class LensModel(Model):
             ) from error
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return self.tokenizer(check_texts(texts), add_special_tokens=False)["input_ids"]
+        # A text that spells a special token means its letters: it may be about tokenizers.
+        tokenizer = self.tokenizer
+        found = tokenizer(check_texts(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+        return [ids if special.isdisjoint(ids) else self._spelled_out(ids, special) for ids in found]
+
+    def _spelled_out(self, ids: Sequence[int], special: set[int]) -> list[int]:
+        """Special tokens letter by letter: Unigram models (T5) have them among their words and find them there."""
+        names = self.tokenizer.convert_ids_to_tokens
+        letters = self.tokenizer.convert_tokens_to_ids
+        return [j for i in ids for j in (letters(list(names(i))) if i in special else [i])]
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
-    def _vocabulary_entry(self, token: int) -> str:
-        return self.tokenizer.convert_ids_to_tokens(token) or f"[{token}]"
+    def _vocabulary(self) -> Vocabulary:
+        known = len(self.tokenizer)  # the unembedding may be padded beyond it
+        entry = lambda i: self.tokenizer.convert_ids_to_tokens(i) if i < known else None
+        return Vocabulary(entry, known, self.tokenizer)
 
 
 def load_pretrained(name: str) -> LensModel:

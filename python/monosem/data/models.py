@@ -14,8 +14,9 @@ from torch import Tensor
 from monosem.data import files, sealed
 from monosem.data.adapter import Model
 from monosem.data.language_model import LanguageModel, LMConfig
-from monosem.data.tokenizer import BOS_ID, load_tokenizer
+from monosem.data.tokenizer import BOS_ID, load_tokenizer, plain_text
 from monosem.data.unicode import check_texts
+from monosem.data.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -36,7 +37,7 @@ class NativeModel(Model):
                 "wanted the tokenizer that this model was trained with"
             )
         self.module = module.eval()
-        self.tokenizer = tokenizer
+        self.tokenizer = plain_text(tokenizer)
         self.name, self.n_ctx, self.d_vocab = name, module.cfg.n_ctx, module.cfg.d_vocab
         self.hook_names = module.hook_names
 
@@ -70,8 +71,8 @@ class NativeModel(Model):
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=False)
 
-    def _vocabulary_entry(self, token: int) -> str:
-        return self.tokenizer.id_to_token(token) or f"[{token}]"
+    def _vocabulary(self) -> Vocabulary:
+        return Vocabulary(self.tokenizer.id_to_token, self.tokenizer.get_vocab_size(), self.tokenizer)
 
 
 def load_model(model: Any, device: torch.device | str = "cpu") -> Model:

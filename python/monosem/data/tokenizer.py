@@ -38,6 +38,12 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 8192) -> "Tokenizer"
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    return plain_text(tokenizer)
+
+
+def plain_text(tokenizer: "Tokenizer") -> "Tokenizer":
+    """The same tokenizer, for which a text that spells ``<|bos|>`` is those letters and not the token."""
+    tokenizer.encode_special_tokens = True
     return tokenizer
 
 
@@ -51,7 +57,7 @@ def load_tokenizer(path: str | Path) -> "Tokenizer":
             f"tokenizer: no file {str(path)!r}; wanted a tokenizer.json (of the `tokenizers` library)"
         )
     try:
-        return Tokenizer.from_file(str(path))
+        return plain_text(Tokenizer.from_file(str(path)))
     except Exception as error:  # the library raises Exception itself
         raise ValueError(
             f"tokenizer: {str(path)!r} is not a tokenizer ({error}); wanted a tokenizer.json (of the `tokenizers` "

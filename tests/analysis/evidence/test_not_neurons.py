@@ -38,6 +38,8 @@ class Random:
     def decode(self, ids):
         return "".join(map(self.token_str, ids))
 
+    text_within = decode
+
 
 class Mixed(NeuronBasis):
     """Features 0 … D − 1 are the neurons in another order, times 3; then sums of two neurons; the last never fires."""

@@ -15,7 +15,6 @@ from monosem.analysis.evidence.proxies.kinds import best_run
 from monosem.analysis.evidence.proxies.moments import ProxyMoments
 from monosem.analysis.evidence.section import render_page
 from monosem.analysis.neurons import NeuronBasis
-from monosem.data.adapter import entry_bytes, readable
 
 ALEF = "ا".encode()
 # 1 and 2 are halves of one Arabic letter, 4 begins another letter and ends the one before.
@@ -55,6 +54,8 @@ class BytesModel:
     def decode(self, ids):
         return b"".join(TOKENS[t] for t in ids).decode(errors="replace")
 
+    text_within = decode
+
     def width(self, hook_name):
         return self.d_vocab
 
@@ -72,12 +73,6 @@ def rows_of(*rows: list[int], sources: tuple[str, ...] = ("text",)) -> SimpleNam
 def scores(proxy, fit_on, tokens) -> list[float]:
     fitted = proxies.ProxySet(BytesModel(), fit_on, [], extra=[proxy])
     return fitted.scores(np.array([[BOS, *tokens]]))[0, 0, 1:].tolist()
-
-
-def test_vocabulary_entries_as_bytes():
-    assert entry_bytes("Ġthe") == b" the" and entry_bytes("ØÂ§") == b"\xd8\xc2\xa7"
-    assert entry_bytes("<0xD8>") == b"\xd8" and entry_bytes("▁naïve") == " naïve".encode()
-    assert readable("<0xD8>") == "⟨D8⟩" and readable("Ġthe") == " the"
 
 
 def test_characters_against_python():

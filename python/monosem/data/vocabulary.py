@@ -1,0 +1,128 @@
+"""The text that each entry of a vocabulary stands for: how a tokenizer spells bytes, blanks and words, decided once."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+
+class Spelling(Enum):
+    """How entries that are not added words are spelled."""
+
+    BYTE_LEVEL = "each character is a byte"  # GPT-2, Llama 3, Qwen
+    METASPACE = "▁ is a blank, <0xD8> a byte where the vocabulary has all 256"  # Llama 2, T5, Gemma
+    WORDPIECE = "a blank before all that does not begin with the prefix"  # BERT
+    PLAIN = "as it stands"
+
+
+def byte_alphabet() -> dict[str, int]:
+    """Character → byte of byte-level BPE: printable bytes stand for themselves, the others for U+0100 onward."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+_BYTE_OF = byte_alphabet()
+_BYTE_ENTRIES = frozenset(f"<0x{b:02X}>" for b in range(256))
+
+
+def _show_bytes(error: UnicodeError) -> tuple[str, int]:
+    return "".join(f"⟨{b:02X}⟩" for b in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("monosem.show_bytes", _show_bytes)
+
+
+def readable(text: bytes) -> str:
+    """Bytes as text; those that make no whole character are shown as ``⟨D8⟩``."""
+    return text.decode("utf-8", errors="monosem.show_bytes")
+
+
+class Vocabulary:
+    """From token ids to the bytes of the text that they stand for.
+
+    The bytes of the tokens of a text, laid end to end, are the text: but for one blank in front of it, where the
+    tokenizer puts one before every text, and for what it normalizes away (BERT: blanks, capitals).
+
+    Args:
+        entry: id → the entry as the vocabulary spells it, None where there is none.
+        size: number of ids.
+        tokenizer: of the ``tokenizers`` library, or one of ``transformers``; None when there is neither.
+    """
+
+    def __init__(self, entry: Callable[[int], str | None], size: int, tokenizer: Any = None) -> None:
+        self._entry, self.size = entry, size
+        backend = _backend(tokenizer)
+        entries = {entry(i) for i in range(size)}
+        self.prefix = "##"
+        self.spelling = self._decided(_decoder(backend), entries)
+        self._has_bytes = self.spelling is Spelling.METASPACE and entries.issuperset(_BYTE_ENTRIES)
+        added = _added_words(backend, tokenizer).items()
+        self._added = {i: word for i, word in added if not (self._has_bytes and word in _BYTE_ENTRIES)}
+
+    def _decided(self, decoder: list[dict[str, Any]], entries: set[str | None]) -> Spelling:
+        kinds = {step["type"]: step for step in decoder}
+        if "ByteLevel" in kinds:
+            return Spelling.BYTE_LEVEL
+        if "Metaspace" in kinds or any(_is_blank(step) for step in decoder):
+            return Spelling.METASPACE
+        if "WordPiece" in kinds:
+            self.prefix = kinds["WordPiece"].get("prefix", "##")
+            return Spelling.WORDPIECE
+        if decoder:
+            return Spelling.PLAIN
+        # No decoder that can be read: by what the vocabulary is made of.
+        if entries.issuperset(_BYTE_OF):
+            return Spelling.BYTE_LEVEL
+        if any(e and e.startswith("▁") for e in entries):
+            return Spelling.METASPACE
+        return Spelling.WORDPIECE if any(e and e.startswith("##") for e in entries) else Spelling.PLAIN
+
+    def bytes_of(self, token: int) -> bytes:
+        """The bytes of the text that a token stands for; they may cut through a character."""
+        if token in self._added:
+            return self._added[token].encode("utf-8", "surrogatepass")
+        entry = self._entry(token)
+        if entry is None:
+            return f"[{token}]".encode()
+        if self.spelling is Spelling.BYTE_LEVEL and all(c in _BYTE_OF for c in entry):
+            return bytes(_BYTE_OF[c] for c in entry)
+        if self._has_bytes and entry in _BYTE_ENTRIES:
+            return bytes.fromhex(entry[3:5])
+        if self.spelling is Spelling.METASPACE:
+            entry = entry.replace("▁", " ")
+        if self.spelling is Spelling.WORDPIECE:
+            entry = entry[len(self.prefix) :] if entry.startswith(self.prefix) else " " + entry
+        return entry.encode()
+
+
+def _backend(tokenizer: Any) -> Any:
+    """The ``tokenizers.Tokenizer`` in it, or None."""
+    for name in ("backend_tokenizer", "_tokenizer"):
+        inner = getattr(tokenizer, name, None)
+        if hasattr(inner, "to_str"):
+            return inner
+    return tokenizer if hasattr(tokenizer, "to_str") else None
+
+
+def _decoder(backend: Any) -> list[dict[str, Any]]:
+    """The steps of its decoder."""
+    found = json.loads(backend.to_str()).get("decoder") if backend is not None else None
+    if not found:
+        return []
+    return found["decoders"] if found["type"] == "Sequence" else [found]
+
+
+def _is_blank(step: dict[str, Any]) -> bool:
+    return step["type"] == "Replace" and step.get("pattern", {}).get("String") == "▁" and step.get("content") == " "
+
+
+def _added_words(backend: Any, tokenizer: Any) -> dict[int, str]:
+    """Words put into the vocabulary beside what was learned, special ones among them: spelled as they stand."""
+    found = (
+        backend.get_added_tokens_decoder() if backend is not None else getattr(tokenizer, "added_tokens_decoder", {})
+    )
+    return {int(i): getattr(word, "content", str(word)) for i, word in found.items()}
