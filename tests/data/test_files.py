@@ -1,10 +1,12 @@
 """Files: one writer to a folder, told plainly who the other is, free again after a kill; permissions as usual."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -55,3 +57,22 @@ def test_written_files_have_ordinary_permissions(tmp_path):
     files.write_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(2)})
     (tmp_path / "b").touch()
     assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_a_new_map_has_its_room_on_disk(tmp_path):
+    array = files.new_map(tmp_path / "a.npy", np.dtype(np.float32), (1 << 18,))
+    assert (tmp_path / "a.npy").stat().st_blocks * 512 >= 1 << 20
+    array[:] = 3
+    array.flush()
+    assert (np.load(tmp_path / "a.npy") == 3).all()
+    assert len(files.new_map(tmp_path / "b.npy", np.dtype(np.int32), (0,))) == 0
+
+
+def test_a_full_disk_is_said_with_what_is_needed(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "allocate", full)
+    with pytest.raises(OSError, match=r"a\.npy', which needs 4 kB \(No space left on device\)"):
+        files.new_map(tmp_path / "a.npy", np.dtype(np.float32), (1000,))
+    assert not list(tmp_path.iterdir())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import os
 import re
 import socket
@@ -17,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from monosem.data import parts_of_runs
+from monosem.data.memory import human_bytes
 
 _UMASK = os.umask(0)
 os.umask(_UMASK)
@@ -84,6 +86,41 @@ def read_array(path: Path, argument: str, advice: str, *, mode: str = "r") -> np
         raise
     except Exception as error:  # NumPy reads the header as Python: what a damaged one raises depends on where it is
         raise ValueError(f"{argument}: {str(path)!r} is cut short or altered ({error}); {advice}") from None
+
+
+def new_map(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """A new ``.npy`` file, mapped for writing, whose every byte has its place on disk.
+
+    Without that a disk that fills up would end the process by a signal at some later write.
+
+    Raises:
+        OSError: the disk has no room for it; says how much it needs. Nothing is left there.
+    """
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    try:
+        with path.open("wb") as out:
+            np.lib.format.write_array_header_1_0(out, header)
+            out.flush()
+            allocate(out.fileno(), out.tell() + size)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise OSError(
+            error.errno,
+            f"could not write {str(path)!r}, which needs {human_bytes(size)} ({error.strerror or error}). "
+            "Free some space and call again: what was done before is kept.",
+        ) from error
+    return np.lib.format.open_memmap(path, "r+")
+
+
+def allocate(descriptor: int, size: int) -> None:
+    """Give a file ``size`` bytes that are really there; OSError when the disk is too full."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+        return
+    at = os.fstat(descriptor).st_size
+    while at < size:  # a system without it: zeros are written
+        at += os.pwrite(descriptor, bytes(min(1 << 20, size - at)), at)
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:

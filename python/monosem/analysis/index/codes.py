@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from monosem.data import files
+
 _CHUNK = 1 << 22  # entries sorted at a time
 
 
@@ -81,7 +83,14 @@ class CodeLog:
         for name, array in (("features", features), ("places", places), ("values", values)):
             entries = np.ascontiguousarray(array.numpy(), dtype=self.types[name])
             self.crc32[name] = zlib.crc32(entries, self.crc32[name])
-            entries.tofile(self.files[name])
+            try:
+                self.files[name].write(entries)
+            except OSError as error:
+                raise OSError(
+                    error.errno,
+                    f"could not write {str(self._path(name))!r} ({error.strerror or error}) after {self.count:,} "
+                    "activations. Free some space and call again: it goes on from the last checkpoint.",
+                ) from error
         self.count += len(features)
 
     def sync(self) -> None:
@@ -99,11 +108,8 @@ class CodeLog:
         self.close()
         starts = np.concatenate([[0], counts.numpy().cumsum()]).astype(np.int64)
         done = {name: self.folder / f"codes.{name}.npy" for name in ("starts", "places", "values")}
-        np.save(done["starts"], starts)
-        out = {
-            name: np.lib.format.open_memmap(done[name], "w+", self.types[name], (self.count,))
-            for name in ("places", "values")
-        }
+        files.write_array(done["starts"], starts)
+        out = {name: files.new_map(done[name], self.types[name], (self.count,)) for name in ("places", "values")}
         cursor = starts[:-1].copy()
         logs = {name: np.memmap(self._path(name), kind, "r") for name, kind in self.types.items() if self.count}
         for first in range(0, self.count, _CHUNK):
