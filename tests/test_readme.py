@@ -34,3 +34,34 @@ def test_the_commands_exist():
 
     named = set(re.findall(r"^    monosem (\w+)", README.read_text(encoding="utf-8"), flags=re.M))
     assert named == set(VERBS)
+
+
+def test_one_truth_about_how_long_reproduction_takes(capsys):
+    import json
+
+    from monosem.cli.main import main
+
+    measured = json.loads((README.parent / "bench" / "results" / "reproduce_small.json").read_text(encoding="utf-8"))
+    wanted = f"{measured['machine']['minutes']:.0f} minutes on two cores"
+    with pytest.raises(SystemExit):
+        main(["reproduce", "--help"])
+    assert wanted in " ".join(capsys.readouterr().out.split())
+    assert wanted in " ".join(README.read_text(encoding="utf-8").split())
+
+
+def test_any_optimizer_with_the_two_calls_of_the_readme_keeps_the_decoder_unit():
+    import torch
+
+    import monosem as ms
+
+    assert "sae.project_decoder_gradient()" in README.read_text() and "sae.normalize_decoder()" in README.read_text()
+    sae = ms.TopKSAE(d_in=16, d_sae=32, k=4)
+    optimizer = torch.optim.SGD(sae.parameters(), lr=0.5)
+    for _ in range(3):
+        optimizer.zero_grad()
+        sae.loss(torch.randn(64, 16)).loss.backward()
+        sae.project_decoder_gradient()
+        assert (sae.W_dec.grad * sae.W_dec).sum(-1).abs().max() < 1e-6
+        optimizer.step()
+        sae.normalize_decoder()
+        assert (sae.W_dec.norm(dim=-1) - 1).abs().max() < 1e-6

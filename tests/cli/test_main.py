@@ -3,7 +3,9 @@
 import subprocess
 import sys
 
-from monosem.cli.main import VERBS
+import pytest
+
+from monosem.cli.main import VERBS, main
 
 # Every help in one process in which PyTorch and numpy cannot be imported at all.
 HELP = """
@@ -31,3 +33,20 @@ def test_every_public_name_is_found():
     for name in monosem.__all__:
         assert getattr(monosem, name) is not None, name
     assert set(monosem.__all__) == {*monosem._HOME, "ops"}
+
+
+@pytest.mark.parametrize(
+    ("argv", "meant"),
+    [
+        (["evalute"], "evaluate"),
+        (["hook"], "hooks"),
+        (["train", "--out", "x", "--stesp", "5"], "--steps"),
+        (["harvest", "--out", "x", "--modle=B"], "--model"),
+        (["reproduce", "--preset", "smal"], "small"),
+    ],
+)
+def test_did_you_mean(argv, meant, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    assert caught.value.code == 2
+    assert f"Did you mean '{meant}'" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from monosem.analysis.scan import Block
 from monosem.data.memory import available_memory, human_bytes
+from monosem.data.nearest import did_you_mean
 
 _SAID = 12  # labels that an error names
 SHOWN = 16  # most labels of a table
@@ -95,7 +96,10 @@ def named(label: str, groups: Mapping[str, Sequence[int]], what: str = "label") 
     if len(alike) == 1:
         return alike[0]
     known = ", ".join(list(groups)[:_SAID]) + (f" and {len(groups) - _SAID:,} more" if len(groups) > _SAID else "")
-    raise ValueError(f"{what}: no text for {label!r}; this text has {known}. Each source of the text is a label")
+    raise ValueError(
+        f"{what}: no text for {label!r}; this text has {known}. Each source of the text is a label."
+        + did_you_mean(label, groups)
+    )
 
 
 def sources_read(rows: Any) -> list[str]:

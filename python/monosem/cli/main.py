@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 import sys
+from typing import NoReturn
 
 from monosem.cli import options
 from monosem.cli.device import check_device
 from monosem.cli.errors import say
+from monosem.data.nearest import did_you_mean
 
 VERBS = {
     "demo": "train a dictionary on the shipped model and text, and open what it found",
     "lm": "train, evaluate or sample the small language models",
+    "hooks": "the hooks of a model, their widths, and which are usual for dictionaries",
     "harvest": "write the activations of a model at one hook to disk",
     "train": "train a dictionary on activations",
     "evaluate": "L0, explained variance, CE loss recovered, dead features",
@@ -35,7 +39,7 @@ VERBS = {
 
 def parser() -> argparse.ArgumentParser:
     """The top-level parser; a verb's own options are added when that verb is chosen."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="monosem",
         description="Fast sparse autoencoders for PyTorch. Begin with `monosem demo`.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -44,6 +48,19 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     top.add_argument("verb", choices=VERBS, metavar="VERB", help="what to do (see below)")
     return top
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says which verb, option or choice was probably meant by one that does not exist."""
+
+    def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments: "):
+            known = [option for action in self._actions for option in action.option_strings]
+            wrong = [word.split("=")[0] for word in message.split(": ", 1)[1].split() if word.startswith("--")]
+            message += "." + "".join(did_you_mean(word, known) for word in wrong)
+        elif found := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)$", message):
+            message += "." + did_you_mean(found[1], [word.strip(" '") for word in found[2].split(",")])
+        super().error(message)
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -58,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     verb = parser().parse_args(argv[:1]).verb
     module = importlib.import_module(f"monosem.cli.{verb}")
-    own = argparse.ArgumentParser(prog=f"monosem {verb}", description=module.HELP, formatter_class=_Help)
+    own = _Parser(prog=f"monosem {verb}", description=module.HELP, formatter_class=_Help)
     module.add_arguments(own)
     args = own.parse_args(argv[1:])
     args.given = options.given(own, argv[1:])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -10,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from monosem.data.nearest import nearest
 from monosem.data.vocabulary import Vocabulary, readable
 from monosem.ops.precision import as_given
 
@@ -278,10 +278,10 @@ class Model(ABC):
 
     def _check_hook(self, hook_name: str) -> None:
         if hook_name not in self.hook_names:
-            near = difflib.get_close_matches(hook_name, self.hook_names, n=3, cutoff=0.4) or self.hook_names[:3]
+            near = nearest(hook_name, self.hook_names) or self.hook_names[:3]
             raise ValueError(
                 f"hook_name: {self.name!r} has no hook {hook_name!r}; nearest: {', '.join(near)}. "
-                "All of them: `model.hook_names`."
+                "All of them: `model.hook_names`, or `monosem hooks --model NAME`."
             )
 
     def _check_tokens(self, tokens: Tensor) -> Tensor:

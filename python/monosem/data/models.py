@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from monosem.data import files, sealed
+from monosem.data import files, kinds, sealed
 from monosem.data.adapter import Model
 from monosem.data.language_model import LanguageModel, LMConfig
 from monosem.data.tokenizer import BOS_ID, load_tokenizer, plain_text
@@ -118,7 +118,11 @@ def load_folder(folder: Path, name: str) -> NativeModel:
             unfinished = any(folder.glob("ckpt-*"))
             raise FileNotFoundError(
                 f"model: {str(folder)!r} holds no {needed}; wanted a folder written by `monosem lm train`. "
-                + ("Its training is not finished: run `monosem lm train` again to resume it." if unfinished else "")
+                + (
+                    "Its training is not finished: run `monosem lm train` again to resume it."
+                    if unfinished
+                    else kinds.describe(folder)
+                )
             )
     record, digests = sealed.read(folder / CONFIG, "model", "the configuration of a model, by `monosem lm train`")
     try:

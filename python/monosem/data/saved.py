@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from monosem.data import files, sealed
+from monosem.data import files, kinds, sealed
 from monosem.nn import KINDS, SAE
 from monosem.nn.config import ReLUConfig, SAEConfig, TopKConfig, from_dict
 
@@ -54,7 +54,8 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> SAE:
     for name in (_RECORD, _WEIGHTS):
         if not (folder / name).is_file():
             raise FileNotFoundError(
-                f"folder: no {name} in {str(folder)!r}; wanted a folder written by monosem.save or `monosem train`"
+                f"folder: no {name} in {str(folder)!r}; wanted a folder written by monosem.save or `monosem train`."
+                + kinds.describe(folder)
             )
     record, digests = sealed.read(folder / _RECORD, "folder", _WANTED)
     config, dtype, metadata = _described(record, folder / _RECORD)

@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monosem.data import counted, files
+from monosem.data import counted, files, kinds
 
-FORMAT = "monosem activations"
+FORMAT = kinds.STORE
 VERSIONS = (1, 2)  # 2: ``skip_tokens`` are left out wherever they stand; before, every context kept as many tokens
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 _BITS = {"bf16": np.dtype("i2"), "fp32": np.dtype("i4")}  # NumPy has no bfloat16: bits are copied, never changed
@@ -229,7 +229,8 @@ def read_index(folder: str | Path) -> Index:
     path = folder / "index.json"
     if not path.is_file():
         raise FileNotFoundError(
-            f"folder: {str(folder)!r} holds no activations (no index.json); wanted one written by `monosem harvest`"
+            f"folder: {str(folder)!r} holds no activations (no index.json); wanted one written by `monosem harvest`."
+            + kinds.describe(folder)
         )
     try:
         body = json.loads(path.read_text(encoding="utf-8"))

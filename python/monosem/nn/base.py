@@ -43,6 +43,14 @@ class SAE(nn.Module, ABC):
 
     Parameters (one row a feature in both matrices, which is what the kernels read): ``W_enc_rows`` [d_sae, d_in],
     ``W_dec`` [d_sae, d_in], ``b_enc`` [d_sae], ``b_dec`` [d_in]. ``W_enc`` is the [d_in, d_sae] view of the first.
+
+    ``Trainer`` keeps the decoder's rows unit. A loop of your own with any optimizer has to do so::
+
+        sae.loss(x).loss.backward()
+        sae.project_decoder_gradient()
+        optimizer.step()
+        sae.normalize_decoder()
+        optimizer.zero_grad()
     """
 
     cfg: SAEConfig

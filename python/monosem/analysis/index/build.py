@@ -20,7 +20,7 @@ from monosem.analysis.index.index import Index, text_rows
 from monosem.analysis.index.settings import IndexSettings
 from monosem.analysis.index.stored_arrays import StoredArrays
 from monosem.analysis.scan import Block, Rows, blocks, check, spread
-from monosem.data import files, sealed
+from monosem.data import files, kinds, sealed
 from monosem.data.counted import skipped_ids
 
 FORMAT = 1
@@ -221,7 +221,8 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
     if not path.is_file():
         unfinished = " (an unfinished one is there: build it again to go on)" if (folder / _STATE).is_file() else ""
         raise FileNotFoundError(
-            f"folder: no index in {str(folder)!r}{unfinished}; wanted one written by `monosem index`"
+            f"folder: no index in {str(folder)!r}{unfinished}; wanted one written by `monosem index`."
+            + kinds.describe(folder)
         )
     meta, digests = sealed.read(path, "folder", "an index written by `monosem index`")
     if meta.get("format") != FORMAT:

@@ -1,0 +1,45 @@
+"""``monosem hooks``: what a model can be read at."""
+
+from __future__ import annotations
+
+import argparse
+
+HELP = "the hooks of a model, their widths, and which are usual for dictionaries"
+
+# The ends of names at which dictionaries are usually trained, with what is there.
+_USUAL = {
+    "hook_resid_pre": "the residual stream before the layer",
+    "hook_resid_post": "the residual stream behind the layer",
+    "mlp.hook_post": "the neurons of the MLP (the paper's choice)",
+    "hook_mlp_out": "what the MLP adds to the residual stream",
+    "hook_attn_out": "what attention adds to the residual stream",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "One line a hook: its name for --hook, the width of its activations, and, for those that dictionaries are "
+        "usually trained at, what is there. Hooks that hold no vector for each token have no width and cannot be used."
+    )
+    what = "A or B (shipped), a folder from `monosem lm train`, or a TransformerLens name"
+    parser.add_argument("--model", default="A", help=what)
+    parser.add_argument("--usual", action="store_true", help="only those that dictionaries are usually trained at")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print one line a hook."""
+    from monosem.data.models import load_model
+
+    model = load_model(args.model)
+    usual = {name: what for name in model.hook_names for end, what in _USUAL.items() if name.endswith("." + end)}
+    shown = [name for name in model.hook_names if name in usual or not args.usual]
+    if not shown:
+        raise ValueError(f"usual: {args.model!r} has no hook of the usual names; leave out --usual to see all it has")
+    wide = max(map(len, shown))
+    for name in shown:
+        try:
+            width = f"{model.width(name):,}"
+        except ValueError:  # scores of attention, scales of norms, or a hook that the forward pass does not come by
+            width = "-"
+        print(f"{name:{wide}}  {width:>7}  {usual.get(name, '')}".rstrip())
+    return 0

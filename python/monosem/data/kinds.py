@@ -1,0 +1,37 @@
+"""What a folder is that some verb wrote, and which verbs read it: for the message where another kind was wanted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+STORE = "monosem activations"  # how index.json of a store begins; an index of a dictionary has that name too
+
+# (files that such a folder holds, what it is, how it is read); the first that fits counts.
+_KINDS = (
+    (("cfg.json", "sae.safetensors"), "a dictionary", "`monosem evaluate FOLDER` and the other verbs that take RUN"),
+    (("model.safetensors", "config.json"), "a language model", "`--model FOLDER` or `monosem lm evaluate`"),
+    (("tokens.npy", "corpus.json"), "tokenized text of `monosem lm train`", "`monosem lm train` with the same --out"),
+    (("ckpt-*",), "an unfinished training", "the command that began it, which goes on where it was stopped"),
+)
+
+
+def describe(folder: str | Path) -> str:
+    """A sentence, with a blank before it, that says what the folder is; nothing where that is not known."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        return ""
+    for needed, what, how in _KINDS:
+        if all(any(folder.glob(name)) for name in needed):
+            return _sentence(what, how)
+    try:
+        with (folder / "index.json").open(encoding="utf-8") as opened:
+            begin = opened.read(4096)
+    except (OSError, ValueError):
+        return ""
+    if f'"{STORE}"' in begin:
+        return _sentence("activations", "`monosem train --activations FOLDER`")
+    return _sentence("an index of a dictionary", "`monosem features RUN`, of the dictionary beside it")
+
+
+def _sentence(what: str, how: str) -> str:
+    return f" This folder holds {what}; it is read by {how}."

@@ -1,0 +1,18 @@
+"""What was probably meant by a name that does not exist: the one place that decides which names are alike."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(name: str, names: Iterable[str], n: int = 3) -> list[str]:
+    """At most n of ``names`` that are spelled like ``name``, the likest first; whatever the case of the letters."""
+    by_lower = {other.lower(): other for other in names}
+    return [by_lower[found] for found in difflib.get_close_matches(name.lower(), by_lower, n=n, cutoff=0.5)]
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """``" Did you mean 'x'?"`` to put behind a message, or nothing where no name is alike."""
+    found = nearest(name, names)
+    return f" Did you mean {' or '.join(map(repr, found))}?" if found else ""

@@ -1,0 +1,37 @@
+"""A folder of another kind: the message says what it is and what reads it."""
+
+import pytest
+import torch
+
+import monosem as ms
+from monosem.analysis.index import open_index
+from monosem.data import models
+from monosem.data.language_model import LanguageModel, LMConfig
+
+
+@pytest.fixture
+def folders(tmp_path):
+    ms.save(ms.TopKSAE(d_in=8, d_sae=16, k=2), tmp_path / "sae")
+    shape = dict(n_layers=1, d_model=8, d_mlp=16, n_heads=2, n_ctx=8, d_vocab=32)
+    models.save_folder(tmp_path / "lm", LanguageModel(LMConfig(**shape)))
+    model = ms.load_model("A")
+    ms.harvest(model, "blocks.0.mlp.hook_post", torch.full((2, 8), 300), tmp_path / "acts")
+    return tmp_path
+
+
+READERS = {"sae": ms.load, "lm": ms.load_model, "acts": lambda f: ms.ActivationStore(f, 4), "index": open_index}
+SAYS = {
+    "sae": "holds a dictionary; it is read by `monosem evaluate",
+    "lm": "holds a language model; it is read by `--model FOLDER`",
+    "acts": "holds activations; it is read by `monosem train --activations",
+}
+
+
+@pytest.mark.parametrize("kind", SAYS)
+@pytest.mark.parametrize("reader", READERS)
+def test_says_what_the_folder_is(folders, kind, reader):
+    if kind == reader or (kind, reader) == ("acts", "index"):  # there an index.json is, of another format
+        return
+    with pytest.raises(FileNotFoundError) as caught:
+        READERS[reader](folders / kind)
+    assert SAYS[kind] in str(caught.value)
