@@ -51,6 +51,8 @@ def test_later_verbs_read_the_runs_text_and_say_so(trained, made, capsys):
     for verb, more in (("evaluate", ()), ("proxies", ()), ("index", ("--split", "all"))):
         assert run(verb, made / "run", *more) == 0
         assert f"text: {text}, as trained" in capsys.readouterr().out
+    evidence = json.loads((made / "run" / "proxies.json").read_text())
+    assert "weights" in str(evidence) and ms.load(made / "run").metadata["text"]["sha256"] in str(evidence)
     got = json.loads((made / "run" / "evaluation.json").read_text())
     assert got["made_from"]["text"] == text and got["made_from"]["weights"].startswith("LanguageModel ")
     assert run("evaluate", made / "run", "--out", made / "other") == 0

@@ -31,7 +31,14 @@ def run(args: argparse.Namespace) -> int:
         subject.sae, subject.model, subject.hook_name, load_rows(subject.model, args.text, args.split),
         tokens=args.tokens, support=args.support, lift=args.lift, show=args.show, progress=not args.quiet,
     )  # fmt: skip
+    plain = result.to_dict() | {"made_from": remembered.text_and_model(args, subject.model)}
     claim.write(
-        out, "automata", result, [section], f"Finite-state automata in model {subject.model.name}", {"": args.folder}
+        out,
+        "automata",
+        result,
+        [section],
+        f"Finite-state automata in model {subject.model.name}",
+        {"": args.folder},
+        plain=plain,
     )
     return 0

@@ -34,7 +34,14 @@ def run(args: argparse.Namespace) -> int:
         subject.sae, subject.model, subject.hook_name, load_rows(subject.model, args.text, args.split),
         tokens=args.tokens, memory=int(args.memory * 2**30), progress=not args.quiet,
     )  # fmt: skip
+    plain = result.to_dict() | {"made_from": remembered.text_and_model(args, subject.model)}
     claim.write(
-        out, "neurons", result, [section], f"Features and neurons of model {subject.model.name}", {"": args.folder}
+        out,
+        "neurons",
+        result,
+        [section],
+        f"Features and neurons of model {subject.model.name}",
+        {"": args.folder},
+        plain=plain,
     )
     return 0

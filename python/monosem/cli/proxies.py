@@ -39,5 +39,14 @@ def run(args: argparse.Namespace) -> int:
         subject.sae, subject.model, subject.hook_name, load_rows(subject.model, args.text, args.split),
         proxies=[] if args.only_own else None, extra=own, tokens=args.tokens, progress=not args.quiet,
     )  # fmt: skip
-    claim.write(out, "proxies", result, [section], f"Kinds of text in model {subject.model.name}", {"": args.folder})
+    plain = result.to_dict() | {"made_from": remembered.text_and_model(args, subject.model)}
+    claim.write(
+        out,
+        "proxies",
+        result,
+        [section],
+        f"Kinds of text in model {subject.model.name}",
+        {"": args.folder},
+        plain=plain,
+    )
     return 0

@@ -158,3 +158,11 @@ def index_notes(args: argparse.Namespace) -> dict[str, Any]:
         "text_sha256": digest,
         "context": getattr(args, "context", None),
     }
+
+
+def text_and_model(args: argparse.Namespace, model: Any) -> dict[str, Any]:
+    """What a line of evidence was made from."""
+    from monosem.data import fingerprint
+
+    found = {"split": args.split, "tokens": args.tokens, "context": getattr(args, "context", None)}
+    return {**fingerprint.of_text(args.text), **found, "model": model.name, "weights": fingerprint.of_model(model)}

@@ -52,5 +52,6 @@ def run(args: argparse.Namespace) -> int:
         load_rows(first.model, args.text, args.split), tokens=args.tokens, density_tokens=args.density_tokens,
         progress=not args.quiet,
     )  # fmt: skip
-    claim.write(out, "widths", result, [section], f"Dictionaries of model {first.model.name}", {})
+    plain = result.to_dict() | {"made_from": remembered.text_and_model(args, first.model)}
+    claim.write(out, "widths", result, [section], f"Dictionaries of model {first.model.name}", {}, plain=plain)
     return 0
