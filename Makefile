@@ -10,13 +10,28 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES := $(shell find python csrc kernels -type f -not -name '*.pyc' -not -name '*.so') CMakeLists.txt pyproject.toml
 
-.PHONY: demo test bench pictures build clean
+.PHONY: demo test sanitize bench pictures build clean
 demo: build
 	$(VENV)/bin/monosem demo --out runs/demo
 
 test: build $(VENV)/.test-packages
 	@sh tools/get_browser.sh
 	MONOSEM_REQUIRE_LENS=1 MONOSEM_TL39=$(abspath $(VENV)/tl39) $(PY) -m pytest tests
+
+# The CPU kernels under the address and undefined-behaviour sanitizers of GCC, in a folder of its own: what is installed
+# stays as it is. TESTS= narrows it; MONOSEM_ISA= and MONOSEM_PRODUCT= choose other kernels.
+SANITIZED := build/sanitize
+TESTS ?= $(addprefix tests/ops/test_,encode.py cpu_whole.py every_scale.py long_sums.py rows.py adam_options.py bindings.py) \
+  tests/nn
+sanitize: build $(VENV)/.test-packages
+	PATH="$(abspath $(VENV)/bin):$$PATH" cmake -S . -B $(SANITIZED) -G Ninja -DMONOSEM_CUDA=OFF -DMONOSEM_SANITIZE=ON \
+	  -DPYTHON_EXECUTABLE=$(abspath $(PY)) -Dpybind11_DIR=$$($(PY) -m pybind11 --cmakedir)
+	PATH="$(abspath $(VENV)/bin):$$PATH" cmake --build $(SANITIZED)
+	rm -rf $(SANITIZED)/package && mkdir $(SANITIZED)/package
+	cp -RL python/monosem $(SANITIZED)/package/ && rm -f $(SANITIZED)/package/monosem/_C*.so
+	cp $(SANITIZED)/_C*.so $(SANITIZED)/package/monosem/
+	PYTHONPATH=$(abspath $(SANITIZED))/package LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 $(PY) -m pytest -s -p no:cacheprovider $(TESTS)
 
 bench: build $(VENV)/.bench-packages
 	$(PY) bench/run.py $(if $(FULL),--full)
