@@ -107,7 +107,8 @@ def _table(proxies: list[Mapping[str, Any]]) -> str:
             unit = p[what]
             if unit is None:
                 continue
-            first = [escape(p["name"]), f"{p['base_rate']:.2%}"] if what == "feature" else ["", ""]
+            opens = what == "feature" or p["feature"] is None  # the proxy is named in its first row
+            first = [escape(p["name"]), f"{p['base_rate']:.2%}"] if opens else ["", ""]
             figures = [
                 f"{unit['correlation']:.3f}", f"{unit['specificity']:.1%}", f"{unit['mass']:.1%}",
                 f"{unit['sensitivity']:.1%}", f"{unit['density']:.2%}",
