@@ -294,3 +294,17 @@ def test_a_second_ctrl_c_stops_at_once(make, config, tmp_path):
     finally:
         signal.signal(signal.SIGINT, before)
     assert not list(tmp_path.glob("ckpt-*"))
+
+
+@pytest.mark.parametrize("name", ["W_enc_rows", "W_dec", "b_enc", "b_dec"])
+def test_a_parameter_that_cannot_be_updated_in_place_is_named(name):
+    sae, x = ms.TopKSAE(16, 32, 4, seed=0), torch.randn(8, 16)
+    p = getattr(sae, name)
+    p.data = p.data.T.contiguous().T if p.ndim == 2 else p.data.repeat_interleave(2)[::2]
+    with pytest.raises(ValueError, match=rf"sae: parameter {name} of shape .* has strides .*; wanted it contiguous"):
+        ms.Trainer(sae, ms.TrainConfig(batch_size=8, steps=2), progress=False).step(x)
+    p.data = p.data.contiguous()
+    if name != "W_dec":
+        p.data = p.data.double()
+        with pytest.raises(ValueError, match=f"sae: parameter {name} is torch.float64, W_dec torch.float32; wanted"):
+            ms.Trainer(sae, ms.TrainConfig(batch_size=8, steps=2), progress=False).step(x)

@@ -33,15 +33,15 @@ class FastStep:
             biases are not lazy; bias corrections count every step.
 
     Raises:
-        ValueError: parameters that are not float32 or float64, or float64 with moments of fewer bits.
+        ValueError: parameters that are not all float32 or all float64, or not contiguous; or float64 with moments of
+            fewer bits.
     """
 
     def __init__(
         self, sae: SAE, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, adam_state: str = "fp32",
         lazy_rows: bool = False,
     ) -> None:  # fmt: skip
-        if sae.W_dec.dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"sae: parameters are {sae.W_dec.dtype}; wanted float32 for training. Call `sae.float()`")
+        _check(sae)
         if adam_state not in adam.STATES:
             raise ValueError(f"adam_state: got {adam_state!r}; wanted one of {', '.join(adam.STATES)}")
         if adam_state != "fp32" and sae.W_dec.dtype != torch.float32:
@@ -235,3 +235,19 @@ class StepOutput:
     def __init__(self, made: Gradients, grad_norm: Tensor | None) -> None:
         self.loss, self.mse, self.sparsity = made.loss, made.mse, made.sparsity
         self.aux, self.l0, self.fired, self.grad_norm = made.aux, made.l0, made.fired, grad_norm
+
+
+def _check(sae: SAE) -> None:
+    """That the parameters can be updated in place."""
+    for name in PARAMETERS:
+        p = getattr(sae, name)
+        if p.dtype not in (torch.float32, torch.float64) or p.dtype != sae.W_dec.dtype:
+            others = "" if name == "W_dec" else f", W_dec {sae.W_dec.dtype}"
+            raise ValueError(
+                f"sae: parameter {name} is {p.dtype}{others}; wanted float32 for training. Call `sae.float()`"
+            )
+        if not p.is_contiguous():
+            raise ValueError(
+                f"sae: parameter {name} of shape {list(p.shape)} has strides {list(p.stride())}; wanted it contiguous, "
+                f"to be updated in place. Write `sae.{name}.data = sae.{name}.data.contiguous()`"
+            )
