@@ -9,6 +9,7 @@ from torch import Tensor
 
 import monosem as ms
 from monosem.data.adapter import BEFORE_UNEMBED, Model
+from monosem.data.vocabulary import Vocabulary
 
 HOOK = "blocks.0.mlp.hook_post"
 LETTERS = "_abcdefghijklmnop"  # 0 is the BOS
@@ -48,8 +49,8 @@ class ChainModel(Model):
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(LETTERS[i] for i in ids)
 
-    def _vocabulary_entry(self, token: int) -> str:
-        return LETTERS[token]
+    def _vocabulary(self) -> Vocabulary:
+        return Vocabulary(LETTERS.__getitem__, self.d_vocab)
 
     def to(self, device) -> "ChainModel":
         return self

@@ -48,6 +48,8 @@ class Machine:
     def decode(self, ids):
         return "".join(self.token_str(t) for t in ids)
 
+    text_within = decode
+
 
 class States(NeuronBasis):
     """Feature s fires on the tokens of state s; feature 7 on everything; 8 to 13 on a noise token each; 14 never."""
