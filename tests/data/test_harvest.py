@@ -15,9 +15,10 @@ import pytest
 import torch
 from fake_model import HOOK, FakeModel, numbered
 
-from monosem.data import files, memory, shards
+from monosem.data import files, shards
 from monosem.data.harvest import ActivationStream, harvest
 from monosem.data.store import ActivationStore
+from monosem.ops import memory
 
 CHILD = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
 

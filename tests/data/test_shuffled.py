@@ -11,8 +11,9 @@ import pytest
 import torch
 from fake_model import HOOK, FakeModel, numbered, token_of
 
-from monosem.data import harvest, memory
+from monosem.data import harvest
 from monosem.data.harvest import ActivationStream
+from monosem.ops import memory
 
 CHILD = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
 

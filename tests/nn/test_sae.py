@@ -218,3 +218,13 @@ def test_damaged_files_are_named(tmp_path):
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_weights_that_do_not_fit_are_refused_before_they_are_written(monkeypatch):
+    """A system that is asked for pages it does not have ends the process."""
+    monkeypatch.setattr("monosem.ops.memory.available_memory", lambda: 900 << 20)
+    with pytest.raises(
+        ValueError, match=r"d_sae: weights of 65,536 features need 1\.07 GB of memory, .* smaller d_sae"
+    ):
+        ms.TopKSAE(2048, 65_536, 32)
+    ms.TopKSAE(2048, 64, 32)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from monosem.analysis.scan import Block
-from monosem.data.memory import available_memory, human_bytes
 from monosem.data.nearest import did_you_mean
+from monosem.ops.memory import available_memory, human_bytes
 
 _SAID = 12  # labels that an error names
 SHOWN = 16  # most labels of a table

@@ -15,8 +15,8 @@ import torch
 
 import monosem
 from monosem import doctor
-from monosem.data.memory import available_memory
 from monosem.ops import backend, cpu_whole
+from monosem.ops.memory import available_memory
 
 _FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "sve", "bf16")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from monosem.data.memory import human_bytes
+from monosem.ops.memory import human_bytes
 
 Table = tuple[list[str], list[list[str]]]
 

@@ -14,7 +14,7 @@ import torch
 from monosem.bench import floor, machine
 from monosem.bench.rounds import Entrant, Row, groups, take_turns, write_data
 from monosem.bench.workloads import Workload
-from monosem.data.memory import available_memory
+from monosem.ops.memory import available_memory
 
 
 def compare(

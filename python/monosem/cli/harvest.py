@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from monosem.data.contexts import load_contexts
     from monosem.data.harvest import harvest, planned_bytes
-    from monosem.data.memory import human_bytes
     from monosem.data.models import load_model
+    from monosem.ops.memory import human_bytes
 
     if args.tokens and args.split != "all":
         options.refuse(args, ["split"], "beside --tokens: an array is read whole")

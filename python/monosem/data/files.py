@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from monosem.data import parts_of_runs
-from monosem.data.memory import human_bytes
+from monosem.ops.memory import human_bytes
 
 _UMASK = os.umask(0)
 os.umask(_UMASK)

@@ -16,9 +16,9 @@ from tqdm.auto import tqdm
 from monosem.data import files, fingerprint, shards
 from monosem.data.contexts import Contexts
 from monosem.data.counted import BY_NAME, SkipTokens
-from monosem.data.memory import available_memory, check_memory, human_bytes
 from monosem.data.shuffled import ShuffledSource, differences
 from monosem.data.store import ActivationStore
+from monosem.ops.memory import available_memory, check_memory, human_bytes
 
 if TYPE_CHECKING:
     from monosem.data.adapter import Model

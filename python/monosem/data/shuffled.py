@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from monosem.data import fingerprint
-from monosem.data.memory import check_memory
+from monosem.ops.memory import check_memory
 
 # Settings that decide the order of the tokens and not which they are.
 _ORDER = ("seed", "batch_size", "windows", "forward_contexts")

@@ -14,6 +14,7 @@ from monosem.nn.config import SAEConfig
 from monosem.nn.geometric_median import geometric_median
 from monosem.nn.gradients import Gradients
 from monosem.ops import SparseCode, backend
+from monosem.ops.memory import check_memory
 from monosem.ops.topk_encode import Rounded
 
 
@@ -36,6 +37,9 @@ class LossOutput:
     aux: Tensor
     reconstruction: Tensor
     code: SparseCode
+
+
+_SMALL = 64 << 20  # bytes of weights for which nobody asks how much memory there is
 
 
 class SAE(nn.Module, ABC):
@@ -62,6 +66,7 @@ class SAE(nn.Module, ABC):
         options = {"device": device, "dtype": dtype}
         self.W_enc_rows = nn.Parameter(torch.empty(cfg.d_sae, cfg.d_in, **options))
         self.W_dec = nn.Parameter(torch.empty(cfg.d_sae, cfg.d_in, **options))
+        _check_fits(self.W_enc_rows, self.W_dec)
         for w in (self.W_enc_rows, self.W_dec):  # before anything is written: their rows are read in no order
             backend.large_pages(w)
         self.b_enc = nn.Parameter(torch.zeros(cfg.d_sae, **options))
@@ -144,3 +149,13 @@ class SAE(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         return repr(self.cfg)
+
+
+def _check_fits(*weights: Tensor) -> None:
+    """Refuse weights that the memory cannot hold, once they have addresses but before anything is written to them.
+
+    A system that finds out later ends the process.
+    """
+    size = sum(w.numel() * w.element_size() for w in weights if w.device.type == "cpu")
+    if size > _SMALL:
+        check_memory(size, f"weights of {len(weights[0]):,} features", "d_sae")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from monosem.data.memory import available_memory, human_bytes
+from monosem.ops.memory import available_memory, human_bytes
 
 
 def bytes_needed(

@@ -217,3 +217,16 @@ def test_settings_are_checked():
         IndexSettings(bins=16)
     with pytest.raises(ValueError, match="top: got 0"):
         IndexSettings(top=0)
+
+
+def test_what_it_takes_on_disk_is_said_before_it_begins(subject, rows, tmp_path, monkeypatch, capsys):
+    built = build_index(subject, rows, tmp_path / "enough", settings=SETTINGS, progress=True)
+    assert "the index takes about" in capsys.readouterr().err
+    there = sum(f.stat().st_size for f in (tmp_path / "enough").glob("*.npy"))
+    usage = type("Usage", (), {"free": there})  # what is left at the end; the checkpoint needs more
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage)
+    read = []
+    monkeypatch.setattr(module._Run, "read", lambda *_: read.append(1))
+    with pytest.raises(OSError, match=r"folder: .*the index takes about .* of disk, .* are free\. Free some space"):
+        build_index(subject, rows, tmp_path / "full", settings=SETTINGS, progress=False)
+    assert not read and built.tokens == 110

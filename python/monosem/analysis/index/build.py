@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import shutil
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -12,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from monosem.analysis.index import fingerprint
 from monosem.analysis.index.codes import CodeLog
@@ -22,6 +26,7 @@ from monosem.analysis.index.stored_arrays import StoredArrays
 from monosem.analysis.scan import Block, Rows, blocks, check, spread
 from monosem.data import files, kinds, sealed
 from monosem.data.counted import skipped_ids
+from monosem.ops.memory import human_bytes
 
 FORMAT = 1
 _STATE = "unfinished.safetensors"
@@ -56,6 +61,7 @@ def build_index(
         ValueError: the dictionary does not fit the hook, there is no text, or the folder holds an index of something
             else.
         RuntimeError: another run writes to the folder.
+        OSError: the disk is too small for the index, or full.
     """
     settings = settings or IndexSettings()
     sae, model, hook_name = subject.sae, subject.model, subject.hook_name
@@ -83,9 +89,37 @@ def build_index(
             _check_same(folder, "index.json", read_meta(folder), meta)
             return open_index(folder)
         saver = _Saver(folder, collector, meta, checkpoint_seconds)
-        run.read(saver.resume(), saver)
+        done = saver.resume()
+        if done < len(select):
+            _check_disk(folder, saver, run, progress)
+        run.read(done, saver)
         saver.finish(rows)
     return open_index(folder)
+
+
+def _check_disk(folder: Path, saver: _Saver, run: _Run, progress: bool) -> None:
+    """Say what the index takes on disk, and refuse where it has no room, before hours of reading.
+
+    The activations are those of the tokens that are read, as many a token as in the first rows.
+
+    Raises:
+        OSError: the disk has less room than the index needs.
+    """
+    state = sum(a.numel() * a.element_size() for a in run.collector.arrays().values())
+    needed = 2 * state  # the checkpoint, and the arrays at the end
+    if saver.log is not None:
+        entries = run.tokens() * run.l0() - saver.log.count
+        needed += int(entries * saver.log.bytes_logged) + int((entries + saver.log.count) * saver.log.bytes_sorted)
+    free = shutil.disk_usage(folder).free
+    said = f"the index takes about {human_bytes(needed)} of disk, {human_bytes(free)} are free"
+    if needed > free:
+        raise OSError(
+            errno.ENOSPC,
+            f"folder: {str(folder)!r}: {said}. Free some space, choose another folder, read fewer tokens, or keep no "
+            "codes (IndexSettings(codes=False))",
+        )
+    if progress:
+        tqdm.write(said, file=sys.stderr)
 
 
 class _Run:
@@ -95,6 +129,16 @@ class _Run:
                  progress: bool) -> None:  # fmt: skip
         self.collector, self.subject, self.rows, self.select = collector, subject, rows, select
         self.settings, self.progress = settings, progress
+
+    def tokens(self) -> int:
+        """How many tokens the chosen rows have, none left out."""
+        return len(self.select) * int(np.shape(self.rows.tokens)[1])
+
+    def l0(self) -> float:
+        """Active features a token, in the first few of the chosen rows."""
+        first = np.asarray(self.rows.tokens)[self.select[:2]]
+        x = self.subject.model.activations(torch.as_tensor(first, device="cpu").long(), self.subject.hook_name)
+        return float(self.subject.sae.encode(x.to(self.subject.sae.W_dec.device)).l0())
 
     def read(self, done: int, after: Any) -> None:
         """Read the rows from number ``done`` on, calling ``after(rows done, block)`` behind every block."""

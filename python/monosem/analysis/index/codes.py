@@ -53,6 +53,16 @@ class CodeLog:
             "values": np.dtype(np.float32),
         }
 
+    @property
+    def bytes_logged(self) -> int:
+        """Of an entry while it is collected."""
+        return sum(kind.itemsize for kind in self.types.values())
+
+    @property
+    def bytes_sorted(self) -> int:
+        """Of an entry at the end."""
+        return self.types["places"].itemsize + self.types["values"].itemsize
+
     def _path(self, name: str) -> Path:
         return self.folder / f"unfinished.{name}"
 

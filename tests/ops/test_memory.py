@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from monosem.data.memory import available_memory, check_memory
+from monosem.ops.memory import available_memory, check_memory
 
 GIB = 1 << 30
 
@@ -68,7 +68,7 @@ def test_limits_of_the_process_count():
     """In a child: a limit of this process could not be raised again."""
     code = (
         "import resource, sys; sys.path[:0] = sys.argv[1:]\n"
-        "from monosem.data.memory import available_memory\n"
+        "from monosem.ops.memory import available_memory\n"
         "size = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (size + (300 << 20), resource.RLIM_INFINITY))\n"
         "print(available_memory() / (1 << 20))"
@@ -80,7 +80,7 @@ def test_limits_of_the_process_count():
 
 
 def test_what_does_not_fit_is_said(monkeypatch):
-    from monosem.data import memory
+    from monosem.ops import memory
 
     monkeypatch.setattr(memory, "available_memory", lambda: 10**9)
     with pytest.raises(ValueError, match=r"d_sae: features need 2 GB of memory, this machine has 1 GB left"):
