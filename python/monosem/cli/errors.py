@@ -26,6 +26,8 @@ def _line(error: Exception, args: argparse.Namespace) -> str:
         return f"not enough memory{_of(args)} ({text or 'an array did not fit'}); ask for less, or free some"
     if isinstance(error, RecursionError):
         return f"something is nested too deeply{_of(args)} ({text}); wanted files that monosem wrote"
+    if isinstance(error, OSError) and text.startswith("[Errno") and error.filename is not None:
+        return _of_the_system(error)
     if isinstance(error, EXPECTED) and text:
         return text
     # Nothing is known to end here: what does is a file in which monosem did not expect what stands there, or a fault.
@@ -33,6 +35,21 @@ def _line(error: Exception, args: argparse.Namespace) -> str:
         f"unexpected {type(error).__name__} ({text or 'without a word'}){_of(args)}: a file there may be damaged or of "
         f"another kind; if none is, this is a fault of monosem. {SHOW}=1 shows where it happened."
     )
+
+
+def _of_the_system(error: OSError) -> str:
+    """What the system says of a path, with what to do."""
+    path = os.fspath(error.filename)
+    path = path.decode(errors="replace") if isinstance(path, bytes) else str(path)
+    if isinstance(error, (FileExistsError, NotADirectoryError)):
+        while path and not os.path.lexists(path):  # the part of it that is there
+            path = os.path.dirname(path)
+        return f"{path!r} is a file; wanted a folder there, or none. Choose another path, or move the file."
+    if isinstance(error, IsADirectoryError):
+        return f"{path!r} is a folder; wanted a file. Choose another path."
+    if isinstance(error, PermissionError):
+        return f"{path!r}: no permission. Choose another path, or change its rights."
+    return f"{path!r}: {error.strerror or error}"
 
 
 def _of(args: argparse.Namespace) -> str:
