@@ -75,7 +75,7 @@ def test_too_little_text(made, tmp_path, capsys):
     assert main(["evaluate", str(made / "sae"), "--text", str(tmp_path / "short.jsonl"), "--split", "all"]) == 2
     assert "one context" in capsys.readouterr().err
     assert main(["evaluate", str(made / "sae"), "--text", str(tmp_path / "short.jsonl")]) == 2
-    assert "too few documents" in capsys.readouterr().err
+    assert "holds no document for split 'held_out'" in capsys.readouterr().err
 
 
 def test_the_demo_on_a_small_scale(made, tmp_path, capsys):

@@ -12,7 +12,7 @@ from monosem.analysis.evidence.explain.rules import Rules, learn, learn_next
         ("42", {"digits", "base64 alphabet", "hexadecimal"}),
         (" Berlin", {"Capitalised", "begins with a space", "LATIN script"}),
         ("NASA", {"UPPER CASE", "LATIN script"}),
-        ("ACGT", {"DNA letters", "UPPER CASE"}),
+        ("ACGT", {"only A C G T", "UPPER CASE"}),
         ("مر", {"ARABIC script", "goes on with a word"}),
         (" של", {"HEBREW script", "begins with a space"}),
         ("の", {"HIRAGANA script"}),

@@ -19,7 +19,7 @@ _CLASSES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     for name, pattern in (
         ("digits", r"\d+"),
         ("hexadecimal", r"(?=.*\d)(?=.*[a-fA-F])[0-9a-fA-F]+"),
-        ("DNA letters", r"[ACGT]+|[acgt]+"),
+        ("only A C G T", r"[ACGT]+|[acgt]+"),
         ("letters and digits mixed", r"(?=.*\d)(?=.*[A-Za-z])[A-Za-z0-9]+"),
         ("mixed case", r"(?=.*[a-z][A-Z])[A-Za-z]+"),
         ("lower case", r"[^\W\d_A-Z]*[a-z][^\W\d_A-Z]*"),
