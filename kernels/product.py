@@ -23,19 +23,22 @@ def round_rows(t, rounded, length, error, N, D, WIDTH, COPY: tl.constexpr, R: tl
     row = tl.program_id(0).to(tl.int64) * R + tl.arange(0, R)
     inside = (row < N)[:, None]
     squares = tl.zeros([R, BD], tl.float32)
+    some = tl.zeros([R, BD], tl.float32)
     errors = tl.zeros([R, BD], tl.float32)
     for d in range(0, WIDTH, BD):
         cols = d + tl.arange(0, BD)
         v = tl.load(t + row[:, None] * D + cols[None, :], mask=inside & (cols < D)[None, :], other=0.0).to(tl.float32)
         squares += v * v
+        some += tl.where(v != 0, 1.0, 0.0)
         if COPY:
             low = v.to(rounded.dtype.element_ty)
             tl.store(rounded + row[:, None] * WIDTH + cols[None, :], low, mask=inside & (cols < WIDTH)[None, :])
             e = v - low.to(tl.float32)
             errors += e * e
+    least = tl.where(tl.sum(some, axis=1) > 0, 1e-14, 0.0)  # a row of zeros has exact products
     # fp32 sums of squares are good to 2⁻²⁴ times their additions; a thousandth covers any width.
-    tl.store(length + row, tl.sqrt(tl.sum(squares, axis=1)) * 1.001 + 1e-14, mask=row < N)
-    tl.store(error + row, tl.sqrt(tl.sum(errors, axis=1)) * 1.001 + 1e-14, mask=row < N)
+    tl.store(length + row, tl.sqrt(tl.sum(squares, axis=1)) * 1.001 + least, mask=row < N)
+    tl.store(error + row, tl.sqrt(tl.sum(errors, axis=1)) * 1.001 + least, mask=row < N)
 
 
 @triton.jit

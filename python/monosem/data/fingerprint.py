@@ -73,7 +73,9 @@ def of_model(model: Any) -> str | None:
         digest.update(f"{name} {weight.dtype} {list(weight.shape)}".encode())
         flat = weight.detach().reshape(-1)
         if not whole and len(flat) > _PART:
-            flat = flat[torch.linspace(0, len(flat) - 1, _PART, dtype=torch.float64).long().to(flat.device)]
+            flat = flat[
+                torch.linspace(0, len(flat) - 1, _PART, dtype=torch.float64, device="cpu").long().to(flat.device)
+            ]
         for part in _bytes(flat):
             digest.update(part)
     return f"{type(module).__name__} {digest.hexdigest()[:16]}"
