@@ -55,16 +55,20 @@ def tokenizer(tmp_path_factory):
 @pytest.fixture(scope="module", params=FAMILIES)
 def family(request, tokenizer):
     """(name, the model of Hugging Face, the same behind our adapter)."""
+    return request.param, *built(request.param, FAMILIES[request.param], tokenizer)
+
+
+def built(kind, settings, tokenizer):
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
-    cfg = getattr(transformers, f"{request.param}Config")(**FAMILIES[request.param])
+    cfg = getattr(transformers, f"{kind}Config")(**settings)
     torch.manual_seed(0)
     theirs = transformers.AutoModelForCausalLM.from_config(cfg).eval()
     with torch.no_grad():
         for p in theirs.parameters():
             p.copy_(torch.rand_like(p) * 0.8 + 0.1 if p.ndim == 1 else torch.randn_like(p) * 0.15)
     bridge = build_bridge_from_module(copy.deepcopy(theirs), type(theirs).__name__, hf_config=cfg, tokenizer=tokenizer)
-    return request.param, theirs, load_model(bridge)
+    return theirs, load_model(bridge)
 
 
 def test_losses_are_the_models_own(family):
@@ -104,6 +108,37 @@ def test_logit_directions_are_the_models_own(family, hook):
     found = torch.linalg.lstsq(basis, change[:, None]).solution
     assert float((basis @ found - change[:, None]).norm() / change.norm()) < 1e-3  # differences of float32 logits
     assert float(found[0]) == pytest.approx(1 / size, rel=1e-3)  # not only the direction
+
+
+def test_the_middle_of_a_layer_is_read_and_not_written(family):
+    """Bridges have a copy of the stream there, for the MLP alone: what is put there reaches nothing else."""
+    name, _, ours = family
+    hook = "blocks.0.hook_resid_mid"
+    if hook not in ours.hook_names:
+        assert name in ("Cohere", "GPTNeoX")  # attention and MLP side by side
+        return
+    with pytest.raises(ValueError, match=r"replace: 'blocks.0.hook_resid_mid' .* does not reach the residual stream"):
+        ours.token_losses(TOKENS, {hook: torch.zeros_like})
+    after = ours.logit_directions("blocks.0.hook_resid_post")  # the same stream
+    torch.testing.assert_close(ours.logit_directions(hook), after, atol=1e-4, rtol=1e-4)
+    assert float(after.abs().max()) > 0.01
+
+
+def test_a_path_to_nothing_is_refused():
+    with pytest.raises(ValueError, match="reaches nothing"):
+        probes.multiple(torch.zeros(3, 4), torch.ones(3, 4), torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "hook", "why"),
+    [
+        ("OPT", SMALL | dict(ffn_dim=48, word_embed_proj_dim=16), HOOKS[0], "is 32 wide, its unembedding reads 16"),
+        ("Mixtral", SMALL | dict(num_local_experts=2), HOOKS[2], "its MLP has no one W_out"),
+    ],
+)
+def test_paths_of_another_shape_are_refused(tokenizer, kind, settings, hook, why):
+    with pytest.raises(ValueError, match=why):
+        built(kind, settings, tokenizer)[1].logit_directions(hook)
 
 
 def test_a_norm_that_is_none_is_refused():

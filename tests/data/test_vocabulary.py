@@ -146,6 +146,59 @@ def test_without_a_decoder_the_vocabulary_decides(entries, spelling, last):
     assert found.spelling is spelling and found.bytes_of(len(entries) - 1) == last
 
 
+def cut_at_blanks() -> Tokenizer:
+    """Whole words, no decoder: `decode` puts blanks between them."""
+    made = Tokenizer(models.WordLevel(unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Digits()])
+    made.train_from_iterator(CORPUS, trainers.WordLevelTrainer(special_tokens=["<unk>"], show_progress=False))
+    return made
+
+
+def gpt_like() -> Tokenizer:
+    """The first GPT, and CLIP: a suffix at the end of each word."""
+    made = Tokenizer(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.BertPreTokenizer(), decoders.BPEDecoder("</w>")
+    trainer = trainers.BpeTrainer(
+        vocab_size=200, special_tokens=["<unk>"], end_of_word_suffix="</w>", show_progress=False
+    )
+    made.train_from_iterator(CORPUS, trainer)
+    return made
+
+
+def other_blank() -> Tokenizer:
+    made = Tokenizer(models.BPE(unk_token="<unk>"))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace("_"), decoders.Metaspace("_")
+    trainer = trainers.BpeTrainer(vocab_size=200, special_tokens=["<unk>"], show_progress=False)
+    made.train_from_iterator(CORPUS, trainer)
+    return made
+
+
+def few_bytes() -> Tokenizer:
+    """Byte-level, not all bytes in the vocabulary, no decoder."""
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    made.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=300, show_progress=False))
+    return made
+
+
+@pytest.mark.parametrize("make", [cut_at_blanks, gpt_like, other_blank, few_bytes])
+def test_blanks_of_other_spellings(make):
+    assert joined(make(), "the cat sat on the mat").decode().strip() == "the cat sat on the mat"
+
+
+def test_runs_of_blanks_that_are_added_words_are_blanks():
+    """Gemma: ▁▁ is an added word, and the model finds it where the text has two blanks."""
+    made = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    made.normalizer = normalizers.Replace(" ", "▁")
+    made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=["<unk>", BOS, *BYTES], show_progress=False)
+    made.train_from_iterator([*CORPUS, "x:\n    return  y" * 9], trainer)
+    made.add_tokens([AddedToken("▁▁", normalized=True), AddedToken("▁▁▁▁", normalized=False)])
+    text = "x:\n    return  y"
+    assert made.token_to_id("▁▁") in made.encode(text).ids
+    assert joined(made, text).decode() == text
+
+
 class Shown:
     """A model as windows know it."""
 

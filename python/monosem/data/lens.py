@@ -44,6 +44,7 @@ class LensModel(Model):
     def __init__(self, module: Any, name: str | None = None) -> None:
         super().__init__()
         self.module = module.eval()
+        self._written: dict[str, bool] = {}
         cfg = module.cfg
         self.name = name or getattr(cfg, "model_name", None) or type(module).__name__
         self.n_ctx, self.d_vocab = cfg.n_ctx, cfg.d_vocab
@@ -125,6 +126,11 @@ class LensModel(Model):
     @cached_property
     def _final(self) -> tuple[Tensor | None, bool, Tensor]:
         unembedding = self.module.W_U
+        if (width := self.width("blocks.0.hook_resid_post")) != len(unembedding):
+            raise ValueError(
+                f"model: {self.name!r} has no linear path to its logits that is known: its residual stream is {width} "
+                f"wide, its unembedding reads {len(unembedding)}"
+            )
         like = torch.empty(0, dtype=unembedding.dtype, device=unembedding.device)
         try:
             gain, centred = probes.norm_gain(
@@ -138,7 +144,30 @@ class LensModel(Model):
         return self._final
 
     def _mlp_out(self, layer: int) -> Tensor:
-        return self.module.W_out[layer]
+        try:
+            return self.module.W_out[layer]
+        except AttributeError as error:  # experts, each with its own
+            raise ValueError(
+                f"hook_name: 'blocks.{layer}.mlp.hook_post' of {self.name!r} has no linear path to the logits: its MLP "
+                f"has no one W_out; wanted blocks.{layer}.hook_mlp_out or the residual stream"
+            ) from error
+
+    def _check_written(self, hook_name: str) -> None:
+        if not hook_name.endswith(".hook_resid_mid") or self._written.get(hook_name):
+            return
+        layer = hook_name.split(".")[1]
+        tokens, after = self._probe_tokens(), f"blocks.{layer}.hook_resid_post"
+        with torch.no_grad():  # the MLP silent: what changes behind the layer came along the residual stream
+            still = {f"blocks.{layer}.hook_mlp_out": torch.zeros_like}
+            before = self._run(tokens, still, after)
+            moved = self._run(tokens, {**still, hook_name: lambda value: value + 1 + value.abs()}, after)
+        if torch.equal(before, moved):
+            raise ValueError(
+                f"replace: {hook_name!r} of {self.name!r} is a copy for the MLP alone, and what is put there "
+                f"does not reach the residual stream; wanted a hook that is written, as {after!r}. Activations can be "
+                "read there; for losses, ablations and steering take another hook, or HookedTransformer."
+            )
+        self._written[hook_name] = True
 
     @as_given
     def _direct(self, hook_name: str, path: Tensor) -> Tensor:
@@ -147,6 +176,9 @@ class LensModel(Model):
         Later layers add nothing meanwhile, so that what changes before the final norm came the direct way.
         """
         layer, point = int(hook_name.split(".")[1]), hook_name.split(".", 2)[2]
+        at = hook_name
+        if point == "hook_resid_mid":  # a bridge has a copy there, for the MLP alone; the stream goes by it unchanged
+            point, at = "hook_resid_pre", hook_name.replace("hook_resid_mid", "hook_resid_pre")
         own = {"hook_resid_pre": ("attn", "mlp"), "hook_resid_mid": ("mlp",), "hook_attn_out": ("mlp",)}.get(point, ())
         last = self.module.cfg.n_layers
         silent = [f"blocks.{layer}.hook_{part}_out" for part in own]
@@ -159,7 +191,7 @@ class LensModel(Model):
         moved = torch.randn(*tokens.shape, len(path), generator=generator, dtype=torch.float32, device="cpu").to(path)
         predicted = moved @ path
         size = 4 * before.float().square().mean().sqrt() / predicted.square().mean().sqrt()
-        change = still | {hook_name: lambda value: value + size * moved}
+        change = still | {at: lambda value: value + size * moved}
         after = self._by_token(self._run(tokens, self._replacements(tokens, change), final), tokens.shape, final)
         try:
             return path * probes.multiple(after.float() - before.float(), size * predicted, before.dtype)

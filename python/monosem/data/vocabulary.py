@@ -14,7 +14,8 @@ class Spelling(Enum):
 
     BYTE_LEVEL = "each character is a byte"  # GPT-2, Llama 3, Qwen
     METASPACE = "▁ is a blank, <0xD8> a byte where the vocabulary has all 256"  # Llama 2, T5, Gemma
-    WORDPIECE = "a blank before all that does not begin with the prefix"  # BERT
+    WORDPIECE = "a blank before all that does not begin with the prefix, if there is one"  # BERT; whole words
+    SUFFIX = "a blank behind all that ends with the suffix"  # GPT, CLIP
     PLAIN = "as it stands"
 
 
@@ -26,6 +27,7 @@ def byte_alphabet() -> dict[str, int]:
 
 
 _BYTE_OF = byte_alphabet()
+_CUT_AT_BLANKS = {"Whitespace", "WhitespaceSplit", "BertPreTokenizer"}
 _BYTE_ENTRIES = frozenset(f"<0x{b:02X}>" for b in range(256))
 
 
@@ -44,8 +46,8 @@ def readable(text: bytes) -> str:
 class Vocabulary:
     """From token ids to the bytes of the text that they stand for.
 
-    The bytes of the tokens of a text, laid end to end, are the text: but for one blank in front of it, where the
-    tokenizer puts one before every text, and for what it normalizes away (BERT: blanks, capitals).
+    The bytes of the tokens of a text, laid end to end, are the text: but for one blank in front of it or behind,
+    where the tokenizer puts one there, and for what it normalizes away (BERT: blanks, capitals).
 
     Args:
         entry: id → the entry as the vocabulary spells it, None where there is none.
@@ -57,29 +59,47 @@ class Vocabulary:
         self._entry, self.size = entry, size
         backend = _backend(tokenizer)
         entries = {entry(i) for i in range(size)}
-        self.prefix = "##"
-        self.spelling = self._decided(_decoder(backend), entries)
+        self.prefix: str | None = "##"
+        self.suffix, self.blank = "</w>", "▁"
+        self.spelling = self._decided(backend, entries)
         self._has_bytes = self.spelling is Spelling.METASPACE and entries.issuperset(_BYTE_ENTRIES)
         added = _added_words(backend, tokenizer).items()
-        self._added = {i: word for i, word in added if not (self._has_bytes and word in _BYTE_ENTRIES)}
+        learned = _learned(backend) if self.spelling is Spelling.METASPACE else ()
+        self._added = {
+            i: word
+            for i, word in added
+            if not (self._has_bytes and word in _BYTE_ENTRIES)
+            and not (self.blank in word and word in learned)  # Gemma's runs of blanks: added, and found as learned
+        }
 
-    def _decided(self, decoder: list[dict[str, Any]], entries: set[str | None]) -> Spelling:
-        kinds = {step["type"]: step for step in decoder}
+    def _decided(self, backend: Any, entries: set[str | None]) -> Spelling:
+        decoder = _steps(backend, "decoder")
+        # Without a decoder, what cuts the text tells how its pieces are spelled.
+        kinds = {step["type"]: step for step in decoder or _steps(backend, "pre_tokenizer")}
         if "ByteLevel" in kinds:
             return Spelling.BYTE_LEVEL
         if "Metaspace" in kinds or any(_is_blank(step) for step in decoder):
+            self.blank = kinds.get("Metaspace", {}).get("replacement", "▁")
             return Spelling.METASPACE
+        if "BPEDecoder" in kinds:
+            self.suffix = kinds["BPEDecoder"].get("suffix") or "</w>"
+            return Spelling.SUFFIX
         if "WordPiece" in kinds:
             self.prefix = kinds["WordPiece"].get("prefix", "##")
             return Spelling.WORDPIECE
         if decoder:
             return Spelling.PLAIN
-        # No decoder that can be read: by what the vocabulary is made of.
+        # Neither: by what the vocabulary is made of.
         if entries.issuperset(_BYTE_OF):
             return Spelling.BYTE_LEVEL
         if any(e and e.startswith("▁") for e in entries):
             return Spelling.METASPACE
-        return Spelling.WORDPIECE if any(e and e.startswith("##") for e in entries) else Spelling.PLAIN
+        if any(e and e.startswith("##") for e in entries):
+            return Spelling.WORDPIECE
+        if not _CUT_AT_BLANKS.isdisjoint(kinds):
+            self.prefix = None
+            return Spelling.WORDPIECE
+        return Spelling.PLAIN
 
     def bytes_of(self, token: int) -> bytes:
         """The bytes of the text that a token stands for; they may cut through a character."""
@@ -93,9 +113,12 @@ class Vocabulary:
         if self._has_bytes and entry in _BYTE_ENTRIES:
             return bytes.fromhex(entry[3:5])
         if self.spelling is Spelling.METASPACE:
-            entry = entry.replace("▁", " ")
+            entry = entry.replace(self.blank, " ")
         if self.spelling is Spelling.WORDPIECE:
-            entry = entry[len(self.prefix) :] if entry.startswith(self.prefix) else " " + entry
+            inner = self.prefix is not None and entry.startswith(self.prefix)
+            entry = entry[len(self.prefix or "") :] if inner else " " + entry
+        if self.spelling is Spelling.SUFFIX and entry.endswith(self.suffix):
+            entry = entry[: -len(self.suffix)] + " "
         return entry.encode()
 
 
@@ -108,12 +131,21 @@ def _backend(tokenizer: Any) -> Any:
     return tokenizer if hasattr(tokenizer, "to_str") else None
 
 
-def _decoder(backend: Any) -> list[dict[str, Any]]:
-    """The steps of its decoder."""
-    found = json.loads(backend.to_str()).get("decoder") if backend is not None else None
+def _steps(backend: Any, part: str) -> list[dict[str, Any]]:
+    """The steps of its ``decoder`` or ``pre_tokenizer``."""
+    found = json.loads(getattr(backend, part).__getstate__()) if getattr(backend, part, None) is not None else None
     if not found:
         return []
-    return found["decoders"] if found["type"] == "Sequence" else [found]
+    return (
+        found[{"decoder": "decoders", "pre_tokenizer": "pretokenizers"}[part]]
+        if found["type"] == "Sequence"
+        else [found]
+    )
+
+
+def _learned(backend: Any) -> dict[str, int]:
+    """The vocabulary of its model, which added words may be in too."""
+    return backend.get_vocab(with_added_tokens=False) if backend is not None else {}
 
 
 def _is_blank(step: dict[str, Any]) -> bool:
