@@ -14,12 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from monosem.data.memory import human_bytes
 from train_step import best_of_peers
 
 from monosem.bench import show
 from monosem.bench.show import Table, figure
 from monosem.data import files
+from monosem.ops.memory import human_bytes
 
 _MARK = re.compile(r"(<!-- bench (\S+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 
