@@ -1,6 +1,7 @@
 """Long documents are tokenized in pieces to the same ids, all documents one after the other; sources without number."""
 
 import weakref
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ import torch
 from tiny import TEXTS, tiny_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from monosem.data import pieces
+from monosem.data import corpus, pieces
+from monosem.data.held_out import held_out_loss
+from monosem.data.language_model import LMConfig
 from monosem.data.rows import pack_rows
 from monosem.data.text import Document
 
@@ -91,22 +94,37 @@ class Text(str):
     __slots__ = ("__weakref__",)
 
 
-def test_documents_are_not_held(model):
-    alive: set[int] = set()
-    most = 0
+class Stream:
+    """3,000 documents, and how many of them were alive at once."""
 
-    def documents():
-        nonlocal most
+    def __init__(self) -> None:
+        self.alive: set[int] = set()
+        self.most = 0
+
+    def __call__(self, *_):
         for i in range(3000):
             text = Text(f"document {i} of many words ")
-            alive.add(i)
-            weakref.finalize(text, alive.discard, i)
-            most = max(most, len(alive))
+            self.alive.add(i)
+            weakref.finalize(text, self.alive.discard, i)
+            self.most = max(self.most, len(self.alive))
             yield Document(f"s{i % 3}", text)
 
-    rows = pack_rows(documents(), model)
+
+def test_documents_are_not_held(model):
+    stream = Stream()
+    rows = pack_rows(stream(), model)
     assert len(rows) > 100 and rows.sources == ["s0", "s1", "s2"]
-    assert most <= 2 * pieces._MOST
+    assert stream.most <= 2 * pieces._MOST
+
+
+def test_nor_are_those_that_a_language_model_is_trained_or_tried_on(model, tmp_path, monkeypatch):
+    stream = Stream()
+    monkeypatch.setattr(corpus, "read_jsonl", stream)
+    (tmp_path / "t.jsonl").write_text("{}")
+    made = corpus.Corpus(tmp_path / "t.jsonl", tmp_path, LMConfig(300, 32, 1, 16, 2, 32), 0.02)
+    assert len(made.rows) > 100 and stream.most <= 3 * pieces._MOST
+    few = Stream()
+    assert held_out_loss(model, islice(few(), 900))["all"]["tokens"] > 900 and few.most <= 2 * pieces._MOST
 
 
 @pytest.mark.parametrize(

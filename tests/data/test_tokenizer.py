@@ -30,10 +30,10 @@ def test_training_is_deterministic(tokenizer):
 
 def test_documents_begin_with_bos(tokenizer):
     documents = tiny_documents()
-    encoded = encode_documents(tokenizer, documents, block=3)
+    encoded = list(encode_documents(tokenizer, documents))
     for document, ids in zip(documents, encoded, strict=True):
         assert ids.dtype == np.int32 and ids[0] == BOS_ID and tokenizer.decode(ids[1:].tolist()) == document.text
-    assert encode_documents(tokenizer, [Document("x", "")])[0].tolist() == [BOS_ID]
+    assert next(encode_documents(tokenizer, [Document("x", "")])).tolist() == [BOS_ID]
 
 
 def test_rows_hold_every_token_once():

@@ -125,10 +125,10 @@ def _evaluate(args: argparse.Namespace) -> int:
     from monosem.data import files
     from monosem.data.held_out import held_out_loss
     from monosem.data.models import load_model
-    from monosem.data.sample import load_documents
+    from monosem.data.sample import stream_documents
 
     model = load_model(args.model)
-    figures = held_out_loss(model, load_documents(args.text, args.split), progress=not args.quiet)
+    figures = held_out_loss(model, stream_documents(args.text, args.split), progress=not args.quiet)
     print(table(figures))
     if args.json:
         about = {"model": model.name, "text": Path(args.text).name, "split": args.split}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from monosem.data import files, sealed
 from monosem.data.jsonl import read_jsonl
 from monosem.data.language_model import LMConfig
-from monosem.data.text import split_holdout
+from monosem.data.text import held_out_places, of_split
 from monosem.data.tokenizer import encode_documents, load_tokenizer, pack_contexts, train_tokenizer
 
 if TYPE_CHECKING:
@@ -57,14 +58,16 @@ class Corpus:
                 if made_file.is_file():
                     sealed.check(made_file, digests, "cache", advice)
         else:
-            documents = list(read_jsonl(text))
-            if not documents:
+            # The text is read once to count, and once more for each use: it is never held.
+            counts = Counter(d.source for d in read_jsonl(text))
+            if not counts:
                 raise ValueError(f"text: {str(text)!r} holds no document; wanted at least one JSON line with a 'text'")
-            train, _ = split_holdout(documents, share)
+            held = held_out_places(counts, share)
+            train = lambda: of_split(read_jsonl(text), held, held_out=False)
             if not tokenizer:
-                files.write_text(path, train_tokenizer((d.text for d in train), model.d_vocab).to_str())
+                files.write_text(path, train_tokenizer((d.text for d in train()), model.d_vocab).to_str())
             self._check_size(load_tokenizer(path), model, path)
-            rows = pack_contexts(encode_documents(load_tokenizer(path), train), model.n_ctx)
+            rows = pack_contexts(list(encode_documents(load_tokenizer(path), train())), model.n_ctx)
             files.write_array(tokens, rows.astype(np.uint16 if model.d_vocab <= 1 << 16 else np.int32))
             sealed.write(
                 listed, self.identity, there=[tokens.name] if tokenizer else [tokens.name, path.name], indent=2

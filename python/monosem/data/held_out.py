@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
 from monosem.data.adapter import Model
+from monosem.data.pieces import encode_documents
 from monosem.data.text import Document
 
 _WINDOWS = 16  # contexts in one forward pass
 
 
-def held_out_loss(model: Model, documents: Sequence[Document], progress: bool = False) -> dict[str, dict[str, float]]:
+def held_out_loss(model: Model, documents: Iterable[Document], progress: bool = False) -> dict[str, dict[str, float]]:
     """Nats per token and bits per byte of each source, and of all documents together (key ``"all"``).
 
     Every document is read in windows of ``n_ctx`` tokens, each behind a BOS; bits are divided by all the bytes of the
@@ -24,26 +25,32 @@ def held_out_loss(model: Model, documents: Sequence[Document], progress: bool = 
     Returns:
         ``{source: {"nats_per_token", "bits_per_byte", "tokens", "bytes"}}``.
     """
-    documents = list(documents)
-    encoded = model.encode_batch([d.text for d in documents])
+    read: list[tuple[str, int]] = []  # source and bytes of each: their texts are not held
+
+    def counted() -> Iterator[Document]:
+        for document in documents:
+            read.append((document.source, len(document.text.encode("utf-8"))))
+            yield document
+
+    encoded = [ids for _, ids in encode_documents(counted(), model)]
     body = model.n_ctx - 1
     windows = [(i, ids[at : at + body]) for i, ids in enumerate(encoded) for at in range(0, len(ids), body)]
     windows.sort(key=lambda w: -len(w[1]))  # rows of like length together: little padding
-    nats = np.zeros(len(documents))
+    nats = np.zeros(len(encoded))
     bar = tqdm(total=sum(map(len, encoded)), unit="tok", unit_scale=True, disable=not progress)
     with bar:
         for start in range(0, len(windows), _WINDOWS):
             part = windows[start : start + _WINDOWS]
             rows = torch.full((len(part), len(part[0][1]) + 1), model.bos_id, dtype=torch.int64, device="cpu")
             for row, (_, ids) in zip(rows, part, strict=True):
-                row[1 : len(ids) + 1] = torch.tensor(ids, dtype=torch.int64, device="cpu")
+                row[1 : len(ids) + 1] = torch.from_numpy(ids).long()
             for losses, (index, ids) in zip(model.token_losses(rows), part, strict=True):
                 nats[index] += float(losses[: len(ids)].double().sum())  # what follows is padding
                 bar.update(len(ids))
     sums: dict[str, np.ndarray] = {}
-    for document, total, ids in zip(documents, nats, encoded, strict=True):
-        row = np.array([total, len(ids), len(document.text.encode("utf-8"))])
-        for key in (document.source, "all"):
+    for (source, size), total, ids in zip(read, nats, encoded, strict=True):
+        row = np.array([total, len(ids), size])
+        for key in (source, "all"):
             sums[key] = sums.get(key, 0) + row
     return {
         source: {"nats_per_token": n / t, "bits_per_byte": n / b / math.log(2), "tokens": int(t), "bytes": int(b)}

@@ -21,14 +21,18 @@ def split_holdout(documents: list[Document], share: float = 0.02) -> tuple[list[
     Of each source, ``max(1, round(share · n))`` documents, evenly spaced, are held out; a source with a single
     document stays whole in training. No randomness: two models trained on one file share one hold-out.
     """
-    if not 0 <= share < 1:
-        raise ValueError(f"share: got {share}; wanted a fraction in [0, 1)")
     held = held_out_places(Counter(d.source for d in documents), share)
     return list(of_split(documents, held, held_out=False)), list(of_split(documents, held, held_out=True))
 
 
 def held_out_places(counts: Mapping[str, int], share: float = 0.02) -> dict[str, set[int]]:
-    """Which documents of each source are held out: their places among those of the source."""
+    """Which documents of each source are held out: their places among those of the source.
+
+    Raises:
+        ValueError: ``share`` is no fraction in [0, 1).
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"share: got {share}; wanted a fraction in [0, 1)")
     held = {}
     for source, n in counts.items():
         count = max(1, round(share * n)) if share and n > 1 else 0

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from monosem.data import pieces
 from monosem.data.text import Document
 
 if TYPE_CHECKING:
@@ -65,13 +66,20 @@ def load_tokenizer(path: str | Path) -> "Tokenizer":
         ) from None
 
 
-def encode_documents(tokenizer: "Tokenizer", documents: Sequence[Document], block: int = 512) -> list[np.ndarray]:
-    """Token ids of each document, int32, each beginning with BOS."""
-    out: list[np.ndarray] = []
-    for start in range(0, len(documents), block):
-        encodings = tokenizer.encode_batch_fast([d.text for d in documents[start : start + block]])
-        out.extend(np.asarray([BOS_ID, *e.ids], dtype=np.int32) for e in encodings)
-    return out
+def encode_documents(tokenizer: "Tokenizer", documents: Iterable[Document]) -> Iterator[np.ndarray]:
+    """Token ids of each document in turn, int32, each beginning with BOS; long documents go in pieces."""
+    for _, ids in pieces.encode_documents(documents, _Encoder(tokenizer)):
+        yield np.concatenate([np.array([BOS_ID], dtype=np.int32), ids])
+
+
+class _Encoder:
+    """A tokenizer as a model has it."""
+
+    def __init__(self, tokenizer: "Tokenizer") -> None:
+        self._tokenizer = tokenizer
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return [e.ids for e in self._tokenizer.encode_batch_fast(list(texts))]
 
 
 def pack_contexts(tokens: Sequence[np.ndarray], n_ctx: int) -> np.ndarray:
