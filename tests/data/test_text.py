@@ -2,12 +2,13 @@
 
 import json
 import lzma
+from collections import Counter
 
 import pytest
 
 from monosem.data.jsonl import read_jsonl
 from monosem.data.sample import load_documents
-from monosem.data.text import Document, split_holdout
+from monosem.data.text import Document, held_out_places, of_split
 
 
 def write(path, records):
@@ -51,6 +52,11 @@ def test_bad_files(tmp_path):
     (tmp_path / "not.xz").write_bytes(b'{"text": "not packed"}')
     with pytest.raises(ValueError, match="damaged or cut short after line 0"):
         list(read_jsonl(tmp_path / "not.xz"))
+
+
+def split_holdout(documents, share=0.02):
+    held = held_out_places(Counter(d.source for d in documents), share)
+    return tuple(list(of_split(documents, held, held_out=which)) for which in (False, True))
 
 
 def test_split_holds_out_of_each_source():

@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 
-from monosem.ops import gpu
+from monosem.ops import backend, gpu
 
 INTERPRETED = gpu.interpreted()
 
@@ -46,6 +46,16 @@ def device(request):
         return
     with torch.device("cuda"):
         yield "cuda"
+
+
+@pytest.fixture(params=["fp32", "bf16", "int16", "int8"])
+def product(request, monkeypatch, device):
+    """Every way to multiply, whatever this processor would choose."""
+    if request.param.startswith("int") and (device != "cpu" or gpu.interpreted()):
+        pytest.skip("a product of CPUs")
+    monkeypatch.setattr(backend, "cpu_product", lambda: request.param)
+    monkeypatch.setattr(backend, "gpu_bf16_products", lambda: request.param == "bf16")
+    return request.param
 
 
 @pytest.fixture

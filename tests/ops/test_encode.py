@@ -11,16 +11,6 @@ pytestmark = pytest.mark.usefixtures("device")
 DTYPES = [torch.float32, torch.bfloat16]
 
 
-@pytest.fixture(params=["fp32", "bf16", "int16", "int8"])
-def product(request, monkeypatch, device):
-    """Every way to multiply, whatever this processor would choose."""
-    if request.param.startswith("int") and (device != "cpu" or gpu.interpreted()):
-        pytest.skip("a product of CPUs")
-    monkeypatch.setattr(backend, "cpu_product", lambda: request.param)
-    monkeypatch.setattr(backend, "gpu_bf16_products", lambda: request.param == "bf16")
-    return request.param
-
-
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_topk_is_the_definition(shape, dtype, product):

@@ -16,15 +16,6 @@ SCALES = (
 )
 
 
-@pytest.fixture(params=["fp32", "bf16", "int16", "int8"])
-def product(request, monkeypatch, device):
-    if request.param.startswith("int") and (device != "cpu" or gpu.interpreted()):
-        pytest.skip("a product of CPUs")
-    monkeypatch.setattr(backend, "cpu_product", lambda: request.param)
-    monkeypatch.setattr(backend, "gpu_bf16_products", lambda: request.param == "bf16")
-    return request.param
-
-
 def same_choice(x, w, b, k):
     """Of rows that fp32 can tell apart from float64: the set that is chosen, and what is active."""
     pre = x.double() @ w.double().T + b.double()

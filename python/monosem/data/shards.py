@@ -158,11 +158,10 @@ class Index:
     """What a store holds. ``shards[i]`` is None, or the CRC-32 of shard i once that shard is on disk."""
 
     folder: Path
-    settings: dict[
-        str, Any
-    ]  # d_in, dtype, hook_name, model, rows, n_ctx, skip_positions, tokens_crc32, contexts_per_shard[, skip_tokens]
+    # d_in, dtype, hook_name, model, rows, n_ctx, skip_positions, tokens_crc32, contexts_per_shard[, skip_tokens]
+    settings: dict[str, Any]
     shards: list[int | None] = field(default_factory=list)
-    lengths: np.ndarray = None  # type: ignore[assignment]  # int64 [rows]; None: found from the settings and the tokens
+    lengths: np.ndarray | None = None  # int64 [rows]; when none are given, found from the settings and the tokens
 
     def __post_init__(self) -> None:
         if self.lengths is None:

@@ -15,18 +15,11 @@ class Document:
     text: str
 
 
-def split_holdout(documents: list[Document], share: float = 0.02) -> tuple[list[Document], list[Document]]:
-    """Split documents into (training, held out), the same way every time.
-
-    Of each source, ``max(1, round(share · n))`` documents, evenly spaced, are held out; a source with a single
-    document stays whole in training. No randomness: two models trained on one file share one hold-out.
-    """
-    held = held_out_places(Counter(d.source for d in documents), share)
-    return list(of_split(documents, held, held_out=False)), list(of_split(documents, held, held_out=True))
-
-
 def held_out_places(counts: Mapping[str, int], share: float = 0.02) -> dict[str, set[int]]:
-    """Which documents of each source are held out: their places among those of the source.
+    """Which documents of each source are held out, from how many it has: their places among those of the source.
+
+    ``max(1, round(share · n))`` of n, evenly spaced; a source with a single document stays whole in training. No
+    randomness: two models trained on one file share one hold-out.
 
     Raises:
         ValueError: ``share`` is no fraction in [0, 1).
