@@ -1,6 +1,7 @@
-"""A caller's autocast is for the caller's model: what we multiply is multiplied in the precision of its factors."""
+"""A caller's autocast and fp32 precision are for the caller's model: our products have that of their factors."""
 
 import ast
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import monosem
 from monosem import ReLUSAE, TopKSAE, ops
 from monosem.nn.geometric_median import geometric_median
 from monosem.ops import backend, reference
+from monosem.ops.precision import as_given
 from monosem.train.step import FastStep
 
 ROOT = Path(monosem.__file__).parent
@@ -115,3 +117,88 @@ def test_a_custom_backward_is_unaffected():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert all(torch.equal(a, c) for a, c in zip(plain, run(), strict=True))
     assert torch.equal(ops.topk_encode(x, w, b, 5).indices, reference.topk_encode(x, w, b, 5)[1])
+
+
+SETTINGS = {
+    "one setting for all": lambda: torch.set_float32_matmul_precision("medium"),
+    "TF32": lambda: torch.set_float32_matmul_precision("high"),
+    **(
+        {"inherited": lambda: setattr(torch.backends, "fp32_precision", "tf32")}
+        if hasattr(torch.backends, "fp32_precision")
+        else {}
+    ),
+}
+
+
+def fp32_products():
+    """The precision that products of fp32 may have now, by device."""
+    named = [getattr(torch.backends, name).matmul for name in ("cuda", "mkldnn") if hasattr(torch.backends, name)]
+    if hasattr(torch.backends, "fp32_precision"):
+        return [m.fp32_precision for m in named]
+    return [torch.get_float32_matmul_precision()]
+
+
+@pytest.fixture
+def of_the_process():
+    """Settings of the whole process as they were, afterwards."""
+    yield
+    if hasattr(torch.backends, "fp32_precision"):
+        torch.backends.fp32_precision = "none"
+        torch.backends.cuda.matmul.fp32_precision = torch.backends.mkldnn.matmul.fp32_precision = "none"
+    else:
+        torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_the_precision_of_the_process_is_not_ours(setting, of_the_process, monkeypatch):
+    SETTINGS[setting]()
+    chosen = fp32_products()
+    assert not {*chosen} & {"ieee", "none", "highest"}  # it is on
+    seen, mm = [], torch.mm
+
+    def watched(*args, **options):
+        seen.extend(fp32_products())
+        return mm(*args, **options)
+
+    monkeypatch.setattr(torch, "mm", watched)
+    monkeypatch.setattr(backend, "cpu_product", lambda: "fp32")
+    monkeypatch.setenv("MONOSEM_BACKEND", "native")
+    FastStep(ReLUSAE(16, 64, 1e-3, seed=0))(torch.randn(50, 16), 1e-2)
+    ops.topk_encode(*encoder(20, 24, 90), 5)
+    assert seen and {*seen} <= {"ieee", "none", "highest"}
+    assert fp32_products() == chosen
+    if setting == "inherited":
+        torch.backends.fp32_precision = "ieee"
+        assert {*fp32_products()} == {"ieee"}, "what was inherited was fixed"
+
+
+def test_the_precision_comes_back_when_the_last_of_several_threads_is_done(of_the_process):
+    torch.set_float32_matmul_precision("medium")
+    chosen, both, first_done = fp32_products(), threading.Barrier(2), threading.Event()
+    seen = []
+
+    @as_given
+    def first():
+        both.wait()
+
+    @as_given
+    def second():
+        both.wait()
+        first_done.wait()
+        seen.extend(fp32_products())
+
+    threads = [threading.Thread(target=first), threading.Thread(target=second)]
+    for thread in threads:
+        thread.start()
+    threads[0].join()
+    first_done.set()
+    threads[1].join()
+    assert {*seen} <= {"ieee", "none", "highest"} and fp32_products() == chosen
+
+
+def test_an_error_gives_the_precision_back(of_the_process):
+    torch.set_float32_matmul_precision("high")
+    chosen = fp32_products()
+    with pytest.raises(ZeroDivisionError):
+        as_given(lambda: 1 / 0)()
+    assert fp32_products() == chosen
