@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from numbers import Integral
 from typing import Any
 
@@ -19,6 +19,10 @@ from monosem.ops.memory import check_memory
 _ORDER = ("seed", "batch_size", "windows", "forward_contexts")
 # Settings that positions did not always have; one without them may be gone on with.
 _LATER = ("weights", "content")
+
+
+class FillingStopped(Exception):
+    """``stopping`` said so while a window was brought into memory: no batch was handed out, the position stands."""
 
 
 class ShuffledSource:
@@ -39,6 +43,7 @@ class ShuffledSource:
     n_tokens: int  # in one epoch
     progress: bool = False  # show a bar while a window is brought into memory
     filling = "filling the shuffle buffer"  # its words
+    stopping: Callable[[], bool] | None = None  # asked while a window is brought into memory
     _bar_delay = 1.0  # seconds before it is shown
     _planned: tuple[int, np.ndarray, np.ndarray] | None = None  # epoch, order of the units, window ends
     _loaded: tuple[int, int, Tensor] | None = None  # epoch, window, order of its tokens
@@ -187,6 +192,8 @@ class ShuffledSource:
     def _filled(self, tokens: int) -> None:
         """For ``_fill`` to say that so many tokens more are in memory."""
         self._bar.update(tokens)
+        if self.stopping is not None and self.stopping():
+            raise FillingStopped
 
     def _plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         if self._planned is None or self._planned[0] != epoch:

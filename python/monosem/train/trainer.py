@@ -14,7 +14,7 @@ from torch import Tensor
 
 from monosem.data import files
 from monosem.data.saved import save
-from monosem.data.shuffled import ShuffledSource
+from monosem.data.shuffled import FillingStopped, ShuffledSource
 from monosem.nn import SAE
 from monosem.train import checkpoint, memory
 from monosem.train.batches import Batches, check_batch
@@ -134,7 +134,7 @@ class Trainer:
             self._restore(batches, resume)
             with self._report() as report:
                 while self.steps_done < self.cfg.steps and not stop.signal:
-                    x = self._next(batches, report)
+                    x = self._next(batches, report, stop)
                     if x is None:
                         self._log(report)
                         break
@@ -153,13 +153,21 @@ class Trainer:
         stop.raise_if_asked(self._farewell())
         return self
 
-    def _next(self, batches: Batches, report: Report) -> Tensor | None:
+    def _next(self, batches: Batches, report: Report, stop: StopRequest) -> Tensor | None:
+        source = batches.source
+        if isinstance(source, ShuffledSource):
+            source.stopping = lambda: stop.signal is not None  # a buffer may take minutes to fill
         try:
             return next(batches, None)
+        except FillingStopped:
+            return None
         except Exception:
             if self.steps_done:  # no weight has moved since the last step: what was learned is not lost
                 self._save(batches, report.seconds)
             raise
+        finally:
+            if isinstance(source, ShuffledSource):
+                source.stopping = None  # resampling, in the middle of a step, takes the batches that it needs
 
     def averaged(self, index: int = 0) -> SAE:
         """A copy of autoencoder ``index`` with the averaged weights. Raises ValueError without ``TrainConfig.ema``."""
