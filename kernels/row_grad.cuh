@@ -88,7 +88,8 @@ MS_DEVICE void reduce_row(Values<N> (&g)[V], const FeatureEntries& code, const R
 template <int N, int V>
 __global__ void __launch_bounds__(512, 2) hot_piece_kernel(FeatureEntries code, RowSum sum, float* pieces) {
   const int64_t begin = int64_t(blockIdx.x) << sum.cut_bits, end = begin + (int64_t{1} << sum.cut_bits);
-  const int64_t f = upper_bound(code.starts, code.features + 1, begin) - 1;
+  // Behind the last entry there may be unused room; a piece that ends there belongs to no feature.
+  const int64_t f = upper_bound(code.starts, code.features, begin) - 1;
   if (code.starts[f + 1] < end) return;
   Columns columns{0, int(threadIdx.x), int(blockDim.x)};
   for (; columns.first < sum.d; columns.first += int64_t(columns.lanes) * N * V) {

@@ -13,14 +13,20 @@ struct Shape {
   int lanes, threads, pieces;  // threads a row, threads a block, pieces of N columns a thread
 };
 
+constexpr int kLeast = 128;  // threads of a block
+
 // A warp a row up to 128 pieces, so that nothing waits at a barrier; a block a row beyond. Rows longer than 512 threads
 // hold in registers are walked in tiles.
 Shape shape_for(int64_t d, int n, int threads) {
   const int64_t columns = blocks_for(d, n);
-  int64_t lanes = threads ? threads : columns <= 128 ? kWarp : std::min<int64_t>(256, blocks_for(columns, kWarp) * kWarp);
-  if (!threads && columns > 4 * lanes) lanes = 512;
+  int64_t lanes = columns <= 128 ? kWarp : std::min<int64_t>(256, blocks_for(columns, kWarp) * kWarp);
+  if (columns > 4 * lanes) lanes = 512;
+  if (threads) lanes = threads;
+  // sum_over knows a warp and the whole block, nothing between.
+  const int64_t block = std::max<int64_t>(lanes, kLeast);
+  if (lanes > kWarp) lanes = block;
   const int64_t each = blocks_for(columns, lanes);
-  return {int(lanes), int(std::max<int64_t>(lanes, 128)), n == 1 ? 4 : each <= 1 ? 1 : each <= 2 ? 2 : 4};
+  return {int(lanes), int(block), n == 1 ? 4 : each <= 1 ? 1 : each <= 2 ? 2 : 4};
 }
 
 // call(N, V) with the compile-time widths of this shape. Single columns, the rare case, come in fours only: fewer kernels

@@ -5,10 +5,13 @@ as fibers, blocks in random order, shared memory full of NaN. What an emulation 
 """
 
 import inspect
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
-from emulator import build
+from emulator import build, fenced
 from ops.cases import code, within_twice
 
 from monosem.ops import adam, cpu_rows, cuda_rows, gpu, reference
@@ -260,15 +263,47 @@ def test_select_of_few_nan_and_zeros():
 def test_threads_of_a_block_change_nothing_but_speed(monkeypatch):
     """Every choice that tuning may make is right."""
     values, indices, offsets = code(8, 200, 40)
-    w, x = weights(200, 40), torch.randn(8, 200)
+    w, x = torch.nn.functional.normalize(weights(200, 40), dim=-1), torch.randn(8, 200)
     csc = reference.csc(indices, offsets, 40)
     exact = reference.decode_loss(values.double(), indices, offsets, w.double(), w[0].double(), x.double())
     g = reference.row_grad(*csc, values.double(), x.double())
+    decoded = reference.sparse_decode(values.double(), indices, offsets, w.double(), w[0].double())
+    hyper, start = (1e-2, 0.9, 0.99, 1e-8, 7), (w, torch.zeros(40, 200), torch.full((40, 200), 1e-3))
     for threads in cuda_rows.THREADS:
         monkeypatch.setattr(cuda_rows, "tuned", lambda *_, threads=threads: threads)
         for ours, wanted in zip(cuda_rows.decode_loss(values, indices, offsets, w, w[0], x), exact, strict=True):
             torch.testing.assert_close(ours.double(), wanted, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(cuda_rows.row_grad(*csc, values, x).double(), g, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            cuda_rows.sparse_decode(values, indices, offsets, w, w[0]).double(), decoded, rtol=1e-5, atol=1e-6
+        )
+        for unit, lazy in (
+            (False, False),
+            (True, False),
+            (True, True),
+        ):  # sums over a row, of one or of several a block
+            wanted = [t.double() for t in start]
+            reference.row_adam_(*wanted, g, *hyper, unit, lazy)
+            dense, sparse = ([t.clone() for t in start] for _ in range(2))
+            norms = [torch.empty(2, 40) for _ in range(2)]
+            copies = [torch.empty(40, 200, dtype=torch.bfloat16) for _ in range(2)]
+            cuda_rows.row_adam_(*dense, g.float(), *hyper, unit, lazy, copy=copies[0], norms=norms[0])
+            cuda_rows.row_grad_adam_(*sparse, *csc, values, x, 1.0, *hyper, unit, lazy, copy=copies[1], norms=norms[1])
+            moved = (g != 0).any(-1) if lazy else torch.ones(40, dtype=torch.bool)
+            for mine, norm in ((dense, norms[0]), (sparse, norms[1])):
+                assert (mine[0].double() - wanted[0]).abs().max() < 2e-7, threads
+                lengths = mine[0].norm(dim=-1) * 1.001
+                torch.testing.assert_close(norm[0][moved], lengths[moved], rtol=1e-4, atol=1e-7)
+
+
+def test_nothing_outside_of_an_array_is_touched(request):
+    """Arrays between pages that cannot be read, codes with unused room: a stray address ends the process."""
+    done = subprocess.run(
+        [sys.executable, fenced.__file__, str(request.config.cache.mkdir("emulator"))],
+        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 0, f"{done.stdout.splitlines()[-1:]}: {done.stderr[-2000:]}"
+    assert done.stdout.splitlines()[-1] == "all is well"
 
 
 def test_blocks_in_another_order_give_the_same_bits():
