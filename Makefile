@@ -14,9 +14,11 @@ SOURCES := $(shell find python csrc kernels -type f -not -name '*.pyc' -not -nam
 demo: build
 	$(VENV)/bin/monosem demo --out runs/demo
 
+# As many processes as there are cores, at most four; their threads do not spin while they wait for each other.
 test: build $(VENV)/.test-packages
 	@sh tools/get_browser.sh
-	MONOSEM_REQUIRE_LENS=1 MONOSEM_TL39=$(abspath $(VENV)/tl39) $(PY) -m pytest tests
+	MONOSEM_REQUIRE_LENS=1 MONOSEM_TL39=$(abspath $(VENV)/tl39) OMP_WAIT_POLICY=passive \
+	  $(PY) -m pytest -n auto --maxprocesses 4 tests
 
 # The CPU kernels under the address and undefined-behaviour sanitizers of GCC, in a folder of its own: what is installed
 # stays as it is. TESTS= narrows it; MONOSEM_ISA= and MONOSEM_PRODUCT= choose other kernels.
@@ -57,7 +59,7 @@ $(VENV)/.built: $(VENV)/.packages $(SOURCES)
 
 # Both generations of TransformerLens: 4.x in the environment, 3.9 in a folder of its own.
 $(VENV)/.test-packages: $(VENV)/.packages
-	$(PIP) pytest matplotlib triton==3.7.1 scikit-learn umap-learn networkx httpx transformer-lens==4.3.0
+	$(PIP) pytest pytest-xdist matplotlib triton==3.7.1 scikit-learn umap-learn networkx httpx transformer-lens==4.3.0
 	$(PIP) --no-deps --target $(VENV)/tl39 transformer-lens==3.9.0 better-abc
 	touch $@
 

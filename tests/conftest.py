@@ -15,11 +15,32 @@ sys.path.insert(0, str(Path(__file__).parent))
 import chromium
 
 NO_BROWSER = "needs Chromium"
+ALONE = "test_interpreter.py"  # each of its tests is a process of a minute or more
+TOGETHER = ("test_pages.py", "test_reproduce.py")  # they look at one reproduction, which takes a minute or more
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     if backend.native is None:
         pytest.exit(f"the compiled module is missing: {backend.native_error}. Run `make test`, which builds it.", 1)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """`pytest -n 2`: the tests of a file stay together, as their fixtures do, and what takes longest comes first."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            name = Path(file).name
+            return nodeid if name == ALONE else TOGETHER[0] if name in TOGETHER else file
+
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: (item.path.name not in TOGETHER, item.path.name != ALONE))
 
 
 @pytest.fixture(autouse=True)
