@@ -151,3 +151,49 @@ def test_a_resumed_run_decides_alike(asynchronous, kind):
             second.load_state_dict(first.state_dict())
     for a, b in zip(whole.sae.parameters(), second.sae.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+class OnTheSecond(torch.Tensor):
+    """A tensor that believes to be on the second GPU."""
+
+    device = torch.device("cuda", 1)
+
+
+def test_everything_happens_on_the_device_of_the_numbers(monkeypatch):
+    """The current device is another one: an event on its stream is done before the numbers have come."""
+    current, recorded, asked = [0], [], []
+
+    class Device:
+        def __init__(self, device):
+            self.index = torch.device(device).index
+
+        def __enter__(self):
+            current.append(self.index)
+
+        def __exit__(self, *_):
+            current.pop()
+
+    class Event:
+        def record(self, stream=None):
+            recorded.append(current[-1] if stream is None else stream)
+
+        def synchronize(self):
+            pass
+
+    def capturing():
+        asked.append(current[-1])
+        return False
+
+    empty = torch.empty
+    monkeypatch.setattr(torch.cuda, "device", Device)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(
+        torch.cuda, "current_stream", lambda d=None: current[-1] if d is None else torch.device(d).index
+    )
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", capturing)
+    monkeypatch.setattr(torch, "empty", lambda *size, pin_memory=False, **o: empty(*size, **o))
+    late, history = Late(), torch.zeros(LAG, 1).as_subclass(OnTheSecond)
+    for step in range(4):
+        late.take(history)
+        late.put(history, torch.tensor([float(step)]))
+    assert recorded == [1] * 4 and set(asked) == {1}

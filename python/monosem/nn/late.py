@@ -54,7 +54,7 @@ class Late:
             host = torch.empty(numbers.shape, dtype=history.dtype, device="cpu", pin_memory=True)
             host.copy_(history[-1], non_blocking=True)
             event = torch.cuda.Event()
-            event.record()
+            event.record(torch.cuda.current_stream(history.device))  # where the copy is; not the current device's
             self._waiting.append((host, event))
         else:
             self._waiting.append((history[-1].clone(), None))
@@ -64,7 +64,10 @@ class Late:
 
 
 def _capturing(t: Tensor) -> bool:
-    return t.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    if t.device.type != "cuda":
+        return False
+    with torch.cuda.device(t.device):
+        return torch.cuda.is_current_stream_capturing()
 
 
 def room_for(count: float) -> int:
