@@ -24,7 +24,9 @@ def dense(sae, x, edits, error):
 
 
 @pytest.mark.parametrize("error", ["keep", "drop"])
-@pytest.mark.parametrize("sae", [ms.TopKSAE(7, 19, k=4, seed=1), ms.ReLUSAE(7, 19, seed=1), NeuronBasis(7)], ids=str)
+@pytest.mark.parametrize(
+    "sae", [ms.TopKSAE(7, 19, k=4, seed=1), ms.ReLUSAE(7, 19, seed=1), NeuronBasis(7)], ids=["topk", "relu", "neurons"]
+)
 def test_against_the_definition(sae, error):
     x = torch.randn(3, 5, 7, generator=torch.Generator().manual_seed(0)) * 2
     for edits in ([], [Edit(3, "pin", 2.5)], [Edit(0, "ablate"), Edit(6, "add", -1.5), Edit(2, "pin", 0.5)]):
