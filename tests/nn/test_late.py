@@ -10,6 +10,7 @@ import monosem as ms
 from monosem.nn import DenseBlocks, RowFactors
 from monosem.nn.late import LAG, Late, room_for
 from monosem.ops import gpu
+from monosem.train.learner import Learner
 from monosem.train.step import FastStep
 
 N, D, F = 64, 16, 400
@@ -83,18 +84,56 @@ def test_relu_without_a_wait_is_relu(asynchronous, monkeypatch):
     assert mean == pytest.approx(float(wanted.l0)) and most >= mean
 
 
-def test_relu_leaves_out_tokens_whose_entries_do_not_fit(asynchronous, monkeypatch):
+def crowded(monkeypatch, kind):
+    """A batch of which far more fires than two steps before; gradients in a graph, as called, and as defined."""
     sae, x = relu(bias=-0.3), batch()
-    sae.expect(most=60, mean=1.0)  # room for few; far more fire
+    sae.expect(most=60, mean=1.0)
+    if kind == "slots":  # room for all, but one token has more entries than slots
+        monkeypatch.setattr(sae, "_room", lambda n: (N * F, 64))
+        with torch.no_grad():
+            sae.b_enc.fill_(-3.0)
+        x[5] *= 100
+    elif kind == "dense":
+        with torch.no_grad():
+            sae.b_enc.fill_(1.0)
+    return sae, x
+
+
+@pytest.mark.parametrize("kind", ["room", "slots", "dense"])
+def test_relu_encodes_once_more_when_entries_do_not_fit(asynchronous, monkeypatch, kind):
+    sae, x = crowded(monkeypatch, kind)
+    if kind != "dense":
+        monkeypatch.setattr(ms.nn.relu, "DENSE_ABOVE", 0.5)
+    mine = sae.gradients(x)
+    assert mine.left_out is None and (mine.redone == 1 if kind == "slots" else 1 < mine.redone <= N)
+    with torch.no_grad():
+        wanted = copy.deepcopy(sae)._dense(x, 1.0, False)
+    same(sae, mine, wanted)
+    assert isinstance(mine.rows, DenseBlocks if kind == "dense" else RowFactors)
+    most, mean = sae.recent[-1].tolist()
+    assert mean == pytest.approx(float(wanted.l0)) and most >= mean  # once, of all tokens: the next steps have room
+
+
+def test_in_a_graph_what_does_not_fit_is_counted(asynchronous, monkeypatch):
+    """Nothing can be done again there: the means are over the other tokens."""
+    sae, x = crowded(monkeypatch, "room")
+    monkeypatch.setattr(ms.nn.relu, "capturing", lambda t: True)
     mine = sae.gradients(x)
     room = room_for(2 * N + 256)
     fits = int((sae.encode(x).offsets[1:] <= room).sum())
     assert 0 < fits < N and len(mine.rows.values) == room
+    assert mine.redone == 0 and int(mine.left_out) == N - fits
     monkeypatch.undo()
     plain = relu(bias=-0.3)
     plain.density.fill_(0.0)
     same(sae, mine, plain.gradients(x[:fits]))
-    assert sae.recent[-1, 1] > 100  # of all tokens: the next steps have room
+
+
+def test_what_was_redone_is_in_the_metrics(asynchronous):
+    learner = Learner(relu(bias=-0.3), ms.TrainConfig(batch_size=N, steps=10))
+    learner.sae.expect(most=60, mean=1.0)
+    seen = [learner.step(batch(seed), seed).get("tokens_redone", 0.0) for seed in range(4)]
+    assert seen[0] > 0 and seen[2:] == [0.0, 0.0]  # two steps later there is room
 
 
 def test_relu_begins_dense_and_finds_its_room(asynchronous):

@@ -49,6 +49,8 @@ class Gradients:
         rows: gradients of both weight matrices and the encoder bias.
         b_dec: gradient of the decoder bias through the decoder only; the part through the encoder's input,
             ``−(Σ slopes) · W_enc``, follows from the encoder bias' gradient.
+        redone: tokens for whose entries there was no room at first, so that the batch was encoded once more. On a GPU.
+        left_out: tokens that are not in these means, int64, 0-dim: in a CUDA graph, where nothing can be done again.
     """
 
     loss: Tensor
@@ -59,3 +61,5 @@ class Gradients:
     fired: Tensor
     rows: "RowFactors | DenseBlocks"
     b_dec: Tensor
+    redone: int = 0
+    left_out: Tensor | None = None

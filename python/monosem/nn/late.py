@@ -10,6 +10,25 @@ from torch import Tensor
 LAG = 2  # steps: the host may be that far ahead of the GPU
 
 
+class OnItsWay:
+    """Numbers on a device that the host wants while it goes on: the copy begins now, ``get`` waits for it alone."""
+
+    def __init__(self, numbers: Tensor) -> None:
+        self._event = None
+        if numbers.device.type != "cuda":
+            self._host = numbers.clone()
+            return
+        self._host = torch.empty(numbers.shape, dtype=numbers.dtype, device="cpu", pin_memory=True)
+        self._host.copy_(numbers, non_blocking=True)
+        self._event = torch.cuda.Event()
+        self._event.record(torch.cuda.current_stream(numbers.device))  # where the copy is; not the current device's
+
+    def get(self) -> list[float]:
+        if self._event is not None:
+            self._event.synchronize()
+        return self._host.tolist()
+
+
 class Late:
     """A few numbers a step, given on the device, known to the host LAG steps later.
 
@@ -20,7 +39,7 @@ class Late:
     """
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
+        self._waiting: deque[OnItsWay] = deque()
         self._seen: tuple[int, int] | None = None
         self._last: list[float] | None = None
 
@@ -32,38 +51,29 @@ class Late:
 
     def take(self, history: Tensor) -> list[float]:
         """The numbers of LAG steps ago."""
-        if _capturing(history) and self._last is not None:
+        if capturing(history) and self._last is not None:
             return self._last  # a graph keeps the decision of the steps before it
         if self._seen != (history.data_ptr(), history._version):
             self._waiting.clear()
         if len(self._waiting) < LAG:
             self._last = history[0].tolist()
         else:
-            numbers, event = self._waiting.popleft()
-            if event is not None:
-                event.synchronize()
-            self._last = numbers.tolist()
+            self._last = self._waiting.popleft().get()
         return self._last
 
     def put(self, history: Tensor, numbers: Tensor) -> None:
         """Add this step's numbers [n], on the device of ``history``."""
         history.copy_(torch.cat([history[1:], numbers.to(history.dtype)[None]]))
-        if _capturing(history):
+        if capturing(history):
             return
-        if history.device.type == "cuda":
-            host = torch.empty(numbers.shape, dtype=history.dtype, device="cpu", pin_memory=True)
-            host.copy_(history[-1], non_blocking=True)
-            event = torch.cuda.Event()
-            event.record(torch.cuda.current_stream(history.device))  # where the copy is; not the current device's
-            self._waiting.append((host, event))
-        else:
-            self._waiting.append((history[-1].clone(), None))
+        self._waiting.append(OnItsWay(history[-1]))
         while len(self._waiting) > LAG:
             self._waiting.popleft()
         self._seen = history.data_ptr(), history._version
 
 
-def _capturing(t: Tensor) -> bool:
+def capturing(t: Tensor) -> bool:
+    """Whether what is done with this tensor now becomes part of a CUDA graph, in which no host can wait."""
     if t.device.type != "cuda":
         return False
     with torch.cuda.device(t.device):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +12,7 @@ from monosem.nn.base import SAE, LossOutput
 from monosem.nn.config import ReLUConfig
 from monosem.nn.dense import DenseBlocks
 from monosem.nn.gradients import Gradients, RowFactors
-from monosem.nn.late import LAG, Late, room_for
+from monosem.nn.late import LAG, Late, OnItsWay, capturing, room_for
 from monosem.ops import SparseCode, gpu
 from monosem.ops.topk_encode import Rounded
 
@@ -77,9 +79,11 @@ class ReLUSAE(SAE):
         While more than a tenth of the features fire (the beginning of training) the products are dense, in blocks of
         features; ``density`` holds the share measured in the last batch and decides for the next.
 
-        On a GPU, where nothing may wait for that, ``recent`` decides, as of ``LAG`` steps ago; it also says how much
-        room the entries get: twice what they took then. Tokens whose entries do not fit, because twice as many fire as
-        two steps before, are left out of the batch: losses and gradients are means over the others.
+        On a GPU ``recent`` decides, as of ``LAG`` steps ago, so that the host need not wait for the encoder; it also
+        says how much room the entries get: twice what they took then. Whether all fit is read while the GPU decodes.
+        Where twice as many fire as two steps before, they do not, and the batch is encoded once more, with a wait
+        (``redone``). A CUDA graph cannot do that: there tokens whose entries do not fit are not in the means over the
+        batch, and are counted (``left_out``).
         """
         if not isinstance(x, Tensor) or not x.numel():
             self.centred(self.some(x))  # says why not
@@ -104,6 +108,7 @@ class ReLUSAE(SAE):
     ) -> Gradients:
         n, d = x.shape
         centred = self.centred(x)
+        fits = left_out = None
         if room is None:
             code = ops.threshold_encode(centred, self.W_enc_rows, self.b_enc)
         else:
@@ -112,28 +117,40 @@ class ReLUSAE(SAE):
             )
             code = SparseCode(values, indices, offsets, self.cfg.d_sae, x.shape[:-1])
             self._late.put(self.recent, torch.stack([counts.amax(), counts.sum() / n]))
+            if capturing(x):
+                left_out = n - kept.sum()
+            else:
+                fits = OnItsWay(torch.stack([kept.sum(), counts.sum()]))
         values, indices, offsets = code.csr()
         token_mse, residual, slopes = ops.decode_loss_rows(values, indices, offsets, self.W_dec, self.b_dec, x)
         weight = sparsity_scale * self.cfg.l1_coefficient
         slopes = slopes.add_(weight).div_(n)
         sparsity, l0 = values.sum() / n, code.l0()
-        if room is not None:  # means over the tokens that are in the code
-            share = n / kept.sum().clamp(min=1)
+        if left_out is not None:  # means over the tokens that are in the code
+            share = n / (n - left_out).clamp(min=1)
             token_mse, residual = token_mse * kept * share, residual.mul_((kept * share)[:, None])
             slopes, sparsity, l0 = slopes.mul_(share), sparsity * share, l0 * share
         mse = token_mse.mean()
         factors = RowFactors(indices, offsets, values, residual, 2 / (n * d), slopes, centred)
-        return Gradients(
+        made = Gradients(
             mse + weight * sparsity, mse, sparsity, mse.new_zeros(()), l0, code.fired(), factors,
-            residual.sum(0).mul_(2 / (n * d)),
+            residual.sum(0).mul_(2 / (n * d)), left_out=left_out,
         )  # fmt: skip
+        if fits is not None:
+            kept, entries = fits.get()  # the GPU has the decoder to go on with
+            if kept < n:
+                del made, factors, code, values, indices, slopes, residual
+                dense = entries > DENSE_ABOVE * self.cfg.d_sae * n
+                made = self._dense(x, sparsity_scale, False) if dense else self._sparse(x, sparsity_scale)
+                return replace(made, redone=n - kept)
+        return made
 
-    def _dense(self, x: Tensor, sparsity_scale: float) -> Gradients:
+    def _dense(self, x: Tensor, sparsity_scale: float, noted: bool = True) -> Gradients:
         n, d = x.shape
         weight = sparsity_scale * self.cfg.l1_coefficient
         rows = DenseBlocks(x, self.centred(x), self.W_enc_rows, self.W_dec, self.b_enc, self.b_dec, weight / n)
         active = rows.counts.sum().double()
-        if gpu.asynchronous(x):
+        if noted and gpu.asynchronous(x):
             self._late.put(self.recent, torch.stack([rows.per_token.amax().double(), active / n]))
         mse, sparsity = (rows.squares / (n * d)).to(x.dtype), (rows.total / n).to(x.dtype)
         return Gradients(

@@ -32,6 +32,7 @@ class Learner:
         """Optimizer step number ``step`` (0 is the first) on x [N, D]; metrics are 0-dim tensors, ``lr`` a float.
 
         ``dead`` is the share of features that fired on none of the last ``cfg.dead_after`` tokens, after this step.
+        ``tokens_redone``, only where it is not 0: ``nn.Gradients.redone``.
         """
         lr = learning_rate(self.cfg, step)
         dead = self.dead.dead_for_tokens(self.cfg.dead_after)
@@ -42,6 +43,8 @@ class Learner:
         metrics = {name: getattr(out, name) for name in ("loss", "mse", "sparsity", "aux", "l0")}
         metrics["dead"] = self.dead.dead_for_tokens(self.cfg.dead_after).float().mean()
         metrics["lr"] = lr
+        if out.redone:  # rare: a row has it where it happened
+            metrics["tokens_redone"] = float(out.redone)
         return metrics | ({"grad_norm": out.grad_norm} if out.grad_norm is not None else {})
 
     def resampling(self, steps_done: int) -> InputDraw | None:

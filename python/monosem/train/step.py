@@ -227,14 +227,16 @@ def _weighted_sum(coef: Tensor, rows: Tensor) -> Tensor:
 class StepOutput:
     """What a step measured: ``loss``, ``mse``, ``sparsity``, ``aux``, ``l0`` (0-dim), ``fired`` (bool [d_sae]).
 
-    ``grad_norm`` is the norm before clipping, 0-dim, or None without clipping.
+    ``grad_norm`` is the norm before clipping, 0-dim, or None without clipping; ``redone``, ``left_out`` as in
+    ``Gradients``.
     """
 
-    __slots__ = ("aux", "fired", "grad_norm", "l0", "loss", "mse", "sparsity")
+    __slots__ = ("aux", "fired", "grad_norm", "l0", "left_out", "loss", "mse", "redone", "sparsity")
 
     def __init__(self, made: Gradients, grad_norm: Tensor | None) -> None:
         self.loss, self.mse, self.sparsity = made.loss, made.mse, made.sparsity
         self.aux, self.l0, self.fired, self.grad_norm = made.aux, made.l0, made.fired, grad_norm
+        self.redone, self.left_out = made.redone, made.left_out
 
 
 def _check(sae: SAE) -> None:
