@@ -4,11 +4,12 @@ x is rounded to x̃ = x − δx and w to w̃ = w − δw. By Cauchy-Schwarz
 
     |x·w − x̃·w̃| ≤ ‖δx‖·‖w‖ + ‖x̃‖·‖δw‖,
 
-with the norms that the rounding really has, row by row, not their worst case. A sum of fp32 products adds at most
-(additions in a row)·2⁻²³·‖x‖·‖w‖ on either side. Squares below 2⁻¹²⁶ may be lost from a norm, √D·2⁻⁶³ of it, and
-products as small from a sum: 1e-14 is added to every norm wherever one is written (here and by row_adam), which covers
-both; rows shorter than that prove nothing and are computed in fp32. So each approximate pre-activation has an upper
-bound that the one computed in fp32 does not exceed, and what is below a bar by that bound is below it in fp32.
+with the norms that the rounding really has, row by row, not their worst case. The sums add at most D·2⁻²³·‖x‖·‖w‖, and
+a little for the score in fp32 (``ops/triton_encode.py::rounding``). Squares below 2⁻¹²⁶ may be lost from a norm,
+√D·2⁻⁶³ of it, and products as small from a sum: 1e-14 is added to every norm wherever one is written (here and by
+row_adam), which covers both; rows shorter than that prove nothing and are computed in fp32. So each approximate
+pre-activation has an upper bound that the one computed in fp32 does not exceed, and what is below a bar by that bound
+is below it in fp32.
 """
 
 import triton
