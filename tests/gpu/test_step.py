@@ -62,6 +62,16 @@ def test_gradients_are_those_of_autograd_in_float64(kind):
         assert (g.cpu().double() - wanted).abs().max() < 1e-5 * wanted.abs().max(), name
 
 
+def test_no_token_is_left_out_when_relu_outgrows_its_room():
+    step, x = made("relu"), batch(0)
+    step.sae.expect(most=300, mean=0.5)  # far more fire
+    mine = step.sae.gradients(x)
+    assert mine.redone > 0 and mine.left_out is None
+    exact = made("relu", "cpu").sae.double().loss(x.double().cpu())
+    assert float(mine.loss) == pytest.approx(float(exact.loss), rel=1e-5)
+    assert float(mine.l0) == pytest.approx(float(exact.code.l0()), rel=1e-3)  # but for what is 0 within rounding
+
+
 @pytest.mark.parametrize("kind", ["topk", "relu"])
 def test_training_goes_the_way_that_it_goes_on_the_processor(kind, backend, monkeypatch):
     gpu, cpu = made(kind), made(kind, "cpu")
