@@ -1,7 +1,6 @@
 """Every figure against the same formula on dense float64 tensors."""
 
 import dataclasses
-import json
 import math
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 import torch
 
 from monosem.analysis.metrics import Evaluation, density_histogram, evaluate
+from monosem.data import sealed
 
 
 def dense(model, sae, rows, hook):
@@ -104,7 +104,7 @@ def test_density_histogram():
 def test_json_and_table(model, lossy, rows, hook, tmp_path):
     got = run(lossy, model, rows, hook)
     got.write_json(tmp_path / "e.json")
-    assert json.loads((tmp_path / "e.json").read_text()) == got.to_dict()
+    assert sealed.read(tmp_path / "e.json", "out", "an evaluation")[0] == got.to_dict()
     assert (got.config["d_sae"], got.config["k"]) == (20, 3)
     text = got.table()
     assert f"{got.ce_loss_recovered:.2%}" in text and "base64" in text and "all that this many tokens resolve" in text

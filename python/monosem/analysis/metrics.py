@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from monosem.analysis.scan import Block, Rows, blocks, spread
 from monosem.analysis.sources import LabelFeature, SourceMoments, check_sources, group_sources
-from monosem.data import files
+from monosem.data import sealed
 from monosem.data.counted import BY_NAME, SkipTokens, counted, skipped_ids
 from monosem.data.saved import unfinished
 
@@ -91,9 +90,9 @@ class Evaluation:
         return plain(asdict(self))
 
     def write_json(self, path: str | Path, made_from: Mapping[str, Any] | None = None) -> None:
-        """Write the JSON file whole, with what the evaluation was made from."""
-        plain = self.to_dict() | ({"made_from": dict(made_from)} if made_from is not None else {})
-        files.write_text(path, json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        """Write the JSON file whole, with its checksum and what the evaluation was made from."""
+        made = {"made_from": dict(made_from)} if made_from is not None else {}
+        sealed.write(Path(path), self.to_dict() | made, allow_nan=False)
 
     def table(self) -> str:
         """The figures as text for a terminal."""

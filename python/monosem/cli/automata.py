@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from monosem.cli import claim, remembered
+from monosem.cli import claim, made_from, remembered
 
 HELP = "loops, cycles and chains of features that raise each other's tokens"
 
@@ -31,14 +31,7 @@ def run(args: argparse.Namespace) -> int:
         subject.sae, subject.model, subject.hook_name, load_rows(subject.model, args.text, args.split),
         tokens=args.tokens, support=args.support, lift=args.lift, show=args.show, progress=not args.quiet,
     )  # fmt: skip
-    plain = result.to_dict() | {"made_from": remembered.text_and_model(args, subject.model)}
-    claim.write(
-        out,
-        "automata",
-        result,
-        [section],
-        f"Finite-state automata in model {subject.model.name}",
-        {"": args.folder},
-        plain=plain,
-    )
+    made = made_from.of(args, {"": (args.folder, subject)})
+    title = f"Finite-state automata in model {subject.model.name}"
+    claim.write(out, "automata", result, [section], title, {"": args.folder}, made)
     return 0

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monosem.cli import options
+from monosem.cli import made_from, options
 
 _FOLDER = "a dictionary written by `monosem train` or monosem.save; or neurons:MODEL, the neurons of a model"
 
@@ -40,13 +40,15 @@ def folder_of(args: argparse.Namespace, name: str) -> Path:
 
 def write(
     out: Path, claim: str, result: Any, sections: Sequence[Callable[[dict[str, Any]], Any]], title: str,
-    runs: Mapping[str, str | Path], *, plain: dict[str, Any] | None = None,
+    runs: Mapping[str, str | Path], made_of: Mapping[str, Any], *, plain: dict[str, Any] | None = None,
 ) -> None:  # fmt: skip
     """Print the table; write the JSON and the page, both whole.
 
     Args:
         runs: {name in the section ("" is the page's own): folder of that dictionary}. Where one has a browser of
             features (`monosem features`), numbers on the page lead to it.
+        made_of: what the result was made from, ``made_from.of``. A result of something else that stands there already
+            is kept under another name.
         plain: what is stored, where it is more than ``result.to_dict()``.
     """
     from monosem.analysis.evidence import numbers
@@ -54,9 +56,10 @@ def write(
     from monosem.analysis.metrics import plain as finite
     from monosem.data import sealed
 
-    record = finite(result.to_dict() if plain is None else plain)
+    record = finite((result.to_dict() if plain is None else plain) | {"made_from": dict(made_of)})
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{claim}.json"
+    kept = made_from.set_aside(path, made_of)
     sealed.write(path, record, indent=None, allow_nan=False)
     # The page is made from what was stored, so that it can be made again from the file alone.
     stored = sealed.read(path, "out", claim)[0]
@@ -65,4 +68,6 @@ def write(
         browsers[""] = numbers.browser(out, out)
     page = write_page(out / f"{claim}.html", title, [make(stored) for make in sections], browsers=browsers)
     print(result.table())
+    if kept is not None:
+        print(f"\n{path} was made from other text, other dictionaries or more tokens: it is kept as {kept}")
     print(f"\nwritten: {path}\nopen {page.resolve().as_uri()}")

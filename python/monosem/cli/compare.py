@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from monosem.cli import claim, options, remembered
+from monosem.cli import claim, made_from, options, remembered
 
 HELP = "are the features of two models the same?"
 
@@ -55,5 +55,6 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     out = Path(args.out or args.folder_a)
     title_ = title(result.to_dict())
-    claim.write(out, "universality", result, [section], title_, {"A": args.folder_a, "B": args.folder_b})
+    made = made_from.of(args, {"A": (args.folder_a, a), "B": (args.folder_b, b)})
+    claim.write(out, "universality", result, [section], title_, {"A": args.folder_a, "B": args.folder_b}, made)
     return 0

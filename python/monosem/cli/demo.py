@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from monosem.cli import options
+from monosem.cli import evaluated, options
 
 HELP = "train a dictionary on the shipped model and text, and open what it found"
 
@@ -31,12 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from monosem.analysis.inputs import load_rows
+    from monosem.analysis.inputs import Subject, load_rows
     from monosem.analysis.metrics import evaluate
     from monosem.analysis.picture import write_picture
     from monosem.analysis.report import find_curves, study, write_report
     from monosem.analysis.sources import SourceMoments
     from monosem.data import fingerprint
+    from monosem.data.counted import BY_NAME
     from monosem.data.harvest import ActivationStream
     from monosem.data.models import load_model
     from monosem.nn import TopKSAE
@@ -61,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
     print("3/4  evaluating on held-out text")
     moments = SourceMoments(args.d_sae, held_out.sources)
     result = evaluate(sae, model, args.hook, held_out, observers=[moments.update], progress=bars)
-    result.write_json(out / "evaluation.json")
+    made = evaluated.made_from(Subject(sae, model, args.hook), held_out, args.text, "held_out", BY_NAME)
+    result.write_json(out / "evaluation.json", made)
     write_picture(out / "evaluation.svg", result)
 
     print("4/4  looking at the features")

@@ -54,7 +54,9 @@ def run(args: argparse.Namespace) -> int:
         "progress": not args.quiet,
     }  # fmt: skip
     out = Path(args.out or args.folder)
-    made_from = evaluated.made_from(args, subject, rows)
+    made_from = evaluated.made_from(
+        subject, rows, args.text, args.split, args.skip_tokens, args.skip_positions, args.tokens
+    )
     if not args.replace:
         evaluated.check_replaces(out / "evaluation.json", made_from)
     result = evaluate(sae, model, hook_name, rows, **options)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 
-def made_from(args: argparse.Namespace, subject: Any, rows: Any) -> dict[str, Any]:
+def made_from(
+    subject: Any, rows: Any, text: str, split: str, skip_tokens: Sequence[Any], skip_positions: int = 1,
+    tokens: int | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """What the figures depend on, for ``evaluation.json``; to be compared before the work is done."""
     from monosem.analysis.index import fingerprint as of
     from monosem.analysis.scan import spread
@@ -16,9 +19,9 @@ def made_from(args: argparse.Namespace, subject: Any, rows: Any) -> dict[str, An
 
     return {
         "dictionary": of.of_dictionary(subject.sae), "model": subject.model.name,
-        "weights": fingerprint.of_model(subject.model), "hook_name": subject.hook_name, "text": args.text,
-        "split": args.split, "rows": of.of_text(rows), "contexts": len(spread(rows, args.tokens)),
-        "skip_positions": args.skip_positions, "skip_tokens": list(args.skip_tokens),
+        "weights": fingerprint.of_model(subject.model), "hook_name": subject.hook_name, "text": text,
+        "split": split, "rows": of.of_text(rows), "contexts": len(spread(rows, tokens)),
+        "skip_positions": skip_positions, "skip_tokens": list(skip_tokens),
     }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monosem.cli import claim, subjects
+from monosem.cli import claim, made_from, subjects
 
 if TYPE_CHECKING:
     from monosem.analysis.evidence.explain.chat import Chat
@@ -52,7 +52,9 @@ def run(args: argparse.Namespace) -> int:
     out = claim.folder_of(args, args.folder)
     _check_client(args)
     cases, described = [], {}
-    for compared, count in subjects.open_all(args):
+    everyone = subjects.open_all(args)
+    made = made_from.of(args, {c.kind: (c.folder, c.subject) for c, _ in everyone})
+    for compared, count in everyone:
         subject, index = compared.subject, compared.index
         chosen = choose_features(index, count, args.seed)
         cases += gather(
@@ -72,15 +74,8 @@ def run(args: argparse.Namespace) -> int:
         plain = result.to_dict() | {"requests": interpreter.usage()}
     model = described["features"]["model"] if "features" in described else next(iter(described.values()))["model"]
     runs = {"features": args.folder, **({"shuffled": args.shuffled} if args.shuffled else {})}
-    claim.write(
-        out,
-        "explain",
-        result,
-        [section, logit_section],
-        f"Can the features of {model} be explained?",
-        runs,
-        plain=plain,
-    )
+    title = f"Can the features of {model} be explained?"
+    claim.write(out, "explain", result, [section, logit_section], title, runs, made, plain=plain)
     return 0
 
 

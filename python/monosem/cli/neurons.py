@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from monosem.cli import claim, remembered
+from monosem.cli import claim, made_from, remembered
 
 HELP = "for each feature the nearest neuron: by correlation, by decoder weight, by top examples"
 
@@ -34,14 +34,7 @@ def run(args: argparse.Namespace) -> int:
         subject.sae, subject.model, subject.hook_name, load_rows(subject.model, args.text, args.split),
         tokens=args.tokens, memory=int(args.memory * 2**30), progress=not args.quiet,
     )  # fmt: skip
-    plain = result.to_dict() | {"made_from": remembered.text_and_model(args, subject.model)}
-    claim.write(
-        out,
-        "neurons",
-        result,
-        [section],
-        f"Features and neurons of model {subject.model.name}",
-        {"": args.folder},
-        plain=plain,
-    )
+    made = made_from.of(args, {"": (args.folder, subject)})
+    title = f"Features and neurons of model {subject.model.name}"
+    claim.write(out, "neurons", result, [section], title, {"": args.folder}, made)
     return 0

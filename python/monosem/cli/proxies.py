@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from monosem.cli import claim, remembered
+from monosem.cli import claim, made_from, remembered
 
 HELP = "which features follow a script, DNA, base64, hexadecimal, or a pattern of yours"
 
@@ -39,14 +39,7 @@ def run(args: argparse.Namespace) -> int:
         subject.sae, subject.model, subject.hook_name, load_rows(subject.model, args.text, args.split),
         proxies=[] if args.only_own else None, extra=own, tokens=args.tokens, progress=not args.quiet,
     )  # fmt: skip
-    plain = result.to_dict() | {"made_from": remembered.text_and_model(args, subject.model)}
-    claim.write(
-        out,
-        "proxies",
-        result,
-        [section],
-        f"Kinds of text in model {subject.model.name}",
-        {"": args.folder},
-        plain=plain,
-    )
+    made = made_from.of(args, {"": (args.folder, subject)})
+    title = f"Kinds of text in model {subject.model.name}"
+    claim.write(out, "proxies", result, [section], title, {"": args.folder}, made)
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from monosem.cli import claim, subjects
+from monosem.cli import claim, made_from, subjects
 
 HELP = "rate features and neurons by hand, blindly, and score the answers"
 
@@ -47,14 +47,16 @@ def _write(args: argparse.Namespace) -> int:
             "--out, or move rate.html and rate.key.json away"
         )
     items, sources = [], []
-    for compared, count in subjects.open_all(args):
+    everyone = subjects.open_all(args)
+    for compared, count in everyone:
         index = compared.index
         sources += [name for name in sources_read(index.rows) if name not in sources]
         items += candidates(
             compared.subject, index, index.rows, choose_features(index, count, args.seed), compared.kind,
             each=args.each, skip_positions=index.meta["settings"]["skip_positions"], progress=not args.quiet,
         )  # fmt: skip
-    page, key = write_study(out, items, args.seed, sources)
+    made = made_from.of(args, {c.kind: (c.folder, c.subject) for c, _ in everyone})
+    page, key = write_study(out, items, args.seed, sources, made)
     print(f"{len(items)} items to rate; key: {key}\nopen {page.resolve().as_uri()}")
     return 0
 
@@ -62,6 +64,7 @@ def _write(args: argparse.Namespace) -> int:
 def _score(args: argparse.Namespace) -> int:
     from monosem.analysis.evidence.rubric import section
     from monosem.analysis.evidence.rubric.ratings import measure_files
+    from monosem.data import fingerprint, sealed
 
     places = [Path(p) for p in (args.out, args.folder, Path(args.score[0]).parent) if p]
     found = [Path(args.key)] if args.key else [p / "rate.key.json" for p in places if (p / "rate.key.json").is_file()]
@@ -70,7 +73,9 @@ def _score(args: argparse.Namespace) -> int:
             f"key: no rate.key.json in {', '.join(map(str, places))}; it stands beside the page: name it with --key"
         )
     result = measure_files(args.score, found[0])
+    made = sealed.read(found[0], "key", "the key of a study", note=False)[0].get("made_from", {})
+    made["answers"] = [{"file": str(path), **fingerprint.of_file(path)} for path in args.score]
     out = Path(args.out or found[0].parent)
     runs = {"features": args.folder or found[0].parent}
-    claim.write(out, "rubric", result, [section], "Features and neurons, rated by hand", runs)
+    claim.write(out, "rubric", result, [section], "Features and neurons, rated by hand", runs, made)
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,9 @@ def made_of(args: argparse.Namespace) -> dict[str, Any]:
 
 def write_beside(folder: str | Path, args: argparse.Namespace) -> None:
     """Keep what activations were harvested from."""
-    from monosem.data import files
+    from monosem.data import sealed
 
-    files.write_text(Path(folder) / BESIDE, json.dumps(made_of(args), indent=1) + "\n")
+    sealed.write(Path(folder) / BESIDE, made_of(args))
 
 
 def read_beside(folder: str | Path) -> dict[str, Any]:
@@ -36,16 +35,13 @@ def read_beside(folder: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is damaged.
     """
+    from monosem.data import sealed
+
     path = Path(folder) / BESIDE
     if not path.is_file():
         return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        found = error
-    if not isinstance(found, dict):
-        raise ValueError(f"activations: {str(path)!r} is cut short or altered; remove it: only the text is forgotten")
-    return found
+    wanted = "what `monosem harvest` wrote (removed, only the text is forgotten)"
+    return sealed.read(path, "activations", wanted, note=False)[0]
 
 
 def subject(args: argparse.Namespace, folder: str) -> Any:
@@ -158,11 +154,3 @@ def index_notes(args: argparse.Namespace) -> dict[str, Any]:
         "text_sha256": digest,
         "context": getattr(args, "context", None),
     }
-
-
-def text_and_model(args: argparse.Namespace, model: Any) -> dict[str, Any]:
-    """What a line of evidence was made from."""
-    from monosem.data import fingerprint
-
-    found = {"split": args.split, "tokens": args.tokens, "context": getattr(args, "context", None)}
-    return {**fingerprint.of_text(args.text), **found, "model": model.name, "weights": fingerprint.of_model(model)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from monosem.cli import claim, options, remembered
+from monosem.cli import claim, made_from, options, remembered
 
 HELP = "how features split as a dictionary grows"
 
@@ -60,5 +60,6 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     out = Path(args.out or args.folders[-1])
     runs = {str(folder): folder for folder in args.folders}
-    claim.write(out, "splitting", result, [splitting.section], "Features split", runs)
+    made = made_from.of(args, {str(f): (f, s) for f, s in zip(args.folders, subjects, strict=True)})
+    claim.write(out, "splitting", result, [splitting.section], "Features split", runs, made)
     return 0

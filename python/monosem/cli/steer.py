@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-from monosem.cli import claim, options, remembered
+from monosem.cli import claim, made_from, options, remembered
 
 HELP = "pin, add or ablate features while the model writes or reads"
 
@@ -158,7 +157,7 @@ def _write(args: argparse.Namespace, subject: Any, steering: Any) -> int:
             "edits": [asdict(e) for e in steering.edits],
             "samples": {prompt: [asdict(s) for s in made] for prompt, made in samples.items()},
         }  # fmt: skip
-        _save(Path(args.out) / "steered.json", record)
+        _save(args, subject, "steered", record)
     return 0
 
 
@@ -170,7 +169,7 @@ def _read(args: argparse.Namespace, subject: Any, steering: Any) -> int:
     result = reading(subject, rows, steering, tokens=args.tokens, progress=not args.quiet)
     print(result.table())
     if args.out:
-        _save(Path(args.out) / "steered_reading.json", result.to_dict())
+        _save(args, subject, "steered_reading", result.to_dict())
     return 0
 
 
@@ -188,15 +187,17 @@ def _evidence(args: argparse.Namespace, subject: Any) -> int:
         skip_positions=args.skip_positions, seed=args.seed, judged=steering.JUDGED, progress=not args.quiet,
     )  # fmt: skip
     out = Path(args.out or args.folder)
-    claim.write(out, "steering", result, [steering.section], "Features cause text", {"": args.folder})
+    made = made_from.of(args, {"": (args.folder, subject)})
+    claim.write(out, "steering", result, [steering.section], "Features cause text", {"": args.folder}, made)
     return 0
 
 
-def _save(path: Path, record: dict[str, Any]) -> None:
-    from monosem.data import files
+def _save(args: argparse.Namespace, subject: Any, name: str, record: dict[str, Any]) -> None:
+    from monosem.data import sealed
 
+    path = Path(args.out) / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    sealed.write(path, record | {"made_from": made_from.of(args, {"": (args.folder, subject)})}, indent=2)
     print(f"\nwritten: {path}")
 
 

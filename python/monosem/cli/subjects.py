@@ -15,6 +15,7 @@ class Compared:
     """One kind of feature with its index over text."""
 
     kind: str
+    folder: str
     subject: Any
     index: Any
 
@@ -82,4 +83,4 @@ def _open(kind: str, folder: str, subject: Any, args: argparse.Namespace) -> Com
     from monosem.analysis.evidence.indexed import index_of
 
     index = index_of(subject, folder, args.text, args.split, args.tokens, not args.quiet)
-    return Compared(kind, subject, index)
+    return Compared(kind, folder, subject, index)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from monosem.cli import claim, remembered
+from monosem.cli import claim, made_from, remembered
 
 HELP = "live features, CE loss recovered and L0 against the width of the dictionary"
 
@@ -52,6 +52,6 @@ def run(args: argparse.Namespace) -> int:
         load_rows(first.model, args.text, args.split), tokens=args.tokens, density_tokens=args.density_tokens,
         progress=not args.quiet,
     )  # fmt: skip
-    plain = result.to_dict() | {"made_from": remembered.text_and_model(args, first.model)}
-    claim.write(out, "widths", result, [section], f"Dictionaries of model {first.model.name}", {}, plain=plain)
+    made = made_from.of(args, {n: (f, s) for (n, s), f in zip(subjects.items(), args.folders, strict=True)})
+    claim.write(out, "widths", result, [section], f"Dictionaries of model {first.model.name}", {}, made)
     return 0

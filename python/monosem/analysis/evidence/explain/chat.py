@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from monosem.analysis.evidence.explain.post import Failed, Odd, post, read_completion
 from monosem.analysis.evidence.explain.secret import Hide, clean_key, public, public_url, secrets_of
-from monosem.data import files
+from monosem.data import sealed
 
 T = TypeVar("T")
 _AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # worth asking again; other errors are the user's to mend
@@ -220,7 +220,7 @@ class Chat:
         body = self._body(request, attempt)
         text, usage = self._send(body)
         kept = {"answer": text, "usage": usage, "request": public(body)}
-        files.write_text(path, self._hide(json.dumps(kept, ensure_ascii=False)))
+        sealed.write(path, json.loads(self._hide(json.dumps(kept, ensure_ascii=False))), indent=None)
         with self._count:
             self.usage.requests += 1
             self.usage.prompt_tokens += usage["prompt_tokens"]
@@ -280,13 +280,10 @@ class Chat:
 
 def _read(path: Path) -> str:
     """The answer in a file of the cache; ValueError if it is not one."""
-    try:
-        answer = json.loads(path.read_text(encoding="utf-8"))["answer"]
-        if not isinstance(answer, str):
-            raise TypeError("its answer is no text")
-        return answer
-    except (KeyError, TypeError, IndexError, RecursionError) as error:
-        raise ValueError(f"{path.name}: {error}") from None
+    answer = sealed.read(path, "cache", "an answer", note=False)[0].get("answer")
+    if not isinstance(answer, str):
+        raise ValueError(f"{path.name}: its answer is no text")
+    return answer
 
 
 def _retry_after(header: str | None, otherwise: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,12 +93,13 @@ def _line(window: Window, maximum: float) -> dict[str, Any]:
 
 
 def write_study(
-    folder: str | Path, items: Sequence[Candidate], seed: int = 0, sources: Sequence[str] | None = None
+    folder: str | Path, items: Sequence[Candidate], seed: int = 0, sources: Sequence[str] | None = None,
+    made_from: Mapping[str, Any] | None = None,
 ) -> tuple[Path, Path]:  # fmt: skip
     """Write ``rate.html`` and, beside it, ``rate.key.json``; returns both paths.
 
     The page holds the items in an order drawn with ``seed`` and numbers them; which is which stands in the key only,
-    with ``sources``, the names of the text's sources.
+    with ``sources``, the names of the text's sources, and ``made_from``, of what dictionaries and text it was made.
 
     Raises:
         ValueError: nothing to rate.
@@ -129,6 +130,7 @@ def write_study(
         "study": study,
         "format": FORMAT,
         **({} if sources is None else {"sources": list(sources)}),
+        **({} if made_from is None else {"made_from": dict(made_from)}),
         "items": {str(n): {"kind": c.kind, "feature": c.feature} for n, c in enumerate(mixed, 1)},
     }
     folder = Path(folder)
