@@ -36,10 +36,10 @@ TESTS = HERE.parent / "tests"
 SECTIONS = ("tests", "floor", "step", "ops", "peers", "sanitizer")
 SHAPES = ("gpt2", "gemma2", "llama3", "widest", "widest_relu", "million_gpu")
 PYTEST = (sys.executable, "-m", "pytest", "-q", "--import-mode=importlib", "-p", "no:cacheprovider")
-OPERATIONS = tuple(
-    f"ops/test_{name}.py"
-    for name in ("encode", "rows", "adam_options", "triton_paths", "tensor_cores", "step_on_device", "torch_contract")
-)
+_OPERATIONS = (
+    "encode", "rows", "adam_options", "triton_paths", "tensor_cores", "waits", "step_on_device", "torch_contract",
+)  # fmt: skip
+OPERATIONS = tuple(f"ops/test_{name}.py" for name in _OPERATIONS)
 OPTIONS = ({"adam_state": "bf16"}, {"adam_state": "int8", "lazy_rows": True})
 
 

@@ -31,21 +31,21 @@ BACKENDS = ("triton", "cuda")
 Task = dict[str, Any]
 
 
-def attempt(call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def attempt(clock: Any, call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What the call returns, or its error; memory that a failed call held is given back."""
     try:
         return call()
     except Exception as error:
         text = str(error).strip().splitlines()
         result = {"error": f"{type(error).__name__}: {text[0][:300] if text else 'no message'}"}
-    release()
+    release(clock)
     return result
 
 
-def release() -> None:
-    """Give memory that nothing holds back to the card."""
+def release(clock: Any) -> None:
+    """Give memory that nothing holds back to the card; after a failed capture that could end the process."""
     gc.collect()
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and not clock.broken:
         torch.cuda.empty_cache()
 
 
@@ -66,28 +66,28 @@ def perform(task: Task, clock: Any, keep: Callable[[dict[str, Any]], None]) -> N
     w = WORKLOADS[task["shape"]]
     about = {"section": task["section"], "shape": w.name}
     if task["section"] == "floor":
-        keep(about | attempt(lambda: floor_row(clock, w)))
+        keep(about | attempt(clock, lambda: floor_row(clock, w)))
         return
     speed = floor.Rates(**task["rates"])
-    with environment(MONOSEM_BACKEND=task["backend"]):
+    with environment(MONOSEM_BACKEND=task["backend"], MONOSEM_CHECK="0"):  # a check waits for the GPU
         about["backend"] = task["backend"]
         if task["section"] == "step":
             options = task.get("options", {})
             about |= {"options": options} if options else {}
-            keep(about | attempt(lambda: step_row(clock, w, speed, options)))
-            release()
+            keep(about | attempt(clock, lambda: step_row(clock, w, speed, options)))
+            release(clock)
             return
 
         def every() -> dict[str, Any]:
             with torch.no_grad():
                 for op in operations.operations(w, str(clock.device)):
-                    if task["backend"] in gpu.IMPLEMENTATIONS[op.name]:
-                        keep(about | {"name": op.name} | attempt(lambda op=op: operation_row(clock, op, speed)))
+                    if task["backend"] in gpu.IMPLEMENTATIONS[op.name] and not clock.broken:
+                        keep(about | {"name": op.name} | attempt(clock, lambda op=op: operation_row(clock, op, speed)))
             return {}
 
-        if failed := attempt(every):
+        if failed := attempt(clock, every):
             keep(about | {"name": "its data"} | failed)
-        release()
+        release(clock)
 
 
 def floor_row(clock: Any, w: Workload) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def floor_row(clock: Any, w: Workload) -> dict[str, Any]:
 
 def operation_row(clock: Any, op: operations.Operation, speed: floor.Rates) -> dict[str, Any]:
     """Time of an operation, its floor, and how near it comes."""
-    timing = clock.time(op.call)
+    timing = clock.time(op.call, graph=not op.waits)
     least = 1e3 * speed.seconds(op.flops, op.moved)
     return timing.to_json() | {
         "floor_ms": least, "to_floor": timing.ms / least,
@@ -124,15 +124,19 @@ def step_row(clock: Any, w: Workload, speed: floor.Rates, options: dict[str, Any
     step = FastStep(sae, **options)
     lr = torch.tensor(w.lr, dtype=torch.float64, device=clock.device)  # so that each replay is a further step
     losses = [float(step(batches[i], lr).loss) for i in range(3)]
-    release()
+    release(clock)
     peak = clock.peak_bytes(lambda: step(batches[3], lr), empty + batches.numel() * 4)
     state, best = w.state_bytes("bf16", options.get("adam_state", "fp32")), floor.step(w, speed)
     eager = clock.time(lambda: step(batches[0], w.lr), graph=False)
     parts = clock.breakdown(lambda: step(batches[0], w.lr))
-    graph = clock.time(lambda: step(batches[0], lr))
-    least = min(graph.ms, eager.ms)
+    try:
+        graph, error = clock.time(lambda: step(batches[0], lr)), {}
+    except gpu_clock.CaptureFailed as failed:  # what is known by then is told
+        graph, error = None, {"error": str(failed)}
+    least = min(graph.ms, eager.ms) if graph else eager.ms
     return {
-        "graph": graph.to_json(), "eager": eager.to_json(), "floor_ms": best["ms"], "to_floor": least / best["ms"],
+        **error, "graph": graph.to_json() if graph else None, "eager": eager.to_json(), "floor_ms": best["ms"],
+        "to_floor": least / best["ms"],
         "tokens_per_second": w.n / (1e-3 * least), "losses": losses, "parts_ms": parts, "peak_bytes": peak,
         "state_bytes": state, "over_state": peak / state - 1,
     }  # fmt: skip
@@ -152,6 +156,9 @@ def main() -> int:
             if time.monotonic() > deadline:
                 return 0
             perform(task, clock, keep)
+            if clock.broken:  # a capture failed: the rest in a new process
+                print(clock.broken, file=sys.stderr)
+                return 3
             torch.cuda.synchronize()  # after a fault this raises: the process is of no further use
             keep({"done": number})
     return 0

@@ -3,6 +3,7 @@ thing is a line of the report and not the end of it. Times come from a clock tha
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import gpu
@@ -23,7 +24,7 @@ ABOUT = {"gpu": "Made Up 9000", "commit": "abc"}
 class FakeClock:
     """Runs every call once and says that it took a millisecond."""
 
-    device = torch.device("cpu")
+    device, broken = torch.device("cpu"), ""
 
     def __init__(self, fail=()):
         self.fail, self.calls = fail, 0
@@ -187,6 +188,7 @@ class FakeEvent:
 def test_where_the_time_of_a_step_goes(monkeypatch):
     for name in ("synchronize", "_sleep"):
         monkeypatch.setattr(torch.cuda, name, lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
     clock = gpu_clock.Clock.__new__(gpu_clock.Clock)
     monkeypatch.setattr(gpu_clock.Clock, "_event", staticmethod(FakeEvent))
     clock.device, called = torch.device("cpu"), []
@@ -245,6 +247,41 @@ def test_one_operation_without_memory_is_one_line(on_the_processor):
     gpu_tasks.perform(task, FakeClock(fail={3}), rows.append)
     assert [i for i, row in enumerate(rows) if "error" in row] == [2] and len(rows) == 10
     assert rows[2]["error"] == "OutOfMemoryError: CUDA out of memory. Tried to allocate 4 TiB"
+
+
+class BreakingClock(FakeClock):
+    """The second capture fails."""
+
+    def time(self, call, graph=True):
+        assert not self.broken
+        self.captures = getattr(self, "captures", 0) + graph
+        if graph and self.captures == 2:
+            self.broken = "RuntimeError: operation not permitted"
+            raise gpu_clock.CaptureFailed(f"not captured as a graph ({self.broken})")
+        return super().time(call, graph)
+
+
+@pytest.mark.parametrize(("shape", "timed"), [("tiny", 1), ("tiny_relu", 2)])
+def test_a_process_whose_capture_failed_measures_nothing_more(on_the_processor, monkeypatch, tmp_path, shape, timed):
+    """And threshold_encode, which waits for the GPU, is not captured."""
+    monkeypatch.setitem(WORKLOADS, "tiny_relu", WORKLOADS["tiny"].with_(kind="relu", name="tiny_relu"))
+    tasks, answers = tmp_path / "tasks.json", tmp_path / "answers.jsonl"
+    task = {"section": "ops", "shape": shape, "backend": "triton", "rates": RATES}
+    tasks.write_text(json.dumps({"tasks": [task, task], "seconds": 60}))
+    monkeypatch.setattr(sys, "argv", ["gpu_tasks.py", str(tasks), str(answers)])
+    monkeypatch.setattr(gpu_clock, "Clock", lambda device: BreakingClock())
+    assert gpu_tasks.main() == 3
+    rows = gpu_run.answered(answers)
+    assert [row["how"] for row in rows[:-1]] == ["eager", "graph"][-timed:] and "not captured" in rows[-1]["error"]
+    assert not any("done" in row for row in rows)  # so that another process goes on after it
+
+
+def test_a_step_that_is_not_captured_is_timed_as_it_is_called(on_the_processor):
+    rows, clock = [], BreakingClock()
+    clock.captures = 1
+    gpu_tasks.perform({"section": "step", "shape": "tiny", "backend": "triton", "rates": RATES}, clock, rows.append)
+    (row,) = rows
+    assert row["graph"] is None and row["eager"]["ms"] == 1.0 and row["to_floor"] and "not captured" in row["error"]
 
 
 def test_only_operations_that_a_backend_has_are_timed(on_the_processor, monkeypatch):

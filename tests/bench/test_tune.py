@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("triton")
 
 from monosem.bench import tune
-from monosem.bench.gpu_clock import Timing
+from monosem.bench.gpu_clock import CaptureFailed, Timing
 from monosem.bench.workloads import WORKLOADS
 from monosem.cli.main import main
 from monosem.kernels import launch
@@ -16,7 +16,7 @@ from monosem.ops import tune_table
 
 
 class Op:
-    name = "decode_loss"
+    name, waits = "decode_loss", False
 
     def __init__(self, table, times):
         self.table, self.times = table, times
@@ -71,8 +71,38 @@ def test_every_operation_is_asked(monkeypatch):
     monkeypatch.setattr(tune.gpu, "available", lambda name: "")
     found = tune.tune(WORKLOADS["tiny"], Clock(), "Made Up", "sm_90")
     assert found["kernels"] == {}  # all take a millisecond
-    assert {row["kernel"] for row in found["tried"]} == {f"cuda_{name}" for name in tune.CUDA.values()}
+    assert {row["kernel"] for row in found["tried"]} == {
+        f"cuda_{name}" for names in tune.CUDA.values() for name in names
+    }
     assert not any("error" in row for row in found["tried"])
+
+
+def test_nothing_is_measured_after_a_failed_capture_and_what_was_is_kept(monkeypatch, tmp_path, capsys):
+    """It is no choice's own error: whatever came after it would fail too."""
+
+    class Breaking(Clock):
+        timed = 0
+
+        def time(self, call, graph=True):
+            self.timed += 1
+            if self.timed == 4:
+                raise CaptureFailed("not captured as a graph (operation not permitted)")
+            assert self.timed < 4
+            ms = 2.0 - 0.5 * self.timed
+            return Timing(ms, ms, ms, 5, "graph")
+
+    monkeypatch.setattr(tune.gpu, "available", lambda name: "" if name == "cuda" else "not here")
+    found = tune.tune(WORKLOADS["tiny"], Breaking(), "Made Up", "sm_90")
+    assert found["stopped"] == "not captured as a graph (operation not permitted)" and len(found["tried"]) == 3
+    assert not any("error" in row for row in found["tried"])
+    monkeypatch.setattr(launch, "TUNED", tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda *_: type("P", (), {"name": "X", "major": 9, "minor": 0})
+    )
+    monkeypatch.setattr("monosem.bench.gpu_clock.Clock", lambda device: Breaking())
+    assert main(["bench", "--tune", "--workload", "tiny"]) == 1
+    assert "not captured" in capsys.readouterr().err
 
 
 def test_a_small_case_leaves_its_data_as_it_was():

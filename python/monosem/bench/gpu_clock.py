@@ -28,8 +28,21 @@ class Timing:
         return {k: v for k, v in asdict(self).items() if v != ""}
 
 
+class CaptureFailed(RuntimeError):
+    """A call was not captured as a graph, and its process is to end.
+
+    After it, PyTorch is left on the capture's stream with the capture's memory under way: what runs then runs elsewhere
+    than meant, and giving memory back can abort the process.
+    """
+
+
 class Clock:
-    """Median of some calls. ``spend_ms``: about how long to measure each, after a warm-up of a third of it."""
+    """Median of some calls. ``spend_ms``: about how long to measure each, after a warm-up of a third of it.
+
+    ``broken``: why a capture failed, empty while none has; from then on nothing is measured.
+    """
+
+    broken = ""
 
     def __init__(self, device: torch.device, spend_ms: float = 150.0) -> None:
         self.device, self.spend_ms = device, spend_ms
@@ -37,21 +50,21 @@ class Clock:
         self.flush = torch.empty(4 * cache, dtype=torch.uint8, device=device)
 
     def time(self, call: Callable[[], Any], graph: bool = True) -> Timing:
-        """Time a call. One that cannot be captured in a graph (it waits for the GPU) is timed as it is."""
-        call()
-        torch.cuda.synchronize(self.device)
-        replay, how, why = call, "eager", "" if graph else "asked for"
-        if graph:
-            try:
-                replay, how = self.capture(call).replay, "graph"
-            except RuntimeError as error:
-                torch.cuda.synchronize(self.device)
-                why = str(error).strip().splitlines()[0][:200]
-        once = self._measure(replay, 3)
-        repeats = max(5, min(200, int(self.spend_ms / max(1e-3, statistics.median(once)))))
-        self._measure(replay, max(1, repeats // 3))
-        times = self._measure(replay, repeats)
+        """Time a call. ``graph=False`` for one that cannot be captured, because it waits for the GPU.
+
+        Raises:
+            CaptureFailed: it could not be captured all the same, or another could not be before.
+        """
+        with self._usable():
+            call()
+            torch.cuda.synchronize(self.device)
+            replay = self.capture(call).replay if graph else call
+            once = self._measure(replay, 3)
+            repeats = max(5, min(200, int(self.spend_ms / max(1e-3, statistics.median(once)))))
+            self._measure(replay, max(1, repeats // 3))
+            times = self._measure(replay, repeats)
         low, middle, high = statistics.quantiles(times, n=4)
+        how, why = ("graph", "") if graph else ("eager", "asked for")
         return Timing(middle, low, high, repeats, how, why)
 
     def capture(self, call: Callable[[], Any]) -> torch.cuda.CUDAGraph:
@@ -63,9 +76,23 @@ class Clock:
                 call()
         torch.cuda.current_stream(self.device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            call()
+        try:
+            with torch.cuda.graph(graph):
+                call()
+        except Exception as error:
+            self.broken = f"{type(error).__name__}: {error}".strip().splitlines()[0][:200]
+            raise CaptureFailed(
+                f"not captured as a graph ({self.broken}); its process measures nothing more"
+            ) from error
         return graph
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        """Events, streams and graphs of this device, in a process that no capture has failed in."""
+        if self.broken:
+            raise CaptureFailed(f"an earlier call was not captured as a graph ({self.broken}); go on in a new process")
+        with torch.cuda.device(self.device):
+            yield
 
     def breakdown(self, call: Callable[[], Any], repeats: int = 5) -> dict[str, float]:
         """Where the time of a call goes: milliseconds of each operation, most first, and of all that is between them.
@@ -75,7 +102,7 @@ class Clock:
         runs: list[dict[str, float]] = []
         for _ in range(repeats):
             events: list[tuple[str, Any, Any]] = []
-            with _operations_timed(events, self._event):
+            with self._usable(), _operations_timed(events, self._event):
                 torch.cuda.synchronize(self.device)
                 torch.cuda._sleep(100_000_000)  # cycles: some 50 ms
                 begin, end = self._event(), self._event()
@@ -97,10 +124,11 @@ class Clock:
 
     def peak_bytes(self, call: Callable[[], Any], before: int) -> int:
         """Most memory allocated during a call, above ``before``."""
-        torch.cuda.synchronize(self.device)
-        torch.cuda.reset_peak_memory_stats(self.device)
-        call()
-        torch.cuda.synchronize(self.device)
+        with self._usable():
+            torch.cuda.synchronize(self.device)
+            torch.cuda.reset_peak_memory_stats(self.device)
+            call()
+            torch.cuda.synchronize(self.device)
         return torch.cuda.max_memory_allocated(self.device) - before
 
     def allocated(self) -> int:

@@ -22,12 +22,15 @@ class Operation:
 
     Bytes: each input read once and each output written once, in fp32 (features and tokens int32, entries and offsets
     int64); a row that is gathered counts every time, as the rows of a batch do not stay in cache at these sizes.
+
+    ``waits``: on a GPU the host waits for what it computes, so that it cannot be captured as a graph.
     """
 
     name: str
     call: Callable[[], Any]
     flops: int
     moved: int
+    waits: bool = False
 
 
 def operations(w: Workload, device: torch.device | str = "cpu") -> list[Operation]:
@@ -60,7 +63,8 @@ def operations(w: Workload, device: torch.device | str = "cpu") -> list[Operatio
     alive = torch.ones(f, dtype=torch.bool, device=device).index_fill_(0, dead, False)
     fresh = x[torch.arange(len(dead), device=device) % n]
     return [
-        Operation(name, encode, w.product_flops, batch + matrix + listed),
+        # The number of active entries is the size of what threshold_encode returns.
+        Operation(name, encode, w.product_flops, batch + matrix + listed, waits=name == "threshold_encode"),
         Operation("sparse_decode", lambda: ops.decode(code, w_dec, b_dec), 2 * e * d, rows + batch + listed),
         Operation(
             "decode_loss", lambda: ops.decode_loss_rows(values, indices, offsets, w_dec, b_dec, x), 4 * e * d,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from monosem.bench import operations
+from monosem.bench.gpu_clock import CaptureFailed
 from monosem.bench.workloads import Workload
 from monosem.ops import cuda_rows, gpu, tune_table
 from monosem.ops.tune_table import override, sizes_used
@@ -31,8 +32,13 @@ TRITON = {
     "row_grad": ("row_grad",),
     "row_grad_adam_": ("row_grad_adam",),
 }
-CUDA = {"sparse_decode": "sparse_decode", "decode_loss": "decode_loss", "row_grad": "row_grad",
-        "row_adam_": "row_adam", "row_grad_adam_": "row_grad_adam"}  # fmt: skip
+CUDA = {
+    "sparse_decode": ("sparse_decode",),
+    "decode_loss": ("decode_loss",),
+    "row_grad": ("row_grad",),
+    "row_adam_": ("row_adam",),
+    "row_grad_adam_": ("row_grad_adam",),
+}
 
 
 @contextmanager
@@ -90,37 +96,51 @@ def tune(
         name, arch: of the GPU, as ``kernels/launch.py`` wants them.
 
     Returns:
-        {kernel: {size: {constant: value}}} of what was faster than the rule, and "tried": every choice with its time.
+        {kernel: {size: {constant: value}}} of what was faster than the rule; "tried": every choice with its time; and
+        "stopped": why before the end, where a capture failed, after which a process measures nothing more.
     """
     table = tune_table.table(name)
     tried: list[dict[str, Any]] = []
     kept: dict[str, dict[str, dict[str, int]]] = {}
     checks = small_case(w, clock.device)
-    with torch.no_grad():
-        for op in operations.operations(w, clock.device):
-            for backend, kernels in (("triton", TRITON.get(op.name, ())), ("cuda", (CUDA.get(op.name),))):
-                if not kernels[:1] or kernels[0] is None or gpu.available(backend):
-                    continue
+    found = {"kernels": kept, "tried": tried}
+    try:
+        with torch.no_grad():
+            for op, backend, kernels in _tunable(operations.operations(w, clock.device)):
                 with asked_for(backend):
-                    if backend == "triton":
-                        with sizes_used() as used:
-                            op.call()
-                        asked = [(k, s) for k in kernels for s in sorted(used.get(k, ()))]
-                        todo = [(k, s, tune_table.alternatives(k, s, arch)) for k, s in asked]
-                    else:
-                        choices = [{"threads": t} for t in cuda_rows.THREADS]
-                        todo = [(f"cuda_{kernels[0]}", w.d, choices)]
-                    for kernel, size, choices in todo:
+                    for kernel, size, choices in _alternatives(op, backend, kernels, w.d, arch):
                         best = _best(op, checks[op.name], table, kernel, size, choices, clock, tried, say)
                         if best is not None:
                             kept.setdefault(kernel, {})[str(size)] = best
-    return {"kernels": kept, "tried": tried}
+    except CaptureFailed as error:
+        found["stopped"] = str(error)
+    return found
+
+
+def _tunable(made: list[operations.Operation]) -> Iterator[tuple[operations.Operation, str, tuple[str, ...]]]:
+    """Operation, backend and its kernels in that."""
+    for op in made:
+        for backend, kernels in (("triton", TRITON.get(op.name, ())), ("cuda", CUDA.get(op.name, ()))):
+            if kernels and not gpu.available(backend):
+                yield op, backend, kernels
+
+
+def _alternatives(
+    op: operations.Operation, backend: str, kernels: tuple[str, ...], d: int, arch: str
+) -> list[tuple[str, int, list[dict[str, int]]]]:
+    """Kernel, size and choices."""
+    if backend == "cuda":
+        return [(f"cuda_{kernel}", d, [{"threads": t} for t in cuda_rows.THREADS]) for kernel in kernels]
+    with sizes_used() as used:
+        op.call()
+    asked = [(k, s) for k in kernels for s in sorted(used.get(k, ()))]
+    return [(k, s, tune_table.alternatives(k, s, arch)) for k, s in asked]
 
 
 def _best(op, check, table, kernel, size, choices, clock, tried, say) -> dict[str, int] | None:
     """The fastest right choice, or None when the rule is as good."""
     with override(table, kernel, size, None):
-        wanted, rule = check(), clock.time(op.call).ms
+        wanted, rule = check(), clock.time(op.call, graph=not op.waits).ms
     tried.append({"kernel": kernel, "size": size, "choice": "rule", "operation": op.name, "ms": rule})
     fastest, found = GAIN * rule, None
     for choice in choices:
@@ -131,7 +151,9 @@ def _best(op, check, table, kernel, size, choices, clock, tried, say) -> dict[st
                 if not same(check(), wanted):
                     tried.append(row | {"error": "another result than the rule's"})
                     continue
-                ms = clock.time(op.call).ms
+                ms = clock.time(op.call, graph=not op.waits).ms
+            except CaptureFailed:
+                raise  # of no use for what comes after it
             except Exception as error:  # more shared memory or registers than this GPU has, say
                 tried.append(row | {"error": f"{type(error).__name__}: {error}".splitlines()[0][:200]})
                 continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 
 HELP = "how fast a training step is here, beside plain PyTorch and the floor of this machine"
 
@@ -103,4 +104,6 @@ def _tune(w, json_path: str | None) -> int:
     print(f"{sum(map(len, found['kernels'].values()))} entries faster than the rule; table: {path}")
     if json_path:
         files.write_text(json_path, json.dumps(found, indent=1) + "\n")
-    return 0
+    if "stopped" in found:
+        print(f"stopped before the end: {found['stopped']}", file=sys.stderr)
+    return int("stopped" in found)

@@ -1,0 +1,105 @@
+"""The clock for GPUs, with PyTorch's part made up: a process in which a capture failed measures nothing more."""
+
+from contextlib import contextmanager, nullcontext
+
+import pytest
+import torch
+
+from monosem.bench.gpu_clock import CaptureFailed, Clock
+
+
+class Stream:
+    def wait_stream(self, other):
+        pass
+
+
+class Event:
+    def __init__(self, **_):
+        pass
+
+    def record(self):
+        pass
+
+    def elapsed_time(self, other):
+        return 1.0
+
+
+class Graph:
+    replays = 0
+
+    def replay(self):
+        Graph.replays += 1
+
+
+@pytest.fixture
+def capturing(monkeypatch):
+    """Whether a capture is under way; on a device that is not the current one."""
+    state = {"capturing": False, "device": None}
+
+    @contextmanager
+    def graph(made):
+        assert state["device"] == torch.device("cuda", 1)
+        state["capturing"] = True
+        yield
+        state["capturing"] = False  # not after an error: PyTorch leaves it under way
+
+    @contextmanager
+    def device(wanted):
+        before, state["device"] = state["device"], wanted
+        yield
+        state["device"] = before
+
+    made_up = {
+        "synchronize": lambda *_: None, "get_device_properties": lambda *_: None, "Stream": lambda *_: Stream(),
+        "current_stream": lambda *_: Stream(), "stream": lambda _: nullcontext(), "CUDAGraph": Graph, "graph": graph,
+        "Event": Event, "device": device,
+    }  # fmt: skip
+    for name, instead in made_up.items():
+        monkeypatch.setattr(torch.cuda, name, instead)
+    return state
+
+
+@pytest.fixture
+def clock(capturing, monkeypatch):
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: empty(1, device="cpu"))
+    return Clock(torch.device("cuda", 1), spend_ms=6)
+
+
+def waits(state):
+    def call():
+        if state["capturing"]:
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nand more")
+
+    return call
+
+
+def test_what_can_be_captured_is_replayed(clock, capturing):
+    Graph.replays, calls = 0, []
+    timing = clock.time(lambda: calls.append(capturing["capturing"]))
+    assert (timing.how, timing.why, timing.ms) == ("graph", "", 1.0) and Graph.replays == 3 + 2 + 6
+    assert calls == [False] * 4 + [True] and not clock.broken and capturing["device"] is None
+
+
+def test_what_waits_is_timed_as_it_is(clock, capturing):
+    Graph.replays = 0
+    assert clock.time(waits(capturing), graph=False).how == "eager" and Graph.replays == 0
+    assert not clock.broken
+
+
+def test_nothing_is_measured_after_a_failed_capture(clock, capturing):
+    with pytest.raises(CaptureFailed, match=r"RuntimeError: CUDA error: operation not permitted.*capturing\)"):
+        clock.time(waits(capturing))
+    again = [lambda: clock.time(print), lambda: clock.time(print, graph=False), lambda: clock.breakdown(print)]
+    for measure in [*again, lambda: clock.peak_bytes(print, 0)]:
+        with pytest.raises(CaptureFailed, match=r"earlier call was not captured.*new process"):
+            measure()
+
+
+def test_a_call_that_fails_by_itself_breaks_nothing(clock):
+    def call():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        clock.time(call)
+    assert not clock.broken and clock.time(lambda: None).how == "graph"
