@@ -142,6 +142,8 @@ def harvest(
     layout = shards.Layout(contexts.d_in, dtype)
     per_shard = _per_shard(contexts, layout, shard_mib)
     settings = {"d_in": contexts.d_in, "dtype": dtype, **contexts.settings, "contexts_per_shard": per_shard}
+    if weights := fingerprint.of_model(model):
+        settings["weights"] = weights
     index = shards.Index(Path(folder), settings, [None] * -(-contexts.rows // per_shard), contexts.lengths)
     most = max(map(index.tokens, range(len(index.shards))))
     check_memory(layout.size(most), f"{most:,} activations of width {contexts.d_in:,}", "shard_mib")
@@ -173,7 +175,11 @@ def _resume(index: shards.Index, contexts: Contexts, progress: bool) -> None:
     folder = index.folder
     if (folder / "index.json").exists():
         found = shards.read_index(folder)
-        if different := differences(found.settings, index.settings):
+        there, here = dict(found.settings), dict(index.settings)
+        if fingerprint.same_weights(there.get("weights"), here.get("weights")) is None:  # `_check_same_model` looks
+            there.pop("weights", None)
+            here.pop("weights", None)
+        if different := differences(there, here):
             raise ValueError(
                 f"folder: {str(folder)!r} holds other activations ({different}); harvest with those settings to "
                 "continue there, or choose another folder"

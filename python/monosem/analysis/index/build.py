@@ -8,6 +8,7 @@ import json
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -22,10 +23,12 @@ from monosem.analysis.index.codes import CodeLog
 from monosem.analysis.index.collector import Collector
 from monosem.analysis.index.index import Index, text_rows
 from monosem.analysis.index.settings import IndexSettings
+from monosem.analysis.index.shapes import check_shapes
 from monosem.analysis.index.stored_arrays import StoredArrays
 from monosem.analysis.scan import Block, Rows, blocks, check, spread
 from monosem.data import files, kinds, sealed
 from monosem.data.counted import skipped_ids
+from monosem.data.fingerprint import different, of_model, same_weights
 from monosem.ops.memory import human_bytes
 
 FORMAT = 1
@@ -71,8 +74,8 @@ def build_index(
     meta = {
         "format": FORMAT, "model": model.name, "hook_name": hook_name, "kind": sae.cfg.kind, "d_in": sae.cfg.d_in,
         "d_sae": sae.cfg.d_sae, "d_vocab": model.d_vocab, "dictionary": fingerprint.of_dictionary(sae),
-        "text": fingerprint.of_text(rows), "rows": int(np.shape(rows.tokens)[0]), "rows_read": len(select),
-        "n_ctx": int(np.shape(rows.tokens)[1]), "sources": list(rows.sources),
+        "weights": of_model(model), "text": fingerprint.of_text(rows), "rows": int(np.shape(rows.tokens)[0]),
+        "rows_read": len(select), "n_ctx": int(np.shape(rows.tokens)[1]), "sources": list(rows.sources),
         "settings": asdict(settings) | {"skip_tokens": list(skipped_ids(model, settings.skip_tokens))},
         "marks": list(marks), "notes": dict(notes or {}),
     }  # fmt: skip
@@ -237,22 +240,30 @@ def open_index(folder: str | Path, subject: Any = None) -> Index:
         check_subject(meta, subject, f"folder: {str(folder)!r}")
     text = StoredArrays(folder, ["text.source", "text.tokens"], digests)
     arrays = StoredArrays(folder, meta["arrays"], digests)
+    for some in (text, arrays):
+        check_shapes(meta, some, folder)
     rows = text_rows(text.numpy("text.tokens"), text["text.source"], meta["sources"])
     return Index(meta, arrays, rows, folder)
 
 
 def check_subject(meta: Mapping[str, Any], subject: Any, what: str) -> None:
     """ValueError unless an index is of this dictionary, at this hook of this model."""
+    if "weights" not in meta:
+        warnings.warn_explicit(
+            f"{what} was written before indexes knew the weights of their model: whether it is of this "
+            f"{subject.model.name!r} cannot be checked",
+            RuntimeWarning, __file__, 0,
+        )  # fmt: skip
     wanted = {
-        "model": subject.model.name, "hook_name": subject.hook_name, "d_sae": subject.sae.cfg.d_sae,
-        "dictionary": fingerprint.of_dictionary(subject.sae),
+        "model": subject.model.name, "weights": of_model(subject.model), "hook_name": subject.hook_name,
+        "d_sae": subject.sae.cfg.d_sae, "dictionary": fingerprint.of_dictionary(subject.sae),
     }  # fmt: skip
-    for name, value in wanted.items():
-        if meta[name] != value:
-            raise ValueError(
-                f"{what} is an index of another dictionary: {name} is {meta[name]!r} there and {value!r} here. "
-                "Build it again with `monosem index`, or open the dictionary it belongs to."
-            )
+    for name in different(meta, wanted):
+        other = "model" if name in ("model", "weights") else "dictionary"
+        raise ValueError(
+            f"{what} is an index of another {other}: {name} is {meta[name]!r} there and {wanted[name]!r} here. "
+            f"Build it again with `monosem index`, or open the {other} it belongs to."
+        )
 
 
 def read_meta(folder: str | Path) -> dict[str, Any]:
@@ -293,8 +304,10 @@ def _state_digest(header: str, tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def _check_same(folder: Path, name: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    same = same_weights(there.get("weights"), here.get("weights"))
+    skipped = {"notes", "model" if same else "weights" if same is None else ""}
     for key, value in here.items():
-        if key != "notes" and there.get(key) != value:
+        if key not in skipped and there.get(key) != value:
             raise ValueError(
                 f"folder: {str(folder / name)!r} is of something else: its {key} is {there.get(key)!r}, and {value!r} "
                 "is asked for. Choose another folder, or remove that one."

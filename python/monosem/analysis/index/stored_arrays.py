@@ -11,7 +11,7 @@ from torch import Tensor
 
 from monosem.data import files, sealed
 
-_ADVICE = "build the index again (remove its folder)"
+ADVICE = "build the index again (remove its folder)"
 
 
 class StoredArrays(Mapping[str, Tensor]):
@@ -26,12 +26,12 @@ class StoredArrays(Mapping[str, Tensor]):
     def __init__(self, folder: Path, names: list[str], digests: Mapping[str, str]) -> None:
         self._folder, self._digests = folder, digests
         # Copy-on-write: PyTorch wants memory that it may write to, and the file stays as it is.
-        self._arrays = {n: files.read_array(self._path(n), "folder", _ADVICE, mode="c") for n in map(str, names)}
+        self._arrays = {n: files.read_array(self._path(n), "folder", ADVICE, mode="c") for n in map(str, names)}
         self._checked: dict[str, Tensor] = {}
 
     def numpy(self, name: str) -> np.ndarray:
         """An array as NumPy's, checked: PyTorch has no ``uint16`` to speak of."""
-        sealed.check(self._path(name), self._digests, "folder", _ADVICE)
+        sealed.check(self._path(name), self._digests, "folder", ADVICE)
         return self._arrays[name]
 
     def __getitem__(self, name: str) -> Tensor:
@@ -39,8 +39,12 @@ class StoredArrays(Mapping[str, Tensor]):
             try:
                 self._checked[name] = torch.from_numpy(self.numpy(name))
             except TypeError as error:
-                raise ValueError(f"folder: {str(self._path(name))!r} is altered ({error}); {_ADVICE}") from None
+                raise ValueError(f"folder: {str(self._path(name))!r} is altered ({error}); {ADVICE}") from None
         return self._checked[name]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Without a look at its content."""
+        return self._arrays[name].shape
 
     def __contains__(self, name: object) -> bool:
         return name in self._arrays
