@@ -7,9 +7,13 @@ from fake_model import HOOK as FAKE_HOOK
 from fake_model import FakeModel
 from tiny import HOOK, tiny_documents, tiny_model
 
+from monosem.analysis.evidence.effect import reading
+from monosem.analysis.evidence.explain import gather
+from monosem.analysis.evidence.steering import ablation
 from monosem.analysis.index import IndexSettings, build_index
 from monosem.analysis.inputs import Subject
 from monosem.analysis.metrics import evaluate
+from monosem.analysis.steering import Edit, Steering, log_likelihood_change
 from monosem.data.contexts import load_contexts
 from monosem.data.counted import counted, skipped_ids
 from monosem.data.harvest import ActivationStream, harvest
@@ -158,3 +162,54 @@ def test_a_length_that_cannot_be(model, n_ctx):
 def test_arrays_have_their_length_already(model, tmp_path):
     with pytest.raises(ValueError, match="context: got 8 and an array of tokens"):
         load_contexts(model, tokens=tmp_path / "t.npy", context=8)
+
+
+def packed(model):
+    rows = pack_rows([d for d in tiny_documents() for d in (d, Document("short", "a b"))], model)
+    inside = torch.from_numpy(np.asarray(rows.tokens)).long() == model.bos_id
+    inside[:, 0] = False
+    assert inside.sum() > 10
+    return rows, inside
+
+
+def test_a_bos_inside_a_row_is_not_steered(model):
+    rows, inside = packed(model)
+    tokens, sae = torch.from_numpy(np.asarray(rows.tokens)).long(), TopKSAE(model.width(HOOK), 64, 4, seed=0)
+    seen, losses = [], model.token_losses
+
+    class Watched:
+        def __getattr__(self, name):
+            return getattr(model, name)
+
+        def token_losses(self, ids, replace=None):
+            replace = {h: lambda x, f=f: seen.append((x, f(x))) or seen[-1][1] for h, f in (replace or {}).items()}
+            return losses(ids, replace)
+
+    log_likelihood_change(Watched(), HOOK, tokens, Steering(sae, [Edit(3, "pin", 5.0)], error="drop"))
+    ((before, after),) = seen
+    same = (before == after).all(-1)
+    assert same[inside].all() and same[:, 0].all() and not same[:, 1:][~inside[:, 1:]].any()
+
+
+def test_what_an_edit_does_is_not_measured_on_a_bos(model):
+    rows, inside = packed(model)
+    subject = Subject(TopKSAE(model.width(HOOK), 64, 4, seed=0), model, HOOK)
+    found = reading(subject, rows, Steering(subject.sae, [Edit(3, "pin", 5.0)]))
+    targets = inside[:, 2:]  # the first is predicted from what is left alone
+    assert found.tokens == targets.numel() - int(targets.sum())
+    index = build_index(subject, rows, settings=IndexSettings(neurons=False), progress=False)
+    most = int(index.counts.argmax())
+    effect, _ = ablation(subject, index, most, range(len(rows.sources)), len(rows.tokens))
+    assert effect.tokens_label + effect.tokens_other == found.tokens
+
+
+def test_no_window_that_is_explained_holds_a_bos(model):
+    rows, _ = packed(model)
+    subject = Subject(TopKSAE(model.width(HOOK), 64, 4, seed=0), model, HOOK)
+    index = build_index(subject, rows, settings=IndexSettings(neurons=False), progress=False)
+    features = [f for f in range(64) if index.counts[f] >= 20][:6]
+    cases, tokens = gather(subject, index, rows, features, "features"), np.asarray(rows.tokens)
+    shown = [s.window for case in cases for s in (*case.explain, *case.test, *case.spare)]
+    assert len(shown) > 50
+    for window in shown:
+        assert (tokens[window.row, window.position - 4 : window.position + 5] != model.bos_id).all()

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monosem.data.counted import BY_NAME, SkipTokens, counted, skipped_ids
 from monosem.ops.precision import as_given
 
 KINDS = ("pin", "add", "ablate")
@@ -108,6 +109,14 @@ class Steering:
         out = x.clone()
         out[..., self.skip_positions :, :] = made.view(part.shape).to(x)
         return out
+
+    def where(self, mask: Tensor) -> Callable[..., Tensor]:
+        """The same on the tokens of ``mask`` (bool [..., T]); the others stay as they are."""
+
+        def edited(x: Tensor, hook: Any = None) -> Tensor:
+            return torch.where(mask.to(x.device)[..., None], self(x), x)
+
+        return edited
 
     def activations(self, x: Tensor) -> Tensor:
         """What the edited features were before the edit: x [N, d_in] → [N, edits], in the order of ``edits``."""
@@ -212,10 +221,15 @@ def side_by_side(
     return out
 
 
-def log_likelihood_change(model: Any, hook_name: str, tokens: Tensor, steering: Steering) -> Tensor:
+def log_likelihood_change(
+    model: Any, hook_name: str, tokens: Tensor, steering: Steering, skip_tokens: SkipTokens = BY_NAME
+) -> Tensor:  # fmt: skip
     """log P(token | …) with steering minus without, in nats: tokens [B, T] → [B, T − 1].
 
     Entry t belongs to token t + 1. Ablating a feature lowers it where the feature had helped to predict the token
-    (*Towards Monosemanticity*, "Feature Ablations": on all tokens of the context, the error term kept).
+    (*Towards Monosemanticity*, "Feature Ablations": on all tokens of the context, the error term kept). Tokens that do
+    not count (``data.counted``) keep their activation.
     """
-    return model.token_losses(tokens) - model.token_losses(tokens, {hook_name: steering})
+    ids = skipped_ids(model, skip_tokens)
+    mask = torch.from_numpy(counted(tokens.cpu().numpy(), steering.skip_positions, ids))
+    return model.token_losses(tokens) - model.token_losses(tokens, {hook_name: steering.where(mask)})

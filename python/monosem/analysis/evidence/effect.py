@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from monosem.analysis.scan import Rows, check, spread
 from monosem.analysis.steering import Steering, log_likelihood_change
+from monosem.data.counted import counted, skipped_ids
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,15 @@ def reading(
     sums, squares, n = np.zeros(count), np.zeros(count), np.zeros(count, dtype=np.int64)
     select = spread(rows, tokens)
     first = steering.skip_positions  # the positions left alone predict as before
+    left_out = skipped_ids(subject.model)
     with tqdm(total=select.size * np.shape(rows.tokens)[1], unit="tok", unit_scale=True, disable=not progress) as bar:
         for start in range(0, len(select), contexts):
             run = select[start : start + contexts]
             ids = torch.from_numpy(np.asarray(rows.tokens[run]).astype(np.int64))
             change = log_likelihood_change(subject.model, subject.hook_name, ids, steering)[:, first:]
-            flat = change.cpu().double().numpy().reshape(-1)
-            source = np.asarray(rows.source[run])[:, first + 1 :].reshape(-1).astype(np.int64)
+            scored = counted(ids[:, first + 1 :].numpy(), 0, left_out)
+            flat = change.cpu().double().numpy()[scored]
+            source = np.asarray(rows.source[run])[:, first + 1 :][scored].astype(np.int64)
             sums += np.bincount(source, flat, count)
             squares += np.bincount(source, flat * flat, count)
             n += np.bincount(source, minlength=count)

@@ -21,6 +21,7 @@ from monosem.analysis.scan import spread
 from monosem.analysis.sources import all_groups, named, paper_groups, sources_read
 from monosem.analysis.steering import Edit, Steering, log_likelihood_change, side_by_side
 from monosem.analysis.windows import is_right_to_left, show
+from monosem.data.counted import counted, skipped_ids
 from monosem.ops.precision import as_given
 
 # The paper's prompt; and one in prose, for a model that may go on from a list of numbers with anything.
@@ -293,17 +294,18 @@ def ablation(
     none = none[(2 * np.arange(min(contexts, len(none))) + 1) * len(none) // (2 * max(1, min(contexts, len(none))))]
     chosen = np.concatenate([most, none])
     steering = Steering(subject.sae, [Edit(feature, "ablate")], error=error, skip_positions=skip_positions)
-    parts = []
+    left_out, parts = skipped_ids(subject.model), []
     for start in range(0, len(chosen), batch):
         ids = torch.from_numpy(tokens[chosen[start : start + batch]].astype(np.int64))
         x = subject.model.activations(ids, subject.hook_name)
         at = steering.activations(x.flatten(0, 1).to(subject.sae.W_dec)).view(ids.shape).cpu()
-        at[:, :skip_positions] = 0
+        at[torch.from_numpy(~counted(ids.numpy(), skip_positions, left_out))] = 0
         parts.append((at, log_likelihood_change(subject.model, subject.hook_name, ids, steering).cpu()))
     at, change = (torch.cat(column) for column in zip(*parts, strict=True))
     of_label = torch.from_numpy(inside[chosen][:, 1:])
-    scored = torch.ones_like(of_label)
-    scored[:, :skip_positions] = skip_positions == 0  # predicted from a position that is left alone
+    scored = torch.from_numpy(counted(tokens[chosen][:, 1:], 0, left_out))  # the tokens that are predicted
+    if skip_positions:
+        scored[:, :skip_positions] = False  # predicted from a position that is left alone
     fired = at[:, :-1] > 0
 
     def mean(mask: Tensor) -> tuple[float, int]:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from monosem.analysis.index import Example
 from monosem.analysis.logits import logit_weights, used_vocabulary
 from monosem.analysis.windows import Window, windows_of
+from monosem.data.counted import counted
 
 SIDE = 4  # tokens on either side of an example's own: nine in all
 LEVELS = 12  # levels of activation below the top one, evenly spaced between 0 and the maximum
@@ -116,7 +117,8 @@ def gather(
             f"features: {few[:5]} are active on fewer than {MINIMUM} tokens of this text; choose others or read more "
             "text into the index"
         )
-    places = _Places(tokens, skip_positions)
+    left_out = index.meta["settings"].get("skip_tokens", ())
+    places = _Places(tokens, counted(tokens, skip_positions, left_out))
     used = used_vocabulary(tokens, subject.model.d_vocab)
     chosen = torch.tensor(list(features), dtype=torch.int64, device="cpu")
     logits = logit_weights(subject.sae, subject.model, subject.hook_name, used, count=TASK_LAST, features=chosen)
@@ -143,21 +145,27 @@ def gather(
 
 
 class _Places:
-    """Where a window of nine tokens fits, and where each token stands."""
+    """Where a window of nine tokens that all count fits, and where each token stands.
 
-    def __init__(self, tokens: np.ndarray, skip: int) -> None:
-        self.tokens = tokens
-        self.first, self.last = skip + SIDE, tokens.shape[1] - SIDE - 1
-        inner = tokens[:, self.first : self.last + 1]
-        self.width = inner.shape[1]
-        self.order = np.argsort(inner, axis=None, kind="stable")
-        self.sorted = inner.reshape(-1)[self.order]
+    A window with a BOS in it would ask for the activation of a token that has none.
+    """
+
+    def __init__(self, tokens: np.ndarray, counts: np.ndarray) -> None:
+        self.tokens, self.length = tokens, tokens.shape[1]
+        self.whole = np.zeros(tokens.shape, dtype=bool)  # by the middle of the window
+        windows = np.lib.stride_tricks.sliding_window_view(counts, 2 * SIDE + 1, axis=1)
+        self.whole[:, SIDE : self.length - SIDE] = windows.all(-1)
+        self.middles = np.flatnonzero(self.whole)
+        inner = tokens.reshape(-1)[self.middles]
+        self.order = np.argsort(inner, kind="stable")
+        self.sorted = inner[self.order]
 
     def fits(self, example: Example) -> bool:
-        return self.first <= example.position <= self.last
+        return bool(self.whole[example.row, example.position])
 
-    def at(self, flat: int) -> tuple[int, int]:
-        return int(flat) // self.width, int(flat) % self.width + self.first
+    def at(self, number: int) -> tuple[int, int]:
+        """Row and position of a place by its number, 0 to ``len(middles)`` - 1."""
+        return divmod(int(self.middles[number]), self.length)
 
     def of(self, token: int) -> np.ndarray:
         a, b = np.searchsorted(self.sorted, [token, token + 1])
@@ -230,15 +238,17 @@ class _Pick:
         queues = [iter(self.random.permutation(self.places.of(t))[:400]) for t in tokens]
         while queues:
             for queue in list(queues):
-                flat = next(queue, None)
-                if flat is None:
+                number = next(queue, None)
+                if number is None:
                     queues.remove(queue)
                 else:
-                    yield Example(*self.places.at(flat), 0.0)
+                    yield Example(*self.places.at(number), 0.0)
 
     def _anywhere(self) -> Iterable[Example]:
-        for flat in self.random.integers(0, self.places.order.size, 40 * SPARE):
-            yield Example(*self.places.at(flat), 0.0)
+        if not len(self.places.middles):
+            return
+        for number in self.random.integers(0, len(self.places.middles), 40 * SPARE):
+            yield Example(*self.places.at(number), 0.0)
 
 
 def _case(
