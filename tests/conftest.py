@@ -11,6 +11,7 @@ import torch
 from monosem.ops import backend
 
 sys.path.insert(0, str(Path(__file__).parent))
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded; read when Hugging Face's libraries are imported
 
 import chromium
 

@@ -13,7 +13,6 @@ import monosem as ms
 from monosem.analysis.steering import Edit, Steering, log_likelihood_change, side_by_side
 from monosem.data import models
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if os.environ.get("MONOSEM_REQUIRE_LENS"):
     import transformer_lens  # noqa: F401
 else:

@@ -168,3 +168,46 @@ def test_longer_and_from_a_run(trained, made, capsys):
     assert ms.load(trained / "new").metadata["started"] == {
         "folder": str(trained / "run"), "steps": 9, "moments": True,
     }  # fmt: skip
+
+
+def test_every_verb_cuts_text_as_the_run_did(trained, tmp_path, capsys):
+    assert train(tmp_path, "run", "--model", trained / "model", "--text", trained / "text.jsonl", "--context", 16) == 0
+    few = ("--features", 2, "--neurons", 0)
+    verbs = {
+        "evaluate": ("evaluation.json", ("--split", "all")), "proxies": ("proxies.json", ()),
+        "neurons": ("neurons.json", ()), "automata": ("automata.json", ("--support", 2)),
+        "widths": ("widths.json", ("--density-tokens", 400)), "explain": ("explain.json", few),
+        "rate": ("rate.key.json", few), "steer": ("steered_reading.json", ("--pin", "1=2.0", "--read")),
+        "index": ("index.json", ()),
+    }  # fmt: skip
+    for verb, (name, more) in verbs.items():
+        capsys.readouterr()
+        assert run(verb, tmp_path / "run", *more, "--out", tmp_path / verb) == 0, verb
+        assert "--context 16, as trained" in capsys.readouterr().out, verb
+        held = json.loads((tmp_path / verb / name).read_text())
+        assert (held["n_ctx"] if verb == "index" else held["made_from"].get("context", 16)) == 16, verb
+    read = json.loads((tmp_path / "evaluate" / "evaluation.json").read_text())
+    assert read["tokens"] < 16 * read["contexts"]  # BOS does not count; rows are of 16
+    assert run("evaluate", tmp_path / "run", "--split", "all", "--context", 32, "--out", tmp_path / "other") == 0
+    other = json.loads((tmp_path / "other" / "evaluation.json").read_text())
+    assert other["contexts"] < read["contexts"]
+
+
+def test_skipped_tokens_are_those_of_the_run(trained, tmp_path, capsys):
+    words = ("--model", trained / "model", "--text", trained / "text.jsonl", "--skip-tokens", "bos", 7)
+    assert train(tmp_path, "run", *words, "--skip-positions", 2) == 0
+    capsys.readouterr()
+    assert run("evaluate", tmp_path / "run", "--split", "all") == 0
+    assert "--skip-positions 2, --skip-tokens bos 7, as trained" in capsys.readouterr().out
+    held = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert held["skip_tokens"] == [0, 7] and held["skip_positions"] == 2
+    assert run("index", tmp_path / "run") == 0
+    assert json.loads((tmp_path / "run" / "index" / "index.json").read_text())["settings"]["skip_tokens"] == [0, 7]
+
+
+def test_a_context_that_an_index_has_settled_is_refused(made, capsys):
+    assert run("index", made / "run") == 0
+    capsys.readouterr()
+    assert run("features", made / "run", "--context", 16) == 2
+    assert "context: got 16; the index in" in capsys.readouterr().err
+    assert run("features", made / "run", "--context", 32) == 0

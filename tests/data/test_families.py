@@ -12,7 +12,6 @@ from monosem.data import probes
 from monosem.data.lens import _hugging_face, library_version
 from monosem.data.models import load_model
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 REASON = "TransformerLens 4 is not installed (pip install 'transformer-lens>=4')"
 if not os.environ.get("MONOSEM_REQUIRE_LENS"):
     pytest.importorskip("transformer_lens", reason=REASON, exc_type=ImportError)
@@ -119,6 +118,9 @@ def test_the_middle_of_a_layer_is_read_and_not_written(family):
         return
     with pytest.raises(ValueError, match=r"replace: 'blocks.0.hook_resid_mid' .* does not reach the residual stream"):
         ours.token_losses(TOKENS, {hook: torch.zeros_like})
+    with pytest.raises(ValueError, match="replace: "):  # what verbs ask before they begin
+        ours.check_written(hook)
+    ours.check_written("blocks.0.hook_resid_post")
     after = ours.logit_directions("blocks.0.hook_resid_post")  # the same stream
     torch.testing.assert_close(ours.logit_directions(hook), after, atol=1e-4, rtol=1e-4)
     assert float(after.abs().max()) > 0.01

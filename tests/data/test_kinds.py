@@ -4,9 +4,11 @@ import pytest
 import torch
 
 import monosem as ms
-from monosem.analysis.index import open_index
+from monosem.analysis.index import build_index, open_index
+from monosem.analysis.inputs import Subject
 from monosem.data import models
 from monosem.data.language_model import LanguageModel, LMConfig
+from monosem.data.text import Document
 
 
 @pytest.fixture
@@ -16,6 +18,8 @@ def folders(tmp_path):
     models.save_folder(tmp_path / "lm", LanguageModel(LMConfig(**shape)))
     model = ms.load_model("A")
     ms.harvest(model, "blocks.0.mlp.hook_post", torch.full((2, 8), 300), tmp_path / "acts")
+    rows, sae = ms.pack_rows([Document("en", "a b c d" * 200)], model), ms.TopKSAE(512, 16, k=2)
+    build_index(Subject(sae, model, "blocks.0.mlp.hook_post"), rows, tmp_path / "index", progress=False)
     return tmp_path
 
 
@@ -23,6 +27,7 @@ READERS = {"sae": ms.load, "lm": ms.load_model, "acts": lambda f: ms.ActivationS
 SAYS = {
     "sae": "holds a dictionary; it is read by `monosem evaluate",
     "lm": "holds a language model; it is read by `--model FOLDER`",
+    "index": "holds an index of a dictionary; it is read by `monosem features",
     "acts": "holds activations; it is read by `monosem train --activations",
 }
 
@@ -30,8 +35,8 @@ SAYS = {
 @pytest.mark.parametrize("kind", SAYS)
 @pytest.mark.parametrize("reader", READERS)
 def test_says_what_the_folder_is(folders, kind, reader):
-    if kind == reader or (kind, reader) == ("acts", "index"):  # there an index.json is, of another format
+    if kind == reader:
         return
-    with pytest.raises(FileNotFoundError) as caught:
+    with pytest.raises((FileNotFoundError, ValueError)) as caught:
         READERS[reader](folders / kind)
     assert SAYS[kind] in str(caught.value)

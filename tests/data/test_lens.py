@@ -13,7 +13,6 @@ from monosem.data import models
 from monosem.data.adapter import Model
 from monosem.data.harvest import ActivationStream, harvest
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 REASON = "TransformerLens is not installed (pip install transformer-lens)"
 if os.environ.get("MONOSEM_REQUIRE_LENS"):
     import transformer_lens  # noqa: F401
@@ -146,6 +145,12 @@ def test_generation(ours, lens, wrapped):
 def test_unknown_name_is_a_clear_error(no_network):
     with pytest.raises(ValueError, match="model: 'no-such-model' is neither a bundled model nor a folder, and Transf"):
         models.load_model("no-such-model")
+
+
+@pytest.mark.parametrize("name, meant", [("gpt2-smal", "gpt2-small"), ("Gemma-2-2B-it", "gemma-2-2b-it")])
+def test_a_misspelled_name_is_told_what_it_may_mean(name, meant, no_network):
+    with pytest.raises(ValueError, match=f"Did you mean .*{meant}"):
+        models.load_model(name)
 
 
 def test_lens_object_passes_through(lens, wrapped):

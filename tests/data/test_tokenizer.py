@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 from tiny import TEXTS, tiny_documents, tiny_model
+from tokenizers import Tokenizer
 
+from monosem.data.models import NativeModel
 from monosem.data.text import Document
 from monosem.data.tokenizer import BOS, BOS_ID, encode_documents, load_tokenizer, pack_contexts, train_tokenizer
 
@@ -26,6 +28,16 @@ def test_size_and_special_token(tokenizer):
 
 def test_training_is_deterministic(tokenizer):
     assert train_tokenizer((d.text for d in tiny_documents()), 300).to_str() == tokenizer.to_str()
+
+
+def test_the_tokenizer_that_is_given_stays_as_it_is():
+    """A model reads a spelled special token as letters; its caller's tokenizer does what the caller set."""
+    model = tiny_model()
+    mine = Tokenizer.from_str(model.tokenizer.to_str())
+    mine.encode_special_tokens = False
+    made = NativeModel(model.module, mine)
+    assert made.encode_batch([BOS])[0] != [BOS_ID] and mine.encode(BOS).ids == [BOS_ID]
+    assert mine.encode_special_tokens is False
 
 
 def test_documents_begin_with_bos(tokenizer):

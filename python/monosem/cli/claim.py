@@ -15,8 +15,7 @@ _FOLDER = "a dictionary written by `monosem train` or monosem.save; or neurons:M
 def add_text(parser: argparse.ArgumentParser, tokens: int) -> None:
     """``--model``, ``--hook``, ``--text``, ``--split``, ``--tokens``, ``--out``, ``--device``, ``--quiet``."""
     options.add_model(parser, as_trained=True)
-    options.add_text(parser)
-    options.add_split(parser, "all")
+    options.add_reading(parser, "all")
     parser.add_argument(
         "--tokens", type=int, default=tokens, metavar="N", help="read about N tokens, in evenly spaced contexts"
     )

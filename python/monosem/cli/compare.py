@@ -23,8 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for side in "ab":
         parser.add_argument(f"--model-{side}", help=f"model of RUN_{side.upper()} (default: as trained)")
         parser.add_argument(f"--hook-{side}", help=f"hook of RUN_{side.upper()} (default: as trained)")
-    options.add_text(parser)
-    options.add_split(parser, "all")
+    options.add_reading(parser, "all")
     parser.add_argument("--tokens", type=int, metavar="N", help="read about N tokens, evenly spaced (default: all)")
     parser.add_argument("--least", type=int, default=20, help="compare features that fire on at least so many tokens")
     parser.add_argument("--no-baseline", action="store_true", help="do not match with random directions too")
@@ -49,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     remembered.recall_text(args, a.sae.metadata)
     b = load_subject(args.folder_b, args.model_b, args.hook_b, args.device)
     result = universality.measure(
-        a, b, load_rows(a.model, args.text, args.split), tokens=args.tokens, least=args.least,
+        a, b, load_rows(a.model, args.text, args.split, args.context), tokens=args.tokens, least=args.least,
         baseline=not args.no_baseline, seed=args.seed, memory=int(args.memory * 2**30), folder=args.scratch,
         progress=not args.quiet,
     )  # fmt: skip

@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
     out, bars = Path(args.out), not args.quiet
     model = load_model(args.model)
+    model.check_written(args.hook)  # in the end it is evaluated
     print(f"1/4  reading the text for model {model.name}")
     train, held_out = (load_rows(model, args.text, split) for split in ("train", "held_out"))
     print(f"     {train.tokens.numel():,} tokens of {len(train.sources)} sources, {held_out.tokens.numel():,} held out")

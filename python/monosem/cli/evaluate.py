@@ -23,12 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--replace", action="store_true",
         help="write over an evaluation.json that was made from something else, or from more tokens",
     )  # fmt: skip
-    options.add_text(parser)
-    options.add_split(parser, "held_out")
+    options.add_reading(parser, "held_out")
     parser.add_argument(
         "--tokens", type=int, metavar="N", help="evaluate about N tokens, in evenly spaced contexts (default: all)"
     )
-    options.add_context(parser)
     options.add_skipped(parser, kept=" (they keep their activation)")
     parser.add_argument("--out", help="folder for evaluation.json and evaluation.svg (default: the dictionary's)")
     parser.add_argument(
@@ -48,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
     subject = remembered.subject(args, args.folder)
     sae, model, hook_name = subject.sae, subject.model, subject.hook_name
+    model.check_written(hook_name)  # before the text is read
     rows = load_rows(model, args.text, args.split, args.context)
     options = {
         "tokens": args.tokens, "skip_positions": args.skip_positions, "skip_tokens": args.skip_tokens,

@@ -20,8 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", help="a dictionary written by `monosem train` or monosem.save; or neurons:MODEL")
     options.add_model(parser, as_trained=True)
     parser.add_argument("--index", metavar="FOLDER", help="the index (default: FOLDER/index)")
-    options.add_text(parser)
-    options.add_split(parser, "all")
+    options.add_reading(parser, "all")
     parser.add_argument("--tokens", type=int, metavar="N", help="for an index that must be made: read about N tokens")
     parser.add_argument("--out", metavar="FOLDER", help="where the pages go (default: FOLDER/features)")
     parser.add_argument(
@@ -85,12 +84,12 @@ def _index(args: argparse.Namespace, subject):
     folder = Path(args.index or (Path(args.folder) if Path(args.folder).is_dir() else Path(args.out)) / "index")
     if (folder / "index.json").is_file():
         index = open_index(folder, subject)
-        remembered.check_index(args, index.meta, folder, ("text", "split", "tokens"))
+        remembered.check_index(args, index.meta, folder, ("text", "split", "context", "tokens"))
         return index
     if args.index:
         raise FileNotFoundError(f"index: no index in {args.index!r}; wanted one written by `monosem index`")
     print(f"no index in {folder} yet: reading the text first")
-    rows = load_rows(subject.model, args.text, args.split)
+    rows = load_rows(subject.model, args.text, args.split, args.context)
     return build_index(
         subject, rows, folder, tokens=args.tokens, progress=not args.quiet,
         notes=remembered.index_notes(args),

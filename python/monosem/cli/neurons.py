@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     out = claim.folder_of(args, args.folder)
     subject = remembered.subject(args, args.folder)
     result = measure(
-        subject.sae, subject.model, subject.hook_name, load_rows(subject.model, args.text, args.split),
+        subject.sae, subject.model, subject.hook_name, load_rows(subject.model, args.text, args.split, args.context),
         tokens=args.tokens, memory=int(args.memory * 2**30), progress=not args.quiet,
     )  # fmt: skip
     made = made_from.of(args, {"": (args.folder, subject)})

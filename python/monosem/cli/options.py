@@ -25,6 +25,13 @@ def add_text(parser, *, default: str | None = None) -> None:
     parser.add_argument("--text", default=default, help=TEXT_HELP + note)
 
 
+def add_reading(parser, split: str) -> None:
+    """``--text``, ``--split``, ``--context`` of a verb that reads text with a dictionary: as trained, unless given."""
+    add_text(parser)
+    add_split(parser, split)
+    add_context(parser, " (default: as trained, or else the longest that the model reads)")
+
+
 def given(parser, argv: list[str]) -> frozenset[str]:
     """The options that stand in ``argv``, whatever their values."""
     parser.set_defaults(**dict.fromkeys(vars(parser.parse_args(argv)), _NOWHERE))
@@ -64,9 +71,9 @@ def add_contexts(parser) -> None:
     add_context(parser)
 
 
-def add_context(parser) -> None:
+def add_context(parser, default: str = " (default: the longest that the model reads)") -> None:
     """``--context``: how long the rows are that text is cut into."""
-    what = "tokens of a context that text is cut into, BOS included (default: the longest that the model reads)"
+    what = f"tokens of a context that text is cut into, BOS included{default}"
     parser.add_argument("--context", type=int, metavar="N", help=what)
 
 

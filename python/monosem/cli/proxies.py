@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     subject = remembered.subject(args, args.folder)
     own = [parse(spec, subject.model) for spec in args.proxy]
     result = measure(
-        subject.sae, subject.model, subject.hook_name, load_rows(subject.model, args.text, args.split),
+        subject.sae, subject.model, subject.hook_name, load_rows(subject.model, args.text, args.split, args.context),
         proxies=[] if args.only_own else None, extra=own, tokens=args.tokens, progress=not args.quiet,
     )  # fmt: skip
     made = made_from.of(args, {"": (args.folder, subject)})

@@ -124,7 +124,8 @@ def check_index(args: argparse.Namespace, meta: dict[str, Any], folder: str | Pa
     notes, given = meta.get("notes", {}), getattr(args, "given", ())
     for name in names:
         if name in given and not _same(name, getattr(args, name), notes, meta):
-            there = meta["rows_read"] * meta["n_ctx"] if name == "tokens" else notes.get(name, "something unknown")
+            known = {"tokens": meta["rows_read"] * meta["n_ctx"], "context": meta["n_ctx"]}
+            there = known.get(name, notes.get(name, "something unknown"))
             raise ValueError(
                 f"{name}: got {getattr(args, name)!r}; the index in {str(folder)!r} was made from {there!r}. Leave "
                 f"--{name} out, or make another index (monosem index RUN --out FOLDER) and name it with --index."
@@ -134,6 +135,8 @@ def check_index(args: argparse.Namespace, meta: dict[str, Any], folder: str | Pa
 def _same(name: str, value: Any, notes: dict[str, Any], meta: dict[str, Any]) -> bool:
     from monosem.data import fingerprint
 
+    if name == "context":
+        return value == meta["n_ctx"]
     if name == "tokens":
         return min(meta["rows"], -(-value // meta["n_ctx"])) == meta["rows_read"]
     if name == "text" and "text_sha256" in notes:

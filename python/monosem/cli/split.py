@@ -32,8 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--least", type=int, default=20, help="leave out features that fire on fewer tokens")
     parser.add_argument("--most", type=int, default=24, help="follow at most so many new members in each dictionary")
     parser.add_argument("--no-map", action="store_true", help="no map of decoder directions (it needs umap-learn)")
-    options.add_text(parser)
-    options.add_split(parser, "all")
+    options.add_reading(parser, "all")
     parser.add_argument("--tokens", type=int, metavar="N", help="read about N tokens, evenly spaced (default: all)")
     parser.add_argument("--memory", type=float, default=1.0, metavar="GiB", help="sums held at a time, by pair of runs")
     parser.add_argument(
@@ -52,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"RUN: got {len(args.folders)} dictionary; wanted two or more, the smallest first")
     subjects = [load_subject(folder, args.model, args.hook, args.device) for folder in args.folders]
     remembered.recall_text(args, subjects[0].sae.metadata)
-    rows = load_rows(subjects[0].model, args.text, args.split)
+    rows = load_rows(subjects[0].model, args.text, args.split, args.context)
     result = splitting.measure(
         subjects, rows, label=args.label, feature=args.feature, names=args.folders, tokens=args.tokens,
         threshold=args.threshold, least=args.least, most=args.most, umap=not args.no_map,

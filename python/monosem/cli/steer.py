@@ -64,8 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--trials", type=int, default=5, help="samples that choose the strength, on other seeds")
     text = parser.add_argument_group("inputs and output")
     options.add_model(text, as_trained=True)
-    options.add_text(text)
-    options.add_split(text, "all")
+    options.add_reading(text, "all")
     text.add_argument("--tokens", type=int, default=200_000, metavar="N", help="tokens of the pass, or of --read")
     text.add_argument("--skip-positions", type=int, default=1, help="positions left alone at the start; 1 is BOS")
     text.add_argument(
@@ -77,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     subject = remembered.subject(args, args.folder)
+    subject.model.check_written(subject.hook_name)
     if not (args.pin or args.add or args.ablate):
         if args.read:
             raise ValueError("read: there is nothing to change; add --pin, --add or --ablate")
@@ -105,8 +105,8 @@ class _LookUp:
             a = self.args
             folder = Path(a.folder) / "index"
             if not a.read and (folder / "index.json").is_file():
-                remembered.check_index(a, read_meta(folder), folder, ("text", "split"))
-            self._index = index_of(self.subject, a.folder, a.text, a.split, a.tokens, not a.quiet)
+                remembered.check_index(a, read_meta(folder), folder, ("text", "split", "context"))
+            self._index = index_of(self.subject, a.folder, a.text, a.split, a.tokens, not a.quiet, a.context)
         return self._index
 
     def edits(self) -> list[Any]:
@@ -165,7 +165,7 @@ def _read(args: argparse.Namespace, subject: Any, steering: Any) -> int:
     from monosem.analysis.evidence.effect import reading
     from monosem.analysis.inputs import load_rows
 
-    rows = load_rows(subject.model, args.text, args.split)
+    rows = load_rows(subject.model, args.text, args.split, args.context)
     result = reading(subject, rows, steering, tokens=args.tokens, progress=not args.quiet)
     print(result.table())
     if args.out:

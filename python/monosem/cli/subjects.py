@@ -34,8 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser, count: int) -> None:
         "as the paper's control; as many of its features",
     )  # fmt: skip
     options.add_model(parser, as_trained=True)
-    options.add_text(parser)
-    options.add_split(parser, "all")
+    options.add_reading(parser, "all")
     parser.add_argument(
         "--tokens", type=int, default=200_000, metavar="N",
         help="of a dictionary without an index (`monosem index`), and of neurons, read about N tokens, evenly spaced",
@@ -62,7 +61,7 @@ def open_all(args: argparse.Namespace) -> list[tuple[Compared, int]]:
     remembered.follow_index(args, index)
     main = remembered.subject(args, args.folder)
     if (index / "index.json").is_file():
-        remembered.check_index(args, read_meta(index), index, ("text", "split"))
+        remembered.check_index(args, read_meta(index), index, ("text", "split", "context"))
     wanted = [("features", args.folder, main, args.features)]
     neurons = args.features if args.neurons is None else args.neurons
     if neurons:
@@ -82,5 +81,5 @@ def open_all(args: argparse.Namespace) -> list[tuple[Compared, int]]:
 def _open(kind: str, folder: str, subject: Any, args: argparse.Namespace) -> Compared:
     from monosem.analysis.evidence.indexed import index_of
 
-    index = index_of(subject, folder, args.text, args.split, args.tokens, not args.quiet)
+    index = index_of(subject, folder, args.text, args.split, args.tokens, not args.quiet, args.context)
     return Compared(kind, folder, subject, index)

@@ -49,8 +49,8 @@ def run(args: argparse.Namespace) -> int:
     remembered.recall_text(args, first.sae.metadata)
     result = measure(
         {name: s.sae for name, s in subjects.items()}, first.model, first.hook_name,
-        load_rows(first.model, args.text, args.split), tokens=args.tokens, density_tokens=args.density_tokens,
-        progress=not args.quiet,
+        load_rows(first.model, args.text, args.split, args.context), tokens=args.tokens,
+        density_tokens=args.density_tokens, progress=not args.quiet,
     )  # fmt: skip
     made = made_from.of(args, {n: (f, s) for (n, s), f in zip(subjects.items(), args.folders, strict=True)})
     claim.write(out, "widths", result, [section], f"Dictionaries of model {first.model.name}", {}, made)

@@ -80,7 +80,7 @@ class Model(ABC):
         """``path`` [d, d_model] from a hook to the residual stream as this model really adds it."""
         return path
 
-    def _check_written(self, hook_name: str) -> None:  # noqa: B027, nothing to refuse where every hook is written
+    def check_written(self, hook_name: str) -> None:  # noqa: B027, nothing to refuse where every hook is written
         """Raise ValueError where what is put at a hook does not take the place of what stands there."""
 
     @abstractmethod
@@ -269,7 +269,7 @@ class Model(ABC):
 
         for name in replace or {}:
             self._check_hook(name)
-            self._check_written(name)
+            self.check_written(name)
         return {name: wrap(name, change) for name, change in (replace or {}).items()}
 
     def _by_token(self, value: Tensor, shape: torch.Size, hook_name: str) -> Tensor:

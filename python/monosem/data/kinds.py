@@ -23,14 +23,20 @@ def describe(folder: str | Path) -> str:
     for needed, what, how in _KINDS:
         if all(any(folder.glob(name)) for name in needed):
             return _sentence(what, how)
-    try:
-        with (folder / "index.json").open(encoding="utf-8") as opened:
-            begin = opened.read(4096)
-    except (OSError, ValueError):
+    if not (folder / "index.json").is_file():
         return ""
-    if f'"{STORE}"' in begin:
+    if is_store(folder):
         return _sentence("activations", "`monosem train --activations FOLDER`")
     return _sentence("an index of a dictionary", "`monosem features RUN`, of the dictionary beside it")
+
+
+def is_store(folder: str | Path) -> bool:
+    """Whether the ``index.json`` in a folder begins as that of activations does."""
+    try:
+        with (Path(folder) / "index.json").open(encoding="utf-8") as opened:
+            return f'"{STORE}"' in opened.read(4096)
+    except (OSError, ValueError):
+        return False
 
 
 def _sentence(what: str, how: str) -> str:

@@ -6,6 +6,7 @@ when asked for.
 
 from __future__ import annotations
 
+import importlib
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -18,6 +19,7 @@ from torch import Tensor
 from monosem.data import probes
 from monosem.data.adapter import BEFORE_UNEMBED, Model
 from monosem.data.language_model import LanguageModel
+from monosem.data.nearest import did_you_mean
 from monosem.data.tokenizer import BOS
 from monosem.data.unicode import check_texts
 from monosem.data.vocabulary import Vocabulary
@@ -152,7 +154,7 @@ class LensModel(Model):
                 f"has no one W_out; wanted blocks.{layer}.hook_mlp_out or the residual stream"
             ) from error
 
-    def _check_written(self, hook_name: str) -> None:
+    def check_written(self, hook_name: str) -> None:
         if not hook_name.endswith(".hook_resid_mid") or self._written.get(hook_name):
             return
         layer = hook_name.split(".")[1]
@@ -240,9 +242,21 @@ def load_pretrained(name: str) -> LensModel:
     except Exception as error:
         raise ValueError(
             f"model: {name!r} is neither a bundled model nor a folder, and TransformerLens could not load it "
-            f"({type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'})"
+            f"({type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'})."
+            + did_you_mean(name, _names(library))
         ) from error
     return LensModel(module, name)
+
+
+def _names(library: Any) -> list[str]:
+    """The models that the library says it knows, by their names there and at Hugging Face."""
+    for module in ("supported_models", "loading_from_pretrained"):  # 4.x, 3.x
+        try:
+            aliases = importlib.import_module(f"{library.__name__}.{module}").MODEL_ALIASES
+        except (ImportError, AttributeError):
+            continue
+        return [*aliases, *(short for all_short in aliases.values() for short in all_short)]
+    return []
 
 
 def library_version() -> str:

@@ -238,7 +238,8 @@ def read_index(folder: str | Path) -> Index:
         known, version, body = False, None, error
     if not known:
         raise ValueError(
-            f"folder: {str(path)!r} is not an index of activations ({body!r:.100}); wanted one of format {FORMAT!r}"
+            f"folder: {str(path)!r} is not an index of activations ({body!r:.100}); wanted one of format {FORMAT!r}."
+            + kinds.describe(folder)
         )
     if version not in VERSIONS:
         raise ValueError(

@@ -43,9 +43,12 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 8192) -> "Tokenizer"
 
 
 def plain_text(tokenizer: "Tokenizer") -> "Tokenizer":
-    """The same tokenizer, for which a text that spells ``<|bos|>`` is those letters and not the token."""
-    tokenizer.encode_special_tokens = True
-    return tokenizer
+    """A copy of a tokenizer, for which a text that spells ``<|bos|>`` is those letters and not the token."""
+    from tokenizers import Tokenizer
+
+    made = Tokenizer.from_str(tokenizer.to_str())
+    made.encode_special_tokens = True
+    return made
 
 
 def load_tokenizer(path: str | Path) -> "Tokenizer":

@@ -8,7 +8,7 @@ from typing import Any
 
 def index_of(
     subject: Any, folder: str | Path | None, text: str = "sample", split: str = "all", tokens: int | None = 200_000,
-    progress: bool = True,
+    progress: bool = True, context: int | None = None,
 ) -> Any:  # fmt: skip
     """``folder/index`` if `monosem index` has written it; else one pass over about ``tokens`` tokens, kept in memory.
 
@@ -20,7 +20,7 @@ def index_of(
 
     if folder is not None and (Path(folder) / "index" / "index.json").is_file():
         return open_index(Path(folder) / "index", subject)
-    rows = load_rows(subject.model, text, split)
+    rows = load_rows(subject.model, text, split, context)
     return build_index(
         subject, rows, tokens=tokens, settings=IndexSettings(neurons=False, codes=False), progress=progress
     )

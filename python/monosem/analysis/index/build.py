@@ -279,6 +279,11 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
             f"folder: no index in {str(folder)!r}{unfinished}; wanted one written by `monosem index`."
             + kinds.describe(folder)
         )
+    if kinds.is_store(folder):
+        raise ValueError(
+            f"folder: no index of a dictionary in {str(folder)!r}; wanted one written by `monosem index`."
+            + kinds.describe(folder)
+        )
     meta, digests = sealed.read(path, "folder", "an index written by `monosem index`")
     if meta.get("format") != FORMAT:
         raise ValueError(
