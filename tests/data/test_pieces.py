@@ -1,5 +1,6 @@
 """Long documents are tokenized in pieces to the same ids, all documents one after the other; sources without number."""
 
+import base64
 import weakref
 from itertools import islice
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import TEXTS, tiny_model
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from monosem.data import corpus, pieces
 from monosem.data.held_out import held_out_loss
@@ -86,8 +87,63 @@ def test_tokenizers_that_a_cut_would_change_get_the_whole(prepend):
     assert ids == tokenizer.encode(text).ids
 
 
-def test_a_text_without_a_blank_is_one_piece(model):
+def test_a_text_without_any_place_is_one_piece(model):
     assert list(pieces.cut("ab" * 5000, model, 100)) == ["ab" * 5000]
+
+
+def byte_level(pattern: str) -> Tokenizer:
+    """A byte-level BPE that cuts text into words by a pattern, as those of GPT-2, GPT-4 and Llama 3 do."""
+    tokenizer = Tokenizer(models.BPE())
+    words = pre_tokenizers.Split(Regex(pattern), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    tokenizer.train_from_iterator([mixed(1), one_line("base64", 3000), one_line("Chinese", 3000)], trainer)
+    return tokenizer
+
+
+def one_line(kind: str, length: int) -> str:
+    random = np.random.default_rng(0)
+    if kind == "base64":
+        return base64.b64encode(random.bytes(length)).decode()[:length]
+    signs = np.array(list("的一是不了人我在有他这为之大来以个中上们，。"))
+    if kind == "Chinese":
+        return "".join(signs[random.integers(0, len(signs), length)])
+    return "".join(f"x{i}=f(y{i % 7});" for i in range(length // 10))
+
+
+PATTERNS = {
+    "GPT-2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    "GPT-4": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "one word": r"[\s\S]+",
+}
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("kind", ["base64", "Chinese", "code"])
+def test_a_long_line_is_cut_where_words_end(kind, pattern):
+    tokenizer = byte_level(PATTERNS[pattern])
+    watched = Watched(lambda texts: [e.ids for e in tokenizer.encode_batch(texts)])
+    text = one_line(kind, 60_000)
+    found, ids = joined(text, watched, 1000)
+    assert ids == tokenizer.encode(text).ids
+    if pattern != "one word":
+        assert max(map(len, found)) < 4000
+
+
+def test_a_place_is_looked_for_to_the_end_of_a_text(model):
+    text = "ab" * 30_000 + " and then words as usual" * 200
+    found, ids = joined(text, model, 1000)
+    assert len(found) > 2 and ids == model.encode(text)
+
+
+def test_a_whole_that_does_not_fit_is_refused(model, monkeypatch):
+    monkeypatch.setattr("monosem.ops.memory.available_memory", lambda: 100 << 20)
+    text = "ab" * (9 * pieces.PIECE)
+    with pytest.raises(ValueError, match=r"text: the tokens of 1,179,648 characters without .* need 136 MB of memory"):
+        list(pieces.cut(text, model))
 
 
 class Text(str):

@@ -3,9 +3,10 @@
 A tokenizer keeps a record of every token and of every byte of a text, a hundred times the text itself. A document
 longer than ``PIECE`` characters is therefore cut. A cut must not change a token. It is made before a single blank
 between two characters that are letters or digits: there every tokenizer that splits text into words begins a new word.
-Others (those that put a blank before a text, or merge across words) are found out: the text on either side of the cut
-is tokenized together and apart, and the cut is made only if that gives the same ids. A document without such a place
-is tokenized whole.
+Text that has none for long (Chinese, base64, code in one line) is cut where a letter is followed by a mark, or letters
+by digits, where most such tokenizers do too. Others (those that put a blank before a text, or merge across words) are
+found out: the text on either side of the cut is tokenized together and apart, and the cut is made only if that gives
+the same ids. A document without such a place is tokenized whole, if the memory for that is there.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from monosem.ops.memory import check_memory
+
 if TYPE_CHECKING:
     from monosem.data.adapter import Model
     from monosem.data.text import Document
@@ -25,9 +28,13 @@ PIECE = 1 << 16  # characters of a piece
 _AT_ONCE = 1 << 19  # characters tokenized at one time
 _MOST = 512  # pieces tokenized at one time
 _AROUND = 128  # characters on either side of a cut that are compared
-_CUT = re.compile(r"(?<=[^\W_])(?= [^\W_])")
-_SEARCHED = 1 << 14  # characters behind the end of a piece in which a cut is looked for
+_CUTS = (  # the first is looked for before the others
+    re.compile(r"(?<=[^\W_])(?= [^\W_])"),
+    re.compile(r"(?<=[^\W\d_])(?=[^\w\s])|(?<=[^\W\d_])(?=\d)|(?<=\d)(?=[^\W\d_])"),
+)
+_SEARCHED = 1 << 14  # characters behind the end of a piece in which a cut is looked for at one time
 _TRIES = 8
+_RECORD = 115  # bytes that a tokenizer keeps of a byte of text while it works on it
 
 
 def encode_documents(documents: Iterable[Document], model: Model) -> Iterator[tuple[str, np.ndarray]]:
@@ -64,6 +71,9 @@ def cut(text: str, model: Model, piece: int = PIECE) -> Iterator[str]:
     start = 0
     while len(text) - start > 2 * piece:
         at = _safe_cut(text, start + piece, model)
+        if (at or len(text)) - start > 16 * PIECE:
+            what = f"the tokens of {(at or len(text)) - start:,} characters without a place where they may be cut"
+            check_memory(_RECORD * len(text[start:at].encode(errors="replace")), what, "text")
         if at is None:
             break
         yield text[start:at]
@@ -72,11 +82,13 @@ def cut(text: str, model: Model, piece: int = PIECE) -> Iterator[str]:
 
 
 def _safe_cut(text: str, begin: int, model: Model) -> int | None:
-    """A place at or behind ``begin`` where a cut changes no token, or None."""
-    for found in islice(_CUT.finditer(text, begin, begin + _SEARCHED), _TRIES):
-        at = found.start()
-        left, right = text[at - _AROUND : at], text[at : at + _AROUND]
-        together, before, behind = model.encode_batch([left + right, left, right])
-        if together == [*before, *behind]:
-            return at
+    """The first place found at or behind ``begin`` where a cut changes no token, or None."""
+    for window in range(begin, len(text), _SEARCHED):
+        for cuts in _CUTS:
+            for found in islice(cuts.finditer(text, window, window + _SEARCHED), _TRIES):
+                at = found.start()
+                left, right = text[at - _AROUND : at], text[at : at + _AROUND]
+                together, before, behind = model.encode_batch([left + right, left, right])
+                if together == [*before, *behind]:
+                    return at
     return None
