@@ -233,3 +233,12 @@ def test_the_same_behind_transformers():
 def test_the_shipped_tokenizer():
     model = tiny_model()
     assert model.text_within(model.encode(LINE)) == LINE and model.bos_id not in model.encode(f"a {BOS} b")
+
+
+def test_entries_that_are_bytes():
+    """The slow tokenizer of Qwen 1 gives them so; its special tokens are text."""
+    entries = [b"the", b" cat", "\u05e9".encode()[:1], "\u05e9".encode()[1:], b"\xe2\x96\x81x", "<|endoftext|>", None]
+    made = Vocabulary(lambda i: entries[i], len(entries))
+    assert [made.bytes_of(i) for i in range(5)] == entries[:5]
+    assert b"".join(map(made.bytes_of, range(4))).decode() == "the cat\u05e9"
+    assert made.bytes_of(5) == b"<|endoftext|>" and made.bytes_of(6) == b"[6]"

@@ -50,15 +50,15 @@ class Vocabulary:
     where the tokenizer puts one there, and for what it normalizes away (BERT: blanks, capitals).
 
     Args:
-        entry: id → the entry as the vocabulary spells it, None where there is none.
+        entry: id → the entry as the vocabulary spells it, None where there is none; or its bytes, as of Qwen 1.
         size: number of ids.
         tokenizer: of the ``tokenizers`` library, or one of ``transformers``; None when there is neither.
     """
 
-    def __init__(self, entry: Callable[[int], str | None], size: int, tokenizer: Any = None) -> None:
+    def __init__(self, entry: Callable[[int], str | bytes | None], size: int, tokenizer: Any = None) -> None:
         self._entry, self.size = entry, size
         backend = _backend(tokenizer)
-        entries = {entry(i) for i in range(size)}
+        entries = {e for i in range(size) if isinstance(e := entry(i), str)}
         self.prefix: str | None = "##"
         self.suffix, self.blank = "</w>", "▁"
         self.spelling = self._decided(backend, entries)
@@ -72,7 +72,7 @@ class Vocabulary:
             and not (self.blank in word and word in learned)  # Gemma's runs of blanks: added, and found as learned
         }
 
-    def _decided(self, backend: Any, entries: set[str | None]) -> Spelling:
+    def _decided(self, backend: Any, entries: set[str]) -> Spelling:
         decoder = _steps(backend, "decoder")
         # Without a decoder, what cuts the text tells how its pieces are spelled.
         kinds = {step["type"]: step for step in decoder or _steps(backend, "pre_tokenizer")}
@@ -92,9 +92,9 @@ class Vocabulary:
         # Neither: by what the vocabulary is made of.
         if entries.issuperset(_BYTE_OF):
             return Spelling.BYTE_LEVEL
-        if any(e and e.startswith("▁") for e in entries):
+        if any(e.startswith("▁") for e in entries):
             return Spelling.METASPACE
-        if any(e and e.startswith("##") for e in entries):
+        if any(e.startswith("##") for e in entries):
             return Spelling.WORDPIECE
         if not _CUT_AT_BLANKS.isdisjoint(kinds):
             self.prefix = None
@@ -108,6 +108,8 @@ class Vocabulary:
         entry = self._entry(token)
         if entry is None:
             return f"[{token}]".encode()
+        if isinstance(entry, bytes):
+            return entry
         if self.spelling is Spelling.BYTE_LEVEL and all(c in _BYTE_OF for c in entry):
             return bytes(_BYTE_OF[c] for c in entry)
         if self._has_bytes and entry in _BYTE_ENTRIES:
