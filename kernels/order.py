@@ -40,13 +40,42 @@ def feature_of(key):
 
 
 @triton.jit
+def reaching(ranks, low, shift):
+    """Which of the ranks reach low + 1, 2 and 3 · 2^shift: a 1 in each of three fields of 21 bits, to be added up."""
+    one = (ranks >= (low + (tl.full([], 1, tl.int64) << shift)).to(tl.int32)).to(tl.int64)
+    two = (ranks >= (low + (tl.full([], 2, tl.int64) << shift)).to(tl.int32)).to(tl.int64)
+    three = (ranks >= (low + (tl.full([], 3, tl.int64) << shift)).to(tl.int32)).to(tl.int64)
+    return one | (two << 21) | (three << 42)
+
+
+@triton.jit
+def raised(low, counts, shift, k):
+    """``low`` with the two bits above ``shift`` that k of the ranks still reach."""
+    one, two, three = counts & 0x1FFFFF, (counts >> 21) & 0x1FFFFF, counts >> 42
+    bits = (one >= k).to(tl.int64) + (two >= k).to(tl.int64) + (three >= k).to(tl.int64)
+    return low + (bits << shift)
+
+
+@triton.jit
 def kth_largest(ranks, k):
-    """The largest t such that at least k of the ranks are ≥ t; the lowest of all when there are fewer than k."""
+    """The largest t such that at least k of the ranks are ≥ t; the lowest of all when there are fewer than k.
+
+    Two bits of t a reduction: a reduction waits, comparing does not.
+    """
     low = tl.full([], -(2**31), tl.int64)
-    high = tl.full([], 2**31 - 1, tl.int64)
-    for _ in range(32):
-        middle = low + (high - low + 1) // 2
-        enough = tl.sum((ranks >= middle.to(tl.int32)).to(tl.int32)) >= k
-        low = tl.where(enough, middle, low)
-        high = tl.where(enough, high, middle - 1)
+    for step in range(16):
+        low = raised(low, tl.sum(reaching(ranks, low, 30 - 2 * step)), 30 - 2 * step, k)
     return low.to(tl.int32)
+
+
+@triton.jit
+def two_largest(ranks, j, k):
+    """``kth_largest`` for j and for k, by the same reductions."""
+    low = tl.full([], -(2**31), tl.int64)
+    other = tl.full([], -(2**31), tl.int64)
+    for step in range(16):
+        shift = 30 - 2 * step
+        both = tl.join(reaching(ranks, low, shift), reaching(ranks, other, shift))
+        mine, its = tl.split(tl.sum(both, axis=0))
+        low, other = raised(low, mine, shift, j), raised(other, its, shift, k)
+    return low.to(tl.int32), other.to(tl.int32)

@@ -99,6 +99,7 @@ def keep(
         + tl.load(w_error + cols, mask=col_in, other=0.0)[None, :] * (length + error)[:, None]
         + tl.abs(v) * 2.0**-21
     )
+    upper = tl.where(v == float("-inf"), v, upper)  # a bias of −∞: −∞ + ∞ would be NaN, and a candidate
     inside = row_in[:, None] & col_in[None, :]
     start = rows.to(tl.int64)[:, None] * CAP
     if ALL:

@@ -13,7 +13,20 @@ not know. Nothing reads what another program of the same launch wrote, except to
 import triton
 import triton.language as tl
 
-from monosem.kernels.order import LOWEST, LOWEST32, NAN32, feature_of, kth_largest, number, pack, rank32, rank_of
+from monosem.kernels.order import (
+    LOWEST,
+    LOWEST32,
+    NAN32,
+    feature_of,
+    kth_largest,
+    number,
+    pack,
+    raised,
+    rank32,
+    rank_of,
+    reaching,
+    two_largest,
+)  # fmt: skip
 
 
 @triton.jit
@@ -30,8 +43,8 @@ def set_bar(
     i = tl.arange(0, BS)
     v = tl.load(values + row * SAMPLE + i, mask=i < SAMPLE, other=0.0)
     ranks = tl.where(i < SAMPLE, rank32(v), LOWEST32)
-    reached = number(kth_largest(ranks, j))
-    floor = number(kth_largest(ranks, j_most))
+    reached, floor = two_largest(ranks, j, j_most)
+    reached, floor = number(reached), number(floor)
     length, error = tl.load(x_length + row), tl.load(x_error + row)
     margin = tl.load(w_length) * (error + rounding * length) + tl.load(w_error) * (length + error)
     bar = tl.minimum(reached, tl.maximum(reached - margin, floor + margin))
@@ -56,7 +69,11 @@ def narrow(keys, count, listed, bound, first, k, CAP: tl.constexpr):
 
 @triton.jit
 def score_block(x_row, w, b, features, live, D, C: tl.constexpr, BD: tl.constexpr):
-    """Ranks of C pre-activations of one row, computed in fp32. All scores are made here: equal rows, equal bits."""
+    """Ranks of C pre-activations of one row, computed in fp32.
+
+    All scores are made here, with one BD and one number of warps, which are what the order of additions depends on:
+    equal rows have equal bits, whether they are redone or not.
+    """
     at = w + features.to(tl.int64)[:, None] * D
     acc = tl.zeros([C, BD], tl.float32)
     for d in range(0, D, BD):
@@ -108,76 +125,78 @@ def widen(
 
 
 @triton.jit
-def select_all(ranks, exact_row, end_row, is_nan_row, F, k, BF: tl.constexpr):
-    """The k largest of F ranks in memory, lowest feature first among equals; by bisection, then in one pass."""
+def counted(ranks, low, shift, width, BF: tl.constexpr):
+    """How many of ``width`` ranks in memory reach low + 1, 2 and 3 · 2^shift, in three fields of 21 bits."""
+    n = tl.zeros([BF], tl.int64)
+    for c in range(0, width, BF):
+        cols = c + tl.arange(0, BF)
+        r = tl.load(ranks + cols, mask=cols < width, other=LOWEST32)
+        n += reaching(r, low, shift)
+    return tl.sum(n)
+
+
+@triton.jit
+def select_share(ranks, keys, first, width, k, BF: tl.constexpr):
+    """Write the k largest of ``width`` ranks in memory as keys, lowest feature first among equals; where there are
+    fewer, LOWEST. Returns whether one is NaN."""
     low = tl.full([], -(2**31), tl.int64)
-    high = tl.full([], 2**31 - 1, tl.int64)
-    for _ in range(32):
-        middle = low + (high - low + 1) // 2
-        n = tl.zeros([], tl.int32)
-        for c in range(0, F, BF):
-            cols = c + tl.arange(0, BF)
-            r = tl.load(ranks + cols, mask=cols < F, other=LOWEST32)
-            n += tl.sum((r >= middle.to(tl.int32)).to(tl.int32))
-        low = tl.where(n >= k, middle, low)
-        high = tl.where(n >= k, high, middle - 1)
+    for step in range(16):
+        low = raised(low, counted(ranks, low, 30 - 2 * step, width, BF), 30 - 2 * step, k)
     t = low.to(tl.int32)
     above = tl.zeros([], tl.int32)
     nan = tl.zeros([], tl.int32)
-    for c in range(0, F, BF):
+    for c in range(0, width, BF):
         cols = c + tl.arange(0, BF)
-        r = tl.load(ranks + cols, mask=cols < F, other=LOWEST32)
+        r = tl.load(ranks + cols, mask=cols < width, other=LOWEST32)
         above += tl.sum((r > t).to(tl.int32))
         nan = tl.maximum(nan, tl.max((r == NAN32).to(tl.int32)))
     at = tl.zeros([], tl.int32)
     equal = tl.zeros([], tl.int32)
-    for c in range(0, F, BF):
+    for c in range(0, width, BF):
         cols = c + tl.arange(0, BF)
-        r = tl.load(ranks + cols, mask=cols < F, other=LOWEST32)
-        same = ((r == t) & (cols < F)).to(tl.int32)
+        r = tl.load(ranks + cols, mask=cols < width, other=LOWEST32)
+        same = ((r == t) & (cols < width)).to(tl.int32)
         take = (r > t) | ((same != 0) & (equal + tl.cumsum(same) <= k - above))
         taken = take.to(tl.int32)
-        tl.store(exact_row + at + tl.cumsum(taken) - 1, pack(r, cols), mask=take)
+        tl.store(keys + at + tl.cumsum(taken) - 1, pack(r, first + cols), mask=take)
         at += tl.sum(taken)
         equal += tl.sum(same)
-    tl.store(end_row, k)
-    tl.store(is_nan_row, nan)
+    for c in range(at, k, BF):
+        cols = c + tl.arange(0, BF)
+        tl.store(keys + cols, tl.full([BF], LOWEST, tl.int64), mask=cols < k)
+    return nan
 
 
 @triton.jit
-def redo_score(x, w, b, todo, n_todo, space, F, D, ROOM, C: tl.constexpr, BD: tl.constexpr):
-    """Exact ranks of C features for the first ROOM rows of the list: space [ROOM, F]. Each program its features."""
-    features = tl.program_id(0) * C + tl.arange(0, C)
-    for i in range(0, tl.minimum(tl.load(n_todo), ROOM)):
-        row = tl.load(todo + i).to(tl.int64)
-        ranks = score_block(x + row * D, w, b, features, features < F, D, C, BD)
-        tl.store(space + tl.cast(i, tl.int64) * F + features, ranks, mask=features < F)
-
-
-@triton.jit
-def redo_select(todo, n_todo, space, exact, end, is_nan, F, k, ROOM, CAP: tl.constexpr, BF: tl.constexpr):
-    """Choose from the ranks of ``redo_score``. Each program its row."""
-    i = tl.program_id(0).to(tl.int64)
-    if i < tl.minimum(tl.load(n_todo), ROOM):
-        row = tl.load(todo + i).to(tl.int64)
-        select_all(space + i * F, exact + row * CAP, end + row, is_nan + row, F, k, BF)
-
-
-@triton.jit
-def redo_rest(
-    x, w, b, todo, n_todo, space, exact, end, is_nan, F, D, k, ROOM,
-    CAP: tl.constexpr, C: tl.constexpr, BD: tl.constexpr, BF: tl.constexpr,
+def redo(
+    x, w, b, todo, n_todo, space, exact, end, is_nan, F, D, k, WIDTH, SPLITS,
+    CAP: tl.constexpr, R: tl.constexpr, C: tl.constexpr, BD: tl.constexpr, BF: tl.constexpr,
 ):  # fmt: skip
-    """The rows of the list beyond ROOM, each wholly by one program, in its own row of space."""
-    own = space + tl.program_id(0).to(tl.int64) * F
-    for i in range(ROOM + tl.program_id(0), tl.load(n_todo), ROOM):
-        row = tl.load(todo + i).to(tl.int64)
-        for c in range(0, F, C):
-            features = c + tl.arange(0, C)
-            ranks = score_block(x + row * D, w, b, features, features < F, D, C, BD)
-            tl.store(own + features, ranks, mask=features < F)
+    """The rows of the list from all features: the k largest of each share of WIDTH features, for ``emit`` to order.
+
+    A program takes R rows at a time through its share, so that a row of w comes from memory once for all R; ``space``
+    [programs, R, WIDTH] is its own. ``end`` and ``is_nan`` get the same from whichever program writes.
+    """
+    share = tl.program_id(0) % SPLITS
+    first = share * WIDTH
+    width = tl.maximum(tl.minimum(F - first, WIDTH), 0)
+    own = space + tl.program_id(0).to(tl.int64) * R * WIDTH
+    n = tl.load(n_todo)
+    for i in range((tl.program_id(0) // SPLITS) * R, n, (tl.num_programs(0) // SPLITS) * R):
+        together = tl.minimum(n - i, R)
+        for c in range(0, width, C):
+            cols = c + tl.arange(0, C)
+            for r in range(0, together):
+                row = tl.load(todo + i + r).to(tl.int64)
+                ranks = score_block(x + row * D, w, b, first + cols, cols < width, D, C, BD)
+                tl.store(own + r * WIDTH + cols, ranks, mask=cols < width)
         tl.debug_barrier()  # the program's threads now read what others of them wrote
-        select_all(own, exact + row * CAP, end + row, is_nan + row, F, k, BF)
+        for r in range(0, together):
+            row = tl.load(todo + i + r).to(tl.int64)
+            nan = select_share(own + r * WIDTH, exact + row * CAP + share * k, first, width, k, BF)
+            tl.store(end + row, SPLITS * k)
+            if nan != 0:
+                tl.store(is_nan + row, nan)
         tl.debug_barrier()
 
 

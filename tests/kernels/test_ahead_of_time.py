@@ -5,6 +5,7 @@ printed with ``-s``.
 """
 
 import ast
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,9 +45,20 @@ def test_compiles_without_spills(arch, monkeypatch, tmp_path):
         assert found["shared"] <= ahead.SHARED[arch], (l.name, found)
         if arch == "sm_90" and l.name in ("sample", "collect"):
             assert "wgmma" in compiled.asm["ptx"]
-        if l.name == "redo_rest":  # between what its threads write and what others of them read
+        if l.name == "redo":  # between what its threads write and what others of them read
             code = compiled.asm.get("ptx") or compiled.asm["amdgcn"]
             assert ("bar.sync" in code) or ("s_barrier" in code)
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
+def test_rows_are_scored_and_redone_in_the_same_order(arch, monkeypatch):
+    """Additions go by the layout that the block of products has in a program."""
+    order = {}
+    for l in ahead.recorded(monkeypatch, arch, ahead.step(*GPT2)):
+        if l.name in ("score", "redo") and l.name not in order:
+            blocks = re.findall(r"(ttg.blocked<\{sizePerThread = \[\d+, .*?\}>)", l.compile(arch).asm["ttgir"])
+            order[l.name] = set(blocks)
+    assert order["score"] == order["redo"] and len(order["score"]) == 1
 
 
 def other_choices(launches: list[ahead.Launch], arch: str) -> list[ahead.Launch]:

@@ -59,6 +59,35 @@ def test_ties_beyond_all_room(encode, monkeypatch, room):
     assert report["redone"].item() >= 1
 
 
+def test_equal_rows_have_equal_bits_redone_or_not(encode):
+    x, w, b = encoder(2, 700, 2500)
+    found = []
+    for j in (20, 1):  # a bar that is right, and one too high
+        values, indices = torch.empty(2, 30), torch.empty(2, 30, dtype=torch.int32)
+        report = encode._select(encode.Problem(x, w, b), encode.Plan(512, False, 256, j, 256), 30, values, indices)
+        found.append((report["redone"].item(), values, indices))
+    assert found[0][0] == 0 < found[1][0]
+    assert torch.equal(found[0][1], found[1][1]) and torch.equal(found[0][2], found[1][2])
+
+
+def test_many_equal_rows_are_redone_together(encode, monkeypatch):
+    """All features alike but a few: no bar divides them. The rows share what is read of the encoder."""
+    x, w, b = torch.ones(21, 3), torch.ones(2500, 3), torch.zeros(2500)
+    b[2400:2403] = 1.0
+    monkeypatch.setattr(encode, "SPACE_BYTES", 9 * 4 * 2500)
+    assert check(encode, x, w, b, 40, encode.Plan(256, False, 256, 8, 16))["redone"].item() == 21
+
+
+@pytest.mark.parametrize("finite", [700, 3])
+def test_biases_of_minus_infinity(encode, finite):
+    """Features that are never to fire are no candidates; where fewer than k are left, they come last."""
+    x, w, b = whole_numbers(3, 4, 2500)
+    b[torch.randperm(2500)[finite:]] = -torch.inf
+    report = check(encode, x, w, b, 5, encode.Plan(1024, False, 256, 12, 256))
+    assert (report["count"] <= finite).all()
+    assert report["redone"].item() == (3 if finite < 5 else 0)
+
+
 @pytest.mark.parametrize("everything", [True, False])
 def test_rows_that_are_not_numbers(encode, everything):
     x, w, b = encoder(4, 8, 700)

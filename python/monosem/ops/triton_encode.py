@@ -261,21 +261,17 @@ def _redo(
     p: Problem, k: int, slots: int, todo: Tensor, n_todo: Tensor, exact: Tensor, end: Tensor, is_nan: Tensor
 ) -> None:
     """The rows in the list, from all features. Launched always; ends at once when the list is empty."""
+    kernel, as_scored = topk_encode.redo, blocks(topk_encode.score, p.d, p.x)
+    options = {**blocks(kernel, 0, p.x), **{name: as_scored[name] for name in ("BD", "num_warps")}}
     room = max(1, min(p.n, min(SPACE_BYTES, p.w.numel() * 4 // 16) // (4 * p.f)))
-    space = torch.empty(room, p.f, dtype=torch.int32, device=p.x.device)
-    kernel = topk_encode.redo_score
-    options = blocks(kernel, p.d, p.x)
+    options["R"] = 1 << (min(options["R"], room).bit_length() - 1)
+    splits = min(slots // k, cdiv(p.f, options["BF"]))
+    width, groups = cdiv(p.f, splits), room // options["R"]
+    space = torch.empty(groups * splits * options["R"] * width, dtype=torch.int32, device=p.x.device)
     run(
-        kernel, cdiv(p.f, options["C"]), p.x, p.w, p.b, todo, n_todo, space, p.f, p.d, room, **options,
+        kernel, groups * splits, p.x, p.w, p.b, todo, n_todo, space, exact, end, is_nan, p.f, p.d, k, width, splits,
+        CAP=slots, **options,
     )  # fmt: skip
-    kernel = topk_encode.redo_select
-    run(kernel, room, todo, n_todo, space, exact, end, is_nan, p.f, k, room, CAP=slots, **blocks(kernel, 0, p.x))
-    if p.n > room:
-        kernel = topk_encode.redo_rest
-        run(
-            kernel, room, p.x, p.w, p.b, todo, n_todo, space, exact, end, is_nan, p.f, p.d, k, room, CAP=slots,
-            **blocks(kernel, p.d, p.x),
-        )  # fmt: skip
 
 
 def _sorted_pieces(x: Tensor, w: Tensor, b: Tensor, k: int) -> tuple[Tensor, Tensor]:
