@@ -148,6 +148,20 @@ MS_DEVICE void store(bf16* p, const Values<N>& x) {
   store_halves(p, bits);
 }
 
+// A sum that knows what rounding took off it. In one long chain rounding would grow with the length of the row, most in
+// rows of one sign, and in rows that are constant every lane would err alike.
+struct LongSum {
+  float total = 0.0f, lost = 0.0f;
+
+  MS_DEVICE void add(float x) {
+    const float sum = total + x, joined = sum - total;
+    lost += (total - (sum - joined)) + (x - joined);
+    total = sum;
+  }
+  // Of an infinite sum it is not a number.
+  MS_DEVICE float value() const { return lost == lost ? total + lost : total; }
+};
+
 template <class T>
 MS_DEVICE T warp_sum(T x) {
 #pragma unroll

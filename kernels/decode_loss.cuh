@@ -19,20 +19,22 @@ __global__ void __launch_bounds__(256, 3) decode_loss_kernel(TokenEntries code, 
   const int64_t token = blockIdx.x, from = code.offsets[token], count = code.offsets[token + 1] - from;
   const float* target = x + token * d;
   float* row = residual + token * d;
-  float squares = 0.0f;
+  LongSum squares;
   weighted_sum<T, N>(code, from, count, w, d, bias, lanes, staged, partial,
                      [&](int64_t column, Values<N> sum) {
                        const Values<N> t = load<N>(target + column);
+                       float some = 0.0f;
 #pragma unroll
                        for (int i = 0; i < N; ++i) {
                          sum.v[i] -= t.v[i];
-                         squares += sum.v[i] * sum.v[i];
+                         some += sum.v[i] * sum.v[i];
                        }
+                       squares.add(some);
                        store<N>(row + column, sum);
                        if (in_shared) store<N>(kept + column, sum);
                      });
-  squares = sum_over(squares, blockDim.x, slots);
-  if (threadIdx.x == 0) loss[token] = float(double(squares) * per_d);
+  const float in_all = sum_over(squares.value(), blockDim.x, slots);
+  if (threadIdx.x == 0) loss[token] = float(double(in_all) * per_d);
   __syncthreads();  // the residual is whole, in shared memory and in the block's view of global memory
   entry_dots<T, N>(code, from, count, w, d, in_shared ? kept : row, float(2.0 * per_d), slopes);
 }

@@ -19,9 +19,9 @@ __global__ void __launch_bounds__(256) alive_norms_kernel(const float* w_enc, co
   double sum = 0.0, count = 0.0;  // the same in every lane of a warp
   for (int64_t f = blockIdx.x + int64_t(warp) * gridDim.x; f < features; f += int64_t(warps) * gridDim.x) {
     if (!alive[f]) continue;
-    float squares = 0.0f;
-    for (int64_t c = lane; c < d; c += kWarp) squares += w_enc[f * d + c] * w_enc[f * d + c];
-    sum += sqrt(double(warp_sum(squares)));
+    LongSum squares;
+    for (int64_t c = lane; c < d; c += kWarp) squares.add(w_enc[f * d + c] * w_enc[f * d + c]);
+    sum += sqrt(double(warp_sum(squares.value())));
     count += 1.0;
   }
   // Every lane but the first gives nothing, so that each warp counts once.

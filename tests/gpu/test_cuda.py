@@ -8,7 +8,8 @@ import importlib.util
 
 import pytest
 import torch
-from ops.cases import code, within_twice
+from ops import every_kernel
+from ops.cases import within_twice
 
 from monosem.ops import cuda_rows, reference
 
@@ -21,72 +22,24 @@ pytestmark = [
 HYPER = (1e-2, 0.9, 0.99, 1e-8, 7)
 
 
-def on_gpu(*tensors):
-    return tuple(t.cuda() for t in tensors)
-
-
-def everything(n: int, d: int, f: int, dtype: torch.dtype = torch.float32) -> None:
-    """Each kernel once, against its definition in float64."""
-    torch.manual_seed(0)
-    v, i, o = on_gpu(*(t.cpu() for t in code(n, d, f)))
-    w = torch.nn.functional.normalize(torch.randn(f, d, device="cuda"), dim=-1).to(dtype)
-    x, b, v = torch.randn(n, d, device="cuda").to(dtype), torch.randn(d, device="cuda").to(dtype), v.to(dtype)
-    single, double = (v.float(), i, o, w.float(), b.float()), (v.double(), i, o, w.double(), b.double())
-    ours = cuda_rows.decode_loss(v, i, o, w, b, x)
-    plain, exact = reference.decode_loss(*single, x.float()), reference.decode_loss(*double, x.double())
-    for mine, p, e in zip(ours, plain, exact, strict=True):
-        within_twice(mine, p.to(dtype), e)
-    plain, exact = reference.sparse_decode(*single).to(dtype), reference.sparse_decode(*double)
-    within_twice(cuda_rows.sparse_decode(v, i, o, w, b), plain, exact)
-    within_twice(
-        cuda_rows.gather_dot(x, i, o, w), reference.gather_dot(x.float(), i, o, w.float()).to(dtype),
-        reference.gather_dot(x.double(), i, o, w.double()),
-    )  # fmt: skip
-    csc = cuda_rows.csc(i, o, f)
-    for mine, wanted in zip(csc, reference.csc(i, o, f), strict=True):
-        assert torch.equal(mine, wanted)
-    v, x = v.float(), x.float()
-    exact = reference.row_grad(*csc, v.double(), x.double())
-    within_twice(cuda_rows.row_grad(*csc, v, x), reference.row_grad(*csc, v, x), exact)
-    exact = reference.feature_sum(csc[0], csc[1], v.double())
-    within_twice(cuda_rows.feature_sum(csc[0], csc[1], v), reference.feature_sum(csc[0], csc[1], v), exact)
-    for unit in (False, True):
-        rows = [w.float(), torch.randn(f, d, device="cuda") * 1e-2, torch.rand(f, d, device="cuda") * 1e-3 + 1e-4]
-        exact = [t.double() for t in rows]
-        reference.row_adam_(*exact, reference.row_grad(*csc, v.double(), x.double()) * 0.5, *HYPER, unit)
-        cuda_rows.row_grad_adam_(*rows, *csc, v, x, 0.5, *HYPER, unit)
-        assert (rows[0].double() - exact[0]).abs().max() < 2e-7  # as in tests/ops/test_cuda_emulated.py
-        torch.testing.assert_close(rows[1].double(), exact[1], rtol=1e-5, atol=2e-6)
-    scores = torch.randint(-3, 9, (n, 100), device="cuda").float()
-    features = torch.stack([torch.randperm(100, device="cuda") for _ in range(n)]).int()
-    dense = torch.zeros_like(scores).scatter_(1, features.long(), scores)
-    values, indices = cuda_rows.topk_select(
-        scores, features, torch.full((n,), 100, dtype=torch.int32, device="cuda"), 9
-    )
-    wanted = reference.topk_encode(dense, torch.eye(100, device="cuda"), torch.zeros(100, device="cuda"), 9)
-    assert torch.equal(values, wanted[0]) and torch.equal(indices, wanted[1])
-    w_enc, w_dec, b_enc = torch.randn(f, d, device="cuda"), w.float(), torch.ones(f, device="cuda")
-    alive, chosen = torch.ones(f, dtype=torch.bool, device="cuda"), torch.tensor([0, f - 1], device="cuda")
-    alive[chosen] = False
-    plain = [t.clone() for t in (w_enc, w_dec, b_enc)]
-    cuda_rows.resample_(w_enc, w_dec, b_enc, [], chosen, x[:2], alive, 0.2)
-    reference.resample_(*plain, [], chosen, x[:2], alive, 0.2)
-    for a, e in zip((w_enc, w_dec, b_enc), plain, strict=True):
-        torch.testing.assert_close(a, e, rtol=1e-5, atol=1e-6)
+def right(size: tuple[int, int, int], dtype: torch.dtype = torch.float32) -> None:
+    """In the emulator, which fuses products and sums as a GPU does and makes quick quotients as inexact as it may, at
+    most four fifths of any budget are used (``tests/ops/test_cuda_emulated.py``). The quick square root may take a unit
+    more here, of the four that a quotient takes."""
+    used = every_kernel.everything(*size, dtype, "cuda")
+    assert max(used.values()) <= 1, used
     torch.cuda.synchronize()
 
 
-@pytest.mark.parametrize("size", [(40, 33, 50), (24, 64, 40)])
+@pytest.mark.parametrize("size", every_kernel.SMALL)
 def test_every_kernel_small_enough_for_the_sanitizer(size):
-    everything(*size)
+    right(size)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(
-    "size", [(300, 768, 1000), (500, 512, 4096), (200, 4096, 700), (64, 2304, 900), (40, 12_300, 60)]
-)
+@pytest.mark.parametrize("size", every_kernel.WIDE)
 def test_every_kernel_at_real_widths(size, dtype):
-    everything(*size, dtype)
+    right(size, dtype)
 
 
 def test_many_entries_are_sorted_and_reduced_the_same_every_time():
@@ -101,14 +54,16 @@ def test_many_entries_are_sorted_and_reduced_the_same_every_time():
     first = cuda_rows.row_grad(*csc, v, u)
     for _ in range(5):
         assert torch.equal(first, cuda_rows.row_grad(*csc, v, u))
+    # PyTorch's own loss on the processor, where index_add adds in order: on a GPU it adds in another each time.
+    csc, v, u = (*(t.cpu() for t in csc),), v.cpu(), u.cpu()
     exact = reference.row_grad(*csc, v.double(), u.double())
-    within_twice(first, reference.row_grad(*csc, v, u), exact)
+    within_twice(first.cpu(), reference.row_grad(*csc, v, u), exact)
 
 
 def test_every_block_size_that_tuning_may_choose_is_right(monkeypatch):
     for threads in cuda_rows.THREADS:
         monkeypatch.setattr(cuda_rows, "tuned", lambda *_, threads=threads: threads)
-        everything(50, 768, 80)
+        right(every_kernel.TUNED)
 
 
 def test_the_stream_of_the_caller_is_used():

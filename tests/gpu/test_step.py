@@ -37,16 +37,29 @@ def batch(seed: int, n: int = N, d: int = D, device: str = "cuda") -> torch.Tens
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed)).to(device)
 
 
+def clear_batch(sae: torch.nn.Module, kind: str, n: int = N) -> torch.Tensor:
+    """Tokens of which any fp32 arithmetic chooses the same entries: no pre-activation is so near to the next, or to 0,
+    that rounding decides. Where it does, the entry's whole gradient is there or is not."""
+    x = batch(0, 2 * n, device="cpu")
+    pre = x.double() @ sae.W_enc_rows.T + sae.b_enc
+    gap = pre.sort(descending=True).values[:, K - 1 : K + 1].diff().abs() if kind == "topk" else pre.abs()
+    # Both may be off by the most that fp32 can be, D + 64 roundings.
+    most = 2 * (D + 64) * 2.0**-23 * x.double().norm(dim=1) * sae.W_enc_rows.norm(dim=1).max()
+    clear = gap.amin(dim=1) > most
+    assert clear.sum() >= n
+    return x[clear][:n]
+
+
 def weights(step: FastStep) -> list[torch.Tensor]:
     return [p.detach().clone() for p in step.sae.parameters()]
 
 
 @pytest.mark.parametrize("kind", ["topk", "relu"])
 def test_gradients_are_those_of_autograd_in_float64(kind):
-    step, x = made(kind), batch(0)
-    mine = step.sae.gradients(x)
-    exact = made(kind, "cpu").sae.double()
-    loss = exact.loss(x.double().cpu())
+    step, exact = made(kind), made(kind, "cpu").sae.double()
+    x = clear_batch(exact, kind)
+    mine = step.sae.gradients(x.cuda())
+    loss = exact.loss(x.double())
     loss.loss.backward()
     rows = mine.rows
     csc = ms.ops.csc(rows.indices, rows.offsets, F)
@@ -55,11 +68,12 @@ def test_gradients_are_those_of_autograd_in_float64(kind):
         "W_dec": ms.ops.row_grad(*csc, rows.values, rows.residual) * rows.decoder_scale,
         "b_enc": ms.ops.feature_sum(csc[0], csc[1], rows.slopes),
     }
-    assert abs(float(mine.loss) - float(loss.loss)) < 1e-5 * float(loss.loss)
+    assert abs(float(mine.loss) - float(loss.loss)) < 2e-6 * float(loss.loss)
     for name, g in found.items():
         wanted = getattr(exact, name).grad
-        # Relative to the largest entry: sums of up to N products in fp32.
-        assert (g.cpu().double() - wanted).abs().max() < 1e-5 * wanted.abs().max(), name
+        # Relative to the largest entry: a sum over the tokens of a feature, some tens, of products of sums over D, each
+        # of which rounds by 2⁻²⁴ of its own size. On a processor, and in Triton's interpreter, that comes to 2e-7.
+        assert (g.cpu().double() - wanted).abs().max() < 2e-6 * wanted.abs().max(), name
 
 
 def test_no_token_is_left_out_when_relu_outgrows_its_room():
@@ -80,8 +94,11 @@ def test_training_goes_the_way_that_it_goes_on_the_processor(kind, backend, monk
         monkeypatch.setenv("MONOSEM_BACKEND", "native")
         wanted = float(cpu(batch(seed, device="cpu"), 1e-3).loss)
         monkeypatch.setenv("MONOSEM_BACKEND", backend)
+        # fp32 is 1e-7 from float64 here. Where rounding chooses another entry, Adam moves the rows of one feature by up
+        # to lr another way, and that feature is on 1 of 100 tokens: 1e-5. Another gradient is seen in the first digits.
         assert mine == pytest.approx(wanted, rel=1e-4)
     norms = gpu.sae.W_dec.norm(dim=-1)
+    # Each entry, the root and the norm taken here are rounded: eight units of 2⁻²³ or less.
     torch.testing.assert_close(norms, torch.ones_like(norms), rtol=0, atol=1e-6)
 
 

@@ -12,6 +12,7 @@ import sys
 import pytest
 import torch
 from emulator import build, fenced
+from ops import every_kernel
 from ops.cases import code, within_twice
 
 from monosem.ops import adam, cpu_rows, cuda_rows, gpu, reference
@@ -258,6 +259,42 @@ def test_select_of_few_nan_and_zeros():
     assert values[1].isnan().all() and indices[1].tolist() == [0, 1, 2, 3]
     assert values[2].tolist() == [0, 0, 0, 0] and indices[2].tolist() == [1, 2, 3, 4]
     assert values[3].tolist() == [0, 0, 0, 0] and indices[3].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype"),
+    [
+        *((size, dtype) for size in every_kernel.SMALL for dtype in (torch.float32, torch.bfloat16)),
+        *((size, torch.float32) for size in every_kernel.WIDE),
+    ],
+)
+def test_what_a_gpu_is_asked_is_right_here_with_room_to_spare(size, dtype):
+    """The cases of ``tests/gpu``, data and definitions included, so that no budget there is a matter of luck."""
+    used = every_kernel.everything(*size, dtype, "cpu")
+    assert max(used.values()) <= 0.8, used
+
+
+def test_so_it_is_with_every_block_size_that_tuning_may_choose(monkeypatch):
+    for threads in cuda_rows.THREADS:
+        monkeypatch.setattr(cuda_rows, "tuned", lambda *_, threads=threads: threads)
+        used = every_kernel.everything(*every_kernel.TUNED, torch.float32, "cpu")
+        assert max(used.values()) <= 0.8, (threads, used)
+
+
+def test_sums_over_constant_rows_lose_no_more_than_others():
+    """Every lane errs alike there: in chains that grow with the row, 8,192 columns lost three times the budget."""
+    n, d, f, k = 5, 8192, 12, 4
+    g = torch.Generator().manual_seed(0)
+    values, offsets = torch.rand(n * k, generator=g), torch.arange(n + 1) * k
+    indices = torch.cat([torch.randperm(f, generator=g)[:k].sort().values for _ in range(n)]).int()
+    w, x = torch.full((f, d), 0.7) / d**0.5, torch.full((n, d), 2.1)
+    exact = reference.gather_dot(x.double(), indices, offsets, w.double())
+    within_twice(cuda_rows.gather_dot(x, indices, offsets, w), reference.gather_dot(x, indices, offsets, w), exact)
+    x[0, 5] = torch.inf
+    infinite = cuda_rows.gather_dot(x, indices, offsets, w)[:k]
+    assert infinite.isinf().all()  # what rounding took off such a sum is not a number
+    loss, _, _ = cuda_rows.decode_loss(values, indices, offsets, w, w[0], x)
+    assert loss[0].isinf() and loss[1:].isfinite().all()
 
 
 def test_threads_of_a_block_change_nothing_but_speed(monkeypatch):
