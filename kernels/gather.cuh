@@ -54,22 +54,24 @@ MS_DEVICE void add_weighted_rows(Values<N>& sum, const Staged& staged, int n, in
 template <class T, int N>
 MS_DEVICE float row_dot(const T* row, const float* r, int64_t d) {
   const int lane = threadIdx.x % kWarp;
-  LongSum total;  // of at most eight products at a time in each of four chains
+  LongSum total;
+  float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};  // chains of 2·N products, and of what is left over
   int64_t c = lane * N;
   for (; c + (kDotFlight - 1) * kWarp * N < d; c += kDotFlight * kWarp * N) {
     Piece<T, N> pieces[kDotFlight];
-    float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll
     for (int u = 0; u < kDotFlight; ++u) pieces[u] = Piece<T, N>::load(row + c + u * kWarp * N);
+    total.add((sums[0] + sums[1]) + (sums[2] + sums[3]));  // of the pieces before, while these are on their way
+    sums[0] = sums[1] = sums[2] = sums[3] = 0.0f;
 #pragma unroll
     for (int u = 0; u < kDotFlight; ++u) {
       const Values<N> with = load<N>(r + c + u * kWarp * N);
 #pragma unroll
       for (int i = 0; i < N; ++i) sums[(u * N + i) % 4] += pieces[u].get(i) * with.v[i];
     }
-    total.add((sums[0] + sums[1]) + (sums[2] + sums[3]));
   }
-  float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+  total.add((sums[0] + sums[1]) + (sums[2] + sums[3]));
+  sums[0] = sums[1] = sums[2] = sums[3] = 0.0f;
   for (; c < d; c += kWarp * N) {
     const Piece<T, N> piece = Piece<T, N>::load(row + c);
     const Values<N> with = load<N>(r + c);
