@@ -15,7 +15,7 @@ from monosem.ops import cuda_rows, reference
 # (tokens, D, F); small enough for compute-sanitizer, and of real widths.
 SMALL = [(40, 33, 50), (24, 64, 40)]
 TUNED = (50, 768, 80)  # tried with every block size
-WIDE = [(300, 768, 1000), (500, 512, 3000), (90, 4096, 200), (64, 2304, 400), (40, 12_300, 60)]
+WIDE = [(300, 768, 400), (500, 512, 1500), (90, 4096, 120), (64, 2304, 300), (40, 12_300, 40)]
 HYPER = (1e-2, 0.9, 0.99, 1e-8, 7)
 
 

@@ -64,9 +64,10 @@ def waits_here(call, device, monkeypatch) -> bool:
 
 @pytest.mark.parametrize("kind", ["topk", "relu"])
 def test_an_operation_that_waits_says_so(kind, device, monkeypatch):
-    made = operations(WORKLOADS["tiny"].with_(n=8, f=128, kind=kind), device)
+    made = operations(WORKLOADS["tiny"].with_(n=4, d=16, f=64, k=4, kind=kind), device)
     with torch.no_grad():
         for op in made:
-            op.call()  # compiles and allocates
+            if device == "cuda":
+                op.call()  # compiles and allocates
             assert waits_here(op.call, device, monkeypatch) == op.waits, op.name
     assert sum(op.waits for op in made) == (kind == "relu")
