@@ -56,7 +56,10 @@ def alternatives(kernel: str, size: int, arch: str) -> list[dict[str, int]]:
         if arch.startswith("gfx"):
             shapes = [(128, 128, 32, 8, 2), (128, 64, 64, 4, 2), (64, 128, 64, 4, 2)]
         return [{"BM": m, "BN": n, "BK": k, "num_warps": w, "num_stages": s} for m, n, k, w, s in shapes]
-    if kernel in ("decode_loss", "row_grad_adam", "row_grad", "sparse_decode", "gather_dot", "score"):
+    if kernel == "decode_loss":
+        made = [{"HELD": held, "num_warps": w} for held, w in ((2048, 4), (4096, 4), (4096, 8), (8192, 8))]
+        return [choice for choice in made if {**_RULES[kernel](size, arch), **choice} != _RULES[kernel](size, arch)]
+    if kernel in ("row_grad_adam", "row_grad", "sparse_decode", "gather_dot", "score"):
         rule = _RULES[kernel](size, arch)
         key = "C" if kernel == "score" else "J"
         made = [{key: j, "num_warps": w} for j in (1, 2, 4, 8) for w in (4, 8, 16)]
@@ -119,7 +122,7 @@ _RULES = {
     "place": _fixed(B=32, num_warps=2),
     "sparse_decode": _part_row,
     "gather_dot": _dots("J", 8, 512),
-    "decode_loss": _whole_row,
+    "decode_loss": _fixed(HELD=4096, FEW=16, num_warps=4),
     "count": _fixed(B=64, num_warps=1),
     "scatter": _fixed(B=64, num_warps=1),
     "settle": _fixed(B=32, WALK=64, num_warps=8),

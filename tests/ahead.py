@@ -115,6 +115,15 @@ def resources(compiled, folder: Path) -> dict[str, int]:
     return found
 
 
+def instructions(compiled, folder: Path) -> list[str]:
+    """Names of the machine's instructions of a kernel for NVIDIA, in order."""
+    path = folder / "kernel.cubin"
+    path.write_bytes(compiled.asm["cubin"])
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    text = subprocess.run([tool, "-sass", path], capture_output=True, text=True, check=True).stdout
+    return re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][\w.]*)", text, re.M)
+
+
 def step(n: int, d: int, f: int, k: int) -> Callable[[], None]:
     """A training step's operations, and those of ReLU, on tensors of these sizes that have no memory."""
 

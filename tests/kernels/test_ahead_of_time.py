@@ -61,6 +61,25 @@ def test_rows_are_scored_and_redone_in_the_same_order(arch, monkeypatch):
     assert order["score"] == order["redo"] and len(order["score"]) == 1
 
 
+# Registers of a thread, and barriers as they stand in the code: what keeps the rows of several blocks on their way.
+HOT = {"decode_loss": (128, 24), "row_grad_adam": (104, 15), "row_adam": (104, 5)}
+
+
+@pytest.mark.parametrize("size", [LLAMA, GPT2])
+def test_hot_kernels_leave_room_for_each_other(size, monkeypatch, tmp_path):
+    """On the chip that they are made for; moments in fp32."""
+    seen = set()
+    for l in ahead.recorded(monkeypatch, "sm_90", ahead.step(*size)):
+        usual = dict(l.signature).get("m", "*fp32") == "*fp32"
+        if l.name in HOT and usual:
+            seen.add(l.name)
+            compiled, (registers, barriers) = l.compile("sm_90"), HOT[l.name]
+            found = ahead.resources(compiled, tmp_path)
+            waits = sum(name.startswith("BAR") for name in ahead.instructions(compiled, tmp_path))
+            assert found["registers"] <= registers and waits <= barriers, (l.name, l.constants, found, waits)
+    assert seen == set(HOT)
+
+
 def other_choices(launches: list[ahead.Launch], arch: str) -> list[ahead.Launch]:
     """What tuning may try at the launches' sizes: all tiles of the product, and of the kernels over rows those that
     ask most of a thread, for their registers grow with the numbers that a thread holds."""
@@ -70,7 +89,10 @@ def other_choices(launches: list[ahead.Launch], arch: str) -> list[ahead.Launch]
         choices = launch.alternatives(l.name, 2 if product else LLAMA[1], arch)
         if not choices or (product and (("ALL", True) in l.constants or ("CAP", 512) in l.constants)):
             continue
-        if not product:
+        if l.name == "decode_loss":  # it is told how much it may hold, in slices of as many rows as a token has
+            rows = dict(l.constants)["J"]
+            choices = [{"BD": c["HELD"] // rows, "num_warps": c["num_warps"]} for c in choices]
+        elif not product:
             choices = [max(choices, key=lambda c: c.get("J", c.get("C")) / c["num_warps"])]
         for choice in choices:
             constants, options = (
@@ -104,7 +126,7 @@ def test_sizes_that_differ(monkeypatch, tmp_path):
     wanted = {
         "narrow": {("CAP", 8192)},
         "widen": {("CAP", 8192)},
-        "decode_loss": {("BD", 1024), ("BD", 8192)},
+        "decode_loss": {("J", 32), ("J", 128)},
         "row_grad_adam": {("BD", 8192)},
         "collect": {("ALL", True), ("FP32", True)},
     }

@@ -21,6 +21,8 @@ from monosem.ops.cpu_rows import code_without_waiting as _code
 from monosem.ops.triton_launch import blocks, cdiv, run
 
 WIDEST = 8192  # a row longer than this does not fit the registers of one program; it is worked on in parts
+MOST_HELD = 128  # rows of a token in registers: slices of them are 128 bytes wide then, a line of the cache
+WIDEST_SLICE = 128  # columns: one warp's load of 16 bytes a thread, so that products need no other warp
 
 
 def sparse_decode(values: Tensor, indices: Tensor, offsets: Tensor, w: Tensor, b: Tensor) -> Tensor:
@@ -46,19 +48,19 @@ def decode_loss(
     values: Tensor, indices: Tensor, offsets: Tensor, w: Tensor, b: Tensor, x: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     (i, o, n), d = _code(indices, offsets, len(w)), w.shape[1]
-    if d > WIDEST:
-        residual = sparse_decode(values.float(), i, o, w.float(), b.float()) - x
-        slopes = gather_dot(residual, i, o, w, 2 / d)
-        return residual.square().mean(-1).to(x.dtype), residual.to(x.dtype), slopes.to(x.dtype)
     loss = torch.empty(n, dtype=x.dtype, device=x.device)
     residual = torch.empty(n, d, dtype=x.dtype, device=x.device)
-    slopes = torch.empty(len(i), dtype=x.dtype, device=x.device)
+    slopes, lost = (torch.empty(len(i), dtype=torch.float32, device=x.device) for _ in range(2))
     kernel = loss_kernels.decode_loss
+    options = blocks(kernel, d, w)
+    # A program holds HELD numbers: as many rows as tokens have entries (TopK: all), in slices as wide as leaves room.
+    rows = min(MOST_HELD, max(16, power2(cdiv(len(i), max(1, n)))))
+    width = max(16, min(power2(d), WIDEST_SLICE, options.pop("HELD") // rows))
     run(
         kernel, n, values.contiguous(), i, o, w.contiguous(), b.contiguous(), x.contiguous(), loss, residual, slopes,
-        d, 1 / d, **blocks(kernel, d, w),
+        lost, d, 1 / d, J=rows, BD=width, **options,
     )  # fmt: skip
-    return loss, residual, slopes
+    return loss, residual, slopes.to(x.dtype)
 
 
 def csc(indices: Tensor, offsets: Tensor, d_sae: int) -> tuple[Tensor, Tensor, Tensor]:
