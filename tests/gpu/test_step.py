@@ -7,6 +7,7 @@ import torch
 
 import monosem as ms
 from monosem.bench.workloads import Workload
+from monosem.train import captured
 from monosem.train.batches import check_batch
 from monosem.train.step import FastStep
 
@@ -144,8 +145,12 @@ def test_relu_begins_dense_without_waiting(without_waiting):
     assert step.sae.density > 0.1
 
 
-def test_the_trainer_never_waits_between_two_rows_of_metrics(without_waiting):
-    config = ms.TrainConfig(batch_size=N, steps=100, dead_after=N, log_every=1000, init_bias=False)
+# A graph is captured with a wait, anew where features die: in this one none does.
+@pytest.mark.parametrize(("graph", "dead_after"), [(False, N), (True, 10**9)])
+def test_the_trainer_never_waits_between_two_rows_of_metrics(graph, dead_after, without_waiting):
+    config = ms.TrainConfig(
+        batch_size=N, steps=100, dead_after=dead_after, log_every=1000, init_bias=False, cuda_graph=graph
+    )
     trainer = ms.Trainer(ms.TopKSAE(D, F, K, seed=1, device="cuda"), config, progress=False)
     batches = [batch(seed, device="cpu") for seed in range(6)]
     for x in batches[:4]:
@@ -185,6 +190,42 @@ def test_replays_of_a_captured_step_train_on(options):
     assert replayed.count == called.count == 8
     for a, b in zip(replayed.state_dict().values(), called.state_dict().values(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("options", [*OPTIONS, {"clip": 0.1, "ema": 0.9}])
+def test_the_trainer_replays_its_step_to_the_same_weights(options):
+    """With features that die, so that the room of AuxK changes, and a batch of another size in between."""
+
+    def run(graph: bool) -> tuple[ms.Trainer, list[torch.Tensor], list[bool]]:
+        config = ms.TrainConfig(batch_size=N, steps=40, dead_after=4 * N, init_bias=False, cuda_graph=graph, **options)
+        sae = ms.TopKSAE(D, F, 4, seed=1, device="cuda")
+        with torch.no_grad():
+            sae.b_enc[: F // 2] = -1.0  # half of them never fire
+        trainer, losses, replayed = ms.Trainer(sae, config, progress=False), [], []
+        for seed in range(24):
+            losses.append(trainer.step(batch(seed, N - 32 if seed == 16 else N))["loss"])
+            replayed.append(graph and trainer.learners[0].captured.replaying)
+        return trainer, losses, replayed
+
+    (mine, losses, replayed), (plain, wanted, _) = run(True), run(False)
+    assert captured.failed == "" and sum(replayed) >= 6 and not replayed[16]
+    assert [float(a) for a in losses] == [float(b) for b in wanted]
+    for name, t in plain.learners[0].state_dict().items():
+        assert torch.equal(mine.learners[0].state_dict()[name], t), name
+
+
+def test_a_capture_that_fails_leaves_the_process_as_it_was():
+    x, stream = batch(0), torch.cuda.current_stream()
+    for call in (lambda: x.sum().item(), lambda: torch.randn(9, device="cuda").sum().item(), lambda: 1 // 0):
+        with pytest.raises(captured.CaptureFailed):
+            captured.capture(call, x.device)
+        assert torch.cuda.current_stream() == stream and not torch.cuda.is_current_stream_capturing()
+        torch.cuda.empty_cache()
+        assert torch.isfinite(torch.randn(1000, device="cuda") + x.sum()).all()
+        graph, out = captured.capture(lambda: x * 2, x.device)
+        x.copy_(batch(1))
+        graph.replay()
+        assert torch.equal(out, 2 * x)
 
 
 @pytest.mark.parametrize("kind", ["topk", "relu"])

@@ -85,6 +85,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--from", dest="start", metavar="RUN", help="a new run that begins with the weights of this one")
     how.add_argument("--moments", action="store_true", help="with --from: take Adam's moments along too")
     how.add_argument("--device", default="cpu", help="cpu or cuda")
+    how.add_argument(
+        "--no-cuda-graph", action="store_true", help="cuda: call every step instead of replaying it from a CUDA graph"
+    )
     how.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -108,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
         decay_shape=args.decay_shape, sparsity_warmup=args.sparsity_warmup, clip=args.clip, ema=args.ema,
         adam_state=args.adam_state, lazy_rows=args.lazy_rows,
         dead_after=args.dead_after, resample=plans[args.resample]() if wanted else None, seed=args.seed,
-        log_every=args.log_every, checkpoint_every=args.checkpoint_every,
+        log_every=args.log_every, checkpoint_every=args.checkpoint_every, cuda_graph=not args.no_cuda_graph,
     )  # fmt: skip
     needed = len(many) * memory.bytes_needed(
         source.d_in, args.d_sae, args.batch_size, ema=args.ema is not None, adam_state=args.adam_state

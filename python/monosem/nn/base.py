@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,6 +100,16 @@ class SAE(nn.Module, ABC):
         Args:
             rounded: ``W_enc_rows`` in bfloat16, for ``ops.topk_encode``; it must be of the present weights.
         """
+
+    def decision(self) -> Hashable | None:
+        """What the next step's launches depend on beside the shape of its batch, on a GPU; None where it may wait.
+
+        Steps of one decision can be replayed from a CUDA graph of one of them; ``replayed`` must follow each.
+        """
+        return None
+
+    def replayed(self) -> None:
+        """A graph that holds a step was replayed: send for what later steps decide by."""
 
     def centred(self, x: Tensor) -> Tensor:
         """``x − b_dec``, after checking x's type, width, dtype and device."""

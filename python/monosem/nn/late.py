@@ -42,6 +42,7 @@ class Late:
         self._waiting: deque[OnItsWay] = deque()
         self._seen: tuple[int, int] | None = None
         self._last: list[float] | None = None
+        self._taken = False  # for the step that is to come
 
     def __deepcopy__(self, memo: dict) -> Late:
         return Late()  # what is on its way belongs to the other module
@@ -50,26 +51,32 @@ class Late:
         return Late, ()
 
     def take(self, history: Tensor) -> list[float]:
-        """The numbers of LAG steps ago."""
+        """The numbers of LAG steps ago; asked again before ``put``, the same."""
         if capturing(history) and self._last is not None:
-            return self._last  # a graph keeps the decision of the steps before it
+            return self._last  # a graph keeps the decision that it was captured with
         if self._seen != (history.data_ptr(), history._version):
             self._waiting.clear()
+        elif self._taken:
+            return self._last
         if len(self._waiting) < LAG:
             self._last = history[0].tolist()
         else:
             self._last = self._waiting.popleft().get()
+        self._seen, self._taken = (history.data_ptr(), history._version), True
         return self._last
 
     def put(self, history: Tensor, numbers: Tensor) -> None:
         """Add this step's numbers [n], on the device of ``history``."""
         history.copy_(torch.cat([history[1:], numbers.to(history.dtype)[None]]))
-        if capturing(history):
-            return
+        if not capturing(history):
+            self.fetch(history)
+
+    def fetch(self, history: Tensor) -> None:
+        """Send for the numbers that ``put`` has just added, or the replay of a graph that holds it."""
         self._waiting.append(OnItsWay(history[-1]))
         while len(self._waiting) > LAG:
             self._waiting.popleft()
-        self._seen = history.data_ptr(), history._version
+        self._seen, self._taken = (history.data_ptr(), history._version), False
 
 
 def capturing(t: Tensor) -> bool:

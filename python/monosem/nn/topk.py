@@ -48,9 +48,13 @@ class TopKSAE(SAE):
         """The k largest features of each token; ``values`` and ``indices`` are [..., k]."""
         return ops.topk_encode(self.centred(x), self.W_enc_rows, self.b_enc, self.cfg.k)
 
-    def _aux_size(self, n_dead: int) -> int:
+    def _wanted(self) -> int:
+        """Dead features that AuxK uses, if so many are there."""
         wanted = self.cfg.d_in // 2 if self.cfg.aux_k is None else self.cfg.aux_k
-        return min(wanted, n_dead) if self.cfg.aux_coefficient else 0
+        return wanted if self.cfg.aux_coefficient else 0
+
+    def _aux_size(self, n_dead: int) -> int:
+        return min(self._wanted(), n_dead)
 
     def loss(self, x: Tensor, sparsity_scale: float = 1.0, dead: Tensor | None = None) -> LossOutput:
         """``mean (x − x̂)² + α·L_aux`` of x [..., d_in]; AuxK only when ``dead`` marks features."""
@@ -89,7 +93,7 @@ class TopKSAE(SAE):
         b_dec = residual.sum(0).mul_(2 / (n * d))
         l0, fired, sparsity = code.l0(), code.fired(), code.values.sum(-1).mean()
         inputs = centred
-        rows, bias = self._dead_rows(dead) if dead is not None else ((), None)
+        rows, bias = self._dead_rows(dead) if dead is not None and self._wanted() else ((), None)
         if size := self._aux_size(len(rows)):
             alpha = self.cfg.aux_coefficient
             w_dead = self.W_dec[rows]
@@ -110,16 +114,26 @@ class TopKSAE(SAE):
         factors = RowFactors(indices, offsets, values, residual, 2 / (n * d), slopes, inputs)
         return Gradients(loss, mse, sparsity, aux, l0, fired, factors, b_dec)
 
+    def decision(self) -> int:
+        """Room for dead features, by what was measured ``LAG`` steps ago."""
+        return self._room() if self._wanted() else 0
+
+    def replayed(self) -> None:
+        if self._wanted():
+            self._late.fetch(self.recent)
+
+    def _room(self) -> int:
+        (before,) = self._late.take(self.recent)
+        return min(self.cfg.d_sae, room_for(before))
+
     def _dead_rows(self, dead: Tensor) -> tuple[Tensor, Tensor]:
         """The dead features, int64 [R], and their biases [R]. On a GPU R is a guess of how many there are: where it is
         too large, feature 0 stands with a bias with which it never fires."""
         if not gpu.asynchronous(dead):
             rows = dead.nonzero()[:, 0]
             return rows, self.b_enc[rows]
-        (before,) = self._late.take(self.recent)
-        count = dead.sum()
+        room, count = self._room(), dead.sum()
         self._late.put(self.recent, count[None])
-        room = min(self.cfg.d_sae, room_for(before))
         place = dead.cumsum(0) - 1
         place = torch.where(dead & (place < room), place, room)  # what has no place shares one behind the last
         features = torch.arange(self.cfg.d_sae, device=dead.device)

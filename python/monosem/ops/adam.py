@@ -40,6 +40,15 @@ def set_live_(live: Tensor, lr: Tensor, step: Tensor, beta1: float, beta2: float
     live[7].copy_(root2)
 
 
+def write_live_(live: Tensor, lr: float, beta1: float, beta2: float, eps: float, step: int) -> None:
+    """The same by the host, which does not wait: the very numbers that a step is given with its launches."""
+    _, _, _, root2, step_size, _ = factors(lr, beta1, beta2, eps, step)
+    numbers = live_factors(beta1, beta2, eps, torch.device("cpu"))
+    numbers[3], numbers[4], numbers[7] = 1 / root2, step_size, root2
+    numbers.view(torch.int32)[6] = step
+    live.copy_(numbers.pin_memory() if live.device.type == "cuda" else numbers, non_blocking=True)
+
+
 def read_live(live: Tensor) -> tuple:
     """``(add1, keep2, add2, root2, step_size, eps)`` and the step number, as 0-dim tensors."""
     return (live[0], live[1], live[2], live[7], live[4], live[5]), live.view(torch.int32)[6].long()

@@ -39,6 +39,8 @@ class TrainConfig:
         seed: of the draws that resampling makes.
         log_every: steps between two rows of metrics, each the mean over the steps since the last.
         checkpoint_every: steps between two checkpoints (one is always written at the end).
+        cuda_graph: on a GPU, replay the step from a CUDA graph while its shapes stand still (TopK; a ReLU step may wait
+            for the GPU and is called). The same weights either way.
     """
 
     lr: float = 1e-3
@@ -60,6 +62,7 @@ class TrainConfig:
     seed: int = 0
     log_every: int = 50
     checkpoint_every: int = 1000
+    cuda_graph: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))
@@ -90,7 +93,9 @@ class TrainConfig:
                 "would ever be resampled; wanted a plan for a run of this length: "
                 "ResampleConfig.for_run(steps, batch_size, d_sae)"
             )
-        _check("init_bias", self.init_bias, isinstance(self.init_bias, bool), "True or False")
+        for name in ("init_bias", "cuda_graph"):
+            value = getattr(self, name)
+            _check(name, value, isinstance(value, bool), "True or False")
         _check("seed", self.seed, _whole(self.seed) and 0 <= self.seed < 2**63, "a whole number from 0 to 2**63 - 1")
 
     def duration(self, name: str) -> int:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from monosem.nn import SAE
+from monosem.ops import gpu
+from monosem.train.captured import CapturedStep
 from monosem.train.config import TrainConfig
 from monosem.train.dead import DeadTracker
 from monosem.train.ema import Ema
@@ -27,6 +29,7 @@ class Learner:
         self.ema = Ema(sae, cfg.ema) if cfg.ema is not None else None
         self.generator = torch.Generator().manual_seed(cfg.seed)  # on the CPU: the same draws on every device
         self.resampled = 0
+        self.captured = CapturedStep(self._counted, sae.W_dec.device) if cfg.cuda_graph else None
 
     def step(self, x: Tensor, step: int) -> dict[str, Tensor | float]:
         """Optimizer step number ``step`` (0 is the first) on x [N, D]; metrics are 0-dim tensors, ``lr`` a float.
@@ -34,15 +37,29 @@ class Learner:
         ``dead`` is the share of features that fired on none of the last ``cfg.dead_after`` tokens, after this step.
         ``tokens_redone``, only where it is not 0: ``nn.Gradients.redone``.
         """
-        lr = learning_rate(self.cfg, step)
+        lr, scale = learning_rate(self.cfg, step), sparsity_scale(self.cfg, step)
+        decision = self.sae.decision() if self.captured is not None and gpu.asynchronous(self.sae.W_dec) else None
+        if decision is None:
+            return self._step(x, lr, scale) | {"lr": lr}
+        self.fast.count_step(lr)
+        at = tuple(p.data_ptr() for p in self.sae.parameters())  # a graph knows addresses
+        metrics = self.captured(x, (decision, at))
+        if self.captured.replaying:
+            self.sae.replayed()
+        return metrics | {"lr": lr}
+
+    def _counted(self, x: Tensor) -> dict[str, Tensor]:
+        """A step whose factors are on the device; autoencoders that make a ``decision`` have no penalty to scale."""
+        return self._step(x, None, 1.0)
+
+    def _step(self, x: Tensor, lr: float | None, scale: float) -> dict[str, Tensor | float]:
         dead = self.dead.dead_for_tokens(self.cfg.dead_after)
-        out = self.fast(x, lr, sparsity_scale(self.cfg, step), clip=self.cfg.clip, dead=dead)
+        out = self.fast(x, lr, scale, clip=self.cfg.clip, dead=dead)
         self.dead.update(out.fired, len(x))
         if self.ema is not None:
             self.ema.update()
         metrics = {name: getattr(out, name) for name in ("loss", "mse", "sparsity", "aux", "l0")}
         metrics["dead"] = self.dead.dead_for_tokens(self.cfg.dead_after).float().mean()
-        metrics["lr"] = lr
         if out.redone:  # rare: a row has it where it happened
             metrics["tokens_redone"] = float(out.redone)
         return metrics | ({"grad_norm": out.grad_norm} if out.grad_norm is not None else {})
@@ -95,5 +112,6 @@ class Learner:
     def describe(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to be of this run: the dictionary's shape and how it is trained."""
         train = self.cfg.to_json()
-        del train["log_every"], train["checkpoint_every"]  # these two do not change what is learned
+        for name in ("log_every", "checkpoint_every", "cuda_graph"):  # these do not change what is learned
+            del train[name]
         return {"sae": {"kind": self.sae.cfg.kind, **asdict(self.sae.cfg)}, "train": train}

@@ -54,6 +54,7 @@ class FastStep:
         self._count = 0
         self._steps: Tensor | None = None  # on the device, once lr is
         self._live: Tensor | None = None
+        self._by_host: Tensor | None = None  # what is live when the host counts the steps
         self._copy = gpu.empty_copy(sae.W_enc_rows)
         self._copied: tuple[int, int] | None = None
 
@@ -72,7 +73,7 @@ class FastStep:
     @torch.no_grad()
     @as_given
     def __call__(
-        self, x: Tensor, lr: float | Tensor, sparsity_scale: float = 1.0, clip: float | None = None,
+        self, x: Tensor, lr: float | Tensor | None, sparsity_scale: float = 1.0, clip: float | None = None,
         dead: Tensor | None = None,
     ) -> "StepOutput":  # fmt: skip
         """Update the autoencoder on x [N, d_in].
@@ -80,7 +81,7 @@ class FastStep:
         Args:
             lr: learning rate. As a 0-dim tensor on the GPU, both it and the number of the step are read there when the
                 step runs: a step captured in a CUDA graph then trains on at each replay, with the lr that the tensor
-                has by then.
+                has by then. None: after ``count_step``.
             dead: bool [d_sae], features that AuxK may use.
         """
         made = self.sae.gradients(x, sparsity_scale, dead, self._fresh_copy())
@@ -132,8 +133,23 @@ class FastStep:
             if scales is not None:
                 scales[:, part] = some
 
-    def _hyper(self, lr: float | Tensor) -> tuple:
+    def count_step(self, lr: float) -> None:
+        """Count a step that reads its factors from the device: ``self(x, None)``, called or replayed next.
+
+        They are those of ``self(x, lr)`` to the bit. Where somebody else has changed the weights, the encoder's copy is
+        made here, outside of what is replayed.
+        """
+        self._count, self._steps = self.count + 1, None
+        if self._by_host is None:
+            self._by_host = adam.live_factors(*self.betas, self.eps, self.sae.W_dec.device)
+        adam.write_live_(self._by_host, lr, *self.betas, self.eps, self._count)
+        self._live = self._by_host
+        self._fresh_copy()
+
+    def _hyper(self, lr: float | Tensor | None) -> tuple:
         """Count this step; ``lr, beta1, beta2, eps, step`` for the operations, or what stands there unread."""
+        if lr is None:
+            return 0.0, *self.betas, self.eps, 1
         if not isinstance(lr, Tensor) or not gpu.runs_kernels(self.sae.W_dec):
             self._count, self._steps, self._live = self.count + 1, None, None
             return float(lr), *self.betas, self.eps, self._count

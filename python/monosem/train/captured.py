@@ -1,0 +1,127 @@
+"""A training step as a CUDA graph, replayed while its shapes stand still: one launch for the host instead of many."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Callable, Hashable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+Work = Callable[[Tensor], dict[str, Tensor]]
+STILL = 2  # steps of a kind that are called before one is captured: the first of them compiles and loads kernels
+
+
+class Graph(Protocol):
+    def replay(self) -> None: ...
+
+
+class CaptureFailed(RuntimeError):
+    """A step could not be captured; nothing of it has run, and the process is as it was."""
+
+
+failed = ""  # why a capture failed in this process, in which none is tried again
+
+
+def capture(call: Callable[[], Any], device: torch.device) -> tuple[Graph, Any]:
+    """The graph of a call, and what it returned: memory that each replay writes anew.
+
+    ``torch.cuda.graph`` is not used, for where a capture fails it leaves the process on the capture's stream, with the
+    capture's memory pool open and the generator of random numbers in the middle of it.
+
+    Raises:
+        CaptureFailed: the call did something that cannot be captured.
+    """
+    torch.cuda.synchronize(device)
+    gc.collect()
+    torch.cuda.empty_cache()  # what called steps keep is free for the graph, which has memory of its own
+    pool, graph, out = torch.cuda.graph_pool_handle(), torch.cuda.CUDAGraph(), None
+    error: Exception | None = None
+    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.Stream(device)):
+        # What other threads do meanwhile (a model that fills a buffer) is no error of ours.
+        graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+        try:
+            out = call()
+        except Exception as raised:
+            error = raised
+        try:
+            graph.capture_end()
+        except Exception as raised:
+            _close(pool, device)
+            error = error or raised
+    if error is not None:
+        raise CaptureFailed(f"{type(error).__name__}: {error}".splitlines()[0][:300]) from error
+    return graph, out
+
+
+def _close(pool: Any, device: torch.device) -> None:
+    """End what ``capture_end`` does not when CUDA has given up a capture."""
+    index = torch.cuda.current_device() if device.index is None else device.index
+    torch._C._cuda_endAllocateToPool(index, pool)
+    generator = torch.cuda.default_generators[index]
+    generator.graphsafe_set_state(generator.clone_state())  # a copy is in no capture
+
+
+class CapturedStep:
+    """``work`` on batches: called, or replayed from its graph when the last ``STILL`` batches were of the same kind.
+
+    One graph is kept, that of the present kind. A capture that fails is said once; from then on all is called.
+
+    Args:
+        work: all that a step does on the device. It reads its batch and whatever changes from step to step from
+            memory that stays where it is, and returns metrics, 0-dim and float32.
+    """
+
+    def __init__(self, work: Work, device: torch.device) -> None:
+        self._work, self._device = work, device
+        self._kind: Hashable = None
+        self._seen = 0
+        self._x: Tensor | None = None
+        self._graph: Graph | None = None
+        self._names: list[str] = []
+        self._numbers: Tensor | None = None
+
+    def __call__(self, x: Tensor, kind: Hashable) -> dict[str, Tensor]:
+        """The metrics of the step on x.
+
+        Args:
+            kind: what decides about the step's launches beside the shape of x.
+        """
+        if self._kind != (x.shape, kind):
+            self._graph = self._numbers = None  # its memory is free before another takes some
+            if self._x is None or self._x.shape != x.shape:
+                self._x = torch.empty_like(x, memory_format=torch.contiguous_format)
+            self._kind, self._seen = (x.shape, kind), 0
+        self._x.copy_(x)
+        if self._graph is None and self._seen >= STILL and not failed:
+            self._capture()
+        if self._graph is None:
+            self._seen += 1
+            return self._work(self._x)
+        self._graph.replay()
+        return dict(zip(self._names, self._numbers.clone().unbind(), strict=True))  # the next replay writes there
+
+    @property
+    def replaying(self) -> bool:
+        """Whether the last step was replayed."""
+        return self._graph is not None
+
+    def _capture(self) -> None:
+        global failed
+
+        def call() -> Tensor:
+            metrics = self._work(self._x)
+            self._names = list(metrics)
+            return torch.stack(list(metrics.values()))
+
+        try:
+            self._graph, self._numbers = capture(call, self._device)
+        except CaptureFailed as error:
+            failed = str(error)
+            warnings.warn(
+                f"cuda_graph: the step could not be captured as a CUDA graph ({failed}). Training goes on without: the "
+                "same weights, with more work for the host. TrainConfig(cuda_graph=False) does not try.",
+                RuntimeWarning, stacklevel=2,
+            )  # fmt: skip
