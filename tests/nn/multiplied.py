@@ -13,5 +13,5 @@ def multiplied(sae: SAE, made: Gradients) -> DenseRows:
     return DenseRows(
         ms.ops.row_grad(*csc, rows.slopes, rows.inputs),
         ms.ops.row_grad(*csc, rows.values, rows.residual) * rows.decoder_scale,
-        ms.ops.feature_sum(*csc[:2], rows.slopes),
+        ms.ops.feature_sum(*csc[:2], rows.bias_slopes),
     )

@@ -28,26 +28,41 @@ class SAEConfig:
                 raise ValueError(f"{name}: got {value!r}; wanted a positive whole number")
 
 
+MOST_AUX = 512  # dead features that AuxK uses unless told otherwise, at most
+
+
+def auto_aux_k(d_in: int) -> int:
+    """A power of two near half of the width served Gao et al. (512 at GPT-2's); the cost of more grows with them."""
+    return min(MOST_AUX, d_in // 2)
+
+
 @dataclass(frozen=True)
 class TopKConfig(SAEConfig):
     """A TopK autoencoder.
 
     Attributes:
         k: active features a token.
-        aux_k: dead features used to explain what is left over (AuxK); None means d_in // 2, 0 switches AuxK off.
+        aux_k: dead features used to explain what is left over (AuxK); 0 switches AuxK off. "auto", which becomes a
+            number: d_in // 2, but at most 512 (Gao et al. 2024). None: d_in // 2, as it was in older files.
         aux_coefficient: weight of the AuxK loss.
     """
 
     kind: ClassVar[str] = "topk"
     k: int = 32
-    aux_k: int | None = None
+    aux_k: int | str | None = "auto"
     aux_coefficient: float = 1 / 32
 
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.topk(self.k, self.d_sae)
-        if self.aux_k is not None and self.aux_k < 0:
-            raise ValueError(f"aux_k: got {self.aux_k}; wanted a whole number ≥ 0, or None for d_in // 2")
+        if self.aux_k == "auto":
+            object.__setattr__(self, "aux_k", auto_aux_k(self.d_in))
+        whole = isinstance(self.aux_k, int) and not isinstance(self.aux_k, bool)
+        if self.aux_k is not None and not (whole and self.aux_k >= 0):
+            raise ValueError(
+                f'aux_k: got {self.aux_k!r}; wanted a whole number ≥ 0, "auto" (d_in // 2, at most {MOST_AUX}), or '
+                "None for d_in // 2"
+            )
         if self.aux_coefficient < 0:
             raise ValueError(f"aux_coefficient: got {self.aux_coefficient}; wanted a number ≥ 0")
 

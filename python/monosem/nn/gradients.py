@@ -19,6 +19,8 @@ class RowFactors:
         indices, offsets: the code in CSR form, M tokens.
         values: activations [nnz]; with ``residual`` [M, D] they make the decoder's gradient, scaled ``decoder_scale``.
         slopes: gradient of each pre-activation [nnz]; with ``inputs`` [M, D] (centred) they make the encoder's.
+        bias: gradient of each entry's encoder bias [nnz], where it is not its slope: an entry may stand for a whole
+            gradient row, with a coefficient of 1.
     """
 
     indices: Tensor
@@ -28,6 +30,12 @@ class RowFactors:
     decoder_scale: float
     slopes: Tensor
     inputs: Tensor
+    bias: Tensor | None = None
+
+    @property
+    def bias_slopes(self) -> Tensor:
+        """What the gradient of the encoder bias sums: [nnz]."""
+        return self.slopes if self.bias is None else self.bias
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from monosem import ops
+from monosem.nn import auxk
 from monosem.nn.base import SAE, LossOutput
 from monosem.nn.config import TopKConfig
 from monosem.nn.gradients import Gradients, RowFactors
@@ -20,7 +21,8 @@ class TopKSAE(SAE):
 
     AuxK: with e = x − x̂ held fixed, the ``aux_k`` largest of the *dead* features reconstruct it, ê = W_dec·z;
     ``L_aux = mean (e − ê)²``. Its gradient reaches encoder and decoder of the dead features (and ``b_dec`` through
-    the encoder's input), so that they come alive again. It costs products with the dead rows only.
+    the encoder's input), so that they come alive again. It costs products with the dead rows only. Unless it is given,
+    ``aux_k`` is d_in // 2, but at most 512.
 
     Initialisation: random unit decoder rows, encoder equal to the decoder, biases 0; ``initialize(sample)`` sets
     ``b_dec`` to the geometric median.
@@ -31,7 +33,7 @@ class TopKSAE(SAE):
     cfg: TopKConfig
 
     def __init__(
-        self, d_in: int, d_sae: int, k: int = 32, aux_k: int | None = None, aux_coefficient: float = 1 / 32, *,
+        self, d_in: int, d_sae: int, k: int = 32, aux_k: int | str | None = "auto", aux_coefficient: float = 1 / 32, *,
         seed: int | None = None, device=None, dtype: torch.dtype = torch.float32,
     ) -> None:  # fmt: skip
         super().__init__(TopKConfig(d_in, d_sae, k, aux_k, aux_coefficient), device, dtype)
@@ -80,7 +82,8 @@ class TopKSAE(SAE):
         """The same loss of x [N, d_in] and its gradients, without an autograd graph.
 
         On a GPU, AuxK has room for as many features as were dead ``LAG`` steps ago, and some more: nothing waits to
-        learn how many are. Those for which there is none, the last by number, are left out for a step or two.
+        learn how many are. Those for which there is none, the last by number, are left out for a step or two. While
+        there are few dead, it multiplies with all of them there (``nn/auxk.py``).
         """
         centred = self.centred(self.some(x))
         n, d = x.shape
@@ -94,7 +97,21 @@ class TopKSAE(SAE):
         l0, fired, sparsity = code.l0(), code.fired(), code.values.sum(-1).mean()
         inputs = centred
         rows, bias = self._dead_rows(dead) if dead is not None and self._wanted() else ((), None)
-        if size := self._aux_size(len(rows)):
+        size, bias_slopes = self._aux_size(len(rows)), None
+        if size and gpu.asynchronous(x) and auxk.products_are_cheaper(len(rows), size):
+            alpha = self.cfg.aux_coefficient
+            made = auxk.dense(centred, residual, self.W_enc_rows[rows], bias, self.W_dec[rows], size)
+            aux = made.loss * dead.any()
+            loss = mse + alpha * aux
+            # The dead features' gradient rows stand below the batch's own, as further tokens with one entry each.
+            ones = values.new_ones(len(rows))
+            values, indices = torch.cat([values, ones]), torch.cat([indices, rows.int()])
+            offsets = torch.cat([offsets, offsets[-1] + uniform_offsets(len(rows), 1, x.device)[1:]])
+            share = 2 * alpha / (n * d)
+            bias_slopes, slopes = torch.cat([slopes, made.bias * share]), torch.cat([slopes, ones])
+            residual = torch.cat([residual, made.decoder.mul_(alpha)])
+            inputs = torch.cat([centred, made.encoder.mul_(share)])
+        elif size:
             alpha = self.cfg.aux_coefficient
             w_dead = self.W_dec[rows]
             aux_code = ops.topk_encode(centred, self.W_enc_rows[rows], bias, size)
@@ -111,7 +128,7 @@ class TopKSAE(SAE):
             slopes = torch.cat([slopes, torch.where(z > 0, slope, 0).mul_(alpha / n)])
             residual = torch.cat([residual, left.mul_(alpha)])
             inputs = torch.cat([centred, centred])
-        factors = RowFactors(indices, offsets, values, residual, 2 / (n * d), slopes, inputs)
+        factors = RowFactors(indices, offsets, values, residual, 2 / (n * d), slopes, inputs, bias_slopes)
         return Gradients(loss, mse, sparsity, aux, l0, fired, factors, b_dec)
 
     def decision(self) -> int:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+from monosem.nn import SAE
+from monosem.nn.config import auto_aux_k
 from monosem.train.config import TrainConfig
 from monosem.train.schedule import learning_rate
 
@@ -38,6 +41,16 @@ def check_same_run(mine: list[dict], saved: list[dict], folder: Path) -> bool:
             "begins a new run with the weights of this one."
         )
     return grown
+
+
+def keep_older_default(sae: SAE, saved: dict) -> bool:
+    """Let a run that began when AuxK used d_in // 2 features by default go on so; whether that is another number."""
+    cfg = sae.cfg
+    older = cfg.kind == saved.get("kind") == "topk" and saved.get("aux_k", 0) is None
+    if not older or cfg.aux_k != auto_aux_k(cfg.d_in):
+        return False
+    sae.cfg = replace(cfg, aux_k=None)
+    return cfg.aux_k != cfg.d_in // 2
 
 
 def rest_of(cfg: TrainConfig, planned: int, done: int) -> str:

@@ -97,7 +97,7 @@ class FastStep:
             self._dense_adam(slice(0, self.sae.cfg.d_sae), rows, hyper)
         elif isinstance(made.rows, RowFactors):
             encoder, decoder = self._factors(made.rows)
-            b_enc = ops.feature_sum(*encoder[:2], encoder[3])
+            b_enc = ops.feature_sum(*encoder[:2], made.rows.bias_slopes)
             b_dec = b_dec - _weighted_sum(b_enc, self.sae.W_enc_rows)
             for name, factors in (("W_enc_rows", (*encoder, 1.0)), ("W_dec", (*decoder, made.rows.decoder_scale))):
                 ops.row_grad_adam_(*self._state(name), *factors, *hyper, *self._options(name))
@@ -121,7 +121,7 @@ class FastStep:
             return rows.whole()
         encoder, decoder = self._factors(rows)
         w_enc, w_dec = ops.row_grad(*encoder), ops.row_grad(*decoder).mul_(rows.decoder_scale)
-        return DenseRows(w_enc, w_dec, ops.feature_sum(*encoder[:2], encoder[3]))
+        return DenseRows(w_enc, w_dec, ops.feature_sum(*encoder[:2], rows.bias_slopes))
 
     def _dense_adam(self, part: slice, rows: DenseRows, hyper: tuple) -> None:
         """Adam of these features in both matrices."""

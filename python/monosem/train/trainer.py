@@ -25,7 +25,7 @@ from monosem.train.learner import Learner
 from monosem.train.loggers import JsonlLogger, Logger
 from monosem.train.report import Meter, Report
 from monosem.train.rng import rng_state, set_rng_state
-from monosem.train.same_run import check_same_run, rest_of
+from monosem.train.same_run import check_same_run, keep_older_default, rest_of
 from monosem.train.start import start_from
 
 Metrics = dict[str, Tensor | float]
@@ -255,6 +255,12 @@ class Trainer:
                 "because resume=False. Call with resume=True to go on with it, or choose another folder."
             )
         found = checkpoint.load(self.folder, saved[-1] if wanted is None else wanted)
+        for learner, run in zip(self.learners, found.state["run"], strict=False):
+            if keep_older_default(learner.sae, run["sae"]):
+                print(
+                    f"aux_k: this run goes on with d_in // 2 = {self._d_in // 2}, the default when it began",
+                    file=sys.stderr,
+                )
         grown = check_same_run([learner.describe() for learner in self.learners], found.state["run"], self.folder)
         if self._started is not None and self._started != found.state.get("started"):
             raise ValueError(

@@ -1,0 +1,109 @@
+"""AuxK: how many features it uses, and products with all dead features in place of gathered rows."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+import torch
+from nn.multiplied import multiplied
+
+import monosem as ms
+from monosem.nn import auxk
+from monosem.nn.config import TopKConfig, from_dict
+from monosem.ops import gpu
+
+N, D, F, SIZE = 40, 16, 400, 8
+
+
+def test_auxk_uses_512_features_at_most_unless_told_otherwise():
+    assert [TopKConfig(d, 10_000).aux_k for d in (1, 768, 1024, 4096)] == [0, 384, 512, 512]
+    assert ms.TopKSAE(1100, 64).cfg.aux_k == 512 and ms.TopKSAE(1100, 64, aux_k=550).cfg.aux_k == 550
+    old = {"d_in": 4096, "d_sae": 10_000, "k": 32, "aux_k": None, "aux_coefficient": 1 / 32}
+    assert from_dict(TopKConfig, old).aux_k is None  # what it had: half of the width
+    made = TopKConfig(4096, 10_000)
+    assert from_dict(TopKConfig, json.loads(json.dumps(asdict(made)))) == made
+    sae = ms.TopKSAE(1100, 700, k=4, aux_k=None, seed=1)
+    assert sae._aux_size(690) == 550
+    for wrong in (-1, True, 1.5, "some"):
+        with pytest.raises(ValueError, match=r'aux_k: got .*; wanted a whole number ≥ 0, "auto"'):
+            TopKConfig(16, 64, aux_k=wrong)
+
+
+def test_an_older_file_keeps_what_it_had(tmp_path):
+    ms.save(ms.TopKSAE(1100, 64, k=4, aux_k=None, seed=1), tmp_path)
+    assert ms.load(tmp_path).cfg.aux_k is None
+
+
+@pytest.mark.parametrize(("d_in", "says"), [(1100, True), (16, False)])
+def test_a_run_that_began_with_the_older_default_goes_on_with_it(d_in, says, tmp_path, capsys):
+    def fit(steps: int, **options) -> ms.Trainer:
+        batches = [torch.randn(32, d_in, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
+        config = ms.TrainConfig(batch_size=32, steps=steps, dead_after=32)
+        sae = ms.TopKSAE(d_in, 64, k=2, seed=1, **options)
+        return ms.Trainer(sae, config, tmp_path, progress=False).fit(batches)
+
+    fit(2, aux_k=None)
+    capsys.readouterr()
+    again = fit(4)
+    assert again.learners[0].sae.cfg.aux_k is None and again.steps_done == 4
+    assert ("aux_k: this run goes on with d_in // 2 = 550" in capsys.readouterr().err) == says
+    with pytest.raises(ValueError, match=r"sae\.aux_k is None there and 3 here"):
+        fit(4, aux_k=3)
+
+
+def test_products_while_they_are_cheaper():
+    choices = [auxk.products_are_cheaper(rows, 512) for rows in (512, 5000, 10_000, 11_000, 100_000)]
+    assert choices == [True, True, True, False, False]
+
+
+def made(dense: bool, n_dead: int, room: int, monkeypatch, block_bytes: int = auxk.BYTES):
+    """The autoencoder and its gradients on the way of a GPU."""
+    sae = ms.TopKSAE(D, F, 5, aux_k=SIZE, seed=1)
+    with torch.no_grad():
+        sae.b_enc += 0.01 * torch.randn(F, generator=torch.Generator().manual_seed(5))
+    sae.recent.fill_(float(room))
+    order = torch.randperm(F, generator=torch.Generator().manual_seed(2))
+    dead = torch.zeros(F, dtype=torch.bool).index_fill_(0, order[:n_dead], True)
+    x = torch.randn(N, D, generator=torch.Generator().manual_seed(0))
+    taken = []
+    monkeypatch.setattr(gpu, "asynchronous", lambda t: True)
+    monkeypatch.setattr(auxk, "products_are_cheaper", lambda rows, size: dense)
+    monkeypatch.setattr(auxk, "BYTES", block_bytes)
+    products = auxk.dense
+    monkeypatch.setattr(auxk, "dense", lambda *a: taken.append(1) or products(*a))
+    found = sae.gradients(x, dead=dead)
+    monkeypatch.undo()
+    assert len(taken) == dense
+    return sae, x, dead, found
+
+
+# Fewer dead than a token may use, as many as there is room for, fewer than that, none; tokens in one block and in many.
+@pytest.mark.parametrize(("n_dead", "room"), [(6, 5), (128, 128), (120, 128), (0, 64)])
+@pytest.mark.parametrize("block_bytes", [auxk.BYTES, 7 * 128 * 4])
+def test_products_give_the_gradients_of_the_definition(n_dead, room, block_bytes, monkeypatch):
+    sae, x, dead, mine = made(True, n_dead, room, monkeypatch, block_bytes)
+    exact = ms.TopKSAE(D, F, 5, aux_k=SIZE, seed=1).double()
+    exact.load_state_dict(sae.state_dict())
+    wanted = exact.loss(x.double(), dead=dead)
+    wanted.loss.backward()
+    for name in ("loss", "mse", "aux", "sparsity"):
+        torch.testing.assert_close(getattr(mine, name).double(), getattr(wanted, name), rtol=1e-5, atol=1e-7)
+    assert torch.equal(mine.fired, wanted.code.fired()) and float(mine.l0) == float(wanted.code.l0())
+    rows = multiplied(sae, mine)
+    found = [rows.w_enc, rows.w_dec, rows.b_enc, mine.b_dec - rows.b_enc @ sae.W_enc_rows]
+    for a, p in zip(found, exact.parameters(), strict=True):
+        torch.testing.assert_close(a.double(), p.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_a_step_with_products_is_a_step_with_gathered_rows(monkeypatch):
+    from monosem.train.step import FastStep
+
+    steps = []
+    for dense in (True, False):
+        sae, x, dead, gradients = made(dense, 100, 128, monkeypatch)
+        monkeypatch.setattr(sae, "gradients", lambda *a, g=gradients: g)
+        for clip in (None, 0.01):
+            FastStep(sae)(x, 1e-3, clip=clip, dead=dead)
+        steps.append([p.detach() for p in sae.parameters()])
+    for a, b in zip(*steps, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-6)
