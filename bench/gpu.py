@@ -1,46 +1,54 @@
-"""Everything that only a GPU can say, in one command: correctness first, then speed against that very card's floor.
+"""Everything that only a GPU can say, in one command: the tests of each backend, then its speeds against that very
+card's floor.
 
-    python bench/gpu.py --out DIR [--minutes 9] [--only tests,floor,step,ops,peers,sanitizer] [--shapes gpt2,llama3]
+    python bench/gpu.py --out DIR [--anyway] [--only SECTIONS] [--shapes NAMES] [--minutes 8.5]
+    python bench/gpu.py --rehearse --out DIR
 
 Nothing is built here; bench/README.md has the build command. Sections run in this order, within ``--minutes``, and are
-written to ``DIR/<section>.json`` as they go, so that a run that was cut off loses nothing; a later call with the same
-folder, GPU and commit builds on it. A shape, an operation or a library that fails stands in the JSON with its error,
-and the rest goes on. No speed is measured before the GPU tests of this commit are green. Exit code: 0, 1 when
-something of ours failed, 2 without a GPU.
+written to ``DIR/<section>.json`` as they go; the same command again, with the same folder, GPU, commit and build, does
+what is still to do. A backend whose tests are not green is not measured; with ``--anyway`` it is, and each row says
+what its tests said. A test file, shape, operation or library that fails, hangs or ends its process stands in the JSON
+with its error, and the rest goes on. ``--rehearse`` does all of it on a processor, with Triton's interpreter and tiny
+shapes, and breaks a test and a kernel on purpose.
+
+Exit code: 0, 1 when something of ours failed (in a rehearsal: other than on purpose), 2 without a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import time
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import gpu_run
-import torch
-from gpu_run import NO_TIME, Run
-from gpu_tasks import BACKENDS
+BEGAN = time.monotonic()  # what is imported takes time too
 
-import monosem
-from monosem import doctor
-from monosem.bench.machine import commit
-from monosem.bench.workloads import WORKLOADS
+import gpu_checks  # noqa: E402
+import gpu_peers  # noqa: E402
+import gpu_table  # noqa: E402
+import gpu_worker  # noqa: E402
+import torch  # noqa: E402
+from gpu_run import Run  # noqa: E402
+from gpu_tasks import BACKENDS  # noqa: E402
+
+import monosem  # noqa: E402
+from monosem import doctor  # noqa: E402
+from monosem.bench.machine import commit  # noqa: E402
+from monosem.bench.workloads import WORKLOADS  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
-TESTS = HERE.parent / "tests"
-SECTIONS = ("tests", "floor", "step", "ops", "peers", "sanitizer")
-SHAPES = ("gpt2", "gemma2", "llama3", "widest", "widest_relu", "million_gpu")
-PYTEST = (sys.executable, "-m", "pytest", "-q", "--import-mode=importlib", "-p", "no:cacheprovider")
-_OPERATIONS = (
-    "encode", "rows", "adam_options", "triton_paths", "tensor_cores", "waits", "step_on_device", "torch_contract",
-)  # fmt: skip
-OPERATIONS = tuple(f"ops/test_{name}.py" for name in _OPERATIONS)
-OPTIONS = ({"adam_state": "bf16"}, {"adam_state": "int8", "lazy_rows": True})
+SECTIONS = ("tests", "floor", "step", "kernels", "ops", "peers", "sanitizer")
+SHAPES = ("gpt2", "widest", "llama3", "gemma2", "widest_relu", "million_gpu")  # what tells most comes first
+OPTIONS = ({"adam_state": "bf16"}, {"adam_state": "int8", "lazy_rows": True}, {"dead": 0.05})
+FOR_TESTS = 0.5  # of the time, where speeds are wanted too
 
 
 def describe() -> dict[str, Any]:
@@ -48,12 +56,21 @@ def describe() -> dict[str, Any]:
     p = torch.cuda.get_device_properties(0)
     fields = "driver_version,clocks.sm,clocks.mem,power.limit,temperature.gpu"
     asked = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
-    git = ["git", "-C", str(HERE), "rev-parse", "--short=12", "HEAD"]
     return {
         "gpu": p.name, "capability": f"{p.major}.{p.minor}", "multiprocessors": p.multi_processor_count,
-        "memory_bytes": p.total_memory, fields: said(asked), "torch": torch.__version__, "cuda": torch.version.cuda,
-        "triton": said([sys.executable, "-c", "import triton; print(triton.__version__)"]),
-        "python": sys.version.split()[0], "monosem": monosem.__version__, "commit": commit() or said(git),
+        "memory_bytes": p.total_memory, fields: said(asked), **versions(),
+    }  # fmt: skip
+
+
+def versions() -> dict[str, Any]:
+    git = ["git", "-C", str(HERE), "rev-parse", "--short=12", "HEAD"]
+    try:
+        triton = metadata.version("triton")
+    except metadata.PackageNotFoundError:
+        triton = None
+    return {
+        "torch": torch.__version__, "cuda": torch.version.cuda, "triton": triton, "python": sys.version.split()[0],
+        "monosem": monosem.__version__, "commit": commit() or said(git), "sources": sources(),
         "cuda_kernels": doctor._cuda_module().why, "made": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
     }  # fmt: skip
 
@@ -67,152 +84,174 @@ def said(command: Sequence[str]) -> str | None:
         return None
 
 
-def run_tests(run: Run) -> None:
-    """The GPU tests, then the operations' own tests on GPU tensors by each backend: each file in a process of its own,
-    all together, for most of their time goes into compiling kernels on one core."""
-    found: dict[str, Any] = {"passed": 0, "failed": 0, "skipped": 0, "exit_code": 0, "parts": []}
-    parts: list[tuple[list[str], dict[str, str]]] = [([str(path)], {}) for path in sorted(TESTS.glob("gpu/test_*.py"))]
-    parts += [([str(TESTS / f), "-k", "cuda"], {"MONOSEM_BACKEND": b}) for b in BACKENDS for f in OPERATIONS]
-    begun = []
-    for number, (what, variables) in enumerate(parts):
-        report, log = run.folder / f"tests-{number}.xml", (run.folder / f"tests-{number}.log").open("w+")
-        report.unlink(missing_ok=True)
-        process = subprocess.Popen(
-            [*PYTEST, f"--junitxml={report}", *what], stdout=log, stderr=log, cwd=HERE.parent,
-            env={**os.environ, **variables},
-        )  # fmt: skip
-        begun.append((process, report, log, {"what": Path(what[0]).name, **variables}))
-    for process, report, log, about in begun:
-        try:
-            code, said_last = process.wait(timeout=max(60.0, run.left)), ""
-        except subprocess.TimeoutExpired as error:
-            process.kill()
-            process.wait()
-            code, said_last = 124, f"stopped after {error.timeout:.0f} s"
-        log.seek(0)
-        tail = (log.read() + said_last)[-6000:]
-        log.close()
-        part = about | counts(report) | {"exit_code": code, "tail": tail if code else tail[-300:]}
-        for used in (report, Path(log.name)):
-            used.unlink(missing_ok=True)
-        found["parts"].append(part)
-        for name in ("passed", "failed", "skipped"):
-            found[name] += part[name]
-        found["exit_code"] = found["exit_code"] or code
-        run.keep("tests", found | {"of": len(begun)})
-
-
-def counts(report: Path) -> dict[str, int]:
-    """Passed, failed and skipped of a JUnit file; all 0 where there is none."""
-    if not report.exists():
-        return {"passed": 0, "failed": 0, "skipped": 0}
-    suites = list(ElementTree.parse(report).getroot().iter("testsuite"))
-    total, failed, errors, skipped = (
-        sum(int(suite.get(name, 0)) for suite in suites) for name in ("tests", "failures", "errors", "skipped")
-    )
-    return {"passed": total - failed - errors - skipped, "failed": failed + errors, "skipped": skipped}
-
-
-def green(tests: dict[str, Any] | None) -> bool:
-    """Every part ran, some tests passed in each, and none failed."""
-    return bool(tests) and len(tests["parts"]) == tests["of"] and all(
-        part["exit_code"] == 0 and part["passed"] > 0 and part["failed"] == 0 for part in tests["parts"]
-    )  # fmt: skip
-
-
-def run_sanitizer(run: Run) -> None:
-    """compute-sanitizer's memcheck and racecheck over the smallest tests of the CUDA kernels."""
-    found: dict[str, Any] = {}
-    tests = [*PYTEST, "-k", "sanitizer", str(TESTS / "gpu/test_cuda.py")]
-    for tool in ("memcheck", "racecheck"):
-        command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", *tests]
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, cwd=HERE.parent, timeout=max(30.0, run.left), check=False,
-                env={**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
-            )  # fmt: skip
-            out = done.stdout + done.stderr
-            clean = done.returncode == 0 and " passed" in out
-            found[tool] = {"clean": clean, "exit_code": done.returncode, "tail": out[-3000:]}
-        except FileNotFoundError:
-            found[tool] = {"error": "compute-sanitizer is not on PATH"}
-        except subprocess.TimeoutExpired as error:
-            found[tool] = {"error": f"stopped after {error.timeout:.0f} s"}
-        run.keep("sanitizer", found)
+def sources() -> str:
+    """Digest of the package that is measured, its compiled modules and its tests: a commit alone does not know what was
+    changed after it."""
+    digest = hashlib.sha256()
+    package = Path(monosem.__file__).parent
+    kinds = (".py", ".so", ".cuh", ".h")
+    for folder in (package / "ops", package / "nn", package / "train", package / "bench", package / "kernels", package,
+                   gpu_checks.TESTS / "gpu", gpu_checks.TESTS / "ops"):  # fmt: skip
+        for path in sorted(p for p in folder.iterdir() if p.suffix in kinds and p.is_file()):
+            digest.update(f"{folder.name}/{path.name}\n".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the JSON goes")
-    parser.add_argument("--minutes", type=float, default=9.0, help="begin nothing new after so long (default: 9)")
+    parser.add_argument(
+        "--minutes", type=float, default=8.5, metavar="M",
+        help="begin nothing new after so long; what has begun may take half a minute more (default: 8.5)",
+    )  # fmt: skip
     all_but = ",".join(SECTIONS[:-1])
-    parser.add_argument("--only", metavar="SECTIONS", default=all_but, help=f"(default: {all_but})")
-    parser.add_argument("--shapes", default=",".join(SHAPES), metavar="NAMES", help=f"some of {','.join(WORKLOADS)}")
+    parser.add_argument("--only", metavar="SECTIONS", help=f"some of {','.join(SECTIONS)} (default: {all_but})")
+    parser.add_argument(
+        "--shapes", metavar="NAMES", help=f"some of {','.join(WORKLOADS)} (default: {','.join(SHAPES)})"
+    )
+    parser.add_argument("--anyway", action="store_true", help="also measure a backend whose tests are not green")
+    parser.add_argument("--again", action="store_true", help="measure anew what an earlier call measured")
+    parser.add_argument(
+        "--rehearse", action="store_true", help="the whole script on a processor: no figure of it is one of a GPU"
+    )
     parser.add_argument(
         "--python", action="append", default=[], metavar="PEER=PATH", help="interpreter of a library's own environment"
     )  # fmt: skip
+    parser.add_argument(
+        "--packages", type=Path, metavar="DIR", help="of the other libraries, a folder each (bench/README.md)"
+    )
     args = parser.parse_args(argv)
-    args.only, args.shapes = args.only.split(","), args.shapes.split(",")
-    for given, known, what in ((args.only, SECTIONS, "--only"), (args.shapes, WORKLOADS, "--shapes")):
+    args.known = WORKLOADS
+    if args.rehearse:
+        import gpu_rehearse
+
+        args.known = gpu_rehearse.SHAPES
+    args.only = (args.only or all_but).split(",")
+    args.shapes = args.shapes.split(",") if args.shapes else list(args.known if args.rehearse else SHAPES)
+    for given, known, what in ((args.only, SECTIONS, "--only"), (args.shapes, args.known, "--shapes")):
         for name in given:
             if name not in known:
                 parser.error(f"{what}: got {name!r}; wanted some of {', '.join(known)}")
     for item in args.python:
-        if item.split("=")[0] not in gpu_run.PEERS or "=" not in item:
-            parser.error(f"--python: got {item!r}; wanted NAME=PATH with a name of {', '.join(gpu_run.PEERS)}")
+        if item.split("=")[0] not in gpu_peers.PEERS or "=" not in item:
+            parser.error(f"--python: got {item!r}; wanted NAME=PATH with a name of {', '.join(gpu_peers.PEERS)}")
+    if args.packages is not None and not args.packages.is_dir():
+        parser.error(f"--packages: got {str(args.packages)!r}; wanted a folder, with one for each library in it")
     args.python = dict(item.split("=", 1) for item in args.python)
     return args
 
 
-def speeds(run: Run, args: argparse.Namespace) -> None:
-    """The sections that measure, in order."""
-    if "floor" in args.only or run.stored("floor") is None:
-        gpu_run.measure(run, "floor", [{"section": "floor", "shape": shape} for shape in args.shapes])
-    for section in ("step", "ops"):
+def measured(run: Run, args: argparse.Namespace, backends: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Backends to measure, and why others are not. Selection is Triton's, and a part of every backend's step."""
+    able, why = [], []
+    for backend in backends:
+        state = gpu_checks.state(run, "step", {"backend": backend})
+        if state == "green" or args.anyway:
+            able.append(backend)
+        else:
+            why.append(f"{backend}: the tests of this build on this GPU are {state}; not measured (--anyway does)")
+    return able, why
+
+
+def tasks(run: Run, args: argparse.Namespace, backends: Sequence[str], options: Sequence[dict], **more: Any) -> list:
+    """Steps, kernels and operations, in order; of the default backend before the other."""
+    rates = {shape: run.rates(shape) for shape in args.shapes}  # None: times without a floor
+
+    def one(section: str, shape: str, backend: str, **about: Any) -> dict[str, Any]:
+        return {"section": section, "shape": shape, "backend": backend, "rates": rates[shape], **about, **more}
+
+    wanted = []
+    for section in ("step", "kernels", "ops"):
         if section in args.only:
-            print(f"{section}: {run.left:.0f} s left", flush=True)
-            limits = {shape: gpu_run.rates(run, shape) for shape in args.shapes}
-            tasks = [
-                {"section": section, "shape": shape, "backend": backend, "rates": limits[shape]}
-                for shape in args.shapes if limits[shape] for backend in BACKENDS
+            wanted += [one(section, shape, backend) for backend in backends for shape in args.shapes]
+        if section == "step" and section in args.only and backends:  # what less memory, or dead features, cost in time
+            wanted += [
+                one(section, shape, backends[0], options=some) for some in options for shape in args.shapes
+                if "dead" not in some or WORKLOADS[shape].kind == "topk"
             ]  # fmt: skip
-            if section == "step":  # after all others: what less memory costs in time
-                tasks += [
-                    {"section": section, "shape": shape, "backend": BACKENDS[0], "rates": limits[shape], "options": o}
-                    for o in OPTIONS for shape in args.shapes if limits[shape]
-                ]  # fmt: skip
-            gpu_run.measure(run, section, tasks)
-    if "peers" in args.only:
-        print(f"peers: {run.left:.0f} s left", flush=True)
-        gpu_run.peers(run, args.shapes, args.python)
-    if "sanitizer" in args.only:
-        run_sanitizer(run)
+    return wanted
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was begun is ended
+    if args.rehearse:
+        return rehearse(args)
     if not torch.cuda.is_available():
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for the CPU only"
         print(f"no GPU: PyTorch {torch.__version__} ({built}) finds none. Nothing was measured.", file=sys.stderr)
         return 2
-    run = Run(args.out, args.minutes, describe())
+    run = Run(args.out, args.minutes, describe(), began=BEGAN, state=gpu_checks.state)
     about = run.about
     print(f"{about['gpu']}, PyTorch {about['torch']}, Triton {about['triton']}, commit {about['commit']}", flush=True)
     if "tests" in args.only:
-        run_tests(run)
-    if not green(run.stored("tests")):
-        for part in run.results.get("tests", {}).get("parts", []):
-            if part["exit_code"]:
-                print(part["tail"])
-        print(
-            "The GPU tests of this commit are not green on this GPU (--only tests): no speed is measured.",
-            file=sys.stderr,
-        )
-        return 1
-    speeds(run, args)
-    print(gpu_run.table(run, args.shapes))
-    ours = [row for section in ("floor", "step", "ops") for row in run.results.get(section, {}).get("rows", [])]
-    return 1 if any(row.get("error", NO_TIME) != NO_TIME for row in ours) else 0
+        share = FOR_TESTS if len(args.only) > 1 else 1.0
+        together = max(1, (os.cpu_count() or 1) // 2)
+        gpu_checks.run_tests(run, gpu_checks.parts(), max(60.0, share * run.left), together, args.again)
+        run.mark()
+    able, why = measured(run, args, BACKENDS)
+    for line in why:
+        print(line, file=sys.stderr)
+    speeds(run, args, able, OPTIONS)
+    if "peers" in args.only:
+        gpu_peers.measure(run, args.shapes, args.python, args.packages, anew=args.again)
+    if "sanitizer" in args.only:
+        gpu_checks.run_sanitizer(run)
+    red = any(gpu_checks.said(part) == "red" for part in (run.stored("tests") or {"parts": []})["parts"])
+    return 1 if finish(run, args) or red or why else 0
+
+
+def speeds(
+    run: Run, args: argparse.Namespace, backends: Sequence[str], options: Sequence[dict], *,
+    environment: dict[str, str] | None = None, **more: Any,
+) -> None:  # fmt: skip
+    """The sections that measure, in order."""
+    if {"floor", "step", "kernels", "ops"} & set(args.only):
+        floors = [{"section": "floor", "shape": shape, **more} for shape in args.shapes]
+        gpu_worker.measure(run, floors, environment=environment, anew=args.again and "floor" in args.only)
+        print(f"steps, kernels, operations: {run.left:.0f} s left", flush=True)
+        wanted = tasks(run, args, backends, options, **more)
+        gpu_worker.measure(run, wanted, environment=environment, anew=args.again)
+
+
+def finish(run: Run, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Print and write the table; returns the rows of ours that lack something for another reason than time."""
+    said = gpu_table.table(run, args.shapes)
+    print(said)
+    run.write("table.txt", said + "\n")
+    return [row for row in gpu_table.failures(run) if not gpu_table.only_time(row)]
+
+
+def rehearse(args: argparse.Namespace) -> int:
+    """All of it on a processor."""
+    import gpu_rehearse
+
+    about = {"rehearsal": True, "gpu": gpu_rehearse.GPU, **versions()}
+    run = Run(args.out, args.minutes, about, began=BEGAN, state=gpu_checks.state)
+    print(gpu_table.REHEARSAL, flush=True)
+    emulated = gpu_rehearse.emulator()
+    backends = BACKENDS if emulated else BACKENDS[:1]
+    args.anyway = args.again = True
+    if "tests" in args.only:
+        with tempfile.TemporaryDirectory() as folder:
+            parts = gpu_rehearse.parts(Path(folder), backends)
+            gpu_checks.run_tests(run, parts, max(60.0, run.left / 2), os.cpu_count() or 1, anew=True)
+    able, _ = measured(run, args, backends)
+    speeds(
+        run, args, able, gpu_rehearse.OPTIONS, environment=gpu_rehearse.INTERPRETED,
+        rehearsal={"emulated": emulated}, copied=gpu_rehearse.COPIED,
+    )  # fmt: skip
+    if "peers" in args.only:
+        gpu_peers.measure(run, args.shapes, args.python, args.packages, device="cpu", variants=gpu_peers.QUICK, steps=3)
+    if "sanitizer" in args.only:
+        gpu_checks.run_sanitizer(run)
+    finish(run, args)
+    wrong = gpu_rehearse.verdict(run, args.shapes, able)
+    for line in wrong:
+        print(line, file=sys.stderr)
+    print("rehearsal: what was broken on purpose was told, all else has a figure" if not wrong else "rehearsal: FAILED")
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

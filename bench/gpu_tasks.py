@@ -1,9 +1,9 @@
-"""The speeds that ``gpu.py`` measures, one task at a time: the floor of a shape, its operations, its step.
+"""What ``gpu.py`` measures, one unit at a time: the floor of a shape, its step, the kernels of a step, its operations.
 
     python gpu_tasks.py TASKS.json RESULTS.jsonl
 
-does the tasks of a list in turn and appends a line for each. A kernel that faults takes its process with it: ``gpu.py``
-then goes on in a new one with the task after.
+does the tasks of a list in turn and appends a line for whatever happens (``gpu_worker.Worker``). A kernel that faults
+takes its process with it: ``gpu.py`` then goes on in a new one with the unit after.
 """
 
 from __future__ import annotations
@@ -15,31 +15,30 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gpu_peer
 import torch
+from gpu_worker import DATA, SPOILED
 
 import monosem as ms
-from monosem.bench import floor, gpu_clock, operations
+from monosem.bench import floor, gpu_clock, gpu_kernels, operations
 from monosem.bench.workloads import WORKLOADS, Workload
 from monosem.ops import gpu
 from monosem.train.step import FastStep
 
 BACKENDS = ("triton", "cuda")
+COPIED = 1 << 31  # bytes of the copy that tells the bandwidth
 Task = dict[str, Any]
+Unit = tuple[str, Callable[[], dict[str, Any]]]
+Tell = Callable[..., None]
 
 
-def attempt(clock: Any, call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What the call returns, or its error; memory that a failed call held is given back."""
-    try:
-        return call()
-    except Exception as error:
-        text = str(error).strip().splitlines()
-        result = {"error": f"{type(error).__name__}: {text[0][:300] if text else 'no message'}"}
-    release(clock)
-    return result
+def short(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:300] if text else 'no message'}"
 
 
 def release(clock: Any) -> None:
@@ -61,106 +60,178 @@ def environment(**values: str) -> Iterator[None]:
             os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
 
 
-def perform(task: Task, clock: Any, keep: Callable[[dict[str, Any]], None]) -> None:
-    """Do one task; ``keep`` gets each row of it as it is known."""
+def perform(task: Task, clock: Any, tell: Tell) -> None:
+    """Do the units of one task that are not among those to skip; ``tell`` hears what begins, what is known, what ends.
+
+    After a capture that failed nothing more is done: the rest wants another process.
+    """
     w = WORKLOADS[task["shape"]]
-    about = {"section": task["section"], "shape": w.name}
-    if task["section"] == "floor":
-        keep(about | attempt(clock, lambda: floor_row(clock, w)))
-        return
-    speed = floor.Rates(**task["rates"])
-    with environment(MONOSEM_BACKEND=task["backend"], MONOSEM_CHECK="0"):  # a check waits for the GPU
-        about["backend"] = task["backend"]
-        if task["section"] == "step":
-            options = task.get("options", {})
-            about |= {"options": options} if options else {}
-            keep(about | attempt(clock, lambda: step_row(clock, w, speed, options)))
-            release(clock)
+    about = {name: task[name] for name in ("section", "shape", "backend", "options") if task.get(name)}
+    skip = set(task.get("skip", ()))
+    with environment(MONOSEM_BACKEND=task.get("backend", "native"), MONOSEM_CHECK="0"):  # a check waits for the GPU
+        tell(begin=DATA)
+        try:
+            units = UNITS[task["section"]](clock, w, task)
+        except Exception as error:
+            tell(lost=short(error))
             return
-
-        def every() -> dict[str, Any]:
-            with torch.no_grad():
-                for op in operations.operations(w, str(clock.device)):
-                    if task["backend"] in gpu.IMPLEMENTATIONS[op.name] and not clock.broken:
-                        keep(about | {"name": op.name} | attempt(clock, lambda op=op: operation_row(clock, op, speed)))
-            return {}
-
-        if failed := attempt(clock, every):
-            keep(about | {"name": "its data"} | failed)
-        release(clock)
-
-
-def floor_row(clock: Any, w: Workload) -> dict[str, Any]:
-    """Copy bandwidth and the encoder's product on this card, and from them the least time of a step."""
-    rate = gpu_clock.product_flops_per_second(clock, w.n, w.d, min(w.f, 16_384), torch.bfloat16)
-    return floor.step(w, floor.Rates(rate, gpu_clock.copy_bytes_per_second(clock), "bf16"))
-
-
-def operation_row(clock: Any, op: operations.Operation, speed: floor.Rates) -> dict[str, Any]:
-    """Time of an operation, its floor, and how near it comes."""
-    timing = clock.time(op.call, graph=not op.waits)
-    least = 1e3 * speed.seconds(op.flops, op.moved)
-    return timing.to_json() | {
-        "floor_ms": least, "to_floor": timing.ms / least,
-        "bytes_per_second": op.moved / (1e-3 * timing.ms), "flops_per_second": op.flops / (1e-3 * timing.ms),
-    }  # fmt: skip
-
-
-def step_row(clock: Any, w: Workload, speed: floor.Rates, options: dict[str, Any] | None = None) -> dict[str, Any]:
-    """One step: time as a graph and as called, against the floor; where it goes; peak memory above that of weights and
-    Adam. ``options``: of ``FastStep``; the floor stays that of Adam in fp32."""
-    options = options or {}
-    empty = clock.allocated()
-    batches, start = gpu_peer.start(w.to_json(), clock.device)
-    if w.kind == "topk":
-        sae: ms.SAE = ms.TopKSAE(w.d, w.f, w.k, device=clock.device)
-    else:
-        sae = ms.ReLUSAE(w.d, w.f, w.l1, device=clock.device)
-        sae.expect(most=8 * w.k, mean=float(w.k))
-    names = {"W_enc_rows": "W_enc", "W_dec": "W_dec", "b_enc": "b_enc", "b_dec": "b_dec"}
-    with torch.no_grad():
-        for mine, name in names.items():
-            getattr(sae, mine).copy_(start.pop(name))
-    step = FastStep(sae, **options)
-    lr = torch.tensor(w.lr, dtype=torch.float64, device=clock.device)  # so that each replay is a further step
-    losses = [float(step(batches[i], lr).loss) for i in range(3)]
+        tell(end=DATA)
+        for name, call in units:
+            if name in skip:
+                continue
+            tell(begin=name)
+            try:
+                found, lost = call(), None
+            except Exception as error:
+                found, lost = {}, short(error)
+            if lost is None:
+                tell(row=about | ({"name": name} if task["section"] == "ops" else {}) | found)
+                tell(end=name)
+            else:
+                tell(lost=lost)
+            release(clock)
+            if clock.broken:
+                return
+        units.clear()  # and what they hold
     release(clock)
-    peak = clock.peak_bytes(lambda: step(batches[3], lr), empty + batches.numel() * 4)
-    state, best = w.state_bytes("bf16", options.get("adam_state", "fp32")), floor.step(w, speed)
-    eager = clock.time(lambda: step(batches[0], w.lr), graph=False)
-    parts = clock.breakdown(lambda: step(batches[0], w.lr))
-    try:
-        graph, error = clock.time(lambda: step(batches[0], lr)), {}
-    except gpu_clock.CaptureFailed as failed:  # what is known by then is told
-        graph, error = None, {"error": str(failed)}
-    least = min(graph.ms, eager.ms) if graph else eager.ms
-    return {
-        **error, "graph": graph.to_json() if graph else None, "eager": eager.to_json(), "floor_ms": best["ms"],
-        "to_floor": least / best["ms"],
-        "tokens_per_second": w.n / (1e-3 * least), "losses": losses, "parts_ms": parts, "peak_bytes": peak,
-        "state_bytes": state, "over_state": peak / state - 1,
-    }  # fmt: skip
+    tell(finished=True)
+
+
+def rates(task: Task) -> floor.Rates | None:
+    """What the floor section measured; None where it could not."""
+    return floor.Rates(**task["rates"]) if task.get("rates") else None
+
+
+def floor_units(clock: Any, w: Workload, task: Task) -> list[Unit]:
+    """Copy bandwidth and the encoder's product on this card, and from them the least time of a step."""
+
+    def row() -> dict[str, Any]:
+        rate = gpu_clock.product_flops_per_second(clock, w.n, w.d, min(w.f, 16_384), torch.bfloat16)
+        copied = gpu_clock.copy_bytes_per_second(clock, task.get("copied", COPIED))
+        return floor.step(w, floor.Rates(rate, copied, "bf16"))
+
+    return [("floor", row)]
+
+
+def operation_units(clock: Any, w: Workload, task: Task) -> list[Unit]:
+    """Time of each operation that this backend has, its floor, and how near it comes."""
+    speed = rates(task)
+
+    def row(op: operations.Operation) -> dict[str, Any]:
+        with torch.no_grad():
+            timing = clock.time(op.call, graph=not op.waits)
+        least = speed and 1e3 * speed.seconds(op.flops, op.moved)
+        return timing.to_json() | ({"floor_ms": least, "to_floor": timing.ms / least} if least else {}) | {
+            "bytes_per_second": op.moved / (1e-3 * timing.ms), "flops_per_second": op.flops / (1e-3 * timing.ms),
+        }  # fmt: skip
+
+    with torch.no_grad():
+        made = operations.operations(w, str(clock.device), encoded=False)
+    return [(op.name, lambda op=op: row(op)) for op in made if task["backend"] in gpu.IMPLEMENTATIONS[op.name]]
+
+
+class Step:
+    """A training step of a workload, as ``FastStep`` takes it, and what was known before the first.
+
+    ``options``: of ``FastStep``; and ``dead``, the share of features that AuxK is to revive.
+    """
+
+    def __init__(self, clock: Any, w: Workload, options: dict[str, Any]) -> None:
+        options = dict(options)
+        dead, device = options.pop("dead", 0.0), clock.device
+        self.empty = clock.allocated()
+        self.batches, start = gpu_peer.start(w.to_json(), device)
+        if w.kind == "topk":
+            sae: ms.SAE = ms.TopKSAE(w.d, w.f, w.k, device=device)
+        else:
+            sae = ms.ReLUSAE(w.d, w.f, w.l1, device=device)
+            sae.expect(most=8 * w.k, mean=float(w.k))
+        names = {"W_enc_rows": "W_enc", "W_dec": "W_dec", "b_enc": "b_enc", "b_dec": "b_dec"}
+        with torch.no_grad():
+            for mine, name in names.items():
+                getattr(sae, mine).copy_(start.pop(name))
+        self.step, self.w = FastStep(sae, **options), w
+        self.dead = torch.arange(w.f, device=device) % round(1 / dead) == 0 if dead else None
+        self.live = torch.tensor(w.lr, dtype=torch.float64, device=device)  # so that each replay is a further step
+
+    def __call__(self, lr: float | torch.Tensor | None = None, batch: int = 0) -> Any:
+        return self.step(self.batches[batch], self.w.lr if lr is None else lr, dead=self.dead)
+
+    def warm(self) -> list[float]:
+        """Compile, allocate, and learn what is known two steps late: the losses of three steps."""
+        return [float(self(self.live, i).loss) for i in range(3)]
+
+
+def step_units(clock: Any, w: Workload, task: Task) -> list[Unit]:
+    """One step: as called, where its time goes, and as a graph, against the floor; peak memory above weights and Adam.
+    The floor stays that of Adam in fp32 and without AuxK."""
+    options = task.get("options") or {}
+    made, speed = Step(clock, w, options), rates(task)
+    least = speed and floor.step(w, speed)["ms"]
+    losses = made.warm()
+
+    def against_the_floor(ms: float) -> dict[str, Any]:
+        found = {"ms": ms, "tokens_per_second": w.n / (1e-3 * ms)}
+        return found | ({"floor_ms": least, "to_floor": ms / least} if least else {})
+
+    known: dict[str, float] = {}
+
+    def as_called() -> dict[str, Any]:
+        release(clock)
+        peak = clock.peak_bytes(lambda: made(made.live, 3), made.empty + made.batches.numel() * 4)
+        state = w.state_bytes("bf16", options.get("adam_state", "fp32"))
+        eager = clock.time(made, graph=False)
+        known["ms"] = eager.ms
+        return {
+            "eager": eager.to_json(), **against_the_floor(eager.ms), "losses": losses,
+            "peak_bytes": peak, "state_bytes": state, "over_state": None if peak is None else peak / state - 1,
+        }  # fmt: skip
+
+    def as_a_graph() -> dict[str, Any]:
+        graph = clock.time(lambda: made(made.live))
+        return {"graph": graph.to_json(), **against_the_floor(min(graph.ms, known.get("ms", graph.ms)))}
+
+    return [
+        ("as called", as_called),
+        ("where it goes", lambda: {"parts_ms": clock.breakdown(made)}),
+        ("as a graph", as_a_graph),
+    ]
+
+
+def kernel_units(clock: Any, w: Workload, task: Task) -> list[Unit]:
+    """Every kernel of a step as it is called: how often, how long, and against what it cannot avoid."""
+    made = Step(clock, w, task.get("options") or {})
+    made.warm()
+    return [("kernels", lambda: gpu_kernels.measure(made, clock.device, w, rates(task)))]
+
+
+UNITS = {"floor": floor_units, "step": step_units, "kernels": kernel_units, "ops": operation_units}
 
 
 def main() -> int:
-    tasks, results = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
-    deadline = time.monotonic() + tasks["seconds"]
-    clock = gpu_clock.Clock(torch.device("cuda"))
+    asked, results = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
+    deadline = time.monotonic() + asked["seconds"]
+    if rehearsal := asked["tasks"][0].get("rehearsal"):
+        import gpu_rehearse
+
+        clock: Any = gpu_rehearse.stand_in(**rehearsal)
+    else:
+        clock = gpu_clock.Clock(torch.device("cuda"))
     with results.open("a") as out:
 
-        def keep(row: dict[str, Any]) -> None:
-            out.write(json.dumps(row) + "\n")
+        def tell_of(number: int, **what: Any) -> None:
+            out.write(json.dumps({"task": number} | what) + "\n")
             out.flush()
 
-        for number, task in enumerate(tasks["tasks"]):
+        for number, task in enumerate(asked["tasks"]):
             if time.monotonic() > deadline:
                 return 0
-            perform(task, clock, keep)
+            perform(task, clock, partial(tell_of, number))
             if clock.broken:  # a capture failed: the rest in a new process
                 print(clock.broken, file=sys.stderr)
-                return 3
-            torch.cuda.synchronize()  # after a fault this raises: the process is of no further use
-            keep({"done": number})
+                return SPOILED
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()  # after a fault this raises: the process is of no further use
     return 0
 
 

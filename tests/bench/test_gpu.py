@@ -1,55 +1,19 @@
-"""``bench/gpu.py`` where there is no GPU: what it refuses, what it counts, what it writes, and that a failure of one
-thing is a line of the report and not the end of it. Times come from a clock that is made up."""
+"""``bench/gpu.py`` where there is no GPU: what it refuses, what it measures of which backend, in what order."""
 
 import json
 import sys
-from contextlib import nullcontext
-from pathlib import Path
 
 import gpu
+import gpu_checks
 import gpu_peer
-import gpu_run
-import gpu_tasks
+import gpu_peers
+import gpu_worker
 import pytest
 import torch
+from made_up_gpu import ABOUT, RATES, kept_tests, part, run_in
 
-from monosem.bench import floor, gpu_clock
-from monosem.bench.gpu_clock import Timing
+from monosem.bench import floor
 from monosem.bench.workloads import WORKLOADS
-from monosem.ops import gpu as gpu_ops
-
-ABOUT = {"gpu": "Made Up 9000", "commit": "abc"}
-
-
-class FakeClock:
-    """Runs every call once and says that it took a millisecond."""
-
-    device, broken = torch.device("cpu"), ""
-
-    def __init__(self, fail=()):
-        self.fail, self.calls = fail, 0
-
-    def time(self, call, graph=True):
-        self.calls += 1
-        if self.calls in self.fail:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4 TiB\nand more")
-        call()
-        return Timing(1.0, 0.9, 1.1, 5, "graph" if graph else "eager")
-
-    def allocated(self):
-        return 0
-
-    def peak_bytes(self, call, before):
-        call()
-        return 1_000_000
-
-    def breakdown(self, call):
-        call()
-        return {"in all": 1.0, "csc": 0.75, "between": 0.25}
-
-
-def run_in(tmp_path, minutes=1.0, now=None, about=ABOUT):
-    return gpu_run.Run(tmp_path, minutes, about, **({"now": now} if now else {}))
 
 
 def test_without_a_gpu_it_says_so_and_measures_nothing(tmp_path, capsys, monkeypatch):
@@ -59,7 +23,15 @@ def test_without_a_gpu_it_says_so_and_measures_nothing(tmp_path, capsys, monkeyp
 
 
 @pytest.mark.parametrize(
-    "bad", [["--only", "speed"], ["--shapes", "gpt9"], ["--python", "sparsify"], ["--python", "x=/bin/python"]]
+    "bad",
+    [
+        ["--only", "speed"],
+        ["--shapes", "gpt9"],
+        ["--rehearse", "--shapes", "gpt2"],
+        ["--python", "sparsify"],
+        ["--python", "x=/bin/python"],
+        ["--packages", "nowhere"],
+    ],
 )
 def test_bad_arguments_name_what_was_wanted(bad, capsys):
     with pytest.raises(SystemExit):
@@ -83,76 +55,101 @@ def test_every_shape_fits_the_smaller_card():
         )
         assert needed < 78 << 30, (name, needed)
         for options in gpu.OPTIONS:
-            assert w.state_bytes("bf16", options["adam_state"]) < w.state_bytes("bf16")
+            assert w.state_bytes("bf16", options.get("adam_state", "fp32")) <= w.state_bytes("bf16")
 
 
-def part(**changes):
-    return {"passed": 3, "failed": 0, "skipped": 1, "exit_code": 0, "tail": "", **changes}
+RED = {"failed": 2, "exit_code": 1, "red": ["test_x"]}
 
 
-@pytest.mark.parametrize(
-    ("parts", "good"),
-    [
-        ([part(), part(), part()], True),
-        ([part(), part()], False),  # a backend's tests did not run
-        ([part(), part(), part(passed=0)], False),  # all skipped is not green
-        ([part(), part(failed=1, exit_code=1), part()], False),
-        ([part(), part(), part(exit_code=124)], False),
-    ],
-)
-def test_what_is_green(parts, good):
-    assert gpu.green({"parts": parts, "of": 3}) is good
-    assert gpu.green(None) is False
-
-
-def test_red_tests_end_it_before_any_speed(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def on_a_card(tmp_path, monkeypatch):
+    """A card that is made up: what comes of the sections asked for, given its tests; and the tasks that were to do."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(gpu, "describe", lambda: {**ABOUT, "torch": "", "triton": ""})
-    monkeypatch.setattr(gpu, "speeds", lambda *_: pytest.fail("a speed was measured"))
-    red = [part(), part(failed=2, exit_code=1, tail="assert 1 == 2"), part()]
-    monkeypatch.setattr(
-        gpu, "run_tests", lambda run: run.keep("tests", {"parts": red, "of": 3, "passed": 9, "failed": 2})
-    )
-    assert gpu.main(["--out", str(tmp_path)]) == 1
-    said = capsys.readouterr()
-    assert "assert 1 == 2" in said.out and "not green" in said.err
-    # Nor when the tests were green on another commit.
-    run_in(tmp_path, about={**ABOUT, "commit": "older"}).keep("tests", {"parts": [part()] * 3, "of": 3})
-    assert gpu.main(["--out", str(tmp_path), "--only", "step"]) == 1
+    monkeypatch.setattr(gpu, "describe", lambda: ABOUT)
+
+    def run(*arguments, tests=(), **about):
+        done = []
+
+        def measure(run, tasks, **_):
+            done.extend(tasks)
+            for section in dict.fromkeys(task["section"] for task in tasks):
+                rows = [{k: v for k, v in t.items() if k != "rates"} for t in tasks if t["section"] == section]
+                figures = floor.step(WORKLOADS["gpt2"], floor.Rates(**RATES)) if section == "floor" else {}
+                run.keep(section, {"rows": [row | about | figures for row in rows]})
+
+        def run_tests(run, *_):
+            run.keep("tests", kept_tests(*tests))
+
+        monkeypatch.setattr(gpu_worker, "measure", measure)
+        monkeypatch.setattr(gpu.gpu_table, "table", lambda *_: "")  # of rows without figures
+        monkeypatch.setattr(gpu_checks, "run_tests", run_tests)
+        monkeypatch.setattr(gpu_peers, "measure", lambda *_, **__: done.append({"section": "peers", "shape": ""}))
+        return gpu.main(["--out", str(tmp_path), *arguments]), done
+
+    return run
 
 
-TESTER = """
-import os, sys
-report = next(a for a in sys.argv if a.startswith("--junitxml=")).split("=", 1)[1]
-what = sys.argv[-1] if "-k" not in sys.argv else sys.argv[sys.argv.index("-k") - 1]
-bad = "rows" in what and os.environ.get("MONOSEM_BACKEND") == "cuda"
-print("ran", what)
-open(report, "w").write(f'<testsuite tests="3" failures="{int(bad)}" errors="0" skipped="1"/>')
-sys.exit(int(bad))
-"""
+def sections(done, backend):
+    return sorted({task["section"] for task in done if task.get("backend") == backend})
 
 
-def test_every_file_of_tests_is_run_by_each_backend(tmp_path, monkeypatch):
-    script = tmp_path / "tester.py"
-    script.write_text(TESTER)
-    monkeypatch.setattr(gpu, "PYTEST", (sys.executable, str(script)))
-    run = run_in(tmp_path / "out")
-    gpu.run_tests(run)
-    found = run.stored("tests")
-    count = 2 + 2 * len(gpu.OPERATIONS)  # tests/gpu has two files
-    assert found["of"] == len(found["parts"]) == count
-    assert (found["passed"], found["failed"], found["skipped"]) == (2 * count - 1, 1, count)
-    (red,) = [part for part in found["parts"] if part["exit_code"]]
-    assert (red["what"], red["MONOSEM_BACKEND"]) == ("test_rows.py", "cuda") and "ran" in red["tail"]
-    assert not gpu.green(found) and [p.name for p in (tmp_path / "out").iterdir()] == ["tests.json"]
-    assert all((gpu.TESTS / f).exists() for f in gpu.OPERATIONS)
+@pytest.mark.parametrize("backend", ["triton", "cuda"])
+def test_red_tests_of_one_backend_keep_only_that_one_from_being_measured(on_a_card, capsys, backend):
+    other = {"triton": "cuda", "cuda": "triton"}[backend]
+    code, done = on_a_card("--shapes", "gpt2", "--only", "tests,step,ops", tests=[part(backend, **RED), part(other)])
+    assert code == 1 and sections(done, backend) == [] and sections(done, other) == ["ops", "step"]
+    assert {t["shape"] for t in done if t["section"] == "floor"} == {"gpt2"}
+    assert f"{backend}: the tests of this build on this GPU are red" in capsys.readouterr().err
 
 
-def test_counts_of_a_test_report(tmp_path):
-    report = tmp_path / "report.xml"
-    assert gpu.counts(report) == {"passed": 0, "failed": 0, "skipped": 0}
-    report.write_text('<testsuites><testsuite tests="10" failures="1" errors="2" skipped="3"/></testsuites>')
-    assert gpu.counts(report) == {"passed": 4, "failed": 3, "skipped": 3}
+def test_anyway_measures_what_is_there_and_marks_it(on_a_card, tmp_path):
+    tests = [part("triton", **RED), part("cuda", passed=0)]
+    code, done = on_a_card("--anyway", "--shapes", "gpt2,llama3", tests=tests)
+    assert code == 1 and {"section": "peers", "shape": ""} in done
+    for backend, said in (("triton", "red"), ("cuda", "not run")):
+        assert sections(done, backend) == ["kernels", "ops", "step"]
+        for section in ("kernels", "ops", "step"):
+            rows = json.loads((tmp_path / f"{section}.json").read_text())["rows"]
+            assert {row["tests"] for row in rows if row["backend"] == backend} == {said}
+
+
+def test_speeds_need_the_tests_of_this_build(on_a_card, tmp_path, monkeypatch):
+    tests = [part(), part("cuda")]
+    assert on_a_card("--only", "step", tests=tests)[1][6:] == []  # six floors
+    assert sections(on_a_card("--only", "tests,step", tests=tests)[1], "cuda") == ["step"]
+    code, done = on_a_card("--only", "step")
+    assert code == 0 and sections(done, "triton") == ["step"]  # those of the call before
+    monkeypatch.setattr(gpu, "describe", lambda: {**ABOUT, "sources": "2"})
+    code, done = on_a_card("--only", "step")
+    assert code == 1 and sections(done, "triton") == []
+
+
+def test_what_tells_most_comes_first(on_a_card):
+    _, done = on_a_card("--only", "tests,floor,step,kernels,ops", tests=[part(), part("cuda")])
+    order = list(dict.fromkeys((t["section"], t.get("backend"), bool(t.get("options"))) for t in done))
+    assert order == [
+        ("floor", None, False), ("step", "triton", False), ("step", "cuda", False), ("step", "triton", True),
+        ("kernels", "triton", False), ("kernels", "cuda", False), ("ops", "triton", False), ("ops", "cuda", False),
+    ]  # fmt: skip
+    assert all(task["rates"] for task in done if task["section"] != "floor")
+    assert not [t for t in done if t["shape"] == "widest_relu" and "dead" in t.get("options", {})]
+
+
+def test_a_figure_that_is_missing_is_an_exit_code_unless_time_was_over(on_a_card):
+    tests = [part(), part("cuda")]
+    assert on_a_card("--only", "tests,step", tests=tests)[0] == 0
+    assert on_a_card("--only", "tests,step", tests=tests, error="RuntimeError: no")[0] == 1
+    assert on_a_card("--only", "tests,step", tests=tests, lost={"as a graph": "its process ended with 7"})[0] == 1
+    assert on_a_card("--only", "tests,step", tests=tests, error="no time was left")[0] == 0
+
+
+def test_sources_change_with_what_is_measured(tmp_path, monkeypatch):
+    before = gpu.sources()
+    assert before == gpu.sources()
+    (tmp_path / "gpu").mkdir()
+    (tmp_path / "ops").mkdir()
+    monkeypatch.setattr(gpu_checks, "TESTS", tmp_path)
+    assert gpu.sources() != before
 
 
 def test_floor_counts_every_byte_and_product():
@@ -161,179 +158,13 @@ def test_floor_counts_every_byte_and_product():
     assert found["product_ms"] == pytest.approx(1e3 * 2 * 8192 * 4096 * 131_072 / 800e12)  # 11 ms
     assert found["gathers_ms"] == pytest.approx(1e3 * 3 * 8192 * 64 * 4096 * 4 / 4e12)  # three passes over N·K rows
     assert found["adam_ms"] == pytest.approx(1e3 * 2 * 131_072 * 4096 * 24 / 4e12)  # w, m, v read and written, twice
-    assert found["ms"] == pytest.approx(found["product_ms"] + found["gathers_ms"] + found["adam_ms"])
-
-
-def test_rates_come_from_what_was_timed(monkeypatch):
-    clock = FakeClock()
-    sizes = []
-    monkeypatch.setattr(gpu_clock.torch, "empty_like", lambda t: sizes.append(t.numel() * 4) or torch.zeros_like(t))
-    assert gpu_clock.copy_bytes_per_second(clock, 1 << 12) == pytest.approx(2 * (1 << 12) / 1e-3)
-    assert gpu_clock.product_flops_per_second(clock, 8, 4, 64, torch.float32) == pytest.approx(2 * 8 * 4 * 64 / 1e-3)
-
-
-class FakeEvent:
-    """Each is a millisecond after the one before."""
-
-    now = 0
-
-    def record(self):
-        FakeEvent.now += 1
-        self.at = FakeEvent.now
-
-    def elapsed_time(self, other):
-        return float(other.at - self.at)
-
-
-def test_where_the_time_of_a_step_goes(monkeypatch):
-    for name in ("synchronize", "_sleep"):
-        monkeypatch.setattr(torch.cuda, name, lambda *_: None)
-    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
-    clock = gpu_clock.Clock.__new__(gpu_clock.Clock)
-    monkeypatch.setattr(gpu_clock.Clock, "_event", staticmethod(FakeEvent))
-    clock.device, called = torch.device("cpu"), []
-    monkeypatch.setattr(gpu_ops, "call", lambda op, *_: called.append(op))
-
-    def step():
-        for op in ("csc", "row_grad_adam_", "row_grad_adam_"):
-            gpu_ops.call(op, None, ())
-
-    plain = gpu_ops.call
-    parts = clock.breakdown(step, repeats=3)
-    # begin, three times (begin, end), end: seven ticks, three of them within operations.
-    assert parts == {"in all": 7.0, "between": 4.0, "row_grad_adam_": 2.0, "csc": 1.0}
-    assert next(iter(parts)) == "in all" and len(called) == 9 and gpu_ops.call is plain
-
-
-RATES = {"flops_per_second": 1e12, "bytes_per_second": 1e11, "product": "bf16"}
-
-
-@pytest.fixture
-def on_the_processor(monkeypatch):
-    """The operations are those of the processor, under the name of a backend."""
-    monkeypatch.setattr(gpu_tasks, "environment", lambda **_: gpu_tasks.contextmanager(lambda: (yield))())
-
-
-def test_steps_and_operations_of_a_shape(on_the_processor):
-    rows = []
-    for section in ("step", "ops"):
-        task = {"section": section, "shape": "tiny", "backend": "triton", "rates": RATES}
-        gpu_tasks.perform(task, FakeClock(), rows.append)
-    step, ops = rows[0], rows[1:]
-    assert step["floor_ms"] == pytest.approx(floor.step(WORKLOADS["tiny"], floor.Rates(**RATES))["ms"])
-    assert step["tokens_per_second"] == pytest.approx(WORKLOADS["tiny"].n / 1e-3)
-    assert step["over_state"] == pytest.approx(1e6 / WORKLOADS["tiny"].state_bytes("bf16") - 1)
-    assert step["parts_ms"]["csc"] == 0.75 and "options" not in step
-    assert len(step["losses"]) == 3 and step["losses"][-1] == pytest.approx(step["losses"][0], rel=0.5)
-    assert {row["name"] for row in ops} <= set(gpu_ops.IMPLEMENTATIONS) and len(ops) == 10
-    assert all(row["ms"] == 1.0 and row["to_floor"] == pytest.approx(1.0 / row["floor_ms"]) for row in ops)
-
-
-@pytest.mark.parametrize("shape", ["tiny", "tiny_relu"])
-def test_a_step_in_less_memory(on_the_processor, monkeypatch, shape):
-    monkeypatch.setitem(WORKLOADS, "tiny_relu", WORKLOADS["tiny"].with_(kind="relu", name="tiny_relu"))
-    for options in gpu.OPTIONS:
-        rows = []
-        task = {"section": "step", "shape": shape, "backend": "triton", "rates": RATES, "options": options}
-        gpu_tasks.perform(task, FakeClock(), rows.append)
-        (row,) = rows
-        assert row["options"] == options and "error" not in row
-        assert row["state_bytes"] == WORKLOADS[shape].state_bytes("bf16", options["adam_state"])
-
-
-def test_one_operation_without_memory_is_one_line(on_the_processor):
-    rows = []
-    task = {"section": "ops", "shape": "tiny", "backend": "triton", "rates": RATES}
-    gpu_tasks.perform(task, FakeClock(fail={3}), rows.append)
-    assert [i for i, row in enumerate(rows) if "error" in row] == [2] and len(rows) == 10
-    assert rows[2]["error"] == "OutOfMemoryError: CUDA out of memory. Tried to allocate 4 TiB"
-
-
-class BreakingClock(FakeClock):
-    """The second capture fails."""
-
-    def time(self, call, graph=True):
-        assert not self.broken
-        self.captures = getattr(self, "captures", 0) + graph
-        if graph and self.captures == 2:
-            self.broken = "RuntimeError: operation not permitted"
-            raise gpu_clock.CaptureFailed(f"not captured as a graph ({self.broken})")
-        return super().time(call, graph)
-
-
-@pytest.mark.parametrize(("shape", "timed"), [("tiny", 1), ("tiny_relu", 2)])
-def test_a_process_whose_capture_failed_measures_nothing_more(on_the_processor, monkeypatch, tmp_path, shape, timed):
-    """And threshold_encode, which waits for the GPU, is not captured."""
-    monkeypatch.setitem(WORKLOADS, "tiny_relu", WORKLOADS["tiny"].with_(kind="relu", name="tiny_relu"))
-    tasks, answers = tmp_path / "tasks.json", tmp_path / "answers.jsonl"
-    task = {"section": "ops", "shape": shape, "backend": "triton", "rates": RATES}
-    tasks.write_text(json.dumps({"tasks": [task, task], "seconds": 60}))
-    monkeypatch.setattr(sys, "argv", ["gpu_tasks.py", str(tasks), str(answers)])
-    monkeypatch.setattr(gpu_clock, "Clock", lambda device: BreakingClock())
-    assert gpu_tasks.main() == 3
-    rows = gpu_run.answered(answers)
-    assert [row["how"] for row in rows[:-1]] == ["eager", "graph"][-timed:] and "not captured" in rows[-1]["error"]
-    assert not any("done" in row for row in rows)  # so that another process goes on after it
-
-
-def test_a_step_that_is_not_captured_is_timed_as_it_is_called(on_the_processor):
-    rows, clock = [], BreakingClock()
-    clock.captures = 1
-    gpu_tasks.perform({"section": "step", "shape": "tiny", "backend": "triton", "rates": RATES}, clock, rows.append)
-    (row,) = rows
-    assert row["graph"] is None and row["eager"]["ms"] == 1.0 and row["to_floor"] and "not captured" in row["error"]
-
-
-def test_only_operations_that_a_backend_has_are_timed(on_the_processor, monkeypatch):
-    only = {name: {"triton": ""} | ({"cuda": ""} if name == "csc" else {}) for name in gpu_ops.IMPLEMENTATIONS}
-    monkeypatch.setattr(gpu_ops, "IMPLEMENTATIONS", only)
-    rows = []
-    gpu_tasks.perform({"section": "ops", "shape": "tiny", "backend": "cuda", "rates": RATES}, FakeClock(), rows.append)
-    assert [row["name"] for row in rows] == ["csc"]
-
-
-WORKER = """
-import json, sys
-tasks = json.load(open(sys.argv[1]))["tasks"]
-out = open(sys.argv[2], "a")
-for number, task in enumerate(tasks):
-    if task["shape"] == "b" and task["backend"] == "cuda":
-        print("an illegal memory access was encountered"); sys.exit(7)
-    out.write(json.dumps({"section": "step", "shape": task["shape"], "backend": task["backend"], "ms": 1}) + "\\n")
-    out.write(json.dumps({"done": number}) + "\\n")
-"""
-
-
-def test_a_kernel_that_faults_costs_its_own_line_only(tmp_path):
-    script = tmp_path / "worker.py"
-    script.write_text(WORKER)
-    run = run_in(tmp_path / "out")
-    tasks = [{"section": "step", "shape": s, "backend": b, "rates": {}} for s in "abc" for b in ("triton", "cuda")]
-    gpu_run.measure(run, "step", tasks, [sys.executable, str(script)])
-    stored = json.loads((tmp_path / "out/step.json").read_text())
-    assert stored["about"] == ABOUT and len(stored["rows"]) == 6
-    (broken,) = [row for row in stored["rows"] if "error" in row]
-    assert (broken["shape"], broken["backend"]) == ("b", "cuda")
-    assert broken["error"] == "its process ended with 7: an illegal memory access was encountered"
-
-
-def test_when_time_is_up_the_rest_says_so(tmp_path):
-    times = iter([0.0] + [59.0] * 9)
-    run = run_in(tmp_path, minutes=1.0, now=lambda: next(times))
-    gpu_run.measure(run, "step", [{"section": "step", "shape": "gpt2", "backend": "cuda"}], ["false"])
-    assert json.loads((tmp_path / "step.json").read_text())["rows"][0]["error"] == gpu_run.NO_TIME
-
-
-def test_a_section_of_another_card_or_commit_is_not_used(tmp_path):
-    run_in(tmp_path).keep("floor", {"rows": []})
-    assert run_in(tmp_path).stored("floor") == {"about": ABOUT, "rows": []}
-    assert run_in(tmp_path, about={**ABOUT, "gpu": "Other"}).stored("floor") is None
-    assert run_in(tmp_path, about={**ABOUT, "commit": "def"}).stored("floor") is None
-    assert list(tmp_path.glob("*.part")) == []
+    assert found["rescore_ms"] == pytest.approx(1e3 * 8192 * 64 * 4096 * 4 / 4e12)  # K candidates a token, once more
+    parts = ("product_ms", "rescore_ms", "gathers_ms", "adam_ms")
+    assert found["ms"] == pytest.approx(sum(found[name] for name in parts))
 
 
 def test_a_contestant_is_timed_and_a_failing_one_reported(tmp_path):
-    script = gpu_run.PEERS["PyTorch"][0]
+    script = gpu_peers.PEERS["PyTorch"][0]
     job = WORKLOADS["tiny"].to_json() | {
         "script": str(script),
         "variant": "eager",
@@ -342,9 +173,33 @@ def test_a_contestant_is_timed_and_a_failing_one_reported(tmp_path):
     }
     found = gpu_peer.measure(job | {"steps": 4, "seconds": 60.0})
     assert found["steps"] == 4 and 0 < found["fastest_ms"] <= found["ms"] and found["loss"] > 0
-    found = gpu_run.in_a_process(sys.executable, job | {"script": "nowhere.py", "steps": 1, "seconds": 1.0}, 60)
+    found = gpu_peers.in_a_process(sys.executable, job | {"script": "nowhere.py", "steps": 1, "seconds": 1.0}, 60)
     assert found["error"].startswith("FileNotFoundError")
-    assert "No module named 'nonexistent_library'" in gpu_run.importable(sys.executable, "nonexistent_library")
+
+
+def test_a_library_that_is_not_there_is_said_so_and_may_be_brought(tmp_path):
+    missing = gpu_peers.importable(sys.executable, "nonexistent_library", tmp_path / "nonexistent_library")
+    assert "No module named 'nonexistent_library'" in missing and "bench/README.md" in missing
+    (tmp_path / "nonexistent_library").mkdir()
+    (tmp_path / "nonexistent_library/nonexistent_library.py").write_text("")
+    assert gpu_peers.importable(sys.executable, "nonexistent_library", tmp_path / "nonexistent_library") == ""
+
+
+def test_peers_that_were_measured_stay_and_slow_ones_come_last(tmp_path, monkeypatch):
+    asked = []
+
+    def step(python, job, seconds, own):
+        asked.append((job["variant"], job["d"]))
+        return {"ms": 1.0}
+
+    monkeypatch.setattr(gpu_peers, "in_a_process", step)
+    monkeypatch.setattr(gpu_peers, "importable", lambda python, module, own: "" if module == "torch" else "no")
+    gpu_peers.measure(run_in(tmp_path), ["tiny"], {})
+    assert [variant for variant, _ in asked] == ["eager", "eager", "compiled", "compiled"]
+    asked.clear()
+    gpu_peers.measure(run_in(tmp_path), ["tiny", "small"], {})
+    assert {d for _, d in asked} == {WORKLOADS["small"].d} and len(asked) == 4
+    assert len([r for r in run_in(tmp_path).stored("peers")["rows"] if "ms" in r]) == 8
 
 
 def test_contestants_of_relu_start_with_k_active():
@@ -352,44 +207,3 @@ def test_contestants_of_relu_start_with_k_active():
     batches, start = gpu_peer.start(job, torch.device("cpu"))
     active = (batches[0] @ start["W_enc"].T + start["b_enc"] > 0).sum(1).float().mean()
     assert float(active) == pytest.approx(job["k"], rel=0.1)
-
-
-def test_the_table_says_all_and_survives_gaps(tmp_path):
-    run = run_in(tmp_path)
-    run.keep("tests", {"passed": 3, "failed": 0, "skipped": 1})
-    run.keep("floor", {"rows": [{"shape": "gpt2", **floor.step(WORKLOADS["gpt2"], floor.Rates(**RATES))}]})
-    timing = {"ms": 2.0, "how": "graph"}
-    step = {"graph": timing, "eager": {"ms": 3.0}, "to_floor": 1.5, "tokens_per_second": 2e6, "over_state": 0.04,
-            "parts_ms": {"in all": 4.0, "topk_encode": 3.0, "between": 1.0}}  # fmt: skip
-    low = {
-        "shape": "gpt2",
-        "backend": "triton",
-        "options": {"adam_state": "bf16"},
-        **step,
-        "graph": {**timing, "ms": 0.5},
-    }
-    run.keep(
-        "step",
-        {
-            "rows": [
-                {"shape": "gpt2", "backend": "triton", **step},
-                low,
-                {"shape": "gpt2", "backend": "cuda", "error": "E"},
-            ]
-        },
-    )
-    run.keep("ops", {"rows": [{"shape": "gpt2", "backend": "cuda", "name": "csc", "to_floor": 2.0, **timing}]})
-    peer = {"shape": "gpt2", "name": "sparsify", "variant": "", "precision": "bf16", "ms": 9.0}
-    run.keep("peers", {"rows": [peer, peer | {"name": "SAELens", "error": "No module named 'sae_lens'"}]})
-    run.keep("sanitizer", {"memcheck": {"clean": True}, "racecheck": {"error": "not on PATH"}})
-    said = gpu_run.table(run, ["gpt2", "llama3"])
-    for words in ("3 passed", "floor", "1.50 × floor", "2.00 M tokens/s", "memory +4 %", "4.50 × our step", "csc",
-                  "topk_encode 3.000 (75 %)", "adam_state=bf16",
-                  "No module named 'sae_lens'", "memcheck: clean", "racecheck: not on PATH", "llama3"):  # fmt: skip
-        assert words in said, said
-
-
-def test_no_machine_is_named_in_what_is_written(tmp_path):
-    run = run_in(tmp_path)
-    run.keep("tests", {"parts": []})
-    assert str(Path.home()) not in (tmp_path / "tests.json").read_text()

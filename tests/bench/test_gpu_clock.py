@@ -4,8 +4,11 @@ from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
+from made_up_gpu import FakeClock
 
+from monosem.bench import gpu_clock
 from monosem.bench.gpu_clock import CaptureFailed, Clock
+from monosem.ops import gpu as gpu_ops
 
 
 class Stream:
@@ -103,3 +106,44 @@ def test_a_call_that_fails_by_itself_breaks_nothing(clock):
     with pytest.raises(torch.OutOfMemoryError):
         clock.time(call)
     assert not clock.broken and clock.time(lambda: None).how == "graph"
+
+
+class FakeEvent:
+    """Each is a millisecond after the one before."""
+
+    now = 0
+
+    def record(self):
+        FakeEvent.now += 1
+        self.at = FakeEvent.now
+
+    def elapsed_time(self, other):
+        return float(other.at - self.at)
+
+
+def test_where_the_time_of_a_step_goes(monkeypatch):
+    for name in ("synchronize", "_sleep"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
+    clock = gpu_clock.Clock.__new__(gpu_clock.Clock)
+    monkeypatch.setattr(gpu_clock.Clock, "_event", staticmethod(FakeEvent))
+    clock.device, called = torch.device("cpu"), []
+    monkeypatch.setattr(gpu_ops, "call", lambda op, *_: called.append(op))
+
+    def step():
+        for op in ("csc", "row_grad_adam_", "row_grad_adam_"):
+            gpu_ops.call(op, None, ())
+
+    plain = gpu_ops.call
+    parts = clock.breakdown(step, repeats=3)
+    # begin, three times (begin, end), end: seven ticks, three of them within operations.
+    assert parts == {"in all": 7.0, "between": 4.0, "row_grad_adam_": 2.0, "csc": 1.0}
+    assert next(iter(parts)) == "in all" and len(called) == 9 and gpu_ops.call is plain
+
+
+def test_rates_come_from_what_was_timed(monkeypatch):
+    clock = FakeClock()
+    sizes = []
+    monkeypatch.setattr(gpu_clock.torch, "empty_like", lambda t: sizes.append(t.numel() * 4) or torch.zeros_like(t))
+    assert gpu_clock.copy_bytes_per_second(clock, 1 << 12) == pytest.approx(2 * (1 << 12) / 1e-3)
+    assert gpu_clock.product_flops_per_second(clock, 8, 4, 64, torch.float32) == pytest.approx(2 * 8 * 4 * 64 / 1e-3)

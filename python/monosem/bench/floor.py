@@ -49,18 +49,23 @@ def measure(d: int) -> Rates:
 
 
 def step(w: Workload, rates: Rates) -> dict[str, Any]:
-    """The floor of a training step: one encoder product, then the rows of the active features, then Adam's sweep.
+    """The floor of a training step: one encoder product, the candidates that it found scored again, the rows of the
+    active features, then Adam's sweep.
 
-    product + (gathers + Adam) / bandwidth; where rows stay in cache a step may gather faster than that. ``bf16_ms``:
-    the same with the product in bf16 by PyTorch, where the processor has it.
+    product + (rescoring + gathers + Adam) / bandwidth; where rows stay in cache a step may gather faster than that. A
+    product in fp32 has nothing to score again. ``bf16_ms``: the same with the product in bf16 by PyTorch, where the
+    processor has it.
     """
     product = w.product_flops / rates.flops_per_second
     gathers, adam = w.gather_bytes / rates.bytes_per_second, w.adam_bytes / rates.bytes_per_second
+    once_more = w.rescore_bytes / rates.bytes_per_second
+    again = 0.0 if rates.product == "fp32" else once_more
     bf16 = rates.measured.get("bf16")
     return {
-        "ms": 1e3 * (product + gathers + adam),
-        "bf16_ms": 1e3 * (w.product_flops / bf16 + gathers + adam) if bf16 else None,
-        "product_ms": 1e3 * product, "gathers_ms": 1e3 * gathers, "adam_ms": 1e3 * adam,
-        "product_flops": w.product_flops, "gather_bytes": w.gather_bytes, "adam_bytes": w.adam_bytes,
+        "ms": 1e3 * (product + again + gathers + adam),
+        "bf16_ms": 1e3 * (w.product_flops / bf16 + once_more + gathers + adam) if bf16 else None,
+        "product_ms": 1e3 * product, "rescore_ms": 1e3 * again, "gathers_ms": 1e3 * gathers, "adam_ms": 1e3 * adam,
+        "product_flops": w.product_flops, "rescore_bytes": w.rescore_bytes if again else 0,
+        "gather_bytes": w.gather_bytes, "adam_bytes": w.adam_bytes,
         **asdict(rates),
     }  # fmt: skip

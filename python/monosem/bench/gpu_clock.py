@@ -99,10 +99,10 @@ class Clock:
 
         The GPU is kept busy while the host is still launching, so that no gap is counted. Medians.
         """
-        runs: list[dict[str, float]] = []
+        runs: list[tuple[Any, Any, list[tuple[str, Any, Any]]]] = []
         for _ in range(repeats):
             events: list[tuple[str, Any, Any]] = []
-            with self._usable(), _operations_timed(events, self._event):
+            with self._usable(), operations_timed(events, self._event):
                 torch.cuda.synchronize(self.device)
                 torch.cuda._sleep(100_000_000)  # cycles: some 50 ms
                 begin, end = self._event(), self._event()
@@ -110,13 +110,8 @@ class Clock:
                 call()
                 end.record()
                 torch.cuda.synchronize(self.device)
-            run = {"in all": begin.elapsed_time(end)}
-            for name, first, last in events:
-                run[name] = run.get(name, 0.0) + first.elapsed_time(last)
-            run["between"] = 2 * run["in all"] - sum(run.values())
-            runs.append(run)
-        parts = {name: statistics.median(run.get(name, 0.0) for run in runs) for name in runs[-1]}
-        return dict(sorted(parts.items(), key=lambda part: -part[1]))
+            runs.append((begin, end, events))
+        return parts(runs)
 
     @staticmethod
     def _event() -> Any:
@@ -145,8 +140,22 @@ class Clock:
         return [begin.elapsed_time(end) for begin, end in events]
 
 
+def parts(runs: list[tuple[Any, Any, list[tuple[str, Any, Any]]]]) -> dict[str, float]:
+    """Milliseconds of each operation and of what is between them, from the events at both ends of calls and around each
+    operation in them."""
+    found = []
+    for begin, end, events in runs:
+        run = {"in all": begin.elapsed_time(end)}
+        for name, first, last in events:
+            run[name] = run.get(name, 0.0) + first.elapsed_time(last)
+        run["between"] = 2 * run["in all"] - sum(run.values())
+        found.append(run)
+    medians = {name: statistics.median(run.get(name, 0.0) for run in found) for name in found[-1]}
+    return dict(sorted(medians.items(), key=lambda part: -part[1]))
+
+
 @contextmanager
-def _operations_timed(events: list[tuple[str, Any, Any]], event: Callable[[], Any]) -> Iterator[None]:
+def operations_timed(events: list[tuple[str, Any, Any]], event: Callable[[], Any]) -> Iterator[None]:
     """Events around every operation for GPUs, as they are called."""
     plain = gpu.call
 

@@ -14,6 +14,8 @@ from monosem import ops
 from monosem.bench import floor, machine
 from monosem.bench.floor import Rates
 from monosem.bench.workloads import Workload
+from monosem.ops import gpu, reference
+from monosem.ops.code import SparseCode, uniform_offsets
 
 
 @dataclass(frozen=True)
@@ -33,28 +35,40 @@ class Operation:
     waits: bool = False
 
 
-def operations(w: Workload, device: torch.device | str = "cpu") -> list[Operation]:
-    """All operations of ``monosem.ops`` that a training step of this workload uses, on its data."""
-    directions = w.directions()
+def operations(w: Workload, device: torch.device | str = "cpu", encoded: bool = True) -> list[Operation]:
+    """All operations of ``monosem.ops`` that a training step of this workload uses, on its data, made on the device.
+
+    Args:
+        encoded: the others work on the code that the encoder gives; False: on one that is drawn, so that none of our
+            kernels runs before it is asked for.
+    """
+    device = torch.device(device)
+    directions = w.directions(device=device)
     x = w.batches(1, directions)[0]
     bias = torch.full((w.f,), w.bias(directions, x), dtype=torch.float32, device=device)
-    directions, x = directions.to(device), x.to(device)
     w_dec, b_dec = directions, torch.zeros(w.d, device=device, dtype=torch.float32)
     moved, moved_bias = directions.clone(), bias.clone()  # what is written in place
     n, d, f = w.n, w.d, w.f
     if w.kind == "topk":
-        encode, name = (lambda: ops.topk_encode(x, w_dec, bias, w.k)), "topk_encode"
+        rounded = _Rounded(w_dec)
+        encode, name = (lambda: ops.topk_encode(x, w_dec, bias, w.k, rounded())), "topk_encode"
     else:
         encode, name = (lambda: ops.threshold_encode(x, w_dec, bias)), "threshold_encode"
-    code = encode()
+    code = encode() if encoded else drawn(w, device)
     values, indices, offsets = code.csr()
     e = len(values)  # active entries: N·K for TopK
-    _, residual, slopes = ops.decode_loss_rows(values, indices, offsets, w_dec, b_dec, x)
-    starts, entries, tokens = ops.csc(indices, offsets, f)
+    if encoded:
+        _, residual, slopes = ops.decode_loss_rows(values, indices, offsets, w_dec, b_dec, x)
+        starts, entries, tokens = ops.csc(indices, offsets, f)
+    else:
+        residual, slopes = x * 0.1, values * 0.1
+        starts, entries, tokens = reference.csc(indices, offsets, f)
     m, v = torch.zeros_like(w_dec), torch.zeros_like(w_dec)
     g = w_dec.flip(0) * 1e-4
     adam = (w.lr, 0.9, 0.999, 1e-8, 10, True)
     matrix, batch, rows, listed = 4 * f * d, 4 * n * d, 4 * e * d, 8 * e
+    # Where the optimizer keeps a copy in bf16 the product reads that, and the candidates' rows are scored again.
+    read = matrix // 2 + rows if w.kind == "topk" and rounded.room is not None else matrix
     dead = (
         torch.randperm(f, generator=torch.Generator().manual_seed(0), device="cpu")[: max(1, f // 100)]
         .sort()
@@ -64,7 +78,7 @@ def operations(w: Workload, device: torch.device | str = "cpu") -> list[Operatio
     fresh = x[torch.arange(len(dead), device=device) % n]
     return [
         # The number of active entries is the size of what threshold_encode returns.
-        Operation(name, encode, w.product_flops, batch + matrix + listed, waits=name == "threshold_encode"),
+        Operation(name, encode, w.product_flops, batch + read + listed, waits=name == "threshold_encode"),
         Operation("sparse_decode", lambda: ops.decode(code, w_dec, b_dec), 2 * e * d, rows + batch + listed),
         Operation(
             "decode_loss", lambda: ops.decode_loss_rows(values, indices, offsets, w_dec, b_dec, x), 4 * e * d,
@@ -88,6 +102,32 @@ def operations(w: Workload, device: torch.device | str = "cpu") -> list[Operatio
             matrix + 5 * 4 * len(dead) * d,
         ),
     ]  # fmt: skip
+
+
+class _Rounded:
+    """The encoder's rows in bfloat16, as the optimizer leaves them to the product of the next step: made when first
+    asked for. Nothing where there is no use for them."""
+
+    def __init__(self, w: torch.Tensor) -> None:
+        self.w, self.room, self.made = w, gpu.empty_copy(w), False
+
+    def __call__(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        if self.room is not None and not self.made:
+            gpu.round_into(*self.room, self.w)
+            self.made = True
+        return self.room
+
+
+def drawn(w: Workload, device: torch.device) -> SparseCode:
+    """K different features a token, ascending, with random values: what an encoder could have given."""
+    g = torch.Generator(device).manual_seed(2)
+    step = w.f // w.k  # one feature out of each K-th of them
+    indices = torch.randint(step, (w.n, w.k), generator=g, device=device, dtype=torch.int32)
+    indices += step * torch.arange(w.k, dtype=torch.int32, device=device)
+    values = torch.rand(w.n, w.k, generator=g, dtype=torch.float32, device=device)
+    return SparseCode(
+        values.reshape(-1), indices.reshape(-1), uniform_offsets(w.n, w.k, device), w.f, torch.Size([w.n])
+    )
 
 
 def compare(

@@ -86,7 +86,9 @@ def heading(result: dict[str, Any]) -> str:
     name = f"{w['name']}: " if w.get("name") else ""
     shape = f"{name}{w['kind']}, N={w['n']:,} D={w['d']:,} F={w['f']:,} K={w['k']:,}"
     made = f"monosem {m['monosem']} ({m['commit'] or 'installed'}), torch {m['torch']}, Python {m['python']}"
-    parts = ", ".join(f"{part} {figure(best[f'{part}_ms'])}" for part in ("product", "gathers", "adam"))
+    # Results from before rescoring was counted lack it; a product in fp32 has none.
+    counted = [part for part in ("product", "rescore", "gathers", "adam") if best.get(f"{part}_ms")]
+    parts = ", ".join(f"{part} {figure(best[f'{part}_ms'])}" for part in counted)
     rates = f"{best['product']} product at {figure(best['flops_per_second'] / 1e9)} GFLOP/s"
     return "\n".join(
         [

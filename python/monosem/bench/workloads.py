@@ -51,19 +51,20 @@ class Workload:
 
     # ---------------------------------------------------------------------------------------- data
 
-    def directions(self, seed: int = 0) -> Tensor:
-        """F random unit rows [F, D]."""
-        g = torch.Generator().manual_seed(seed)
-        rows = torch.randn(self.f, self.d, generator=g, dtype=torch.float32, device="cpu")
+    def directions(self, seed: int = 0, device: torch.device | str = "cpu") -> Tensor:
+        """F random unit rows [F, D], drawn on the device: others on each kind of it."""
+        g = torch.Generator(device).manual_seed(seed)
+        rows = torch.randn(self.f, self.d, generator=g, dtype=torch.float32, device=device)
         return rows.div_(rows.norm(dim=-1, keepdim=True))
 
     def batches(self, count: int, directions: Tensor) -> Tensor:
-        """[count, N, D]: sums of K of the directions."""
-        g = torch.Generator().manual_seed(1)
-        made = torch.empty(count, self.n, self.d, dtype=torch.float32, device="cpu")
+        """[count, N, D]: sums of K of the directions, made where those are."""
+        device = directions.device
+        g = torch.Generator(device).manual_seed(1)
+        made = torch.empty(count, self.n, self.d, dtype=torch.float32, device=device)
         for x in made:
-            chosen = torch.randint(len(directions), (self.n, self.k), generator=g, device="cpu")
-            weights = torch.rand(self.n, self.k, generator=g, dtype=torch.float32, device="cpu")
+            chosen = torch.randint(len(directions), (self.n, self.k), generator=g, device=device)
+            weights = torch.rand(self.n, self.k, generator=g, dtype=torch.float32, device=device)
             x.copy_(torch.nn.functional.embedding_bag(chosen, directions, per_sample_weights=weights, mode="sum"))
         return made
 
@@ -87,6 +88,12 @@ class Workload:
     def gather_bytes(self) -> int:
         """Rows read in fp32 for each of K entries: decode (the slopes find them in cache) and the two gradients."""
         return 3 * self.n * self.k * self.d * 4
+
+    @property
+    def rescore_bytes(self) -> int:
+        """Encoder rows in fp32 of the candidates that a product of fewer bits found, at least K a token: the price of
+        choosing exactly."""
+        return self.n * self.k * self.d * 4
 
     @property
     def adam_bytes(self) -> int:

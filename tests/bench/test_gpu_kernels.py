@@ -1,0 +1,113 @@
+"""The kernels of a step: their names, their times, and the work that each cannot avoid."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.autograd import DeviceType
+
+from monosem.bench import gpu_kernels
+from monosem.bench.floor import Rates
+from monosem.bench.workloads import WORKLOADS, Workload
+from monosem.ops.gpu import available
+
+RATES = Rates(1e14, 1e12, "bf16")
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("row_grad_adam", "row_grad_adam"),
+        ("void monosem::(anonymous namespace)::decode_loss_kernel<float, 4>(TokenEntries, float const*, long)",
+         "decode_loss_kernel"),
+        ("void at::native::vectorized_elementwise_kernel<4, at::native::FillFunctor<float>, std::array<char*>>(int)",
+         "vectorized_elementwise_kernel<FillFunctor>"),
+        ("void gemv2T_kernel_val<int, int, float, float, 128, 16, 4>(cublasGemvParamsEx)", "gemv2T_kernel_val"),
+        ("Memset (Device)", "Memset"),
+    ],
+)  # fmt: skip
+def test_a_kernel_has_its_own_name(name, short):
+    assert gpu_kernels.short(name) == short
+
+
+def event(name, start, end, device=DeviceType.CUDA, **about):
+    return SimpleNamespace(
+        name=name, device_type=device, time_range=SimpleNamespace(start=start, end=end), **about
+    )  # fmt: skip
+
+
+def test_what_ran_on_the_gpu_is_told_from_what_a_profiler_saw():
+    launches, span = gpu_kernels.by_name(
+        [
+            event("collect", 10.0, 14.0), event("cudaLaunchKernel", 0.0, 99.0, DeviceType.CPU),
+            event("collect", 20.0, 27.0), event("step", 0.0, 50.0, is_user_annotation=True), event("emit", 27.0, 30.0),
+        ]
+    )  # fmt: skip
+    assert launches == {"collect": [4.0, 7.0], "emit": [3.0]} and span == 20.0
+
+
+def test_figures_of_each_kernel():
+    w = Workload(n=1000, d=512, f=10_000, k=8)
+    steps = [{"collect": [1000.0, 1000.0], "emit": [5.0]}, {"collect": [1100.0, 900.0], "other": [1.0]},
+             {"collect": [3000.0, 1000.0], "emit": [7.0]}]  # fmt: skip
+    found = gpu_kernels.table(steps, [2100.0, 2500.0, 2000.0], w, RATES)
+    first, *rest = found["kernels"]
+    assert (first["kernel"], first["launches"], first["launch_us"], first["ms"]) == ("collect", 2, 1000.0, 2.0)
+    assert first["flops"] == 2 * 1000 * 512 * 10_000 and first["floor_ms"] == pytest.approx(1e3 * first["flops"] / 1e14)
+    assert first["to_floor"] == pytest.approx(2.0 / first["floor_ms"])
+    assert "bytes" not in next(row for row in rest if row["kernel"] == "other") and found["ms"] == 2.1
+    assert "floor_ms" not in gpu_kernels.table(steps, [1.0], w, None)["kernels"][0]
+
+
+def work(kernel, w):
+    return gpu_kernels.work_of(kernel, gpu_kernels.of_step(w))
+
+
+def test_the_bytes_of_the_kernels_are_those_of_the_floor():
+    w = WORKLOADS["llama3"]
+    small = 1.02  # indices, values, the activations themselves
+    gathered = sum(work(name, w).moved for name in ("decode_loss", "row_grad_adam")) - w.adam_bytes - 2 * w.f * w.d
+    assert w.gather_bytes < gathered < small * w.gather_bytes + 2 * 4 * w.n * w.d
+    assert w.rescore_bytes < work("score", w).moved < small * w.rescore_bytes + 4 * w.n * w.d
+    assert work("collect", w).flops == w.product_flops
+    for cuda in ("decode_loss_kernel", "row_grad_adam_kernel"):
+        assert work(cuda, w) == work(cuda.removesuffix("_kernel"), w)
+    assert work("gemv2T_kernel_val", w).moved > 4 * w.f * w.d and work("redo_score", w) is None
+
+
+@pytest.mark.skipif(bool(available("triton")), reason=available("triton"))
+def test_every_launch_is_seen_and_timed_from_outside(monkeypatch):
+    from monosem.ops import cuda_rows, triton_launch, triton_rows
+
+    ran = []
+
+    class Kernel:
+        __name__ = "decode_loss"
+
+        def __getitem__(self, grid):
+            return lambda *args, **options: ran.append((grid, args, options))
+
+    launcher = SimpleNamespace(csc=lambda *args: ran.append(args), csc_workspace=lambda n: n)
+    monkeypatch.setattr(cuda_rows, "_cuda", launcher)
+    plain = triton_rows.run
+
+    def call():
+        triton_rows.run(Kernel(), 3, 1, D=2)
+        triton_rows.run(Kernel(), 0)
+        triton_launch.run(Kernel(), 1)
+        assert cuda_rows._cuda.csc_workspace(7) == 7
+        cuda_rows._cuda.csc(5)
+
+    launches, span = gpu_kernels.from_outside(call, torch.device("cpu"))
+    assert {name: len(times) for name, times in launches.items()} == {"decode_loss": 2, "csc": 1}
+    assert ran == [((3,), (1,), {"D": 2}), ((1,), (), {}), (5,)] and span >= sum(map(sum, launches.values()))
+    assert triton_rows.run is plain and triton_launch.run is plain and cuda_rows._cuda is launcher
+
+
+def test_where_no_kernel_can_be_traced_launches_are_timed(monkeypatch):
+    monkeypatch.setattr(gpu_kernels, "profiled", lambda *_: ({}, 0.0))
+    monkeypatch.setattr(gpu_kernels, "from_outside", lambda *_: ({"collect": [4.0]}, 5.0))
+    found = gpu_kernels.measure(lambda: None, torch.device("cuda"), WORKLOADS["tiny"], RATES)
+    assert found["by"] == "launches" and found["kernels"][0]["kernel"] == "collect"
+    monkeypatch.setattr(gpu_kernels, "profiled", lambda *_: ({"emit": [4.0]}, 5.0))
+    assert gpu_kernels.measure(lambda: None, torch.device("cuda"), WORKLOADS["tiny"], RATES)["by"] == "profiler"

@@ -1,0 +1,57 @@
+"""What ``bench/gpu.py`` keeps on disk: whole files, each figure once, nothing lost, marked with what the tests said."""
+
+import json
+from pathlib import Path
+
+import gpu_run
+from made_up_gpu import ABOUT, kept_tests, part, run_in
+
+
+def test_what_another_card_commit_or_build_gave_is_set_aside(tmp_path):
+    run_in(tmp_path).keep("floor", {"rows": []})
+    assert run_in(tmp_path).stored("floor") == {"about": ABOUT, "rows": []}
+    for number, key in enumerate(("gpu", "commit", "sources", "torch", "triton"), 1):
+        other = run_in(tmp_path, about={**ABOUT, key: "other"})
+        assert other.stored("floor") is None
+        assert json.loads((tmp_path / f"floor.earlier-{number}.json").read_text())["about"]
+        other.keep("floor", {"rows": []})
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+def test_the_folder_holds_whole_files_only(tmp_path, monkeypatch):
+    run = run_in(tmp_path / "out")
+    seen, replace = [], gpu_run.os.replace
+
+    def look(part, path):
+        seen.append([p.name for p in (tmp_path / "out").iterdir()])
+        replace(part, path)
+
+    monkeypatch.setattr(gpu_run.os, "replace", look)
+    for number in range(3):
+        run.keep("floor", {"rows": [], "number": number})
+    if Path(gpu_run.tempfile.gettempdir()).stat().st_dev == tmp_path.stat().st_dev:
+        assert seen == [[], ["floor.json"], ["floor.json"]]
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["floor.json"]
+
+
+def test_rows_are_marked_with_what_the_tests_say_by_now(tmp_path):
+    run = run_in(tmp_path)
+    run.keep("step", {"rows": [{"shape": "gpt2", "backend": b, "ms": 1} for b in ("triton", "cuda")]})
+    marks = lambda: [row["tests"] for row in json.loads((tmp_path / "step.json").read_text())["rows"]]
+    assert marks() == ["not run", "not run"]
+    run.keep("tests", kept_tests(part(failed=1, exit_code=1), part("cuda")))
+    run.mark()
+    assert marks() == ["red", "green"]
+
+
+def test_a_rehearsal_is_in_every_row(tmp_path):
+    run = run_in(tmp_path, about={**ABOUT, "rehearsal": True})
+    for section in ("floor", "step", "peers"):
+        run.keep(section, {"rows": [{"shape": "tiny", "backend": "triton"}]})
+        found = json.loads((tmp_path / f"{section}.json").read_text())
+        assert found["about"]["rehearsal"] and found["rows"][0]["rehearsal"]
+
+
+def test_no_machine_is_named_in_what_is_written(tmp_path):
+    run_in(tmp_path).keep("tests", {"parts": []})
+    assert str(Path.home()) not in (tmp_path / "tests.json").read_text()
