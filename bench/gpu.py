@@ -175,7 +175,6 @@ def tasks(run: Run, args: argparse.Namespace, backends: Sequence[str], options: 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was begun is ended
     if args.rehearse:
         return rehearse(args)
     if not torch.cuda.is_available():
@@ -255,4 +254,5 @@ def rehearse(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was begun is ended
     sys.exit(main())
