@@ -2,17 +2,19 @@
 
 No search at run time: ``block(kernel, size, device)`` gives the same answer every time. Tables are JSON files in
 ``kernels/tuned/``, one a GPU, named after it; each entry was faster there than the rule's choice, and gives right
-results (``monosem bench --tune`` writes them). Without a table for a GPU, the rule holds.
+results (``monosem bench --tune`` writes them). Without a table for a GPU, the rule holds. ``MONOSEM_TUNED`` names
+another folder of tables, where the package cannot be written, or a table is to be tried first.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from functools import cache
 from pathlib import Path
 
-TUNED = Path(__file__).parent / "tuned"
+TUNED = Path(os.environ.get("MONOSEM_TUNED") or Path(__file__).parent / "tuned")
 
 
 def power2(n: int) -> int:

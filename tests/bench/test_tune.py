@@ -1,6 +1,9 @@
 """Tuning keeps what is right and faster, and nothing else; the clock is made up."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -130,3 +133,23 @@ def test_without_a_gpu(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main(["bench", "--tune"]) != 0
     assert "--tune" in capsys.readouterr().err
+
+
+def test_the_table_may_go_to_a_folder_that_kernels_are_told_of(monkeypatch, tmp_path, capsys):
+    properties = type("P", (), {"name": "Made Up 9000", "major": 9, "minor": 0})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    monkeypatch.setattr("monosem.bench.gpu_clock.Clock", lambda device: None)
+    entries = {"kernels": {"decode_loss": {"64": {"J": 2}}}, "tried": []}
+    monkeypatch.setattr(tune, "tune", lambda *_, **__: entries)
+    own = launch.TUNED / "made_up_9000.json"
+    assert main(["bench", "--tune", str(tmp_path / "new/tables")]) == 0 and not own.exists()
+    path = tmp_path / "new/tables/made_up_9000.json"
+    assert str(path) in capsys.readouterr().out
+    assert json.loads(path.read_text())["kernels"] == entries["kernels"]
+    told = "from monosem.kernels import launch; print(launch.table('Made Up 9000'))"
+    environment = {**os.environ, "MONOSEM_TUNED": str(path.parent)}
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == str(entries["kernels"])
+    assert main(["bench", "--tune", str(path)]) != 0
+    assert "wanted a folder" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 
 HELP = "how fast a training step is here, beside plain PyTorch and the floor of this machine"
 
@@ -36,9 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--seconds", type=float, default=120.0, help="no further round after this time")
     how.add_argument("--threads", type=int, help="threads to use (default: as PyTorch chooses)")
     how.add_argument(
-        "--tune", action="store_true",
+        "--tune", nargs="?", const="", metavar="DIR",
         help="on a GPU, instead: measure the block sizes of the kernels at this workload's width; what is faster than "
-        "the rule is used from then on by this installation",
+        "the rule is used from then on by this installation, or, with DIR, written there and used where MONOSEM_TUNED "
+        "names that folder",
     )  # fmt: skip
     how.add_argument("--json", metavar="FILE", help="also write everything that was measured")
 
@@ -62,8 +64,8 @@ def run(args: argparse.Namespace) -> int:
     changes = {name: value for name, value in given.items() if value is not None}
     named = {"name": ""} if changes else {}
     w = WORKLOADS[args.workload].with_(kind=args.kind, **changes, **named)
-    if args.tune:
-        return _tune(w, args.json)
+    if args.tune is not None:
+        return _tune(w, args.json, Path(args.tune) if args.tune else None)
     results = {}
     with tqdm(bar_format="{desc}", leave=False, disable=None) as bar:
         if args.only != "operations":
@@ -83,12 +85,18 @@ def run(args: argparse.Namespace) -> int:
     return 1 if any(row.get("error") for r in results.values() for row in r["rows"][:1]) else 0
 
 
-def _tune(w, json_path: str | None) -> int:
+def _tune(w, json_path: str | None, folder: Path | None) -> int:
     import torch
     from tqdm.auto import tqdm
 
     if not torch.cuda.is_available():
         raise ValueError("--tune: PyTorch finds no GPU here; wanted one. `monosem doctor` says more")
+    if folder is not None:
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(
+                f"--tune: got {str(folder)!r}, a file; wanted a folder, or none for this installation's own"
+            )
+        folder.mkdir(parents=True, exist_ok=True)  # before the time is spent
     from monosem.bench import gpu_clock, tune
     from monosem.data import files
     from monosem.ops import tune_table
@@ -97,7 +105,7 @@ def _tune(w, json_path: str | None) -> int:
     arch = getattr(p, "gcnArchName", "").split(":")[0] if torch.version.hip else f"sm_{p.major}{p.minor}"
     with tqdm(bar_format="{desc}", leave=False, disable=None) as bar:
         found = tune.tune(w, gpu_clock.Clock(torch.device("cuda")), p.name, arch, say=bar.set_description_str)
-    path = tune_table.write(found, p.name, {"torch": torch.__version__})
+    path = tune_table.write(found, p.name, {"torch": torch.__version__}, folder)
     for row in found["tried"]:
         said = row["error"] if "error" in row else f"{row['ms']:.4f} ms"
         print(f"{row['operation']:18} {row['kernel']:22} {row['size']:6} {row['choice']!s:60} {said}")

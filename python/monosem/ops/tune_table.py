@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from monosem.kernels import launch
@@ -46,9 +47,9 @@ def override(table: dict[str, Any], kernel: str, size: int, choice: dict[str, in
             entries[str(size)] = before
 
 
-def write(found: dict[str, Any], name: str, about: dict[str, Any]) -> str:
-    """Put the entries into the GPU's table; returns its path."""
-    path = launch.TUNED / f"{launch.slug(name)}.json"
+def write(found: dict[str, Any], name: str, about: dict[str, Any], folder: Path | None = None) -> str:
+    """Put the entries into the GPU's table, in the folder that kernels read or in another; returns its path."""
+    path = (folder or launch.TUNED) / f"{launch.slug(name)}.json"
     stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"kernels": {}}
     for kernel, sizes in found["kernels"].items():
         stored["kernels"].setdefault(kernel, {}).update(sizes)
