@@ -56,9 +56,9 @@ PYBIND11_MODULE(_cuda, m) {
                            on(stream));
         }, nogil);
   m.def("decode_loss",
-        [](Address v, Address i, Address o, int64_t n, Address w, int dtype, int64_t d, Address b, Address x,
-           Address loss, Address residual, Address slopes, int threads, Address stream) {
-          cuda::decode_loss(code(v, i, o), n, weights(w, dtype, d), at<const float>(b), at<const float>(x),
+        [](Address v, Address i, Address o, int64_t n, int64_t nnz, Address w, int dtype, int64_t d, Address b,
+           Address x, Address loss, Address residual, Address slopes, int threads, Address stream) {
+          cuda::decode_loss(code(v, i, o), n, nnz, weights(w, dtype, d), at<const float>(b), at<const float>(x),
                             at<float>(loss), at<float>(residual), at<float>(slopes), threads, on(stream));
         }, nogil);
   m.def("csc_workspace", &cuda::csc_workspace);

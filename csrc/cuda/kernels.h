@@ -24,8 +24,8 @@ AdamFactors adam_factors(const Adam&);
 void sparse_decode(const TokenEntries&, int64_t n, const Weights&, const float* bias, float* out, int threads,
                    cudaStream_t);
 void gather_dot(const TokenEntries&, int64_t n, const Weights&, const float* g, float scale, float* out, cudaStream_t);
-void decode_loss(const TokenEntries&, int64_t n, const Weights&, const float* bias, const float* x, float* loss,
-                 float* residual, float* slopes, int threads, cudaStream_t);
+void decode_loss(const TokenEntries&, int64_t n, int64_t nnz, const Weights&, const float* bias, const float* x,
+                 float* loss, float* residual, float* slopes, int threads, cudaStream_t);
 
 int64_t csc_workspace(int64_t nnz, int64_t features);  // int32s
 void csc(const int32_t* indices, const int64_t* offsets, int64_t n, int64_t nnz, int64_t features, int64_t* starts,

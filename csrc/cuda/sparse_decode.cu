@@ -8,8 +8,6 @@
 namespace ms::cuda {
 namespace {
 
-constexpr int64_t kSharedLimit = 48 << 10;  // what every GPU gives a block without asking
-
 struct Shape {
   int lanes, threads;
 };
@@ -59,17 +57,23 @@ void gather_dot(const TokenEntries& code, int64_t n, const Weights& w, const flo
   }, g);
 }
 
-void decode_loss(const TokenEntries& code, int64_t n, const Weights& w, const float* bias, const float* x, float* loss,
-                 float* residual, float* slopes, int threads, cudaStream_t stream) {
+void decode_loss(const TokenEntries& code, int64_t n, int64_t nnz, const Weights& w, const float* bias, const float* x,
+                 float* loss, float* residual, float* slopes, int threads, cudaStream_t stream) {
+  threads = threads ? threads : 256;
+  const int warps = threads / kWarp;
+  const int64_t each = n ? blocks_for(blocks_for(nnz, n), warps) : 0;  // rows of a token that a warp would hold
   typed(w, [&](const auto* data, auto width) {
     constexpr int N = decltype(width)::value;
     using T = std::remove_const_t<std::remove_pointer_t<decltype(data)>>;
-    const Shape s = shape_for(w.d, N, threads);
-    const int64_t base = gather_shared_bytes(s.threads, s.lanes, N), whole = base + w.d * 4;
-    const bool in_shared = whole <= kSharedLimit;
-    launch("decode_loss", {n, s.threads, in_shared ? whole : base, stream}, decode_loss_kernel<T, N>, code, data, w.d,
-           bias, x, 1.0 / double(w.d), s.lanes, in_shared, loss, residual, slopes);
-  }, bias, x, residual);
+    const auto start = [&](auto rows) {
+      constexpr int R = decltype(rows)::value;
+      launch("decode_loss", {n, threads, decode_loss_shared_bytes(warps, N, R), stream}, decode_loss_kernel<T, N, R>,
+             code, data, w.d, bias, x, 1.0 / double(w.d), loss, residual, slopes);
+    };
+    if (each <= 4) start(std::integral_constant<int, 4>{});
+    else if (each <= 8) start(std::integral_constant<int, 8>{});
+    else start(std::integral_constant<int, 16>{});
+  });
 }
 
 }  // namespace ms::cuda

@@ -83,9 +83,12 @@ def test_loads_are_wide_and_several_are_in_flight():
         (name,) = [n for n in found if f"{len(kernel)}{kernel}I{mangled}" in n]
         assert in_flight(found[name], "LDG.E.128", "F") >= loads, name
 
-    for kernel in ("sparse_decode_kernel", "gather_dot_kernel", "decode_loss_kernel"):
+    for kernel in ("sparse_decode_kernel", "gather_dot_kernel"):
         check(kernel, "fLi4E", 8)  # fp32, four columns
         check(kernel, "NS_4bf16ELi8E", 8)  # bf16, eight
+    for rows in (4, 8, 16):
+        check("decode_loss_kernel", f"fLi4ELi{rows}E", rows)
+        check("decode_loss_kernel", f"NS_4bf16ELi8ELi{rows}E", rows)
     for pieces in (1, 2, 4):
         check("hot_piece_kernel", f"Li4ELi{pieces}E", 8)
         check("row_grad_kernel", f"Li4ELi{pieces}E", 8)

@@ -78,7 +78,8 @@ def decode_loss(
     bias, target, d = fp32(b), fp32(x), w.shape[1]
     loss, residual, slopes = _empty(w, n), _empty(w, n, d), _empty(w, len(v))
     _cuda.decode_loss(
-        v.data_ptr(), i.data_ptr(), o.data_ptr(), n, rows.data_ptr(), dtype, d, bias.data_ptr(), target.data_ptr(),
+        v.data_ptr(), i.data_ptr(), o.data_ptr(), n, len(v), rows.data_ptr(), dtype, d, bias.data_ptr(),
+        target.data_ptr(),
         loss.data_ptr(), residual.data_ptr(), slopes.data_ptr(), tuned("decode_loss", d, w), stream(w),
     )  # fmt: skip
     return loss.to(x.dtype), residual.to(x.dtype), slopes.to(x.dtype)
