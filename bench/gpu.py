@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -139,7 +140,18 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     if args.packages is not None and not args.packages.is_dir():
         parser.error(f"--packages: got {str(args.packages)!r}; wanted a folder, with one for each library in it")
     args.python = dict(item.split("=", 1) for item in args.python)
+    if other := of_another_kind(args.out, args.rehearse):
+        parser.error(f"--out: got {str(args.out)!r}, whose {other}; wanted another folder: the two are kept apart")
     return args
+
+
+def of_another_kind(folder: Path, rehearsal: bool) -> str:
+    """What in a folder is of a rehearsal where measurements are wanted, or the other way round; empty if nothing is."""
+    for path in sorted(folder.glob("*.json")):
+        about = json.loads(path.read_text()).get("about", {})
+        if bool(about.get("rehearsal")) != rehearsal:
+            return f"{path.name} is of {'a GPU' if rehearsal else 'a rehearsal'}"
+    return ""
 
 
 def measured(run: Run, args: argparse.Namespace, backends: Sequence[str]) -> tuple[list[str], list[str]]:

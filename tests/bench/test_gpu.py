@@ -207,3 +207,13 @@ def test_contestants_of_relu_start_with_k_active():
     batches, start = gpu_peer.start(job, torch.device("cpu"))
     active = (batches[0] @ start["W_enc"].T + start["b_enc"] > 0).sum(1).float().mean()
     assert float(active) == pytest.approx(job["k"], rel=0.1)
+
+
+@pytest.mark.parametrize("rehearsal", [True, False])
+def test_rehearsals_and_measurements_do_not_share_a_folder(tmp_path, capsys, rehearsal):
+    run_in(tmp_path, about={**ABOUT, "rehearsal": True} if rehearsal else ABOUT).keep("floor", {"rows": []})
+    gpu.parse(["--out", str(tmp_path), *(["--rehearse"] if rehearsal else [])])
+    with pytest.raises(SystemExit):
+        gpu.parse(["--out", str(tmp_path), *([] if rehearsal else ["--rehearse"])])
+    wanted = "floor.json is of a rehearsal" if rehearsal else "floor.json is of a GPU"
+    assert wanted in capsys.readouterr().err

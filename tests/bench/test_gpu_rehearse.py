@@ -17,7 +17,7 @@ SECTIONS = ("tests", "floor", "step", "kernels", "ops", "peers")
 @pytest.mark.skipif(bool(available("triton")), reason=available("triton"))
 def test_rehearsal(tmp_path):
     out = tmp_path / "out"
-    command = [sys.executable, str(ROOT / "bench/gpu.py"), "--rehearse", "--out", str(out)]
+    command = [sys.executable, str(ROOT / "bench/gpu.py"), "--rehearse", "--out", str(out), "--minutes", "30"]
     done = subprocess.run([*command, "--shapes", "rehearsal_topk"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert sorted(p.name for p in out.iterdir()) == sorted([*(f"{s}.json" for s in SECTIONS), "table.txt"])

@@ -55,7 +55,7 @@ def of_step(w: Workload, adam_state: str = "fp32") -> list[tuple[str, Work]]:
         "set_bar": Work(0, 4 * n * sample),
         "collect": Work(w.product_flops, batch // 2 + matrix // 2 + 8 * e),
         "narrow": Work(0, 8 * e + 4 * e),
-        "score": Work(2 * e * d, rows + batch + 12 * e),
+        "score|choose": Work(2 * e * d, rows + batch + 12 * e),
         "widen": Work(0, 16 * e),
         "emit": Work(0, 16 * e),
         "place": Work(0, 16 * e),
@@ -69,7 +69,9 @@ def of_step(w: Workload, adam_state: str = "fp32") -> list[tuple[str, Work]]:
         "sort_count_kernel": Work(0, 8 * e),  # two passes over the features of the entries
         "sort_place_kernel": Work(0, 2 * 24 * e),
         "sort_starts_kernel": Work(0, 4 * e + 8 * f),
-        # The gradient of b_dec by way of the encoder, b_enc' · W_enc, is the one product that cuBLAS makes in a step.
+        # By cuBLAS: the encoder's product in bf16, where selection reads what that wrote; and the gradient of b_dec by
+        # way of the encoder, b_enc' · W_enc, in fp32.
+        r"nvjet_.*|.*(bf16.*gemm|gemm.*bf16).*": Work(w.product_flops, batch // 2 + matrix // 2),
         r".*(gemv|gemm|splitK).*": Work(2 * f * d, matrix + 4 * f),
     }
     return list(named.items())
