@@ -13,6 +13,7 @@ import os
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 TUNED = Path(os.environ.get("MONOSEM_TUNED") or Path(__file__).parent / "tuned")
 
@@ -22,8 +23,8 @@ def power2(n: int) -> int:
     return 1 << max(0, n - 1).bit_length()
 
 
-def block(kernel: str, size: int, gpu: str, arch: str) -> dict[str, int]:
-    """Constants and launch options (``num_warps``, ``num_stages``) of a kernel.
+def block(kernel: str, size: int, gpu: str, arch: str) -> dict[str, Any]:
+    """Constants and launch options (``num_warps``, ``num_stages``) of a kernel; or what ``_CHOICES`` names.
 
     Args:
         kernel: name of the kernel.
@@ -33,11 +34,11 @@ def block(kernel: str, size: int, gpu: str, arch: str) -> dict[str, int]:
         arch: ``sm_90``, ``gfx942`` … or ``interpreter``.
     """
     special = _INTERPRETER.get(kernel, {}) if arch == "interpreter" else table(gpu).get(kernel, {}).get(str(size), {})
-    return {**_RULES[kernel](size, arch), **special}
+    return {**(_RULES.get(kernel) or _CHOICES[kernel])(size, arch), **special}
 
 
 @cache
-def table(gpu: str) -> dict[str, dict[str, dict[str, int]]]:
+def table(gpu: str) -> dict[str, dict[str, dict[str, Any]]]:
     """What was measured on this GPU: {kernel: {size: {constant: value}}}; empty when nothing was."""
     path = TUNED / f"{slug(gpu)}.json"
     return json.loads(path.read_text(encoding="utf-8"))["kernels"] if path.exists() else {}
@@ -48,9 +49,12 @@ def slug(gpu: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", gpu.lower()).strip("_") or "none"
 
 
-def alternatives(kernel: str, size: int, arch: str) -> list[dict[str, int]]:
+def alternatives(kernel: str, size: int, arch: str) -> list[dict[str, Any]]:
     """What may be measured against the rule: none of it spills on the chips that tests compile for."""
-    if kernel in ("collect", "sample"):
+    if kernel in ("select", "select_active"):
+        some = [form for form in forms(arch) if form != "slab" or kernel == "select"]
+        return [{"form": form} for form in some if {"form": form} != _CHOICES[kernel](size, arch)]
+    if kernel in ("collect", "collect_hits", "sample"):
         if size == 4:
             return []
         # Tiles twice as large would halve what is read, but their sums, slots and addresses do not fit the registers.
@@ -61,9 +65,9 @@ def alternatives(kernel: str, size: int, arch: str) -> list[dict[str, int]]:
     if kernel == "decode_loss":
         made = [{"HELD": held, "num_warps": w} for held, w in ((2048, 4), (4096, 4), (4096, 8), (8192, 8))]
         return [choice for choice in made if {**_RULES[kernel](size, arch), **choice} != _RULES[kernel](size, arch)]
-    if kernel in ("row_grad_adam", "row_grad", "sparse_decode", "gather_dot", "score"):
+    if kernel in ("row_grad_adam", "row_grad", "sparse_decode", "gather_dot", "score", "choose"):
         rule = _RULES[kernel](size, arch)
-        key = "C" if kernel == "score" else "J"
+        key = "C" if kernel in ("score", "choose") else "J"
         made = [{key: j, "num_warps": w} for j in (1, 2, 4, 8) for w in (4, 8, 16)]
         made = [c for c in made if c[key] * rule["BD"] <= MOST_IN_FLIGHT * 32 * c["num_warps"]]
         return [choice for choice in made if {**rule, **choice} != rule]
@@ -101,23 +105,58 @@ def _dots(name: str, rows: int, most: int):
 
 def _slots(cap: int, arch: str) -> dict[str, int]:
     """A row's candidates in registers."""
-    return {"num_warps": 4 if cap <= 1024 else 8 if cap <= 4096 else 16, "num_stages": 1}
+    return {"num_warps": slot_warps(cap), "num_stages": 1}
+
+
+def slot_warps(cap: int) -> int:
+    return 4 if cap <= 1024 else 8 if cap <= 4096 else 16
 
 
 def _fixed(**constants: int):
     return lambda size, arch: {"num_stages": 1, **constants}
 
 
+# How the candidates of ``topk_encode`` are found; all are exact. Which is fastest no GPU has said yet.
+#   bar: a bar from a sample; ``collect`` bounds and counts every product, in any layout.
+#   hits: the same bar; a product that is not above it costs a comparison and a branch (NVIDIA only, bf16 products).
+#   slab: cuBLAS writes products of 2,048 features, which stay in cache; a program a row sifts them.
+FORMS = ("bar", "hits", "slab")
+
+
+def forms(arch: str) -> list[str]:
+    """Those that there are on this architecture."""
+    return [form for form in FORMS if form != "hits" or arch.startswith("sm_")]
+
+
+def _form(d: int, arch: str) -> dict[str, str]:
+    """A product costs 2·D operations, on an H100 some 2.6 ps · D / 1,000, and in a slab 4 bytes through the cache, some
+    0.8 ps: two fifths of it at D 768, a twelfth at D 4,096. There cuBLAS' product should gain more than that; below,
+    the products are looked at in the registers where they are."""
+    if arch == "interpreter":
+        return {"form": "bar"}
+    return {"form": "slab" if d >= 1024 else "hits" if arch.startswith("sm_") else "bar"}
+
+
+# What is chosen by name and size like block sizes, and measured like them, but is no kernel.
+_CHOICES = {
+    "select": _form,
+    "select_active": lambda d, arch: {"form": "hits" if arch.startswith("sm_") else "bar"},  # where the bar is 0
+    # Tiles of ``collect`` for hits: 128 registers a thread at most, so that two programs share a processor.
+    "collect_hits": lambda element, arch: {
+        **_RULES["collect"](element, arch),
+        **({"BN": 64} if arch.startswith("sm_8") and element == 2 else {}),
+    },
+}
 _RULES = {
     "round_rows": _dots("R", 8, 512),
     "sample": _product,
     "collect": lambda element, arch: {**_product(element, arch), "GROUP": 8},
     "set_bar": _slots,
-    "narrow": _slots,
-    "widen": _slots,
+    "sift": lambda cap, arch: {"num_warps": max(8, slot_warps(cap)), "num_stages": 1},
     "score": _dots("C", 8, 512),
-    # Its BD and num_warps are those of ``score`` there and then, so that the order of additions is the same.
-    "redo": _fixed(R=8, C=8, BF=1024),
+    "choose": lambda d, arch: {**_dots("C", 8, 512)(d, arch), "B": 32, "num_warps": 8},
+    # The rest are those of ``choose`` there and then, so that the order of additions is the same.
+    "redo": _fixed(R=8, BF=1024),
     "emit": _fixed(B=32, num_warps=2),
     "unpack_features": _fixed(B=256, num_warps=2),
     "count_kept": _fixed(B=256, num_warps=2),
@@ -141,9 +180,10 @@ _RULES = {
 _INTERPRETER = {
     "sample": {"BM": 16, "BN": 256},
     "collect": {"BM": 16, "BN": 256},
+    "collect_hits": {"BM": 16, "BN": 256},
     "round_rows": {"R": 512},
     "score": {"C": 32},
-    "redo": {"C": 1024},
+    "choose": {"C": 512, "B": 128},
     "emit": {"B": 128},
     "place": {"B": 128},
     "count": {"B": 16},

@@ -66,16 +66,3 @@ def kth_largest(ranks, k):
     for step in range(16):
         low = raised(low, tl.sum(reaching(ranks, low, 30 - 2 * step)), 30 - 2 * step, k)
     return low.to(tl.int32)
-
-
-@triton.jit
-def two_largest(ranks, j, k):
-    """``kth_largest`` for j and for k, by the same reductions."""
-    low = tl.full([], -(2**31), tl.int64)
-    other = tl.full([], -(2**31), tl.int64)
-    for step in range(16):
-        shift = 30 - 2 * step
-        both = tl.join(reaching(ranks, low, shift), reaching(ranks, other, shift))
-        mine, its = tl.split(tl.sum(both, axis=0))
-        low, other = raised(low, mine, shift, j), raised(other, its, shift, k)
-    return low.to(tl.int32), other.to(tl.int32)

@@ -15,6 +15,7 @@ is below it in fp32.
 import triton
 import triton.language as tl
 
+from monosem.kernels.hits import append, threshold
 from monosem.kernels.order import pack, rank32
 
 
@@ -84,22 +85,26 @@ def sample(
 
 
 @triton.jit
+def upper_bound(v, lost, x_length, x_error, w_length, w_error, rounding):
+    """What the pre-activation in fp32 does not exceed, where the product says v. lost: of v since, in storing it."""
+    margin = w_length * (x_error + rounding * x_length) + w_error * (x_length + x_error)
+    upper = v + margin + tl.abs(v) * 2.0**-21 + lost
+    return tl.where(v == float("-inf"), v, upper)  # a bias of −∞: −∞ + ∞ would be NaN, and a candidate
+
+
+@triton.jit
 def keep(
     acc, b, x_length, x_error, w_length, w_error, bar, keys, count, rows, cols, N, F, rounding,
     CAP: tl.constexpr, ALL: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """Of products [rows, cols], write those whose upper bound is above the row's bar."""
     row_in, col_in = rows < N, cols < F
-    length = tl.load(x_length + rows, mask=row_in, other=0.0)
-    error = tl.load(x_error + rows, mask=row_in, other=0.0)
+    length = tl.load(x_length + rows, mask=row_in, other=0.0)[:, None]
+    error = tl.load(x_error + rows, mask=row_in, other=0.0)[:, None]
+    long = tl.load(w_length + cols, mask=col_in, other=0.0)[None, :]
+    off = tl.load(w_error + cols, mask=col_in, other=0.0)[None, :]
     v = acc + tl.load(b + cols, mask=col_in, other=0.0).to(tl.float32)[None, :]
-    upper = (
-        v
-        + tl.load(w_length + cols, mask=col_in, other=0.0)[None, :] * (error + rounding * length)[:, None]
-        + tl.load(w_error + cols, mask=col_in, other=0.0)[None, :] * (length + error)[:, None]
-        + tl.abs(v) * 2.0**-21
-    )
-    upper = tl.where(v == float("-inf"), v, upper)  # a bias of −∞: −∞ + ∞ would be NaN, and a candidate
+    upper = upper_bound(v, 0.0, length, error, long, off, rounding)
     inside = row_in[:, None] & col_in[None, :]
     start = rows.to(tl.int64)[:, None] * CAP
     if ALL:
@@ -113,14 +118,15 @@ def keep(
 @triton.jit
 def collect(
     x, w, b, x_length, x_error, w_length, w_error, bar, keys, count, N, F, WIDTH, rounding,
-    CAP: tl.constexpr, ALL: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    CAP: tl.constexpr, ALL: tl.constexpr, LOOSE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
     GROUP: tl.constexpr, FP32: tl.constexpr,
 ):  # fmt: skip
     """Keep the features whose upper bound is above the row's bar: keys [N, CAP], count [N].
 
     ``count`` counts all of them, also those for which there was no slot. The slots are handed out by an atomic
     counter, so their order differs from run to run; nothing that follows depends on it. With ALL, every feature has
-    the slot of its number and no counter is needed.
+    the slot of its number and no counter is needed. LOOSE: what is kept is the product, and kept where the largest
+    margin of the tile would bring it above the bar (``hits.py``).
     """
     down, across = tl.cdiv(N, BM), tl.cdiv(F, BN)
     # Programs that run together share rows and features: GROUP blocks of rows beside one another.
@@ -129,15 +135,23 @@ def collect(
     within = tl.program_id(0) % (GROUP * across)
     rows = (group * GROUP + within % height) * BM + tl.arange(0, BM)
     cols = (within // height) * BN + tl.arange(0, BN)
-    acc = tile(x, w, rows % N, cols % F, WIDTH, BM, BN, BK, FP32)
-
-    # In two halves of the columns: a thread cannot hold all values, slots and addresses at once.
-    left, right = tl.split(tl.permute(tl.reshape(acc, (BM, 2, BN // 2)), (0, 2, 1)))
-    first = (within // height) * BN + tl.arange(0, BN // 2)
-    keep(
-        left, b, x_length, x_error, w_length, w_error, bar, keys, count, rows, first, N, F, rounding, CAP, ALL, BN // 2
-    )  # fmt: skip
-    keep(
-        right, b, x_length, x_error, w_length, w_error, bar, keys, count, rows, first + BN // 2, N, F, rounding, CAP,
-        ALL, BN // 2,
-    )  # fmt: skip
+    if LOOSE:
+        least = threshold(x_length, x_error, w_length, w_error, bar, rows, cols, N, F, rounding)
+        acc = tile(x, w, rows % N, cols % F, WIDTH, BM, BN, BK, FP32)
+        v = acc + tl.load(b + cols % F).to(tl.float32)[None, :]
+        # What is outside is −∞, which is nobody's candidate.
+        v = tl.where((rows < N)[:, None] & (cols < F)[None, :], v, float("-inf"))
+        append(v, least, keys, count, rows % N, cols, CAP, FP32)
+    else:
+        acc = tile(x, w, rows % N, cols % F, WIDTH, BM, BN, BK, FP32)
+        # In two halves of the columns: a thread cannot hold all values, slots and addresses at once.
+        left, right = tl.split(tl.permute(tl.reshape(acc, (BM, 2, BN // 2)), (0, 2, 1)))
+        first = (within // height) * BN + tl.arange(0, BN // 2)
+        keep(
+            left, b, x_length, x_error, w_length, w_error, bar, keys, count, rows, first, N, F, rounding, CAP, ALL,
+            BN // 2,
+        )  # fmt: skip
+        keep(
+            right, b, x_length, x_error, w_length, w_error, bar, keys, count, rows, first + BN // 2, N, F, rounding,
+            CAP, ALL, BN // 2,
+        )  # fmt: skip

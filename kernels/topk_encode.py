@@ -1,13 +1,14 @@
 """The k largest of each row of x·wᵀ + b, exactly, without the row.
 
-    sample → bar → collect → narrow → score → widen → score → redo → emit
+    candidates → choose → redo → emit
 
-A bar from a sample of the columns lets a few hundred of F features through (``product.collect``). ``narrow`` takes the
-k of largest upper bound, ``score`` computes them in fp32: the least of them, t, is a number that k features reach.
-``widen`` adds every other feature whose upper bound reaches t; what is left out is below t in fp32. A row is certified
-when there was room for all that came through and the bar was below t. The others are listed and computed from all F
-features by ``redo``, whose programs end at once when the list is empty: no answer depends on luck, and the host need
-not know. Nothing reads what another program of the same launch wrote, except to append to a list by an atomic counter.
+Whichever way candidates are found (``product.collect`` with a bar from a sample, ``sift.sift`` with one that rises),
+there are some hundreds of F features, each with an upper bound, and a bar that the bounds of all others do not exceed.
+``choose`` scores the k of largest bound in fp32: the least of them, t, is a number that k features reach. It adds every
+other candidate whose bound reaches t, and orders the scores. A row is certified when there was room for all that came
+through and the bar was below t. The others are listed and computed from all F features by ``redo``, whose programs end
+at once when the list is empty: no answer depends on luck, and the host need not know. Nothing reads what another
+program of the same launch wrote, except to append to a list by an atomic counter.
 """
 
 import triton
@@ -25,8 +26,8 @@ from monosem.kernels.order import (
     rank32,
     rank_of,
     reaching,
-    two_largest,
-)  # fmt: skip
+)
+from monosem.kernels.product import upper_bound
 
 
 @triton.jit
@@ -43,28 +44,12 @@ def set_bar(
     i = tl.arange(0, BS)
     v = tl.load(values + row * SAMPLE + i, mask=i < SAMPLE, other=0.0)
     ranks = tl.where(i < SAMPLE, rank32(v), LOWEST32)
-    reached, floor = two_largest(ranks, j, j_most)
-    reached, floor = number(reached), number(floor)
+    reached = number(kth_largest(ranks, j))
+    floor = number(kth_largest(ranks, j_most))
     length, error = tl.load(x_length + row), tl.load(x_error + row)
     margin = tl.load(w_length) * (error + rounding * length) + tl.load(w_error) * (length + error)
     bar = tl.minimum(reached, tl.maximum(reached - margin, floor + margin))
     tl.store(out + row, tl.where(bar == bar, bar, float("-inf")))
-
-
-@triton.jit
-def narrow(keys, count, listed, bound, first, k, CAP: tl.constexpr):
-    """List the features of the k largest upper bounds (more where bounds are equal)."""
-    row = tl.program_id(0).to(tl.int64)
-    slots = tl.arange(0, CAP)
-    live = slots < tl.load(count + row)
-    key = tl.load(keys + row * CAP + slots, mask=live, other=LOWEST)
-    ranks = rank_of(key)
-    t = kth_largest(ranks, k)
-    top = live & (ranks >= t)
-    taken = top.to(tl.int32)
-    tl.store(listed + row * CAP + tl.cumsum(taken) - 1, feature_of(key), mask=top)
-    tl.store(bound + row, t)
-    tl.store(first + row, tl.sum(taken))
 
 
 @triton.jit
@@ -85,43 +70,104 @@ def score_block(x_row, w, b, features, live, D, C: tl.constexpr, BD: tl.constexp
 
 
 @triton.jit
-def score(x, w, b, listed, begin, end, exact, D, CAP: tl.constexpr, C: tl.constexpr, BD: tl.constexpr):
-    """Exact keys of the listed features ``begin[row]:end[row]``."""
-    row = tl.program_id(0).to(tl.int64)
-    last = tl.load(end + row)
-    for s in range(tl.load(begin + row), last, C):
+def score_listed(x_row, w, b, listed, exact, begin, end, D, C: tl.constexpr, BD: tl.constexpr):
+    """Exact keys of one row's listed features begin:end."""
+    for s in range(begin, end, C):
         slots = s + tl.arange(0, C)
-        live = slots < last
-        features = tl.load(listed + row * CAP + slots, mask=live, other=0)
-        ranks = score_block(x + row * D, w, b, features, live, D, C, BD)
-        tl.store(exact + row * CAP + slots, pack(ranks, features), mask=live)
+        live = slots < end
+        features = tl.load(listed + slots, mask=live, other=0)
+        tl.store(exact + slots, pack(score_block(x_row, w, b, features, live, D, C, BD), features), mask=live)
 
 
 @triton.jit
-def widen(
-    keys, count, bar, listed, bound, first, exact, end, is_nan, todo, n_todo, k,
-    CAP: tl.constexpr, ALL: tl.constexpr,
+def score(x, w, b, listed, end, exact, D, CAP: tl.constexpr, C: tl.constexpr, BD: tl.constexpr):
+    """Exact keys of the first ``end[row]`` listed features."""
+    row = tl.program_id(0).to(tl.int64)
+    score_listed(x + row * D, w, b, listed + row * CAP, exact + row * CAP, 0, tl.load(end + row), D, C, BD)
+
+
+@triton.jit
+def write_row(keys, n, values, indices, k, B: tl.constexpr):
+    """The first k of n different keys, after ReLU. Place of a key = how many are larger."""
+    i = tl.arange(0, B)
+    for s in range(0, n, B):
+        mine = tl.load(keys + s + i, mask=s + i < n, other=LOWEST)
+        place = tl.zeros([B], tl.int32)
+        for o in range(0, n, B):
+            others = tl.load(keys + o + i, mask=o + i < n, other=LOWEST)
+            place += tl.sum((others[None, :] > mine[:, None]).to(tl.int32), axis=1)
+        v = number(rank_of(mine))
+        keep = (s + i < n) & (place < k)
+        tl.store(values + place, tl.where(v > 0, v, 0.0), mask=keep)
+        tl.store(indices + place, feature_of(mine), mask=keep)
+
+
+@triton.jit
+def write_nan(values, indices, k, B: tl.constexpr):
+    for s in range(0, k, B):
+        i = s + tl.arange(0, B)
+        tl.store(values + i, tl.full([B], float("nan"), tl.float32), mask=i < k)
+        tl.store(indices + i, i, mask=i < k)
+
+
+@triton.jit
+def choose(
+    x, w, b, x_length, x_error, w_length, w_error, bar, keys, count, listed, exact, values, indices, first, end,
+    todo, n_todo, D, rounding, k,
+    CAP: tl.constexpr, LISTED: tl.constexpr, ALL: tl.constexpr, LOOSE: tl.constexpr, C: tl.constexpr,
+    BD: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
-    """List what else may belong to the k largest, and the row itself if that cannot be known from its candidates."""
+    """From a row's candidates to its k largest; or the row goes to the list of those to be done again.
+
+    LOOSE: the keys are of products, not of upper bounds. ``first`` and ``end``: how many were scored to know t, and in
+    all. What threads of the program write for others of them to read lies between barriers.
+    """
     row = tl.program_id(0).to(tl.int64)
     slots = tl.arange(0, CAP)
-    n, n_first = tl.load(count + row), tl.load(first + row)
-    scored = rank_of(tl.load(exact + row * CAP + slots, mask=slots < n_first, other=LOWEST))
-    nan = tl.max(scored) == NAN32
-    least = tl.min(tl.where(slots < n_first, scored, NAN32))
-    key = tl.load(keys + row * CAP + slots, mask=slots < n, other=LOWEST)
+    n = tl.load(count + row)
+    live = slots < n
+    key = tl.load(keys + row * CAP + slots, mask=live, other=LOWEST)
+    if LOOSE:
+        features = feature_of(key)
+        v = number(rank_of(key))
+        length, error = tl.load(x_length + row), tl.load(x_error + row)
+        long = tl.load(w_length + features, mask=live, other=0.0)
+        off = tl.load(w_error + features, mask=live, other=0.0)
+        key = tl.where(live, pack(rank32(upper_bound(v, 0.0, length, error, long, off, rounding)), features), LOWEST)
     ranks = rank_of(key)
-    more = (slots < n) & (ranks < tl.load(bound + row)) & (ranks >= least)
-    redo = nan & False
+    t = kth_largest(ranks, k)
+    top = live & (ranks >= t)
+    taken = top.to(tl.int32)
+    n_top = tl.sum(taken)
+    mine, scores = listed + row * LISTED, exact + row * LISTED
+    place = tl.cumsum(taken) - 1
+    tl.store(mine + place, feature_of(key), mask=top & (place < LISTED))
+    n_first = tl.minimum(n_top, LISTED)
+    tl.debug_barrier()
+    score_listed(x + row * D, w, b, mine, scores, 0, n_first, D, C, BD)
+    tl.debug_barrier()
+    slot = tl.arange(0, LISTED)
+    scored = rank_of(tl.load(scores + slot, mask=slot < n_first, other=LOWEST))
+    least = tl.min(tl.where(slot < n_first, scored, NAN32))
+    more = live & (ranks < t) & (ranks >= least)
+    added = more.to(tl.int32)
+    n_all = n_top + tl.sum(added)
+    again = n < 0
     if not ALL:
-        redo = (not nan) & ((n < k) | (n > CAP) | (rank32(tl.load(bar + row)) >= least))
-        if redo:
-            tl.store(todo + tl.atomic_add(n_todo, 1, sem="relaxed"), row.to(tl.int32))
-    more = more & (not nan) & (not redo)
-    taken = more.to(tl.int32)
-    tl.store(listed + row * CAP + n_first + tl.cumsum(taken) - 1, feature_of(key), mask=more)
-    tl.store(end + row, n_first + tl.sum(taken))
-    tl.store(is_nan + row, nan.to(tl.int32))
+        again = (n < k) | (n > CAP) | (n_all > LISTED) | (rank32(tl.load(bar + row)) >= least)
+    tl.store(first + row, n_first)
+    tl.store(end + row, n_first)
+    if tl.max(scored) == NAN32:
+        write_nan(values + row * k, indices + row * k, k, B)
+    elif again:
+        tl.store(todo + tl.atomic_add(n_todo, 1, sem="relaxed"), row.to(tl.int32))
+    else:
+        tl.store(end + row, n_all)
+        tl.store(mine + n_top + tl.cumsum(added) - 1, feature_of(key), mask=more)
+        tl.debug_barrier()
+        score_listed(x + row * D, w, b, mine, scores, n_top, n_all, D, C, BD)
+        tl.debug_barrier()
+        write_row(scores, n_all, values + row * k, indices + row * k, k, B)
 
 
 @triton.jit
@@ -138,18 +184,16 @@ def counted(ranks, low, shift, width, BF: tl.constexpr):
 @triton.jit
 def select_share(ranks, keys, first, width, k, BF: tl.constexpr):
     """Write the k largest of ``width`` ranks in memory as keys, lowest feature first among equals; where there are
-    fewer, LOWEST. Returns whether one is NaN."""
+    fewer, LOWEST."""
     low = tl.full([], -(2**31), tl.int64)
     for step in range(16):
         low = raised(low, counted(ranks, low, 30 - 2 * step, width, BF), 30 - 2 * step, k)
     t = low.to(tl.int32)
     above = tl.zeros([], tl.int32)
-    nan = tl.zeros([], tl.int32)
     for c in range(0, width, BF):
         cols = c + tl.arange(0, BF)
         r = tl.load(ranks + cols, mask=cols < width, other=LOWEST32)
         above += tl.sum((r > t).to(tl.int32))
-        nan = tl.maximum(nan, tl.max((r == NAN32).to(tl.int32)))
     at = tl.zeros([], tl.int32)
     equal = tl.zeros([], tl.int32)
     for c in range(0, width, BF):
@@ -164,18 +208,17 @@ def select_share(ranks, keys, first, width, k, BF: tl.constexpr):
     for c in range(at, k, BF):
         cols = c + tl.arange(0, BF)
         tl.store(keys + cols, tl.full([BF], LOWEST, tl.int64), mask=cols < k)
-    return nan
 
 
 @triton.jit
 def redo(
-    x, w, b, todo, n_todo, space, exact, end, is_nan, F, D, k, WIDTH, SPLITS,
+    x, w, b, todo, n_todo, space, keys, F, D, k, WIDTH, SPLITS,
     CAP: tl.constexpr, R: tl.constexpr, C: tl.constexpr, BD: tl.constexpr, BF: tl.constexpr,
 ):  # fmt: skip
     """The rows of the list from all features: the k largest of each share of WIDTH features, for ``emit`` to order.
 
     A program takes R rows at a time through its share, so that a row of w comes from memory once for all R; ``space``
-    [programs, R, WIDTH] is its own. ``end`` and ``is_nan`` get the same from whichever program writes.
+    [programs, R, WIDTH] is its own. ``keys`` had the row's candidates, which are of no use any more.
     """
     share = tl.program_id(0) % SPLITS
     first = share * WIDTH
@@ -193,32 +236,20 @@ def redo(
         tl.debug_barrier()  # the program's threads now read what others of them wrote
         for r in range(0, together):
             row = tl.load(todo + i + r).to(tl.int64)
-            nan = select_share(own + r * WIDTH, exact + row * CAP + share * k, first, width, k, BF)
-            tl.store(end + row, SPLITS * k)
-            if nan != 0:
-                tl.store(is_nan + row, nan)
+            select_share(own + r * WIDTH, keys + row * CAP + share * k, first, width, k, BF)
         tl.debug_barrier()
 
 
 @triton.jit
-def emit(exact, end, is_nan, values, indices, k, CAP: tl.constexpr, B: tl.constexpr):
-    """Place of a key = how many are larger. The first k leave, after ReLU; a row with NaN is NaN."""
-    row = tl.program_id(0).to(tl.int64)
-    n = tl.load(end + row)
-    keys = exact + row * CAP
+def emit(todo, n_todo, keys, values, indices, k, N_KEYS, CAP: tl.constexpr, B: tl.constexpr):
+    """The rows of the list, from what ``redo`` found of them."""
     i = tl.arange(0, B)
-    if tl.load(is_nan + row) != 0:
-        for s in range(0, k, B):
-            tl.store(values + row * k + s + i, tl.full([B], float("nan"), tl.float32), mask=s + i < k)
-            tl.store(indices + row * k + s + i, s + i, mask=s + i < k)
-    else:
-        for s in range(0, n, B):
-            mine = tl.load(keys + s + i, mask=s + i < n, other=LOWEST)
-            place = tl.zeros([B], tl.int32)
-            for o in range(0, n, B):
-                others = tl.load(keys + o + i, mask=o + i < n, other=LOWEST)
-                place += tl.sum((others[None, :] > mine[:, None]).to(tl.int32), axis=1)
-            v = number(rank_of(mine))
-            keep = (s + i < n) & (place < k)
-            tl.store(values + row * k + place, tl.where(v > 0, v, 0.0), mask=keep)
-            tl.store(indices + row * k + place, feature_of(mine), mask=keep)
+    for r in range(tl.program_id(0), tl.load(n_todo), tl.num_programs(0)):
+        row = tl.load(todo + r).to(tl.int64)
+        largest = tl.full([B], LOWEST32, tl.int32)
+        for s in range(0, N_KEYS, B):
+            largest = tl.maximum(largest, rank_of(tl.load(keys + row * CAP + s + i, mask=s + i < N_KEYS, other=LOWEST)))
+        if tl.max(largest) == NAN32:
+            write_nan(values + row * k, indices + row * k, k, B)
+        else:
+            write_row(keys + row * CAP, N_KEYS, values + row * k, indices + row * k, k, B)

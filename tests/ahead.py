@@ -13,7 +13,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from monosem.kernels import launch
 from monosem.ops import triton_encode, triton_launch, triton_rows, triton_threshold
+from monosem.ops.tune_table import override
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -132,7 +134,9 @@ def step(n: int, d: int, f: int, k: int) -> Callable[[], None]:
 
     def calls() -> None:
         x, w, b, b_dec = empty(n, d), empty(f, d), empty(f), empty(d)
-        triton_encode.topk(x, w, b, k)
+        for form in launch.forms(triton_launch.assumed[1]):
+            with override(launch.table(""), "select", d, {"form": form}):
+                triton_encode.topk(x, w, b, k)
         triton_threshold.threshold(x, w, b)
         copy = triton_encode.empty_copy(w)
         triton_threshold.threshold_within(x, w, b, 40 * n, 256, *(copy or (None, None)))

@@ -80,3 +80,29 @@ def _full_fp32() -> Iterator[None]:
                 for name, value in _before.items():
                     _put(name, value)
                 _before.clear()
+
+
+@contextmanager
+def summed_in_fp32() -> Iterator[None]:
+    """cuBLAS may add parts of a product of bf16 in bf16; here it may not, whatever the caller's process lets it do."""
+    global _summing, _summed_before
+    matmul = torch.backends.cuda.matmul
+    with _lock:
+        if not _summing:
+            _summed_before = tuple(
+                getattr(matmul, _REDUCED + part) for part in ("", "_split_k") if hasattr(matmul, _REDUCED + part)
+            )
+            setattr(matmul, _REDUCED, False)
+        _summing += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _summing -= 1
+            if not _summing:
+                setattr(matmul, _REDUCED, _summed_before if len(_summed_before) > 1 else _summed_before[0])
+
+
+_REDUCED = "allow_bf16_reduced_precision_reduction"
+_summing = 0
+_summed_before: tuple[bool, ...] = ()

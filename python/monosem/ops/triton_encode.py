@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
 from torch import Tensor
 
-from monosem.kernels import product, topk_encode
+from monosem.kernels import launch, product, sift, topk_encode
 from monosem.kernels.launch import power2
 from monosem.ops import backend, gpu, reference
+from monosem.ops.precision import summed_in_fp32
 from monosem.ops.triton_launch import blocks, cdiv, run
 
 PAD = 64  # the product reads rows padded to a multiple of this
 MOST_SLOTS = 8192  # candidates a row that one program can hold
 CHANCE = 1e-9  # of a row that has to be done again, by the rule that sets the bar
 BUFFER_BYTES = 128 << 20  # for candidates, but at most an eighth of the weights; more tokens are taken in turn,
-FEWEST_ROWS = 1024  # at least so many at a time
+LEAST_BYTES = 64 << 20  # which may have so much though: 4,096 tokens at the shape of GPT-2, of which they take 40 MB,
+FEWEST_ROWS = 1024  # and at least so many at a time
+ROWS_TOGETHER = 128  # rows of a tile: of parts that are no multiple of it, the last tile is wasted
+SLAB = 2048  # features a product of its own, where products go through memory
 SPACE_BYTES = 16 << 20  # for the rows that are done again, which are few, but at most a sixteenth of the weights
+MOST_EMITTERS = 512  # programs that write what was done again
 DENSE_BYTES = 256 << 20  # for pieces of tokens × features where k is larger than any plan
 
 
@@ -31,6 +36,7 @@ class Plan:
         slots: room for candidates, a power of two; all F of them when ``everything``.
         sample: columns that the bar is set from.
         j, j_most: ranks in the sample between which the bar is.
+        form: how candidates are found, see ``monosem.kernels.launch.FORMS``.
     """
 
     slots: int
@@ -38,6 +44,16 @@ class Plan:
     sample: int = 0
     j: int = 0
     j_most: int = 0
+    form: str = "bar"
+
+    def listed(self, k: int) -> int:
+        """Of the slots, how many may be scored; a row that would need more is done again."""
+        return self.slots if self.everything else min(self.slots, max(128, 4 * power2(k)))
+
+    def bytes(self, k: int) -> int:
+        """Memory that a row needs at once."""
+        before = 2 * SLAB if self.form == "slab" else 0
+        return max(self.slots * 8 + max(self.listed(k) * 12, before), self.sample * 4)
 
 
 def _poisson_tail(mean: float, n: int) -> float:
@@ -70,6 +86,15 @@ def plan(f: int, k: int) -> Plan | None:
             if j_most >= 2 * j:  # room for the margin too
                 return Plan(slots, False, sample, j, j_most)
     return None
+
+
+def formed(chosen: Plan, k: int, form: str) -> Plan:
+    """The plan, with candidates found in this form."""
+    if chosen.everything:
+        return chosen
+    if form == "slab":  # no sample; room for what is within the margin of the k-th
+        return Plan(min(chosen.slots, max(1024, 4 * power2(k))), False, form=form)
+    return replace(chosen, form=form)
 
 
 def rounding(d: int) -> float:
@@ -119,6 +144,18 @@ class Problem:
         self.rounding = rounding(self.d)
         self.left, self.right = _rounded(self.x, dtype), right or _rounded(self.w, dtype)
 
+    def bars(self, plan: Plan) -> Tensor:
+        """A bar for each row from a sample of the features."""
+        sampled = self.sample(plan.sample)
+        bar = torch.empty(self.n, dtype=torch.float32, device=self.x.device)
+        kernel = topk_encode.set_bar
+        run(
+            kernel, self.n, sampled, self.left.length, self.left.error, self.right.length.amax(),
+            self.right.error.amax(), bar, plan.sample, self.rounding, plan.j, plan.j_most, BS=power2(plan.sample),
+            **blocks(kernel, plan.sample, self.x),
+        )  # fmt: skip
+        return bar
+
     def sample(self, size: int) -> Tensor:
         out = torch.empty(self.n, size, dtype=torch.float32, device=self.x.device)
         options = blocks(product.sample, self.element, self.x)
@@ -129,24 +166,59 @@ class Problem:
         )  # fmt: skip
         return out
 
-    def collect(self, bar: Tensor, slots: int, everything: bool) -> tuple[Tensor, Tensor]:
+    def collect(self, bar: Tensor, slots: int, everything: bool, loose: bool = False) -> tuple[Tensor, Tensor]:
+        """Keys and their number; with ``loose``, of products instead of upper bounds."""
         keys = torch.empty(self.n, slots, dtype=torch.int64, device=self.x.device)
         count = torch.full((self.n,), self.f if everything else 0, dtype=torch.int32, device=self.x.device)
-        options = blocks(product.collect, self.element, self.x)
+        options = blocks("collect_hits" if loose else "collect", self.element, self.x)
         grid = cdiv(self.n, options["BM"]) * cdiv(self.f, options["BN"])
         run(
             product.collect, grid, self.left.rows, self.right.rows, self.b, self.left.length, self.left.error,
             self.right.length, self.right.error, bar, keys, count, self.n, self.f, self.width, self.rounding,
-            CAP=slots, ALL=everything, FP32=self.fp32, **options,
+            CAP=slots, ALL=everything, LOOSE=loose, FP32=self.fp32, **options,
         )  # fmt: skip
         return keys, count
 
-    def score(self, listed: Tensor, begin: Tensor, end: Tensor, exact: Tensor) -> None:
+    def sift(self, slots: int, k: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys, their number and the bar that all else is not above: products a block of features at a time."""
+        device = self.x.device
+        keys = torch.empty(self.n, slots, dtype=torch.int64, device=device)
+        count = torch.zeros(self.n, dtype=torch.int32, device=device)
+        bar = torch.full((self.n,), -math.inf, dtype=torch.float32, device=device)
+        most = torch.stack([self.right.length.amax(), self.right.error.amax()])
+        slab = torch.empty(self.n, min(SLAB, self.f), dtype=torch.bfloat16, device=device)
+        kernel = sift.sift
+        for first in range(0, self.f, SLAB):
+            features = self.right.rows[first : first + SLAB]
+            _multiply(self.left.rows, features, slab[:, : len(features)])
+            run(
+                kernel, self.n, slab, self.b, self.left.length, self.left.error, self.right.length, self.right.error,
+                most, keys, count, bar, first, len(features), slab.shape[1], self.rounding, k, CAP=slots, BN=SLAB,
+                **blocks(kernel, slots, self.x),
+            )  # fmt: skip
+        return keys, count, bar
+
+    def score(self, listed: Tensor, end: Tensor, exact: Tensor) -> None:
         kernel = topk_encode.score
         run(
-            kernel, self.n, self.x, self.w, self.b, listed, begin, end, exact, self.d, CAP=listed.shape[1],
+            kernel, self.n, self.x, self.w, self.b, listed, end, exact, self.d, CAP=listed.shape[1],
             **blocks(kernel, self.d, self.x),
         )  # fmt: skip
+
+
+def form_at(x: Tensor, w: Tensor, choice: str = "select") -> str:
+    """How candidates are found: what is best at this width on this GPU. Products in fp32 have one way."""
+    low = backend.gpu_bf16_products() or x.dtype == torch.bfloat16
+    return blocks(choice, w.shape[1], x)["form"] if low else "bar"
+
+
+def _multiply(left: Tensor, right: Tensor, out: Tensor) -> None:
+    """left · rightᵀ in bf16, summed in fp32 and rounded once."""
+    if gpu.interpreted():  # PyTorch's own product on CPUs need not
+        out.copy_(left.float() @ right.float().T)
+        return
+    with summed_in_fp32():
+        torch.mm(left, right.T, out=out)
 
 
 def empty_copy(w: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -180,9 +252,11 @@ def topk(
         return _sorted_pieces(x, w, b, k)
     values = torch.empty(len(x), k, dtype=torch.float32, device=x.device)
     indices = torch.empty(len(x), k, dtype=torch.int32, device=x.device)
-    buffer = min(BUFFER_BYTES, w.numel() * 4 // 8)
-    rows = max(FEWEST_ROWS, buffer // max(chosen.slots * 20, chosen.sample * 4))
-    rows = max(1, cdiv(len(x), max(1, cdiv(len(x), rows))))  # shares of the same size
+    chosen = formed(chosen, k, form_at(x, w))
+    buffer = min(BUFFER_BYTES, max(LEAST_BYTES, w.numel() * 4 // 8))
+    rows = max(FEWEST_ROWS, buffer // chosen.bytes(k))
+    rows = cdiv(len(x), max(1, cdiv(len(x), rows)))  # shares of the same size
+    rows = max(1, cdiv(rows, ROWS_TOGETHER)) * ROWS_TOGETHER
     right = operand(copy, norms)
     for start in range(0, len(x), rows):
         part = slice(start, start + rows)
@@ -206,8 +280,9 @@ def candidates(x: Tensor, w: Tensor, b: Tensor, k: int) -> dict[str, float]:
         return dict.fromkeys(("slots", "collected", "scored", "redone", "missed"), math.nan)
     values = torch.empty(n, k, dtype=torch.float32, device=x.device)
     indices = torch.empty(n, k, dtype=torch.int32, device=x.device)
+    chosen = formed(chosen, k, form_at(x, w))
     report = _select(Problem(x, w, b), chosen, k, values, indices)
-    place = torch.arange(chosen.slots, device=x.device)
+    place = torch.arange(chosen.listed(k), device=x.device)
     missed = 0
     for row in range(n):  # a diagnosis: a token at a time needs little memory
         best = report["listed"][row, place < report["first"][row]]
@@ -228,49 +303,51 @@ def _select(p: Problem, plan: Plan, k: int, values: Tensor, indices: Tensor) -> 
     def ints(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
         return torch.empty(*shape, dtype=dtype, device=device)
 
-    bar = torch.empty(n, dtype=torch.float32, device=device)
-    if not plan.everything:
-        sampled = p.sample(plan.sample)
-        run(
-            topk_encode.set_bar, n, sampled, p.left.length, p.left.error, p.right.length.amax(), p.right.error.amax(),
-            bar, plan.sample, p.rounding, plan.j, plan.j_most, BS=power2(plan.sample),
-            **blocks(topk_encode.set_bar, plan.sample, p.x),
-        )  # fmt: skip
-        del sampled
-    keys, count = p.collect(bar, slots, plan.everything)
-    listed, exact = ints(n, slots), ints(n, slots, dtype=torch.int64)
-    bound, first, end, is_nan, todo = (ints(n) for _ in range(5))
+    if plan.form == "slab" and not plan.everything:
+        keys, count, bar = p.sift(slots, k)
+    else:
+        bar = ints(n, dtype=torch.float32) if plan.everything else p.bars(plan)
+        keys, count = p.collect(bar, slots, plan.everything, plan.form == "hits")
+    listed, exact = ints(n, plan.listed(k)), ints(n, plan.listed(k), dtype=torch.int64)
+    first, end, todo = (ints(n) for _ in range(3))
     n_todo = torch.zeros(1, dtype=torch.int32, device=device)
+    kernel = topk_encode.choose
     run(
-        topk_encode.narrow, n, keys, count, listed, bound, first, k, CAP=slots,
-        **blocks(topk_encode.narrow, slots, p.x),
+        kernel, n, p.x, p.w, p.b, p.left.length, p.left.error, p.right.length, p.right.error, bar, keys, count, listed,
+        exact, values, indices, first, end, todo, n_todo, p.d, p.rounding, k, CAP=slots, LISTED=plan.listed(k),
+        ALL=plan.everything, LOOSE=plan.form == "hits" and not plan.everything, **_scoring(p, slots),
     )  # fmt: skip
-    p.score(listed, torch.zeros_like(first), first, exact)
-    run(
-        topk_encode.widen, n, keys, count, bar, listed, bound, first, exact, end, is_nan, todo, n_todo, k, CAP=slots,
-        ALL=plan.everything, **blocks(topk_encode.widen, slots, p.x),
-    )  # fmt: skip
-    p.score(listed, first, end, exact)
+    del exact
     if not plan.everything:
-        _redo(p, k, slots, todo, n_todo, exact, end, is_nan)
-    run(topk_encode.emit, n, exact, end, is_nan, values, indices, k, CAP=slots, **blocks(topk_encode.emit, 0, p.x))
+        _redo(p, k, slots, todo, n_todo, keys, values, indices)
     return {"count": count, "scored": end, "first": first, "listed": listed, "redone": n_todo}
 
 
+def _scoring(p: Problem, slots: int) -> dict[str, int]:
+    """Block sizes of ``choose``: of its rows, and with as many warps as hold the slots."""
+    options = blocks(topk_encode.choose, p.d, p.x)
+    return {**options, "num_warps": max(options["num_warps"], launch.slot_warps(slots))}
+
+
 def _redo(
-    p: Problem, k: int, slots: int, todo: Tensor, n_todo: Tensor, exact: Tensor, end: Tensor, is_nan: Tensor
+    p: Problem, k: int, slots: int, todo: Tensor, n_todo: Tensor, keys: Tensor, values: Tensor, indices: Tensor
 ) -> None:
     """The rows in the list, from all features. Launched always; ends at once when the list is empty."""
-    kernel, as_scored = topk_encode.redo, blocks(topk_encode.score, p.d, p.x)
-    options = {**blocks(kernel, 0, p.x), **{name: as_scored[name] for name in ("BD", "num_warps")}}
+    kernel, as_chosen = topk_encode.redo, _scoring(p, slots)
+    options = {**blocks(kernel, 0, p.x), **{name: as_chosen[name] for name in ("C", "BD", "num_warps")}}
     room = max(1, min(p.n, min(SPACE_BYTES, p.w.numel() * 4 // 16) // (4 * p.f)))
     options["R"] = 1 << (min(options["R"], room).bit_length() - 1)
     splits = min(slots // k, cdiv(p.f, options["BF"]))
     width, groups = cdiv(p.f, splits), room // options["R"]
     space = torch.empty(groups * splits * options["R"] * width, dtype=torch.int32, device=p.x.device)
     run(
-        kernel, groups * splits, p.x, p.w, p.b, todo, n_todo, space, exact, end, is_nan, p.f, p.d, k, width, splits,
-        CAP=slots, **options,
+        kernel, groups * splits, p.x, p.w, p.b, todo, n_todo, space, keys, p.f, p.d, k, width, splits, CAP=slots,
+        **options,
+    )  # fmt: skip
+    kernel = topk_encode.emit
+    run(
+        kernel, min(p.n, MOST_EMITTERS), todo, n_todo, keys, values, indices, k, splits * k, CAP=slots,
+        **blocks(kernel, 0, p.x),
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,10 +21,11 @@ def _gpu(index: int) -> tuple[str, str]:
     return p.name, arch
 
 
-def blocks(kernel, size: int, like: Tensor) -> dict[str, int]:
-    """Constants and launch options of a kernel for the device of ``like``; see ``monosem.kernels.launch.block``."""
+def blocks(kernel, size: int, like: Tensor) -> dict[str, Any]:
+    """Constants and launch options of a kernel, or a choice by its name, for the device of ``like``; see
+    ``monosem.kernels.launch.block``."""
     name, arch = _gpu(like.device.index) if like.device.type == "cuda" else assumed
-    return launch.block(kernel.__name__, size, name, arch)
+    return launch.block(kernel if isinstance(kernel, str) else kernel.__name__, size, name, arch)
 
 
 def run(kernel, grid: int, *args, **options) -> None:

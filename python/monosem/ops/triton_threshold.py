@@ -8,7 +8,7 @@ from torch import Tensor
 from monosem.kernels import threshold_encode
 from monosem.kernels.launch import power2
 from monosem.ops import reference
-from monosem.ops.triton_encode import Problem, operand
+from monosem.ops.triton_encode import Problem, form_at, operand
 from monosem.ops.triton_launch import blocks, run
 
 DENSE_BYTES = 256 << 20  # for pieces of tokens × features where a row has more entries than slots
@@ -27,14 +27,15 @@ def threshold(x: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return x.new_empty(0), torch.empty(0, dtype=torch.int32, device=device), offsets
     p, slots = Problem(x, w, b), min(SLOTS, power2(len(w)))
     bar = torch.zeros(n, dtype=torch.float32, device=device)
-    keys, count = p.collect(bar, slots, False)
+    loose = form_at(x, w, "select_active") == "hits"
+    keys, count = p.collect(bar, slots, False, loose)
     exact, end, kept = _score_candidates(p, keys, count)
     torch.cumsum(kept, 0, out=offsets[1:])
     most, nnz = _wait_for(count.amax(), offsets[-1])
     if most > slots:
         if power2(most) > 1024 or n * power2(most) * 20 > DENSE_BYTES:
             return _dense_pieces(x, w, b)
-        keys, count = p.collect(bar, power2(most), False)
+        keys, count = p.collect(bar, power2(most), False, loose)
         exact, end, kept = _score_candidates(p, keys, count)
         torch.cumsum(kept, 0, out=offsets[1:])
         nnz = _wait_for(offsets[-1])[0]
@@ -57,7 +58,8 @@ def threshold_within(
         empty = torch.zeros(0, dtype=torch.int32, device=device)
         return values, indices, offsets, empty, empty.bool()
     p = Problem(x, w, b, operand(copy, norms))
-    keys, count = p.collect(torch.zeros(n, dtype=torch.float32, device=device), slots, False)
+    bar = torch.zeros(n, dtype=torch.float32, device=device)
+    keys, count = p.collect(bar, slots, False, form_at(x, w, "select_active") == "hits")
     exact, end, kept = _score_candidates(p, keys, count)
     fits = count <= slots
     fits &= torch.where(fits, kept, 0).cumsum(0) <= room
@@ -80,7 +82,7 @@ def _score_candidates(p: Problem, keys: Tensor, count: Tensor) -> tuple[Tensor, 
     listed, end = torch.empty(n, slots, dtype=torch.int32, device=keys.device), count.clamp(max=slots)
     kernel = threshold_encode.unpack_features
     run(kernel, n, keys, count, listed, CAP=slots, **blocks(kernel, 0, keys))
-    p.score(listed, torch.zeros_like(end), end, keys)
+    p.score(listed, end, keys)
     kept = torch.empty(n, dtype=torch.int64, device=keys.device)
     kernel = threshold_encode.count_kept
     run(kernel, n, keys, end, kept, CAP=slots, **blocks(kernel, 0, keys))

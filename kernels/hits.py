@@ -1,0 +1,70 @@
+"""The few products of a tile that matter, out of the registers that the tensor cores left them in.
+
+One in a hundred is above its row's bar. So a product costs one comparison and a branch, with a threshold that holds for
+all of the tile's features; only behind the branch is there a counter, an address and a store, by each thread for
+itself. Triton would move addresses and masks of all products to another layout before an atomic operation.
+"""
+
+import triton
+import triton.language as tl
+
+from monosem.kernels.order import pack, rank32
+
+
+@triton.jit
+def threshold(x_length, x_error, w_length, w_error, bar, rows, cols, N, F, rounding):
+    """Products [rows, cols] that are not above it have upper bounds that are not above the row's bar.
+
+    With M the margin of the row and the tile's longest feature, v + |v|·2⁻²¹ + M ≤ bar holds for every
+    v ≤ (bar − M) − |bar − M|·2⁻²⁰; the norms in M have room for its own rounding.
+    """
+    longest = tl.load(w_length + cols, mask=cols < F, other=0.0)
+    furthest = tl.load(w_error + cols, mask=cols < F, other=0.0)
+    long, off = tl.split(tl.max(tl.join(longest, furthest), axis=0))
+    length = tl.load(x_length + rows, mask=rows < N, other=0.0)
+    error = tl.load(x_error + rows, mask=rows < N, other=0.0)
+    margin = long * (error + rounding * length) + off * (length + error)
+    low = tl.load(bar + rows, mask=rows < N, other=0.0) - margin
+    low -= tl.abs(low) * 2.0**-20
+    return tl.where(low == low, low, float("-inf"))
+
+
+@triton.jit
+def append(v, least, keys, count, rows, cols, CAP: tl.constexpr, PORTABLE: tl.constexpr):
+    """Append to each row of keys what of v [rows, cols] is above ``least`` of the row, or NaN. Counts what finds no
+    slot too."""
+    counter = count + rows
+    start = keys + rows.to(tl.int64) * CAP
+    if PORTABLE:
+        hit = (v > least[:, None]) | (v != v)
+        slot = tl.atomic_add(counter[:, None] + tl.zeros_like(v).to(tl.int32), 1, mask=hit, sem="relaxed")
+        tl.store(start[:, None] + slot, pack(rank32(v), cols[None, :]), mask=hit & (slot < CAP))
+    else:
+        tl.inline_asm_elementwise(
+            """
+            {
+            .reg .pred miss, nan;
+            .reg .b32 slot, bits, flip;
+            .reg .b64 at;
+            mov.b32 $0, 0;
+            setp.le.f32 miss, $1, $2;
+            @miss bra DONE;
+            atom.relaxed.gpu.global.add.u32 slot, [$3], 1;
+            setp.ge.u32 miss, slot, $6;
+            @miss bra DONE;
+            add.f32 bits, $1, 0f00000000;
+            setp.nan.f32 nan, bits, bits;
+            shr.s32 flip, bits, 31;
+            and.b32 flip, flip, 0x7FFFFFFF;
+            xor.b32 bits, bits, flip;
+            selp.b32 bits, 0x7FFFFFFF, bits, nan;
+            mad.wide.u32 at, slot, 8, $4;
+            not.b32 flip, $5;
+            st.global.v2.b32 [at], {flip, bits};
+            DONE:
+            }
+            """,
+            "=r,f,f,l,l,r,r",
+            [v, least[:, None], counter.to(tl.int64)[:, None], start.to(tl.int64)[:, None], cols[None, :], CAP],
+            dtype=tl.int32, is_pure=False, pack=1,
+        )  # fmt: skip

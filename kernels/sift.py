@@ -1,0 +1,80 @@
+"""Candidates from products in memory, a block of features after the other: what may still be among the k largest.
+
+A product of all tokens with a block of features is made by cuBLAS in bf16 and small enough to stay in cache. One
+program a row reads its part, keeps what is above the row's bar, and raises the bar when there is no more room. Nothing
+is drawn, nothing is counted by atomic operations: candidates come in the order of features, the same ones each time.
+"""
+
+import triton
+import triton.language as tl
+
+from monosem.kernels.order import LOWEST, LOWEST32, number, pack, raised, rank32, rank_of, reaching
+from monosem.kernels.product import upper_bound
+
+# A number rounded to bf16 is off by at most half of its last place, 2⁻⁸ of it; and a little for computing that.
+TO_BF16 = tl.constexpr(2.0**-8 * 1.001)
+
+
+@triton.jit
+def sift(
+    slab, b, x_length, x_error, w_length, w_error, most, keys, count, bar, FIRST, WIDTH, STRIDE, rounding, k,
+    CAP: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    """Append to keys [N, CAP] what of slab [N, WIDTH], features FIRST and on, is above the bar; raise the bar for room.
+
+    most: the largest of ``w_length``, and of ``w_error``. ``count`` > CAP: too much is within the margin of the k-th;
+    the row is not looked at any more.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    n = tl.load(count + row)
+    if n <= CAP:
+        low = tl.load(bar + row)
+        length, error = tl.load(x_length + row), tl.load(x_error + row)
+        margin = tl.load(most) * (error + rounding * length) + tl.load(most + 1) * (length + error)
+        cols = tl.arange(0, BN)
+        inside = cols < WIDTH
+        features = FIRST + cols
+        product = tl.load(slab + row * STRIDE + cols, mask=inside, other=0.0).to(tl.float32)
+        v = product + tl.load(b + features, mask=inside, other=0.0).to(tl.float32)
+        lost = tl.abs(product) * TO_BF16
+        # By the largest norms first, so that only what may pass has its feature's norms read.
+        loose = upper_bound(v, lost, length, error, tl.load(most), tl.load(most + 1), rounding)
+        maybe = inside & ((loose > low) | (loose != loose))
+        if tl.max(maybe.to(tl.int32)) > 0:
+            long = tl.load(w_length + features, mask=maybe, other=0.0)
+            off = tl.load(w_error + features, mask=maybe, other=0.0)
+            upper = upper_bound(v, lost, length, error, long, off, rounding)
+            hit = maybe & ((upper > low) | (upper != upper))
+            new = tl.sum(hit.to(tl.int32))
+            mine = keys + row * CAP
+            if n + new > CAP:
+                slots = tl.arange(0, CAP)
+                old = tl.load(mine + slots, mask=slots < n, other=LOWEST)
+                low = tl.maximum(low, raised_bar(tl.where(hit, rank32(upper), LOWEST32), rank_of(old), margin, k))
+                hit = hit & ((upper > low) | (upper != upper))
+                upper_old = number(rank_of(old))
+                stays = (slots < n) & ((upper_old > low) | (upper_old != upper_old))
+                tl.debug_barrier()  # all have been read
+                tl.store(mine + tl.cumsum(stays.to(tl.int32)) - 1, old, mask=stays)
+                n = tl.sum(stays.to(tl.int32))
+                new = tl.sum(hit.to(tl.int32))
+                tl.store(bar + row, low)
+            at = n + tl.cumsum(hit.to(tl.int32)) - 1
+            tl.store(mine + at, pack(rank32(upper), features), mask=hit & (at < CAP))
+            tl.store(count + row, n + new)
+
+
+@triton.jit
+def raised_bar(new, old, margin, k):
+    """Below what k of the two sets' members are sure of, for upper bounds are two margins above lower ones; −∞ while
+    there are fewer than k.
+
+    Any bar is right, for it is checked after.
+    """
+    t = tl.full([], -(2**31), tl.int64)
+    for step in range(16):
+        shift = 30 - 2 * step
+        t = raised(t, tl.sum(reaching(new, t, shift)) + tl.sum(reaching(old, t, shift)), shift, k)
+    reached = number(t.to(tl.int32))
+    low = reached - 2 * margin - tl.abs(reached) * (4 * TO_BF16)
+    return tl.where(low == low, low, float("-inf"))
