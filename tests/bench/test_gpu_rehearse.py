@@ -34,7 +34,7 @@ def test_rehearsal(tmp_path):
     marks = {(row["backend"], row["tests"]) for s in ("step", "kernels", "ops") for row in stored[s]["rows"]}
     assert marks == ({("triton", "green"), ("cuda", "red")} if len(backends) == 2 else {("triton", "red")})
     kernels = {kernel["kernel"] for kernel in stored["kernels"]["rows"][0]["kernels"]}
-    assert {"collect", "score", "decode_loss", "row_grad_adam"} <= kernels
+    assert {"collect", "choose", "decode_loss", "row_grad_adam"} <= kernels
 
     # No figure can be taken for one of a GPU.
     for found in stored.values():
