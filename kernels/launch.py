@@ -68,7 +68,8 @@ def alternatives(kernel: str, size: int, arch: str) -> list[dict[str, Any]]:
     if kernel in ("row_grad_adam", "row_grad", "sparse_decode", "gather_dot", "score", "choose"):
         rule = _RULES[kernel](size, arch)
         key = "C" if kernel in ("score", "choose") else "J"
-        made = [{key: j, "num_warps": w} for j in (1, 2, 4, 8) for w in (4, 8, 16)]
+        warps = (8, 16) if kernel == "choose" else (4, 8, 16)  # it holds a row's candidates as well
+        made = [{key: j, "num_warps": w} for j in (1, 2, 4, 8) for w in warps]
         made = [c for c in made if c[key] * rule["BD"] <= MOST_IN_FLIGHT * 32 * c["num_warps"]]
         return [choice for choice in made if {**rule, **choice} != rule]
     return []
