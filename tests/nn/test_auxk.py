@@ -52,8 +52,9 @@ def test_a_run_that_began_with_the_older_default_goes_on_with_it(d_in, says, tmp
 
 
 def test_products_while_they_are_cheaper():
-    choices = [auxk.products_are_cheaper(rows, 512) for rows in (512, 5000, 10_000, 11_000, 100_000)]
-    assert choices == [True, True, True, False, False]
+    for device, most in (("cuda", 10_000), ("cpu", 2600)):
+        choices = [auxk.products_are_cheaper(rows, 512, device) for rows in (512, most, most + 1000, 100_000)]
+        assert choices == [True, True, False, False]
 
 
 def made(dense: bool, n_dead: int, room: int, monkeypatch, block_bytes: int = auxk.BYTES):
@@ -67,7 +68,7 @@ def made(dense: bool, n_dead: int, room: int, monkeypatch, block_bytes: int = au
     x = torch.randn(N, D, generator=torch.Generator().manual_seed(0))
     taken = []
     monkeypatch.setattr(gpu, "asynchronous", lambda t: True)
-    monkeypatch.setattr(auxk, "products_are_cheaper", lambda rows, size: dense)
+    monkeypatch.setattr(auxk, "products_are_cheaper", lambda *_: dense)
     monkeypatch.setattr(auxk, "BYTES", block_bytes)
     products = auxk.dense
     monkeypatch.setattr(auxk, "dense", lambda *a: taken.append(1) or products(*a))

@@ -83,7 +83,7 @@ class TopKSAE(SAE):
 
         On a GPU, AuxK has room for as many features as were dead ``LAG`` steps ago, and some more: nothing waits to
         learn how many are. Those for which there is none, the last by number, are left out for a step or two. While
-        there are few dead, it multiplies with all of them there (``nn/auxk.py``).
+        few are dead, it multiplies with all of them (``nn/auxk.py``).
         """
         centred = self.centred(self.some(x))
         n, d = x.shape
@@ -98,7 +98,7 @@ class TopKSAE(SAE):
         inputs = centred
         rows, bias = self._dead_rows(dead) if dead is not None and self._wanted() else ((), None)
         size, bias_slopes = self._aux_size(len(rows)), None
-        if size and gpu.asynchronous(x) and auxk.products_are_cheaper(len(rows), size):
+        if size and auxk.products_are_cheaper(len(rows), size, x.device.type):
             alpha = self.cfg.aux_coefficient
             made = auxk.dense(centred, residual, self.W_enc_rows[rows], bias, self.W_dec[rows], size)
             aux = made.loss * dead.any()
