@@ -68,8 +68,9 @@ def alternatives(kernel: str, size: int, arch: str) -> list[dict[str, Any]]:
     if kernel in ("row_grad_adam", "row_grad", "sparse_decode", "gather_dot", "score", "choose"):
         rule = _RULES[kernel](size, arch)
         key = "C" if kernel in ("score", "choose") else "J"
-        warps = (8, 16) if kernel == "choose" else (4, 8, 16)  # it holds a row's candidates as well
-        made = [{key: j, "num_warps": w} for j in (1, 2, 4, 8) for w in warps]
+        # ``choose`` holds a row's candidates as well.
+        rows, warps = ((1, 2, 4), (8, 16)) if kernel == "choose" else ((1, 2, 4, 8), (4, 8, 16))
+        made = [{key: j, "num_warps": w} for j in rows for w in warps]
         made = [c for c in made if c[key] * rule["BD"] <= MOST_IN_FLIGHT * 32 * c["num_warps"]]
         return [choice for choice in made if {**rule, **choice} != rule]
     return []
@@ -149,15 +150,15 @@ _CHOICES = {
     },
 }
 _RULES = {
-    "round_rows": _dots("R", 8, 512),
+    "round_rows": _dots("R", 4, 512),
     "sample": _product,
     "collect": lambda element, arch: {**_product(element, arch), "GROUP": 8},
     "set_bar": _slots,
     "sift": lambda cap, arch: {"num_warps": max(8, slot_warps(cap)), "num_stages": 1},
     "score": _dots("C", 8, 512),
-    "choose": lambda d, arch: {**_dots("C", 8, 512)(d, arch), "B": 32, "num_warps": 8},
+    "choose": lambda d, arch: {**_dots("C", 4, 512)(d, arch), "B": 32, "num_warps": 8},
     # The rest are those of ``choose`` there and then, so that the order of additions is the same.
-    "redo": _fixed(R=8, BF=1024),
+    "redo": _fixed(R=8, BF=512),
     "emit": _fixed(B=32, num_warps=2),
     "unpack_features": _fixed(B=256, num_warps=2),
     "count_kept": _fixed(B=256, num_warps=2),

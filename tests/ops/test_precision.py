@@ -20,6 +20,7 @@ ROOT = Path(monosem.__file__).parent
 FREE = {
     "ops/reference.py",
     "ops/cpu_encode.py",
+    "ops/triton_encode.py",
     "data/language_model.py",
     "data/models.py",
     "analysis/evidence/ultralow.py",

@@ -38,6 +38,8 @@ def post(client: Any, url: str, body: dict[str, Any], timeout: float) -> Respons
         Failed: a transport error, or no whole answer within ``timeout`` seconds.
         Odd: more than ``LARGEST`` bytes, or packed in a way that cannot be unpacked.
     """
+    import httpx
+
     answers: queue.SimpleQueue[Response | Exception] = queue.SimpleQueue()
     limit = time.monotonic() + timeout
 
@@ -51,6 +53,8 @@ def post(client: Any, url: str, body: dict[str, Any], timeout: float) -> Respons
     try:
         answer = answers.get(timeout=timeout)
     except queue.Empty:
+        answer = None
+    if answer is None or isinstance(answer, httpx.TimeoutException):  # whichever of the two clocks was first
         raise Failed(f"no whole answer within {timeout:g} s") from None
     if isinstance(answer, Response):
         return answer
