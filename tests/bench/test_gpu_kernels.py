@@ -75,7 +75,7 @@ def test_the_bytes_of_the_kernels_are_those_of_the_floor():
     for slab in ("nvjet_hsh_128x256_64x4_1x2_h_bz_TNT", "sm90_xmma_gemm_bf16bf16_bf16f32_f32_tn_n"):
         assert work(slab, w).flops == w.product_flops
     assert work("sm80_xmma_gemm_f32f32_f32f32_f32_nn_n", w) == work("gemv2T_kernel_val", w)
-    assert work("gemv2T_kernel_val", w).moved > 4 * w.f * w.d and work("redo_score", w) is None
+    assert work("gemv2T_kernel_val", w).moved > 4 * w.f * w.d and work("redo", w) is None
 
 
 @pytest.mark.skipif(bool(available("triton")), reason=available("triton"))

@@ -49,7 +49,7 @@ class Fences:
         copy = torch.frombuffer(memory, dtype=t.dtype, count=t.numel(), offset=first).view(t.shape)
         copy.copy_(t)
         for page in (begin, begin + PAGE + inner):
-            if _PROTECT(ctypes.c_void_p(page), PAGE, mmap.PROT_NONE if hasattr(mmap, "PROT_NONE") else 0):
+            if _PROTECT(ctypes.c_void_p(page), PAGE, 0):  # PROT_NONE, which `mmap` does not name
                 raise OSError(ctypes.get_errno(), "mprotect")
         self._kept.append(memory)
         return copy

@@ -46,7 +46,7 @@ class LensModel(Model):
     def __init__(self, module: Any, name: str | None = None) -> None:
         super().__init__()
         self.module = module.eval()
-        self._written: dict[str, bool] = {}
+        self._written: set[str] = set()
         cfg = module.cfg
         self.name = name or getattr(cfg, "model_name", None) or type(module).__name__
         self.n_ctx, self.d_vocab = cfg.n_ctx, cfg.d_vocab
@@ -155,7 +155,7 @@ class LensModel(Model):
             ) from error
 
     def check_written(self, hook_name: str) -> None:
-        if not hook_name.endswith(".hook_resid_mid") or self._written.get(hook_name):
+        if not hook_name.endswith(".hook_resid_mid") or hook_name in self._written:
             return
         layer = hook_name.split(".")[1]
         tokens, after = self._probe_tokens(), f"blocks.{layer}.hook_resid_post"
@@ -169,7 +169,7 @@ class LensModel(Model):
                 f"does not reach the residual stream; wanted a hook that is written, as {after!r}. Activations can be "
                 "read there; for losses, ablations and steering take another hook, or HookedTransformer."
             )
-        self._written[hook_name] = True
+        self._written.add(hook_name)
 
     @as_given
     def _direct(self, hook_name: str, path: Tensor) -> Tensor:

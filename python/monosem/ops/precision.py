@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import wraps
+from functools import partial, wraps
 
 import torch
 
@@ -21,9 +21,37 @@ _PRODUCTS = {
     if hasattr(product := getattr(torch.backends, name), "matmul") and hasattr(product.matmul, "fp32_precision")
 }
 _FULL = ("ieee", "none", "highest")
-_lock = threading.Lock()
-_inside = 0  # calls that run in full fp32 now, in all threads: the settings are the whole process's
-_before: dict[str, str] = {}
+_BF16_SUMS = "allow_bf16_reduced_precision_reduction"
+_lock = threading.Lock()  # outside any call of ours the settings are the caller's
+
+Undo = Callable[[], None]
+
+
+class _Held:
+    """Settings of the whole process, held while any call, in any thread, is inside; then they are what they were.
+
+    Args:
+        hold: makes them what they shall be; returns what puts back those that were not.
+    """
+
+    def __init__(self, hold: Callable[[], list[Undo]]) -> None:
+        self._hold, self._undo = hold, []
+        self.inside = 0
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with _lock:
+            self._undo += self._hold()
+            self.inside += 1
+        try:
+            yield
+        finally:
+            with _lock:
+                self.inside -= 1
+                if not self.inside:
+                    for undo in self._undo:
+                        undo()
+                    self._undo.clear()
 
 
 def as_given(function: Callable) -> Callable:
@@ -33,8 +61,8 @@ def as_given(function: Callable) -> Callable:
     @wraps(function)
     def unaffected(*args, **options):
         casting = [device for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)]
-        with _lock:  # outside any call the settings are the caller's
-            reduced = _inside or _reduced()
+        with _lock:
+            reduced = _full_fp32.inside or _reduced()
         if not casting and not reduced:
             return function(*args, **options)
         with ExitStack() as stack:
@@ -62,47 +90,24 @@ def _put(name: str, value: str) -> None:
         _PRODUCTS[name].fp32_precision = "none" if value == torch.backends.fp32_precision else value
 
 
-@contextmanager
-def _full_fp32() -> Iterator[None]:
-    """fp32 products in fp32, until the last of the calls that run at the same time has returned."""
-    global _inside
-    with _lock:
-        for name, value in _reduced().items():
-            _before[name] = value
-            _put(name, "ieee" if name else "highest")
-        _inside += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _inside -= 1
-            if not _inside:
-                for name, value in _before.items():
-                    _put(name, value)
-                _before.clear()
+def _hold_fp32() -> list[Undo]:
+    found = _reduced()
+    for name in found:
+        _put(name, "ieee" if name else "highest")
+    return [partial(_put, name, value) for name, value in found.items()]
 
 
-@contextmanager
-def summed_in_fp32() -> Iterator[None]:
-    """cuBLAS may add parts of a product of bf16 in bf16; here it may not, whatever the caller's process lets it do."""
-    global _summing, _summed_before
+def _hold_sums() -> list[Undo]:
     matmul = torch.backends.cuda.matmul
-    with _lock:
-        if not _summing:
-            _summed_before = tuple(
-                getattr(matmul, _REDUCED + part) for part in ("", "_split_k") if hasattr(matmul, _REDUCED + part)
-            )
-            setattr(matmul, _REDUCED, False)
-        _summing += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _summing -= 1
-            if not _summing:
-                setattr(matmul, _REDUCED, _summed_before if len(_summed_before) > 1 else _summed_before[0])
+    # With the setting of split sums, where PyTorch has one: both are set by a pair.
+    names = [name for name in (_BF16_SUMS, _BF16_SUMS + "_split_k") if hasattr(matmul, name)]
+    before = tuple(getattr(matmul, name) for name in names)
+    if not before[0]:
+        return []
+    setattr(matmul, _BF16_SUMS, False)
+    return [partial(setattr, matmul, _BF16_SUMS, before if len(before) > 1 else before[0])]
 
 
-_REDUCED = "allow_bf16_reduced_precision_reduction"
-_summing = 0
-_summed_before: tuple[bool, ...] = ()
+_full_fp32 = _Held(_hold_fp32)
+# cuBLAS may add parts of a product of bf16 in bf16; within this it may not, whatever the caller lets it do.
+summed_in_fp32 = _Held(_hold_sums)
