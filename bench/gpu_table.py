@@ -92,7 +92,9 @@ def _kernels(row: Row) -> list[str]:
         if "bytes" in kernel:
             floor = f"  {kernel['bytes'] / 1e6:.3g} MB"
         if "floor_ms" in kernel:
-            floor += f", floor {kernel['floor_ms']:.4f} ms: {kernel['to_floor']:.2f} ×"
+            floor += f", floor {kernel['floor_ms']:.4f} ms"
+        if "to_floor" in kernel:
+            floor += f": {kernel['to_floor']:.2f} ×"
         lines.append(
             f"    {kernel['kernel'][:44]:44} {kernel['launches']:4} × {kernel['launch_us']:9.1f} µs = "
             f"{kernel['ms']:8.4f} ms{floor}"

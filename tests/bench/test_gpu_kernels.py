@@ -1,15 +1,20 @@
 """The kernels of a step: their names, their times, and the work that each cannot avoid."""
 
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.autograd import DeviceType
 
+import monosem as ms
 from monosem.bench import gpu_kernels
 from monosem.bench.floor import Rates
 from monosem.bench.workloads import WORKLOADS, Workload
+from monosem.kernels import launch
 from monosem.ops.gpu import available
+from monosem.train.step import FastStep
 
 RATES = Rates(1e14, 1e12, "bf16")
 
@@ -56,6 +61,8 @@ def test_figures_of_each_kernel():
     assert first["flops"] == 2 * 1000 * 512 * 10_000 and first["floor_ms"] == pytest.approx(1e3 * first["flops"] / 1e14)
     assert first["to_floor"] == pytest.approx(2.0 / first["floor_ms"])
     assert "bytes" not in next(row for row in rest if row["kernel"] == "other") and found["ms"] == 2.1
+    vain = next(row for row in rest if row["kernel"] == "emit")
+    assert vain["floor_ms"] == 0.0 and "to_floor" not in vain  # there is no multiple of nothing
     assert "floor_ms" not in gpu_kernels.table(steps, [1.0], w, None)["kernels"][0]
 
 
@@ -75,7 +82,80 @@ def test_the_bytes_of_the_kernels_are_those_of_the_floor():
     for slab in ("nvjet_hsh_128x256_64x4_1x2_h_bz_TNT", "sm90_xmma_gemm_bf16bf16_bf16f32_f32_tn_n"):
         assert work(slab, w).flops == w.product_flops
     assert work("sm80_xmma_gemm_f32f32_f32f32_f32_nn_n", w) == work("gemv2T_kernel_val", w)
-    assert work("gemv2T_kernel_val", w).moved > 4 * w.f * w.d and work("redo", w) is None
+    assert work("gemv2T_kernel_val", w).moved > 4 * w.f * w.d and work("at::native::cumsum", w) is None
+    for vain in ("redo", "emit", "windows", "hot_piece_kernel"):  # of these data nothing is left for them to do
+        assert work(vain, w) == gpu_kernels.Work(0, 0)
+    dense = work("row_adam", w).moved - w.adam_bytes - 2 * w.f * w.d
+    assert dense == 2 * 4 * w.f * w.d == work("row_grad", w).moved - 2 * w.rescore_bytes - 2 * 16 * w.n * w.k
+    assert work("sift", w).moved > 2 * w.n * w.f and work("choose", w).moved > work("score", w).moved
+    assert work("flat_adam", w) == work("adam_entries_kernel", w) == gpu_kernels.Work(16 * 135_168, 28 * 135_168)
+    parts = [work(f"sort_{name}_kernel", w).moved for name in ("count", "scan", "place", "starts")]
+    assert work("csc", w).moved == sum(parts) > 2 * 16 * w.n * w.k
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """Steps whose kernels are named and not run: call(kind, backend, **options of FastStep) → names."""
+    from monosem.ops import backend, cpu_rows, cuda_rows, gpu, triton_encode, triton_rows, triton_threshold
+
+    seen: set[str] = set()
+
+    def record(kernel, grid, *args, **options):
+        seen.update({kernel.__name__} if grid else ())
+
+    for module in (triton_encode, triton_rows, triton_threshold):
+        monkeypatch.setattr(module, "run", record)
+    monkeypatch.setattr(cuda_rows, "_cuda", SimpleNamespace(csc_workspace=lambda *_: 1))
+    for name in ("sparse_decode", "gather_dot", "decode_loss", "csc", "row_grad", "feature_sum", "row_adam",
+                 "row_grad_adam"):  # fmt: skip
+        setattr(cuda_rows._cuda, name, lambda *_, name=name: seen.add(name))
+    monkeypatch.setattr(cuda_rows, "stream", lambda _: 0)
+    monkeypatch.setattr(gpu, "interpreted", lambda: True)
+    monkeypatch.setattr(gpu, "asynchronous", lambda _: True)
+    monkeypatch.setattr(gpu, "available", lambda _: "")
+    monkeypatch.setattr(cpu_rows, "_code", lambda i, o, _: (i.contiguous(), o.contiguous(), len(o) - 1))
+    monkeypatch.setattr(torch, "empty", torch.zeros)  # what no kernel writes is a code of feature 0
+
+    def call(kind: str, name: str, form: str = "bar", clip: float | None = None, live: bool = False, **options):
+        monkeypatch.setattr(backend, "requested", lambda: name)
+        monkeypatch.setattr(triton_encode, "form_at", lambda *_: form)
+        sae = ms.TopKSAE(16, 4096, 4, aux_k=3, seed=1) if kind == "topk" else ms.ReLUSAE(16, 4096, seed=1)
+        if kind == "relu":
+            sae.expect(30, 5.0)
+        seen.clear()
+        lr = torch.zeros((), dtype=torch.float64) if live else 1e-3
+        FastStep(sae, **options)(torch.randn(1024, 16), lr, clip=clip)
+        return set(seen)
+
+    return call
+
+
+@pytest.mark.skipif(bool(available("triton")), reason=available("triton"))
+def test_every_kernel_that_a_step_launches_has_its_work(recorded):
+    """By Triton and by CUDA, in each form of selection, with gradients in factors and in memory."""
+    table, seen = gpu_kernels.of_step(WORKLOADS["gpt2"]), set()
+    for name in ("triton", "cuda"):
+        for form in launch.FORMS:
+            seen |= recorded("topk", name, form)
+        seen |= recorded("topk", name, clip=1.0, adam_state="bf16") | recorded("topk", name, live=True)
+        seen |= recorded("relu", name)
+    usual = (
+        "sample set_bar collect sift choose redo emit place score count settle windows row_grad_adam row_adam flat_adam"
+    )
+    assert seen > {*usual.split(), "csc"}
+    seen.remove("sparse_decode")  # a CPU's way to sum rows, in place of a product
+    assert not {name for name in seen if gpu_kernels.work_of(name, table) is None}
+
+
+def test_every_cuda_kernel_of_a_step_has_its_work():
+    """What a launcher starts has names of its own, which a profiler sees."""
+    table = gpu_kernels.of_step(WORKLOADS["gpt2"])
+    sources = "".join(path.read_text() for path in (Path(__file__).parents[2] / "kernels").glob("*.cuh"))
+    defined = set(re.findall(r"__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\(", sources))
+    in_no_step = {"sparse_decode_kernel", "gather_dot_kernel", "topk_select_kernel", "alive_norms_kernel",
+                  "resample_kernel"}  # fmt: skip
+    assert len(defined) >= 15 and in_no_step < defined
+    assert {name for name in defined if gpu_kernels.work_of(name, table) is None} == in_no_step
 
 
 @pytest.mark.skipif(bool(available("triton")), reason=available("triton"))

@@ -40,33 +40,55 @@ class Work:
 def of_step(w: Workload, adam_state: str = "fp32") -> list[tuple[str, Work]]:
     """(Regular expression of a kernel's whole name, its work), Triton's kernels and those of CUDA; the first one holds.
 
-    What is not in it has no floor: small, or launched in vain (rows that would have to be done again, of which there
-    are none as a rule), or PyTorch's own.
+    All that a step launches of ours is in it; what is not has no floor: PyTorch's own, or no part of a step. Nothing at
+    all must be done for rows to be computed again (``redo``, ``emit``) and for windows of hot features (``windows``):
+    how many of them there are depends on the data, and as a rule there are none.
     """
     n, d, f, k = w.n, w.d, w.f, w.k
     e = n * k
     rows, batch, matrix = 4 * e * d, 4 * n * d, 4 * f * d
     moments = {"fp32": 8, "bf16": 4, "int8": 2}[adam_state] * f * d
     sample = min(f // 4, 1024)
-    sweep = rows + 2 * matrix + 2 * moments + 16 * e  # gathered; weights and moments read and written
+    sweep = 2 * matrix + 2 * moments  # weights and moments of a matrix, read and written
+    reduced = rows + 16 * e  # rows gathered for a gradient; entry, token and coefficient of each
+    nothing, bits = Work(0, 0), max(1, f.bit_length())
+    passes = -(-bits // 10)  # of the radix sort (csrc/cuda/csc.cu)
+    tiles = -(-e // 2048) << -(-bits // passes)  # counters of a pass
+    sort = {
+        "sort_count_kernel": Work(0, passes * (4 * e + 4 * tiles)),
+        "sort_scan_kernel": Work(0, passes * 8 * tiles),
+        # Each pass reads features and, after the first, entries; writes both, the last 8 bytes an entry and its token.
+        "sort_place_kernel": Work(0, passes * (8 * e + 8 * e + 4 * tiles)),
+        "sort_starts_kernel": Work(0, 4 * e + 8 * f),
+    }
     named = {
         "round_rows": Work(0, batch + batch // 2),
+        # Selection by a threshold from a sample, or by products in a slab.
         "sample": Work(2 * n * sample * d, batch // 2 + 2 * sample * d + 4 * n * sample),
-        "set_bar": Work(0, 4 * n * sample),
+        "set_bar": Work(0, 4 * n * sample + 4 * n),
         "collect": Work(w.product_flops, batch // 2 + matrix // 2 + 8 * e),
         "sift": Work(0, 2 * n * f + 8 * e),
-        "score|choose": Work(2 * e * d, rows + batch + 12 * e),
-        "place": Work(0, 16 * e),
+        "choose": Work(2 * e * d, rows + batch + 8 * e + 8 * e),
+        "redo|emit": nothing,
+        # ReLU: features of the candidates, their values in fp32, those that are positive, to where they belong.
+        "unpack_features": Work(0, 8 * e + 4 * e),
+        "score": Work(2 * e * d, rows + batch + 4 * e + 8 * e),
+        "count_kept": Work(0, 8 * e + 8 * n),
+        "place": Work(0, 8 * e + 8 * e + 8 * n),
         "count": Work(0, 4 * e + 4 * f),
         "scatter": Work(0, 4 * e + 12 * e),
         "settle": Work(0, 24 * e),
+        **sort,
+        "csc": Work(0, sum(work.moved for work in sort.values())),  # CUDA's launcher of them, timed from outside
         "decode_loss(_kernel)?": Work(4 * e * d, rows + 2 * batch + 12 * e),
+        "windows|hot_piece_kernel": nothing,
         # Both matrices; the encoder's also writes the copy that the next product reads.
-        "row_grad_adam(_kernel)?": Work(4 * e * d + 32 * f * d, 2 * sweep + matrix // 2),
+        "row_grad_adam(_kernel)?": Work(4 * e * d + 32 * f * d, 2 * (reduced + sweep) + matrix // 2),
+        # With gradients in memory, because they are clipped or dense.
+        "row_grad(_kernel)?": Work(4 * e * d, 2 * (reduced + matrix)),
+        "row_adam(_kernel)?": Work(32 * f * d, 2 * (sweep + matrix) + matrix // 2),
         "feature_sum(_kernel)?": Work(e, 12 * e + 12 * f),
-        "sort_count_kernel": Work(0, 8 * e),  # two passes over the features of the entries
-        "sort_place_kernel": Work(0, 2 * 24 * e),
-        "sort_starts_kernel": Work(0, 4 * e + 8 * f),
+        "flat_adam|adam_entries_kernel": Work(16 * (f + d), 28 * (f + d)),  # the biases
         # By cuBLAS: the encoder's product in bf16, where selection reads what that wrote; and the gradient of b_dec by
         # way of the encoder, b_enc' · W_enc, in fp32.
         r"nvjet_.*|.*(bf16.*gemm|gemm.*bf16).*": Work(w.product_flops, batch // 2 + matrix // 2),
@@ -222,7 +244,7 @@ def table(steps: list[Launches], spans: list[float], w: Workload, rates: floor.R
             row |= {"flops": work.flops, "bytes": work.moved}
             if rates is not None:
                 least = 1e3 * rates.seconds(work.flops, work.moved)
-                row |= {"floor_ms": least, "to_floor": ms / least}
+                row |= {"floor_ms": least} | ({"to_floor": ms / least} if least else {})
         kernels.append(row)
     kernels.sort(key=lambda row: -row["ms"])
     return {"kernels": kernels, "kernels_ms": sum(row["ms"] for row in kernels), "ms": 1e-3 * statistics.median(spans)}
