@@ -80,8 +80,8 @@ def test_a_run_learns_and_can_be_loaded(whole):
 def test_stopped_by_ctrl_c_and_resumed(text, whole, tmp_path, monkeypatch, capsys):
     one_step = lm._Run._one_step
 
-    def interrupted(run):
-        one_step(run)
+    def interrupted(run, slices):
+        one_step(run, slices)
         if run.step in (33, 71):  # between checkpoints and between rows of metrics
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -102,8 +102,8 @@ from monosem.train import lm
 sys.path.insert(0, sys.argv[3])
 from test_lm import CONFIG, SHAPE
 one_step = lm._Run._one_step
-def slow(run):
-    one_step(run)
+def slow(run, slices):
+    one_step(run, slices)
     if run.step == 65:
         print("there", flush=True)
         time.sleep(60)
@@ -235,6 +235,16 @@ def test_loss_and_its_gradient_are_cross_entropy():
     torch.testing.assert_close(loss, wanted)
     for (name, p), grad in zip(model.named_parameters(), ours, strict=True):
         torch.testing.assert_close(grad, p.grad, atol=1e-6, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_loss_of_a_token_that_has_no_chance():
+    model = LanguageModel(SHAPE).init_weights(0)
+    with torch.no_grad():
+        model.b_U[7] = -300.0  # its probability is 0 in fp32, its loss is not infinite
+    rows = torch.full((2, 33), 7)
+    wanted = torch.nn.functional.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten())
+    assert wanted > 290
+    torch.testing.assert_close(next_token_loss(model, rows), wanted)
 
 
 def test_held_out_loss():

@@ -7,6 +7,7 @@ import math
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from tqdm.auto import tqdm
 
 from monosem.data import files
 from monosem.data.corpus import Corpus
-from monosem.data.language_model import LanguageModel, LMConfig, next_token_loss
+from monosem.data.language_model import LanguageModel, LMConfig
 from monosem.data.models import save_folder
 from monosem.train import checkpoint
 from monosem.train.interrupt import StopRequest
 from monosem.train.loggers import JsonlLogger
+from monosem.train.slices import Slices
 
 _LOG_EVERY = 50
 
@@ -55,12 +57,17 @@ def learning_rate(cfg: LMTrainConfig, step: int, steps: int) -> float:
     return cfg.lr * 0.5 * (1 + math.cos(math.pi * done))
 
 
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, rows: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(rows)
+
+
 def batch_rows(rows: np.ndarray, cfg: LMTrainConfig, step: int) -> Tensor:
     """The rows of one step: each epoch is a permutation of all rows that depends on the seed and the epoch only."""
     wanted = np.arange(step * cfg.batch_contexts, (step + 1) * cfg.batch_contexts)
     chosen = np.empty_like(wanted)
     for epoch in np.unique(wanted // len(rows)):
-        order = np.random.default_rng([cfg.seed, int(epoch)]).permutation(len(rows))
+        order = _order(cfg.seed, int(epoch), len(rows))
         here = wanted // len(rows) == epoch
         chosen[here] = order[wanted[here] % len(rows)]
     return torch.from_numpy(rows[chosen].astype(np.int64))
@@ -145,9 +152,9 @@ class _Run:
         metrics.start(self.step)
         began, saved = time.monotonic() - self.seconds, self.step
         try:
-            with bar:
+            with bar, Slices(self.model) as slices:
                 while self.step < self.steps and stop.signal is None:
-                    self._one_step()
+                    self._one_step(slices)
                     self.seconds = time.monotonic() - began
                     bar.update(per_step)
                     if self.step % _LOG_EVERY == 0 or self.step == self.steps:
@@ -165,20 +172,19 @@ class _Run:
         finally:
             metrics.close()
 
-    def _one_step(self) -> None:
+    def _one_step(self, slices: Slices) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.cfg, self.step, self.steps)
-        loss = next_token_loss(self.model, batch_rows(self.corpus.rows, self.cfg, self.step))
-        loss.backward()
+        loss = slices.backward(batch_rows(self.corpus.rows, self.cfg, self.step))
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.cfg.clip)
-        if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):  # before any weight has moved
+        if not (math.isfinite(loss) and math.isfinite(norm.item())):  # before any weight has moved
             raise ValueError(
-                f"loss: {loss.item()} with a gradient of norm {norm.item()} at step {self.step}; wanted finite "
+                f"loss: {loss} with a gradient of norm {norm.item()} at step {self.step}; wanted finite "
                 "numbers. Training diverged: start again in another folder with a lower lr."
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.losses.append(loss.item())
+        self.losses.append(loss)
         self.step += 1
 
     def _save(self) -> None:

@@ -1,0 +1,60 @@
+"""Gradients in slices: those of the whole batch, in the same bits however many threads there are."""
+
+import pytest
+import torch
+
+from monosem.data.language_model import LanguageModel, LMConfig, next_token_loss
+from monosem.train.slices import CONTEXTS, Slices
+
+SHAPE = LMConfig(d_vocab=300, n_ctx=32, d_model=16, n_heads=2, d_mlp=32)
+
+
+@pytest.fixture
+def threads():
+    """Set PyTorch's threads; they are afterwards what they were."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def made(contexts):
+    model = LanguageModel(SHAPE).init_weights(0)
+    return model, torch.randint(0, 300, (contexts, 33), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("contexts", [1, CONTEXTS, 2 * CONTEXTS + 3])
+def test_gradients_are_those_of_the_whole_batch(contexts):
+    model, rows = made(contexts)
+    with Slices(model) as slices:
+        for _ in range(2):  # the second replaces the first
+            loss = slices.backward(rows)
+    ours = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    wanted = next_token_loss(model, rows)
+    wanted.backward()
+    assert loss == pytest.approx(wanted.item(), rel=1e-6)
+    for (name, p), gradient in zip(model.named_parameters(), ours, strict=True):
+        torch.testing.assert_close(gradient, p.grad, atol=1e-7, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_bits_do_not_depend_on_the_threads(threads):
+    model, rows = made(5 * CONTEXTS + 1)
+    found = []
+    for count in (1, 2, 3):
+        threads(count)
+        with Slices(model) as slices:
+            assert torch.get_num_threads() == 1
+            found.append((slices.backward(rows), [p.grad for p in model.parameters()]))
+        assert torch.get_num_threads() == count
+    for loss, gradients in found[1:]:
+        assert loss == found[0][0]
+        assert all(torch.equal(a, b) for a, b in zip(gradients, found[0][1], strict=True))
+
+
+def test_what_a_thread_raises_is_raised_and_the_threads_are_put_back(threads):
+    threads(2)
+    model, rows = made(4 * CONTEXTS)
+    rows[-1, 0] = 300  # no such token
+    with pytest.raises(IndexError), Slices(model) as slices:
+        slices.backward(rows)
+    assert torch.get_num_threads() == 2
