@@ -26,6 +26,14 @@ struct RowSum {  // Σ coef · u
   int64_t d;
   const float* pieces;  // sums of the pieces that lie inside one feature, 2^cut_bits entries each; null: none was made
   int cut_bits;
+  const float* bias;           // each entry's bias gradient, where their sums are wanted too
+  const double* piece_totals;  // those of the pieces
+};
+
+struct EncoderSums {  // what the encoder's sweep also sums
+  float* bias;        // [F], of the entries' bias gradients
+  float* weighted;    // [F / together, D], of the rows before the step, times that
+  int together;       // features that follow one another in one thread's hands
 };
 
 struct AdamFactors {  // as torch.optim.Adam forms them, in double; in device memory where they change between replays

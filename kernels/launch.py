@@ -65,7 +65,7 @@ def alternatives(kernel: str, size: int, arch: str) -> list[dict[str, Any]]:
     if kernel == "decode_loss":
         made = [{"HELD": held, "num_warps": w} for held, w in ((2048, 4), (4096, 4), (4096, 8), (8192, 8))]
         return [choice for choice in made if {**_RULES[kernel](size, arch), **choice} != _RULES[kernel](size, arch)]
-    if kernel in ("row_grad_adam", "row_grad", "sparse_decode", "gather_dot", "score", "choose"):
+    if kernel in ("row_grad_adam", "encoder_grad_adam", "row_grad", "sparse_decode", "gather_dot", "score", "choose"):
         rule = _RULES[kernel](size, arch)
         key = "C" if kernel in ("score", "choose") else "J"
         # ``choose`` holds a row's candidates as well.
@@ -116,6 +116,12 @@ def slot_warps(cap: int) -> int:
 
 def _fixed(**constants: int):
     return lambda size, arch: {"num_stages": 1, **constants}
+
+
+def together(f: int) -> int:
+    """Features that one program of the encoder's sweep takes in turn, of f: their weighted sum of rows is a row to
+    write and to read again, an eighth of the weights at most; and programs enough for any chip."""
+    return max(8, min(32, f // 4096))
 
 
 # How the candidates of ``topk_encode`` are found; all are exact. Which is fastest no GPU has said yet.
@@ -175,6 +181,12 @@ _RULES = {
     "row_adam": lambda d, arch: {k: v for k, v in _whole_row(d, arch).items() if k != "J"},
     "flat_adam": _fixed(B=1024, num_warps=4),
     "row_grad_adam": _whole_row,
+    # With moments in 16 bits the compiler would take 164 registers of a thread; two programs of 8 warps have 128, which
+    # do as well, but for Blackwell, where some would spill.
+    "encoder_grad_adam": lambda d, arch: {
+        **_whole_row(d, arch),
+        **({"maxnreg": 128} if arch[:4] in ("sm_8", "sm_9") and power2(d) == 4096 else {}),
+    },
     "row_norm": lambda d, arch: {"BD": max(64, min(1024, power2(d))), "num_warps": 4, "num_stages": 1},
     "resample": lambda d, arch: {"BD": max(64, min(1024, power2(d))), "num_warps": 4, "num_stages": 1},
 }

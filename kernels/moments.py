@@ -39,20 +39,20 @@ def to_code(square, noise, most):
 
 
 @triton.jit
-def read_row(m, v, scales, f, cols, D):
-    """Moments of row f in fp32: (m, v). In 8 bits m = ±(q/127)² · M and √v = (q/255)² · S."""
+def read_row(m, v, scales, f, F, cols, D):
+    """Moments of row f of F in fp32: (m, v). In 8 bits m = ±(q/127)² · M and √v = (q/255)² · S."""
     at, inside = f * D + cols, cols < D
     a = tl.load(m + at, mask=inside, other=0).to(tl.float32)
     b = tl.load(v + at, mask=inside, other=0).to(tl.float32)
     if scales is not None:
         a = tl.div_rn(a * tl.abs(a), 16129.0) * tl.load(scales + f)
-        b = tl.div_rn(b * b, 65025.0) * tl.load(scales + tl.num_programs(0) + f)
+        b = tl.div_rn(b * b, 65025.0) * tl.load(scales + F + f)
         b = b * b
     return a, b
 
 
 @triton.jit
-def write_row(m, v, scales, f, cols, D, m_new, v_new, step):
+def write_row(m, v, scales, f, F, cols, D, m_new, v_new, step):
     """Keep the moments of row f. In 8 bits, a v that is not 0 keeps a code above 0: beside an m that was rounded up, it
     divides."""
     at, inside = f * D + cols, cols < D
@@ -73,4 +73,4 @@ def write_row(m, v, scales, f, cols, D, m_new, v_new, step):
             tl.store(m + at, tl.where(m_new < 0.0, -q, q).to(tl.int8), mask=inside)
             tl.store(v + at, tl.where(v_new > 0.0, tl.maximum(r, 1.0), 0.0).to(tl.uint8), mask=inside)
             tl.store(scales + f, most_m)
-            tl.store(scales + tl.num_programs(0) + f, most_v)
+            tl.store(scales + F + f, most_v)

@@ -63,10 +63,10 @@ MS_DEVICE void write_norms(const AdamRows& rows, int64_t row, int lane, int lane
 }
 
 // One row by `lanes` threads. gradient(g, columns) gives its values; it is asked again for each tile when the row does
-// not fit into the threads' registers, rather than stored.
-template <int N, int V, class T, class Gradient>
+// not fit into the threads' registers, rather than stored. seen(v, c, w) is told the row as it was before.
+template <int N, int V, class T, class Gradient, class Seen>
 MS_DEVICE void adam_row(const AdamRows& rows, int64_t row, int64_t d, int lane, int lanes, const AdamFactors& a,
-                        Gradient gradient) {
+                        Gradient gradient, Seen seen) {
   float* slots = shared_memory<float>();
   T *const m = static_cast<T*>(rows.m) + row * d, *const second = static_cast<T*>(rows.v) + row * d;
   const int64_t tile = int64_t(lanes) * N * V, base = row * d;
@@ -81,6 +81,7 @@ MS_DEVICE void adam_row(const AdamRows& rows, int64_t row, int64_t d, int lane, 
       for (int v = 0; v < V; ++v) {
         const int64_t c = columns.template at<N>(v);
         w[v] = c < d ? load<N>(rows.w + base + c) : zeros<N>();
+        if (c < d) seen(v, c, w[v]);
 #pragma unroll
         for (int k = 0; k < N; ++k) {
           along += g[v].v[k] * w[v].v[k];
@@ -101,6 +102,7 @@ MS_DEVICE void adam_row(const AdamRows& rows, int64_t row, int64_t d, int lane, 
       const int64_t c = columns.template at<N>(v);
       if (c < d) {
         if (!have) w[v] = load<N>(rows.w + base + c);
+        if (!twice) seen(v, c, w[v]);
         Values<N> m1 = load<N>(m + c), m2 = load<N>(second + c);
 #pragma unroll
         for (int k = 0; k < N; ++k) {
@@ -145,7 +147,8 @@ __global__ void __launch_bounds__(512) row_adam_kernel(AdamRows rows, const floa
                         const int64_t c = columns.template at<N>(v);
                         out[v] = c < d ? load<N>(g + row * d + c) : zeros<N>();
                       }
-                    });
+                    },
+                    [](int, int64_t, const Values<N>&) {});
 }
 
 // g = scale · Σ coef · u[token], reduced here.
@@ -161,7 +164,50 @@ __global__ void __launch_bounds__(512, 1) row_grad_adam_kernel(AdamRows rows, Fe
                       for (int v = 0; v < V; ++v)
 #pragma unroll
                         for (int k = 0; k < N; ++k) out[v].v[k] *= scale;
-                    });
+                    },
+                    [](int, int64_t, const Values<N>&) {});
+}
+
+// The same for the encoder, which has no scale and no unit rows, with the sums of what passes by. `lanes` threads take
+// `together` features one after the other, so that their weighted sum of rows goes to memory once.
+template <int N, int V, class T>
+__global__ void __launch_bounds__(512, 1) encoder_grad_adam_kernel(AdamRows rows, FeatureEntries code, RowSum sum,
+                                                                   EncoderSums sums, int lanes, AdamFactors factors,
+                                                                   const AdamFactors* live) {
+  const int64_t group = int64_t(blockIdx.x) * (blockDim.x / lanes) + threadIdx.x / lanes;
+  const int64_t first = group * sums.together, left = code.features - first;
+  if (left <= 0) return;
+  const int lane = int(threadIdx.x) % lanes;
+  const int64_t last = first + (left < sums.together ? left : sums.together);
+  const bool whole = sum.d <= int64_t(lanes) * N * V;  // else the weighted sum grows in memory
+  float* weighted = sums.weighted + group * sum.d;
+  const AdamFactors a = current(factors, live);
+  Values<N> acc[V];
+#pragma unroll
+  for (int v = 0; v < V; ++v) acc[v] = zeros<N>();
+  if (!whole)
+    for (int64_t c = lane * N; c < sum.d; c += lanes * N) store<N>(weighted + c, acc[0]);
+#pragma unroll 1
+  for (int64_t f = first; f < last; ++f) {
+    const float total = bias_total(code, sum, f);
+    if (lane == 0) sums.bias[f] = total;
+    adam_row<N, V, T>(
+        rows, f, sum.d, lane, lanes, a,
+        [&](Values<N>(&out)[V], const Columns& columns) { reduce_row<N, V>(out, code, sum, f, columns); },
+        [&](int v, int64_t c, const Values<N>& w) {
+          Values<N> more = whole ? acc[v] : load<N>(weighted + c);
+#pragma unroll
+          for (int k = 0; k < N; ++k) more.v[k] += total * w.v[k];
+          if (whole) acc[v] = more;
+          else store<N>(weighted + c, more);
+        });
+  }
+  if (!whole) return;
+#pragma unroll
+  for (int v = 0; v < V; ++v) {
+    const int64_t c = Columns{0, lane, lanes}.template at<N>(v);
+    if (c < sum.d) store<N>(weighted + c, acc[v]);
+  }
 }
 
 // Without the unit norm, entries know nothing of their row: this serves biases, whose one row may have a million.

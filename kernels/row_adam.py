@@ -18,6 +18,13 @@ def factors(live, add1, keep2, add2, root2, step_size, eps, step):
 
 
 @triton.jit
+def columns(BD: tl.constexpr):
+    """The columns of a row. Four neighbours a thread, whatever the bytes of a number: with as many as fill 16 bytes of
+    it, what is read or written in bf16 or 8 bits would go through shared memory to meet the fp32."""
+    return tl.max_contiguous(tl.arange(0, BD), 4)
+
+
+@triton.jit
 def adam(w, m, v, g, add1, keep2, add2, root2, step_size, eps):
     """One step of torch.optim.Adam, with its roundings: (w, m, v)."""
     m = m + add1 * (g - m)
@@ -27,7 +34,7 @@ def adam(w, m, v, g, add1, keep2, add2, root2, step_size, eps):
 
 @triton.jit
 def update_row(
-    w, m, v, scales, copy, norms, WIDTH, f, g, cols, D, live, add1, keep2, add2, root2, step_size, eps, step,
+    w, m, v, scales, copy, norms, WIDTH, f, F, g, cols, D, live, add1, keep2, add2, root2, step_size, eps, step,
     UNIT: tl.constexpr,
 ):  # fmt: skip
     """Give the gradient row g [BD] to row f, and write weights, moments and copy."""
@@ -36,36 +43,36 @@ def update_row(
     row = tl.load(w + f * D + cols, mask=inside, other=0.0)
     if UNIT:
         g = g - tl.sum(g * row) * row
-    m_old, v_old = read_row(m, v, scales, f, cols, D)
+    m_old, v_old = read_row(m, v, scales, f, F, cols, D)
     row, m_new, v_new = adam(row, m_old, v_old, g, add1, keep2, add2, root2, step_size, eps)
     row = tl.where(inside, row, 0.0)
     if UNIT:
         row = tl.div_rn(row, tl.maximum(tl.sqrt_rn(tl.sum(row * row)), 2.0**-126))
-    write_row(m, v, scales, f, cols, D, m_new, v_new, step)
+    write_row(m, v, scales, f, F, cols, D, m_new, v_new, step)
     tl.store(w + f * D + cols, row, mask=inside)
     if copy is not None:  # as product.round_rows makes it
         low = row.to(copy.dtype.element_ty)
         left = row - low.to(tl.float32)
         tl.store(copy + f * WIDTH + cols, low, mask=inside)
         tl.store(norms + f, tl.sqrt(tl.sum(row * row)) * 1.001 + 1e-14)
-        tl.store(norms + tl.num_programs(0) + f, tl.sqrt(tl.sum(left * left)) * 1.001 + 1e-14)
+        tl.store(norms + F + f, tl.sqrt(tl.sum(left * left)) * 1.001 + 1e-14)
 
 
 @triton.jit
 def step_row(
-    w, m, v, scales, copy, norms, WIDTH, f, g, cols, D, live, add1, keep2, add2, root2, step_size, eps, step,
+    w, m, v, scales, copy, norms, WIDTH, f, F, g, cols, D, live, add1, keep2, add2, root2, step_size, eps, step,
     UNIT: tl.constexpr, LAZY: tl.constexpr,
 ):  # fmt: skip
     """``update_row``; with LAZY, a row whose gradient is 0 everywhere is left alone."""
     if LAZY:
         if tl.max((g != 0.0).to(tl.int32)) != 0:
             update_row(
-                w, m, v, scales, copy, norms, WIDTH, f, g, cols, D, live, add1, keep2, add2, root2, step_size, eps,
+                w, m, v, scales, copy, norms, WIDTH, f, F, g, cols, D, live, add1, keep2, add2, root2, step_size, eps,
                 step, UNIT,
             )  # fmt: skip
     else:
         update_row(
-            w, m, v, scales, copy, norms, WIDTH, f, g, cols, D, live, add1, keep2, add2, root2, step_size, eps, step,
+            w, m, v, scales, copy, norms, WIDTH, f, F, g, cols, D, live, add1, keep2, add2, root2, step_size, eps, step,
             UNIT,
         )  # fmt: skip
 
@@ -77,11 +84,11 @@ def row_adam(
 ):  # fmt: skip
     """Adam on a row of D ≤ BD. One program: one row."""
     f = tl.program_id(0).to(tl.int64)
-    cols = tl.arange(0, BD)
+    cols = columns(BD)
     grad = tl.load(g + f * D + cols, mask=cols < D, other=0.0).to(tl.float32)
     step_row(
-        w, m, v, scales, copy, norms, WIDTH, f, grad, cols, D, live, add1, keep2, add2, root2, step_size, eps, step,
-        UNIT, LAZY,
+        w, m, v, scales, copy, norms, WIDTH, f, tl.num_programs(0), grad, cols, D, live, add1, keep2, add2, root2,
+        step_size, eps, step, UNIT, LAZY,
     )  # fmt: skip
 
 
@@ -109,9 +116,39 @@ def row_grad_adam(
 ):  # fmt: skip
     """``row_adam`` with the gradient scale · Σ coef · u[token]: it never goes to memory. One program: one feature."""
     f = tl.program_id(0).to(tl.int64)
-    cols = tl.arange(0, BD)
-    g = scale * feature_row(starts, entries, tokens, coef, u, sums, f, cols, D, WINDOW, J, BD)
+    cols = columns(BD)
+    g, _ = feature_row(starts, entries, tokens, coef, None, u, sums, None, f, cols, D, WINDOW, J, BD)
     step_row(
-        w, m, v, scales, copy, norms, WIDTH, f, g, cols, D, live, add1, keep2, add2, root2, step_size, eps, step,
-        UNIT, LAZY,
+        w, m, v, scales, copy, norms, WIDTH, f, tl.num_programs(0), scale * g, cols, D, live, add1, keep2, add2, root2,
+        step_size, eps, step, UNIT, LAZY,
     )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["step"])
+def encoder_grad_adam(
+    w, m, v, scales, copy, norms, WIDTH, starts, entries, tokens, coef, bias, u, sums, totals, bias_sums, weighted, F,
+    D, WINDOW, TOGETHER, live, add1, keep2, add2, root2, step_size, eps, step,
+    LAZY: tl.constexpr, J: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """``row_grad_adam`` for the encoder, with two sums of what is at hand: bias_sums[f] of the entries' bias gradients
+    (``bias``; None: coef), and weighted = Σ bias_sums[f] · w[f] over the program's features, rows as they were before.
+
+    One program: TOGETHER features, one after the other.
+    """
+    first = tl.program_id(0).to(tl.int64) * TOGETHER
+    cols = columns(BD)
+    acc = tl.zeros([BD], tl.float32)
+    for i in range(0, tl.minimum(F - first, TOGETHER)):
+        f = first + i
+        g, total = feature_row(starts, entries, tokens, coef, bias, u, sums, totals, f, cols, D, WINDOW, J, BD)
+        if LAZY:
+            if total != 0.0:  # a row that is left alone is not read either
+                acc += total * tl.load(w + f * D + cols, mask=cols < D, other=0.0)
+        else:
+            acc += total * tl.load(w + f * D + cols, mask=cols < D, other=0.0)
+        tl.store(bias_sums + f, total)
+        step_row(
+            w, m, v, scales, copy, norms, WIDTH, f, F, g, cols, D, live, add1, keep2, add2, root2, step_size, eps, step,
+            False, LAZY,
+        )  # fmt: skip
+    tl.store(weighted + tl.program_id(0).to(tl.int64) * D + cols, acc, mask=cols < D)

@@ -60,17 +60,26 @@ MS_DEVICE void add_rows(Values<N> (&g)[V], const FeatureEntries& code, const Row
   }
 }
 
+// Where the whole pieces of feature f lie: [from, to), none when they are equal.
+struct WholePieces {
+  int64_t begin, end, from, to;
+  MS_DEVICE WholePieces(const FeatureEntries& code, const RowSum& sum, int64_t f)
+      : begin(code.starts[f]), end(code.starts[f + 1]) {
+    from = (begin + (int64_t{1} << sum.cut_bits) - 1) >> sum.cut_bits, to = end >> sum.cut_bits;
+    if (sum.pieces == nullptr || from > to) from = to;
+  }
+};
+
 // The gradient row of feature f: its first positions, the pieces summed beforehand, its last positions.
 template <int N, int V>
 MS_DEVICE void reduce_row(Values<N> (&g)[V], const FeatureEntries& code, const RowSum& sum, int64_t f,
                           const Columns& columns) {
 #pragma unroll
   for (int v = 0; v < V; ++v) g[v] = zeros<N>();
-  const int64_t begin = code.starts[f], end = code.starts[f + 1];
-  const int64_t from = (begin + (int64_t{1} << sum.cut_bits) - 1) >> sum.cut_bits, to = end >> sum.cut_bits;
-  if (sum.pieces == nullptr || from >= to) return add_rows<N, V>(g, code, sum, begin, end, columns);
-  add_rows<N, V>(g, code, sum, begin, from << sum.cut_bits, columns);
-  for (int64_t piece = from; piece < to; ++piece) {
+  const WholePieces whole(code, sum, f);
+  if (whole.from == whole.to) return add_rows<N, V>(g, code, sum, whole.begin, whole.end, columns);
+  add_rows<N, V>(g, code, sum, whole.begin, whole.from << sum.cut_bits, columns);
+  for (int64_t piece = whole.from; piece < whole.to; ++piece) {
 #pragma unroll
     for (int v = 0; v < V; ++v) {
       const int64_t c = columns.at<N>(v);
@@ -81,7 +90,28 @@ MS_DEVICE void reduce_row(Values<N> (&g)[V], const FeatureEntries& code, const R
       }
     }
   }
-  add_rows<N, V>(g, code, sum, to << sum.cut_bits, end, columns);
+  add_rows<N, V>(g, code, sum, whole.to << sum.cut_bits, whole.end, columns);
+}
+
+// A lane's share of Σ values over the entries at positions [begin, end), in double, U loads on their way. Called by whole
+// warps.
+template <int U>
+MS_DEVICE double entry_total(const FeatureEntries& code, const float* values, int64_t begin, int64_t end) {
+  double total = 0.0;
+#pragma unroll U
+  for (int64_t p = begin + threadIdx.x % kWarp; p < end; p += kWarp) total += double(values[code.entries[p]]);
+  return total;
+}
+
+// Σ bias over feature f's entries; every lane of a warp gets it.
+MS_DEVICE float bias_total(const FeatureEntries& code, const RowSum& sum, int64_t f) {
+  const WholePieces whole(code, sum, f);
+  if (whole.from == whole.to) return float(warp_sum(entry_total<1>(code, sum.bias, whole.begin, whole.end)));
+  double total = entry_total<1>(code, sum.bias, whole.begin, whole.from << sum.cut_bits);
+  for (int64_t piece = whole.from + threadIdx.x % kWarp; piece < whole.to; piece += kWarp)
+    total += sum.piece_totals[piece];
+  total += entry_total<1>(code, sum.bias, whole.to << sum.cut_bits, whole.end);
+  return float(warp_sum(total));
 }
 
 // Block `piece`: the sum of positions [piece · 2^cut_bits, (piece + 1) · 2^cut_bits), if one feature has them all.
@@ -118,14 +148,22 @@ __global__ void __launch_bounds__(512) row_grad_kernel(FeatureEntries code, RowS
   }
 }
 
+// Σ bias of each piece, whether or not one feature has it all, one warp a piece.
+__global__ void __launch_bounds__(256) piece_total_kernel(FeatureEntries code, RowSum sum, int64_t count,
+                                                          double* totals) {
+  const int64_t piece = int64_t(blockIdx.x) * (blockDim.x / kWarp) + threadIdx.x / kWarp;
+  const int64_t begin = piece << sum.cut_bits, end = begin + (int64_t{1} << sum.cut_bits);
+  // Behind the last entry there may be unused room, which says nothing.
+  if (piece >= count || end > code.starts[code.features]) return;
+  const double total = warp_sum(entry_total<4>(code, sum.bias, begin, end));
+  if (threadIdx.x % kWarp == 0) totals[piece] = total;
+}
+
 // Σ coef over a feature's entries, in double, one warp a feature.
 __global__ void __launch_bounds__(256) feature_sum_kernel(FeatureEntries code, const float* coef, float* out) {
   const int64_t f = int64_t(blockIdx.x) * (blockDim.x / kWarp) + threadIdx.x / kWarp;
   if (f >= code.features) return;
-  double total = 0.0;
-  for (int64_t p = code.starts[f] + threadIdx.x % kWarp; p < code.starts[f + 1]; p += kWarp)
-    total += double(coef[code.entries[p]]);
-  total = warp_sum(total);
+  const double total = warp_sum(entry_total<4>(code, coef, code.starts[f], code.starts[f + 1]));
   if (threadIdx.x % kWarp == 0) out[f] = float(total);
 }
 

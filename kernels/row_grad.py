@@ -11,17 +11,23 @@ import triton.language as tl
 
 
 @triton.jit
-def sum_rows(entries, tokens, coef, u, first, last, cols, D, acc, J: tl.constexpr):
-    """acc + Σ coef[entries[p]] · u[tokens[p], cols] over the places first:last, J rows in flight."""
+def sum_rows(entries, tokens, coef, bias, u, first, last, cols, D, acc, total, J: tl.constexpr):
+    """acc + Σ coef[entries[p]] · u[tokens[p], cols] over the places first:last, J rows in flight; and total [J] + the
+    entries' bias gradients, every J-th: ``bias``, or coef where there is none."""
     for s in range(first, last, J):
         p = s + tl.arange(0, J)
         live = p < last
-        c = tl.load(coef + tl.load(entries + p, mask=live, other=0), mask=live, other=0.0).to(tl.float32)
+        e = tl.load(entries + p, mask=live, other=0)
+        c = tl.load(coef + e, mask=live, other=0.0).to(tl.float32)
+        if bias is None:
+            total += c
+        else:
+            total += tl.load(bias + e, mask=live, other=0.0).to(tl.float32)
         t = tl.load(tokens + p, mask=live, other=0).to(tl.int64)
         at = u + t[:, None] * D + cols[None, :]
         rows = tl.load(at, mask=live[:, None] & (cols < D)[None, :], other=0.0).to(tl.float32)
         acc += tl.sum(c[:, None] * rows, axis=0)
-    return acc
+    return acc, total
 
 
 @triton.jit
@@ -39,32 +45,46 @@ def feature_at(starts, F, place):
 
 
 @triton.jit
-def windows(starts, entries, tokens, coef, u, sums, F, D, WINDOW, J: tl.constexpr, BD: tl.constexpr):
-    """sums[q] = Σ over window q, where it lies within one feature; the others are left unwritten and unread."""
+def windows(
+    starts, entries, tokens, coef, bias, u, sums, totals, F, D, WINDOW,
+    J: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """sums[q] = Σ over window q, where it lies within one feature; the others are left unwritten and unread. totals[q]
+    is that of the bias gradients, where it is wanted."""
     parts = tl.cdiv(D, BD)
     q = (tl.program_id(0) // parts).to(tl.int64)
     first, last = q * WINDOW, (q + 1) * WINDOW
     f = feature_at(starts, F, first)
     if tl.load(starts + f + 1) >= last:
         cols = (tl.program_id(0) % parts) * BD + tl.arange(0, BD)
-        acc = sum_rows(entries, tokens, coef, u, first, last, cols, D, tl.zeros([BD], tl.float32), J)
+        acc, total = tl.zeros([BD], tl.float32), tl.zeros([J], tl.float32)
+        acc, total = sum_rows(entries, tokens, coef, bias, u, first, last, cols, D, acc, total, J)
         tl.store(sums + q * D + cols, acc, mask=cols < D)
+        if totals is not None:
+            tl.store(totals + q, tl.sum(total), mask=tl.program_id(0) % parts == 0)
 
 
 @triton.jit
 def feature_row(
-    starts, entries, tokens, coef, u, sums, f, cols, D, WINDOW,
+    starts, entries, tokens, coef, bias, u, sums, totals, f, cols, D, WINDOW,
     J: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """The gradient row of feature f at cols: [BD]."""
+    """The gradient row of feature f at cols, [BD], and the sum of its bias gradients where ``totals`` is given."""
     start, end = tl.load(starts + f), tl.load(starts + f + 1)
     q0, q1 = (start + WINDOW - 1) // WINDOW, end // WINDOW
     whole = q1 > q0
-    acc = tl.zeros([BD], tl.float32)
-    acc = sum_rows(entries, tokens, coef, u, start, tl.where(whole, q0 * WINDOW, end), cols, D, acc, J)
+    acc, total = tl.zeros([BD], tl.float32), tl.zeros([J], tl.float32)
+    middle = tl.where(whole, q0 * WINDOW, end)
+    acc, total = sum_rows(entries, tokens, coef, bias, u, start, middle, cols, D, acc, total, J)
+    whole_windows = tl.zeros([], tl.float32)
     for q in range(q0, q1):
-        acc += tl.load(sums + q * D + cols, mask=cols < D, other=0.0)
-    return sum_rows(entries, tokens, coef, u, tl.where(whole, q1 * WINDOW, end), end, cols, D, acc, J)
+        at = sums + (q + tl.arange(0, 1))[:, None] * D + cols[None, :]  # laid out like the rows, so that it stays there
+        acc += tl.sum(tl.load(at, mask=(cols < D)[None, :], other=0.0), axis=0)
+        if totals is not None:
+            whole_windows += tl.load(totals + q)
+    middle = tl.where(whole, q1 * WINDOW, end)
+    acc, total = sum_rows(entries, tokens, coef, bias, u, middle, end, cols, D, acc, total, J)
+    return acc, tl.sum(total) + whole_windows
 
 
 @triton.jit
@@ -76,7 +96,7 @@ def row_grad(
     parts = tl.cdiv(D, BD)
     f = (tl.program_id(0) // parts).to(tl.int64)
     cols = (tl.program_id(0) % parts) * BD + tl.arange(0, BD)
-    acc = feature_row(starts, entries, tokens, coef, u, sums, f, cols, D, WINDOW, J, BD)
+    acc, _ = feature_row(starts, entries, tokens, coef, None, u, sums, None, f, cols, D, WINDOW, J, BD)
     tl.store(out + f * D + cols, acc, mask=cols < D)
 
 

@@ -28,7 +28,7 @@ TYPES = {
     torch.float32: "fp32", torch.bfloat16: "bf16", torch.int64: "i64", torch.int32: "i32", torch.bool: "i1",
     torch.int8: "i8", torch.uint8: "u8",
 }  # fmt: skip
-OPTIONS = ("num_warps", "num_stages")
+OPTIONS = ("num_warps", "num_stages", "maxnreg")
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,9 @@ def step(n: int, d: int, f: int, k: int) -> Callable[[], None]:
         for unit in (False, True):
             triton_rows.row_adam_(w, empty(f, d), empty(f, d), w, *adam, unit)
             triton_rows.row_grad_adam_(w, empty(f, d), empty(f, d), *csc, values, x, 1.0, *adam, unit)
+        triton_rows.encoder_grad_adam_(
+            w, empty(f, d), empty(f, d), *csc, values, x, None, *adam, False, None, None, *(copy or (None, None))
+        )
         # Less memory: what is read and written differs. By a feature's row, given or reduced.
         live, scales, kept = empty(8), empty(2, f), copy or (None, None)
         for m, v, given in (
@@ -163,6 +166,7 @@ def step(n: int, d: int, f: int, k: int) -> Callable[[], None]:
             moments = empty(f, d, dtype=m), empty(f, d, dtype=v)
             triton_rows.row_adam_(w, *moments, w, *adam, *given)
             triton_rows.row_grad_adam_(w, *moments, *csc, values, x, 1.0, *adam, *given)
+            triton_rows.encoder_grad_adam_(w, *moments, *csc, values, x, values, *adam, *given[1:])
         chosen = empty(10, dtype=torch.int64)
         triton_rows.resample_(w, w, b, [], chosen, empty(10, d), empty(f, dtype=torch.bool), 0.2)
 

@@ -27,7 +27,7 @@ ms::FeatureEntries csc_view(Address starts, Address entries, Address tokens, int
 }
 
 ms::RowSum row_sum(Address coef, Address u, int64_t d, int cut_bits) {
-  return {at<const float>(coef), at<const float>(u), d, nullptr, cut_bits};
+  return {at<const float>(coef), at<const float>(u), d, nullptr, cut_bits, nullptr, nullptr};
 }
 
 ms::AdamRows adam_rows(Address w, Address m, Address v, int state, Address copy, Address norms, int64_t width,
@@ -94,6 +94,18 @@ PYBIND11_MODULE(_cuda, m) {
                               csc_view(s, e, t, features), row_sum(coef, u, d, cut_bits), nnz, at<float>(pieces),
                               float(scale), {lr, b1, b2, eps, step}, at<const ms::AdamFactors>(live), threads,
                               on(stream));
+        }, nogil);
+  m.def("encoder_grad_adam",
+        [](Address w, Address mom, Address v, int state, Address copy, Address norms, int64_t width, Address s, Address e,
+           Address t, int64_t features, int64_t nnz, Address coef, Address bias, Address u, int64_t d, int cut_bits,
+           Address pieces, Address totals, Address bias_sums, Address weighted, int together, double lr, double b1,
+           double b2, double eps, int64_t step, bool lazy, Address live, int threads, Address stream) {
+          ms::RowSum sum = row_sum(coef, u, d, cut_bits);
+          sum.bias = at<const float>(bias);
+          cuda::encoder_grad_adam(adam_rows(w, mom, v, state, copy, norms, width, features, false, lazy),
+                                  csc_view(s, e, t, features), sum, nnz, at<float>(pieces), at<double>(totals),
+                                  {at<float>(bias_sums), at<float>(weighted), together}, {lr, b1, b2, eps, step},
+                                  at<const ms::AdamFactors>(live), threads, on(stream));
         }, nogil);
   m.def("resample_workspace", &cuda::resample_workspace);
   m.def("resample",

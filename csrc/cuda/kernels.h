@@ -36,6 +36,10 @@ void row_grad(const FeatureEntries&, const RowSum&, int64_t nnz, float* pieces, 
 void feature_sum(const FeatureEntries&, const float* coef, float* out, cudaStream_t);
 void row_grad_adam(const AdamRows&, const FeatureEntries&, const RowSum&, int64_t nnz, float* pieces, float scale,
                    const Adam&, const AdamFactors* live, int threads, cudaStream_t);
+// `totals`: room for nnz >> cut_bits doubles, beside `pieces`.
+void encoder_grad_adam(const AdamRows&, const FeatureEntries&, const RowSum&, int64_t nnz, float* pieces,
+                       double* totals, const EncoderSums&, const Adam&, const AdamFactors* live, int threads,
+                       cudaStream_t);
 void row_adam(const AdamRows&, const float* g, int64_t d, const Adam&, const AdamFactors* live, int threads,
               cudaStream_t);
 

@@ -58,16 +58,21 @@ void typed(const AdamRows& rows, const Call& call) {
   else call(0.0f);
 }
 
-// The pieces that lie inside one feature are summed first; returns the sum with where they are.
-RowSum hot_pieces(const FeatureEntries& code, RowSum sum, int64_t nnz, float* pieces, int threads,
+// The pieces that lie inside one feature are summed first; returns the sum with where they are. `totals`: room for the
+// sums of their bias gradients, or null.
+RowSum hot_pieces(const FeatureEntries& code, RowSum sum, int64_t nnz, float* pieces, double* totals, int threads,
                   cudaStream_t stream) {
   sum.pieces = nullptr;
   if (pieces == nullptr || (nnz >> sum.cut_bits) == 0) return sum;
   widths(all_aligned(sum.u, pieces), sum.d, threads, [&](auto n, auto v, const Shape& s) {
     constexpr int N = decltype(n)::value, V = decltype(v)::value;
-    launch("row_grad (hot features)", {nnz >> sum.cut_bits, s.lanes, 0, stream}, hot_piece_kernel<N, V>, code, sum, pieces);
+    launch("row_grad (hot features)", {nnz >> sum.cut_bits, s.lanes, 0, stream}, hot_piece_kernel<N, V>, code, sum,
+           pieces);
   });
-  sum.pieces = pieces;
+  if (totals)
+    launch("row_grad (bias of hot features)", {blocks_for(nnz >> sum.cut_bits, 256 / kWarp), 256, 0, stream},
+           piece_total_kernel, code, sum, nnz >> sum.cut_bits, totals);
+  sum.pieces = pieces, sum.piece_totals = totals;
   return sum;
 }
 
@@ -84,7 +89,7 @@ AdamFactors adam_factors(const Adam& a) {
 
 void row_grad(const FeatureEntries& code, const RowSum& factors, int64_t nnz, float* pieces, float* out, int threads,
               cudaStream_t stream) {
-  const RowSum sum = hot_pieces(code, factors, nnz, pieces, threads, stream);
+  const RowSum sum = hot_pieces(code, factors, nnz, pieces, nullptr, threads, stream);
   widths(all_aligned(sum.u, out, sum.pieces), sum.d, threads, [&](auto n, auto v, const Shape& s) {
     constexpr int N = decltype(n)::value, V = decltype(v)::value;
     launch("row_grad", {grid_for(code.features, s), s.threads, 0, stream}, row_grad_kernel<N, V>, code, sum, s.lanes,
@@ -98,12 +103,26 @@ void feature_sum(const FeatureEntries& code, const float* coef, float* out, cuda
 
 void row_grad_adam(const AdamRows& rows, const FeatureEntries& code, const RowSum& factors, int64_t nnz, float* pieces,
                    float scale, const Adam& adam, const AdamFactors* live, int threads, cudaStream_t stream) {
-  const RowSum sum = hot_pieces(code, factors, nnz, pieces, threads, stream);
+  const RowSum sum = hot_pieces(code, factors, nnz, pieces, nullptr, threads, stream);
   typed(rows, [&](auto moment) {
     widths(wide(rows) && all_aligned(sum.u, sum.pieces), sum.d, threads, [&](auto n, auto v, const Shape& s) {
       constexpr int N = decltype(n)::value, V = decltype(v)::value;
       launch("row_grad_adam", {grid_for(code.features, s), s.threads, 32 * 4, stream},
              row_grad_adam_kernel<N, V, decltype(moment)>, rows, code, sum, scale, s.lanes, adam_factors(adam), live);
+    });
+  });
+}
+
+void encoder_grad_adam(const AdamRows& rows, const FeatureEntries& code, const RowSum& factors, int64_t nnz,
+                       float* pieces, double* totals, const EncoderSums& sums, const Adam& adam,
+                       const AdamFactors* live, int threads, cudaStream_t stream) {
+  const RowSum sum = hot_pieces(code, factors, nnz, pieces, totals, threads, stream);
+  typed(rows, [&](auto moment) {
+    widths(wide(rows) && all_aligned(sum.u, sum.pieces, sums.weighted), sum.d, threads,
+           [&](auto n, auto v, const Shape& s) {
+      constexpr int N = decltype(n)::value, V = decltype(v)::value;
+      launch("encoder_grad_adam", {grid_for(blocks_for(code.features, sums.together), s), s.threads, 32 * 4, stream},
+             encoder_grad_adam_kernel<N, V, decltype(moment)>, rows, code, sum, sums, s.lanes, adam_factors(adam), live);
     });
   });
 }

@@ -39,7 +39,7 @@ def test_operations_count_what_no_implementation_can_avoid():
 def test_every_operation_is_timed_and_set_against_its_floor(kind):
     result = operations.compare(WORKLOADS["tiny"].with_(kind=kind), rounds=2, rates=RATES)
     names = [row["name"] for row in result["rows"]]
-    assert names[0] == ("topk_encode" if kind == "topk" else "threshold_encode") and len(names) == len(set(names)) == 10
+    assert names[0] == ("topk_encode" if kind == "topk" else "threshold_encode") and len(names) == len(set(names)) == 11
     for row in result["rows"]:
         assert row["ms"] >= row["fastest_ms"] > 0
         assert row["to_floor"] == pytest.approx(row["ms"] / row["floor_ms"])

@@ -73,11 +73,15 @@ def work(kernel, w):
 def test_the_bytes_of_the_kernels_are_those_of_the_floor():
     w = WORKLOADS["llama3"]
     small = 1.02  # indices, values, the activations themselves
-    gathered = sum(work(name, w).moved for name in ("decode_loss", "row_grad_adam")) - w.adam_bytes - 2 * w.f * w.d
+    gathered = (
+        sum(work(name, w).moved for name in ("decode_loss", "encoder_grad_adam", "row_grad_adam"))
+        - w.adam_bytes
+        - 2 * w.f * w.d
+    )
     assert w.gather_bytes < gathered < small * w.gather_bytes + 2 * 4 * w.n * w.d
     assert w.rescore_bytes < work("score", w).moved < small * w.rescore_bytes + 4 * w.n * w.d
     assert work("collect", w).flops == w.product_flops
-    for cuda in ("decode_loss_kernel", "row_grad_adam_kernel"):
+    for cuda in ("decode_loss_kernel", "row_grad_adam_kernel", "encoder_grad_adam_kernel"):
         assert work(cuda, w) == work(cuda.removesuffix("_kernel"), w)
     for slab in ("nvjet_hsh_128x256_64x4_1x2_h_bz_TNT", "sm90_xmma_gemm_bf16bf16_bf16f32_f32_tn_n"):
         assert work(slab, w).flops == w.product_flops
@@ -107,7 +111,7 @@ def recorded(monkeypatch):
         monkeypatch.setattr(module, "run", record)
     monkeypatch.setattr(cuda_rows, "_cuda", SimpleNamespace(csc_workspace=lambda *_: 1))
     for name in ("sparse_decode", "gather_dot", "decode_loss", "csc", "row_grad", "feature_sum", "row_adam",
-                 "row_grad_adam"):  # fmt: skip
+                 "row_grad_adam", "encoder_grad_adam"):  # fmt: skip
         setattr(cuda_rows._cuda, name, lambda *_, name=name: seen.add(name))
     monkeypatch.setattr(cuda_rows, "stream", lambda _: 0)
     monkeypatch.setattr(gpu, "interpreted", lambda: True)
@@ -140,7 +144,8 @@ def test_every_kernel_that_a_step_launches_has_its_work(recorded):
         seen |= recorded("topk", name, clip=1.0, adam_state="bf16") | recorded("topk", name, live=True)
         seen |= recorded("relu", name)
     usual = (
-        "sample set_bar collect sift choose redo emit place score count settle windows row_grad_adam row_adam flat_adam"
+        "sample set_bar collect sift choose redo emit place score count settle windows encoder_grad_adam row_grad_adam "
+        "row_grad feature_sum row_adam flat_adam"
     )
     assert seen > {*usual.split(), "csc"}
     seen.remove("sparse_decode")  # a CPU's way to sum rows, in place of a product

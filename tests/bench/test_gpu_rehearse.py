@@ -30,11 +30,11 @@ def test_rehearsal(tmp_path):
     for section in ("floor", "step", "kernels"):
         assert stored[section]["rows"] and not any("error" in r or "lost" in r for r in stored[section]["rows"])
     backends = {row["backend"] for row in stored["step"]["rows"]}
-    assert len(stored["ops"]["rows"]) == 10 + 9 * (len(backends) - 1)
+    assert len(stored["ops"]["rows"]) == 11 + 10 * (len(backends) - 1)
     marks = {(row["backend"], row["tests"]) for s in ("step", "kernels", "ops") for row in stored[s]["rows"]}
     assert marks == ({("triton", "green"), ("cuda", "red")} if len(backends) == 2 else {("triton", "red")})
     kernels = {kernel["kernel"] for kernel in stored["kernels"]["rows"][0]["kernels"]}
-    assert {"collect", "choose", "decode_loss", "row_grad_adam"} <= kernels
+    assert {"collect", "choose", "decode_loss", "row_grad_adam", "encoder_grad_adam"} <= kernels
 
     # No figure can be taken for one of a GPU.
     for found in stored.values():

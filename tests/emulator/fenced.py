@@ -129,6 +129,17 @@ def cases(fence: Fences) -> Iterator[str]:
                             *mine, starts, entries, tokens, values, target, 1.0, *HYPER, unit, copy=copy, norms=norms
                         )
                     close(mine[0], exact[0])
+        for own in (False, True):
+            yield f"encoder_grad_adam_, bias {own}, {name}"
+            mine = [fence(t) for t in (weights, torch.zeros(f, d), torch.full((f, d), 1e-3))]
+            copy, norms = fence(torch.zeros(f, d, dtype=torch.bfloat16)), fence(torch.zeros(2, f))
+            sums, weighted = cuda_rows.encoder_grad_adam_(
+                *mine, starts, entries, tokens, values, target, fence(values) if own else None, *HYPER, copy=copy,
+                norms=norms,
+            )  # fmt: skip
+            wanted = reference.feature_sum(csc[0], csc[1], plain[0])
+            close(sums, wanted)
+            close(weighted, wanted @ weights)
         yield f"resample_, {name}"
         living, chosen = torch.ones(f, dtype=torch.bool), torch.tensor([f - 1])
         living[chosen] = f == 1

@@ -88,7 +88,7 @@ def test_rows_are_scored_and_redone_in_the_same_order(arch, monkeypatch):
 
 
 # Registers of a thread, and barriers as they stand in the code: what keeps the rows of several blocks on their way.
-HOT = {"decode_loss": (128, 24), "row_grad_adam": (104, 15), "row_adam": (104, 5)}
+HOT = {"decode_loss": (128, 24), "encoder_grad_adam": (128, 6), "row_grad_adam": (104, 5), "row_adam": (104, 5)}
 
 
 @pytest.mark.parametrize("size", [LLAMA, GPT2])
@@ -135,7 +135,7 @@ def test_what_tuning_may_try_does_not_spill(arch, monkeypatch, tmp_path):
     tried = other_choices(launches, arch)
     assert {l.name for l in tried} == {
         "sample", "collect", "score", "choose", "sparse_decode", "gather_dot", "decode_loss", "row_grad",
-        "row_grad_adam",
+        "row_grad_adam", "encoder_grad_adam",
     }  # fmt: skip
     for l in dict.fromkeys(tried):
         found = ahead.resources(l.compile(arch), tmp_path)

@@ -74,6 +74,16 @@ def everything(n: int, d: int, f: int, dtype: torch.dtype, device: str) -> dict[
         for name, mine in (("row_grad_adam", fused), ("row_adam", dense)):
             for part, *three in zip("wmv", mine, plain, exact, strict=True):
                 compare(f"{name}{', unit' * unit}: {part}", *three)
+    encoder = [t.clone() for t in there(*start)]
+    sums, weighted = cuda_rows.encoder_grad_adam_(*encoder, *its_csc, its_v, its_x, None, *HYPER)
+    plain, exact = (reference.feature_sum(*csc[:2], c) for c in (v, v.double()))
+    compare("encoder_grad_adam: bias", sums, plain, exact)
+    compare("encoder_grad_adam: weighted", weighted, plain @ w, exact @ w.double())
+    plain, exact = [t.clone() for t in start], [t.double() for t in start]
+    reference.row_adam_(*plain, reference.row_grad(*csc, v, x), *HYPER, False)
+    reference.row_adam_(*exact, gradient, *HYPER, False)
+    for part, *three in zip("wmv", encoder, plain, exact, strict=True):
+        compare(f"encoder_grad_adam: {part}", *three)
     select(n, g, there)
     resample(w, x, g, there, compare)
     return shares

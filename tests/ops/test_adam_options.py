@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from ops.cases import code, here
+from ops.cases import code, here, plainly, within_twice
 
 from monosem import ops
 from monosem.ops import adam, gpu, reference
@@ -22,8 +22,8 @@ def state_of(kind: str, f: int, d: int) -> tuple[list[torch.Tensor], torch.Tenso
     return [torch.nn.functional.normalize(torch.randn(f, d), dim=-1), *kept], scales
 
 
-def problem(n=50, d=37, f=40):
-    if SMALL:
+def problem(n=50, d=37, f=40, as_given=False):
+    if SMALL and not as_given:
         n, f = 12, 9
     values, indices, offsets = code(n, d, f)
     csc = ops.csc(indices, offsets, f)
@@ -184,3 +184,34 @@ def test_moments_that_do_not_go_together_are_refused():
     with pytest.raises(ValueError, match=r"m, v: got strided torch.bfloat16"):
         strided = torch.zeros(6, 4).bfloat16().T
         ops.row_adam_(w, strided, strided.clone(), w.clone(), *hyper)
+
+
+@pytest.mark.parametrize("kind", adam.STATES)
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("own_bias", [False, True])
+@pytest.mark.parametrize("size", [(50, 37, 40), (700, 5, 3), (3, 1, 1), (9, 33, 100)])
+def test_the_encoder_in_one_sweep_is_the_operations_one_by_one(size, own_bias, lazy, kind):
+    """The same bits of weights and moments; both sums, of the rows before, within the error budget. Twice the same."""
+    n, d, f = (min(size[0], 300), *size[1:]) if SMALL else size
+    csc, values, u, _ = problem(n, d, f, as_given=True)
+    bias = torch.randn(len(values)) if own_bias else None
+    state, scales = state_of(kind, f, d)
+    options = (*HYPER, False, lazy, None)
+    singly, single_scales = clones(state, scales)
+    ops.row_grad_adam_(*singly, *csc, values, u, 1.0, *options, single_scales)
+    exact = reference.feature_sum(*csc[:2], (values if bias is None else bias).double())
+    plain = plainly(reference.feature_sum, *csc[:2], values if bias is None else bias)
+    found = []
+    for _ in range(2):
+        mine, my_scales = clones(state, scales)
+        copy, norms = mine[0].bfloat16(), torch.full((2, f), 7.0)
+        sums, weighted = ops.encoder_grad_adam_(
+            *mine, *csc, values, u, bias, *HYPER, lazy, None, my_scales, copy, norms
+        )
+        assert all(torch.equal(a, b) for a, b in zip(mine, singly, strict=True))
+        assert scales is None or torch.equal(my_scales, single_scales)
+        is_rounded(copy, mine[0])
+        within_twice(sums, plain, exact)
+        within_twice(weighted, plainly(torch.matmul, plain, state[0]), exact @ state[0].double())
+        found.append((sums, weighted))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

@@ -15,7 +15,7 @@ from emulator import build, fenced
 from ops import every_kernel
 from ops.cases import code, within_twice
 
-from monosem.ops import adam, cpu_rows, cuda_rows, gpu, reference
+from monosem.ops import adam, cuda_rows, gpu, reference
 
 pytestmark = pytest.mark.skipif(bool(build.missing()), reason=build.missing())
 # (tokens, D, F): odd, one, none, D for 16-byte loads in fp32 only and in both types, wider than a tile, hot features.
@@ -153,6 +153,31 @@ def test_adam(size, unit, sparse, monkeypatch):
     assert torch.equal(copy, w.bfloat16())
     wanted = torch.stack([w.norm(dim=-1), (w - copy.float()).norm(dim=-1)]) * 1.001
     torch.testing.assert_close(norms, wanted, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("moments", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("lazy", "own_bias"), [(False, False), (True, True)])
+@pytest.mark.parametrize("cut_bits", [2, 8])
+@pytest.mark.parametrize("size", [(60, 37, 30), (9, 16, 12), (40, 520, 6), (9, 1160, 8), (4, 8200, 9), (2, 3001, 2)])
+def test_the_encoder_in_one_sweep_is_the_kernels_one_by_one(size, cut_bits, lazy, own_bias, moments, monkeypatch):
+    """The same bits of weights, moments, copy and bias gradients; the weighted sum of the rows before in its budget."""
+    split_hot_features(monkeypatch, cut_bits)
+    n, d, f = size
+    values, indices, offsets = code(n, d, f)
+    csc, u = reference.csc(indices, offsets, f), torch.randn(n, d)
+    bias = torch.randn(len(values)) if own_bias else None
+    start = weights(d, f), (torch.randn(f, d) * 1e-2).to(moments), (torch.rand(f, d) * 1e-3 + 1e-4).to(moments)
+    kept = [[t.clone() for t in start] for _ in range(2)]
+    copies = [(torch.zeros(f, d, dtype=torch.bfloat16), torch.zeros(2, f)) for _ in range(2)]
+    hyper, options = (1e-2, 0.9, 0.99, 1e-8, 7), (lazy, None, None)
+    cuda_rows.row_grad_adam_(*kept[0], *csc, values, u, 1.0, *hyper, False, *options, *copies[0])
+    sums, weighted = cuda_rows.encoder_grad_adam_(*kept[1], *csc, values, u, bias, *hyper, *options, *copies[1])
+    assert all(torch.equal(a, b) for a, b in zip([*kept[0], *copies[0]], [*kept[1], *copies[1]], strict=True))
+    coef = values if bias is None else bias
+    plain, exact = (reference.feature_sum(*csc[:2], c) for c in (coef, coef.double()))
+    assert torch.equal(sums, cuda_rows.feature_sum(*csc[:2], coef)) or cut_bits == 2
+    within_twice(sums, plain, exact)
+    within_twice(weighted, plain @ start[0], exact @ start[0].double())
 
 
 @pytest.mark.parametrize("unit", [False, True])
@@ -357,11 +382,11 @@ def test_blocks_in_another_order_give_the_same_bits():
 
 def test_the_table_of_backends_finds_them_with_the_arguments_of_the_operation():
     found = [op for op, where in gpu.IMPLEMENTATIONS.items() if "cuda" in where]
-    assert len(found) == 9
+    assert len(found) == 10
     for op in found:
         mine = inspect.signature(gpu._load(gpu.IMPLEMENTATIONS[op]["cuda"])).parameters.values()
-        wanted = inspect.signature(getattr(cpu_rows, op)).parameters.values()
-        assert [p.name for p in mine if p.kind is not p.KEYWORD_ONLY] == [p.name for p in wanted], op
+        wanted = getattr(torch.ops.monosem, op).default._schema.arguments
+        assert [p.name for p in mine if p.kind is not p.KEYWORD_ONLY] == [a.name for a in wanted], op
 
 
 def test_dispatched_as_on_a_gpu(monkeypatch):

@@ -36,6 +36,7 @@ def calls() -> dict[str, tuple]:
         "feature_sum": (*CSC[:2], V),
         "row_adam_": (W.clone(), W * 0, W * 0, W.clone(), *ADAM),
         "row_grad_adam_": (W.clone(), W * 0, W * 0, *CSC, V, X, 1.0, *ADAM),
+        "encoder_grad_adam_": (W.clone(), W * 0, W * 0, *CSC, V, X, None, *ADAM[:5]),
         "resample_": (
             W.clone(), W.clone(), B.clone(), [W * 0], torch.tensor([2, 3]), X[:2],
             torch.ones(40, dtype=torch.bool), 0.2,
@@ -46,7 +47,7 @@ def calls() -> dict[str, tuple]:
 NAMES = (
     "topk_encode", "threshold_encode", "threshold_encode_within", "sparse_decode", "decode_loss", "gather_dot", "csc",
     "row_grad", "feature_sum",
-    "row_adam_", "row_grad_adam_", "resample_",
+    "row_adam_", "row_grad_adam_", "encoder_grad_adam_", "resample_",
 )  # fmt: skip
 
 

@@ -81,16 +81,17 @@ def of_step(w: Workload, adam_state: str = "fp32") -> list[tuple[str, Work]]:
         **sort,
         "csc": Work(0, sum(work.moved for work in sort.values())),  # CUDA's launcher of them, timed from outside
         "decode_loss(_kernel)?": Work(4 * e * d, rows + 2 * batch + 12 * e),
-        "windows|hot_piece_kernel": nothing,
-        # Both matrices; the encoder's also writes the copy that the next product reads.
-        "row_grad_adam(_kernel)?": Work(4 * e * d + 32 * f * d, 2 * (reduced + sweep) + matrix // 2),
-        # With gradients in memory, because they are clipped or dense.
+        "windows|hot_piece_kernel|piece_total_kernel": nothing,
+        # The encoder's rows: also the copy that the next product reads, the bias gradients and what they send to b_dec.
+        "encoder_grad_adam(_kernel)?": Work(e + 2 * e * d + 18 * f * d, reduced + sweep + matrix // 2 + 12 * f),
+        "row_grad_adam(_kernel)?": Work(2 * e * d + 16 * f * d, reduced + sweep),  # the decoder's
+        # With gradients in memory, because they are clipped or dense: both matrices.
         "row_grad(_kernel)?": Work(4 * e * d, 2 * (reduced + matrix)),
         "row_adam(_kernel)?": Work(32 * f * d, 2 * (sweep + matrix) + matrix // 2),
         "feature_sum(_kernel)?": Work(e, 12 * e + 12 * f),
         "flat_adam|adam_entries_kernel": Work(16 * (f + d), 28 * (f + d)),  # the biases
-        # By cuBLAS: the encoder's product in bf16, where selection reads what that wrote; and the gradient of b_dec by
-        # way of the encoder, b_enc' · W_enc, in fp32.
+        # By cuBLAS: the encoder's product in bf16, where selection reads what that wrote; and with gradients in memory
+        # that of b_dec by way of the encoder, b_enc' · W_enc, in fp32.
         r"nvjet_.*|.*(bf16.*gemm|gemm.*bf16).*": Work(w.product_flops, batch // 2 + matrix // 2),
         r".*(gemv|gemm|splitK).*": Work(2 * f * d, matrix + 4 * f),
     }

@@ -98,6 +98,11 @@ def operations(w: Workload, device: torch.device | str = "cpu", encoded: bool = 
             2 * e * d + 16 * f * d, rows + 6 * matrix + 16 * e,
         ),
         Operation(
+            "encoder_grad_adam_",
+            lambda: ops.encoder_grad_adam_(moved, m, v, starts, entries, tokens, slopes, residual, None, *adam[:5]),
+            e + 2 * e * d + 18 * f * d, rows + 6 * matrix + 16 * e + 8 * f,
+        ),
+        Operation(
             "resample_", lambda: ops.resample_(moved, moved, moved_bias, [m, v], dead, fresh, alive, 0.2), 2 * f * d,
             matrix + 5 * 4 * len(dead) * d,
         ),

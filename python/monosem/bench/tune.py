@@ -31,6 +31,7 @@ TRITON = {
     "decode_loss": ("decode_loss",),
     "row_grad": ("row_grad",),
     "row_grad_adam_": ("row_grad_adam",),
+    "encoder_grad_adam_": ("encoder_grad_adam",),
 }
 CUDA = {
     "sparse_decode": ("sparse_decode",),
@@ -38,6 +39,7 @@ CUDA = {
     "row_grad": ("row_grad",),
     "row_adam_": ("row_adam",),
     "row_grad_adam_": ("row_grad_adam",),
+    "encoder_grad_adam_": ("encoder_grad_adam",),
 }
 
 

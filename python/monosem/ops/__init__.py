@@ -3,7 +3,7 @@
 from monosem.ops.code import SparseCode
 from monosem.ops.decode_loss import decode_loss, decode_loss_rows
 from monosem.ops.resample import resample_
-from monosem.ops.row_adam import row_adam_, row_grad_adam_
+from monosem.ops.row_adam import encoder_grad_adam_, row_adam_, row_grad_adam_
 from monosem.ops.row_grad import csc, feature_sum, row_grad
 from monosem.ops.sparse_decode import decode, gather_dot, sparse_decode
 from monosem.ops.threshold_encode import threshold_encode, threshold_encode_within
@@ -15,6 +15,7 @@ __all__ = [
     "decode",
     "decode_loss",
     "decode_loss_rows",
+    "encoder_grad_adam_",
     "feature_sum",
     "gather_dot",
     "resample_",

@@ -163,15 +163,42 @@ def row_grad_adam_(
     )  # fmt: skip
 
 
+def encoder_grad_adam_(
+    w: Tensor, m: Tensor, v: Tensor, starts: Tensor, entries: Tensor, tokens: Tensor, coef: Tensor, u: Tensor,
+    bias: Tensor | None, lr: float, beta1: float, beta2: float, eps: float, step: int, lazy: bool = False,
+    live: Tensor | None = None, scales: Tensor | None = None, copy: Tensor | None = None, norms: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    if scales is not None:
+        return _in_8_bits(
+            "encoder_grad_adam_", w, m, v, starts, entries, tokens, coef, u, bias, lr, beta1, beta2, eps, step, lazy,
+            live, scales, copy, norms,
+        )  # fmt: skip
+    from monosem.kernels import launch
+
+    state, c, u32, (f, d) = cpu_rows.adam_state(w, m, v, scales), fp32(coef), fp32(u), w.shape
+    own = c if bias is None else fp32(bias)
+    bits, pieces = _pieces(len(entries), u32)
+    totals = None if pieces is None else _empty(u, len(pieces), dtype=torch.float64)
+    together = launch.together(f)
+    sums, weighted = _empty(w, f), _empty(w, -(-f // together), d)
+    _cuda.encoder_grad_adam(
+        w.data_ptr(), m.data_ptr(), v.data_ptr(), state, *_copy(copy, norms), starts.data_ptr(), entries.data_ptr(),
+        tokens.data_ptr(), f, len(entries), c.data_ptr(), own.data_ptr(), u32.data_ptr(), d, bits, _address(pieces),
+        _address(totals), sums.data_ptr(), weighted.data_ptr(), together, lr, beta1, beta2, eps, step, lazy,
+        _address(live), tuned("encoder_grad_adam", d, w), stream(w),
+    )  # fmt: skip
+    return sums, weighted.sum(0)
+
+
 def _copy(copy: Tensor | None, norms: Tensor | None) -> tuple[int, int, int]:
     return _address(copy), _address(norms), 0 if copy is None else copy.stride(0)
 
 
-def _in_8_bits(op: str, *args) -> None:
+def _in_8_bits(op: str, *args) -> tuple[Tensor, Tensor] | None:
     """Triton's: a row's scale is known when all of it is, and Triton holds a whole row."""
     from monosem.ops import triton_rows
 
-    getattr(triton_rows, op)(*args)
+    return getattr(triton_rows, op)(*args)
 
 
 def resample_(

@@ -18,7 +18,7 @@ from monosem.ops import backend
 
 _ROWS = (
     "sparse_decode", "gather_dot", "decode_loss", "csc", "row_grad", "feature_sum", "row_adam_", "row_grad_adam_",
-    "resample_",
+    "encoder_grad_adam_", "resample_",
 )  # fmt: skip
 # operation → backend → where its implementation is ("module:function"); imported when first used.
 IMPLEMENTATIONS: dict[str, dict[str, str]] = {

@@ -6,10 +6,13 @@ from torch import Tensor
 
 from monosem.ops import cpu_rows, reference
 from monosem.ops.library import register
+from monosem.ops.sparse_decode import weighted_sum
 
-_ADAM = (
-    "float lr, float beta1, float beta2, float eps, int step, bool unit, bool lazy=False, Tensor? live=None, "
-    "Tensor(d!)? scales=None, Tensor(e!)? copy=None, Tensor(f!)? norms=None"
+_FACTORS = "float lr, float beta1, float beta2, float eps, int step"
+_OPTIONS = "bool lazy=False, Tensor? live=None, Tensor(d!)? scales=None, Tensor(e!)? copy=None, Tensor(f!)? norms=None"
+_ADAM = f"{_FACTORS}, bool unit, {_OPTIONS}"
+_SPARSE = (
+    "Tensor(a!) w, Tensor(b!) m, Tensor(c!) v, Tensor starts, Tensor entries, Tensor tokens, Tensor coef, Tensor u"
 )
 
 
@@ -55,10 +58,48 @@ def _reference_sparse_(
 
 
 row_grad_adam_ = register(
-    "row_grad_adam_(Tensor(a!) w, Tensor(b!) m, Tensor(c!) v, Tensor starts, Tensor entries, Tensor tokens, "
-    f"Tensor coef, Tensor u, float scale, {_ADAM}) -> ()",
+    f"row_grad_adam_({_SPARSE}, float scale, {_ADAM}) -> ()",
     cpu=cpu_rows.row_grad_adam_,
     reference=_reference_sparse_,
     fake=_nothing,
 )
 """``row_adam_`` with the gradient ``scale · row_grad(...)`` reduced row by row: it never goes to memory."""
+
+
+def _encoder_on_cpu_(
+    w: Tensor, m: Tensor, v: Tensor, starts: Tensor, entries: Tensor, tokens: Tensor, coef: Tensor, u: Tensor,
+    bias: Tensor | None, lr: float, beta1: float, beta2: float, eps: float, step: int, *options,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    sums = cpu_rows.feature_sum(starts, entries, coef if bias is None else bias)
+    weighted = weighted_sum(sums, w)
+    hyper = 1.0, lr, beta1, beta2, eps, step, False
+    cpu_rows.row_grad_adam_(w, m, v, starts, entries, tokens, coef, u, *hyper, *options)
+    return sums, weighted
+
+
+def _encoder_reference_(
+    w: Tensor, m: Tensor, v: Tensor, starts: Tensor, entries: Tensor, tokens: Tensor, coef: Tensor, u: Tensor,
+    bias: Tensor | None, lr: float, beta1: float, beta2: float, eps: float, step: int, *options,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    sums = reference.feature_sum(starts, entries, coef if bias is None else bias)
+    weighted = sums @ w
+    g = reference.row_grad(starts, entries, tokens, coef, u)
+    reference.row_adam_(w, m, v, g, lr, beta1, beta2, eps, step, False, *options)
+    return sums, weighted
+
+
+encoder_grad_adam_ = register(
+    f"encoder_grad_adam_({_SPARSE}, Tensor? bias, {_FACTORS}, {_OPTIONS}) -> (Tensor, Tensor)",
+    cpu=_encoder_on_cpu_,
+    reference=_encoder_reference_,
+    fake=lambda w, m, v, starts, entries, tokens, coef, u, *rest: (w.new_empty(w.shape[0]), w.new_empty(w.shape[1])),
+)
+"""``row_grad_adam_`` of the encoder's rows, with two sums that its sweep has at hand.
+
+Args:
+    bias: gradient of each entry's encoder bias [nnz]; None: ``coef``, which it is where an entry is one pre-activation.
+
+Returns:
+    the gradient of the encoder bias, ``feature_sum(starts, entries, bias)`` [F]; and Σ_f of it times w[f], with the
+    rows as they were before [D], by which the encoder's input x − b_dec enters the gradient of b_dec.
+"""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from monosem.ops import checks, cpu_rows, reference
 from monosem.ops.code import SparseCode
 from monosem.ops.library import register
+from monosem.ops.precision import as_given
 from monosem.ops.row_grad import csc, row_grad
+
+PART = 64  # rows of a weighted sum
 
 gather_dot = register(
     "gather_dot(Tensor g, Tensor indices, Tensor offsets, Tensor w) -> Tensor",
@@ -39,6 +43,16 @@ sparse_decode = register(
     backward=_backward,
     setup=_setup,
 )
+
+
+@as_given
+def weighted_sum(coef: Tensor, rows: Tensor) -> Tensor:
+    """Σ coef[f] · rows[f], [D]. On a CPU PyTorch makes it by one thread: there, parts of it are decoded."""
+    if rows.device.type != "cpu" or rows.dtype != torch.float32:
+        return coef @ rows
+    f, d = rows.shape
+    starts = torch.arange(0, f + PART, PART, device="cpu").clamp_(max=f)
+    return sparse_decode(coef, torch.arange(f, dtype=torch.int32, device="cpu"), starts, rows, rows.new_zeros(d)).sum(0)
 
 
 def decode(code: SparseCode, w: Tensor, b: Tensor) -> Tensor:

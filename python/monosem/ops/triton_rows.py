@@ -10,6 +10,7 @@ from torch import Tensor
 
 from monosem.kernels import csc as csc_kernels
 from monosem.kernels import decode_loss as loss_kernels
+from monosem.kernels import launch
 from monosem.kernels import resample as resample_kernels
 from monosem.kernels import row_adam as adam_kernels
 from monosem.kernels import row_grad as grad_kernels
@@ -80,25 +81,34 @@ def csc(indices: Tensor, offsets: Tensor, d_sae: int) -> tuple[Tensor, Tensor, T
     return starts, *settled
 
 
-def _factors(starts: Tensor, entries: Tensor, tokens: Tensor, coef: Tensor, u: Tensor) -> tuple[tuple, int]:
-    """What kernels over features read: the sorted code, both factors, and the sums of whole windows of entries."""
+def _factors(
+    starts: Tensor, entries: Tensor, tokens: Tensor, coef: Tensor, u: Tensor, bias: Tensor | None = None,
+    totals: bool = False,
+) -> tuple[tuple, Tensor, Tensor | None, int]:  # fmt: skip
+    """What kernels over features read: the sorted code with both factors, and the sums of whole windows of entries;
+    with ``totals`` those of the entries' bias gradients too."""
     nnz, d = len(entries), u.shape[1]
     window = max(128, power2(nnz // 4096))  # so that the sums are at most 4,096 rows, or 128 × smaller than the code
-    args = starts.contiguous(), entries.contiguous(), tokens.contiguous(), coef.contiguous(), u.contiguous()
+    args = starts.contiguous(), entries.contiguous(), tokens.contiguous(), coef.contiguous()
     sums = torch.empty(max(1, nnz // window), d, dtype=torch.float32, device=u.device)
+    of_bias = torch.empty(len(sums), dtype=torch.float32, device=u.device) if totals else None
     kernel = grad_kernels.windows
     options = blocks(kernel, d, u)
-    run(kernel, nnz // window * cdiv(d, options["BD"]), *args, sums, len(starts) - 1, d, window, **options)
-    return (*args, sums), window
+    u = u.contiguous()
+    run(
+        kernel, nnz // window * cdiv(d, options["BD"]), *args, bias, u, sums, of_bias, len(starts) - 1, d, window,
+        **options,
+    )  # fmt: skip
+    return (*args, u), sums, of_bias, window
 
 
 def row_grad(starts: Tensor, entries: Tensor, tokens: Tensor, coef: Tensor, u: Tensor) -> Tensor:
     f, d = len(starts) - 1, u.shape[1]
-    factors, window = _factors(starts, entries, tokens, coef, u)
+    code, sums, _, window = _factors(starts, entries, tokens, coef, u)
     out = torch.empty(f, d, dtype=u.dtype, device=u.device)
     kernel = grad_kernels.row_grad
     options = blocks(kernel, d, u)
-    run(kernel, f * cdiv(d, options["BD"]), *factors, out, d, window, **options)
+    run(kernel, f * cdiv(d, options["BD"]), *code, sums, out, d, window, **options)
     return out
 
 
@@ -143,12 +153,42 @@ def row_grad_adam_(
     if d > WIDEST:
         g = row_grad(starts, entries, tokens, coef.float(), u.float()).mul_(scale)
         return row_adam_(w, m, v, g, lr, beta1, beta2, eps, step, unit, lazy, live, scales, copy, norms)
-    code, window = _factors(starts, entries, tokens, coef, u)
+    code, sums, _, window = _factors(starts, entries, tokens, coef, u)
     kernel = adam_kernels.row_grad_adam
     run(
-        kernel, f, w, m, v, scales, copy, norms, _width(copy), *code, d, window, scale, live,
+        kernel, f, w, m, v, scales, copy, norms, _width(copy), *code, sums, d, window, scale, live,
         *factors(lr, beta1, beta2, eps, step), step, UNIT=unit, LAZY=lazy, **blocks(kernel, d, w),
     )  # fmt: skip
+
+
+def encoder_grad_adam_(
+    w: Tensor, m: Tensor, v: Tensor, starts: Tensor, entries: Tensor, tokens: Tensor, coef: Tensor, u: Tensor,
+    bias: Tensor | None, lr: float, beta1: float, beta2: float, eps: float, step: int, lazy: bool = False,
+    live: Tensor | None = None, scales: Tensor | None = None, copy: Tensor | None = None, norms: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    cpu_rows.adam_state(w, m, v, scales)
+    f, d = w.shape
+    if d > WIDEST:
+        bias_sums = feature_sum(starts, entries, coef if bias is None else bias)
+        weighted = bias_sums @ w
+        row_grad_adam_(
+            w, m, v, starts, entries, tokens, coef, u, 1.0, lr, beta1, beta2, eps, step, False, lazy, live, scales,
+            copy, norms,
+        )  # fmt: skip
+        return bias_sums, weighted
+    bias = None if bias is None else bias.contiguous()
+    (*code, u), sums, totals, window = _factors(starts, entries, tokens, coef, u, bias, True)
+    bias_sums = torch.empty(f, dtype=torch.float32, device=w.device)
+    together, kernel = launch.together(f), adam_kernels.encoder_grad_adam
+    programs, options = cdiv(f, together), blocks(kernel, d, w)
+    if scales is not None:  # which takes more registers than a second program would leave
+        options.pop("maxnreg", None)
+    weighted = torch.empty(programs, d, dtype=torch.float32, device=w.device)
+    run(
+        kernel, programs, w, m, v, scales, copy, norms, _width(copy), *code, bias, u, sums, totals, bias_sums, weighted,
+        f, d, window, together, live, *factors(lr, beta1, beta2, eps, step), step, LAZY=lazy, **options,
+    )  # fmt: skip
+    return bias_sums, weighted.sum(0)
 
 
 def _width(copy: Tensor | None) -> int:

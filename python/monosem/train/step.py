@@ -9,9 +9,9 @@ from monosem import ops
 from monosem.nn import SAE, DenseBlocks, DenseRows, Gradients, RowFactors
 from monosem.ops import adam, backend, gpu
 from monosem.ops.precision import as_given
+from monosem.ops.sparse_decode import weighted_sum
 
 PARAMETERS = ("W_enc_rows", "W_dec", "b_enc", "b_dec")
-PART = 64  # rows of a sum
 
 
 class FastStep:
@@ -91,21 +91,22 @@ class FastStep:
         b_dec, norm = made.b_dec, None
         if clip is not None:
             rows = self._multiplied(made.rows)
-            b_dec = b_dec - _weighted_sum(rows.b_enc, self.sae.W_enc_rows)
+            b_dec = b_dec - weighted_sum(rows.b_enc, self.sae.W_enc_rows)
             norm = self._clip(rows, b_dec, clip)
             b_enc = rows.b_enc
             self._dense_adam(slice(0, self.sae.cfg.d_sae), rows, hyper)
         elif isinstance(made.rows, RowFactors):
             encoder, decoder = self._factors(made.rows)
-            b_enc = ops.feature_sum(*encoder[:2], made.rows.bias_slopes)
-            b_dec = b_dec - _weighted_sum(b_enc, self.sae.W_enc_rows)
-            for name, factors in (("W_enc_rows", (*encoder, 1.0)), ("W_dec", (*decoder, made.rows.decoder_scale))):
-                ops.row_grad_adam_(*self._state(name), *factors, *hyper, *self._options(name))
+            state, (_, *options) = self._state("W_enc_rows"), self._options("W_enc_rows")
+            b_enc, through_encoder = ops.encoder_grad_adam_(*state, *encoder, made.rows.bias, *hyper, *options)
+            b_dec = b_dec - through_encoder
+            decoder = *decoder, made.rows.decoder_scale
+            ops.row_grad_adam_(*self._state("W_dec"), *decoder, *hyper, *self._options("W_dec"))
         else:
             b_enc = torch.empty_like(self.sae.b_enc)
             for part, rows in made.rows:
                 b_enc[part] = rows.b_enc
-                b_dec = b_dec - _weighted_sum(rows.b_enc, self.sae.W_enc_rows[part])
+                b_dec = b_dec - weighted_sum(rows.b_enc, self.sae.W_enc_rows[part])
                 self._dense_adam(part, rows, hyper)
         for name, g in (("b_enc", b_enc), ("b_dec", b_dec)):
             ops.row_adam_(*(t.view(1, -1) for t in self._state(name)), g.view(1, -1), *hyper, False, False, self._live)
@@ -226,18 +227,6 @@ class FastStep:
         if self._steps is not None:  # in place: a graph reads it
             self._steps.fill_(self._count)
         self.weights_changed()
-
-
-@as_given
-def _weighted_sum(coef: Tensor, rows: Tensor) -> Tensor:
-    """Σ coef[f] · rows[f], [D]. On a CPU PyTorch makes it by one thread: there, parts of it are decoded."""
-    if rows.device.type != "cpu" or rows.dtype != torch.float32:
-        return coef @ rows
-    f, d = rows.shape
-    starts = torch.arange(0, f + PART, PART, device="cpu").clamp_(max=f)
-    return ops.sparse_decode(
-        coef, torch.arange(f, dtype=torch.int32, device="cpu"), starts, rows, rows.new_zeros(d)
-    ).sum(0)
 
 
 class StepOutput:
