@@ -5,6 +5,9 @@
 Writes ``sample_text.jsonl.xz`` (JSON lines of source and text, shuffled in a fixed order), ``SAMPLE_TEXT.md`` (sources
 and licences) and ``sample_text_copyright.txt.xz`` (the packages' own copyright files) to python/monosem/assets.
 The same package versions give the same bytes.
+
+With ``--mixture``, for models that were trained on the mixture of ``tools/mix_text.py``, the text follows that mixture,
+and ``sample_rich.jsonl.xz`` beside it holds more of the rare kinds (``tools/sample_parts.py``).
 """
 
 from __future__ import annotations
@@ -20,8 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import extract_text as extract
+import mix_text
+import sample_parts
+
+from monosem.data.text import Document
+from monosem.data.tokenizer import load_tokenizer
 
 ASSETS = Path(__file__).resolve().parents[1] / "python" / "monosem" / "assets"
+TEXT, RICH = "sample_text.jsonl.xz", "sample_rich.jsonl.xz"
 MAX_PACKED = 4_300_000
 MIN_UNPACKED = 12_000_000
 
@@ -99,6 +108,39 @@ SOURCES = (
     Source("fr_handbook", *_handbook("fr-FR", None), 150, HANDBOOK),
 )  # fmt: skip
 
+
+def _interface(name: str, script: str, kilobytes: int) -> Source:
+    """WordPress in another language."""
+    language = name.removesuffix("_ui")
+    return Source(name, "wordpress-l10n", (f"{WORDPRESS}{language}*.mo",),
+                  extract.catalogue(script), kilobytes, "GPL-2+")  # fmt: skip
+
+
+# The long tail of the mixture, and what more of the sources above it takes.
+TAIL = (
+    Source("raw_json", "iso-codes", ("usr/share/iso-codes/json/*.json",), extract.plain, 200, "LGPL-2.1+"),
+    Source("raw_config", "xkb-data", ("usr/share/X11/xkb/symbols/*",), extract.plain, 150, "MIT/X11"),
+    Source("id_tables", "pci.ids", ("usr/share/misc/pci.ids",), extract.plain, 150, "GPL-2+ or BSD-3-Clause"),
+    Source("link_lists", "publicsuffix", ("usr/share/publicsuffix/public_suffix_list.dat",),
+           extract.plain, 60, "MPL-2.0"),
+    Source("unicode_tables", "unicode-data", ("usr/share/unicode/UnicodeData.txt", "usr/share/unicode/Scripts.txt"),
+           extract.plain, 120, "Unicode"),
+    Source("svg_paths", "breeze-icon-theme", ("usr/share/icons/breeze/**/*.svg",), extract.plain, 120, "LGPL-3+"),
+    Source("music_abc", "abcm2ps", ("usr/share/doc/abcm2ps/examples/*.abc",), extract.plain, 100, "GPL-3+"),
+    Source("code_cmake", "cmake-data", ("usr/share/cmake-3.25/Modules/*.cmake",), extract.plain, 100, "BSD-3-Clause"),
+    Source("code_css", "libjs-codemirror", ("usr/share/javascript/codemirror/**/*.css",), extract.plain, 60, MIT),
+    *(_interface(name, "latin", 40) for name in ("pl_ui", "pt_ui", "it_ui", "tr_ui", "vi_ui", "hu_ui", "fi_ui")),
+    _interface("el_ui", "greek", 80),
+    _interface("uk_ui", "cyrillic", 40),
+    _interface("fa_ui", "arabic", 60),
+    _interface("ko_ui", "korean", 80),
+    _interface("ka_ui", "georgian", 60),
+    _interface("my_ui", "burmese", 60),
+    _interface("th_ui", "thai", 40),
+)  # fmt: skip
+MORE = 4  # times the kilobytes of each source are there for the mixture to choose from
+MIXED_TOKENS = 4_200_000
+
 # Packages that hold no copyright file of their own: the same source package's is read in another.
 COPYRIGHT_IN = {"libpython3.11-stdlib": "python3.11-doc", "libpython3.11-dev": "python3.11-doc"}
 
@@ -118,74 +160,109 @@ def unpack(packages: list[str], debs: Path, out: Path) -> dict[str, str]:
     return versions
 
 
-def take(source: Source, folder: Path) -> list[str]:
-    """The documents of one source: evenly spaced over all of them, as many as fit its share."""
+def take(source: Source, folder: Path, times: int = 1) -> list[str]:
+    """The documents of one source: evenly spaced over all of them, as many as fit its share, or some times that."""
     documents = list(dict.fromkeys(d.strip("\n") for d in source.read(extract.files(folder, source.patterns))))
     documents = [d for d in documents if 200 <= len(d) <= 8000]  # longer ones have no line to cut at: minified code
     sizes = [len(d.encode("utf-8")) for d in documents]
-    share = min(1.0, source.kilobytes * 1000 / sum(sizes))
+    share = min(1.0, times * source.kilobytes * 1000 / sum(sizes))
     return [d for i, d in enumerate(documents) if int((i + 1) * share) > int(i * share)]
 
 
-def table(counts: dict[Source, tuple[int, int]], versions: dict[str, str], unpacked: int, packed: int) -> str:
-    """SAMPLE_TEXT.md."""
-    documents = sum(n for n, _ in counts.values())
+Taken = list[tuple[Source, str]]
+
+
+def table(parts: dict[str, tuple[Taken, int]], versions: dict[str, str]) -> str:
+    """SAMPLE_TEXT.md: of each file what it holds and how large it is packed."""
+    heads, sums = [], {}
+    for name, (records, packed) in parts.items():
+        unpacked = sum(len(t.encode("utf-8")) for _, t in records)
+        heads.append(
+            f"`{name}`: {unpacked / 1e6:.1f} MB of text ({packed / 1e6:.1f} MB packed) in {len(records)} documents"
+        )
+        for source, text in records:
+            of = sums.setdefault(source, {n: [0, 0] for n in parts})[name]
+            of[0] += 1
+            of[1] += len(text.encode("utf-8"))
     rows = "\n".join(
-        f"| {s.name} | {n} | {size / 1000:.0f} | `{s.package}` {versions[s.package]} | {s.licence} |"
-        for s, (n, size) in counts.items()
-    )
+        f"| {s.name} | "
+        + " | ".join(f"{n} | {size / 1000:.0f}" for n, size in of.values())
+        + f" | `{s.package}` {versions[s.package]} | {s.licence} |"
+        for s in SOURCES + TAIL if (of := sums.get(s))
+    )  # fmt: skip
+    columns = " | ".join(["documents | kB", *["of the rich part | kB"] * (len(parts) - 1)])
+    files = " and\n".join(heads)
+    rich = """
+The first is a mixture in which Arabic, Hebrew, DNA and base64 are about as rare as in the text of the language models
+(`tools/mixture.json`); the second, which shares no document with it, is for looking at examples.
+"""
     return f"""# The sample text
 
-`sample_text.jsonl.xz`: {unpacked / 1e6:.1f} MB of text ({packed / 1e6:.1f} MB packed) in {documents} documents, one
+{files}, one
 JSON object a line, `{{"source": ..., "text": ...}}`, in a fixed shuffled order.
 It is read with `monosem.data.sample.sample_documents()`.
-
+{rich if len(parts) > 1 else ""}
 All of it comes from Debian 12 packages and may be redistributed under the licences below.
 `sample_text_copyright.txt.xz` holds the packages' own copyright files, and `apt-get source PACKAGE=VERSION` gets the
 complete sources. The text is data that stands beside the program: its licences do not extend to monosem, nor
 monosem's to it.
 
-| source | documents | kB | package | licence |
-|---|---|---|---|---|
+| source | {columns} | package | licence |
+|---|{"---|---|" * len(parts)}---|---|
 {rows}
 
 Made by `tools/build_sample_text.py`, which also writes this page.
 """
 
 
+def packed(records: Taken) -> bytes:
+    """JSON lines in a fixed shuffled order, as xz."""
+    rows = [{"source": s.name, "text": t} for s, t in records]
+    random.Random(0).shuffle(rows)
+    lines = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows).encode("utf-8")
+    return lzma.compress(lines, preset=9 | lzma.PRESET_EXTREME)
+
+
+def mixed(taken: Taken) -> dict[str, Taken]:
+    """The two parts, by the name of their file."""
+    documents = [Document(s.name, t) for s, t in taken]
+    groups, tokenizer = mix_text.read_recipe(mix_text.RECIPE), load_tokenizer(ASSETS / "lm" / "tokenizer.json")
+    natural, rich = sample_parts.two_parts(documents, groups, tokenizer, MIXED_TOKENS)
+    return {TEXT: [taken[i] for i in natural], RICH: [taken[i] for i in rich]}
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--debs", type=Path, help="folder of downloaded packages, kept (default: a temporary one)")
     options.add_argument("--out", type=Path, default=ASSETS, help="folder to write to")
+    options.add_argument("--mixture", action="store_true", help="two parts: the mixture, and more of the rare kinds")
     args = options.parse_args()
-    packages = sorted({s.package for s in SOURCES})
+    sources = SOURCES + TAIL if args.mixture else SOURCES
+    packages = sorted({s.package for s in sources})
     with tempfile.TemporaryDirectory() as temporary:
         debs, unpacked_to = args.debs or Path(temporary) / "debs", Path(temporary) / "unpacked"
         debs.mkdir(parents=True, exist_ok=True)
         versions = unpack(packages, debs.resolve(), unpacked_to)
-        taken = {s: take(s, unpacked_to / s.package) for s in SOURCES}
+        times = MORE if args.mixture else 1
+        taken = [(s, text) for s in sources for text in take(s, unpacked_to / s.package, times)]
         notices = [
             f"===== {p} {versions[p]} =====\n\n"
             + (unpacked_to / COPYRIGHT_IN.get(p, p) / f"usr/share/doc/{COPYRIGHT_IN.get(p, p)}/copyright").read_text()
             for p in packages
         ]
-    records = [{"source": s.name, "text": t} for s, texts in taken.items() for t in texts]
-    random.Random(0).shuffle(records)
-    lines = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records).encode("utf-8")
-    packed = lzma.compress(lines, preset=9 | lzma.PRESET_EXTREME)
-    counts = {s: (len(t), sum(len(x.encode("utf-8")) for x in t)) for s, t in taken.items()}
-    unpacked = sum(size for _, size in counts.values())
-    page = table(counts, versions, unpacked, len(packed))
+    parts = mixed(taken) if args.mixture else {TEXT: taken}
+    files = {name: packed(records) for name, records in parts.items()}
+    page = table({name: (records, len(files[name])) for name, records in parts.items()}, versions)
     print(page)
-    if unpacked < MIN_UNPACKED or len(packed) > MAX_PACKED:
+    unpacked = sum(len(t.encode("utf-8")) for _, t in parts[TEXT])
+    if unpacked < MIN_UNPACKED or len(files[TEXT]) > MAX_PACKED:
         raise SystemExit(
-            f"{unpacked} bytes, {len(packed)} packed: wanted ≥ {MIN_UNPACKED} in ≤ {MAX_PACKED}; see SOURCES"
+            f"{unpacked} bytes, {len(files[TEXT])} packed: wanted ≥ {MIN_UNPACKED} in ≤ {MAX_PACKED}; see SOURCES"
         )
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "sample_text.jsonl.xz").write_bytes(packed)
-    (args.out / "sample_text_copyright.txt.xz").write_bytes(
-        lzma.compress("\n\n".join(notices).encode("utf-8"), preset=9)
-    )
+    files["sample_text_copyright.txt.xz"] = lzma.compress("\n\n".join(notices).encode("utf-8"), preset=9)
+    for name, content in files.items():
+        (args.out / name).write_bytes(content)
     (args.out / "SAMPLE_TEXT.md").write_text(page, encoding="utf-8")
 
 

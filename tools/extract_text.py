@@ -22,6 +22,12 @@ SCRIPTS = {
     "cyrillic": "\u0400-\u04ff",
     "chinese": "\u4e00-\u9fff",
     "japanese": "\u3040-\u30ff\u4e00-\u9fff",
+    "latin": "A-Za-z\u00c0-\u024f\u1e00-\u1eff",
+    "greek": "\u0370-\u03ff",
+    "korean": "\uac00-\ud7a3",
+    "georgian": "\u10a0-\u10ff",
+    "burmese": "\u1000-\u109f",
+    "thai": "\u0e00-\u0e7f",
 }
 
 
