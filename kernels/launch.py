@@ -179,6 +179,7 @@ _RULES = {
     "row_grad": _part_row,
     "feature_sum": _fixed(B=64, num_warps=1),
     "row_adam": lambda d, arch: {k: v for k, v in _whole_row(d, arch).items() if k != "J"},
+    "advance_live": _fixed(num_warps=1),
     "flat_adam": _fixed(B=1024, num_warps=4),
     "row_grad_adam": _whole_row,
     # With moments in 16 bits the compiler would take 164 registers of a thread; two programs of 8 warps have 128, which

@@ -26,7 +26,7 @@ TARGETS = {
 SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
 TYPES = {
     torch.float32: "fp32", torch.bfloat16: "bf16", torch.int64: "i64", torch.int32: "i32", torch.bool: "i1",
-    torch.int8: "i8", torch.uint8: "u8",
+    torch.int8: "i8", torch.uint8: "u8", torch.float64: "fp64",
 }  # fmt: skip
 OPTIONS = ("num_warps", "num_stages", "maxnreg")
 
@@ -156,6 +156,7 @@ def step(n: int, d: int, f: int, k: int) -> Callable[[], None]:
         triton_rows.encoder_grad_adam_(
             w, empty(f, d), empty(f, d), *csc, values, x, None, *adam, False, None, None, *(copy or (None, None))
         )
+        triton_rows.advance_live_(empty(8), empty(1, dtype=torch.float64), empty(1, dtype=torch.int64), 0.9, 0.999)
         # Less memory: what is read and written differs. By a feature's row, given or reduced.
         live, scales, kept = empty(8), empty(2, f), copy or (None, None)
         for m, v, given in (

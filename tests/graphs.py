@@ -32,7 +32,7 @@ class Recorder(TorchDispatchMode):
         ]
         self.before += [(t, t.detach().clone()) for t in changed]
         out = function(*args, **kwargs)
-        self.operations.append((function, args, kwargs, out, bool(changed)))
+        self.operations.append((function, args, kwargs, out))
         return out
 
 
@@ -50,13 +50,12 @@ class Graph:
             self._run()
 
     def _run(self):
-        for function, args, kwargs, out, in_place in self._operations:
+        for function, args, kwargs, out in self._operations:
             new = function(*args, **kwargs)
-            if not in_place:
-                for kept, made in zip(tree_leaves(out), tree_leaves(new), strict=True):
-                    if isinstance(kept, torch.Tensor) and kept.data_ptr() != made.data_ptr():
-                        assert kept.shape == made.shape, function
-                        kept.copy_(made)
+            for kept, made in zip(tree_leaves(out), tree_leaves(new), strict=True):
+                if isinstance(kept, torch.Tensor) and kept.data_ptr() != made.data_ptr():  # else changed in place
+                    assert kept.shape == made.shape, function
+                    kept.copy_(made)
 
 
 def capture_into(did, on):

@@ -7,12 +7,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch.autograd import DeviceType
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import monosem as ms
 from monosem.bench import gpu_kernels
 from monosem.bench.floor import Rates
 from monosem.bench.workloads import WORKLOADS, Workload
 from monosem.kernels import launch
+from monosem.ops import gpu
 from monosem.ops.gpu import available
 from monosem.train.step import FastStep
 
@@ -100,7 +102,7 @@ def test_the_bytes_of_the_kernels_are_those_of_the_floor():
 @pytest.fixture
 def recorded(monkeypatch):
     """Steps whose kernels are named and not run: call(kind, backend, **options of FastStep) → names."""
-    from monosem.ops import backend, cpu_rows, cuda_rows, gpu, triton_encode, triton_rows, triton_threshold
+    from monosem.ops import backend, cpu_rows, cuda_rows, triton_encode, triton_rows, triton_threshold
 
     seen: set[str] = set()
 
@@ -145,11 +147,29 @@ def test_every_kernel_that_a_step_launches_has_its_work(recorded):
         seen |= recorded("relu", name)
     usual = (
         "sample set_bar collect sift choose redo emit place score count settle windows encoder_grad_adam row_grad_adam "
-        "row_grad feature_sum row_adam flat_adam"
+        "row_grad feature_sum row_adam flat_adam advance_live"
     )
     assert seen > {*usual.split(), "csc"}
     seen.remove("sparse_decode")  # a CPU's way to sum rows, in place of a product
     assert not {name for name in seen if gpu_kernels.work_of(name, table) is None}
+
+
+@pytest.mark.skipif(bool(available("triton")), reason=available("triton"))
+def test_a_step_that_counts_itself_launches_one_kernel_more_than_one_that_is_counted(recorded):
+    """The device learns the number of the step and its factors from one launch, none of them PyTorch's."""
+
+    class Operations(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            operations.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    with_it = recorded("topk", "triton", live=True)
+    assert with_it - recorded("topk", "triton") == {"advance_live"}
+    operations: list[str] = []
+    live, lr, steps = torch.zeros(8), torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.int64)
+    with Operations():
+        gpu.advance_live_(live, lr, steps, 0.9, 0.999)
+    assert operations == []
 
 
 def test_every_cuda_kernel_of_a_step_has_its_work():

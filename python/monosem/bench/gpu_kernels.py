@@ -89,6 +89,7 @@ def of_step(w: Workload, adam_state: str = "fp32") -> list[tuple[str, Work]]:
         "row_grad(_kernel)?": Work(4 * e * d, 2 * (reduced + matrix)),
         "row_adam(_kernel)?": Work(32 * f * d, 2 * (sweep + matrix) + matrix // 2),
         "feature_sum(_kernel)?": Work(e, 12 * e + 12 * f),
+        "advance_live": Work(100, 60),  # of a step that counts itself
         "flat_adam|adam_entries_kernel": Work(16 * (f + d), 28 * (f + d)),  # the biases
         # By cuBLAS: the encoder's product in bf16, where selection reads what that wrote; and with gradients in memory
         # that of b_dec by way of the encoder, b_enc' · W_enc, in fp32.

@@ -10,11 +10,12 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache
 
 import torch
 
-from monosem.ops import backend
+from monosem.ops import adam, backend
 
 _ROWS = (
     "sparse_decode", "gather_dot", "decode_loss", "csc", "row_grad", "feature_sum", "row_adam_", "row_grad_adam_",
@@ -70,6 +71,16 @@ def empty_copy(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
 def round_into(copy: torch.Tensor, norms: torch.Tensor, w: torch.Tensor) -> None:
     """Make the copy that of w."""
     _load("monosem.ops.triton_encode:round_into")(copy, norms, w)
+
+
+def advance_live_(live: torch.Tensor, lr: torch.Tensor, steps: torch.Tensor, beta1: float, beta2: float) -> None:
+    """Count a step in ``steps`` (int64, 0-dim) and write its factors, on the device: ``adam.set_live_``, in one launch
+    where there is Triton."""
+    if choose("topk_encode")[0] != "triton":
+        adam.set_live_(live, lr, steps.add_(1), beta1, beta2)
+        return
+    with torch.cuda.device(live.device) if live.device.type == "cuda" else nullcontext():
+        _load("monosem.ops.triton_rows:advance_live_")(live, lr, steps, beta1, beta2)
 
 
 def choose(op: str) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from monosem.kernels import csc as csc_kernels
 from monosem.kernels import decode_loss as loss_kernels
 from monosem.kernels import launch
+from monosem.kernels import live as live_kernels
 from monosem.kernels import resample as resample_kernels
 from monosem.kernels import row_adam as adam_kernels
 from monosem.kernels import row_grad as grad_kernels
@@ -189,6 +190,11 @@ def encoder_grad_adam_(
         f, d, window, together, live, *factors(lr, beta1, beta2, eps, step), step, LAZY=lazy, **options,
     )  # fmt: skip
     return bias_sums, weighted.sum(0)
+
+
+def advance_live_(live: Tensor, lr: Tensor, steps: Tensor, beta1: float, beta2: float) -> None:
+    kernel = live_kernels.advance_live
+    run(kernel, 1, live, steps, lr, BETA1=beta1, BETA2=beta2, **blocks(kernel, 0, live))
 
 
 def _width(copy: Tensor | None) -> int:

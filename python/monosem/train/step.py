@@ -161,8 +161,7 @@ class FastStep:
         if self._steps is None:
             self._steps = torch.tensor(self._count, dtype=torch.int64, device=lr.device)
             self._live = adam.live_factors(*self.betas, self.eps, lr.device)
-        self._steps += 1
-        adam.set_live_(self._live, lr, self._steps, *self.betas)
+        gpu.advance_live_(self._live, lr, self._steps, *self.betas)
         return 0.0, *self.betas, self.eps, 1
 
     def _state(self, name: str) -> tuple[Tensor, Tensor, Tensor]:
