@@ -76,3 +76,31 @@ def test_a_full_disk_is_said_with_what_is_needed(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"a\.npy', which needs 4 kB \(No space left on device\)"):
         files.new_map(tmp_path / "a.npy", np.dtype(np.float32), (1000,))
     assert not list(tmp_path.iterdir())
+
+
+def test_rows_are_written_as_they_come(tmp_path):
+    buffer = np.zeros((2, 3), np.uint16)
+
+    def blocks():
+        for i in range(4):
+            buffer[:] = i  # a block that was kept instead of written would be overwritten
+            yield buffer[: 1 + i % 2]
+
+    files.write_rows(tmp_path / "rows.npy", blocks(), np.uint16, 3)
+    got = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    assert got.dtype == np.uint16 and got[:, 0].tolist() == [0, 1, 1, 2, 3, 3] and (got == got[:, :1]).all()
+    files.write_rows(tmp_path / "none.npy", iter(()), np.int32, 5)
+    assert np.load(tmp_path / "none.npy").shape == (0, 5)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["none.npy", "rows.npy"]
+
+
+def test_rows_that_end_in_an_error_leave_what_was_there(tmp_path):
+    files.write_rows(tmp_path / "rows.npy", iter([np.ones((2, 3))]), np.uint16, 3)
+
+    def broken():
+        yield np.zeros((5, 3))
+        raise ValueError("text: line 7")
+
+    with pytest.raises(ValueError, match="line 7"):
+        files.write_rows(tmp_path / "rows.npy", broken(), np.uint16, 3)
+    assert np.load(tmp_path / "rows.npy").sum() == 6 and [p.name for p in tmp_path.iterdir()] == ["rows.npy"]

@@ -50,10 +50,12 @@ def test_documents_begin_with_bos(tokenizer):
 
 def test_rows_hold_every_token_once():
     tokens = [np.arange(1, 8, dtype=np.int32), np.arange(8, 20, dtype=np.int32)]
-    rows = pack_contexts(tokens, 6)
+    blocks = list(pack_contexts(iter(tokens), 6, np.uint16))
+    assert [b.shape for b in blocks] == [(1, 7), (2, 7)] and all(b.dtype == np.uint16 for b in blocks)
+    rows = np.concatenate(blocks)
     assert rows.shape == (3, 7) and (rows[:, 0] == BOS_ID).all()
     assert rows[:, 1:].flatten().tolist() == list(range(1, 19))  # 19 is of a row that is not full
-    assert pack_contexts([], 6).shape == (0, 7)
+    assert not list(pack_contexts([], 6)) and not list(pack_contexts(tokens[:1], 8))
 
 
 def test_loading(tokenizer, tmp_path):

@@ -58,7 +58,7 @@ class Corpus:
                 if made_file.is_file():
                     sealed.check(made_file, digests, "cache", advice)
         else:
-            # The text is read once to count, and once more for each use: it is never held.
+            # The text is read once to count, and once more for each use: neither it nor its tokens are ever held.
             counts = Counter(d.source for d in read_jsonl(text))
             if not counts:
                 raise ValueError(f"text: {str(text)!r} holds no document; wanted at least one JSON line with a 'text'")
@@ -67,8 +67,9 @@ class Corpus:
             if not tokenizer:
                 files.write_text(path, train_tokenizer((d.text for d in train()), model.d_vocab).to_str())
             self._check_size(load_tokenizer(path), model, path)
-            rows = pack_contexts(list(encode_documents(load_tokenizer(path), train())), model.n_ctx)
-            files.write_array(tokens, rows.astype(np.uint16 if model.d_vocab <= 1 << 16 else np.int32))
+            dtype = np.uint16 if model.d_vocab <= 1 << 16 else np.int32
+            rows = pack_contexts(encode_documents(load_tokenizer(path), train()), model.n_ctx, dtype)
+            files.write_rows(tokens, rows, dtype, model.n_ctx + 1)
             sealed.write(
                 listed, self.identity, there=[tokens.name] if tokenizer else [tokens.name, path.name], indent=2
             )

@@ -7,8 +7,9 @@ import fcntl
 import math
 import os
 import re
+import shutil
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -69,6 +70,27 @@ def write_array(path: str | Path, array: np.ndarray) -> None:
             np.save(out, array)
 
     write_whole(path, write)
+
+
+def write_rows(path: str | Path, blocks: Iterable[np.ndarray], dtype: type, width: int) -> None:
+    """Write a NumPy array [rows, width] whole, of blocks of rows, as many as come; none is held."""
+    path = Path(path)
+    bare = parts_of_runs.name(path.with_name(path.name + ".rows"))  # how many rows there are stands before them
+
+    def write(part: Path) -> None:
+        with bare.open("wb") as out:
+            for block in blocks:
+                out.write(np.ascontiguousarray(block, dtype))
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False}
+        rows = bare.stat().st_size // (width * np.dtype(dtype).itemsize)
+        with part.open("wb") as out, bare.open("rb") as rest:
+            np.lib.format.write_array_header_1_0(out, header | {"shape": (rows, width)})
+            shutil.copyfileobj(rest, out, 1 << 22)
+
+    try:
+        write_whole(path, write)
+    finally:
+        bare.unlink(missing_ok=True)
 
 
 def read_array(path: Path, argument: str, advice: str, *, mode: str = "r") -> np.ndarray:

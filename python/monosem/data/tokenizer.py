@@ -85,13 +85,17 @@ class _Encoder:
         return [e.ids for e in self._tokenizer.encode_batch_fast(list(texts))]
 
 
-def pack_contexts(tokens: Sequence[np.ndarray], n_ctx: int) -> np.ndarray:
-    """Lay documents end to end and cut rows of ``n_ctx`` tokens behind a BOS: int32 [rows, n_ctx + 1].
+def pack_contexts(tokens: Iterable[np.ndarray], n_ctx: int, dtype: type = np.int32) -> Iterator[np.ndarray]:
+    """Lay documents end to end and cut rows of ``n_ctx`` tokens behind a BOS: blocks [rows, n_ctx + 1], as they fill.
 
     Every token of the stream stands in exactly one row, after position 0; the last, incomplete row is dropped.
     """
-    stream = np.concatenate(tokens) if tokens else np.zeros(0, np.int32)
-    rows = len(stream) // n_ctx
-    packed = np.full((rows, n_ctx + 1), BOS_ID, dtype=np.int32)
-    packed[:, 1:] = stream[: rows * n_ctx].reshape(rows, n_ctx)
-    return packed
+    begun = np.zeros(0, np.int32)
+    for ids in tokens:
+        stream = np.concatenate([begun, ids])
+        rows = len(stream) // n_ctx
+        begun = stream[rows * n_ctx :]
+        if rows:
+            packed = np.full((rows, n_ctx + 1), BOS_ID, dtype=dtype)
+            packed[:, 1:] = stream[: rows * n_ctx].reshape(rows, n_ctx)
+            yield packed
