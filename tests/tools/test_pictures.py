@@ -25,7 +25,7 @@ def size(path):
 
 def test_every_picture_that_is_shown_is_made_and_has_its_size():
     shown = set()
-    for text in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+    for text in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
         shown |= {Path(name).name for name in re.findall(r"!\[[^\]]*\]\(([^)]+\.png)\)", text.read_text("utf-8"))}
     assert shown == {f"{name}.png" for name in pictures.PICTURES} == {p.name for p in (ROOT / "docs").glob("*.png")}
     for name, picture in pictures.PICTURES.items():

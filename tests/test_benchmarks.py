@@ -1,0 +1,220 @@
+"""The figures of README.md and docs/benchmarks.md are those of bench/results."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "bench" / "results"
+SPEED = RESULTS / "amd-epyc-avx512-bf16-2-threads"
+PAGES = {name: ROOT / name for name in ("README.md", "docs/benchmarks.md", "docs/design/step.md")}
+RESULT_PAGES = ("README.md", "docs/benchmarks.md")
+# Beginning of a row's first cell in both documents: its section of the results.
+STEPS = {
+    r"TopK(:|,) N 2,048": "laptop.topk",
+    r".*ReLU with L1": "laptop.relu",
+    r".*GPT-2: N 4,096": "gpt2.topk",
+    r"the paper's widest": "widest.topk",
+    r"a million features": "million.topk",
+}
+
+
+def table(page: str, heading: str) -> list[list[str]]:
+    """Cells of the table whose first row holds ``heading``, without its first two rows."""
+    lines = iter(PAGES[page].read_text(encoding="utf-8").splitlines())
+    assert any(line.startswith("|") and heading in line for line in lines), f"{page}: no table with {heading!r}"
+    next(lines)
+    rows = []
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+def result(name: str) -> dict:
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
+def short(ratio: float) -> str:
+    """As the tables write a ratio: two digits."""
+    return f"{ratio:.1f} ×" if ratio < 10 else f"{ratio:.0f} ×"
+
+
+def others(rows: list[dict]) -> list[dict]:
+    return [row for row in rows if row["name"] != "monosem" and not row["error"]]
+
+
+def cell(row: dict) -> str:
+    precision = ", bf16" if row["name"].endswith(" bf16") else ""
+    return f"{row['ms']:,.0f} ({row['name'].removesuffix(' bf16')}{precision}): {short(row['ratio'])}"
+
+
+@pytest.mark.parametrize(
+    ("page", "heading"), [("README.md", "fastest other, fp32"), ("docs/benchmarks.md", "fastest other in fp32")]
+)
+def test_step_times(page, heading):
+    seen = []
+    for name, ours, *cells in table(page, heading):
+        (section,) = [section for pattern, section in STEPS.items() if re.match(pattern, name)]
+        rows = result(f"{SPEED.name}/train_step.{section}.json")["rows"]
+        assert ours == f"{min(row['ms'] for row in rows if row['name'] == 'monosem'):,.0f}"
+        seen.append(section)
+        if not others(rows):
+            assert not any(cells)
+            continue
+        fp32 = [row for row in others(rows) if not row["name"].endswith(" bf16")]
+        assert cells[0] == cell(min(others(rows), key=lambda row: row["ms"]))
+        assert cells[1] == cell(min(fp32, key=lambda row: row["ms"]))
+        times = {row["name"].removesuffix(" dense"): row for row in rows}
+        for said, name in zip(cells[2:], ("SAELens", "dictionary_learning"), strict=False):
+            wanted = f"{times[name]['ms']:,.0f}: {short(times[name]['ratio'])}" if name in times else "not run"
+            assert said.split(" (")[0] == wanted
+    assert len(seen) == len(set(seen)) == {"README.md": 3, "docs/benchmarks.md": 5}[page]
+
+
+def test_the_figure_of_the_introduction():
+    """The README's first figure is the first row of its table."""
+    text = " ".join(PAGES["README.md"].read_text(encoding="utf-8").split())
+    rows = {row["name"]: row for row in result(f"{SPEED.name}/train_step.laptop.topk.json")["rows"]}
+    assert (
+        f"takes {rows['monosem']['ms']:.0f} ms on two CPU cores, against {rows['sparsify bf16']['ms']:.0f} ms for the "
+        f"fastest other library in bf16 and {rows['sparsify']['ms']:.0f} ms in fp32" in text
+    )
+
+
+def test_the_floors_and_the_memory():
+    text = " ".join(PAGES["docs/benchmarks.md"].read_text(encoding="utf-8").split())
+    sections = {name: result(f"{SPEED.name}/train_step.{name}.json") for name in STEPS.values()}
+    floor = sections["laptop.topk"]["floor"]
+    assert f"it is {floor['ms']:.0f} ms with the int8 product" in text
+    assert f"{floor['bf16_ms']:.0f} ms with PyTorch's bf16 product" in text
+    over = {
+        name: min(row["over_state"] for row in found["rows"] if row["name"] == "monosem") * 100
+        for name, found in sections.items()
+    }
+    wanted = (
+        f"by {over['laptop.topk']:.0f} % in the first row, {over['laptop.relu']:.0f} % with ReLU, "
+        f"{over['gpt2.topk']:.0f} % at GPT-2's shape and {over['widest.topk']:.0f} % at the widest"
+    )
+    assert wanted in text
+    sparsify = [
+        round(row["over_state"] * 100)
+        for found in sections.values()
+        for row in found["rows"]
+        if row["name"].startswith("sparsify")
+    ]
+    assert f"(sparsify: {min(sparsify)} to {max(sparsify)} %)" in text
+
+
+def test_instruction_sets():
+    measured = {row["name"]: row["ms"] for row in result(f"{SPEED.name}/instruction_sets.json")["rows"]}
+    sets = ("avx512vnni", "avx512", "avxvnni", "avx2", "baseline")
+    ours, dense = table("docs/benchmarks.md", "| avx512vnni | avx512 |")
+    assert ours[1:] == [f"{measured[f'monosem ({isa})']:,.0f}" for isa in sets]
+    assert dense[1:] == [f"{measured[f'PyTorch ({isa}) eager']:,.0f}" for isa in sets]
+
+
+def test_the_passes_of_a_step():
+    measured = {row["name"]: row for row in result(f"{SPEED.name}/operations.laptop.topk.json")["rows"]}
+    rows = table("docs/design/step.md", "| floor, ms | measured, ms |")
+    picture = (ROOT / "docs" / "design" / "step.svg").read_text(encoding="utf-8")
+    total = 0.0
+    for _, operation, _, *said in rows:
+        row = measured[operation.strip("`")]
+        digits = 1 if row["ms"] > 10 else 2
+        assert said == [f"{row['floor_ms']:.{digits}f}", f"{row['ms']:.{digits}f}"]
+        assert f">{row['ms']:.1f} ms, floor " in picture
+        total += row["ms"]
+    assert len(rows) == 6
+    assert f"They sum to {total:.0f} ms" in PAGES["docs/design/step.md"].read_text(encoding="utf-8")
+
+
+def test_end_to_end():
+    text = " ".join(PAGES["docs/benchmarks.md"].read_text(encoding="utf-8").split())
+    ours, theirs = result(f"{SPEED.name}/end_to_end.json")["rows"]
+    speeds = [row["tokens_per_second"] for row in (ours, theirs)]
+    assert f"{round(speeds[0], -2):,.0f} tokens per second, SAELens' runner {round(speeds[1], -1):,.0f}" in text
+
+
+@pytest.mark.parametrize("page", RESULT_PAGES)
+def test_quality(page):
+    heading = "| activations | minutes |" if page == "README.md" else "| trained on | minutes |"
+    rows = {row[0].split("`")[1]: row[1:] for row in table(page, heading) if "`" in row[0]}
+    assert set(rows) == {"TopKSAE", "ReLUSAE"}
+    for name, kind in (("TopKSAE", "topk"), ("ReLUSAE", "relu")):
+        found = result(f"dictionary_{kind}.json")
+        dead = found["dead"] / found["d_sae"] * 100
+        wanted = [
+            f"{found['metadata']['tokens'] / 1e6:.1f} M",
+            f"{found['training_seconds'] / 60:.1f}",
+            f"{found['l0']:.1f}",
+            f"{found['ce_loss_recovered'] * 100:.1f} %",
+            f"{found['explained_variance'] * 100:.1f} %",
+            f"{dead:.1f} %" if dead >= 0.1 else f"{dead:.2f} %",
+            " / ".join(f"{label['correlation']:.2f}" for label in found["labels"]),
+        ]
+        said = [rows[name][0].removesuffix(" activations"), *rows[name][1:]]
+        assert said == wanted[: len(said)] and len(said) >= 6
+
+
+def test_recovery():
+    text = " ".join(PAGES["docs/benchmarks.md"].read_text(encoding="utf-8").split())
+    found = {run["autoencoder"]["kind"]: run["mean_max_cosine"] for run in result("recovery.json")["runs"]}
+    assert f"a mean max cosine of {found['topk']:.3f} (TopK) and {found['relu']:.3f} (ReLU)" in text
+
+
+def _claims() -> dict[str, str]:
+    return {finding["claim"]: finding["ours"] for finding in result("reproduce_small.json")["findings"]}
+
+
+def _one(start: str) -> str:
+    (ours,) = [ours for claim, ours in _claims().items() if claim.startswith(start)]
+    return ours
+
+
+@pytest.mark.parametrize("page", RESULT_PAGES)
+def test_claims(page):
+    rows = {row[0]: row[-1] for row in table(page, "| here |")}
+
+    def said(word: str) -> str:
+        (one,) = [ours for claim, ours in rows.items() if word in claim]
+        return one
+
+    shares = re.findall(r"(\d+)% against (\d+)%", _one("Features are more specific"))
+    wanted = " against ".join(", ".join(pair[side] for pair in shares[:3]) + " %" for side in (0, 1))
+    assert said("the best neuron").startswith(wanted)
+    explained = re.findall(r"-?\d\.\d\d", _one("Explanations predict the activations"))
+    assert said("explanations predict activations").startswith(", ".join(explained))
+    counterparts = [
+        re.search(r"\d\.\d\d", _one(f"{side} of one model have a counterpart"))[0] for side in ("Features", "Neurons")
+    ]
+    assert said("counterpart in B") == "; ".join(counterparts)
+    grown = re.findall(r"\d+", _one("Features that fire mostly on base64"))
+    assert said("base64 features at").startswith(", ".join(grown))
+    if page == "README.md":
+        assert len(rows) == 4
+        return
+    pearson = [
+        re.search(r"\d\.\d\d", _one(f"A feature responds to {label}:"))[0]
+        for label in ("Arabic", "Hebrew", "DNA", "base64")
+    ]
+    assert said("Pearson with its proxy") == " / ".join(pearson)
+    assert said("not neurons").startswith(re.search(r"\d\.\d\d", _one("Features are not neurons"))[0])
+    predicted = re.findall(r"\d\.\d\d", _one("From the explanation one can tell"))[:3]
+    assert said("explanations predict next tokens").startswith(", ".join(predicted))
+    assert said("clusters").startswith(_one("Features lie in clusters").split(";")[0].replace("%", " %"))
+    assert said("ultralow") == _one("Far more features than neurons").split()[0]
+    assert said("automata").startswith(_one("Features form finite-state").split(" features")[0])
+
+
+def test_how_long_reproduction_takes(capsys):
+    from monosem.cli.main import main
+
+    wanted = f"{result('reproduce_small.json')['machine']['minutes']:.0f} minutes on two cores"
+    with pytest.raises(SystemExit):
+        main(["reproduce", "--help"])
+    assert wanted in " ".join(capsys.readouterr().out.split())
+    assert wanted in " ".join(PAGES["docs/benchmarks.md"].read_text(encoding="utf-8").split())
