@@ -25,7 +25,7 @@ def made(contexts):
 @pytest.mark.parametrize("contexts", [1, CONTEXTS, 2 * CONTEXTS + 3])
 def test_gradients_are_those_of_the_whole_batch(contexts):
     model, rows = made(contexts)
-    with Slices(model) as slices:
+    with Slices(model, contexts) as slices:
         for _ in range(2):  # the second replaces the first
             loss = slices.backward(rows)
     ours = [p.grad.clone() for p in model.parameters()]
@@ -42,7 +42,7 @@ def test_bits_do_not_depend_on_the_threads(threads):
     found = []
     for count in (1, 2, 3):
         threads(count)
-        with Slices(model) as slices:
+        with Slices(model, len(rows)) as slices:
             assert torch.get_num_threads() == 1
             found.append((slices.backward(rows), [p.grad for p in model.parameters()]))
         assert torch.get_num_threads() == count
@@ -51,10 +51,25 @@ def test_bits_do_not_depend_on_the_threads(threads):
         assert all(torch.equal(a, b) for a, b in zip(gradients, found[0][1], strict=True))
 
 
+@pytest.mark.parametrize(("contexts", "each"), [(CONTEXTS, 7), (2 * CONTEXTS, 3), (3 * CONTEXTS - 1, 2)])
+def test_threads_beyond_the_slices_share_their_operations(threads, contexts, each):
+    model, rows = made(contexts)
+    with Slices(model, contexts) as slices:
+        wanted = slices.backward(rows)
+    gradients = [p.grad for p in model.parameters()]
+    threads(7)
+    with Slices(model, contexts) as slices:
+        assert torch.get_num_threads() == each
+        assert slices.backward(rows) == pytest.approx(wanted, rel=1e-6)
+    assert torch.get_num_threads() == 7
+    for p, gradient in zip(model.parameters(), gradients, strict=True):
+        torch.testing.assert_close(p.grad, gradient, atol=1e-7, rtol=1e-5)
+
+
 def test_what_a_thread_raises_is_raised_and_the_threads_are_put_back(threads):
     threads(2)
     model, rows = made(4 * CONTEXTS)
     rows[-1, 0] = 300  # no such token
-    with pytest.raises(IndexError), Slices(model) as slices:
+    with pytest.raises(IndexError), Slices(model, len(rows)) as slices:
         slices.backward(rows)
     assert torch.get_num_threads() == 2

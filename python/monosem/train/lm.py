@@ -152,7 +152,7 @@ class _Run:
         metrics.start(self.step)
         began, saved = time.monotonic() - self.seconds, self.step
         try:
-            with bar, Slices(self.model) as slices:
+            with bar, Slices(self.model, cfg.batch_contexts) as slices:
                 while self.step < self.steps and stop.signal is None:
                     self._one_step(slices)
                     self.seconds = time.monotonic() - began

@@ -3,7 +3,7 @@
 Where each operation is shared among threads, all wait for the slowest after every one of them, hundreds of times per
 step; on a machine that does other work too, most of the time goes there. Here each thread takes a whole slice, alone,
 and they meet once per step. How a batch is cut and in which order its slices are added does not depend on the threads,
-so that the bits do not either.
+so that the bits do not either; only where there are more threads than slices do several share the operations of one.
 """
 
 from __future__ import annotations
@@ -19,21 +19,23 @@ CONTEXTS = 8  # of a slice: a default batch makes four
 
 
 class Slices:
-    """Threads for a model's gradients, as many as PyTorch has; within ``with`` PyTorch itself works in one.
+    """Threads for a model's gradients, as many as PyTorch has; within ``with`` it has those of one slice.
 
     Args:
         model: whose ``grad`` fields are written.
+        contexts: of a batch.
     """
 
-    def __init__(self, model: LanguageModel) -> None:
+    def __init__(self, model: LanguageModel, contexts: int) -> None:
         self._model, self._parameters = model, list(model.parameters())
-        self._threads = torch.get_num_threads()
+        self._threads, self._slices = torch.get_num_threads(), -(-contexts // CONTEXTS)
         self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Slices:
-        if self._threads > 1:
-            self._pool = ThreadPoolExecutor(self._threads, "slice", torch.set_num_threads, (1,))
-        torch.set_num_threads(1)
+        side_by_side, each = min(self._threads, self._slices), max(1, self._threads // self._slices)
+        if side_by_side > 1:
+            self._pool = ThreadPoolExecutor(side_by_side, "slice", torch.set_num_threads, (each,))
+        torch.set_num_threads(each)
         return self
 
     def __exit__(self, *_) -> None:
