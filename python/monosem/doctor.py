@@ -55,7 +55,7 @@ def _product() -> Finding:
         "int16": "the processor has AVX2 or AVX-512, but no VNNI: twice as fast as fp32",
         "fp32": "the processor has no AVX2",
     }[product]
-    return Finding("cpu product", product, why + ("" if product == "fp32" else "; survivors are scored again in fp32"))
+    return Finding("cpu product", product, why + ("" if product == "fp32" else "; candidates are rescored in fp32"))
 
 
 def _device() -> Finding:

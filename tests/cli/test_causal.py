@@ -63,7 +63,7 @@ def test_steer_several_at_once(made, tmp_path, capsys):
 def test_steer_by_label_while_reading(made, tmp_path, capsys):
     assert call(made, "steer", made / "run", "--ablate", "dna", "--read", "--error", "drop", "--out", tmp_path) == 0
     said = capsys.readouterr().out
-    assert "ablated; error term: drop" in said and "nats a token" in said
+    assert "ablated; error term: drop" in said and "nats per token" in said
     record = json.loads((tmp_path / "steered_reading.json").read_text())
     assert set(record["sources"]) == {"en", "he", "dna", "code"} and record["change"] != 0
 

@@ -25,7 +25,7 @@ def test_auxk_uses_512_features_at_most_unless_told_otherwise():
     sae = ms.TopKSAE(1100, 700, k=4, aux_k=None, seed=1)
     assert sae._aux_size(690) == 550
     for wrong in (-1, True, 1.5, "some"):
-        with pytest.raises(ValueError, match=r'aux_k: got .*; wanted a whole number ≥ 0, "auto"'):
+        with pytest.raises(ValueError, match=r'aux_k: got .*; wanted an integer ≥ 0, "auto"'):
             TopKConfig(16, 64, aux_k=wrong)
 
 

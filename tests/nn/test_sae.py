@@ -204,9 +204,9 @@ def test_damaged_files_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: ms.TopKSAE(D, F, k=0), "k: got 0; wanted a whole number from 1 to d_sae=96"),
+        (lambda: ms.TopKSAE(D, F, k=0), "k: got 0; wanted an integer from 1 to d_sae=96"),
         (lambda: ms.TopKSAE(D, F, k=F + 1), "k: got 97"),
-        (lambda: ms.TopKSAE(0, F, k=1), "d_in: got 0; wanted a positive whole number"),
+        (lambda: ms.TopKSAE(0, F, k=1), "d_in: got 0; wanted a positive integer"),
         (lambda: ms.ReLUSAE(D, -1), "d_sae: got -1"),
         (lambda: ms.ReLUSAE(D, F, -0.1), "l1_coefficient: got -0.1"),
         (lambda: make("topk").encode(torch.zeros(3, D + 1)), r"x: got shape \[3, 25\]; wanted \[..., d_in=24\]"),

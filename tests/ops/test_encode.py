@@ -177,7 +177,7 @@ def test_rows_beyond_the_margin_buffer_are_redone(monkeypatch, native_only):
         (lambda x, w, b: (x.half(), w, b, 2), "x: got torch.float16, but w is torch.float32"),
         (lambda x, w, b: (x.half(), w.half(), b.half(), 2), "wanted float32, bfloat16 or float64"),
         (lambda x, w, b: (x.to("meta"), w, b, 2), "on meta, but w is on "),
-        (lambda x, w, b: (x, w, b, 0), "k: got 0; wanted a whole number from 1 to d_sae=5"),
+        (lambda x, w, b: (x, w, b, 0), "k: got 0; wanted an integer from 1 to d_sae=5"),
         (lambda x, w, b: (x, w, b, 6), "k: got 6"),
         (lambda x, w, b: (x, w, b, True), "k: got True"),
     ],

@@ -118,8 +118,8 @@ class Evaluation:
             f"  denser than 1 %       {self.above_1_percent:10,}",
         ]
         if self.labels:
-            lines += ["", "  The feature that correlates best with each label on these tokens, and its share"]
-            lines += ["  label        feature  correlation  of its firing  of the label"]
+            lines += ["", "  The feature that correlates best with each label on these tokens"]
+            lines += ["  label        feature  correlation      precision        recall"]
             lines += [
                 f"  {s.label:12} {s.feature:7}  {s.correlation:11.3f}  {s.precision:13.1%}  {s.recall:12.1%}"
                 for s in self.labels

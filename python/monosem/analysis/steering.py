@@ -77,7 +77,7 @@ class Steering:
         if error not in ("keep", "drop"):
             raise ValueError(f"error: got {error!r}; wanted 'keep' or 'drop'")
         if skip_positions < 0:
-            raise ValueError(f"skip_positions: got {skip_positions}; wanted a whole number ≥ 0")
+            raise ValueError(f"skip_positions: got {skip_positions}; wanted an integer ≥ 0")
         self.sae, self.edits, self.error, self.skip_positions = sae, tuple(edits), error, skip_positions
         device = sae.W_dec.device
         self._slot = torch.full((d_sae,), -1, dtype=torch.int64, device=device)

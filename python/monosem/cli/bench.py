@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-HELP = "how fast a training step is here, beside plain PyTorch and the floor of this machine"
+HELP = "time a training step here, next to plain PyTorch and the floor of this machine"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "widest 8,192×512×131,072, million 2,048×512×1,048,576 (tokens × d_in × d_sae)",
     )  # fmt: skip
     shape.add_argument("--kind", choices=("topk", "relu"), default="topk", help="of autoencoder")
-    shape.add_argument("--batch-size", type=int, metavar="N", help="tokens a step (default: the workload's)")
+    shape.add_argument("--batch-size", type=int, metavar="N", help="tokens per step (default: the workload's)")
     shape.add_argument("--d-in", type=int, metavar="D", help="width (default: the workload's)")
     shape.add_argument("--d-sae", type=int, metavar="F", help="features (default: the workload's)")
     shape.add_argument("--k", type=int, metavar="K", help="active features (default: the workload's)")

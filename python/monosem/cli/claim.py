@@ -19,7 +19,7 @@ def add_text(parser: argparse.ArgumentParser, tokens: int) -> None:
     parser.add_argument(
         "--tokens", type=int, default=tokens, metavar="N", help="read about N tokens, in evenly spaced contexts"
     )
-    parser.add_argument("--out", help="folder for what is written (default: the dictionary's)")
+    parser.add_argument("--out", help="output folder (default: the dictionary's)")
     parser.add_argument("--device", default="cpu", help="where the dictionary runs: cpu or cuda")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 

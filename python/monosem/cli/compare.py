@@ -12,11 +12,11 @@ HELP = "are the features of two models the same?"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Match the features of two dictionaries by what they fire on: for each feature of A the feature of B whose "
+        "Match the features of two dictionaries by their activations: for each feature of A the feature of B whose "
         "activations on the same tokens correlate best with its own. The dictionaries may be of two models with the "
         "same tokenizer (universality: their neurons are matched too, for comparison) or of one model (two seeds, "
-        "widths or kinds). Random directions show what a match by chance is worth. Also compares logit weights and "
-        "attributions of the matched pairs. Memory does not grow with the text, nor with the product of the widths."
+        "widths or kinds). Random directions show the correlation of a match by chance. Also compares logit weights "
+        "and attributions of the matched pairs. Memory does not grow with the text, nor with the product of the widths."
     )
     parser.add_argument("folder_a", metavar="RUN_A", help="a dictionary written by `monosem train`, or neurons:A")
     parser.add_argument("folder_b", metavar="RUN_B", help="another one, or neurons:B")

@@ -7,20 +7,20 @@ from pathlib import Path
 
 from monosem.cli import evaluated, options
 
-HELP = "train a dictionary on the shipped model and text, and open what it found"
+HELP = "train a dictionary on the shipped model and text, and write a report of its features"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "The whole way once: activations of the shipped model A on the shipped text, a TopK dictionary of 4,096 "
+        "The full pipeline once: activations of the shipped model A on the shipped text, a TopK dictionary of 4,096 "
         "features trained on them, its evaluation on held-out text, and report.html, a page that opens from disk. "
-        "About three minutes on two cores. Stopped with Ctrl-C, the same command goes on."
+        "About three minutes on two cores. After Ctrl-C, the same command resumes."
     )
     parser.add_argument("--out", default="runs/demo", help="folder for everything")
     options.add_model(parser)
     parser.add_argument("--text", default="sample", help=options.TEXT_HELP)
     parser.add_argument("--d-sae", type=int, default=4096, help="number of features")
-    parser.add_argument("--k", type=int, default=16, help="active features a token")
+    parser.add_argument("--k", type=int, default=16, help="active features per token")
     parser.add_argument("--steps", type=int, default=1400, help="training steps of 2,048 tokens")
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate of Adam")
     parser.add_argument(
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     train, held_out = (load_rows(model, args.text, split) for split in ("train", "held_out"))
     print(f"     {train.tokens.numel():,} tokens of {len(train.sources)} sources, {held_out.tokens.numel():,} held out")
 
-    print(f"2/4  training {args.d_sae:,} features, {args.k} active a token, on {args.hook}")
+    print(f"2/4  training {args.d_sae:,} features, {args.k} active per token, on {args.hook}")
     stream = ActivationStream(model, args.hook, train.tokens, batch_size=2048, seed=args.seed)
     sae = TopKSAE(model.width(args.hook), args.d_sae, args.k, seed=args.seed)
     config = TrainConfig(

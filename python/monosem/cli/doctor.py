@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-HELP = "What was built, which instruction set was picked, what GPU there is, and why each backend is or is not used."
+HELP = "Reports what was built, the instruction set in use, the GPU, and why each backend is or is not used."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "of the logit weights. The interpreter is a language model behind any OpenAI-compatible address, or `local`: "
         "rules learned from the same examples, which needs no model and no network and is a floor for what a language "
         "model can do. Writes explain.json and explain.html. Every answer of a language model is kept on disk; "
-        "stopped, the same command goes on."
+        "after a stop, the same command resumes."
     )
     parser.add_argument("folder", help="a dictionary written by `monosem train` or monosem.save")
     subjects.add_arguments(parser, 100)

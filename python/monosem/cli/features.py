@@ -27,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prompt", action="append", default=[], metavar="TEXT",
         help="also show which features fire on each token of this text; may be given several times",
     )  # fmt: skip
-    parser.add_argument("--top", type=int, metavar="N", help="hardest examples a page (default: by the width, 12 or 8)")
+    parser.add_argument(
+        "--top", type=int, metavar="N", help="top activations per page (default: by the width, 12 or 8)"
+    )
     parser.add_argument("--each", type=int, metavar="N", help="examples of each of 11 intervals (default: 3 or 1)")
     parser.add_argument("--random", type=int, metavar="N", help="examples at random (default: 6 or 3)")
     parser.add_argument(

@@ -18,8 +18,8 @@ _USUAL = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "One line a hook: its name for --hook, the width of its activations, and, for those that dictionaries are "
-        "usually trained at, what is there. Hooks that hold no vector for each token have no width and cannot be used."
+        "One line per hook: its name for --hook, the width of its activations, and, for those at which dictionaries "
+        "are usually trained, its contents. Hooks that hold no vector per token have no width and cannot be used."
     )
     what = "A or B (shipped), a folder from `monosem lm train`, or a TransformerLens name"
     parser.add_argument("--model", default="A", help=what)

@@ -7,16 +7,16 @@ from pathlib import Path
 
 from monosem.cli import options, remembered
 
-HELP = "read text once and keep what every feature does on it"
+HELP = "read text once and store examples and statistics of every feature"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Run a trained dictionary over text once and write an index: for every feature its density, activation "
-        "histogram by source, hardest examples, a fair sample of each of 11 activation intervals and of all, the "
+        "histogram by source, top activations, a fair sample of each of 11 activation intervals and of all, the "
         "tokens and the features it fires with, and sums for correlations with sources and neurons. The browser of "
-        "features and all the evidence read it. Memory depends on the number of features, not on the text. Stopped "
-        "with Ctrl-C or killed, the same command goes on."
+        "features and all the evidence read it. Memory depends on the number of features, not on the text. After "
+        "Ctrl-C or a crash, the same command resumes."
     )
     parser.add_argument("folder", help="a dictionary written by `monosem train` or monosem.save; or neurons:MODEL")
     options.add_model(parser, as_trained=True)
@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokens", type=int, metavar="N", help="read about N tokens, evenly spaced (default: all)")
     options.add_skipped(parser)
     parser.add_argument("--out", metavar="FOLDER", help="where the index goes (default: FOLDER/index)")
-    parser.add_argument("--top", type=int, default=20, help="hardest examples kept of each feature")
-    parser.add_argument("--random", type=int, default=64, help="random examples kept of each feature")
+    parser.add_argument("--top", type=int, default=20, help="top activations kept per feature")
+    parser.add_argument("--random", type=int, default=64, help="random examples kept per feature")
     parser.add_argument(
         "--each", type=int, default=8, help="random examples kept of each of 32 levels of a feature's activation"
     )

@@ -29,7 +29,7 @@ def _train_arguments(actions: argparse._SubParsersAction, style: type) -> None:
         help="train a tokenizer and a transformer on JSON lines",
         description=(
             "Train a byte-level BPE tokenizer and a small transformer. Stop it with Ctrl-C whenever you like: it "
-            "saves, and the same command goes on from there and ends with exactly the weights of a run that never "
+            "saves, and the same command resumes and ends with exactly the weights of a run that never "
             "stopped. The defaults are the models of 'Towards Monosemanticity': one layer, d_model 128, 512 ReLU "
             "neurons, 8,192 tokens, context 256. On one CPU core a million tokens take about three minutes."
         ),

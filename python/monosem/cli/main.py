@@ -14,26 +14,26 @@ from monosem.cli.errors import say
 from monosem.data.nearest import did_you_mean
 
 VERBS = {
-    "demo": "train a dictionary on the shipped model and text, and open what it found",
+    "demo": "train a dictionary on the shipped model and text, and write a report of its features",
     "lm": "train, evaluate or sample the small language models",
     "hooks": "the hooks of a model, their widths, and which are usual for dictionaries",
     "harvest": "write the activations of a model at one hook to disk",
     "train": "train a dictionary on activations",
     "evaluate": "L0, explained variance, CE loss recovered, dead features",
-    "index": "read text once and keep what every feature does on it",
+    "index": "read text once and store examples and statistics of every feature",
     "features": "a browser of all features: search, examples, logits, relatives",
     "explain": "have features and neurons explained, and test the explanations",
     "rate": "rate features and neurons by hand, blindly, and score the answers",
     "proxies": "which features follow a script, DNA, base64, or a pattern of yours",
     "automata": "loops, cycles and chains of features that raise each other's tokens",
     "neurons": "for each feature the nearest neuron",
-    "widths": "how many features live, and what they keep, against the width of the dictionary",
+    "widths": "live features and CE loss recovered against the width of the dictionary",
     "steer": "pin, add or ablate features while the model writes or reads",
     "compare": "are the features of two models the same?",
     "split": "how features split as a dictionary grows",
-    "reproduce": "every claim of the paper beside your own figure, from training to report.html",
-    "bench": "how fast a training step is here, beside plain PyTorch and the floor of this machine",
-    "doctor": "what was built, what this machine has, and which backend is used",
+    "reproduce": "every claim of the paper next to your own figure, from training to report.html",
+    "bench": "time a training step here, next to plain PyTorch and the floor of this machine",
+    "doctor": "report what was built, what this machine has, and which backend is used",
 }
 
 
@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="verbs:\n" + "\n".join(f"  {name:10} {what}" for name, what in VERBS.items())
         + "\n\n`monosem VERB --help` explains a verb.",
     )  # fmt: skip
-    top.add_argument("verb", choices=VERBS, metavar="VERB", help="what to do (see below)")
+    top.add_argument("verb", choices=VERBS, metavar="VERB", help="the command (see below)")
     return top
 
 

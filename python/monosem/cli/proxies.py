@@ -13,8 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Correlate the activation of every feature and every neuron with computational proxies: log-likelihood ratios "
         "of tokens under a kind of text (Arabic, Hebrew, DNA, base64, hexadecimal, Cyrillic, Greek, Han, Kana, Korean, "
-        "Devanagari and others that the text holds). Says for the best feature of each how specific and how sensitive "
-        "it is. Writes proxies.json and proxies.html."
+        "Devanagari and others that the text holds). Reports precision (specificity) and recall (sensitivity) of the "
+        "best feature of each. Writes proxies.json and proxies.html."
     )
     claim.add_arguments(parser, tokens=500_000)
     parser.add_argument(

@@ -14,9 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Without --score: write rate.html, a page that opens from disk and shows features, neurons and, with "
         "--shuffled, features of the model with shuffled weights, mixed and unlabelled, each with examples of 11 "
-        "intervals of activation and its likelier next tokens, to be rated on the six-step rubric of Towards "
-        "Monosemanticity (14 points). The page keeps what is rated in the browser and saves it to a file. Which item "
-        "is which stands in rate.key.json beside it: whoever rates should not open that. "
+        "intervals of activation and its positive logits, to be rated on the six-step rubric of Towards "
+        "Monosemanticity (14 points). The page keeps the ratings in the browser and saves them to a file. The key "
+        "to the items is rate.key.json beside it: annotators should not open it. "
         "With --score FILE: read saved answers, of one or several annotators, and write rubric.json and rubric.html, "
         "with medians for each kind."
     )

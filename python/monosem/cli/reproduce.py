@@ -7,15 +7,15 @@ from pathlib import Path
 
 from monosem.cli import options
 
-HELP = "train the paper's dictionaries and set each of its claims beside your own figure"
+HELP = "train the paper's dictionaries and set each of its claims next to your own figure"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "From a language model to report.html: trains dictionaries of several widths (A/0 512, A/1 4,096, A/2 16,384 "
         "features; `paper` also A/5 131,072), the same on a second model (B/1) and on a copy of the first with "
-        "shuffled weights, then computes each claim of Towards Monosemanticity and sets the paper's figure beside "
-        "yours. `small` takes about 12 minutes on two cores. Stopped with Ctrl-C, the same command goes on: every "
+        "shuffled weights, then computes each claim of Towards Monosemanticity and sets the paper's figure next "
+        "to yours. `small` takes about 12 minutes on two cores. After Ctrl-C, the same command resumes: every "
         "stage that is done is kept in OUT/evidence."
     )
     parser.add_argument("--preset", choices=("small", "paper"), default="small", help="how wide, and how long")

@@ -13,10 +13,9 @@ HELP = "how features split as a dictionary grows"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Join the features of dictionaries of growing width, of one hook of one model, where they fire alike (masked "
-        "cosine above 0.4), and follow one feature of the smallest through all of them: what becomes of it? "
-        "Writes splitting.json and splitting.html with the refinement graph of that feature, how many children "
-        "features "
-        "have, and an interactive map of all decoder directions. Memory does not grow with the text, nor with the "
+        "cosine above 0.4), and follow one feature of the smallest through all of them. Writes splitting.json and "
+        "splitting.html with the refinement graph of that feature, the number of children per feature, and an "
+        "interactive map of all decoder directions. Memory does not grow with the text, nor with the "
         "product of the widths."
     )
     parser.add_argument("folders", nargs="+", metavar="RUN", help="two or more dictionaries, the smallest first")

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     changes.add_argument("--ablate", action="append", metavar="FEATURE", help="set the activation to 0 on every token")
     changes.add_argument(
         "--error", choices=("keep", "drop"), default="keep",
-        help="what becomes of the part of the activation that the dictionary does not explain",
+        help="keep or drop the part of the activation that the dictionary does not explain",
     )  # fmt: skip
     how = parser.add_argument_group("writing")
     how.add_argument(

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser, count: int) -> None:
         help="of a dictionary without an index (`monosem index`), and of neurons, read about N tokens, evenly spaced",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of the choice of features and examples")
-    parser.add_argument("--out", help="folder for what is written (default: the dictionary's)")
+    parser.add_argument("--out", help="output folder (default: the dictionary's)")
     parser.add_argument("--device", default="cpu", help="where the dictionary runs: cpu or cuda")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 

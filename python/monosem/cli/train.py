@@ -12,12 +12,14 @@ HELP = "train a dictionary on activations"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Train a sparse autoencoder on the activations of a language model at one hook, computed on the fly "
-        "(--model, --hook, --text) or read from disk (--activations). Ctrl-C saves and stops; the same command again "
-        "goes on where it stopped. Several values after --k or --l1 train several dictionaries on the same batches."
+        "(--model, --hook, --text) or read from disk (--activations). Ctrl-C saves and stops; the same command "
+        "resumes. Several values after --k or --l1 train several dictionaries on the same batches."
     )
     data = parser.add_argument_group("activations")
     data.add_argument(
-        "--activations", metavar="FOLDER", help="read what `monosem harvest` wrote, instead of running a model"
+        "--activations",
+        metavar="FOLDER",
+        help="read activations written by `monosem harvest`, instead of running a model",
     )
     options.add_model(data)
     options.add_contexts(data)
@@ -31,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="TopK (fixed number active) or the paper's ReLU with an L1 penalty",
     )
     made.add_argument("--d-sae", type=int, default=4096, help="number of features")
-    made.add_argument("--k", type=int, nargs="+", default=[16], help="topk: active features a token")
+    made.add_argument("--k", type=int, nargs="+", default=[16], help="topk: active features per token")
     made.add_argument(
         "--l1",
         type=float,
@@ -46,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--steps", type=int, help="optimizer steps (default: as many as --epochs give); may grow on resume"
     )
     how.add_argument("--epochs", type=float, default=1.0, help="passes over the activations, when --steps is not given")
-    how.add_argument("--batch-size", type=int, default=4096, help="tokens of a batch")
+    how.add_argument("--batch-size", type=int, default=4096, help="tokens per batch")
     how.add_argument("--lr", type=float, default=1e-3, help="peak learning rate of Adam; lower for long runs")
     how.add_argument(
         "--lr-warmup", type=_time, default=0.02, help="rise of the learning rate: steps (200) or a share of all (0.02)"
@@ -58,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument(
         "--adam-state", choices=["fp32", "bf16", "int8"], default="fp32",
-        help="precision of Adam's moments: 8, 4 or 2 bytes a weight (default: %(default)s)",
+        help="precision of Adam's moments: 8, 4 or 2 bytes per weight (default: %(default)s)",
     )  # fmt: skip
     how.add_argument(
         "--lazy-rows", action="store_true", help="leave a feature's row alone in a batch that gives it no gradient"

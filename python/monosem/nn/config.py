@@ -25,7 +25,7 @@ class SAEConfig:
         for name in ("d_in", "d_sae"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name}: got {value!r}; wanted a positive whole number")
+                raise ValueError(f"{name}: got {value!r}; wanted a positive integer")
 
 
 MOST_AUX = 512  # dead features that AuxK uses unless told otherwise, at most
@@ -60,7 +60,7 @@ class TopKConfig(SAEConfig):
         whole = isinstance(self.aux_k, int) and not isinstance(self.aux_k, bool)
         if self.aux_k is not None and not (whole and self.aux_k >= 0):
             raise ValueError(
-                f'aux_k: got {self.aux_k!r}; wanted a whole number ≥ 0, "auto" (d_in // 2, at most {MOST_AUX}), or '
+                f'aux_k: got {self.aux_k!r}; wanted an integer ≥ 0, "auto" (d_in // 2, at most {MOST_AUX}), or '
                 "None for d_in // 2"
             )
         if self.aux_coefficient < 0:

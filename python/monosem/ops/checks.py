@@ -38,4 +38,4 @@ def floating(name: str, tensor: Tensor) -> None:
 def topk(k: int, d_sae: int) -> None:
     """Raise unless 1 ≤ k ≤ d_sae."""
     if not isinstance(k, int) or isinstance(k, bool) or not 0 < k <= d_sae:
-        raise ValueError(f"k: got {k!r}; wanted a whole number from 1 to d_sae={d_sae}")
+        raise ValueError(f"k: got {k!r}; wanted an integer from 1 to d_sae={d_sae}")

@@ -61,8 +61,8 @@ def _intro(context: Context, beside: bool) -> str:
         "of training differ too: the paper’s was trained on 100 billion tokens and its dictionaries on 8 billion "
         "activations."
         if beside
-        else f"with what was found on {seen} and on your text. The paper’s figures are left out: its kinds of text "
-        "(Arabic, Hebrew, DNA, base64) are not in it."
+        else f"with the figure measured on {seen} and on your text. The paper’s figures are left out: its kinds of "
+        "text (Arabic, Hebrew, DNA, base64) are not in it."
     )  # fmt: skip
     return (
         f'<p class="lede">Each claim of Bricken et al. (2023), {figures}</p>'
@@ -121,7 +121,7 @@ def _loss(context: Context, results: dict[str, dict[str, Any]]) -> Section:
         )
     )  # fmt: skip
     lede = (
-        "What is lost when the layer is replaced by its reconstruction, in the prediction of the next token. The "
+        "The loss in the prediction of the next token when the layer is replaced by its reconstruction. The "
         "authors call it a weak measure: replacing the layer by zeros hurts so much that most of it is soon recovered."
     )
     rows = [_row(results, run.name) for run in context.runs]
@@ -147,7 +147,7 @@ def _human(context: Context, beside: bool = True) -> Section:
         "rate/rate.html, then monosem rate --score ANSWERS.json --out rate, then the same monosem reproduce again",
     )  # fmt: skip
     lede = "The paper’s rubric needs a person. The page for it is ready: features, neurons and controls, unlabelled."
-    body = '<p><a href="rate/rate.html">Rate them</a>: about a minute an item. What is done is kept in the browser.</p>'
+    body = '<p><a href="rate/rate.html">Rate them</a>: about a minute per item. Ratings are kept in the browser.</p>'
     return Section("rubric", "Rated by hand", lede, (finding,), body, paper=beside)
 
 

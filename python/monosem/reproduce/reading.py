@@ -44,7 +44,7 @@ def own_model(context: Context) -> str:
     return (
         '<details class="words"><summary>The same for a model of yours</summary><ol class="own">'
         f"<li>Everything on this page at once: <code>{whole}</code>. MODEL and MODEL_B differ in their seed; where "
-        "there is no second one, <code>--other none</code> leaves out what compares two models.</li>"
+        "there is no second one, <code>--other none</code> leaves out the comparison of two models.</li>"
         f"<li>Or a dictionary of your own, <code>{TRAIN}</code>, and then any single claim: the table below has a "
         "command for each, and each writes its own section of this page beside the dictionary.</li>"
         "<li>To look at the features: <code>monosem features RUN --text TEXT.jsonl</code> writes a browser of all of "

@@ -69,7 +69,7 @@ class TrainConfig:
         _check("lr", self.lr, _positive(self.lr), "a positive number")
         for name in ("batch_size", "steps", "dead_after", "log_every", "checkpoint_every"):
             value = getattr(self, name)
-            _check(name, value, _whole(value) and value > 0, "a whole number of at least 1")
+            _check(name, value, _whole(value) and value > 0, "an integer of at least 1")
         betas_ok = len(self.betas) == 2 and all(_number(b) and 0 <= b < 1 for b in self.betas)
         _check("betas", self.betas, betas_ok, "two numbers, each at least 0 and below 1")
         _check("eps", self.eps, _positive(self.eps), "a positive number")
@@ -96,7 +96,7 @@ class TrainConfig:
         for name in ("init_bias", "cuda_graph"):
             value = getattr(self, name)
             _check(name, value, isinstance(value, bool), "True or False")
-        _check("seed", self.seed, _whole(self.seed) and 0 <= self.seed < 2**63, "a whole number from 0 to 2**63 - 1")
+        _check("seed", self.seed, _whole(self.seed) and 0 <= self.seed < 2**63, "an integer from 0 to 2**63 - 1")
 
     def duration(self, name: str) -> int:
         """The field ``name`` (lr_warmup, lr_decay, sparsity_warmup) in steps."""

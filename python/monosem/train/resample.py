@@ -38,7 +38,7 @@ class ResampleConfig:
         object.__setattr__(self, "at_steps", tuple(self.at_steps))
         for name in ("window", "n_inputs"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"resample.{name}: got {getattr(self, name)!r}; wanted a whole number of at least 1")
+                raise ValueError(f"resample.{name}: got {getattr(self, name)!r}; wanted an integer of at least 1")
         if not self.at_steps or not all(isinstance(step, int) for step in self.at_steps):
             raise ValueError(f"resample.at_steps: got {self.at_steps!r}; wanted step numbers")
         gaps = [b - a for a, b in zip((0, *self.at_steps), self.at_steps, strict=False)]

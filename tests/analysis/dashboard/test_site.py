@@ -183,7 +183,7 @@ def test_a_reader_finds_the_way(site, index, tab):
     tab.run("location.hash = '#0'")
     tab.wait("document.documentElement.dataset.ready === '#0'")
     text = tab.run("document.getElementById('body').textContent")
-    for part in ("Makes likelier", "Fires on", "Fires together with", "Its next tokens fire", "Correlated neurons"):
+    for part in ("Positive logits", "Fires on", "Fires together with", "Its next tokens fire", "Correlated neurons"):
         assert part in text
     assert tab.run("document.querySelectorAll('.level').length") == 11
     assert (

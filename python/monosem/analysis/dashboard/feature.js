@@ -64,8 +64,8 @@ const feature = (() => {
   const unpackLine = ([source, value, rtl, focus, pieces]) => ({ source, value, rtl, focus, pieces });
   const examples = (rows, max) => rows.map((row) => line(unpackLine(row), max, meta.sources));
   function shown(data) {
-    const node = el("div", { class: "examples" }, el("h5", {}, "Where it fires hardest"), ...examples(data.ex.top, data.max));
-    node.append(el("h5", { class: "part" }, "From strong to weak: at random from each eleventh of its activation"));
+    const node = el("div", { class: "examples" }, el("h5", {}, "Top activations"), ...examples(data.ex.top, data.max));
+    node.append(el("h5", { class: "part" }, "Random examples from each of 11 activation intervals"));
     for (const [low, high, rows] of data.ex.iv) {
       const box = el("div", { class: "level" }, el("span", { class: "range" }, `${compact(low)} – ${compact(high)}`));
       const lines = el("div", {}, ...examples(rows, data.max));
@@ -73,7 +73,7 @@ const feature = (() => {
       box.append(lines);
       node.append(box);
     }
-    node.append(el("h5", { class: "part" }, "At random, of all its tokens"), ...examples(data.ex.rnd, data.max));
+    node.append(el("h5", { class: "part" }, "Random examples of all its active tokens"), ...examples(data.ex.rnd, data.max));
     return node;
   }
 
@@ -81,7 +81,7 @@ const feature = (() => {
     const head = el("header", { class: "title" }, el("h2", {}, `#${data.f}`));
     const fact = (name, value) => head.append(el("span", { class: "meta" }, `${name} `, el("b", {}, value)));
     const side = el("div", { class: "side" });
-    const weights = el("div", { class: "logits" }, logits("Makes likelier", data.p.map(([i, v]) => [word(i), v]), "up"), logits("Makes unlikelier", data.q.map(([i, v]) => [word(i), v]), "down"));
+    const weights = el("div", { class: "logits" }, logits("Positive logits", data.p.map(([i, v]) => [word(i), v]), "up"), logits("Negative logits", data.q.map(([i, v]) => [word(i), v]), "down"));
     if (!data.n) {
       head.append(el("span", { class: "meta" }, `fired on none of the ${number(meta.tokens)} tokens read`));
       side.append(weights, relatives("Nearest decoder directions", data.nb, (r) => r[1].toFixed(2)));

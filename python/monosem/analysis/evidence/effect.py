@@ -33,7 +33,7 @@ class Reading:
     def table(self) -> str:
         """The sources, the most affected first."""
         width = max(6, *map(len, self.sources))
-        lines = [f"{'source':{width}}  nats a token   ±         tokens"]
+        lines = [f"{'source':{width}}  nats per token ±         tokens"]
         order = sorted(self.sources.items(), key=lambda item: -abs(item[1][0]))
         for name, (mean, error, n) in [*order, ("all", (self.change, float("nan"), self.tokens))]:
             lines.append(f"{name:{width}}  {mean:+12.5f}   {error:.5f}  {n:>7,}" if n else f"{name:{width}}  no tokens")

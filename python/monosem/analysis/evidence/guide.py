@@ -29,8 +29,8 @@ class Guide:
 WORDS = MappingProxyType(
     {
         "MODEL": "A or B (shipped), a folder written by monosem lm train, or a name that TransformerLens knows",
-        "HOOK": "where in the model to look, as TransformerLens spells it: blocks.0.mlp.hook_post",
-        "TEXT.jsonl": 'one {"text": …, "source": …} a line; source names its kind, a label (python, ar_books, …)',
+        "HOOK": "the hook that is read, in TransformerLens notation: blocks.0.mlp.hook_post",
+        "TEXT.jsonl": 'one {"text": …, "source": …} per line; source names its kind, a label (python, ar_books, …)',
         "RUN": f"the folder of a trained dictionary: {TRAIN}",
         "RUN_B": "one trained alike on a second model with the same tokenizer",
         "RUN_SHUFFLED": "one trained on MODEL~shuffled, the same model with the entries of each weight matrix permuted",
@@ -50,7 +50,7 @@ GUIDES = MappingProxyType(
         ),
         "rubric": Guide(
             "monosem rate RUN --shuffled RUN_SHUFFLED --text TEXT.jsonl", f"{_EVIDENCE}.rubric.write_study",
-            "rate.html", "What was rated is scored by monosem rate --score ANSWERS.json --out RUN.",
+            "rate.html", "monosem rate --score ANSWERS.json --out RUN scores the saved answers.",
         ),
         "explain": Guide(
             "monosem explain RUN --shuffled RUN_SHUFFLED --text TEXT.jsonl", f"{_EVIDENCE}.explain.measure",

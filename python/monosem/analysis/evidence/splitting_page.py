@@ -50,11 +50,9 @@ def section(result: Mapping[str, Any]) -> Section:
     if result["map"]:
         findings.append(_clusters(result))
     lede = (
-        "Dictionaries of growing width, of one layer, on the same text. A feature of the small one falls apart into "
-        "finer "
-        "ones in the large one. Two are joined where their activations have a high cosine over the tokens on which "
-        "one of "
-        "them fires: where the large one fires it does what the small one does, on some of its tokens."
+        "Dictionaries of growing width, of one layer, on the same text. A feature of the small one splits into "
+        "finer ones in the large one. Two features are joined where their activations have a high cosine over the "
+        "tokens on which the finer one fires: there it does the same as the coarser one, on some of its tokens."
     )
     silent = [f"{level['d_sae']:,}" for level in levels if not level["alive"]]
     body = f'<p class="note">No feature of {", ".join(silent)} fires on this text.</p>' if silent else ""
@@ -138,9 +136,8 @@ def graph(result: Mapping[str, Any]) -> str:
     note = f"; {result['omitted']} more distant ones are left out" if result["omitted"] else ""
     mostly = f" Orange: at least half of the tokens it fires on are {what}." if result["label"] else ""
     caption = (
-        f"What {what} becomes. Each dot a feature, with the tokens it fires on most; larger dots fire more often, "
-        "thicker "
-        f"lines mean a higher masked cosine{note}.{mostly} Point at a dot or a line for its figures."
+        f"Refinement of {what}. Each dot is a feature, with the tokens it fires on most; larger dots fire more often, "
+        f"thicker lines mean a higher masked cosine{note}.{mostly} Point at a dot or a line for its figures."
     )
     return (
         f'<figure><figcaption>{escape(caption)}</figcaption><div class="scroll"><svg viewBox="0 0 {width:.0f} '
@@ -224,8 +221,8 @@ def _map(result: Mapping[str, Any]) -> str:
     return (
         "<h3>All features on one map</h3>"
         f'<p class="note">Decoder directions laid out by UMAP (cosine, 15 neighbours): {len(record["x"]):,} features '
-        f"that fire often enough, of {len(result['levels'])} dictionaries, so that features which write alike lie "
-        "close together, whatever the dictionary. Point at a dot, click it to keep it and see what it is joined to "
+        f"that fire often enough, of {len(result['levels'])} dictionaries, so features with similar directions "
+        "lie close together, whatever the dictionary. Point at a dot, click it to keep it and see what it is joined to "
         "and which others are in its cluster; drag to move, turn the wheel to come closer, double-click to see "
         "everything. The list has the same features in the order of a UMAP in one dimension, each cluster together and "
         f"in a colour of its own at the left; ↑ ↓ go through it.{left_out}</p>"

@@ -112,7 +112,7 @@ class SteeringResult:
                     f"{run['control_hits']} of {n}"
                 )
             lines.append(
-                f"  ablated: {c.effect.label:+.4f} nats a token on {c.label}, {c.effect.active:+.4f} where it fires, "
+                f"  ablated: {c.effect.label:+.4f} nats per token on {c.label}, {c.effect.active:+.4f} where it fires, "
                 f"{c.effect.other:+.5f} on other text"
             )
         return "\n".join(lines)

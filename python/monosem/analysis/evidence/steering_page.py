@@ -35,7 +35,8 @@ def section(result: Mapping[str, Any]) -> Section:
             Finding(
                 f"Ablating it hurts {c['label']} and little else",
                 "shown by example" if c["label"] in ("base64", "Arabic") else None,
-                f"{c['effect']['label']:+.3f} nats a token on {c['label']}, {c['effect']['other']:+.4f} on other text",
+                f"{c['effect']['label']:+.3f} nats per token on {c['label']}, {c['effect']['other']:+.4f} on other "
+                "text",
                 f"f set to 0 on every token, error term {_ERROR[result['error']]}; {c['effect']['tokens_label']:,} and "
                 f"{c['effect']['tokens_other']:,} tokens",
             )
@@ -44,10 +45,10 @@ def section(result: Mapping[str, Any]) -> Section:
     body = body or f'<p class="note">{escape(NO_LABEL)}</p>'
     names = " and ".join(c["label"] for c in result["cases"]) or "a label"
     lede = (
-        f"A correlation says when a feature fires; this says what it does. The feature for {names} is set to a "
+        f"A correlation shows when a feature fires, steering shows its effect. The feature for {names} is set to a "
         "multiple of the largest activation seen while the model writes on from a prompt, and set to zero "
-        f"while the model reads text. Everything else of the activation stays; what the "
-        f"dictionary does not explain of it, the error term, is {_ERROR[result['error']]}."
+        f"while the model reads text. The rest of the activation is unchanged; the part that the dictionary does not "
+        f"explain, the error term, is {_ERROR[result['error']]}."
     )
     return Section("steering", "Features cause text", lede, tuple(findings), body, paper=papers_setting(result))
 
@@ -76,9 +77,9 @@ def _case(c: Mapping[str, Any], result: Mapping[str, Any]) -> str:
         f"<h3>{escape(c['label'])}: feature {feature(c['feature'])}</h3>"
         f'<p class="note">Correlation with the label {c["correlation"]:.2f}; {c["precision"]:.0%} of the tokens it '
         f"fires on are {escape(c['label'])}, and it fires on {c['recall']:.0%} of those. Largest activation seen: "
-        f"{c['maximum']:.2f}. Raises most: {logits}.</p>"
+        f"{c['maximum']:.2f}. Positive logits: {logits}.</p>"
         f'<div class="side">{sweep}{losses}</div>'
-        f'<p class="note">Where it is missed most. Background: activation; underlined: the token becomes less '
+        f'<p class="note">The largest effect of ablation. Background: activation; underlined: the token becomes less '
         f"likely when the feature is ablated (thicker: more). Point at a token for its figures.</p>"
         f"{_text(c['passage'])}"
         f"{runs}"

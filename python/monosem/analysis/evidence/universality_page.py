@@ -48,9 +48,9 @@ def section(result: Mapping[str, Any]) -> Section:
     ]  # fmt: skip
     two = "two dictionaries of one model" if result["same_model"] else "two models"
     lede = (
-        f"Features of {two}, matched by what they fire on: for each feature the one on the other side whose "
-        "activations on the same text correlate best with its own. Directions drawn at random, as many of "
-        "them active on a token, show what a match by chance is worth."
+        f"Features of {two}, matched by their activations: for each feature the one on the other side whose "
+        "activations on the same text correlate best with its own. Random directions, with as many of "
+        "them active per token, show how well a match by chance correlates."
     )
     return Section(
         "universality", title(result), lede, tuple(findings), _body(result), "", papers_setting(result), ("A", "B")
@@ -80,7 +80,7 @@ def _body(result: Mapping[str, Any]) -> str:
     name = f"pairs ({len(tips):,} of {comparisons[0]['compared']:,})"
     logits = chart.scatter(
         {name: (p["r"], numbers(p["logits"]))}, x_label="correlation of activations", y_label="of logit weights",
-        caption="Do pairs that fire alike also say the same? Logit weights over the vocabulary, median "
+        caption="Do matched pairs also have similar logit weights? Correlation over the vocabulary, median "
         f"{figure(result['logits_median'])}.", tips={name: tips},
     )  # fmt: skip
     attribution = chart.scatter(

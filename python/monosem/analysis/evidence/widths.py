@@ -128,7 +128,7 @@ def section(result: Mapping[str, Any]) -> Section:
         Finding(
             f"Far more features than neurons ({result['d_in']:,} of them)", "tens of thousands, no end at 131,072",
             f"{most['live']:,} live features outside the ultralow cluster, of {most['d_sae']:,} "
-            f"({most['live'] / result['d_in']:.1f} a neuron)",
+            f"({most['live'] / result['d_in']:.1f} per neuron)",
             f"{result['density_tokens']:,} tokens; {most['separation']}; {command}",
         )
     ]  # fmt: skip
@@ -179,7 +179,7 @@ def section(result: Mapping[str, Any]) -> Section:
         ),
         "</div>",
         _table(runs),
-        "<h3>Density histograms</h3><p class=\"note\">How often features fire, on a logarithmic scale. A second heap "
+        "<h3>Density histograms</h3><p class=\"note\">How often features fire, on a logarithmic scale. A second mode "
         "on the left is the ultralow cluster, whose features mean nothing; dead features are not shown.</p>",
         '<div class="side">',
         *(_histogram(r) for r in runs),
@@ -187,8 +187,8 @@ def section(result: Mapping[str, Any]) -> Section:
     ]  # fmt: skip
     lede = (
         "Dictionaries of different widths explain the same neurons. If the number of features were about the number of "
-        "neurons, wider dictionaries would fill with dead or meaningless features. What counts are the features that "
-        "fire outside the ultralow-density cluster."
+        "neurons, wider dictionaries would fill with dead or meaningless features. Only features that fire outside "
+        "the ultralow-density cluster count."
     )
     return Section(
         "widths", "Many more features than neurons", lede, tuple(findings), "\n".join(body),

@@ -89,11 +89,11 @@
       el("span", { class: "meta" }, `strongest ${card.max}`),
       tokens(card));
     const side = el("div", {},
-      el("div", { class: "logits" }, logits("Makes likelier", card.positive, "up"), logits("Makes unlikelier", card.negative, "down")),
+      el("div", { class: "logits" }, logits("Positive logits", card.positive, "up"), logits("Negative logits", card.negative, "down")),
       card.histogram.counts.length ? el("div", {}, el("h5", {}, "Activations, by source"), histogram(card.histogram, data.sources)) : "");
-    const examples = el("div", { class: "examples" }, el("h5", {}, "Where it fires hardest"));
+    const examples = el("div", { class: "examples" }, el("h5", {}, "Top activations"));
     card.top.forEach((e) => examples.append(line(e, card.max)));
-    const more = el("details", {}, el("summary", {}, "At random, from strong to weak"));
+    const more = el("details", {}, el("summary", {}, "Random examples by activation interval"));
     more.addEventListener("toggle", () => {
       if (!more.open || more.childElementCount > 1) return;
       for (const { low, high, examples: found } of card.intervals) {

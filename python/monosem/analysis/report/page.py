@@ -43,7 +43,7 @@ def write_report(
         "held_out": held_out is not None,
         "silent": _silent(found, held_out),
     }
-    page = render(content, title or f"What {evaluation.d_sae:,} features found in model {evaluation.model}", notes)
+    page = render(content, title or f"{evaluation.d_sae:,} features of model {evaluation.model}", notes)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_text(path, page)

@@ -15,11 +15,11 @@ from monosem.analysis.evidence.tables import table
 COMMAND = "monosem automata RUN"
 _KINDS = (
     ("loops", "Features that lead to themselves",
-     "The tokens that the feature raises are tokens on which it fires: once begun, a text of this kind goes on."),
+     "The tokens that the feature raises are tokens on which it fires: once started, text of this kind continues."),
     ("cycles", "Cycles",
      "Different states in turn: each raises the tokens that fire the next, and they do not fire together."),
     ("chains", "Chains",
-     "From each feature the strongest way onward, as long as it does not come back."),
+     "From each feature the strongest transitions, as long as they do not return."),
 )  # fmt: skip
 
 _STYLE = (
@@ -45,7 +45,7 @@ def section(result: Mapping[str, Any]) -> Section:
     if result["raise_lift"] is not None:
         findings.append(
             Finding(
-                "Logit weights say what follows: how much more often a raised token comes next when the feature fires",
+                "Logit weights predict the next token: how much more often a raised token follows when it fires",
                 "not given",
                 f"{result['raise_lift']:.1f} times (median); more than once for {result['raise_lift_above_1']:.0%}",
                 f"Raised: logit weights above 3 deviations of the heap around 0; {COMMAND}",

@@ -87,7 +87,7 @@ def section(result: dict[str, Any]) -> Section:
         _list(result),
     ]
     lede = (
-        f"An interpreter sees examples of a feature with its activations and writes down what it reacts to. From that "
+        f"An interpreter sees examples of a feature with its activations and writes an explanation. From that "
         f"text alone it then predicts the activations on other examples. Interpreter here: {_who(result)}. "
         "Detection asks only in which snippets the feature is active, fuzzing whether the marked tokens are the active "
         "ones; chance is 0.5 in both."
@@ -111,8 +111,8 @@ def logit_section(result: dict[str, Any]) -> Section:
     )
     charts = _histograms(result, {"logits": ("accuracy on 100 tokens, half of them raised", np.linspace(0, 1, 26))})
     lede = (
-        "The same explanations, asked about the output side: of 100 tokens, which does the feature make likelier as "
-        "the next one? Fifty of them are those it raises most after the ten that the explanation was made from, fifty "
+        "The same explanations, applied to the output side: which of 100 tokens does the feature raise as the next "
+        "token? Fifty of them are those it raises most after the ten that the explanation was made from, fifty "
         f"are drawn at random. Interpreter here: {_who(result)}."
     )
     return Section(

@@ -35,8 +35,8 @@ def section(result: Mapping[str, Any]) -> Section:
     if result["absent"]:
         body.append(f'<p class="fine">Not in this text: {escape(", ".join(result["absent"]))}.</p>')
     lede = (
-        "A proxy says without any network how likely a token is part of a kind of text: log P(s | kind) / P(s), the "
-        "largest over all strings s of tokens that end with it. Script proxies read Unicode blocks, the others "
+        "A proxy measures without any network how likely a token is part of a kind of text: log P(s | kind) / P(s), "
+        "the largest over all strings s of tokens that end with it. Script proxies read Unicode blocks, the others "
         "character frequencies. A feature that means one thing is active where its proxy is high (specific), the more "
         "so the stronger it fires, and is active wherever the proxy is (sensitive). The proxies are imperfect: those "
         "of character frequencies, for one, also like words and identifiers that have the same characters."

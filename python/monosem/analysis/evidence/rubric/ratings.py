@@ -145,7 +145,7 @@ def _checked(one: dict[str, Any], key: dict[str, Any], name: str) -> dict[int, d
             value = answer.get(step.name)
             if value is not None and not (type(value) is int and 0 <= value <= step.most):
                 raise ValueError(
-                    f"answers: item {number} of {name} has {step.name}={value!r}; wanted a whole number from 0 to "
+                    f"answers: item {number} of {name} has {step.name}={value!r}; wanted an integer from 0 to "
                     f"{step.most}"
                 )
         if total(answer) is not None:

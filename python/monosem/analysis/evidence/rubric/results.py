@@ -35,11 +35,11 @@ def section(result: dict[str, Any]) -> Section:
         "median neuron 0, median feature interval 12, of 14",
         f"median points: {ours}",
         f"{counts}, mixed and unlabelled, rated by {people} on the six-step rubric, "
-        "one rating an item over all 11 intervals. monosem rate RUN, then monosem rate --score answers.json",
+        "one rating per item over all 11 intervals. monosem rate RUN, then monosem rate --score answers.json",
     )
     lede = (
         "Features, neurons and, where given, features of a model with shuffled weights, mixed and without labels: the "
-        "annotator sees examples of 11 intervals of activation and the likelier next tokens, forms a hypothesis and "
+        "annotator sees examples of 11 intervals of activation and the positive logits, forms a hypothesis and "
         f"rates it, {MOST_POINTS} points at most. Only afterwards the key says which item is which."
     )
     return Section(

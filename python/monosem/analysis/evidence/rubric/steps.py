@@ -38,7 +38,7 @@ STEPS = (
     ),
     Step(
         "logits",
-        "Do the likelier next tokens agree with it?",
+        "Do the positive logits agree with it?",
         "Would these tokens plausibly follow where the hypothesis holds?",
         ("none", "some", "most", "all"),
     ),
