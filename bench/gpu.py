@@ -48,7 +48,9 @@ from monosem.bench.workloads import WORKLOADS  # noqa: E402
 HERE = Path(__file__).resolve().parent
 SECTIONS = ("tests", "floor", "step", "kernels", "ops", "peers", "sanitizer")
 SHAPES = ("gpt2", "widest", "llama3", "gemma2", "widest_relu", "million_gpu")  # what tells most comes first
-OPTIONS = ({"adam_state": "bf16"}, {"adam_state": "int8", "lazy_rows": True}, {"dead": 0.05})
+OPTIONS = (
+    {"product": "int8"}, {"adam_state": "bf16"}, {"adam_state": "int8", "lazy_rows": True}, {"dead": 0.05},
+)  # fmt: skip
 FOR_TESTS = 0.5  # of the time, where speeds are wanted too
 
 

@@ -130,15 +130,20 @@ def operation_units(clock: Any, w: Workload, task: Task) -> list[Unit]:
     return [(op.name, lambda op=op: row(op)) for op in made if task["backend"] in gpu.IMPLEMENTATIONS[op.name]]
 
 
+PRODUCT = os.environ.get("MONOSEM_PRODUCT", "auto")  # of steps whose options say nothing of it
+
+
 class Step:
     """A training step of a workload, as ``FastStep`` takes it, and what was known before the first.
 
-    ``options``: of ``FastStep``; and ``dead``, the share of features that AuxK is to revive.
+    ``options``: of ``FastStep``; ``dead``, the share of features that AuxK is to revive; and ``product``, as
+    ``MONOSEM_PRODUCT`` has it.
     """
 
     def __init__(self, clock: Any, w: Workload, options: dict[str, Any]) -> None:
         options = dict(options)
         dead, device = options.pop("dead", 0.0), clock.device
+        os.environ["MONOSEM_PRODUCT"] = options.pop("product", PRODUCT)
         self.empty = clock.allocated()
         self.batches, start = gpu_peer.start(w.to_json(), device)
         if w.kind == "topk":

@@ -8,11 +8,15 @@ itself. Triton would move addresses and masks of all products to another layout 
 import triton
 import triton.language as tl
 
+from monosem.kernels.bound import margin
 from monosem.kernels.order import pack, rank32
 
 
 @triton.jit
-def threshold(x_length, x_error, w_length, w_error, bar, rows, cols, N, F, rounding):
+def threshold(
+    x_length, x_error, w_length, w_error, bar, rows, cols, N, F, rounding,
+    DITHERED: tl.constexpr,
+):  # fmt: skip
     """Products [rows, cols] that are not above it have upper bounds that are not above the row's bar.
 
     With M the margin of the row and the tile's longest feature, v + |v|·2⁻²¹ + M ≤ bar holds for every
@@ -23,8 +27,7 @@ def threshold(x_length, x_error, w_length, w_error, bar, rows, cols, N, F, round
     long, off = tl.split(tl.max(tl.join(longest, furthest), axis=0))
     length = tl.load(x_length + rows, mask=rows < N, other=0.0)
     error = tl.load(x_error + rows, mask=rows < N, other=0.0)
-    margin = long * (error + rounding * length) + off * (length + error)
-    low = tl.load(bar + rows, mask=rows < N, other=0.0) - margin
+    low = tl.load(bar + rows, mask=rows < N, other=0.0) - margin(length, error, long, off, rounding, DITHERED)
     low -= tl.abs(low) * 2.0**-20
     return tl.where(low == low, low, float("-inf"))
 

@@ -54,6 +54,8 @@ def alternatives(kernel: str, size: int, arch: str) -> list[dict[str, Any]]:
     if kernel in ("select", "select_active"):
         some = [form for form in forms(arch) if form != "slab" or kernel == "select"]
         return [{"form": form} for form in some if {"form": form} != _CHOICES[kernel](size, arch)]
+    if kernel == "product":
+        return [{"kind": "int8"}] if arch.startswith("sm_") else []
     if kernel in ("collect", "collect_hits", "sample"):
         if size == 4:
             return []
@@ -61,7 +63,7 @@ def alternatives(kernel: str, size: int, arch: str) -> list[dict[str, Any]]:
         shapes = [(128, 128, 64, 8, 4), (128, 64, 64, 4, 4), (64, 128, 64, 8, 4)]
         if arch.startswith("gfx"):
             shapes = [(128, 128, 32, 8, 2), (128, 64, 64, 4, 2), (64, 128, 64, 4, 2)]
-        return [{"BM": m, "BN": n, "BK": k, "num_warps": w, "num_stages": s} for m, n, k, w, s in shapes]
+        return [{"BM": m, "BN": n, "BK": k * 2 // size, "num_warps": w, "num_stages": s} for m, n, k, w, s in shapes]
     if kernel == "decode_loss":
         made = [{"HELD": held, "num_warps": w} for held, w in ((2048, 4), (4096, 4), (4096, 8), (8192, 8))]
         return [choice for choice in made if {**_RULES[kernel](size, arch), **choice} != _RULES[kernel](size, arch)]
@@ -83,7 +85,7 @@ def _product(element: int, arch: str) -> dict[str, int]:
     if element == 4:  # fp32 without tensor cores: as much as the registers hold
         return {"BM": 64, "BN": 64, "BK": 32, "num_warps": 4, "num_stages": 2}
     stages = 2 if arch.startswith("gfx") else 3
-    return {"BM": 128, "BN": 128, "BK": 64, "num_warps": 8, "num_stages": stages}
+    return {"BM": 128, "BN": 128, "BK": 128 // element, "num_warps": 8, "num_stages": stages}
 
 
 def _whole_row(d: int, arch: str) -> dict[str, int]:
@@ -91,6 +93,11 @@ def _whole_row(d: int, arch: str) -> dict[str, int]:
     bd = max(16, power2(d))
     warps = 1 if bd <= 128 else 2 if bd <= 256 else 4 if bd <= 1024 else 8 if bd <= 4096 else 16
     return {"BD": bd, "J": max(1, min(8, 32 * warps * 32 // bd)), "num_warps": warps, "num_stages": 1}
+
+
+def _row(d: int, arch: str) -> dict[str, int]:
+    """The same with one row."""
+    return {name: choice for name, choice in _whole_row(d, arch).items() if name != "J"}
 
 
 def _part_row(d: int, arch: str) -> dict[str, int]:
@@ -145,18 +152,22 @@ def _form(d: int, arch: str) -> dict[str, str]:
     return {"form": "slab" if d >= 1024 else "hits" if arch.startswith("sm_") else "bar"}
 
 
+def _hits(element: int, arch: str) -> dict[str, int]:
+    """Tiles of ``collect`` for hits: 128 registers a thread at most, so that a processor has work while one waits."""
+    smaller = {"sm_8": {"BN": 64}, "sm_9": {"BM": 64, "num_warps": 4} if element == 1 else {}} if element < 4 else {}
+    return {**_RULES["collect"](element, arch), **smaller.get(arch[:4], {})}
+
+
 # What is chosen by name and size like block sizes, and measured like them, but is no kernel.
 _CHOICES = {
+    "product": lambda d, arch: {"kind": "bf16"},  # or int8 with dither, where a GPU's table says that it is faster
     "select": _form,
     "select_active": lambda d, arch: {"form": "hits" if arch.startswith("sm_") else "bar"},  # where the bar is 0
-    # Tiles of ``collect`` for hits: 128 registers a thread at most, so that two programs share a processor.
-    "collect_hits": lambda element, arch: {
-        **_RULES["collect"](element, arch),
-        **({"BN": 64} if arch.startswith("sm_8") and element == 2 else {}),
-    },
+    "collect_hits": _hits,
 }
 _RULES = {
     "round_rows": _dots("R", 4, 512),
+    "quantize_rows": lambda d, arch: {**_row(d, arch), "R": 1},
     "sample": _product,
     "collect": lambda element, arch: {**_product(element, arch), "GROUP": 8},
     "set_bar": _slots,
@@ -178,7 +189,7 @@ _RULES = {
     "windows": _part_row,
     "row_grad": _part_row,
     "feature_sum": _fixed(B=64, num_warps=1),
-    "row_adam": lambda d, arch: {k: v for k, v in _whole_row(d, arch).items() if k != "J"},
+    "row_adam": _row,
     "advance_live": _fixed(num_warps=1),
     "flat_adam": _fixed(B=1024, num_warps=4),
     "row_grad_adam": _whole_row,
@@ -197,6 +208,7 @@ _INTERPRETER = {
     "collect": {"BM": 16, "BN": 256},
     "collect_hits": {"BM": 16, "BN": 256},
     "round_rows": {"R": 512},
+    "quantize_rows": {"R": 256},
     "score": {"C": 32},
     "choose": {"C": 512, "B": 128},
     "emit": {"B": 128},

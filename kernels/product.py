@@ -1,20 +1,10 @@
-"""The product x·wᵀ on tensor cores, and what may be concluded from it about the product in fp32.
-
-x is rounded to x̃ = x − δx and w to w̃ = w − δw. By Cauchy-Schwarz
-
-    |x·w − x̃·w̃| ≤ ‖δx‖·‖w‖ + ‖x̃‖·‖δw‖,
-
-with the norms that the rounding really has, row by row, not their worst case. The sums add at most D·2⁻²³·‖x‖·‖w‖, and
-a little for the score in fp32 (``ops/triton_encode.py::rounding``). Squares below 2⁻¹²⁶ may be lost from a norm,
-√D·2⁻⁶³ of it, and products as small from a sum: 1e-14 is added to every norm wherever one is written (here and by
-row_adam), which covers both; rows shorter than that prove nothing and are computed in fp32. So each approximate
-pre-activation has an upper bound that the one computed in fp32 does not exceed, and what is below a bar by that bound
-is below it in fp32.
-"""
+"""The product x·wᵀ on tensor cores, and the features that may be above each row's bar. What it proves: ``bound.py``."""
 
 import triton
 import triton.language as tl
 
+from monosem.kernels.bound import upper_bound
+from monosem.kernels.dither import value
 from monosem.kernels.hits import append, threshold
 from monosem.kernels.order import pack, rank32
 
@@ -45,20 +35,33 @@ def round_rows(t, rounded, length, error, N, D, WIDTH, COPY: tl.constexpr, R: tl
 
 @triton.jit
 def tile(x, w, rows, features, WIDTH, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, FP32: tl.constexpr):
-    """x[rows]·w[features]ᵀ in fp32: [BM, BN]. WIDTH is a multiple of BK; rows and features are within bounds."""
+    """x[rows]·w[features]ᵀ in fp32, of int8 in int32: [BM, BN]. WIDTH is a multiple of BK; all are within bounds."""
     k = tl.arange(0, BK)
     left = x + rows.to(tl.int64)[:, None] * WIDTH + k[None, :]
     right = w + features.to(tl.int64)[None, :] * WIDTH + k[:, None]
-    acc = tl.zeros([BM, BN], tl.float32)
+    acc = tl.zeros([BM, BN], tl.int32 if x.dtype.element_ty == tl.int8 else tl.float32)
     for _ in range(0, WIDTH, BK):
         a, b = tl.load(left), tl.load(right)
-        if FP32:  # asked for, or Triton's interpreter, which cannot multiply bf16; bf16 values stay what they are
+        if x.dtype.element_ty == tl.int8:
+            acc = tl.dot(a, b, acc, out_dtype=tl.int32)
+        elif FP32:  # asked for, or Triton's interpreter, which cannot multiply bf16; bf16 values stay what they are
             acc = tl.dot(a.to(tl.float32), b.to(tl.float32), acc, input_precision="ieee")
         else:
             acc = tl.dot(a, b, acc)
         left += BK
         right += BK
     return acc
+
+
+@triton.jit
+def pre_activations(acc, b, x_scale, x_offset, w_scale, w_offset, rows, features):
+    """Of products of the rows as they were rounded, with the bias. Scales and offsets: of int8, else None."""
+    if x_scale is not None:
+        acc = value(
+            acc, tl.load(x_scale + rows), tl.load(x_offset + rows), tl.load(w_scale + features),
+            tl.load(w_offset + features),
+        )  # fmt: skip
+    return acc + tl.load(b + features).to(tl.float32)[None, :]
 
 
 @triton.jit
@@ -70,7 +73,7 @@ def sampled_feature(i, stride):
 
 @triton.jit
 def sample(
-    x, w, b, out, N, SAMPLE, STRIDE, WIDTH,
+    x, w, b, x_scale, x_offset, w_scale, w_offset, out, N, SAMPLE, STRIDE, WIDTH,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, FP32: tl.constexpr,
 ):  # fmt: skip
     """Approximate pre-activations of SAMPLE features spread over all: out [N, SAMPLE]."""
@@ -79,17 +82,9 @@ def sample(
     cols = (tl.program_id(0) % tiles) * BN + tl.arange(0, BN)
     features = sampled_feature(cols % SAMPLE, STRIDE)
     acc = tile(x, w, rows % N, features, WIDTH, BM, BN, BK, FP32)
-    v = acc + tl.load(b + features).to(tl.float32)[None, :]
+    v = pre_activations(acc, b, x_scale, x_offset, w_scale, w_offset, rows % N, features)
     at = out + rows.to(tl.int64)[:, None] * SAMPLE + cols[None, :]
     tl.store(at, v, mask=(rows < N)[:, None] & (cols < SAMPLE)[None, :])
-
-
-@triton.jit
-def upper_bound(v, lost, x_length, x_error, w_length, w_error, rounding):
-    """What the pre-activation in fp32 does not exceed, where the product says v. lost: of v since, in storing it."""
-    margin = w_length * (x_error + rounding * x_length) + w_error * (x_length + x_error)
-    upper = v + margin + tl.abs(v) * 2.0**-21 + lost
-    return tl.where(v == float("-inf"), v, upper)  # a bias of −∞: −∞ + ∞ would be NaN, and a candidate
 
 
 @triton.jit
@@ -104,7 +99,7 @@ def keep(
     long = tl.load(w_length + cols, mask=col_in, other=0.0)[None, :]
     off = tl.load(w_error + cols, mask=col_in, other=0.0)[None, :]
     v = acc + tl.load(b + cols, mask=col_in, other=0.0).to(tl.float32)[None, :]
-    upper = upper_bound(v, 0.0, length, error, long, off, rounding)
+    upper = upper_bound(v, 0.0, length, error, long, off, rounding, False)
     inside = row_in[:, None] & col_in[None, :]
     start = rows.to(tl.int64)[:, None] * CAP
     if ALL:
@@ -116,17 +111,36 @@ def keep(
 
 
 @triton.jit
+def halves(t, BM: tl.constexpr, BN: tl.constexpr):
+    """The left and the right columns of t [BM, BN]."""
+    return tl.split(tl.permute(tl.reshape(t, (BM, 2, BN // 2)), (0, 2, 1)))
+
+
+@triton.jit
+def keep_hits(
+    acc, b, x_scale, x_offset, w_scale, w_offset, least, keys, count, rows, cols, N, F,
+    CAP: tl.constexpr, PORTABLE: tl.constexpr,
+):  # fmt: skip
+    """Of products [rows, cols], write those that are above ``least`` of their row."""
+    v = pre_activations(acc, b, x_scale, x_offset, w_scale, w_offset, rows % N, cols % F)
+    # What is outside is −∞, which is nobody's candidate.
+    v = tl.where((rows < N)[:, None] & (cols < F)[None, :], v, float("-inf"))
+    append(v, least, keys, count, rows % N, cols, CAP, PORTABLE)
+
+
+@triton.jit
 def collect(
-    x, w, b, x_length, x_error, w_length, w_error, bar, keys, count, N, F, WIDTH, rounding,
+    x, w, b, x_length, x_error, x_scale, x_offset, w_length, w_error, w_scale, w_offset, bar, keys, count, N, F, WIDTH,
+    rounding,
     CAP: tl.constexpr, ALL: tl.constexpr, LOOSE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-    GROUP: tl.constexpr, FP32: tl.constexpr,
+    GROUP: tl.constexpr, FP32: tl.constexpr, PORTABLE: tl.constexpr,
 ):  # fmt: skip
     """Keep the features whose upper bound is above the row's bar: keys [N, CAP], count [N].
 
     ``count`` counts all of them, also those for which there was no slot. The slots are handed out by an atomic
     counter, so their order differs from run to run; nothing that follows depends on it. With ALL, every feature has
     the slot of its number and no counter is needed. LOOSE: what is kept is the product, and kept where the largest
-    margin of the tile would bring it above the bar (``hits.py``).
+    margin of the tile would bring it above the bar (``hits.py``); int8 has this form only.
     """
     down, across = tl.cdiv(N, BM), tl.cdiv(F, BN)
     # Programs that run together share rows and features: GROUP blocks of rows beside one another.
@@ -136,12 +150,21 @@ def collect(
     rows = (group * GROUP + within % height) * BM + tl.arange(0, BM)
     cols = (within // height) * BN + tl.arange(0, BN)
     if LOOSE:
-        least = threshold(x_length, x_error, w_length, w_error, bar, rows, cols, N, F, rounding)
+        DITHERED: tl.constexpr = x_scale is not None
+        least = threshold(x_length, x_error, w_length, w_error, bar, rows, cols, N, F, rounding, DITHERED)
         acc = tile(x, w, rows % N, cols % F, WIDTH, BM, BN, BK, FP32)
-        v = acc + tl.load(b + cols % F).to(tl.float32)[None, :]
-        # What is outside is −∞, which is nobody's candidate.
-        v = tl.where((rows < N)[:, None] & (cols < F)[None, :], v, float("-inf"))
-        append(v, least, keys, count, rows % N, cols, CAP, FP32)
+        if DITHERED:  # in quarters of the columns, each with scales and offsets of its own
+            left, right = halves(acc, BM, BN)
+            first = (within // height) * BN + tl.arange(0, BN // 4)
+            for half in tl.static_range(2):
+                one, two = halves(left if half == 0 else right, BM, BN // 2)
+                for quarter in tl.static_range(2):
+                    keep_hits(
+                        one if quarter == 0 else two, b, x_scale, x_offset, w_scale, w_offset, least, keys, count, rows,
+                        first + (2 * half + quarter) * (BN // 4), N, F, CAP, PORTABLE,
+                    )  # fmt: skip
+        else:
+            keep_hits(acc, b, x_scale, x_offset, w_scale, w_offset, least, keys, count, rows, cols, N, F, CAP, PORTABLE)
     else:
         acc = tile(x, w, rows % N, cols % F, WIDTH, BM, BN, BK, FP32)
         # In two halves of the columns: a thread cannot hold all values, slots and addresses at once.

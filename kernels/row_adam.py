@@ -3,6 +3,7 @@
 import triton
 import triton.language as tl
 
+from monosem.kernels import dither
 from monosem.kernels.moments import read_row, write_row
 from monosem.kernels.row_grad import feature_row
 
@@ -35,9 +36,9 @@ def adam(w, m, v, g, add1, keep2, add2, root2, step_size, eps):
 @triton.jit
 def update_row(
     w, m, v, scales, copy, norms, WIDTH, f, F, g, cols, D, live, add1, keep2, add2, root2, step_size, eps, step,
-    UNIT: tl.constexpr,
+    UNIT: tl.constexpr, BITS: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """Give the gradient row g [BD] to row f, and write weights, moments and copy."""
+    """Give the gradient row g [BD] to row f, and write weights, moments and copy. BITS: of the rotation of int8."""
     inside = cols < D
     add1, keep2, add2, root2, step_size, eps, step = factors(live, add1, keep2, add2, root2, step_size, eps, step)
     row = tl.load(w + f * D + cols, mask=inside, other=0.0)
@@ -50,37 +51,41 @@ def update_row(
         row = tl.div_rn(row, tl.maximum(tl.sqrt_rn(tl.sum(row * row)), 2.0**-126))
     write_row(m, v, scales, f, F, cols, D, m_new, v_new, step)
     tl.store(w + f * D + cols, row, mask=inside)
-    if copy is not None:  # as product.round_rows makes it
-        low = row.to(copy.dtype.element_ty)
-        left = row - low.to(tl.float32)
-        tl.store(copy + f * WIDTH + cols, low, mask=inside)
-        tl.store(norms + f, tl.sqrt(tl.sum(row * row)) * 1.001 + 1e-14)
-        tl.store(norms + F + f, tl.sqrt(tl.sum(left * left)) * 1.001 + 1e-14)
+    if copy is not None:  # as product.round_rows makes it, or dither.quantize_rows
+        if copy.dtype.element_ty == tl.int8:
+            at = f + tl.arange(0, 1)
+            dither.write(copy, norms, at, F, WIDTH, cols, row[None, :], dither.FEATURE, BITS, 1, BD)
+        else:
+            low = row.to(copy.dtype.element_ty)
+            left = row - low.to(tl.float32)
+            tl.store(copy + f * WIDTH + cols, low, mask=inside)
+            tl.store(norms + f, tl.sqrt(tl.sum(row * row)) * 1.001 + 1e-14)
+            tl.store(norms + F + f, tl.sqrt(tl.sum(left * left)) * 1.001 + 1e-14)
 
 
 @triton.jit
 def step_row(
     w, m, v, scales, copy, norms, WIDTH, f, F, g, cols, D, live, add1, keep2, add2, root2, step_size, eps, step,
-    UNIT: tl.constexpr, LAZY: tl.constexpr,
+    UNIT: tl.constexpr, LAZY: tl.constexpr, BITS: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """``update_row``; with LAZY, a row whose gradient is 0 everywhere is left alone."""
     if LAZY:
         if tl.max((g != 0.0).to(tl.int32)) != 0:
             update_row(
                 w, m, v, scales, copy, norms, WIDTH, f, F, g, cols, D, live, add1, keep2, add2, root2, step_size, eps,
-                step, UNIT,
+                step, UNIT, BITS, BD,
             )  # fmt: skip
     else:
         update_row(
             w, m, v, scales, copy, norms, WIDTH, f, F, g, cols, D, live, add1, keep2, add2, root2, step_size, eps, step,
-            UNIT,
+            UNIT, BITS, BD,
         )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["step"])
 def row_adam(
     w, m, v, scales, copy, norms, WIDTH, g, D, live, add1, keep2, add2, root2, step_size, eps, step,
-    UNIT: tl.constexpr, LAZY: tl.constexpr, BD: tl.constexpr,
+    UNIT: tl.constexpr, LAZY: tl.constexpr, BITS: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """Adam on a row of D ≤ BD. One program: one row."""
     f = tl.program_id(0).to(tl.int64)
@@ -88,7 +93,7 @@ def row_adam(
     grad = tl.load(g + f * D + cols, mask=cols < D, other=0.0).to(tl.float32)
     step_row(
         w, m, v, scales, copy, norms, WIDTH, f, tl.num_programs(0), grad, cols, D, live, add1, keep2, add2, root2,
-        step_size, eps, step, UNIT, LAZY,
+        step_size, eps, step, UNIT, LAZY, BITS, BD,
     )  # fmt: skip
 
 
@@ -112,7 +117,7 @@ def flat_adam(w, m, v, g, numel, live, add1, keep2, add2, root2, step_size, eps,
 def row_grad_adam(
     w, m, v, scales, copy, norms, WIDTH, starts, entries, tokens, coef, u, sums, D, WINDOW, scale, live, add1, keep2,
     add2, root2, step_size, eps, step,
-    UNIT: tl.constexpr, LAZY: tl.constexpr, J: tl.constexpr, BD: tl.constexpr,
+    UNIT: tl.constexpr, LAZY: tl.constexpr, BITS: tl.constexpr, J: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """``row_adam`` with the gradient scale · Σ coef · u[token]: it never goes to memory. One program: one feature."""
     f = tl.program_id(0).to(tl.int64)
@@ -120,7 +125,7 @@ def row_grad_adam(
     g, _ = feature_row(starts, entries, tokens, coef, None, u, sums, None, f, cols, D, WINDOW, J, BD)
     step_row(
         w, m, v, scales, copy, norms, WIDTH, f, tl.num_programs(0), scale * g, cols, D, live, add1, keep2, add2, root2,
-        step_size, eps, step, UNIT, LAZY,
+        step_size, eps, step, UNIT, LAZY, BITS, BD,
     )  # fmt: skip
 
 
@@ -128,7 +133,7 @@ def row_grad_adam(
 def encoder_grad_adam(
     w, m, v, scales, copy, norms, WIDTH, starts, entries, tokens, coef, bias, u, sums, totals, bias_sums, weighted, F,
     D, WINDOW, TOGETHER, live, add1, keep2, add2, root2, step_size, eps, step,
-    LAZY: tl.constexpr, J: tl.constexpr, BD: tl.constexpr,
+    LAZY: tl.constexpr, BITS: tl.constexpr, J: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """``row_grad_adam`` for the encoder, with two sums of what is at hand: bias_sums[f] of the entries' bias gradients
     (``bias``; None: coef), and weighted = Σ bias_sums[f] · w[f] over the program's features, rows as they were before.
@@ -149,6 +154,6 @@ def encoder_grad_adam(
         tl.store(bias_sums + f, total)
         step_row(
             w, m, v, scales, copy, norms, WIDTH, f, F, g, cols, D, live, add1, keep2, add2, root2, step_size, eps, step,
-            False, LAZY,
+            False, LAZY, BITS, BD,
         )  # fmt: skip
     tl.store(weighted + tl.program_id(0).to(tl.int64) * D + cols, acc, mask=cols < D)

@@ -8,8 +8,8 @@ is drawn, nothing is counted by atomic operations: candidates come in the order 
 import triton
 import triton.language as tl
 
+from monosem.kernels.bound import margin, upper_bound
 from monosem.kernels.order import LOWEST, LOWEST32, number, pack, raised, rank32, rank_of, reaching
-from monosem.kernels.product import upper_bound
 
 # A number rounded to bf16 is off by at most half of its last place, 2⁻⁸ of it; and a little for computing that.
 TO_BF16 = tl.constexpr(2.0**-8 * 1.001)
@@ -30,7 +30,7 @@ def sift(
     if n <= CAP:
         low = tl.load(bar + row)
         length, error = tl.load(x_length + row), tl.load(x_error + row)
-        margin = tl.load(most) * (error + rounding * length) + tl.load(most + 1) * (length + error)
+        widest = margin(length, error, tl.load(most), tl.load(most + 1), rounding, False)
         cols = tl.arange(0, BN)
         inside = cols < WIDTH
         features = FIRST + cols
@@ -38,19 +38,19 @@ def sift(
         v = product + tl.load(b + features, mask=inside, other=0.0).to(tl.float32)
         lost = tl.abs(product) * TO_BF16
         # By the largest norms first, so that only what may pass has its feature's norms read.
-        loose = upper_bound(v, lost, length, error, tl.load(most), tl.load(most + 1), rounding)
+        loose = upper_bound(v, lost, length, error, tl.load(most), tl.load(most + 1), rounding, False)
         maybe = inside & ((loose > low) | (loose != loose))
         if tl.max(maybe.to(tl.int32)) > 0:
             long = tl.load(w_length + features, mask=maybe, other=0.0)
             off = tl.load(w_error + features, mask=maybe, other=0.0)
-            upper = upper_bound(v, lost, length, error, long, off, rounding)
+            upper = upper_bound(v, lost, length, error, long, off, rounding, False)
             hit = maybe & ((upper > low) | (upper != upper))
             new = tl.sum(hit.to(tl.int32))
             mine = keys + row * CAP
             if n + new > CAP:
                 slots = tl.arange(0, CAP)
                 old = tl.load(mine + slots, mask=slots < n, other=LOWEST)
-                low = tl.maximum(low, raised_bar(tl.where(hit, rank32(upper), LOWEST32), rank_of(old), margin, k))
+                low = tl.maximum(low, raised_bar(tl.where(hit, rank32(upper), LOWEST32), rank_of(old), widest, k))
                 hit = hit & ((upper > low) | (upper != upper))
                 upper_old = number(rank_of(old))
                 stays = (slots < n) & ((upper_old > low) | (upper_old != upper_old))
@@ -65,7 +65,7 @@ def sift(
 
 
 @triton.jit
-def raised_bar(new, old, margin, k):
+def raised_bar(new, old, widest, k):
     """Below what k of the two sets' members are sure of, for upper bounds are two margins above lower ones; −∞ while
     there are fewer than k.
 
@@ -76,5 +76,5 @@ def raised_bar(new, old, margin, k):
         shift = 30 - 2 * step
         t = raised(t, tl.sum(reaching(new, t, shift)) + tl.sum(reaching(old, t, shift)), shift, k)
     reached = number(t.to(tl.int32))
-    low = reached - 2 * margin - tl.abs(reached) * (4 * TO_BF16)
+    low = reached - 2 * widest - tl.abs(reached) * (4 * TO_BF16)
     return tl.where(low == low, low, float("-inf"))

@@ -14,6 +14,7 @@ program of the same launch wrote, except to append to a list by an atomic counte
 import triton
 import triton.language as tl
 
+from monosem.kernels.bound import margin, upper_bound
 from monosem.kernels.order import (
     LOWEST,
     LOWEST32,
@@ -27,13 +28,12 @@ from monosem.kernels.order import (
     rank_of,
     reaching,
 )
-from monosem.kernels.product import upper_bound
 
 
 @triton.jit
 def set_bar(
     values, x_length, x_error, w_length, w_error, out, SAMPLE, rounding, j, j_most,
-    BS: tl.constexpr,
+    BS: tl.constexpr, DITHERED: tl.constexpr,
 ):  # fmt: skip
     """Bar of a row: what the j-th of the sample is sure of, but not so low that more than the j_most-th comes through.
 
@@ -47,8 +47,8 @@ def set_bar(
     reached = number(kth_largest(ranks, j))
     floor = number(kth_largest(ranks, j_most))
     length, error = tl.load(x_length + row), tl.load(x_error + row)
-    margin = tl.load(w_length) * (error + rounding * length) + tl.load(w_error) * (length + error)
-    bar = tl.minimum(reached, tl.maximum(reached - margin, floor + margin))
+    widest = margin(length, error, tl.load(w_length), tl.load(w_error), rounding, DITHERED)
+    bar = tl.minimum(reached, tl.maximum(reached - widest, floor + widest))
     tl.store(out + row, tl.where(bar == bar, bar, float("-inf")))
 
 
@@ -114,8 +114,8 @@ def write_nan(values, indices, k, B: tl.constexpr):
 def choose(
     x, w, b, x_length, x_error, w_length, w_error, bar, keys, count, listed, exact, values, indices, first, end,
     todo, n_todo, D, rounding, k,
-    CAP: tl.constexpr, LISTED: tl.constexpr, ALL: tl.constexpr, LOOSE: tl.constexpr, C: tl.constexpr,
-    BD: tl.constexpr, B: tl.constexpr,
+    CAP: tl.constexpr, LISTED: tl.constexpr, ALL: tl.constexpr, LOOSE: tl.constexpr,
+    DITHERED: tl.constexpr, C: tl.constexpr, BD: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
     """From a row's candidates to its k largest; or the row goes to the list of those to be done again.
 
@@ -133,7 +133,8 @@ def choose(
         length, error = tl.load(x_length + row), tl.load(x_error + row)
         long = tl.load(w_length + features, mask=live, other=0.0)
         off = tl.load(w_error + features, mask=live, other=0.0)
-        key = tl.where(live, pack(rank32(upper_bound(v, 0.0, length, error, long, off, rounding)), features), LOWEST)
+        upper = upper_bound(v, 0.0, length, error, long, off, rounding, DITHERED)
+        key = tl.where(live, pack(rank32(upper), features), LOWEST)
     ranks = rank_of(key)
     t = kth_largest(ranks, k)
     top = live & (ranks >= t)

@@ -14,7 +14,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from monosem.kernels import launch
-from monosem.ops import triton_encode, triton_launch, triton_rows, triton_threshold
+from monosem.ops import backend, triton_encode, triton_launch, triton_operand, triton_rows, triton_threshold
 from monosem.ops.tune_table import override
 
 TARGETS = {
@@ -93,7 +93,7 @@ def recorded(monkeypatch, arch: str, calls: Callable[[], None]) -> list[Launch]:
         seen[launch] = None
 
     monkeypatch.setattr(triton_launch, "assumed", ("", arch))
-    for module in (triton_encode, triton_rows, triton_threshold):
+    for module in (triton_encode, triton_operand, triton_rows, triton_threshold):
         monkeypatch.setattr(module, "run", record)
         monkeypatch.setattr(module, "_wait_for", lambda *n: [100, 1000][: len(n)], raising=False)
     calls()
@@ -137,8 +137,15 @@ def step(n: int, d: int, f: int, k: int) -> Callable[[], None]:
         for form in launch.forms(triton_launch.assumed[1]):
             with override(launch.table(""), "select", d, {"form": form}):
                 triton_encode.topk(x, w, b, k)
+        # By products in int8 too: what reads them, and what writes them.
+        small = []
+        if backend.gpu_product() == "auto":
+            with override(launch.table(""), "product", d, {"kind": "int8"}):
+                triton_encode.topk(x, w, b, k)
+                triton_threshold.threshold(x, w, b)
+                small = [triton_operand.empty_copy(w)]
         triton_threshold.threshold(x, w, b)
-        copy = triton_encode.empty_copy(w)
+        copy = triton_operand.empty_copy(w)
         triton_threshold.threshold_within(x, w, b, 40 * n, 256, *(copy or (None, None)))
         values, indices = empty(n * k), empty(n * k, dtype=torch.int32)
         offsets = empty(n + 1, dtype=torch.int64)
@@ -157,6 +164,14 @@ def step(n: int, d: int, f: int, k: int) -> Callable[[], None]:
             w, empty(f, d), empty(f, d), *csc, values, x, None, *adam, False, None, None, *(copy or (None, None))
         )
         triton_rows.advance_live_(empty(8), empty(1, dtype=torch.float64), empty(1, dtype=torch.int64), 0.9, 0.999)
+        for int8 in small:
+            for moments in (
+                (empty(f, d), empty(f, d)),
+                (empty(f, d, dtype=torch.int8), empty(f, d, dtype=torch.uint8)),
+            ):
+                given = (False, False, None, empty(2, f) if moments[0].dtype == torch.int8 else None, *int8)
+                triton_rows.row_adam_(w, *moments, w, *adam, *given)
+                triton_rows.encoder_grad_adam_(w, *moments, *csc, values, x, None, *adam, *given[1:])
         # Less memory: what is read and written differs. By a feature's row, given or reduced.
         live, scales, kept = empty(8), empty(2, f), copy or (None, None)
         for m, v, given in (

@@ -102,14 +102,14 @@ def test_the_bytes_of_the_kernels_are_those_of_the_floor():
 @pytest.fixture
 def recorded(monkeypatch):
     """Steps whose kernels are named and not run: call(kind, backend, **options of FastStep) → names."""
-    from monosem.ops import backend, cpu_rows, cuda_rows, triton_encode, triton_rows, triton_threshold
+    from monosem.ops import backend, cpu_rows, cuda_rows, triton_encode, triton_operand, triton_rows, triton_threshold
 
     seen: set[str] = set()
 
     def record(kernel, grid, *args, **options):
         seen.update({kernel.__name__} if grid else ())
 
-    for module in (triton_encode, triton_rows, triton_threshold):
+    for module in (triton_encode, triton_operand, triton_rows, triton_threshold):
         monkeypatch.setattr(module, "run", record)
     monkeypatch.setattr(cuda_rows, "_cuda", SimpleNamespace(csc_workspace=lambda *_: 1))
     for name in ("sparse_decode", "gather_dot", "decode_loss", "csc", "row_grad", "feature_sum", "row_adam",
@@ -141,13 +141,13 @@ def test_every_kernel_that_a_step_launches_has_its_work(recorded):
     """By Triton and by CUDA, in each form of selection, with gradients in factors and in memory."""
     table, seen = gpu_kernels.of_step(WORKLOADS["gpt2"]), set()
     for name in ("triton", "cuda"):
-        for form in launch.FORMS:
+        for form in (*launch.FORMS, "int8"):
             seen |= recorded("topk", name, form)
         seen |= recorded("topk", name, clip=1.0, adam_state="bf16") | recorded("topk", name, live=True)
         seen |= recorded("relu", name)
     usual = (
-        "sample set_bar collect sift choose redo emit place score count settle windows encoder_grad_adam row_grad_adam "
-        "row_grad feature_sum row_adam flat_adam advance_live"
+        "quantize_rows sample set_bar collect sift choose redo emit place score count settle windows encoder_grad_adam "
+        "row_grad_adam row_grad feature_sum row_adam flat_adam advance_live"
     )
     assert seen > {*usual.split(), "csc"}
     seen.remove("sparse_decode")  # a CPU's way to sum rows, in place of a product

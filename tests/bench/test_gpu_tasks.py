@@ -12,6 +12,7 @@ from made_up_gpu import RATES, FakeClock
 
 from monosem.bench import floor, gpu_clock, operations
 from monosem.bench.workloads import WORKLOADS
+from monosem.ops import backend
 from monosem.ops import gpu as gpu_ops
 
 
@@ -19,6 +20,9 @@ from monosem.ops import gpu as gpu_ops
 def on_the_processor(monkeypatch):
     """The operations are those of the processor, under the name of a backend."""
     monkeypatch.setattr(gpu_tasks, "environment", lambda **_: gpu_tasks.contextmanager(lambda: (yield))())
+    product = backend.cpu_product()  # the options' product is a GPU's
+    monkeypatch.setattr(backend, "cpu_product", lambda: product)
+    monkeypatch.setenv("MONOSEM_PRODUCT", "auto")
     monkeypatch.setitem(WORKLOADS, "tiny_relu", WORKLOADS["tiny"].with_(kind="relu", name="tiny_relu"))
 
 

@@ -71,7 +71,7 @@ def test_selection_leaves_room_for_a_second_program(arch, size, monkeypatch, tmp
         last = max((i for i, name in enumerate(code) if "MMA" in name), default=-1)
         print(f"{arch} {l.name:8} {found} {waits} barriers {len(code)} instructions, {len(code) - last} behind")
         assert found["registers"] <= registers and waits <= barriers, (l.name, l.constants, found, waits)
-        assert l.name != "collect" or len(code) - last <= 1600
+        assert l.name != "collect" or len(code) - last <= (1950 if dict(l.signature)["x"] == "*i8" else 1600)
     assert seen == set(SELECTION)
 
 
@@ -89,6 +89,8 @@ def test_rows_are_scored_and_redone_in_the_same_order(arch, monkeypatch):
 
 # Registers of a thread, and barriers as they stand in the code: what keeps the rows of several blocks on their way.
 HOT = {"decode_loss": (128, 24), "encoder_grad_adam": (128, 6), "row_grad_adam": (104, 5), "row_adam": (104, 5)}
+# Where the encoder's copy is in int8, the rotation exchanges numbers between threads, of which there are more.
+WITH_ROTATION = {"encoder_grad_adam": (128, 34), "row_adam": (80, 32)}
 
 
 @pytest.mark.parametrize("size", [LLAMA, GPT2])
@@ -99,7 +101,8 @@ def test_hot_kernels_leave_room_for_each_other(size, monkeypatch, tmp_path):
         usual = dict(l.signature).get("m", "*fp32") == "*fp32"
         if l.name in HOT and usual:
             seen.add(l.name)
-            compiled, (registers, barriers) = l.compile("sm_90"), HOT[l.name]
+            budget = WITH_ROTATION if dict(l.constants).get("BITS") else HOT
+            compiled, (registers, barriers) = l.compile("sm_90"), budget[l.name]
             found = ahead.resources(compiled, tmp_path)
             waits = sum(name.startswith("BAR") for name in ahead.instructions(compiled, tmp_path))
             assert found["registers"] <= registers and waits <= barriers, (l.name, l.constants, found, waits)
@@ -113,6 +116,8 @@ def other_choices(launches: list[ahead.Launch], arch: str) -> list[ahead.Launch]
     for l in launches:
         product = l.name in ("sample", "collect")  # those for hits have the same alternatives
         choices = launch.alternatives(l.name, 2 if product else LLAMA[1], arch)
+        if dict(l.constants).get("BITS"):  # gets more warps than were chosen (ops/triton_rows.py::_row_blocks)
+            continue
         if not choices or (product and (("ALL", True) in l.constants or ("CAP", 512) in l.constants)):
             continue
         if l.name == "decode_loss":  # it is told how much it may hold, in slices of as many rows as a token has
@@ -148,7 +153,7 @@ def test_sizes_that_differ(monkeypatch, tmp_path):
 
     launches = ahead.recorded(monkeypatch, "sm_80", ahead.step(*GPT2))
     launches += ahead.recorded(monkeypatch, "sm_80", ahead.step(64, 8192, 8192, 2048))
-    monkeypatch.setattr(backend, "gpu_bf16_products", lambda: False)
+    monkeypatch.setattr(backend, "gpu_product", lambda: "fp32")
     launches += ahead.recorded(monkeypatch, "sm_80", ahead.step(64, 512, 4096, 16))
     wanted = {
         "choose": {("CAP", 8192), ("LOOSE", True)},

@@ -54,7 +54,7 @@ def product(request, monkeypatch, device):
     if request.param.startswith("int") and (device != "cpu" or gpu.interpreted()):
         pytest.skip("a product of CPUs")
     monkeypatch.setattr(backend, "cpu_product", lambda: request.param)
-    monkeypatch.setattr(backend, "gpu_bf16_products", lambda: request.param == "bf16")
+    monkeypatch.setattr(backend, "gpu_product", lambda: request.param)
     return request.param
 
 

@@ -5,7 +5,7 @@ import torch
 from ops.cases import code, here, plainly, within_twice
 
 from monosem import ops
-from monosem.ops import adam, gpu, reference
+from monosem.ops import adam, dithered, gpu, reference
 
 pytestmark = pytest.mark.usefixtures("device")
 SMALL = gpu.interpreted()
@@ -168,6 +168,22 @@ def test_the_copy_is_of_the_new_rows(sparse):
     torch.testing.assert_close(
         norms, torch.stack([state[0].norm(dim=-1), left.norm(dim=-1)]) * 1.001, rtol=1e-4, atol=1e-7
     )
+
+
+@pytest.mark.parametrize("unit", [False, True])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_the_copy_in_8_bits_is_of_the_new_rows(sparse, unit):
+    csc, values, u, (f, d) = problem()
+    state, _ = state_of("fp32", f, d)
+    copy, known = torch.full((f, dithered.padded(d)), 77, dtype=torch.int8), torch.full((4, f), torch.nan)
+    take(state, None, csc, values, u, sparse, unit, copy=copy, norms=known)
+    level, wanted = dithered.quantize(state[0].double(), dithered.FEATURE)
+    torch.testing.assert_close(known[:3].double(), wanted[:3], rtol=1e-6, atol=0)
+    # A number between two whole ones may be rounded either way by fp32; the offset is of what it became.
+    off = (copy.int() - level.int()).abs()
+    assert off.amax() <= 1 and off.float().mean() < 1e-3
+    other = dithered.noise(copy.shape[1], dithered.TOKEN, copy.device)
+    torch.testing.assert_close(known[3].double(), (copy.double() * other).sum(1) * wanted[2], rtol=1e-5, atol=1e-6)
 
 
 def test_moments_that_do_not_go_together_are_refused():

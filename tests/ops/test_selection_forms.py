@@ -5,7 +5,7 @@ import torch
 from ops.cases import encoder, here
 
 from monosem import ops
-from monosem.ops import gpu, reference
+from monosem.ops import backend, gpu, reference
 from monosem.ops.gpu import available
 
 if available("triton"):
@@ -15,11 +15,14 @@ from monosem.kernels import launch
 pytestmark = pytest.mark.usefixtures("device", "triton_only")
 
 
-@pytest.fixture(params=launch.FORMS)
+@pytest.fixture(params=[*launch.FORMS, "int8"])
 def form(request, monkeypatch):
     """In small blocks of features, so that the bar of a slab rises."""
     from monosem.ops import triton_encode
 
+    if request.param == "int8":
+        monkeypatch.setattr(backend, "gpu_product", lambda: "int8")
+        return request.param
     if gpu.interpreted():
         monkeypatch.setitem(launch._INTERPRETER, "select", {"form": request.param})
         monkeypatch.setitem(launch._INTERPRETER, "select_active", {"form": request.param.replace("slab", "bar")})
@@ -97,12 +100,12 @@ def test_what_is_left_out_is_below_the_bar(form):
     x, w, b = encoder(4, 200, 2100)
     w[::7] *= 5.0
     x[1] *= 100.0
-    p = encode.Problem(x, w, b)
+    p = encode.Problem(x, w, b, form=form)
     if form == "slab":
         keys, count, bar = p.sift(64, 8)
     else:
         bar = p.bars(encode.Plan(1024, False, 256, 9, 60))
-        keys, count = p.collect(bar, 1024, False, form == "hits")
+        keys, count = p.collect(bar, 1024, False, form in encode.LOOSE)
     assert (count <= keys.shape[1]).all() and (count >= 8).all()
     exact = p.x.double() @ p.w.double().T + p.b.double()
     for row in range(4):

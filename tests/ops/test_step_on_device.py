@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import monosem as ms
-from monosem.ops import gpu
+from monosem.ops import backend, gpu
 from monosem.train.step import FastStep
 
 pytestmark = pytest.mark.usefixtures("device", "triton_only")
@@ -52,9 +52,11 @@ def test_a_learning_rate_of_another_shape_is_refused():
         made()(batch(0), torch.ones(2))
 
 
+@pytest.mark.parametrize("product", ["bf16", "int8"])
 @pytest.mark.parametrize("kind", ["topk", "relu"])
-def test_the_encoder_in_bf16_is_written_by_the_optimizer(kind, monkeypatch):
+def test_the_encoder_is_rounded_by_the_optimizer(kind, product, monkeypatch):
     """Rounded once in the beginning, and again only when others change the weights; the steps are those without it."""
+    monkeypatch.setattr(backend, "gpu_product", lambda: product)
     rounded = []
     round_into = gpu.round_into
     monkeypatch.setattr(gpu, "round_into", lambda *a: rounded.append(1) or round_into(*a))

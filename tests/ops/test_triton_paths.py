@@ -160,13 +160,27 @@ def test_more_active_features_than_slots(monkeypatch, dense):
         assert torch.equal(a, c)
 
 
+@pytest.fixture
+def triton_operand():
+    from monosem.ops import triton_operand
+
+    return triton_operand
+
+
+@pytest.fixture(params=["bf16", "int8"])
+def low(request, monkeypatch):
+    """Both kinds of rows that products may have."""
+    monkeypatch.setattr(backend, "gpu_product", lambda: request.param)
+    return {"bf16": torch.bfloat16, "int8": torch.int8}[request.param]
+
+
 @pytest.mark.parametrize(("room", "slots"), [(2000, 512), (500, 512), (2000, 128), (0, 512)])
-def test_entries_in_room_that_is_given(encode, room, slots):
+def test_entries_in_room_that_is_given(triton_operand, low, room, slots):
     """All of a token's entries or none: too many of its own, or no room behind those before it."""
     x, w, b = whole_numbers(6, 6, 300)
     x[2] = 0
-    copy = encode.empty_copy(w)
-    encode.round_into(*copy, w)
+    copy = triton_operand.empty_copy(w)
+    triton_operand.round_into(*copy, w)
     for rounded in (None, copy):
         values, indices, offsets, counts, kept = ops.threshold_encode_within(x, w, b, room, slots, rounded)
         wanted = reference.threshold_encode_within(x, w, b, room, slots)
@@ -187,10 +201,11 @@ def test_entries_in_room_that_is_given(encode, room, slots):
         torch.testing.assert_close(a[: len(b)], b)
 
 
-def test_the_encoder_may_be_given_rounded(encode):
-    x, w, b = encoder(7, 70, 900)
-    copy, norms = encode.empty_copy(w)
-    encode.round_into(copy, norms, w)
+def test_the_encoder_may_be_given_rounded(triton_operand, low):
+    x, w, b = encoder(7, 70, 2200)
+    copy, norms = triton_operand.empty_copy(w)
+    assert copy.dtype == low
+    triton_operand.round_into(copy, norms, w)
     for k in (5, 300):
         plain, given = ops.topk_encode(x, w, b, k), ops.topk_encode(x, w, b, k, (copy, norms))
         assert torch.equal(plain.values, given.values) and torch.equal(plain.indices, given.indices)
@@ -262,7 +277,7 @@ def test_candidates_reports_what_the_margin_is_for(encode):
 
 
 def test_products_in_fp32_when_asked(encode, monkeypatch):
-    monkeypatch.setattr(backend, "gpu_bf16_products", lambda: False)
+    monkeypatch.setattr(backend, "gpu_product", lambda: "fp32")
     x, w, b = encoder(2, 20, 300)
     assert encode.Problem(x, w, b).left.rows.dtype == torch.float32
     assert torch.equal(ops.topk_encode(x, w, b, 9).indices, reference.topk_encode(x, w, b, 9)[1])

@@ -63,6 +63,7 @@ def of_step(w: Workload, adam_state: str = "fp32") -> list[tuple[str, Work]]:
     }
     named = {
         "round_rows": Work(0, batch + batch // 2),
+        "quantize_rows": Work(0, batch + batch // 4 + 16 * n),  # int8 is read twice as fast as the product below says
         # Selection by a threshold from a sample, or by products in a slab.
         "sample": Work(2 * n * sample * d, batch // 2 + 2 * sample * d + 4 * n * sample),
         "set_bar": Work(0, 4 * n * sample + 4 * n),

@@ -68,7 +68,7 @@ def operations(w: Workload, device: torch.device | str = "cpu", encoded: bool = 
     adam = (w.lr, 0.9, 0.999, 1e-8, 10, True)
     matrix, batch, rows, listed = 4 * f * d, 4 * n * d, 4 * e * d, 8 * e
     # Where the optimizer keeps a copy in bf16 the product reads that, and the candidates' rows are scored again.
-    read = matrix // 2 + rows if w.kind == "topk" and rounded.room is not None else matrix
+    read = matrix // 2 + rows if w.kind == "topk" and gpu.copy_dtype(w_dec) is not None else matrix
     dead = (
         torch.randperm(f, generator=torch.Generator().manual_seed(0), device="cpu")[: max(1, f // 100)]
         .sort()
@@ -110,17 +110,17 @@ def operations(w: Workload, device: torch.device | str = "cpu", encoded: bool = 
 
 
 class _Rounded:
-    """The encoder's rows in bfloat16, as the optimizer leaves them to the product of the next step: made when first
-    asked for. Nothing where there is no use for them."""
+    """The encoder's rows as the optimizer leaves them to the product of the next step, in bfloat16 or int8: made when
+    first asked for in that precision. Nothing where there is no use for them."""
 
     def __init__(self, w: torch.Tensor) -> None:
-        self.w, self.room, self.made = w, gpu.empty_copy(w), False
+        self.w, self.made = w, {None: None}
 
     def __call__(self) -> tuple[torch.Tensor, torch.Tensor] | None:
-        if self.room is not None and not self.made:
-            gpu.round_into(*self.room, self.w)
-            self.made = True
-        return self.room
+        if (dtype := gpu.copy_dtype(self.w)) not in self.made:
+            self.made[dtype] = gpu.empty_copy(self.w)
+            gpu.round_into(*self.made[dtype], self.w)
+        return self.made[dtype]
 
 
 def drawn(w: Workload, device: torch.device) -> SparseCode:

@@ -24,7 +24,7 @@ from monosem.ops.tune_table import override, sizes_used
 GAIN = 0.98
 # Operation → Triton's kernels in it whose block sizes have alternatives.
 TRITON = {
-    "topk_encode": ("select", "sample", "collect", "collect_hits", "choose"),
+    "topk_encode": ("product", "select", "sample", "collect", "collect_hits", "choose"),
     "threshold_encode": ("select_active", "collect", "collect_hits", "score"),
     "sparse_decode": ("sparse_decode",),
     "gather_dot": ("gather_dot",),

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from monosem.ops import dithered
+
 STATES = ("fp32", "bf16", "int8")
 DTYPES = {  # of m and v
     "fp32": (torch.float32, torch.float32), "bf16": (torch.bfloat16, torch.bfloat16), "int8": (torch.int8, torch.uint8),
@@ -110,10 +112,14 @@ def _code(square: Tensor, bits: Tensor, most: int) -> Tensor:
 
 def write_copy_(w: Tensor, copy: Tensor | None, norms: Tensor | None) -> None:
     """Round rows w [F, D] to ``copy`` [F, ≥ D] with, in ``norms`` [2, F], ‖w‖ and ‖w − copy‖, a little more of each.
+    In int8: ``dithered.quantize``, with ``norms`` [4, F].
 
     All rows: those that were left alone have the copy that they had.
     """
-    if copy is not None:
+    if copy is not None and copy.dtype == torch.int8:
+        level, known = dithered.quantize(w, dithered.FEATURE)
+        copy.copy_(level), norms.copy_(known)
+    elif copy is not None:
         copy[:, : w.shape[1]] = w
         norms[0] = w.norm(dim=-1) * 1.001 + 1e-14
         norms[1] = (w - copy[:, : w.shape[1]].to(w.dtype)).norm(dim=-1) * 1.001 + 1e-14

@@ -3,7 +3,7 @@
 Importing never fails. Without the compiled module CPU tensors go to the definitions in plain PyTorch, with a warning.
 ``MONOSEM_BACKEND=reference`` asks for those on every device, ``triton`` or ``cuda`` for those kernels on GPU tensors,
 ``native`` (the default) for the choice of each device; ``MONOSEM_ISA`` (baseline, avx2, avxvnni, avx512, avx512vnni)
-and ``MONOSEM_PRODUCT`` (fp32, bf16, int16, int8) override what the processor would choose.
+and ``MONOSEM_PRODUCT`` (fp32, bf16, int16, int8) override what the processor, or the GPU's table, would choose.
 """
 
 from __future__ import annotations
@@ -110,7 +110,10 @@ def cpu_product() -> str:
     return "int8" if native.fast_int8() else "int16"
 
 
-@cache
-def gpu_bf16_products() -> bool:
-    """The same on GPUs: bf16 unless ``MONOSEM_PRODUCT=fp32`` (there are no whole numbers there)."""
-    return _asked_product() != "fp32"
+def gpu_product() -> str:
+    """The same on GPUs: ``fp32``, ``bf16``, ``int8``, or ``auto`` for what the GPU's table says, else bf16.
+
+    ``MONOSEM_PRODUCT=bf16`` (and int16, which GPUs do not have) keeps to bounds that hold for certain; those of int8
+    fail once in 10²⁰ pairs (``docs/design/dithered_bound.md``).
+    """
+    return "bf16" if (asked := _asked_product()) == "int16" else asked

@@ -135,8 +135,8 @@ def row_adam_(
     unit: bool, lazy: bool = False, live: Tensor | None = None, scales: Tensor | None = None,
     copy: Tensor | None = None, norms: Tensor | None = None,
 ) -> None:  # fmt: skip
-    if scales is not None:
-        return _in_8_bits("row_adam_", w, m, v, g, lr, beta1, beta2, eps, step, unit, lazy, live, scales, copy, norms)
+    if _in_8_bits(scales, copy):
+        return _by_triton("row_adam_", w, m, v, g, lr, beta1, beta2, eps, step, unit, lazy, live, scales, copy, norms)
     state, g32 = cpu_rows.adam_state(w, m, v, scales), fp32(g)
     _cuda.row_adam(
         w.data_ptr(), m.data_ptr(), v.data_ptr(), state, *_copy(copy, norms), g32.data_ptr(), *w.shape, lr, beta1,
@@ -149,8 +149,8 @@ def row_grad_adam_(
     scale: float, lr: float, beta1: float, beta2: float, eps: float, step: int, unit: bool, lazy: bool = False,
     live: Tensor | None = None, scales: Tensor | None = None, copy: Tensor | None = None, norms: Tensor | None = None,
 ) -> None:  # fmt: skip
-    if scales is not None:
-        return _in_8_bits(
+    if _in_8_bits(scales, copy):
+        return _by_triton(
             "row_grad_adam_", w, m, v, starts, entries, tokens, coef, u, scale, lr, beta1, beta2, eps, step, unit, lazy,
             live, scales, copy, norms,
         )  # fmt: skip
@@ -168,8 +168,8 @@ def encoder_grad_adam_(
     bias: Tensor | None, lr: float, beta1: float, beta2: float, eps: float, step: int, lazy: bool = False,
     live: Tensor | None = None, scales: Tensor | None = None, copy: Tensor | None = None, norms: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    if scales is not None:
-        return _in_8_bits(
+    if _in_8_bits(scales, copy):
+        return _by_triton(
             "encoder_grad_adam_", w, m, v, starts, entries, tokens, coef, u, bias, lr, beta1, beta2, eps, step, lazy,
             live, scales, copy, norms,
         )  # fmt: skip
@@ -194,8 +194,12 @@ def _copy(copy: Tensor | None, norms: Tensor | None) -> tuple[int, int, int]:
     return _address(copy), _address(norms), 0 if copy is None else copy.stride(0)
 
 
-def _in_8_bits(op: str, *args) -> tuple[Tensor, Tensor] | None:
-    """Triton's: a row's scale is known when all of it is, and Triton holds a whole row."""
+def _in_8_bits(scales: Tensor | None, copy: Tensor | None) -> bool:
+    """Moments or the encoder's copy: their scale is known when all of a row is, and Triton holds a whole row."""
+    return scales is not None or (copy is not None and copy.dtype == torch.int8)
+
+
+def _by_triton(op: str, *args) -> tuple[Tensor, Tensor] | None:
     from monosem.ops import triton_rows
 
     return getattr(triton_rows, op)(*args)

@@ -61,16 +61,21 @@ def runs_kernels(t: torch.Tensor) -> bool:
     return t.dtype != torch.float64 and (t.device.type == "cuda" or interpreted())
 
 
-def empty_copy(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Room for the encoder rows w as ``topk_encode(rounded=…)`` takes them; None where they would not be used."""
+def copy_dtype(w: torch.Tensor) -> torch.dtype | None:
+    """Of the encoder rows w as ``topk_encode(rounded=…)`` takes them; None where they would not be used."""
     if not runs_kernels(w) or w.dtype != torch.float32 or choose("topk_encode")[0] != "triton":
         return None
-    return _load("monosem.ops.triton_encode:empty_copy")(w)
+    return _load("monosem.ops.triton_operand:copy_dtype")(w)
+
+
+def empty_copy(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Room for such rows and what is known of them, or None."""
+    return None if copy_dtype(w) is None else _load("monosem.ops.triton_operand:empty_copy")(w)
 
 
 def round_into(copy: torch.Tensor, norms: torch.Tensor, w: torch.Tensor) -> None:
     """Make the copy that of w."""
-    _load("monosem.ops.triton_encode:round_into")(copy, norms, w)
+    _load("monosem.ops.triton_operand:round_into")(copy, norms, w)
 
 
 def advance_live_(live: torch.Tensor, lr: torch.Tensor, steps: torch.Tensor, beta1: float, beta2: float) -> None:

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from monosem.kernels import launch, product, sift, topk_encode
 from monosem.kernels.launch import power2
-from monosem.ops import backend, gpu, reference
+from monosem.ops import backend, dithered, gpu, reference
 from monosem.ops.precision import summed_in_fp32
-from monosem.ops.triton_launch import blocks, cdiv, run
+from monosem.ops.triton_launch import architecture, blocks, cdiv, run
+from monosem.ops.triton_operand import Operand, in_int8, operand, rounded, rounding, rounding_int8
 
-PAD = 64  # the product reads rows padded to a multiple of this
 MOST_SLOTS = 8192  # candidates a row that one program can hold
 CHANCE = 1e-9  # of a row that has to be done again, by the rule that sets the bar
 BUFFER_BYTES = 128 << 20  # for candidates, but at most an eighth of the weights; more tokens are taken in turn,
@@ -25,6 +25,7 @@ ROWS_TOGETHER = 128  # rows of a tile: of parts that are no multiple of it, the 
 SLAB = 2048  # features a product of its own, where products go through memory
 SPACE_BYTES = 16 << 20  # for the rows that are done again, which are few, but at most a sixteenth of the weights
 MOST_EMITTERS = 512  # programs that write what was done again
+LOOSE = ("hits", "int8")  # forms whose candidates are products, not yet bounds
 DENSE_BYTES = 256 << 20  # for pieces of tokens × features where k is larger than any plan
 
 
@@ -97,52 +98,23 @@ def formed(chosen: Plan, k: int, form: str) -> Plan:
     return replace(chosen, form=form)
 
 
-def rounding(d: int) -> float:
-    """How far a product of bf16 rows of d and its score in fp32 may be apart, relative to Σ|x·w| ≤ ‖x‖·‖w‖.
-
-    Tensor cores add T products to the sum at once: each of the T + 1 is cut off at 2⁻ᴮ of the largest, then the result
-    at 2⁻²³. By published tests of the chips T = 8, B = 24 on Ampere and Ada, which is 5/8 of 2⁻²³ a product; T = 16,
-    B = 25 on Hopper and Blackwell, 5/16; CDNA3, in two stages, stays below 7/8; fp32 without tensor cores, 1/2. One a
-    product covers them all. The score adds d/BD + log₂ BD of its own at 2⁻²⁴, which the rest and the 64 cover.
-    """
-    return (d + 64) * 2.0**-23
-
-
-@dataclass(frozen=True)
-class _Operand:
-    """A matrix in the product's dtype, and what is known of the rounding of its rows."""
-
-    rows: Tensor
-    length: Tensor
-    error: Tensor
-
-
-def _rounded(t: Tensor, dtype: torch.dtype) -> _Operand:
-    n, d = t.shape
-    width = cdiv(d, PAD) * PAD
-    copy = t.dtype != dtype or width != d
-    rows = torch.empty(n, width, dtype=dtype, device=t.device) if copy else t
-    length, error = (torch.empty(n, dtype=torch.float32, device=t.device) for _ in range(2))
-    kernel = product.round_rows
-    options = blocks(kernel, d, t)
-    run(kernel, cdiv(n, options["R"]), t, rows, length, error, n, d, width, COPY=copy, **options)
-    return _Operand(rows, length, error)
-
-
 class Problem:
     """x·wᵀ + b on its way to candidates."""
 
-    def __init__(self, x: Tensor, w: Tensor, b: Tensor, right: _Operand | None = None) -> None:
+    def __init__(self, x: Tensor, w: Tensor, b: Tensor, right: Operand | None = None, form: str = "bar") -> None:
         self.x, self.w, self.b = x.contiguous(), w.contiguous(), b.contiguous()
         self.n, self.d, self.f = len(x), x.shape[1], len(w)
-        low = backend.gpu_bf16_products() or x.dtype == torch.bfloat16
-        dtype = torch.bfloat16 if low else torch.float32
+        low = backend.gpu_product() != "fp32" or x.dtype == torch.bfloat16
+        self.dithered = form == "int8"
+        dtype = torch.int8 if self.dithered else torch.bfloat16 if low else torch.float32
         # Triton's interpreter cannot multiply bf16: there the factors are rounded to bf16 all the same.
         self.fp32 = not low or gpu.interpreted()
-        self.element = 2 if low else 4
-        self.width = cdiv(self.d, PAD) * PAD
-        self.rounding = rounding(self.d)
-        self.left, self.right = _rounded(self.x, dtype), right or _rounded(self.w, dtype)
+        self.element = dtype.itemsize
+        self.rounding = rounding_int8(self.d) if self.dithered else rounding(self.d)
+        self.left = rounded(self.x, dtype, dithered.TOKEN)
+        fits = right is not None and right.rows.dtype == dtype
+        self.right = right if fits else rounded(self.w, dtype, dithered.FEATURE)
+        self.width = self.left.rows.shape[1]
 
     def bars(self, plan: Plan) -> Tensor:
         """A bar for each row from a sample of the features."""
@@ -152,7 +124,7 @@ class Problem:
         run(
             kernel, self.n, sampled, self.left.length, self.left.error, self.right.length.amax(),
             self.right.error.amax(), bar, plan.sample, self.rounding, plan.j, plan.j_most, BS=power2(plan.sample),
-            **blocks(kernel, plan.sample, self.x),
+            DITHERED=self.dithered, **blocks(kernel, plan.sample, self.x),
         )  # fmt: skip
         return bar
 
@@ -161,8 +133,9 @@ class Problem:
         options = blocks(product.sample, self.element, self.x)
         grid = cdiv(self.n, options["BM"]) * cdiv(size, options["BN"])
         run(
-            product.sample, grid, self.left.rows, self.right.rows, self.b, out, self.n, size, self.f // size,
-            self.width, FP32=self.fp32, **options,
+            product.sample, grid, self.left.rows, self.right.rows, self.b, self.left.scale, self.left.offset,
+            self.right.scale, self.right.offset, out, self.n, size, self.f // size, self.width, FP32=self.fp32,
+            **options,
         )  # fmt: skip
         return out
 
@@ -172,10 +145,12 @@ class Problem:
         count = torch.full((self.n,), self.f if everything else 0, dtype=torch.int32, device=self.x.device)
         options = blocks("collect_hits" if loose else "collect", self.element, self.x)
         grid = cdiv(self.n, options["BM"]) * cdiv(self.f, options["BN"])
+        left, right = self.left, self.right
         run(
-            product.collect, grid, self.left.rows, self.right.rows, self.b, self.left.length, self.left.error,
-            self.right.length, self.right.error, bar, keys, count, self.n, self.f, self.width, self.rounding,
-            CAP=slots, ALL=everything, LOOSE=loose, FP32=self.fp32, **options,
+            product.collect, grid, left.rows, right.rows, self.b, left.length, left.error, left.scale, left.offset,
+            right.length, right.error, right.scale, right.offset, bar, keys, count, self.n, self.f, self.width,
+            self.rounding, CAP=slots, ALL=everything, LOOSE=loose, FP32=self.fp32,
+            PORTABLE=not architecture(self.x).startswith("sm_"), **options,
         )  # fmt: skip
         return keys, count
 
@@ -208,8 +183,9 @@ class Problem:
 
 def form_at(x: Tensor, w: Tensor, choice: str = "select") -> str:
     """How candidates are found: what is best at this width on this GPU. Products in fp32 have one way."""
-    low = backend.gpu_bf16_products() or x.dtype == torch.bfloat16
-    return blocks(choice, w.shape[1], x)["form"] if low else "bar"
+    if backend.gpu_product() == "fp32" and x.dtype != torch.bfloat16:
+        return "bar"
+    return "int8" if in_int8(w) else blocks(choice, w.shape[1], x)["form"]
 
 
 def _multiply(left: Tensor, right: Tensor, out: Tensor) -> None:
@@ -219,28 +195,6 @@ def _multiply(left: Tensor, right: Tensor, out: Tensor) -> None:
         return
     with summed_in_fp32():
         torch.mm(left, right.T, out=out)
-
-
-def empty_copy(w: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Room for w [F, D] as its product reads it, and for its norms: zeros, to be written by ``row_adam_`` or
-    ``round_into``. None where products are in fp32."""
-    if not backend.gpu_bf16_products():
-        return None
-    copy = torch.zeros(len(w), cdiv(w.shape[1], PAD) * PAD, dtype=torch.bfloat16, device=w.device)
-    return copy, torch.zeros(2, len(w), dtype=torch.float32, device=w.device)
-
-
-def round_into(copy: Tensor, norms: Tensor, w: Tensor) -> None:
-    """Write w [F, D] to what ``empty_copy`` made."""
-    kernel = product.round_rows
-    n, d = w.shape
-    options = blocks(kernel, d, w)
-    run(kernel, cdiv(n, options["R"]), w, copy, norms[0], norms[1], n, d, copy.shape[1], COPY=True, **options)
-
-
-def operand(copy: Tensor | None, norms: Tensor | None) -> _Operand | None:
-    usable = copy is not None and backend.gpu_bf16_products()
-    return _Operand(copy, norms[0], norms[1]) if usable else None
 
 
 def topk(
@@ -260,7 +214,7 @@ def topk(
     right = operand(copy, norms)
     for start in range(0, len(x), rows):
         part = slice(start, start + rows)
-        problem = Problem(x[part], w, b, right)
+        problem = Problem(x[part], w, b, right, chosen.form)
         right = problem.right
         _select(problem, chosen, k, values[part], indices[part])
     return values.to(x.dtype), indices
@@ -281,7 +235,7 @@ def candidates(x: Tensor, w: Tensor, b: Tensor, k: int) -> dict[str, float]:
     values = torch.empty(n, k, dtype=torch.float32, device=x.device)
     indices = torch.empty(n, k, dtype=torch.int32, device=x.device)
     chosen = formed(chosen, k, form_at(x, w))
-    report = _select(Problem(x, w, b), chosen, k, values, indices)
+    report = _select(Problem(x, w, b, form=chosen.form), chosen, k, values, indices)
     place = torch.arange(chosen.listed(k), device=x.device)
     missed = 0
     for row in range(n):  # a diagnosis: a token at a time needs little memory
@@ -303,11 +257,12 @@ def _select(p: Problem, plan: Plan, k: int, values: Tensor, indices: Tensor) -> 
     def ints(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
         return torch.empty(*shape, dtype=dtype, device=device)
 
+    loose = plan.form in LOOSE and not plan.everything
     if plan.form == "slab" and not plan.everything:
         keys, count, bar = p.sift(slots, k)
     else:
         bar = ints(n, dtype=torch.float32) if plan.everything else p.bars(plan)
-        keys, count = p.collect(bar, slots, plan.everything, plan.form == "hits")
+        keys, count = p.collect(bar, slots, plan.everything, loose)
     listed, exact = ints(n, plan.listed(k)), ints(n, plan.listed(k), dtype=torch.int64)
     first, end, todo = (ints(n) for _ in range(3))
     n_todo = torch.zeros(1, dtype=torch.int32, device=device)
@@ -315,7 +270,7 @@ def _select(p: Problem, plan: Plan, k: int, values: Tensor, indices: Tensor) -> 
     run(
         kernel, n, p.x, p.w, p.b, p.left.length, p.left.error, p.right.length, p.right.error, bar, keys, count, listed,
         exact, values, indices, first, end, todo, n_todo, p.d, p.rounding, k, CAP=slots, LISTED=plan.listed(k),
-        ALL=plan.everything, LOOSE=plan.form == "hits" and not plan.everything, **_scoring(p, slots),
+        ALL=plan.everything, LOOSE=loose, DITHERED=p.dithered, **_scoring(p, slots),
     )  # fmt: skip
     del exact
     if not plan.everything:

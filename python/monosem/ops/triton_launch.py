@@ -21,6 +21,11 @@ def _gpu(index: int) -> tuple[str, str]:
     return p.name, arch
 
 
+def architecture(like: Tensor) -> str:
+    """``sm_90``, ``gfx942`` … of the device of ``like``, or ``interpreter``."""
+    return (_gpu(like.device.index) if like.device.type == "cuda" else assumed)[1]
+
+
 def blocks(kernel, size: int, like: Tensor) -> dict[str, Any]:
     """Constants and launch options of a kernel, or a choice by its name, for the device of ``like``; see
     ``monosem.kernels.launch.block``."""

@@ -17,7 +17,7 @@ from monosem.kernels import row_adam as adam_kernels
 from monosem.kernels import row_grad as grad_kernels
 from monosem.kernels import sparse_decode as decode_kernels
 from monosem.kernels.launch import power2
-from monosem.ops import cpu_rows, reference
+from monosem.ops import cpu_rows, dithered, reference
 from monosem.ops.adam import factors
 from monosem.ops.cpu_rows import code_without_waiting as _code
 from monosem.ops.triton_launch import blocks, cdiv, run
@@ -140,7 +140,7 @@ def row_adam_(
         kernel = adam_kernels.row_adam
         run(
             kernel, rows, w, m, v, scales, copy, norms, _width(copy), g.contiguous(), d, live, *numbers, step,
-            UNIT=unit, LAZY=lazy, **blocks(kernel, d, w),
+            UNIT=unit, LAZY=lazy, **_row_blocks(kernel, w, copy, scales),
         )  # fmt: skip
 
 
@@ -158,7 +158,7 @@ def row_grad_adam_(
     kernel = adam_kernels.row_grad_adam
     run(
         kernel, f, w, m, v, scales, copy, norms, _width(copy), *code, sums, d, window, scale, live,
-        *factors(lr, beta1, beta2, eps, step), step, UNIT=unit, LAZY=lazy, **blocks(kernel, d, w),
+        *factors(lr, beta1, beta2, eps, step), step, UNIT=unit, LAZY=lazy, **_row_blocks(kernel, w, copy, scales),
     )  # fmt: skip
 
 
@@ -181,7 +181,7 @@ def encoder_grad_adam_(
     (*code, u), sums, totals, window = _factors(starts, entries, tokens, coef, u, bias, True)
     bias_sums = torch.empty(f, dtype=torch.float32, device=w.device)
     together, kernel = launch.together(f), adam_kernels.encoder_grad_adam
-    programs, options = cdiv(f, together), blocks(kernel, d, w)
+    programs, options = cdiv(f, together), _row_blocks(kernel, w, copy, scales)
     if scales is not None:  # which takes more registers than a second program would leave
         options.pop("maxnreg", None)
     weighted = torch.empty(programs, d, dtype=torch.float32, device=w.device)
@@ -195,6 +195,17 @@ def encoder_grad_adam_(
 def advance_live_(live: Tensor, lr: Tensor, steps: Tensor, beta1: float, beta2: float) -> None:
     kernel = live_kernels.advance_live
     run(kernel, 1, live, steps, lr, BETA1=beta1, BETA2=beta2, **blocks(kernel, 0, live))
+
+
+def _row_blocks(kernel, w: Tensor, copy: Tensor | None, scales: Tensor | None) -> dict[str, int]:
+    """Block sizes of rows of w; a copy in int8 has columns of its own beside them, all in one block. A thread holds 8
+    numbers of a row while they are rotated, 16 where moments in 8 bits need more registers than half as many leave."""
+    options = blocks(kernel, w.shape[1], w)
+    if copy is None or copy.dtype != torch.int8:
+        return {**options, "BITS": 0}
+    bd = max(options["BD"], power2(copy.shape[1]))
+    warps = max(options["num_warps"], min(16, bd // 32 // (8 if scales is None else 16)))
+    return {**options, "BITS": dithered.rotation_bits(copy.shape[1]), "BD": bd, "num_warps": warps}
 
 
 def _width(copy: Tensor | None) -> int:

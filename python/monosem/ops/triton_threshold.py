@@ -8,8 +8,9 @@ from torch import Tensor
 from monosem.kernels import threshold_encode
 from monosem.kernels.launch import power2
 from monosem.ops import reference
-from monosem.ops.triton_encode import Problem, form_at, operand
+from monosem.ops.triton_encode import LOOSE, Problem, form_at
 from monosem.ops.triton_launch import blocks, run
+from monosem.ops.triton_operand import operand
 
 DENSE_BYTES = 256 << 20  # for pieces of tokens × features where a row has more entries than slots
 SLOTS = 512
@@ -25,9 +26,9 @@ def threshold(x: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     offsets = torch.zeros(n + 1, dtype=torch.int64, device=device)
     if not n:
         return x.new_empty(0), torch.empty(0, dtype=torch.int32, device=device), offsets
-    p, slots = Problem(x, w, b), min(SLOTS, power2(len(w)))
+    form = form_at(x, w, "select_active")
+    p, slots, loose = Problem(x, w, b, form=form), min(SLOTS, power2(len(w))), form in LOOSE
     bar = torch.zeros(n, dtype=torch.float32, device=device)
-    loose = form_at(x, w, "select_active") == "hits"
     keys, count = p.collect(bar, slots, False, loose)
     exact, end, kept = _score_candidates(p, keys, count)
     torch.cumsum(kept, 0, out=offsets[1:])
@@ -57,9 +58,10 @@ def threshold_within(
     if not n:
         empty = torch.zeros(0, dtype=torch.int32, device=device)
         return values, indices, offsets, empty, empty.bool()
-    p = Problem(x, w, b, operand(copy, norms))
+    form = form_at(x, w, "select_active")
+    p = Problem(x, w, b, operand(copy, norms), form)
     bar = torch.zeros(n, dtype=torch.float32, device=device)
-    keys, count = p.collect(bar, slots, False, form_at(x, w, "select_active") == "hits")
+    keys, count = p.collect(bar, slots, False, form in LOOSE)
     exact, end, kept = _score_candidates(p, keys, count)
     fits = count <= slots
     fits &= torch.where(fits, kept, 0).cumsum(0) <= room
