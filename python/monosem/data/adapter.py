@@ -19,6 +19,7 @@ BEFORE_UNEMBED = "unembed.hook_in"  # the last hook of every kind of model: what
 
 # One logit row is d_vocab floats: this many elements of logits exist at a time (64 MiB in fp32).
 _LOGITS_AT_ONCE = 1 << 24
+_ON_CPU = 1 << 22  # the allocator gives larger blocks back to the system, which fills them with zeros each time
 _NOT_BY_POSITION = ("hook_pattern", "hook_attn_scores", "hook_rot_k", "hook_rot_q")
 
 
@@ -129,7 +130,8 @@ class Model(ABC):
         target = tokens[:, 1:].reshape(-1, 1)
         hidden = hidden[:, :-1].reshape(len(target), -1)
         losses = torch.empty(len(target), device=hidden.device, dtype=torch.float32)
-        rows = max(1, _LOGITS_AT_ONCE // self.d_vocab)
+        at_once = min(_LOGITS_AT_ONCE, _ON_CPU) if hidden.device.type == "cpu" else _LOGITS_AT_ONCE
+        rows = max(1, at_once // self.d_vocab)
         for start in range(0, len(target), rows):
             part = slice(start, start + rows)
             logits = self._unembed(hidden[part]).float()
