@@ -7,26 +7,14 @@ needs all of them), and gives its part of every slope before the next slice is r
 import triton
 import triton.language as tl
 
+from monosem.kernels.long_sum import add, joined
+
 
 @triton.jit
 def slice_of(w, f, live, cols, D):
     """Rows f [J] of w at cols [BD], as fp32."""
     at = w + f[:, None] * D + cols[None, :]
     return tl.load(at, mask=live[:, None] & (cols < D)[None, :], other=0.0).to(tl.float32)
-
-
-@triton.jit
-def add(total, lost, part):
-    """(total + part, lost + what rounding took off it): chains of slices grow with D, their error must not."""
-    new = total + part
-    back = new - total
-    return new, lost + ((total - (new - back)) + (part - back))
-
-
-@triton.jit
-def joined(total, lost):
-    """total + lost; an infinite total has lost no number."""
-    return tl.where(lost == lost, total + lost, total)
 
 
 @triton.jit

@@ -121,6 +121,11 @@ def slot_warps(cap: int) -> int:
     return 4 if cap <= 1024 else 8 if cap <= 4096 else 16
 
 
+def _registers(most: int, arch: str) -> dict[str, int]:
+    """What a thread may have on Ampere, Ada and Hopper, where the compiler left alone takes too many, or too few."""
+    return {"maxnreg": most} if arch[:4] in ("sm_8", "sm_9") else {}
+
+
 def _fixed(**constants: int):
     return lambda size, arch: {"num_stages": 1, **constants}
 
@@ -175,7 +180,10 @@ _RULES = {
     "score": _dots("C", 8, 512),
     "choose": lambda d, arch: {**_dots("C", 4, 512)(d, arch), "B": 32, "num_warps": 8},
     # The rest are those of ``choose`` there and then, so that the order of additions is the same.
-    "redo": _fixed(R=8, BF=512),
+    "redo": lambda size, arch: {  # left alone, 8 bytes spill
+        **{"R": 8, "BF": 512, "num_stages": 1},
+        **_registers(96, arch),
+    },
     "emit": _fixed(B=32, num_warps=2),
     "unpack_features": _fixed(B=256, num_warps=2),
     "count_kept": _fixed(B=256, num_warps=2),
@@ -197,7 +205,7 @@ _RULES = {
     # do as well, but for Blackwell, where some would spill.
     "encoder_grad_adam": lambda d, arch: {
         **_whole_row(d, arch),
-        **({"maxnreg": 128} if arch[:4] in ("sm_8", "sm_9") and power2(d) == 4096 else {}),
+        **(_registers(128, arch) if power2(d) == 4096 else {}),
     },
     "row_norm": lambda d, arch: {"BD": max(64, min(1024, power2(d))), "num_warps": 4, "num_stages": 1},
     "resample": lambda d, arch: {"BD": max(64, min(1024, power2(d))), "num_warps": 4, "num_stages": 1},

@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+from monosem.kernels.long_sum import row_dots
+
 
 @triton.jit
 def decode_cols(values, indices, w, first, last, cols, D, start, J: tl.constexpr, BD: tl.constexpr):
@@ -37,11 +39,5 @@ def gather_dot(g, indices, offsets, w, out, D, scale, J: tl.constexpr, BD: tl.co
     for s in range(tl.load(offsets + n), last, J):
         j = s + tl.arange(0, J)
         f = tl.load(indices + j, mask=j < last, other=0).to(tl.int64)
-        acc = tl.zeros([J, BD], tl.float32)
-        for d in range(0, D, BD):
-            cols = d + tl.arange(0, BD)
-            mine = tl.load(g + n * D + cols, mask=cols < D, other=0.0).to(tl.float32)
-            at = w + f[:, None] * D + cols[None, :]
-            rows = tl.load(at, mask=(j < last)[:, None] & (cols < D)[None, :], other=0.0).to(tl.float32)
-            acc += rows * mine[None, :]
-        tl.store(out + j, scale * tl.sum(acc, axis=1), mask=j < last)
+        dots = row_dots(g + n * D, w + f[:, None] * D, j < last, D, J, BD)
+        tl.store(out + j, scale * dots, mask=j < last)

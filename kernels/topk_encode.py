@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 
 from monosem.kernels.bound import margin, upper_bound
+from monosem.kernels.long_sum import row_dots
 from monosem.kernels.order import (
     LOWEST,
     LOWEST32,
@@ -59,14 +60,8 @@ def score_block(x_row, w, b, features, live, D, C: tl.constexpr, BD: tl.constexp
     All scores are made here, with one BD and one number of warps, which are what the order of additions depends on:
     equal rows have equal bits, whether they are redone or not.
     """
-    at = w + features.to(tl.int64)[:, None] * D
-    acc = tl.zeros([C, BD], tl.float32)
-    for d in range(0, D, BD):
-        cols = d + tl.arange(0, BD)
-        xs = tl.load(x_row + cols, mask=cols < D, other=0.0).to(tl.float32)
-        ws = tl.load(at + cols[None, :], mask=live[:, None] & (cols < D)[None, :], other=0.0).to(tl.float32)
-        acc += ws * xs[None, :]
-    return rank32(tl.sum(acc, axis=1) + tl.load(b + features, mask=live, other=0.0).to(tl.float32))
+    dots = row_dots(x_row, w + features.to(tl.int64)[:, None] * D, live, D, C, BD)
+    return rank32(dots + tl.load(b + features, mask=live, other=0.0).to(tl.float32))
 
 
 @triton.jit

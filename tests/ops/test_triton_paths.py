@@ -5,6 +5,7 @@ import torch
 from ops.cases import encoder, here, plainly, within_twice
 
 from monosem import ops
+from monosem.kernels import launch
 from monosem.ops import backend, reference
 from monosem.ops.gpu import available
 
@@ -303,3 +304,26 @@ def test_slopes_of_long_rows_and_long_codes(k, d, kind):
     ones = torch.full((f, 100), 1e25, device=x.device)
     infinite = ops.decode_loss_rows(torch.ones_like(values), indices, offsets, ones, ones[0], -ones[:n])
     assert (infinite[0] == torch.inf).all() and (infinite[2] == torch.inf).all()
+
+
+@pytest.mark.parametrize("kind", ["constant", "of one sign"])
+def test_no_chain_of_additions_grows_with_the_row(encode, monkeypatch, kind):
+    """Blocks so narrow that a row of 2,048 has as many as one of 65,536: within the budget, whatever the width is. In
+    one chain constant rows, in which every lane errs alike, lost several times as much."""
+    for kernel, options in (("gather_dot", {"BD": 16}), ("choose", {"C": 64, "B": 64, "BD": 16})):
+        monkeypatch.setitem(launch._INTERPRETER, kernel, options)
+    d, g = 2048, torch.Generator().manual_seed(0)
+    x, w = (here(torch.rand(*size, generator=g, device="cpu")) for size in ((3, d), (40, d)))
+    if kind == "constant":
+        x, w = torch.full((3, d), 2.1), torch.full((40, d), 0.7)
+    w, b = w / d**0.5, torch.zeros(40)
+    indices, offsets = torch.arange(24, dtype=torch.int32), torch.arange(4) * 8
+    args = x, indices, offsets, w
+    exact = reference.gather_dot(x.double(), indices, offsets, w.double())
+    within_twice(ops.gather_dot(*args), plainly(reference.gather_dot, *args), exact)
+    # Of all products, against what PyTorch's sum loses: its own product is exact for some constant rows.
+    indices, offsets = torch.arange(40, dtype=torch.int32).repeat(3), torch.arange(4) * 40
+    plain = plainly(reference.gather_dot, x, indices, offsets, w)
+    exact = reference.gather_dot(x.double(), indices, offsets, w.double())
+    largest = [t.view(3, 40).sort(descending=True).values for t in (plain, exact)]
+    within_twice(ops.topk_encode(x, w, b, 40).values, *largest)
