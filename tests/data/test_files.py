@@ -1,56 +1,13 @@
-"""Files: one writer to a folder, told plainly who the other is, free again after a kill; permissions as usual."""
+"""Files: permissions as usual, room on disk before they are mapped, a full disk in plain words."""
 
 import errno
 import os
-import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 
 from monosem.data import files
-
-HOLD = """
-import sys, time
-from monosem.data import files
-with files.folder_lock(sys.argv[1]):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_second_writer_is_told_who_the_first_is(tmp_path):
-    with files.folder_lock(tmp_path / "run") as folder:
-        assert folder.is_dir()
-        with pytest.raises(RuntimeError, match=f"process {os.getpid()} on .*choose another folder"):
-            with files.folder_lock(folder):
-                pass
-    with files.folder_lock(tmp_path / "run"):
-        pass
-    assert list((tmp_path / "run").iterdir()) == []
-
-
-def test_lock_of_a_killed_process_is_free(tmp_path):
-    child = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True)
-    try:
-        assert child.stdout.readline() == "held\n"
-        with pytest.raises(RuntimeError, match=f"process {child.pid} on "), files.folder_lock(tmp_path):
-            pass
-    finally:
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-        child.stdout.close()
-    with files.folder_lock(tmp_path):
-        pass
-
-
-def test_lock_is_let_go_after_an_error(tmp_path):
-    with pytest.raises(KeyboardInterrupt), files.folder_lock(tmp_path):
-        raise KeyboardInterrupt
-    with files.folder_lock(tmp_path):
-        pass
 
 
 def test_written_files_have_ordinary_permissions(tmp_path):
@@ -104,3 +61,10 @@ def test_rows_that_end_in_an_error_leave_what_was_there(tmp_path):
     with pytest.raises(ValueError, match="line 7"):
         files.write_rows(tmp_path / "rows.npy", broken(), np.uint16, 3)
     assert np.load(tmp_path / "rows.npy").sum() == 6 and [p.name for p in tmp_path.iterdir()] == ["rows.npy"]
+
+
+def test_room_on_disk_is_taken_where_the_system_has_no_call_for_it(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "posix_fallocate")
+    array = files.new_map(tmp_path / "a.npy", np.dtype(np.float32), (1 << 19,))
+    assert array.shape == (1 << 19,) and not array.any()
+    assert (tmp_path / "a.npy").stat().st_blocks * 512 >= 1 << 21

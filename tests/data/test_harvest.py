@@ -15,7 +15,8 @@ import pytest
 import torch
 from fake_model import HOOK, FakeModel, numbered
 
-from monosem.data import files, shards
+from monosem.data import shards
+from monosem.data.folder_lock import folder_lock
 from monosem.data.harvest import ActivationStream, harvest
 from monosem.data.store import ActivationStore
 from monosem.ops import memory
@@ -156,7 +157,7 @@ def test_harvest_into_a_folder_of_something_else_is_refused(tmp_path):
 
 
 def test_two_runs_in_one_folder(tmp_path):
-    with files.folder_lock(tmp_path), pytest.raises(RuntimeError, match="being written to by process"):
+    with folder_lock(tmp_path), pytest.raises(RuntimeError, match="being written to by process"):
         make(tmp_path)
 
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import monosem as ms
-from monosem.data import files, parts_of_runs
+from monosem.data import parts_of_runs
+from monosem.data.folder_lock import folder_lock
 
 KILLED = """
 import os, signal, sys
@@ -48,7 +49,7 @@ def killed(left, tmp_path):
 
 
 def test_the_next_writer_of_the_folder_removes_it(killed):
-    with files.folder_lock(killed):
+    with folder_lock(killed):
         assert not parts(killed)
 
 

@@ -18,6 +18,7 @@ from tiny import tiny_model
 
 from monosem.data import files
 from monosem.data.corpus import Corpus
+from monosem.data.folder_lock import folder_lock
 from monosem.data.held_out import held_out_loss
 from monosem.data.language_model import LanguageModel, LMConfig, next_token_loss
 from monosem.data.models import load_model
@@ -179,7 +180,7 @@ def test_shared_cache(text, whole, tmp_path):
     given = tmp_path / "cache" / "tokenizer.json"
     lm.train_lm(text, tmp_path / "given", CONFIG, SHAPE, tokenizer=given, progress=False)
     assert (tmp_path / "given" / "model.safetensors").read_bytes() == a.read_bytes()
-    with files.folder_lock(tmp_path / "cache"), pytest.raises(RuntimeError, match="is being written to by process"):
+    with folder_lock(tmp_path / "cache"), pytest.raises(RuntimeError, match="is being written to by process"):
         lm.train_lm(text, tmp_path / "late", CONFIG, SHAPE, cache=tmp_path / "cache", progress=False)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import monosem as ms
-from monosem.data import files
+from monosem.data.folder_lock import folder_lock
 from monosem.data.synthetic import SyntheticDictionary
 from monosem.train.batches import TensorBatches
 from monosem.train.schedule import learning_rate, sparsity_scale
@@ -211,7 +211,7 @@ def test_a_stream_that_ends_early_is_said_and_saved(make, config, source, tmp_pa
 
 
 def test_two_runs_in_one_folder(make, config, source, tmp_path):
-    with files.folder_lock(tmp_path), pytest.raises(RuntimeError, match="being written to by process"):
+    with folder_lock(tmp_path), pytest.raises(RuntimeError, match="being written to by process"):
         ms.Trainer(make("topk"), config(), tmp_path, progress=False).fit(source())
     assert not list(tmp_path.glob("ckpt-*"))
 

@@ -16,7 +16,7 @@ import torch
 import monosem
 from monosem import doctor
 from monosem.ops import backend, cpu_whole
-from monosem.ops.memory import available_memory
+from monosem.ops.memory import available_memory, total_memory
 
 _FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "sve", "bf16")
 
@@ -30,7 +30,7 @@ def describe() -> dict[str, Any]:
         "isa": [flag for flag in _FLAGS if flag in flags],
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "memory_bytes": total_memory(),
         "available_bytes": available_memory(),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
@@ -38,7 +38,7 @@ def describe() -> dict[str, Any]:
         "monosem": monosem.__version__,
         "commit": commit(),
         "backend": {f.what: f.state for f in doctor.examine() if f.what.startswith("cpu")},
-        "load": round(os.getloadavg()[0], 2),
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
 
 

@@ -16,7 +16,6 @@ import gc
 import importlib.util
 import json
 import os
-import resource
 import sys
 import time
 import traceback
@@ -47,6 +46,8 @@ def limit_memory() -> None:
     info, data = Path("/proc/meminfo"), status("VmData")
     if data is None or not info.exists():
         return
+    import resource  # POSIX, as /proc is
+
     line = next(line for line in info.read_text().splitlines() if line.startswith("MemAvailable:"))
     free = int(line.split()[1]) * 1024
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import math
 import os
 import re
 import shutil
-import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -41,9 +38,9 @@ def write_together(writers: Mapping[Path, Callable[[Path], None]]) -> None:
         parts_of_runs.sweep_once(path.parent)
         for path, write in writers.items():
             write(parts[path])
-            parts[path].chmod(0o666 & ~_UMASK)  # safetensors makes files that only their owner may read
-            with parts[path].open("rb") as done:
+            with parts[path].open("rb+") as done:  # Windows syncs what may be written
                 os.fsync(done.fileno())
+            parts[path].chmod(0o666 & ~_UMASK)  # safetensors makes files that only their owner may read
         for path, part in parts.items():
             os.replace(part, path)
     except OSError as error:
@@ -140,9 +137,9 @@ def allocate(descriptor: int, size: int) -> None:
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, size)
         return
-    at = os.fstat(descriptor).st_size
+    at = os.lseek(descriptor, 0, os.SEEK_END)
     while at < size:  # a system without it: zeros are written
-        at += os.pwrite(descriptor, bytes(min(1 << 20, size - at)), at)
+        at += os.write(descriptor, bytes(min(1 << 20, size - at)))
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -162,50 +159,3 @@ def tensor_writer(tensors: dict[str, Tensor], metadata: dict[str, str] | None = 
             raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
 
     return write
-
-
-@contextmanager
-def folder_lock(folder: str | Path) -> Iterator[Path]:
-    """Hold ``folder`` (made when absent) for one writer; the operating system lets go of it even after a kill.
-
-    What killed runs left half written there is removed.
-
-    Raises:
-        RuntimeError: another run, of this or another process, writes to ``folder``; names its process and machine.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ".lock"
-    descriptor = _locked(path)
-    try:
-        os.truncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
-        parts_of_runs.sweep(folder)
-        yield folder
-    finally:
-        path.unlink(missing_ok=True)  # before letting go: whoever locks next must find a new file, see _locked
-        os.close(descriptor)
-
-
-def _locked(path: Path) -> int:
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.read(descriptor, 200).decode(errors="replace") or "another process"
-            os.close(descriptor)
-            raise RuntimeError(
-                f"folder: {str(path.parent)!r} is being written to by {owner}; wanted a folder that no other run "
-                "uses. Wait until that run ends, stop it, or choose another folder."
-            ) from None
-        if _same_file(descriptor, path):
-            return descriptor
-        os.close(descriptor)  # its last owner removed it between our open and our lock
-
-
-def _same_file(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from monosem.data import files, fingerprint, shards
 from monosem.data.contexts import Contexts
 from monosem.data.counted import BY_NAME, SkipTokens
+from monosem.data.folder_lock import LOCK, OWNER, folder_lock
 from monosem.data.shuffled import ShuffledSource, differences
 from monosem.data.store import ActivationStore
 from monosem.ops.memory import available_memory, check_memory, human_bytes
@@ -147,7 +148,7 @@ def harvest(
     index = shards.Index(Path(folder), settings, [None] * -(-contexts.rows // per_shard), contexts.lengths)
     most = max(map(index.tokens, range(len(index.shards))))
     check_memory(layout.size(most), f"{most:,} activations of width {contexts.d_in:,}", "shard_mib")
-    with files.folder_lock(folder):
+    with folder_lock(folder):
         _resume(index, contexts, progress)
         missing = [i for i, crc in enumerate(index.shards) if crc is None]
         _check_disk(index, missing)
@@ -187,7 +188,7 @@ def _resume(index: shards.Index, contexts: Contexts, progress: bool) -> None:
         found.lengths = index.lengths  # of the same tokens, which may have to be written again
         index.shards[:] = [_intact(found, i, progress) for i in range(len(index.shards))]
         _check_same_model(index, contexts)
-    elif others := sorted(p.name for p in folder.iterdir() if p.name != ".lock"):
+    elif others := sorted(p.name for p in folder.iterdir() if p.name not in (LOCK, OWNER)):
         raise ValueError(
             f"folder: {str(folder)!r} holds {', '.join(others[:3])}{' …' if others[3:] else ''} and no activations; "
             "wanted a new or empty folder, or one of an earlier harvest"

@@ -1,7 +1,8 @@
 """Temporary files that a killed run left half written: known by the process in their name, removed by the next writer.
 
 A part is called ``.<name>.<pid>@<host>.part``. It is removed when its process has ended. That of a process on another
-machine, which cannot be asked, is removed once nobody has written to it for a day.
+machine, which cannot be asked, is removed once nobody has written to it for a day; so is every part on Windows, where
+``os.kill`` would end the process that it is to ask about.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def sweep(folder: Path) -> None:
 
 def _left(path: Path) -> bool:
     known, written = _NAME.fullmatch(path.name), path.stat().st_mtime
-    if known["host"] not in (None, _HOST):
+    if os.name == "nt" or known["host"] not in (None, _HOST):
         return time.time() - written > _DAY
     return not _alive(int(known["pid"]), written)
 

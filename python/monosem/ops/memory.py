@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
-import resource
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+try:
+    import resource
+except ImportError:  # a system without POSIX' limits
+    resource = None
 
 
 def human_bytes(count: float) -> str:
@@ -22,6 +27,7 @@ def available_memory(root: Path = Path("/")) -> int:
 
     The least of: what the machine has, what every control group of this process and every group above them leaves
     (versions 1 and 2), and this process's own limits. Cached file content that nobody uses counts as free.
+    A system that tells nothing of this (Windows) has ``sys.maxsize``: nothing is refused there.
 
     Args:
         root: where ``/proc`` and ``/sys`` are looked for.
@@ -33,11 +39,21 @@ def _machine(root: Path) -> int:
     for line in _read(root / "proc/meminfo").splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return total_memory() or sys.maxsize
+
+
+def total_memory() -> int | None:
+    """Bytes of memory in this machine; None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # no sysconf, or none of these names
+        return None
 
 
 def _own_limits(root: Path) -> Iterator[int]:
     """What ``ulimit -v`` and ``ulimit -d`` leave."""
+    if resource is None:
+        return
     sizes = _read(root / "proc/self/statm").split()
     for limit, field in ((resource.RLIMIT_AS, 0), (resource.RLIMIT_DATA, 5)):
         most = resource.getrlimit(limit)[0]

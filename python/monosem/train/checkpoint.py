@@ -146,6 +146,8 @@ def _remove(path: Path) -> None:
 
 
 def _sync(folder: Path) -> None:
+    if os.name == "nt":  # which opens no folders; its file systems keep a log of renames
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

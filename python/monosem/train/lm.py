@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from monosem.data import files
 from monosem.data.corpus import Corpus
+from monosem.data.folder_lock import folder_lock
 from monosem.data.language_model import LanguageModel, LMConfig
 from monosem.data.models import save_folder
 from monosem.train import checkpoint
@@ -102,8 +102,8 @@ def train_lm(
         KeyboardInterrupt: Ctrl-C, after the checkpoint is written and the way to go on is told.
     """
     out, cache = Path(out), Path(cache or out)
-    with files.folder_lock(out), StopRequest() as stop:
-        with files.folder_lock(cache) if cache.resolve() != out.resolve() else nullcontext():
+    with folder_lock(out), StopRequest() as stop:
+        with folder_lock(cache) if cache.resolve() != out.resolve() else nullcontext():
             corpus = Corpus(text, cache, model_cfg, cfg.holdout, Path(tokenizer) if tokenizer else None)
         run = _Run(out, cfg, model_cfg, corpus)
         checkpoint.sweep(out)

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from monosem.data import files
+from monosem.data.folder_lock import folder_lock
 from monosem.data.saved import save
 from monosem.data.shuffled import FillingStopped, ShuffledSource
 from monosem.nn import SAE
@@ -128,7 +128,7 @@ class Trainer:
         batches = Batches(activations, self._like, self._d_in, self.cfg.batch_size, self.cfg.seed)
         if isinstance(batches.source, ShuffledSource):
             batches.source.progress = self._progress
-        with files.folder_lock(self.folder) if self.folder else nullcontext(), StopRequest() as stop:
+        with folder_lock(self.folder) if self.folder else nullcontext(), StopRequest() as stop:
             if self.folder:
                 checkpoint.sweep(self.folder)
             self._restore(batches, resume)

@@ -29,6 +29,7 @@ from monosem.analysis.scan import Block, Rows, blocks, check, spread
 from monosem.data import files, kinds, sealed
 from monosem.data.counted import skipped_ids
 from monosem.data.fingerprint import different, of_model, same_weights
+from monosem.data.folder_lock import folder_lock
 from monosem.ops.memory import human_bytes
 
 FORMAT = 1
@@ -87,7 +88,7 @@ def build_index(
         run.read(0, lambda done, block: None)
         return Index(meta, collector.finish(), text_rows(rows.tokens, rows.source, rows.sources))
     folder = Path(folder)
-    with files.folder_lock(folder):
+    with folder_lock(folder):
         if (folder / "index.json").is_file():
             _check_same(folder, "index.json", read_meta(folder), meta)
             return open_index(folder)

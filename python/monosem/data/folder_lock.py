@@ -1,0 +1,58 @@
+"""One writer per folder."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import filelock
+
+from monosem.data import parts_of_runs
+
+LOCK, OWNER = ".lock", ".lock.owner"
+# In these seconds a lock that is refused is tried again: its last owner may be removing the file.
+PATIENCE = 0.1
+
+
+@contextmanager
+def folder_lock(folder: str | Path) -> Iterator[Path]:
+    """Hold ``folder`` (made when absent) for one writer, until the block ends or its process does.
+
+    The lock is the operating system's. Where a system or a file system has none, it is a file that names its process:
+    a later writer on the same machine sees that the process has ended and takes the lock. Files that killed runs left
+    half written in the folder are removed.
+
+    Raises:
+        RuntimeError: another run, of this or another process, writes to ``folder``; names its process and machine.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path, owner = folder / LOCK, folder / OWNER
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=PATIENCE, poll_interval=PATIENCE / 5)
+    except filelock.Timeout:
+        raise RuntimeError(
+            f"folder: {str(folder)!r} is being written to by {_read(owner)}; wanted a folder that no other run "
+            "uses. Wait until that run ends, stop it, or choose another folder."
+        ) from None
+    try:
+        owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        parts_of_runs.sweep(folder)
+        yield folder
+    finally:
+        owner.unlink(missing_ok=True)
+        if isinstance(lock, filelock.UnixFileLock):  # before letting go: the next owner then makes a new file
+            with suppress(OSError):
+                path.unlink()
+        lock.release()
+
+
+def _read(owner: Path) -> str:
+    try:
+        return owner.read_text(encoding="utf-8", errors="replace") or "another process"
+    except OSError:
+        return "another process"
