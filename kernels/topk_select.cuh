@@ -1,4 +1,4 @@
-// The K largest of a row's survivors: exact, the largest first, among equals the lowest index.
+// The K largest of a row's candidates: exact, the largest first, among equals the lowest index.
 #pragma once
 
 #include "common.cuh"
@@ -32,8 +32,8 @@ MS_DEVICE void sort_descending(uint64_t* c, int64_t size) {
     }
 }
 
-// One block a row. count[row] of the row's `capacity` survivors are there; fewer than k means that what is missing was
-// −∞, and the lowest features that are not among the survivors stand for it. `workspace` holds `room` candidates a row
+// One block a row. count[row] of the row's `capacity` candidates are there; fewer than k means that what is missing was
+// −∞, and the lowest features that are not among the candidates stand for it. `workspace` holds `room` candidates a row
 // (a power of two ≥ capacity and k), or is null when they fit into shared memory, behind 32 slots.
 __global__ void __launch_bounds__(256) topk_select_kernel(const float* scores, const int32_t* features,
                                                                  const int32_t* count, int64_t capacity, int64_t k,

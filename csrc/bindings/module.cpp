@@ -58,20 +58,20 @@ ms::Csc by_feature(const Array& starts, const Array& entries, const Array* token
 
 int64_t up_to(int64_t n, int64_t panel) { return (n + panel - 1) / panel * panel; }
 
-// 32-bit words of rows of d whole numbers.
+// 32-bit words of a quantised row of d columns.
 int64_t words(int bits, int64_t d) {
   if (bits != 8 && bits != 16) throw py::value_error("bits: got " + std::to_string(bits) + "; wanted 8 or 16");
   return (d * bits + 31) / 32;
 }
 
-// A tile of a product by PyTorch. bf16 has a margin by token.
-ms::Tile tile_of(const Array& tile, int64_t rows, int64_t cols, int64_t first, const Array& bias, const Array& margin) {
+// A tile of a product by PyTorch. In bf16 with an error bound per token.
+ms::Tile tile_of(const Array& tile, int64_t rows, int64_t cols, int64_t first, const Array& bias, const Array& error) {
   const ms::Dtype dtype = tile.weights("tile", rows * cols);
-  const ms::Margins by_token = {margin.maybe<float>("margin", rows), nullptr, nullptr, nullptr, nullptr};
+  const ms::ErrorBounds by_token = {error.maybe<float>("error", rows), nullptr, nullptr, nullptr, nullptr};
   return {reinterpret_cast<const void*>(tile.data), dtype, rows, cols, cols, first, bias.of<float>("bias", cols), by_token};
 }
 
-// What survivors are scored with.
+// The fp32 operands that candidates are rescored with.
 struct Exact {
   Array x, w, bias;
   int64_t d;
@@ -82,52 +82,52 @@ struct Exact {
   }
 };
 
-struct Margins {
+struct ErrorBounds {
   Array token, token_off, token_norm, norm, off;
 };
 
-// Tokens × features in whole numbers.
-struct WholeTile {
+// Tokens × features by integers.
+struct IntTile {
   int bits;
-  ms::WholeTile tile;
+  ms::IntTile tile;
 
-  WholeTile(int bits_, const Array& x, const Array& w, const Array& token_scale, const Array& scale, const Array& start,
-            const Array& bias, const Margins& m, int64_t rows, int64_t cols, int64_t d)
+  IntTile(int bits_, const Array& x, const Array& w, const Array& token_scale, const Array& scale, const Array& start,
+            const Array& bias, const ErrorBounds& m, int64_t rows, int64_t cols, int64_t d)
       : bits(bits_) {
     const int64_t panel = ms::kernels().feature_panel, padded = up_to(rows, ms::kernels().token_panel);
     if (cols % panel) throw py::value_error("cols: wanted whole panels of " + std::to_string(panel));
-    const ms::Margins margins = {m.token.of<float>("margins.token", rows),
-                                 m.token_off.of<float>("margins.token_off", rows),
-                                 m.token_norm.of<float>("margins.token_norm", rows),
-                                 m.norm.of<float>("margins.norm", cols), m.off.of<float>("margins.off", cols)};
+    const ms::ErrorBounds bounds = {m.token.of<float>("bounds.token", rows),
+                                 m.token_off.of<float>("bounds.token_off", rows),
+                                 m.token_norm.of<float>("bounds.token_norm", rows),
+                                 m.norm.of<float>("bounds.norm", cols), m.off.of<float>("bounds.off", cols)};
     tile = {x.of<int32_t>("x", padded * words(bits, d)), w.of<int32_t>("w", cols * words(bits, d)),
             token_scale.of<float>("token_scale", padded), scale.of<float>("scale", cols),
-            start.of<int32_t>("start", cols), bias.of<float>("bias", cols), margins, rows, cols, d};
+            start.of<int32_t>("start", cols), bias.of<float>("bias", cols), bounds, rows, cols, d};
   }
 };
 
-// Survivors of one block of tokens while the tiles pass by.
+// Candidates of one block of tokens while its tiles are computed.
 class TopkBlock {
  public:
   TopkBlock(int64_t rows, int64_t k, int64_t capacity)
-      : k_(k), capacity_(capacity), values_(rows * capacity), indices_(rows * capacity), count_(rows),
-        limit_(rows), bar_(rows), flags_(rows) {}
+      : k_(k), capacity_(capacity), upper_(rows * capacity), indices_(rows * capacity), count_(rows),
+        limit_(rows), threshold_(rows), flags_(rows) {}
 
-  // `exact`: whether the values that come are.
+  // `exact`: whether the values of the tiles are.
   void begin(bool exact) {
     seen_ = 0;
-    least_.resize(exact ? 0 : values_.size());
+    lower_.resize(exact ? 0 : upper_.size());
     std::fill(count_.begin(), count_.end(), 0);
     std::fill(limit_.begin(), limit_.end(), ms::first_limit(k_, capacity_));
-    std::fill(bar_.begin(), bar_.end(), -std::numeric_limits<float>::infinity());
+    std::fill(threshold_.begin(), threshold_.end(), -std::numeric_limits<float>::infinity());
     std::fill(flags_.begin(), flags_.end(), 0);
   }
 
-  void filter(const Array& tile, int64_t rows, int64_t cols, int64_t first, const Array& bias, const Array& margin,
+  void filter(const Array& tile, int64_t rows, int64_t cols, int64_t first, const Array& bias, const Array& error,
               int threads) {
     has(rows);
     seen_ = std::max(seen_, first + cols);
-    ms::kernels().topk_filter(tile_of(tile, rows, cols, first, bias, margin), state(), threads);
+    ms::kernels().topk_filter(tile_of(tile, rows, cols, first, bias, error), state(), threads);
   }
 
   void rescore(int64_t rows, const Exact& exact, int threads) {
@@ -157,37 +157,37 @@ class TopkBlock {
   }
 
   ms::TopkState state() {
-    return {values_.data(), least_.empty() ? nullptr : least_.data(), indices_.data(), count_.data(), limit_.data(), bar_.data(),
+    return {upper_.data(), lower_.empty() ? nullptr : lower_.data(), indices_.data(), count_.data(), limit_.data(), threshold_.data(),
             flags_.data(), k_, capacity_};
   }
 
   int64_t k_, capacity_, seen_ = 0;
-  std::vector<float> values_, least_;
+  std::vector<float> upper_, lower_;
   std::vector<int32_t> indices_, count_, limit_;
-  std::vector<float> bar_;
+  std::vector<float> threshold_;
   std::vector<uint8_t> flags_;
 };
 
-// What a block of tokens has above the threshold.
+// The entries of a block of tokens that are above 0.
 class ThresholdBlock {
  public:
   explicit ThresholdBlock(int64_t rows) : rows_(rows) {}
 
-  void begin(bool /*exact*/) {  // as TopkBlock's: everything above 0 is scored again anyway
+  void begin(bool /*exact*/) {  // as TopkBlock's: everything above 0 is rescored anyway
     seen_ = 0;
     for (auto& row : rows_) row.clear();
   }
 
-  void filter(const Array& tile, int64_t rows, int64_t cols, int64_t first, const Array& bias, const Array& margin,
+  void filter(const Array& tile, int64_t rows, int64_t cols, int64_t first, const Array& bias, const Array& error,
               int threads) {
     has(rows);
     seen_ = std::max(seen_, first + cols);
-    ms::kernels().threshold_filter(tile_of(tile, rows, cols, first, bias, margin), rows_, threads);
+    ms::kernels().threshold_filter(tile_of(tile, rows, cols, first, bias, error), rows_, threads);
   }
 
-  void whole(const WholeTile& t, const Exact& exact, int threads) {
+  void integers(const IntTile& t, const Exact& exact, int threads) {
     has(t.tile.rows);
-    ms::kernels().whole_threshold(t.bits, t.tile, exact.of(t.tile.rows), rows_, threads);
+    ms::kernels().int_threshold(t.bits, t.tile, exact.of(t.tile.rows), rows_, threads);
   }
 
   void rescore(int64_t rows, const Exact& exact, int threads) {
@@ -239,7 +239,7 @@ ms::Moments moments(const Array& m, const Array& v, const Array& scales, int64_t
   return {m.of<float>("m", rows * d), v.of<float>("v", rows * d), ms::Dtype::f32, nullptr, nullptr};
 }
 
-// Asks for large pages under memory that is read row by row in no order; a wish, of which no result depends.
+// Large pages for memory whose rows are read in random order. Best effort (Linux only); results do not depend on it.
 void large_pages(uintptr_t data, int64_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr uintptr_t kPage = uintptr_t{1} << 21;
@@ -255,55 +255,55 @@ void large_pages(uintptr_t data, int64_t bytes) {
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "monosem's CPU kernels; call them through monosem.ops";
-  m.attr("takes") = "tensors";  // how it is called; older builds took addresses
+  m.attr("interface") = 2;  // raised when a call changes, so that an older build is refused (ops/backend.py)
   m.def("isa", [] { return std::string(ms::kernels().name); }, "the instruction set in use");
   m.def("isas", [] { return ms::available_isas(); }, "the instruction sets that this build and processor have");
 
   const auto nogil = py::call_guard<py::gil_scoped_release>();
-  py::class_<Margins>(m, "Margins")
+  py::class_<ErrorBounds>(m, "ErrorBounds")
       .def(py::init([](const Array& token, const Array& token_off, const Array& token_norm, const Array& norm,
-                       const Array& off) { return Margins{token, token_off, token_norm, norm, off}; }));
-  py::class_<WholeTile>(m, "WholeTile")
+                       const Array& off) { return ErrorBounds{token, token_off, token_norm, norm, off}; }));
+  py::class_<IntTile>(m, "IntTile")
       .def(py::init<int, const Array&, const Array&, const Array&, const Array&, const Array&, const Array&,
-                    const Margins&, int64_t, int64_t, int64_t>());
+                    const ErrorBounds&, int64_t, int64_t, int64_t>());
   py::class_<Exact>(m, "Exact").def(py::init([](const Array& x, const Array& w, const Array& bias, int64_t d) {
     return Exact{x, w, bias, d};
   }));
-  m.def("whole_topk",
-        [](const WholeTile& t, const Exact& exact, int64_t k, int64_t capacity, const Array& values,
+  m.def("int_topk",
+        [](const IntTile& t, const Exact& exact, int64_t k, int64_t capacity, const Array& values,
            const Array& indices, const Array& flags, int threads) {
           const int64_t rows = t.tile.rows;
           require(k > 0 && capacity >= k + 4 * ms::kWidest, "capacity: wanted at least k and four vectors more");
           const ms::TopkAnswer out{values.of<float>("values", rows * k), indices.of<int32_t>("indices", rows * k),
                                    flags.of<uint8_t>("flags", rows), k, capacity};
-          ms::kernels().whole_topk(t.bits, t.tile, exact.of(rows), out, threads);
+          ms::kernels().int_topk(t.bits, t.tile, exact.of(rows), out, threads);
         }, nogil);
   m.attr("spare_slots") = ms::kWidest;
   m.def("panels", [] { return std::make_pair(ms::kernels().token_panel, ms::kernels().feature_panel); },
-        "tokens and features of a panel of packed rows");
+        "tokens and features per panel of quantised rows");
   m.def("fast_int8", [] { return ms::kernels().fast_int8; },
-        "whether products in 8-bit whole numbers are faster here than in 16-bit ones");
-  m.def("whole_pack",
+        "whether int8 products are faster here than int16");
+  m.def("quantize",
         [](int bits, const Array& rows, int64_t n, int64_t d, bool tokens, const Array& packed, const Array& scale,
            const Array& norm, const Array& off, const Array& start, int threads) {
           const int64_t padded = up_to(n, tokens ? ms::kernels().token_panel : ms::kernels().feature_panel);
-          const ms::PackedRows to{packed.of<int32_t>("packed", padded * words(bits, d)),
+          const ms::QuantizedRows to{packed.of<int32_t>("packed", padded * words(bits, d)),
                                   scale.of<float>("scale", padded), norm.of<float>("norm", padded),
                                   off.of<float>("off", padded), start.of<int32_t>("start", padded)};
-          ms::kernels().whole_pack(bits, weights("rows", rows, n, d), n, tokens, to, threads);
+          ms::kernels().quantize(bits, weights("rows", rows, n, d), n, tokens, to, threads);
         }, nogil);
-  m.def("whole_repeat",
+  m.def("int_gemm_repeat",
         [](int bits, const Array& x, const Array& w, int64_t d, int64_t times, int threads) {
           const auto* tokens = x.of<int32_t>("x", words(bits, d) * ms::kernels().token_panel);
           const auto* features = w.of<int32_t>("w", words(bits, d) * ms::kernels().feature_panel);
-          ms::kernels().whole_repeat(bits, reinterpret_cast<const uint32_t*>(tokens),
+          ms::kernels().int_gemm_repeat(bits, reinterpret_cast<const uint32_t*>(tokens),
                                      reinterpret_cast<const uint32_t*>(features), d, times, threads);
         }, nogil);
-  m.def("longest_rows",
+  m.def("largest_norms",
         [](const Array& rows, int64_t n, int64_t d, int threads) {
-          const ms::Longest longest = ms::kernels().longest_rows(weights("rows", rows, n, d), n, threads);
-          return std::make_pair(longest.norm, longest.off);
-        }, nogil, "the largest norm of a row, and of what rounding it to bf16 takes off");
+          const ms::LargestNorms largest_norms = ms::kernels().largest_norms(weights("rows", rows, n, d), n, threads);
+          return std::make_pair(largest_norms.norm, largest_norms.off);
+        }, nogil, "the largest norm of a row, and of a row's rounding error in bf16");
   py::class_<TopkBlock>(m, "TopkBlock")
       .def(py::init([](int64_t rows, int64_t k, int64_t capacity) {
         require(rows >= 0 && k > 0 && capacity >= k + 4 * ms::kWidest,
@@ -319,7 +319,7 @@ PYBIND11_MODULE(_C, m) {
       .def(py::init<int64_t>())
       .def("begin", &ThresholdBlock::begin)
       .def("filter", &ThresholdBlock::filter, nogil)
-      .def("whole", &ThresholdBlock::whole, nogil)
+      .def("integers", &ThresholdBlock::integers, nogil)
       .def("rescore", &ThresholdBlock::rescore, nogil)
       .def("counts", &ThresholdBlock::counts)
       .def("finish", &ThresholdBlock::finish, nogil);

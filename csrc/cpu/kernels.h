@@ -16,9 +16,9 @@
 
 namespace ms {
 
-// How far the value of token r and feature f may be off, either way: token[r], and for products in whole numbers
-// + token_off[r]·norm[f] + token_norm[r]·off[f]. Null where there is no such part.
-struct Margins {
+// Error bound of the pre-activation of token r and feature f, in both directions: token[r], and for integer products
+// + token_off[r]·norm[f] + token_norm[r]·off[f]. Null where there is no such term.
+struct ErrorBounds {
   const float *token, *token_off, *token_norm;
   const float *norm, *off;  // per feature
 };
@@ -30,53 +30,53 @@ struct Tile {
   int64_t rows, cols, stride;
   int64_t first;
   const float* bias;  // of this tile's features
-  Margins margins;    // products in bf16: by token; none when values are exact
+  ErrorBounds bounds;    // bf16 products: one per token; none when values are exact
 };
 
-// Survivors of the TopK selection, `capacity` slots a row, a vector of which is never taken.
+// Candidates of the TopK selection, `capacity` slots per row, of which one vector always stays free.
 struct TopkState {
-  float *values, *least;  // the most and the least that each can be; no `least` where values are exact
+  float *upper, *lower;  // bounds of each candidate's value; no `lower` where values are exact
   int32_t* indices;
   int32_t* count;
-  int32_t* limit;  // of the count, at which the row is cut back
-  float* bar;      // what that must exceed to survive
+  int32_t* limit;    // the count at which the row is pruned
+  float* threshold;  // a candidate's upper bound exceeds it
   uint8_t* flags;  // see below
   int64_t k, capacity;
 };
 constexpr uint8_t kNaN = 1;       // the row holds a NaN
-constexpr uint8_t kOverflow = 2;  // too many values within the margin of the k-th: the row must be redone exactly
+constexpr uint8_t kOverflow = 2;  // too many values within the error bound of the k-th: the caller redoes the row
 constexpr int64_t kWidest = 16;   // lanes of the widest vector
 
-// Rows rounded to whole numbers: their panels, and for each row the step, the norm, the norm of what rounding took off,
-// and what sums begin at.
-struct PackedRows {
+// Quantised rows: their panels, and per row the scale, the norm, the norm of the rounding error, and the value at which
+// its sums start.
+struct QuantizedRows {
   void* data;
   float *scale, *norm, *off;
   int32_t* start;
 };
 
-// Tokens × features in whole numbers: value = token_scale · scale · sum + bias.
-struct WholeTile {
+// Tokens × features by integers: value = token_scale · scale · sum + bias.
+struct IntTile {
   const void *x, *w;  // packed
   const float* token_scale;
   const float* scale;
   const int32_t* start;
   const float* bias;  // −∞ beyond the last feature up to a whole panel
-  Margins margins;
+  ErrorBounds bounds;
   int64_t rows, cols, d;  // cols: in whole panels
 };
 
 struct Weights {
-  const void* data;  // [F, D], one row a feature
+  const void* data;  // [F, D], one row per feature
   Dtype dtype;
   int64_t d;
 };
 
-struct Longest {
-  float norm, off;  // of a row, and of what rounding it to bf16 takes off
+struct LargestNorms {
+  float norm, off;  // largest norm of a row, and largest norm of its rounding error in bf16
 };
 
-struct Exact {  // what survivors are scored with
+struct Exact {  // the fp32 operands that candidates are rescored with
   const float* x;
   Weights w;
   const float* bias;
@@ -85,11 +85,11 @@ struct Exact {  // what survivors are scored with
 struct TopkAnswer {
   float* values;
   int32_t* indices;
-  uint8_t* flags;  // kOverflow: to be done again
+  uint8_t* flags;  // kOverflow: to be redone
   int64_t k, capacity;
 };
 
-// Survivors of a row at which it is cut back for the first time. Two vectors may join above it, and one stays free.
+// The count at which a row is pruned for the first time. Two vectors may be appended above it, and one stays free.
 inline int32_t first_limit(int64_t k, int64_t capacity) {
   const int64_t most = capacity - 3 * kWidest, early = 4 * k + 64;
   return int32_t(early < most ? early : most);
@@ -113,7 +113,7 @@ struct Adam {
   double lr, beta1, beta2, eps;  // double: 1 − 0.999 loses half its digits in float
   int64_t step;
   bool unit;
-  bool lazy;  // leave a row alone whose gradient is 0 everywhere
+  bool lazy;  // skip rows whose gradient is 0 everywhere
 };
 
 struct Moments {  // Adam's two; in bf16 and int8 they are rounded stochastically
@@ -132,12 +132,12 @@ struct Kernels {
   void (*threshold_filter)(const Tile&, RowBuffers&, int threads);
   void (*threshold_rescore)(RowBuffers&, int64_t rows, const float* x, const Weights&, const float* bias, int threads);
   int64_t token_panel, feature_panel;
-  bool fast_int8;  // whether products in 8 bits are faster here than in 16
-  void (*whole_pack)(int bits, const Weights&, int64_t rows, bool tokens, const PackedRows&, int threads);
-  void (*whole_repeat)(int bits, const uint32_t* x, const uint32_t* w, int64_t d, int64_t times, int threads);
-  Longest (*longest_rows)(const Weights&, int64_t rows, int threads);
-  void (*whole_topk)(int bits, const WholeTile&, const Exact&, const TopkAnswer&, int threads);
-  void (*whole_threshold)(int bits, const WholeTile&, const Exact&, RowBuffers&, int threads);
+  bool fast_int8;  // whether int8 products are faster here than int16
+  void (*quantize)(int bits, const Weights&, int64_t rows, bool tokens, const QuantizedRows&, int threads);
+  void (*int_gemm_repeat)(int bits, const uint32_t* x, const uint32_t* w, int64_t d, int64_t times, int threads);
+  LargestNorms (*largest_norms)(const Weights&, int64_t rows, int threads);
+  void (*int_topk)(int bits, const IntTile&, const Exact&, const TopkAnswer&, int threads);
+  void (*int_threshold)(int bits, const IntTile&, const Exact&, RowBuffers&, int threads);
   void (*sparse_decode)(const Code&, const Weights&, const float* bias, float* out, int threads);
   void (*gather_dot)(const Code&, const Weights&, const float* g, float scale, float* out, int threads);
   void (*decode_loss)(const Code&, const Weights&, const float* bias, const float* x, float* loss, float* residual,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from monosem import ops
-from monosem.ops import cpu_whole
+from monosem.ops import cpu_int
 from monosem.ops.backend import native as _C
 
 N, F, D, K = 4, 6, 5, 2
@@ -31,8 +31,8 @@ def block(kind):
 
 
 def whole():
-    x, w = cpu_whole.Packed(fp32(N, D), 16, True), cpu_whole.Packed(fp32(F, D), 16, False)
-    margins = cpu_whole.Margins(x, w, D, 0.0)
+    x, w = cpu_int.QuantizedRows(fp32(N, D), 16, True), cpu_int.QuantizedRows(fp32(F, D), 16, False)
+    margins = cpu_int.ErrorBounds(x, w, D, 0.0)
     return x, w, margins
 
 
@@ -46,7 +46,7 @@ def answer():
     made, kept = tile()
     x, w, b = fp32(N, D), fp32(F, D), fp32(F)
     made[6][:F] = b
-    return [_C.WholeTile(*made), _C.Exact(x, w, b, D), K, 200, fp32(N, K), torch.zeros(N, K, dtype=torch.int32),
+    return [_C.IntTile(*made), _C.Exact(x, w, b, D), K, 200, fp32(N, K), torch.zeros(N, K, dtype=torch.int32),
             torch.zeros(N, dtype=torch.uint8), 1], (kept, made, x, w, b)  # fmt: skip
 
 
@@ -66,15 +66,15 @@ CALLS = {
                                                  fp32(N * K), fp32(N, D), N, D, 1.0, *ADAM]),
     "resample": lambda: (_C.resample, [fp32(F, D), fp32(F, D), fp32(F), F, D, torch.tensor([1, 5]), 2, fp32(2, D),
                                        torch.ones(F, dtype=torch.uint8), 0.2, 1]),
-    "longest_rows": lambda: (_C.longest_rows, [fp32(F, D), F, D, 1]),
+    "largest_norms": lambda: (_C.largest_norms, [fp32(F, D), F, D, 1]),
     "topk filter": lambda: (block("topk").filter, [fp32(N, F), N, F, 0, fp32(F), fp32(N), 1]),
     "topk finish": lambda: (block("topk").finish, [N, fp32(N, K), torch.zeros(N, K, dtype=torch.int32), 1]),
     "threshold filter": lambda: (block("relu").filter, [fp32(N, F), N, F, 0, fp32(F), fp32(N), 1]),
     "threshold counts": lambda: (block("relu").counts, [N, torch.zeros(N, dtype=torch.int64)]),
-    "whole_pack": lambda: (_C.whole_pack, [16, fp32(F, D), F, D, False, *(getattr(whole()[1], name) for name in
+    "quantize": lambda: (_C.quantize, [16, fp32(F, D), F, D, False, *(getattr(whole()[1], name) for name in
                                            ("packed", "scale", "norm", "off", "start")), 1]),
-    "WholeTile": lambda: (_C.WholeTile, tile()[0]),
-    "whole_topk": lambda: (_C.whole_topk, answer()[0]),
+    "IntTile": lambda: (_C.IntTile, tile()[0]),
+    "int_topk": lambda: (_C.int_topk, answer()[0]),
 }  # fmt: skip
 OTHER = {torch.float32: torch.float64, torch.int32: torch.int64, torch.int64: torch.int32, torch.int8: torch.int16,
          torch.uint8: torch.int32}  # fmt: skip

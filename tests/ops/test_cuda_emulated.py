@@ -248,7 +248,7 @@ def test_resample(size, some_alive):
 
 
 def candidates(n, f, capacity, seed=0, levels=None):
-    """A dense row of pre-activations and its survivors in a random order."""
+    """A dense row of pre-activations and its candidates in a random order."""
     g = torch.Generator().manual_seed(seed)
     dense = torch.randn(n, f, generator=g) if levels is None else torch.randint(-2, levels, (n, f), generator=g).float()
     features = torch.stack([torch.randperm(f, generator=g)[:capacity] for _ in range(n)])

@@ -5,7 +5,7 @@ import torch
 from ops.cases import here
 
 from monosem import ops
-from monosem.ops import backend, cpu_encode, cpu_whole, gpu, reference
+from monosem.ops import backend, cpu_encode, cpu_int, gpu, reference
 
 pytestmark = pytest.mark.usefixtures("device")
 IN_PYTHON = gpu.interpreted()  # its programs run one after the other, in Python
@@ -72,5 +72,5 @@ def test_no_product_in_bf16_is_further_off_than_its_margin(d, native_only, monke
         encoder = cpu_encode._Encoder(w, torch.zeros(5))
         (tile,) = [t for _, t in cpu_encode._tiles(x, w, False)]
         error = (tile.double() - x.double() @ w.double().T).abs()
-        assert (error <= encoder._margin_in_bf16(x)[:, None]).all()
-        assert (encoder._margin_in_bf16(x) <= 0.0125 * d * low * high + cpu_whole.TINY * 1e3).all()  # and worth having
+        assert (error <= encoder._error_in_bf16(x)[:, None]).all()
+        assert (encoder._error_in_bf16(x) <= 0.0125 * d * low * high + cpu_int.TINY * 1e3).all()  # and worth having

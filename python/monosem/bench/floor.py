@@ -44,7 +44,7 @@ def measure(d: int) -> Rates:
     if machine.multiplies_bf16() or product == "bf16":
         found["bf16"] = machine.product_rate(d, torch.bfloat16)
     if product in ("int8", "int16"):
-        found[product] = machine.whole_rate(d, int(product.removeprefix("int")))
+        found[product] = machine.int_rate(d, int(product.removeprefix("int")))
     return Rates(found[product], machine.bandwidth(), product, found)
 
 

@@ -15,7 +15,7 @@ import torch
 
 import monosem
 from monosem import doctor
-from monosem.ops import backend, cpu_whole
+from monosem.ops import backend, cpu_int
 from monosem.ops.memory import available_memory, total_memory
 
 _FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "sve", "bf16")
@@ -76,7 +76,7 @@ def multiplies_bf16() -> bool:
 
 
 @cache
-def whole_rate(d: int, bits: int) -> float:
+def int_rate(d: int, bits: int) -> float:
     """FLOP/s (two a multiply-add) of our loop over whole numbers, on one panel of tokens and one of features."""
     if backend.native is None:
         raise RuntimeError(
@@ -84,12 +84,12 @@ def whole_rate(d: int, bits: int) -> float:
             "floor to measure for whole numbers. Install it, or set MONOSEM_PRODUCT=fp32."
         )
     tokens, features = backend.native.panels()
-    left = cpu_whole.Packed(torch.randn(tokens, d, dtype=torch.float32, device="cpu"), bits, tokens=True)
-    right = cpu_whole.Packed(torch.randn(features, d, dtype=torch.float32, device="cpu"), bits, tokens=False)
+    left = cpu_int.QuantizedRows(torch.randn(tokens, d, dtype=torch.float32, device="cpu"), bits, tokens=True)
+    right = cpu_int.QuantizedRows(torch.randn(features, d, dtype=torch.float32, device="cpu"), bits, tokens=False)
     times, threads = 1 << 14, torch.get_num_threads()
 
     def run() -> None:
-        backend.native.whole_repeat(bits, left.packed, right.packed, d, times, threads)
+        backend.native.int_gemm_repeat(bits, left.packed, right.packed, d, times, threads)
 
     return 2 * tokens * features * d * times * threads / fastest(run)
 

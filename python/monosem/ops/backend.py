@@ -20,7 +20,7 @@ import torch
 try:
     from monosem import _C
 
-    if not getattr(_C, "takes", "") == "tensors":
+    if getattr(_C, "interface", 1) != 2:
         raise ImportError("the one found was built from older sources: build it again, or copy the new one")
     native: ModuleType | None = _C
     native_error = ""
@@ -95,7 +95,7 @@ def _asked_product() -> str:
 
 @cache
 def cpu_product() -> str:
-    """How the encoder multiplies on this CPU; survivors are scored again in fp32.
+    """How the encoder multiplies on this CPU; candidates are rescored in fp32.
 
     ``bf16`` with tiles of it in the processor (AMX); ``int8`` where the kernels have VNNI; ``int16`` where they have
     AVX2 or AVX-512; else ``fp32``. ``MONOSEM_PRODUCT`` overrides.

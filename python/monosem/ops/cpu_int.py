@@ -1,8 +1,8 @@
-"""The encoder's product in whole numbers of 16 or 8 bits: two and four times as fast as in fp32, and certified.
+"""The encoder's integer product, int16 or int8: two and four times as fast as fp32, and certified.
 
-Rows of both factors are rounded (csrc/cpu/whole_pack.inc), multiplied (whole_product.inc), and searched while their
-sums are in registers. What rounding took off each row is measured, and bounds what a product is off by; what that
-leaves open is scored in fp32.
+Rows of both factors are quantised (csrc/cpu/quantize.inc), multiplied (int_gemm.inc), and filtered while their sums are
+in registers. The rounding error of each row is measured and gives the error bound of a product; the candidates that the
+bound leaves open are rescored in fp32. See docs/design/certified_selection.md.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from monosem.ops.cpu_rows import threads
 WIDEST = {8: 65_536, 16: 1 << 20}
 # Added to every norm. It covers rows shorter than √kLeastSquare = 1e-15, which the kernel makes zeros; squares that
 # underflow, which take at most √D·2⁻⁶³ off a norm; and, where the processor makes zeros of numbers below 2⁻¹²⁶, steps
-# whose product it loses: ‖x‖·‖w‖ is below 32512²·2⁻¹²⁶ = 1.3e-29 there, and the margin at least TINY·(‖x‖ + ‖w‖).
+# whose product it loses: ‖x‖·‖w‖ is below 32512²·2⁻¹²⁶ = 1.3e-29 there, and the bound at least TINY·(‖x‖ + ‖w‖).
 TINY = 1e-14
-# In 8 bits the margin of a typical token and feature may be so many times the spread of a product of random directions.
-# Beyond that (a few columns far larger than the rest) too much would be scored again, and 16 bits are faster.
+# The int8 error bound of a typical token and feature may be so many times the spread of a product of random directions.
+# Beyond that (a few columns far larger than the rest) too much would be rescored, and int16 is faster.
 WIDE = 1.0
 
 
-class Packed:
-    """Rows [n, D] in whole numbers, in panels, and what the kernels know of each: float32, ``start`` int32."""
+class QuantizedRows:
+    """Quantised rows [n, D] in panels, and what the kernels know of each: float32, ``start`` int32."""
 
     def __init__(self, rows: Tensor, bits: int, tokens: bool) -> None:
         n, d = rows.shape
@@ -39,52 +39,52 @@ class Packed:
             torch.empty(self.padded, dtype=torch.float32, device="cpu") for _ in range(3)
         )
         self.start = torch.empty(self.padded, dtype=torch.int32, device="cpu")
-        _C.whole_pack(
+        _C.quantize(
             bits, rows, n, d, tokens, self.packed, self.scale, self.norm, self.off, self.start, threads()
         )  # fmt: skip
 
 
-class Margins:
-    """How far token r and feature f may be off: ``token[r] + token_off[r]·norm[f] + token_norm[r]·off[f]``.
+class ErrorBounds:
+    """Error bound of token r and feature f: ``token[r] + token_off[r]·norm[f] + token_norm[r]·off[f]``.
 
     Rounding moves the token by δx and the feature by δw: x·w − x̃·w̃ = δx·w + x̃·δw (Cauchy-Schwarz). Added: the rounding
-    of fp32 in sums, norms and the survivors' scores, 2⁻²⁴ a step over chains of at most D/8 + 48; that of adding the
+    of fp32 in sums, norms and the rescored values, 2⁻²⁴ a step over chains of at most D/8 + 48; that of adding the
     bias; and rows so short that they became zeros.
     """
 
-    def __init__(self, x: Packed, w: Packed, d: int, largest_bias: float) -> None:
+    def __init__(self, x: QuantizedRows, w: QuantizedRows, d: int, largest_bias: float) -> None:
         share = (d / 8 + 48) * 2.0**-24
         self.token = torch.full_like(x.norm, largest_bias * 2.0**-21 + TINY * TINY)
         self.token_off = (x.off + x.norm * share) * (1 + share) + TINY
         self.token_norm = (x.norm + x.off) * (1 + share) + TINY
         self.norm = w.norm * (1 + share) + TINY
         self.off = (w.off + w.norm * share) * (1 + share) + TINY
-        self.native = _C.Margins(self.token, self.token_off, self.token_norm, self.norm, self.off)
+        self.native = _C.ErrorBounds(self.token, self.token_off, self.token_norm, self.norm, self.off)
 
     def wide(self, d: int) -> bool:
-        """Whether the margin of a typical token and feature exceeds ``WIDE`` of their products' spread, ‖x‖·‖w‖/√D."""
+        """Whether a typical error bound exceeds ``WIDE`` of the products' spread, ‖x‖·‖w‖/√D."""
         share = (self.token_off / self.token_norm).median() + (self.off / self.norm).median()
         return float(share) * math.sqrt(d) > WIDE
 
 
-class Product:
-    """The product of x [n, D] and w [F, D] in whole numbers, ready to be made. All rows have finite norms."""
+class IntProduct:
+    """The integer product of x [n, D] and w [F, D], ready to be computed. All rows have finite norms."""
 
-    def __init__(self, x: Tensor, w: Packed, exact, bias: Tensor, largest_bias: float, bits: int) -> None:
-        d, left = x.shape[1], Packed(x, bits, tokens=True)
+    def __init__(self, x: Tensor, w: QuantizedRows, exact, bias: Tensor, largest_bias: float, bits: int) -> None:
+        d, left = x.shape[1], QuantizedRows(x, bits, tokens=True)
         self.n, self.exact = len(x), exact
-        self.margins = Margins(left, w, d, largest_bias)
+        self.bounds = ErrorBounds(left, w, d, largest_bias)
         offsets = torch.full((w.padded,), -torch.inf, dtype=torch.float32, device="cpu")
         offsets[: len(bias)] = bias
-        self.tile = _C.WholeTile(
-            bits, left.packed, w.packed, left.scale, w.scale, w.start, offsets, self.margins.native, len(x), w.padded, d
+        self.tile = _C.IntTile(
+            bits, left.packed, w.packed, left.scale, w.scale, w.start, offsets, self.bounds.native, len(x), w.padded, d
         )
         self._kept = left, w, offsets, x, bias  # whose addresses the kernels hold
 
     def topk(self, k: int, capacity: int, values: Tensor, indices: Tensor) -> list[int]:
         """Fill in values and indices [n, k]; returns the tokens of which too much lay within the margin."""
         flags = torch.empty(self.n, dtype=torch.uint8, device="cpu")
-        _C.whole_topk(
+        _C.int_topk(
             self.tile, self.exact, k, capacity, values, indices, flags, threads()
         )  # fmt: skip
         return flags.nonzero()[:, 0].tolist()
@@ -92,4 +92,4 @@ class Product:
     def threshold(self, block) -> None:
         """Give the block what is active, scored in fp32."""
         block.begin(False)
-        block.whole(self.tile, self.exact, threads())
+        block.integers(self.tile, self.exact, threads())
