@@ -26,7 +26,7 @@ def test_says_what_was_asked_for():
     code = "from monosem.cli.main import main; main(['doctor'])"
     environment = {**os.environ, "MONOSEM_ISA": "baseline", "MONOSEM_PRODUCT": "bf16", "MONOSEM_BACKEND": "reference"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    for said in ("asked for by MONOSEM_ISA=baseline", "asked for by MONOSEM_PRODUCT", "asked for by MONOSEM_BACKEND"):
+    for said in ("set by MONOSEM_ISA=baseline", "set by MONOSEM_PRODUCT", "set by MONOSEM_BACKEND"):
         assert said in done.stdout
 
 

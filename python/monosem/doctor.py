@@ -41,13 +41,13 @@ def _native() -> Finding:
         return Finding("cpu kernels", state, f"{backend.native_error}; `pip install .` with a C++ compiler builds them")
     asked = os.environ.get("MONOSEM_ISA")
     have = ", ".join(backend.native.isas())
-    why = f"asked for by MONOSEM_ISA={asked}" if asked else f"the best of this processor's: {have}"
+    why = f"set by MONOSEM_ISA={asked}" if asked else f"the best of this processor's: {have}"
     return Finding("cpu kernels", backend.native.isa(), why)
 
 
 def _product() -> Finding:
     if asked := os.environ.get("MONOSEM_PRODUCT"):
-        return Finding("cpu product", asked, "asked for by MONOSEM_PRODUCT")
+        return Finding("cpu product", asked, "set by MONOSEM_PRODUCT")
     product = backend.cpu_product()
     why = {
         "bf16": "the processor multiplies bf16 in tiles (AMX)",
@@ -69,7 +69,7 @@ def _device() -> Finding:
 
 def _cuda_module() -> Finding:
     said = Path(__file__).parent / "cuda_build.txt"  # what CMake wrote when this was built
-    why = said.read_text(encoding="utf-8").strip() if said.exists() else "nothing says how this was built"
+    why = said.read_text(encoding="utf-8").strip() if said.exists() else "there is no record of how this was built"
     if not importlib.util.find_spec("monosem._cuda"):
         return Finding("cuda kernels", "none", why)
     try:
@@ -91,7 +91,7 @@ def _triton() -> Finding:
 def _choices() -> list[Finding]:
     choice = backend.requested()
     if choice == "reference":
-        cpu = "asked for by MONOSEM_BACKEND"
+        cpu = "set by MONOSEM_BACKEND"
     elif backend.absent and "MONOSEM_BACKEND" not in os.environ:
         choice = "reference"
         cpu = "the definitions in plain PyTorch, slow and with an array of tokens × features: nothing was compiled"

@@ -49,11 +49,11 @@ def test_neurons_and_their_pages_need_a_folder(made, capsys):
     model = f"neurons:{made / 'model'}"
     text = ["--hook", HOOK, "--text", str(made / "text.jsonl"), "--quiet"]
     assert main(["index", model, *text]) == 2
-    assert "say where the index goes with --out" in capsys.readouterr().err
+    assert "is not a folder to write into; name one with --out" in capsys.readouterr().err
     assert main(["index", model, *text, "--out", str(made / "neurons")]) == 0
     assert open_index(made / "neurons").meta["kind"] == "neurons"
     assert main(["features", model, "--hook", HOOK, "--quiet", "--index", str(made / "neurons")]) == 2
-    assert "say where the pages go with --out" in capsys.readouterr().err
+    assert "is not a folder to write into; name one with --out" in capsys.readouterr().err
     pages = ["--out", str(made / "pages"), "--index", str(made / "neurons"), "--quiet"]
     assert main(["features", model, "--hook", HOOK, *pages]) == 0
     assert "32 neurons of" in (made / "pages" / "index.html").read_text(encoding="utf-8")

@@ -94,4 +94,4 @@ def test_help(capsys):
         with pytest.raises(SystemExit) as stopped:
             main(words)
         assert stopped.value.code == 0
-    assert "the same command goes on from there" in " ".join(capsys.readouterr().out.split())
+    assert "the same command resumes" in " ".join(capsys.readouterr().out.split())

@@ -393,7 +393,7 @@ def test_dispatched_as_on_a_gpu(monkeypatch):
     monkeypatch.setenv("MONOSEM_BACKEND", "cuda")
     monkeypatch.setattr(gpu, "available", lambda name: "")
     _, indices, offsets = code(30, 1, 12)
-    assert gpu.choose("csc") == ("cuda", "asked for by MONOSEM_BACKEND")
+    assert gpu.choose("csc") == ("cuda", "set by MONOSEM_BACKEND")
     for ours, theirs in zip(
         gpu.call("csc", reference.csc, (indices, offsets, 12)), reference.csc(indices, offsets, 12), strict=True
     ):

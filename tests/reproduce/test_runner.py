@@ -39,7 +39,7 @@ def test_a_stage_that_is_done_is_not_done_again(tmp_path):
 
 def test_a_folder_of_other_settings_is_refused(tmp_path):
     run(context(tmp_path), [])
-    with pytest.raises(ValueError, match=r"another other, seed; give the same options to go on with it"):
+    with pytest.raises(ValueError, match=r"another other, seed; give the same options to resume it"):
         run(context(tmp_path, seed=1, other=None), [])
 
 

@@ -90,7 +90,7 @@ def test_stopped_by_ctrl_c_and_resumed(text, whole, tmp_path, monkeypatch, capsy
     for step in (33, 71):
         with pytest.raises(KeyboardInterrupt):
             lm.train_lm(text, tmp_path, CONFIG, SHAPE, progress=False)
-        assert f"stopped after step {step} of 94, saved; the same command goes on" in capsys.readouterr().err
+        assert f"stopped after step {step} of 94, saved; the same command resumes" in capsys.readouterr().err
         assert last_checkpoint(tmp_path)[0] == f"ckpt-{step}" and not (tmp_path / "model.safetensors").exists()
     lm.train_lm(text, tmp_path, CONFIG, SHAPE, progress=False)
     assert_same_run(tmp_path, whole)

@@ -164,8 +164,8 @@ def parse_edit(spec: str, kind: str, maximum: Callable[[int], float], names: Map
         top = maximum(feature)
         if top <= 0:
             raise ValueError(
-                f"{kind}: feature {feature} never fired on the text that was read, so a multiple of its maximum says "
-                f"nothing; read more text, or give an activation ({what}=3)"
+                f"{kind}: feature {feature} never fired on the text that was read, so a multiple of its maximum is "
+                f"undefined; read more text, or give an activation ({what}=3)"
             )
         number *= top
     return Edit(feature, kind, number)

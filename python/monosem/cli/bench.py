@@ -90,7 +90,7 @@ def _tune(w, json_path: str | None, folder: Path | None) -> int:
     from tqdm.auto import tqdm
 
     if not torch.cuda.is_available():
-        raise ValueError("--tune: PyTorch finds no GPU here; wanted one. `monosem doctor` says more")
+        raise ValueError("--tune: PyTorch finds no GPU here; wanted one. `monosem doctor` has the details")
     if folder is not None:
         if folder.exists() and not folder.is_dir():
             raise ValueError(

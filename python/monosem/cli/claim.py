@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser, tokens: int) -> None:
 def folder_of(args: argparse.Namespace, name: str) -> Path:
     """Where to write; neurons have no folder of their own."""
     if args.out is None and not Path(name).is_dir():
-        raise ValueError(f"out: {name!r} is no folder to write beside; name one with --out")
+        raise ValueError(f"out: {name!r} is not a folder to write into; name one with --out")
     return Path(args.out or name)
 
 

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from monosem.analysis.inputs import load_rows, load_subject
 
     if args.out is None and not Path(args.folder_a).is_dir():
-        raise ValueError(f"out: {args.folder_a!r} is no folder to write into; say where the page goes with --out")
+        raise ValueError(f"out: {args.folder_a!r} is not a folder to write into; name one with --out")
     a = load_subject(args.folder_a, args.model_a, args.hook_a, args.device)
     remembered.recall_text(args, a.sae.metadata)
     b = load_subject(args.folder_b, args.model_b, args.hook_b, args.device)

@@ -23,7 +23,7 @@ def say(verb: str, error: Exception, args: argparse.Namespace) -> int:
 def _line(error: Exception, args: argparse.Namespace) -> str:
     text = re.sub(r"\s*\n\s*", " ", str(error)).strip()
     if isinstance(error, MemoryError):
-        return f"not enough memory{_of(args)} ({text or 'an array did not fit'}); ask for less, or free some"
+        return f"not enough memory{_of(args)} ({text or 'an array did not fit'}); use less, or free some"
     if isinstance(error, RecursionError):
         return f"something is nested too deeply{_of(args)} ({text}); wanted files that monosem wrote"
     if isinstance(error, OSError) and text.startswith("[Errno") and error.filename is not None:

@@ -99,7 +99,9 @@ def _check_client(args: argparse.Namespace) -> None:
             raise ValueError("client_model: the local interpreter has none; name the address too, with --client URL")
         return
     if not args.client_model:
-        raise ValueError(f"client_model: got none; say which model {args.client} shall use, with --client-model NAME")
+        raise ValueError(
+            f"client_model: got none; wanted the name of a model {args.client} shall use, with --client-model NAME"
+        )
 
 
 class _Interpreter:
@@ -141,7 +143,7 @@ class _Interpreter:
             return True
         if not sys.stdin.isatty():
             raise ValueError("yes: nobody is there to agree to the cost; give --yes to start without asking")
-        return input("Go on? [y/N] ").strip().lower() in ("y", "yes")
+        return input("Continue? [y/N] ").strip().lower() in ("y", "yes")
 
     def usage(self) -> dict[str, int]:
         return {} if self.chat is None else dict(vars(self.chat.usage))

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
             f"beside --export {args.export}, which writes no pages",
         )  # fmt: skip
     if args.out is None and not Path(args.folder).is_dir():
-        raise ValueError(f"out: {args.folder!r} is no folder to write into; say where the pages go with --out")
+        raise ValueError(f"out: {args.folder!r} is not a folder to write into; name one with --out")
     subject = remembered.subject(args, args.folder)
     out = Path(args.out or Path(args.folder) / (args.export or "features"))
     index = _index(args, subject)

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
 
     subject = remembered.subject(args, args.folder)
     if args.out is None and not Path(args.folder).is_dir():
-        raise ValueError(f"out: {args.folder!r} is no folder to write into; say where the index goes with --out")
+        raise ValueError(f"out: {args.folder!r} is not a folder to write into; name one with --out")
     out = Path(args.out or Path(args.folder) / "index")
     settings = IndexSettings(
         top=args.top, random=args.random, each=args.each, slots=args.slots, neurons=not args.no_neurons,

@@ -51,7 +51,7 @@ def add_model(parser, *, as_trained: bool = False) -> None:
     note = " (default: as trained)" if as_trained else ""
     what = f"A or B (shipped), a folder from `monosem lm train`, or a TransformerLens name{note}"
     parser.add_argument("--model", default=None if as_trained else "A", help=what)
-    hook = f"hook name, as TransformerLens spells it{note}"
+    hook = f"hook name in TransformerLens notation{note}"
     parser.add_argument("--hook", default=None if as_trained else HOOK, help=hook)
 
 
@@ -83,7 +83,7 @@ def add_skipped(parser, *, kept: str = "") -> None:
     parser.add_argument("--skip-positions", type=int, default=1, metavar="N", help=what)
     parser.add_argument(
         "--skip-tokens", nargs="*", type=_token, default=("bos", "pad"), metavar="ID",
-        help=f"tokens that are left out wherever they stand{kept}: ids, bos, pad; with nothing behind it: none",
+        help=f"tokens that are left out at every position{kept}: ids, bos, pad; with nothing behind it: none",
     )  # fmt: skip
 
 

@@ -70,7 +70,7 @@ def _score(args: argparse.Namespace) -> int:
     found = [Path(args.key)] if args.key else [p / "rate.key.json" for p in places if (p / "rate.key.json").is_file()]
     if not found:
         raise FileNotFoundError(
-            f"key: no rate.key.json in {', '.join(map(str, places))}; it stands beside the page: name it with --key"
+            f"key: no rate.key.json in {', '.join(map(str, places))}; it is next to the page: name it with --key"
         )
     result = measure_files(args.score, found[0])
     made = sealed.read(found[0], "key", "the key of a study", note=False)[0].get("made_from", {})

@@ -177,7 +177,7 @@ def _evidence(args: argparse.Namespace, subject: Any) -> int:
     from monosem.analysis.evidence import steering
 
     if args.out is None and not Path(args.folder).is_dir():
-        raise ValueError(f"out: {args.folder!r} is no folder to write into; say where the page goes with --out")
+        raise ValueError(f"out: {args.folder!r} is not a folder to write into; name one with --out")
     index = _LookUp(args, subject).index
     wanted = steering.labels_of(index, args.labels)
     result = steering.measure(

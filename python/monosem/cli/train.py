@@ -82,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--log-every", type=int, default=50, help="steps between two rows of metrics.jsonl")
     how.add_argument("--checkpoint-every", type=int, default=1000, help="steps between two checkpoints")
     how.add_argument(
-        "--resume-from", type=int, metavar="STEP", help="go on from the checkpoint of this step, not the last"
+        "--resume-from", type=int, metavar="STEP", help="resume from the checkpoint of this step, not from the last"
     )
     how.add_argument("--from", dest="start", metavar="RUN", help="a new run that begins with the weights of this one")
     how.add_argument("--moments", action="store_true", help="with --from: take Adam's moments along too")

@@ -11,7 +11,7 @@ _KINDS = (
     (("cfg.json", "sae.safetensors"), "a dictionary", "`monosem evaluate FOLDER` and the other verbs that take RUN"),
     (("model.safetensors", "config.json"), "a language model", "`--model FOLDER` or `monosem lm evaluate`"),
     (("tokens.npy", "corpus.json"), "tokenized text of `monosem lm train`", "`monosem lm train` with the same --out"),
-    (("ckpt-*",), "an unfinished training", "the command that began it, which goes on where it was stopped"),
+    (("ckpt-*",), "an unfinished training", "the command that started it, which resumes it"),
 )
 
 

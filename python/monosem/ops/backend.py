@@ -60,7 +60,7 @@ def use_native() -> bool:
     raise RuntimeError(
         f"monosem's compiled CPU module cannot be used ({native_error}). Install it again with `pip install .` (needs "
         "a C++ compiler), or set MONOSEM_BACKEND=reference to run the slow definitions in plain PyTorch. "
-        "`monosem doctor` says more."
+        "`monosem doctor` has the details."
     )
 
 
@@ -78,7 +78,7 @@ def warn_device(device_type: str, reason: str) -> None:
     """Say once that no kernel can be used on this device, and why."""
     warnings.warn(
         f"monosem runs the definitions in plain PyTorch on {device_type!r} tensors (right, but slow and with an array "
-        f"of tokens × features): {reason}. `monosem doctor` says more.",
+        f"of tokens × features): {reason}. `monosem doctor` has the details.",
         stacklevel=3,
     )
 

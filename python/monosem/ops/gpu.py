@@ -96,13 +96,13 @@ def choose(op: str) -> tuple[str, str]:
     """
     asked = backend.requested()
     if asked == "reference":
-        return "reference", "asked for by MONOSEM_BACKEND"
+        return "reference", "set by MONOSEM_BACKEND"
     if asked in ("triton", "cuda"):
         if why := available(asked):
             raise RuntimeError(f"MONOSEM_BACKEND={asked}: {why}; or unset it")
         if asked not in IMPLEMENTATIONS[op]:
             return _default(op)[0], f"MONOSEM_BACKEND={asked} has no {op}; {_default(op)[1]}"
-        return asked, "asked for by MONOSEM_BACKEND"
+        return asked, "set by MONOSEM_BACKEND"
     return _default(op)
 
 

@@ -39,7 +39,7 @@ def begin(context: Context, say: Callable[[str], None] = print) -> None:
         if different:
             raise ValueError(
                 f"out: {str(context.folder)!r} holds a reproduction with another {', '.join(different)}; "
-                "give the same options to go on with it, or another --out"
+                "give the same options to resume it, or another --out"
             )
         if "made_from" in held:
             _check_same(context, held["made_from"], f"out: {str(context.folder)!r} holds a reproduction")

@@ -72,7 +72,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
         raise OSError(
             error.errno,
             f"could not write the checkpoint {str(target)!r} ({error.strerror or error}); earlier checkpoints are "
-            f"untouched ({kept}). Free some space and call again: the run goes on from the last one.",
+            f"untouched ({kept}). Free some space and call again: the run resumes from the last one.",
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -130,7 +130,7 @@ def sweep(folder: Path) -> None:
 def _damaged(folder: Path, step: int, what: str) -> ValueError:
     others = [s for s in saved_steps(folder) if s != step]
     advice = (
-        f"To go on from an earlier one, ask for it: resume={max(others)} (--resume-from {max(others)})."
+        f"To resume from an earlier one, pass resume={max(others)} (--resume-from {max(others)})."
         if others
         else "There is no other one: restore it from a backup, or start in another folder."
     )

@@ -112,9 +112,7 @@ def train_lm(
             run.restore(checkpoint.load(out, saved[-1] if resume_from is None else resume_from))
         run.train(stop, progress)
         if run.step < run.steps:
-            stop.raise_if_asked(
-                f"stopped after step {run.step} of {run.steps}, saved; the same command goes on from there"
-            )
+            stop.raise_if_asked(f"stopped after step {run.step} of {run.steps}, saved; the same command resumes")
         save_folder(out, run.model, corpus.tokenizer)
     return run.model
 

@@ -120,7 +120,8 @@ class Report:
             except Exception as error:
                 self._loggers.remove(logger)
                 warnings.warn(
-                    f"loggers: {type(logger).__name__}.{what} raised {type(error).__name__}: {error}. Training goes on "
-                    "without this logger; mend it and call again after the run, or stop with Ctrl-C and resume.",
+                    f"loggers: {type(logger).__name__}.{what} raised {type(error).__name__}: {error}. Training "
+                    "continues without this logger; fix it and call again after the run, or stop with Ctrl-C and "
+                    "resume.",
                     RuntimeWarning, stacklevel=4,
                 )  # fmt: skip

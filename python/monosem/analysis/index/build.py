@@ -38,7 +38,7 @@ _KINDS = {
     "model": str, "hook_name": str, "d_in": int, "d_sae": int, "d_vocab": int, "dictionary": str, "rows": int,
     "rows_read": int, "n_ctx": int, "sources": list, "settings": dict, "marks": list, "arrays": list,
 }  # fmt: skip
-_AGAIN = "remove it, and the index begins anew"
+_AGAIN = "remove it, and the index is built anew"
 
 
 def build_index(
@@ -275,7 +275,7 @@ def read_meta(folder: str | Path) -> dict[str, Any]:
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
     path = folder / "index.json"
     if not path.is_file():
-        unfinished = " (an unfinished one is there: build it again to go on)" if (folder / _STATE).is_file() else ""
+        unfinished = " (an unfinished one is there: build it again to resume)" if (folder / _STATE).is_file() else ""
         raise FileNotFoundError(
             f"folder: no index in {str(folder)!r}{unfinished}; wanted one written by `monosem index`."
             + kinds.describe(folder)

@@ -77,7 +77,7 @@ class CodeLog:
             path = self._path(name)
             path.touch()
             if path.stat().st_size < count * kind.itemsize:
-                raise ValueError(f"folder: {str(path)!r} is cut short; remove the folder, and the index begins anew")
+                raise ValueError(f"folder: {str(path)!r} is cut short; remove the folder, and the index is built anew")
             os.truncate(path, count * kind.itemsize)
             with path.open("rb") as opened:
                 while part := opened.read(_CHUNK):
@@ -99,7 +99,7 @@ class CodeLog:
                 raise OSError(
                     error.errno,
                     f"could not write {str(self._path(name))!r} ({error.strerror or error}) after {self.count:,} "
-                    "activations. Free some space and call again: it goes on from the last checkpoint.",
+                    "activations. Free some space and call again: it resumes from the last checkpoint.",
                 ) from error
         self.count += len(features)
 

@@ -162,7 +162,7 @@
     const card = byFeature.get(label.feature);
     const panel = el("article", { class: "panel" },
       el("header", {}, el("h3", {}, label.label), el("a", { href: "#f" + label.feature }, `feature ${label.feature}`), el("span", { class: "r" }, `r = ${label.correlation.toFixed(2)}`)),
-      el("p", {}, `${percent(label.precision)} of where it fires is ${label.label}, which makes up ${percent(label.base_rate)} of the text.`));
+      el("p", {}, `${percent(label.precision)} of its active tokens are ${label.label} (base rate ${percent(label.base_rate)}).`));
     if (card) card.top.slice(0, 3).forEach((e) => panel.append(line(e, card.max)));
     $("panels").append(panel);
   });

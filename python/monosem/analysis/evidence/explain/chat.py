@@ -257,7 +257,7 @@ class Chat:
             raise _NoCompletion(said)
         raise RuntimeError(
             f"url: {self.url} failed {self.retries + 1} times, at last with {said}. Every answer so far is kept; run "
-            "the same command again to go on."
+            "the same command again to resume."
         )
 
     def _none_again(self, said: str) -> None:
