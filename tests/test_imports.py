@@ -66,6 +66,57 @@ def test_only_ops_touch_the_compiled_modules():
             assert not imports(path) & {"_C", "_cuda"}, path
 
 
+def name(path: Path) -> str:
+    parts = ["monosem", *path.relative_to(ROOT).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def arrows(sources: dict[str, str]) -> dict[str, set[str]]:
+    """Modules of monosem that each imports: at the top, in a function, or for a type checker only."""
+    found = {}
+    for module, text in sources.items():
+        to = found[module] = set()
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Import):
+                to |= {a.name for a in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                # `from monosem.data import files` names a module, `from monosem.data import load` its package.
+                inner = {a.name: f"{node.module}.{a.name}" for a in node.names}
+                to |= {full if full in sources else node.module for full in inner.values()}
+        to &= set(sources)
+    return found
+
+
+def circles(graph: dict[str, set[str]]) -> list[tuple[str, ...]]:
+    """Sets of modules each of which reaches all others of its set, and modules that import themselves."""
+
+    def reached(start: str) -> set[str]:
+        seen, open_ = set(), [start]
+        while open_:
+            new = graph[open_.pop()] - seen
+            seen |= new
+            open_ += new
+        return seen
+
+    far = {m: reached(m) for m in graph}
+    return sorted({tuple(sorted(n for n in far[m] if m in far[n])) for m in graph if m in far[m]})
+
+
+def test_no_module_imports_one_that_imports_it():
+    assert circles(arrows({name(p): p.read_text(encoding="utf-8") for p in FILES})) == []
+
+
+def test_circles_are_found_wherever_the_import_stands():
+    lazy = {
+        "monosem.a": "from monosem import b",
+        "monosem.b": "def f():\n    from monosem.c import x",
+        "monosem.c": "if TYPE_CHECKING:\n    import monosem.a",
+        "monosem.d": "from monosem.a import x",
+        "monosem.e": "from monosem.e import x",
+    }
+    assert circles(arrows(lazy)) == [("monosem.a", "monosem.b", "monosem.c"), ("monosem.e",)]
+
+
 def test_heavy_packages_are_not_imported_at_module_level():
     heavy = {"transformer_lens", "transformers", "matplotlib", "wandb", "tensorboard", "tokenizers", "triton"}
     for path in FILES:

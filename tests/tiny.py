@@ -1,7 +1,7 @@
 """A tiny random language model with a real tokenizer, behind the same adapter as the shipped ones."""
 
 from monosem.data.language_model import LanguageModel, LMConfig
-from monosem.data.models import NativeModel
+from monosem.data.native import NativeModel
 from monosem.data.text import Document
 from monosem.data.tokenizer import train_tokenizer
 

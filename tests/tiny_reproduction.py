@@ -14,7 +14,7 @@ import torch
 
 from monosem.cli.main import main
 from monosem.data.language_model import LanguageModel, LMConfig
-from monosem.data.models import save_folder
+from monosem.data.native import save_folder
 from monosem.data.tokenizer import train_tokenizer
 from monosem.reproduce import presets
 from monosem.reproduce.presets import Preset, Run

@@ -8,7 +8,8 @@ from tiny import HOOK, tiny_documents, tiny_model
 import monosem as ms
 from monosem.analysis.inputs import load_rows
 from monosem.cli.main import main
-from monosem.data.models import load_model, save_folder
+from monosem.data.models import load_model
+from monosem.data.native import save_folder
 
 
 @pytest.fixture(scope="module")

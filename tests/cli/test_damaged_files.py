@@ -17,7 +17,7 @@ from monosem.analysis.evidence.rubric.steps import STEPS
 from monosem.analysis.index import build_index, open_index
 from monosem.analysis.inputs import Subject
 from monosem.cli.main import main
-from monosem.data import models, sealed
+from monosem.data import models, native, sealed
 from monosem.data.contexts import load_contexts
 from monosem.data.harvest import harvest
 from monosem.data.language_model import LanguageModel, LMConfig
@@ -55,7 +55,7 @@ def made(tmp_path_factory):
     """One folder of every kind."""
     root = tmp_path_factory.mktemp("made")
     shape = LMConfig(d_vocab=300, n_ctx=16, n_layers=1, d_model=8, n_heads=2, d_mlp=16)
-    models.save_folder(root / "lm", LanguageModel(shape).init_weights(0), train_tokenizer(TEXTS, 300))
+    native.save_folder(root / "lm", LanguageModel(shape).init_weights(0), train_tokenizer(TEXTS, 300))
     model = models.load_model(root / "lm")
     sae = ms.TopKSAE(16, 32, 4, seed=0)
     ms.save(sae, root / "sae", {"hook_name": HOOK, "model": str(root / "lm")})

@@ -8,7 +8,7 @@ from tiny import HOOK, tiny_documents, tiny_model
 
 import monosem as ms
 from monosem.cli.main import main
-from monosem.data.models import save_folder
+from monosem.data.native import save_folder
 
 
 @pytest.fixture(scope="module")

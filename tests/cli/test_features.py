@@ -11,7 +11,7 @@ import monosem as ms
 from monosem.analysis.index import open_index
 from monosem.analysis.scan import spread
 from monosem.cli.main import main
-from monosem.data.models import save_folder
+from monosem.data.native import save_folder
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import torch
 from tiny import HOOK, tiny_documents, tiny_model
 
 from monosem.cli.main import main
-from monosem.data.models import save_folder
+from monosem.data.native import save_folder
 from monosem.data.store import ActivationStore
 
 

@@ -10,7 +10,7 @@ import monosem as ms
 from monosem.analysis.index.fingerprint import of_dictionary
 from monosem.cli.main import main
 from monosem.data import fingerprint, sealed
-from monosem.data.models import save_folder
+from monosem.data.native import save_folder
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from tiny import HOOK, TEXTS, tiny_documents, tiny_model
 
 import monosem as ms
 from monosem.cli.main import main
-from monosem.data.models import save_folder
+from monosem.data.native import save_folder
 
 DRAW = random.Random(0)
 WORDS = ["كتاب", "مدرسة", "السلام", "عليكم", "بيت", "كبير"]

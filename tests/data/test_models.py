@@ -9,7 +9,7 @@ import torch
 from tiny import HOOK, TEXTS, tiny_documents, tiny_model
 from torch.nn import functional as F
 
-from monosem.data import models
+from monosem.data import models, native
 from monosem.data.rows import pack_rows
 from monosem.data.sample import sample_documents
 from monosem.data.text import Document
@@ -182,7 +182,7 @@ def test_pack_rows(model):
 
 
 def test_folder_round_trip(model, tokens, tmp_path):
-    models.save_folder(tmp_path / "m", model.module, model.tokenizer)
+    native.save_folder(tmp_path / "m", model.module, model.tokenizer)
     again = models.load_model(tmp_path / "m")
     assert again.module.cfg == model.module.cfg and again.encode("the fox") == model.encode("the fox")
     for (name, a), b in zip(again.module.named_parameters(), model.module.parameters(), strict=True):
@@ -201,7 +201,7 @@ def test_bad_folders(model, tmp_path):
     (tmp_path / "empty" / "ckpt-250").mkdir()
     with pytest.raises(FileNotFoundError, match="run `monosem lm train` again to resume"):
         models.load_model(tmp_path / "empty")
-    models.save_folder(tmp_path / "m", model.module, model.tokenizer)
+    native.save_folder(tmp_path / "m", model.module, model.tokenizer)
     config = json.loads((tmp_path / "m" / "config.json").read_text())
     del config["digests"], config["sha256"]  # of an older version: nothing but the shapes tells
     (tmp_path / "m" / "config.json").write_text(json.dumps(config | {"d_mlp": 64}))
@@ -218,7 +218,7 @@ def test_load_model_of_something_else(model):
         models.load_model(3)
     small = tiny_model().tokenizer
     with pytest.raises(ValueError, match="tokenizer: it has 300 entries, the model d_vocab=299"):
-        models.NativeModel(models.LanguageModel(models.LMConfig(d_vocab=299, d_model=16)), small)
+        native.NativeModel(native.LanguageModel(native.LMConfig(d_vocab=299, d_model=16)), small)
 
 
 def test_every_loss_is_a_loss(model, tokens):

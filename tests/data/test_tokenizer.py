@@ -5,7 +5,7 @@ import pytest
 from tiny import TEXTS, tiny_documents, tiny_model
 from tokenizers import Tokenizer
 
-from monosem.data.models import NativeModel
+from monosem.data.native import NativeModel
 from monosem.data.text import Document
 from monosem.data.tokenizer import BOS, BOS_ID, encode_documents, load_tokenizer, pack_contexts, train_tokenizer
 

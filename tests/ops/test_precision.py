@@ -22,7 +22,7 @@ FREE = {
     "ops/cpu_encode.py",
     "ops/triton_encode.py",
     "data/language_model.py",
-    "data/models.py",
+    "data/native.py",
     "analysis/evidence/ultralow.py",
 }
 PRODUCTS = {"mm", "matmul", "bmm", "addmm", "addmm_", "baddbmm", "addbmm", "addmv", "mv", "einsum", "tensordot"}

@@ -5,7 +5,7 @@ import json
 import pytest
 from tiny import tiny_model
 
-from monosem.data.models import save_folder
+from monosem.data.native import save_folder
 from monosem.reproduce.context import Context
 from monosem.reproduce.presets import PRESETS, SMALL
 from monosem.reproduce.runner import Stage, run

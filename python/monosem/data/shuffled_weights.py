@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 
-from monosem.data.models import SHUFFLED, NativeModel
+from monosem.data.native import NativeModel
+
+SHUFFLED = "~shuffled"  # behind the name of a model
 
 
 @torch.no_grad()

@@ -2,9 +2,9 @@
 
 from monosem.nn.base import SAE, LossOutput
 from monosem.nn.config import ReLUConfig, SAEConfig, TopKConfig
-from monosem.nn.dense import DenseBlocks
+from monosem.nn.dense import DenseBlocks, DenseRows
 from monosem.nn.geometric_median import geometric_median
-from monosem.nn.gradients import DenseRows, Gradients, RowFactors
+from monosem.nn.gradients import Gradients, RowFactors
 from monosem.nn.relu import ReLUSAE
 from monosem.nn.topk import TopKSAE
 

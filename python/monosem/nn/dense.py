@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from monosem.nn.gradients import DenseRows
 from monosem.ops.precision import as_given
 
 # Activations of a block of features. Products of this size are as fast as larger ones on a CPU, where what a step may
 # take beyond its weights is little; a GPU wants larger ones.
 CPU_BYTES, GPU_BYTES = 2 << 20, 64 << 20
+
+
+@dataclass(frozen=True)
+class DenseRows:
+    """Gradients of some or all features, multiplied out."""
+
+    w_enc: Tensor
+    w_dec: Tensor
+    b_enc: Tensor
 
 
 class DenseBlocks:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from monosem.nn.dense import DenseBlocks
+from monosem.nn.dense import DenseBlocks
 
 
 @dataclass(frozen=True)
@@ -39,15 +37,6 @@ class RowFactors:
 
 
 @dataclass(frozen=True)
-class DenseRows:
-    """Gradients of some or all features, multiplied out."""
-
-    w_enc: Tensor
-    w_dec: Tensor
-    b_enc: Tensor
-
-
-@dataclass(frozen=True)
 class Gradients:
     """The loss of one batch and its gradients, made without an autograd graph.
 
@@ -67,7 +56,7 @@ class Gradients:
     aux: Tensor
     l0: Tensor
     fired: Tensor
-    rows: "RowFactors | DenseBlocks"
+    rows: RowFactors | DenseBlocks
     b_dec: Tensor
     redone: int = 0
     left_out: Tensor | None = None

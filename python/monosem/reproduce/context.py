@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from monosem.analysis.inputs import Subject, load_rows
 from monosem.data import fingerprint
-from monosem.data.models import SHUFFLED, load_model
+from monosem.data.models import load_model
 from monosem.data.saved import load
+from monosem.data.shuffled_weights import SHUFFLED
 from monosem.reproduce.presets import CONTROL, FIRST, SECOND, Preset, Run
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from monosem.data.corpus import Corpus
 from monosem.data.folder_lock import folder_lock
 from monosem.data.language_model import LanguageModel, LMConfig
-from monosem.data.models import save_folder
+from monosem.data.native import save_folder
 from monosem.train import checkpoint
 from monosem.train.interrupt import StopRequest
 from monosem.train.loggers import JsonlLogger

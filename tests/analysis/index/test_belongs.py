@@ -12,7 +12,7 @@ from monosem.analysis.index import build_index, open_index
 from monosem.analysis.inputs import Subject
 from monosem.cli.main import main
 from monosem.data.harvest import harvest
-from monosem.data.models import save_folder
+from monosem.data.native import save_folder
 
 
 @pytest.fixture(scope="module")
