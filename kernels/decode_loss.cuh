@@ -12,11 +12,21 @@ __host__ __device__ constexpr int64_t decode_loss_shared_bytes(int warps, int n,
   return 4 * (int64_t(warps + 1) * kWarp * n + 32 + int64_t(2) * warps * rows);
 }
 
+// Blocks of 256 threads that a multiprocessor shall have: the fewer rows a warp holds, the more blocks keep loads on their
+// way. On Ampere 64 registers are too few for four rows, and 80 for eight.
+constexpr int decode_loss_blocks(int rows) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+  return rows <= 4 ? 3 : 2;
+#else
+  return rows <= 4 ? 4 : rows <= 8 ? 3 : 2;
+#endif
+}
+
 // R: rows that a warp holds. Entries beyond warps · R are read twice.
 template <class T, int N, int R>
-__global__ void __launch_bounds__(256, 2) decode_loss_kernel(TokenEntries code, const T* w, int64_t d, const float* bias,
-                                                             const float* x, double per_d, float* loss, float* residual,
-                                                             float* slopes) {
+__global__ void __launch_bounds__(256, decode_loss_blocks(R))
+    decode_loss_kernel(TokenEntries code, const T* w, int64_t d, const float* bias, const float* x, double per_d,
+                       float* loss, float* residual, float* slopes) {
   constexpr int kSlice = kWarp * N;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
   float* partial = shared_memory<float>();

@@ -73,12 +73,14 @@ def alternatives(kernel: str, size: int, arch: str) -> list[dict[str, Any]]:
         # ``choose`` holds a row's candidates as well.
         rows, warps = ((1, 2, 4), (8, 16)) if kernel == "choose" else ((1, 2, 4, 8), (4, 8, 16))
         made = [{key: j, "num_warps": w} for j in rows for w in warps]
-        made = [c for c in made if c[key] * rule["BD"] <= MOST_IN_FLIGHT * 32 * c["num_warps"]]
+        each = [rule["BD"] / (32 * c["num_warps"]) for c in made]
+        made = [c for c, n in zip(made, each, strict=True) if n <= MOST_OF_A_ROW and n * c[key] <= MOST_IN_FLIGHT]
         return [choice for choice in made if {**rule, **choice} != rule]
     return []
 
 
 MOST_IN_FLIGHT = 32  # numbers a thread holds of the rows that are on their way
+MOST_OF_A_ROW = 16  # and of one row: beside it there may be two moments, a sum and a copy
 
 
 def _product(element: int, arch: str) -> dict[str, int]:

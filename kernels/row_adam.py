@@ -129,6 +129,18 @@ def row_grad_adam(
     )  # fmt: skip
 
 
+@triton.jit
+def more_weighted(acc, at, total, row, inside, scales):
+    """acc + total · row; where moments in 8 bits need the registers, the sum grows in memory instead."""
+    part = total * tl.load(row, mask=inside, other=0.0)
+    if scales is None:
+        acc += part
+    else:
+        tl.debug_barrier()
+        tl.store(at, tl.load(at, mask=inside, other=0.0) + part, mask=inside)
+    return acc
+
+
 @triton.jit(do_not_specialize=["step"])
 def encoder_grad_adam(
     w, m, v, scales, copy, norms, WIDTH, starts, entries, tokens, coef, bias, u, sums, totals, bias_sums, weighted, F,
@@ -142,18 +154,22 @@ def encoder_grad_adam(
     """
     first = tl.program_id(0).to(tl.int64) * TOGETHER
     cols = columns(BD)
+    at, inside = weighted + tl.program_id(0).to(tl.int64) * D + cols, cols < D
     acc = tl.zeros([BD], tl.float32)
+    if scales is not None:
+        tl.store(at, acc, mask=inside)
     for i in range(0, tl.minimum(F - first, TOGETHER)):
         f = first + i
         g, total = feature_row(starts, entries, tokens, coef, bias, u, sums, totals, f, cols, D, WINDOW, J, BD)
         if LAZY:
             if total != 0.0:  # a row that is left alone is not read either
-                acc += total * tl.load(w + f * D + cols, mask=cols < D, other=0.0)
+                acc = more_weighted(acc, at, total, w + f * D + cols, inside, scales)
         else:
-            acc += total * tl.load(w + f * D + cols, mask=cols < D, other=0.0)
+            acc = more_weighted(acc, at, total, w + f * D + cols, inside, scales)
         tl.store(bias_sums + f, total)
         step_row(
             w, m, v, scales, copy, norms, WIDTH, f, F, g, cols, D, live, add1, keep2, add2, root2, step_size, eps, step,
             False, LAZY, BITS, BD,
         )  # fmt: skip
-    tl.store(weighted + tl.program_id(0).to(tl.int64) * D + cols, acc, mask=cols < D)
+    if scales is None:
+        tl.store(at, acc, mask=inside)

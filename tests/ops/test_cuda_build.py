@@ -51,6 +51,19 @@ def test_nothing_spills():
         assert int(registers) <= 128, f"{name}: {registers} registers; blocks of 512 threads have 128 each"
 
 
+# Of a thread in decode_loss by the rows that its warp holds: what 4, 3 and 2 blocks of 256 leave each.
+DECODE_LOSS = {4: 64, 8: 80, 16: 128}
+
+
+@needs_module
+@needs_tool
+def test_the_fewer_rows_decode_loss_holds_the_more_blocks_share_a_multiprocessor():
+    found = re.findall(r"Function \S*decode_loss_kernelI\S*?Li(\d+)EEEv\S*:\s+REG:(\d+)", ask("-res-usage"))
+    assert len(found) == 12
+    for rows, registers in found:
+        assert int(registers) <= DECODE_LOSS[int(rows)], (rows, registers)
+
+
 def kernels() -> dict[str, list[str]]:
     """Instructions of each kernel, without their operands."""
     found: dict[str, list[str]] = {}
@@ -93,4 +106,5 @@ def test_loads_are_wide_and_several_are_in_flight():
         check("hot_piece_kernel", f"Li4ELi{pieces}E", 8)
         check("row_grad_kernel", f"Li4ELi{pieces}E", 8)
         check("row_grad_adam_kernel", f"Li4ELi{pieces}EfE", 8)
+        check("encoder_grad_adam_kernel", f"Li4ELi{pieces}EfE", 8)
         check("row_adam_kernel", f"Li4ELi{pieces}EfE", 2 * pieces)
