@@ -73,7 +73,7 @@ class Steering:
                 raise ValueError(f"feature: got {edit.feature}; wanted 0 to {d_sae - 1}")
         features = [e.feature for e in edits]
         if twice := sorted({f for f in features if features.count(f) > 1}):
-            raise ValueError(f"edits: feature {twice[0]} is edited twice; wanted one edit of a feature")
+            raise ValueError(f"edits: feature {twice[0]} is edited twice; wanted one edit per feature")
         if error not in ("keep", "drop"):
             raise ValueError(f"error: got {error!r}; wanted 'keep' or 'drop'")
         if skip_positions < 0:

@@ -69,7 +69,9 @@ def run(args: argparse.Namespace) -> int:
     given = {name: getattr(args, name) for name in ("top", "each", "random") if getattr(args, name) is not None}
     links = automaton_links(args.automata or Path(args.folder) / "automata.json")
     if args.automata and links is None:
-        raise FileNotFoundError(f"automata: no file {args.automata!r}; wanted what `monosem automata` writes")
+        raise FileNotFoundError(
+            f"automata: no file {args.automata!r}; wanted automata.json, written by `monosem automata`"
+        )
     page = write_site(
         subject, index, out, prompts=args.prompt, counts=replace(Counts.for_width(index.d_sae), **given),
         marks=None if args.no_proxies else proxy_marks(subject.model, index), following=links, title=args.title,

@@ -11,8 +11,8 @@ _USUAL = {
     "hook_resid_pre": "the residual stream before the layer",
     "hook_resid_post": "the residual stream behind the layer",
     "mlp.hook_post": "the neurons of the MLP (the paper's choice)",
-    "hook_mlp_out": "what the MLP adds to the residual stream",
-    "hook_attn_out": "what attention adds to the residual stream",
+    "hook_mlp_out": "the output of the MLP, added to the residual stream",
+    "hook_attn_out": "the output of attention, added to the residual stream",
 }
 
 

@@ -93,7 +93,7 @@ def _parse(raw: bytes, where: str) -> Document:
             "wanted UTF-8 JSON lines. Convert the file, for example with `iconv -t utf-8`."
         ) from None
     except json.JSONDecodeError as error:
-        raise ValueError(f"text: {where} is not JSON ({error}); wanted one object a line{_layout(raw)}") from None
+        raise ValueError(f"text: {where} is not JSON ({error}); wanted one object per line{_layout(raw)}") from None
     except RecursionError:
         raise ValueError(f"text: {where} nests lists or objects too deeply to be read; wanted {_WANTED}") from None
     if not isinstance(record, dict) or not isinstance(record.get("text"), str):
@@ -121,5 +121,5 @@ def _layout(raw: bytes) -> str:
     if begin == b"[":
         return ". It is a JSON array: `jq -c '.[]'` writes its elements one a line"
     if begin == b"{":
-        return ". Where an object goes over several lines, `jq -c .` writes it on one"
+        return ". Where an object spans several lines, `jq -c .` writes it on one"
     return ""

@@ -86,8 +86,8 @@ def read(path: Path, argument: str, wanted: str, *, note: bool = True) -> tuple[
     if own is None and digests is None:
         if note:
             warnings.warn_explicit(
-                f"{argument}: {str(path)!r} was written by a version without checksums: whether it, or what belongs to "
-                "it, was altered cannot be told",
+                f"{argument}: {str(path)!r} was written by a version without checksums: it is unknown whether "
+                "it or its files were altered",
                 RuntimeWarning, __file__, 0,
             )  # fmt: skip
         return record, {}

@@ -135,7 +135,7 @@ class ShuffledSource:
             position, passes, saved = int(state["position"]), int(state["passes"]), dict(state["settings"])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"state: got {state!r:.200}, without {error}; wanted what {type(self).__name__}.state_dict() gave"
+                f"state: got {state!r:.200}, without {error}; wanted the result of {type(self).__name__}.state_dict()"
             ) from None
         follow = self._windows_follow and isinstance(saved.get("windows"), int)
         count = min(max(1, saved["windows"]), len(self._lengths)) if follow else self._settings["windows"]

@@ -44,7 +44,7 @@ def begin(context: Context, say: Callable[[str], None] = print) -> None:
         if "made_from" in held:
             _check_same(context, held["made_from"], f"out: {str(context.folder)!r} holds a reproduction")
         else:
-            say(f"{path} was written before text and models were told by content: whether they are the same is unknown")
+            say(f"{path} was written before text and models had digests: whether they are the same is unknown")
         return
     context.folder.mkdir(parents=True, exist_ok=True)
     sealed.write(path, settings)

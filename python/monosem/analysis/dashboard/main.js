@@ -17,7 +17,7 @@
   }
   function nothing() {
     const some = all.count.some((n) => n > 0);
-    complain(new Error(some ? "No feature fits what is asked for." : "No feature fires on the text that was read: “silent too” lists them."));
+    complain(new Error(some ? "No feature matches the search." : "No feature fires on the text that was read: “silent too” lists them."));
   }
   const onPrompt = () => location.hash.startsWith("#p");
   async function open(f, address = true) {

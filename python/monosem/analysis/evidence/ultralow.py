@@ -42,8 +42,8 @@ class Separation:
     def words(self) -> str:
         """How, for a table."""
         if self.how == "mixture":
-            return "two heaps in (log density, encoder bias, decoder · encoder)"
-        what = "a valley between two heaps at" if self.how == "valley" else "no second heap; bound"
+            return "two modes in (log density, encoder bias, decoder · encoder)"
+        what = "a valley between two modes at" if self.how == "valley" else "no second mode; bound"
         return f"{what} {self.cut:.1e}"
 
 

@@ -48,7 +48,7 @@ def section(result: Mapping[str, Any]) -> Section:
                 "Logit weights predict the next token: how much more often a raised token follows when it fires",
                 "not given",
                 f"{result['raise_lift']:.1f} times (median); more than once for {result['raise_lift_above_1']:.0%}",
-                f"Raised: logit weights above 3 deviations of the heap around 0; {COMMAND}",
+                f"Raised: logit weights above 3 deviations of the mode around 0; {COMMAND}",
             )
         )
     if result["alignment"] is not None:
