@@ -12,7 +12,7 @@ and by row_adam), which covers both; rows shorter than that prove nothing and ar
 int8 with dither, up to a chance of 10⁻²⁰ a pair: see ``dither.py``.
 
 So each approximate pre-activation has an upper bound that the one computed in fp32 does not exceed, and what is below a
-bar by that bound is below it in fp32.
+threshold by that bound is below it in fp32.
 """
 
 import triton
@@ -20,7 +20,7 @@ import triton.language as tl
 
 
 @triton.jit
-def margin(x_length, x_error, w_length, w_error, rounding, DITHERED: tl.constexpr):
+def error_bound(x_length, x_error, w_length, w_error, rounding, DITHERED: tl.constexpr):
     """How far the pre-activation in fp32 may be above the product."""
     if DITHERED:
         mine, other, both = w_length * x_error, x_length * w_error, x_length * w_length
@@ -32,5 +32,5 @@ def margin(x_length, x_error, w_length, w_error, rounding, DITHERED: tl.constexp
 @triton.jit
 def upper_bound(v, lost, x_length, x_error, w_length, w_error, rounding, DITHERED: tl.constexpr):
     """What the pre-activation in fp32 does not exceed, where the product says v. lost: of v since, in storing it."""
-    upper = v + margin(x_length, x_error, w_length, w_error, rounding, DITHERED) + tl.abs(v) * 2.0**-21 + lost
+    upper = v + error_bound(x_length, x_error, w_length, w_error, rounding, DITHERED) + tl.abs(v) * 2.0**-21 + lost
     return tl.where(v == float("-inf"), v, upper)  # a bias of −∞: −∞ + ∞ would be NaN, and a candidate

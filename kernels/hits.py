@@ -1,33 +1,35 @@
-"""The few products of a tile that matter, out of the registers that the tensor cores left them in.
+"""Hits: the few products of a tile that exceed their row's threshold, taken from the registers of the tensor cores.
 
-One in a hundred is above its row's bar. So a product costs one comparison and a branch, with a threshold that holds for
-all of the tile's features; only behind the branch is there a counter, an address and a store, by each thread for
-itself. Triton would move addresses and masks of all products to another layout before an atomic operation.
+One product in a hundred is a hit. Each product costs one comparison and a branch, with a threshold that holds for all
+of the tile's features; the counter, the address and the store are behind the branch, for each thread by itself.
+Triton would move addresses and masks of all products to another layout before an atomic operation.
 """
 
 import triton
 import triton.language as tl
 
-from monosem.kernels.bound import margin
+from monosem.kernels.bound import error_bound
 from monosem.kernels.order import pack, rank32
 
 
 @triton.jit
-def threshold(
-    x_length, x_error, w_length, w_error, bar, rows, cols, N, F, rounding,
+def tile_threshold(
+    x_length, x_error, w_length, w_error, threshold, rows, cols, N, F, rounding,
     DITHERED: tl.constexpr,
 ):  # fmt: skip
-    """Products [rows, cols] that are not above it have upper bounds that are not above the row's bar.
+    """Products [rows, cols] that are not above it have upper bounds that are not above the row's threshold.
 
-    With M the margin of the row and the tile's longest feature, v + |v|·2⁻²¹ + M ≤ bar holds for every
-    v ≤ (bar − M) − |bar − M|·2⁻²⁰; the norms in M have room for its own rounding.
+    With M the margin of the row and the tile's longest feature, v + |v|·2⁻²¹ + M ≤ threshold holds for every
+    v ≤ (threshold − M) − |threshold − M|·2⁻²⁰; the norms in M have room for its own rounding.
     """
     longest = tl.load(w_length + cols, mask=cols < F, other=0.0)
     furthest = tl.load(w_error + cols, mask=cols < F, other=0.0)
     long, off = tl.split(tl.max(tl.join(longest, furthest), axis=0))
     length = tl.load(x_length + rows, mask=rows < N, other=0.0)
     error = tl.load(x_error + rows, mask=rows < N, other=0.0)
-    low = tl.load(bar + rows, mask=rows < N, other=0.0) - margin(length, error, long, off, rounding, DITHERED)
+    low = tl.load(threshold + rows, mask=rows < N, other=0.0) - error_bound(
+        length, error, long, off, rounding, DITHERED
+    )
     low -= tl.abs(low) * 2.0**-20
     return tl.where(low == low, low, float("-inf"))
 

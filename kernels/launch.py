@@ -139,10 +139,10 @@ def together(f: int) -> int:
 
 
 # How the candidates of ``topk_encode`` are found; all are exact. Which is fastest no GPU has said yet.
-#   bar: a bar from a sample; ``collect`` bounds and counts every product, in any layout.
-#   hits: the same bar; a product that is not above it costs a comparison and a branch (NVIDIA only, bf16 products).
+#   scan: a threshold from a sample; ``collect`` bounds and counts every product, in any layout.
+#   hits: the same threshold; a product not above it costs a comparison and a branch (NVIDIA only, bf16 products).
 #   slab: cuBLAS writes products of 2,048 features, which stay in cache; a program a row sifts them.
-FORMS = ("bar", "hits", "slab")
+FORMS = ("scan", "hits", "slab")
 
 
 def forms(arch: str) -> list[str]:
@@ -155,8 +155,8 @@ def _form(d: int, arch: str) -> dict[str, str]:
     0.8 ps: two fifths of it at D 768, a twelfth at D 4,096. There cuBLAS' product should gain more than that; below,
     the products are looked at in the registers where they are."""
     if arch == "interpreter":
-        return {"form": "bar"}
-    return {"form": "slab" if d >= 1024 else "hits" if arch.startswith("sm_") else "bar"}
+        return {"form": "scan"}
+    return {"form": "slab" if d >= 1024 else "hits" if arch.startswith("sm_") else "scan"}
 
 
 def _hits(element: int, arch: str) -> dict[str, int]:
@@ -169,7 +169,7 @@ def _hits(element: int, arch: str) -> dict[str, int]:
 _CHOICES = {
     "product": lambda d, arch: {"kind": "bf16"},  # or int8 with dither, where a GPU's table says that it is faster
     "select": _form,
-    "select_active": lambda d, arch: {"form": "hits" if arch.startswith("sm_") else "bar"},  # where the bar is 0
+    "select_active": lambda d, arch: {"form": "hits" if arch.startswith("sm_") else "scan"},  # where the threshold is 0
     "collect_hits": _hits,
 }
 _RULES = {
@@ -177,7 +177,7 @@ _RULES = {
     "quantize_rows": lambda d, arch: {**_row(d, arch), "R": 1},
     "sample": _product,
     "collect": lambda element, arch: {**_product(element, arch), "GROUP": 8},
-    "set_bar": _slots,
+    "set_threshold": _slots,
     "sift": lambda cap, arch: {"num_warps": max(8, slot_warps(cap)), "num_stages": 1},
     "score": _dots("C", 8, 512),
     "choose": lambda d, arch: {**_dots("C", 4, 512)(d, arch), "B": 32, "num_warps": 8},

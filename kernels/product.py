@@ -1,11 +1,11 @@
-"""The product x·wᵀ on tensor cores, and the features that may be above each row's bar. What it proves: ``bound.py``."""
+"""The product x·wᵀ on tensor cores, and the features that may be above each row's threshold. Proof: ``bound.py``."""
 
 import triton
 import triton.language as tl
 
 from monosem.kernels.bound import upper_bound
 from monosem.kernels.dither import value
-from monosem.kernels.hits import append, threshold
+from monosem.kernels.hits import append, tile_threshold
 from monosem.kernels.order import pack, rank32
 
 
@@ -89,10 +89,10 @@ def sample(
 
 @triton.jit
 def keep(
-    acc, b, x_length, x_error, w_length, w_error, bar, keys, count, rows, cols, N, F, rounding,
+    acc, b, x_length, x_error, w_length, w_error, threshold, keys, count, rows, cols, N, F, rounding,
     CAP: tl.constexpr, ALL: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    """Of products [rows, cols], write those whose upper bound is above the row's bar."""
+    """Of products [rows, cols], write those whose upper bound is above the row's threshold."""
     row_in, col_in = rows < N, cols < F
     length = tl.load(x_length + rows, mask=row_in, other=0.0)[:, None]
     error = tl.load(x_error + rows, mask=row_in, other=0.0)[:, None]
@@ -105,7 +105,7 @@ def keep(
     if ALL:
         tl.store(keys + start + cols[None, :], pack(rank32(upper), cols[None, :]), mask=inside)
     else:
-        hit = inside & ((upper > tl.load(bar + rows, mask=row_in, other=0.0)[:, None]) | (upper != upper))
+        hit = inside & ((upper > tl.load(threshold + rows, mask=row_in, other=0.0)[:, None]) | (upper != upper))
         slot = tl.atomic_add(count + rows[:, None] + tl.zeros([1, BN], tl.int32), 1, mask=hit, sem="relaxed")
         tl.store(keys + start + slot, pack(rank32(upper), cols[None, :]), mask=hit & (slot < CAP))
 
@@ -130,17 +130,17 @@ def keep_hits(
 
 @triton.jit
 def collect(
-    x, w, b, x_length, x_error, x_scale, x_offset, w_length, w_error, w_scale, w_offset, bar, keys, count, N, F, WIDTH,
-    rounding,
+    x, w, b, x_length, x_error, x_scale, x_offset, w_length, w_error, w_scale, w_offset, threshold, keys, count, N, F,
+    WIDTH, rounding,
     CAP: tl.constexpr, ALL: tl.constexpr, LOOSE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
     GROUP: tl.constexpr, FP32: tl.constexpr, PORTABLE: tl.constexpr,
 ):  # fmt: skip
-    """Keep the features whose upper bound is above the row's bar: keys [N, CAP], count [N].
+    """Keep the features whose upper bound is above the row's threshold: keys [N, CAP], count [N].
 
     ``count`` counts all of them, also those for which there was no slot. The slots are handed out by an atomic
     counter, so their order differs from run to run; nothing that follows depends on it. With ALL, every feature has
     the slot of its number and no counter is needed. LOOSE: what is kept is the product, and kept where the largest
-    margin of the tile would bring it above the bar (``hits.py``); int8 has this form only.
+    margin of the tile would bring it above the threshold (``hits.py``); int8 has this form only.
     """
     down, across = tl.cdiv(N, BM), tl.cdiv(F, BN)
     # Programs that run together share rows and features: GROUP blocks of rows beside one another.
@@ -151,7 +151,7 @@ def collect(
     cols = (within // height) * BN + tl.arange(0, BN)
     if LOOSE:
         DITHERED: tl.constexpr = x_scale is not None
-        least = threshold(x_length, x_error, w_length, w_error, bar, rows, cols, N, F, rounding, DITHERED)
+        least = tile_threshold(x_length, x_error, w_length, w_error, threshold, rows, cols, N, F, rounding, DITHERED)
         acc = tile(x, w, rows % N, cols % F, WIDTH, BM, BN, BK, FP32)
         if DITHERED:  # in quarters of the columns, each with scales and offsets of its own
             left, right = halves(acc, BM, BN)
@@ -171,10 +171,10 @@ def collect(
         left, right = tl.split(tl.permute(tl.reshape(acc, (BM, 2, BN // 2)), (0, 2, 1)))
         first = (within // height) * BN + tl.arange(0, BN // 2)
         keep(
-            left, b, x_length, x_error, w_length, w_error, bar, keys, count, rows, first, N, F, rounding, CAP, ALL,
-            BN // 2,
+            left, b, x_length, x_error, w_length, w_error, threshold, keys, count, rows, first, N, F, rounding, CAP,
+            ALL, BN // 2,
         )  # fmt: skip
         keep(
-            right, b, x_length, x_error, w_length, w_error, bar, keys, count, rows, first + BN // 2, N, F, rounding,
-            CAP, ALL, BN // 2,
+            right, b, x_length, x_error, w_length, w_error, threshold, keys, count, rows, first + BN // 2, N, F,
+            rounding, CAP, ALL, BN // 2,
         )  # fmt: skip

@@ -1,14 +1,15 @@
 """Candidates from products in memory, a block of features after the other: what may still be among the k largest.
 
-A product of all tokens with a block of features is made by cuBLAS in bf16 and small enough to stay in cache. One
-program a row reads its part, keeps what is above the row's bar, and raises the bar when there is no more room. Nothing
-is drawn, nothing is counted by atomic operations: candidates come in the order of features, the same ones each time.
+cuBLAS computes the product of all tokens with a block of features in bf16, small enough to stay in cache. One program
+per row reads its part, keeps the features above the row's threshold, and raises the threshold when its slots are
+full. Nothing is sampled and nothing is counted by atomic operations: candidates come in the order of features, the
+same ones each time.
 """
 
 import triton
 import triton.language as tl
 
-from monosem.kernels.bound import margin, upper_bound
+from monosem.kernels.bound import error_bound, upper_bound
 from monosem.kernels.order import LOWEST, LOWEST32, number, pack, raised, rank32, rank_of, reaching
 
 # A number rounded to bf16 is off by at most half of its last place, 2⁻⁸ of it; and a little for computing that.
@@ -17,10 +18,10 @@ TO_BF16 = tl.constexpr(2.0**-8 * 1.001)
 
 @triton.jit
 def sift(
-    slab, b, x_length, x_error, w_length, w_error, most, keys, count, bar, FIRST, WIDTH, STRIDE, rounding, k,
+    slab, b, x_length, x_error, w_length, w_error, most, keys, count, threshold, FIRST, WIDTH, STRIDE, rounding, k,
     CAP: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    """Append to keys [N, CAP] what of slab [N, WIDTH], features FIRST and on, is above the bar; raise the bar for room.
+    """Append to keys [N, CAP] the features of slab [N, WIDTH], from FIRST on, above the threshold; raise it when full.
 
     most: the largest of ``w_length``, and of ``w_error``. ``count`` > CAP: too much is within the margin of the k-th;
     the row is not looked at any more.
@@ -28,9 +29,9 @@ def sift(
     row = tl.program_id(0).to(tl.int64)
     n = tl.load(count + row)
     if n <= CAP:
-        low = tl.load(bar + row)
+        low = tl.load(threshold + row)
         length, error = tl.load(x_length + row), tl.load(x_error + row)
-        widest = margin(length, error, tl.load(most), tl.load(most + 1), rounding, False)
+        widest = error_bound(length, error, tl.load(most), tl.load(most + 1), rounding, False)
         cols = tl.arange(0, BN)
         inside = cols < WIDTH
         features = FIRST + cols
@@ -50,7 +51,7 @@ def sift(
             if n + new > CAP:
                 slots = tl.arange(0, CAP)
                 old = tl.load(mine + slots, mask=slots < n, other=LOWEST)
-                low = tl.maximum(low, raised_bar(tl.where(hit, rank32(upper), LOWEST32), rank_of(old), widest, k))
+                low = tl.maximum(low, raised_threshold(tl.where(hit, rank32(upper), LOWEST32), rank_of(old), widest, k))
                 hit = hit & ((upper > low) | (upper != upper))
                 upper_old = number(rank_of(old))
                 stays = (slots < n) & ((upper_old > low) | (upper_old != upper_old))
@@ -58,18 +59,18 @@ def sift(
                 tl.store(mine + tl.cumsum(stays.to(tl.int32)) - 1, old, mask=stays)
                 n = tl.sum(stays.to(tl.int32))
                 new = tl.sum(hit.to(tl.int32))
-                tl.store(bar + row, low)
+                tl.store(threshold + row, low)
             at = n + tl.cumsum(hit.to(tl.int32)) - 1
             tl.store(mine + at, pack(rank32(upper), features), mask=hit & (at < CAP))
             tl.store(count + row, n + new)
 
 
 @triton.jit
-def raised_bar(new, old, widest, k):
+def raised_threshold(new, old, widest, k):
     """Below what k of the two sets' members are sure of, for upper bounds are two margins above lower ones; −∞ while
     there are fewer than k.
 
-    Any bar is right, for it is checked after.
+    Any threshold is right, for it is checked after.
     """
     t = tl.full([], -(2**31), tl.int64)
     for step in range(16):

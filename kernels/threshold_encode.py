@@ -1,6 +1,6 @@
 """The entries of ReLU(x·wᵀ + b) that are not 0, compacted to CSR.
 
-    collect (bar 0) → score → keep → [offsets: a sum over rows] → place
+    collect (threshold 0) → score → keep → [offsets: a sum over rows] → place
 
 The candidates are those whose upper bound is above 0; each is computed in fp32 and kept if it is positive, or NaN.
 """

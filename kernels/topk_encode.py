@@ -1,20 +1,20 @@
-"""The k largest of each row of x·wᵀ + b, exactly, without the row.
+"""The k largest of each row of x·wᵀ + b, exactly, without storing the row.
 
     candidates → choose → redo → emit
 
-Whichever way candidates are found (``product.collect`` with a bar from a sample, ``sift.sift`` with one that rises),
-there are some hundreds of F features, each with an upper bound, and a bar that the bounds of all others do not exceed.
-``choose`` scores the k of largest bound in fp32: the least of them, t, is a number that k features reach. It adds every
-other candidate whose bound reaches t, and orders the scores. A row is certified when there was room for all that came
-through and the bar was below t. The others are listed and computed from all F features by ``redo``, whose programs end
-at once when the list is empty: no answer depends on luck, and the host need not know. Nothing reads what another
-program of the same launch wrote, except to append to a list by an atomic counter.
+However candidates are found (``product.collect`` with a threshold from a sample, ``sift.sift`` with one that rises),
+there are some hundreds of F features, each with an upper bound, and a threshold that the upper bounds of all others
+do not exceed. ``choose`` scores the k of largest bound in fp32: the least of them, t, is a number that k features
+reach. It adds every other candidate whose bound reaches t, and orders the scores. A row is certified when its
+candidates fitted and the threshold was below t. The other rows are listed and computed from all F features by
+``redo``, whose programs end at once when the list is empty: no answer depends on luck, and the host need not know. No
+program reads what another program of the same launch wrote, except to append to a list by an atomic counter.
 """
 
 import triton
 import triton.language as tl
 
-from monosem.kernels.bound import margin, upper_bound
+from monosem.kernels.bound import error_bound, upper_bound
 from monosem.kernels.long_sum import row_dots
 from monosem.kernels.order import (
     LOWEST,
@@ -32,13 +32,13 @@ from monosem.kernels.order import (
 
 
 @triton.jit
-def set_bar(
+def set_threshold(
     values, x_length, x_error, w_length, w_error, out, SAMPLE, rounding, j, j_most,
     BS: tl.constexpr, DITHERED: tl.constexpr,
 ):  # fmt: skip
     """Bar of a row: what the j-th of the sample is sure of, but not so low that more than the j_most-th comes through.
 
-    Any bar is right, for it is checked after; this one makes a failure rare. ``w_length`` and ``w_error`` are the
+    Any threshold is right, for it is checked after; this one makes a failure rare. ``w_length`` and ``w_error`` are the
     largest of all features.
     """
     row = tl.program_id(0).to(tl.int64)
@@ -48,9 +48,9 @@ def set_bar(
     reached = number(kth_largest(ranks, j))
     floor = number(kth_largest(ranks, j_most))
     length, error = tl.load(x_length + row), tl.load(x_error + row)
-    widest = margin(length, error, tl.load(w_length), tl.load(w_error), rounding, DITHERED)
-    bar = tl.minimum(reached, tl.maximum(reached - widest, floor + widest))
-    tl.store(out + row, tl.where(bar == bar, bar, float("-inf")))
+    widest = error_bound(length, error, tl.load(w_length), tl.load(w_error), rounding, DITHERED)
+    threshold = tl.minimum(reached, tl.maximum(reached - widest, floor + widest))
+    tl.store(out + row, tl.where(threshold == threshold, threshold, float("-inf")))
 
 
 @triton.jit
@@ -107,7 +107,7 @@ def write_nan(values, indices, k, B: tl.constexpr):
 
 @triton.jit
 def choose(
-    x, w, b, x_length, x_error, w_length, w_error, bar, keys, count, listed, exact, values, indices, first, end,
+    x, w, b, x_length, x_error, w_length, w_error, threshold, keys, count, listed, exact, values, indices, first, end,
     todo, n_todo, D, rounding, k,
     CAP: tl.constexpr, LISTED: tl.constexpr, ALL: tl.constexpr, LOOSE: tl.constexpr,
     DITHERED: tl.constexpr, C: tl.constexpr, BD: tl.constexpr, B: tl.constexpr,
@@ -150,7 +150,7 @@ def choose(
     n_all = n_top + tl.sum(added)
     again = n < 0
     if not ALL:
-        again = (n < k) | (n > CAP) | (n_all > LISTED) | (rank32(tl.load(bar + row)) >= least)
+        again = (n < k) | (n > CAP) | (n_all > LISTED) | (rank32(tl.load(threshold + row)) >= least)
     tl.store(first + row, n_first)
     tl.store(end + row, n_first)
     if tl.max(scored) == NAN32:

@@ -122,7 +122,7 @@ def recorded(monkeypatch):
     monkeypatch.setattr(cpu_rows, "_code", lambda i, o, _: (i.contiguous(), o.contiguous(), len(o) - 1))
     monkeypatch.setattr(torch, "empty", torch.zeros)  # what no kernel writes is a code of feature 0
 
-    def call(kind: str, name: str, form: str = "bar", clip: float | None = None, live: bool = False, **options):
+    def call(kind: str, name: str, form: str = "scan", clip: float | None = None, live: bool = False, **options):
         monkeypatch.setattr(backend, "requested", lambda: name)
         monkeypatch.setattr(triton_encode, "form_at", lambda *_: form)
         sae = ms.TopKSAE(16, 4096, 4, aux_k=3, seed=1) if kind == "topk" else ms.ReLUSAE(16, 4096, seed=1)
@@ -146,8 +146,8 @@ def test_every_kernel_that_a_step_launches_has_its_work(recorded):
         seen |= recorded("topk", name, clip=1.0, adam_state="bf16") | recorded("topk", name, live=True)
         seen |= recorded("relu", name)
     usual = (
-        "quantize_rows sample set_bar collect sift choose redo emit place score count settle windows encoder_grad_adam "
-        "row_grad_adam row_grad feature_sum row_adam flat_adam advance_live"
+        "quantize_rows sample set_threshold collect sift choose redo emit place score count settle windows "
+        "encoder_grad_adam row_grad_adam row_grad feature_sum row_adam flat_adam advance_live"
     )
     assert seen > {*usual.split(), "csc"}
     seen.remove("sparse_decode")  # a CPU's way to sum rows, in place of a product

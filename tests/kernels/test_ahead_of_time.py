@@ -52,7 +52,7 @@ def test_compiles_without_spills(arch, monkeypatch, tmp_path):
 
 # What two programs a processor leave each thread, and barriers. Of ``collect`` for hits, instructions behind the last
 # product too: the form with a bar alone, which looks at every product, takes 225 registers and 3,171 of them on sm_90.
-SELECTION = {"collect": (128, 8), "choose": (128, 54), "sift": (128, 34), "set_bar": (64, 6)}
+SELECTION = {"collect": (128, 8), "choose": (128, 54), "sift": (128, 34), "set_threshold": (64, 6)}
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90"])

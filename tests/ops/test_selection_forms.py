@@ -1,4 +1,4 @@
-"""Each way to find TopK's candidates, against the definition; and that what is left out is below the bar."""
+"""Each way to find TopK's candidates, against the definition; and that what is left out is below the threshold."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("device", "triton_only")
 
 @pytest.fixture(params=[*launch.FORMS, "int8"])
 def form(request, monkeypatch):
-    """In small blocks of features, so that the bar of a slab rises."""
+    """In small blocks of features, so that the threshold of a slab rises."""
     from monosem.ops import triton_encode
 
     if request.param == "int8":
@@ -25,11 +25,11 @@ def form(request, monkeypatch):
         return request.param
     if gpu.interpreted():
         monkeypatch.setitem(launch._INTERPRETER, "select", {"form": request.param})
-        monkeypatch.setitem(launch._INTERPRETER, "select_active", {"form": request.param.replace("slab", "bar")})
+        monkeypatch.setitem(launch._INTERPRETER, "select_active", {"form": request.param.replace("slab", "scan")})
     else:
         monkeypatch.setitem(launch._CHOICES, "select", lambda d, arch: {"form": request.param})
         monkeypatch.setitem(
-            launch._CHOICES, "select_active", lambda d, arch: {"form": request.param.replace("slab", "bar")}
+            launch._CHOICES, "select_active", lambda d, arch: {"form": request.param.replace("slab", "scan")}
         )
     monkeypatch.setattr(triton_encode, "SLAB", 512)
     return request.param
@@ -102,10 +102,10 @@ def test_what_is_left_out_is_below_the_bar(form):
     x[1] *= 100.0
     p = encode.Problem(x, w, b, form=form)
     if form == "slab":
-        keys, count, bar = p.sift(64, 8)
+        keys, count, threshold = p.sift(64, 8)
     else:
-        bar = p.bars(encode.Plan(1024, False, 256, 9, 60))
-        keys, count = p.collect(bar, 1024, False, form in encode.LOOSE)
+        threshold = p.thresholds(encode.Plan(1024, False, 256, 9, 60))
+        keys, count = p.collect(threshold, 1024, False, form in encode.LOOSE)
     assert (count <= keys.shape[1]).all() and (count >= 8).all()
     exact = p.x.double() @ p.w.double().T + p.b.double()
     for row in range(4):
@@ -113,11 +113,11 @@ def test_what_is_left_out_is_below_the_bar(form):
         left = torch.ones(2100, dtype=torch.bool)
         left[kept.long()] = False
         assert left.sum() == 2100 - count[row]  # none twice
-        assert (exact[row, left] <= bar[row].double()).all()
-        assert bar[row] > exact[row].sort(descending=True).values[800]  # and it is a bar
+        assert (exact[row, left] <= threshold[row].double()).all()
+        assert threshold[row] > exact[row].sort(descending=True).values[800]  # and it is a threshold
         if form == "slab":
             assert (kept.diff() > 0).all()  # in their order: the same each time
-            assert bar[row] < exact[row].sort(descending=True).values[7]  # certified
+            assert threshold[row] < exact[row].sort(descending=True).values[7]  # certified
 
 
 def test_the_active_features_of_relu(form):

@@ -36,7 +36,7 @@ def check(encode, x, w, b, k, plan):
     return report
 
 
-# A bar that is too high (the first of the sample), too low (the last: no room), and one that is right.
+# A threshold that is too high (the first of the sample), too low (the last: no room), and one that is right.
 @pytest.mark.parametrize(("j", "redone"), [(1, True), (256, True), (20, False)])
 @pytest.mark.parametrize("room", [1, 64])
 def test_no_luck_is_made_good(encode, monkeypatch, j, redone, room):
@@ -63,7 +63,7 @@ def test_ties_beyond_all_room(encode, monkeypatch, room):
 def test_equal_rows_have_equal_bits_redone_or_not(encode):
     x, w, b = encoder(2, 700, 2500)
     found = []
-    for j in (20, 1):  # a bar that is right, and one too high
+    for j in (20, 1):  # a threshold that is right, and one too high
         values, indices = torch.empty(2, 30), torch.empty(2, 30, dtype=torch.int32)
         report = encode._select(encode.Problem(x, w, b), encode.Plan(512, False, 256, j, 256), 30, values, indices)
         found.append((report["redone"].item(), values, indices))
@@ -72,7 +72,7 @@ def test_equal_rows_have_equal_bits_redone_or_not(encode):
 
 
 def test_many_equal_rows_are_redone_together(encode, monkeypatch):
-    """All features alike but a few: no bar divides them. The rows share what is read of the encoder."""
+    """All features alike but a few: no threshold divides them. The rows share what is read of the encoder."""
     x, w, b = torch.ones(21, 3), torch.ones(2500, 3), torch.zeros(2500)
     b[2400:2403] = 1.0
     monkeypatch.setattr(encode, "SPACE_BYTES", 9 * 4 * 2500)

@@ -66,7 +66,7 @@ def of_step(w: Workload, adam_state: str = "fp32") -> list[tuple[str, Work]]:
         "quantize_rows": Work(0, batch + batch // 4 + 16 * n),  # int8 is read twice as fast as the product below says
         # Selection by a threshold from a sample, or by products in a slab.
         "sample": Work(2 * n * sample * d, batch // 2 + 2 * sample * d + 4 * n * sample),
-        "set_bar": Work(0, 4 * n * sample + 4 * n),
+        "set_threshold": Work(0, 4 * n * sample + 4 * n),
         "collect": Work(w.product_flops, batch // 2 + matrix // 2 + 8 * e),
         "sift": Work(0, 2 * n * f + 8 * e),
         "choose": Work(2 * e * d, rows + batch + 8 * e + 8 * e),

@@ -17,7 +17,7 @@ from monosem.ops.triton_launch import architecture, blocks, cdiv, run
 from monosem.ops.triton_operand import Operand, in_int8, operand, rounded, rounding, rounding_int8
 
 MOST_SLOTS = 8192  # candidates a row that one program can hold
-CHANCE = 1e-9  # of a row that has to be done again, by the rule that sets the bar
+CHANCE = 1e-9  # of a row that has to be done again, by the rule that sets the threshold
 BUFFER_BYTES = 128 << 20  # for candidates, but at most an eighth of the weights; more tokens are taken in turn,
 LEAST_BYTES = 64 << 20  # which may have so much though: 4,096 tokens at the shape of GPT-2, of which they take 40 MB,
 FEWEST_ROWS = 1024  # and at least so many at a time
@@ -35,8 +35,8 @@ class Plan:
 
     Attributes:
         slots: room for candidates, a power of two; all F of them when ``everything``.
-        sample: columns that the bar is set from.
-        j, j_most: ranks in the sample between which the bar is.
+        sample: columns that the threshold is set from.
+        j, j_most: ranks in the sample between which the threshold is.
         form: how candidates are found, see ``monosem.kernels.launch.FORMS``.
     """
 
@@ -45,7 +45,7 @@ class Plan:
     sample: int = 0
     j: int = 0
     j_most: int = 0
-    form: str = "bar"
+    form: str = "scan"
 
     def listed(self, k: int) -> int:
         """Of the slots, how many may be scored; a row that would need more is done again."""
@@ -101,7 +101,7 @@ def formed(chosen: Plan, k: int, form: str) -> Plan:
 class Problem:
     """x·wᵀ + b on its way to candidates."""
 
-    def __init__(self, x: Tensor, w: Tensor, b: Tensor, right: Operand | None = None, form: str = "bar") -> None:
+    def __init__(self, x: Tensor, w: Tensor, b: Tensor, right: Operand | None = None, form: str = "scan") -> None:
         self.x, self.w, self.b = x.contiguous(), w.contiguous(), b.contiguous()
         self.n, self.d, self.f = len(x), x.shape[1], len(w)
         low = backend.gpu_product() != "fp32" or x.dtype == torch.bfloat16
@@ -116,17 +116,17 @@ class Problem:
         self.right = right if fits else rounded(self.w, dtype, dithered.FEATURE)
         self.width = self.left.rows.shape[1]
 
-    def bars(self, plan: Plan) -> Tensor:
-        """A bar for each row from a sample of the features."""
+    def thresholds(self, plan: Plan) -> Tensor:
+        """A threshold for each row from a sample of the features."""
         sampled = self.sample(plan.sample)
-        bar = torch.empty(self.n, dtype=torch.float32, device=self.x.device)
-        kernel = topk_encode.set_bar
+        threshold = torch.empty(self.n, dtype=torch.float32, device=self.x.device)
+        kernel = topk_encode.set_threshold
         run(
             kernel, self.n, sampled, self.left.length, self.left.error, self.right.length.amax(),
-            self.right.error.amax(), bar, plan.sample, self.rounding, plan.j, plan.j_most, BS=power2(plan.sample),
+            self.right.error.amax(), threshold, plan.sample, self.rounding, plan.j, plan.j_most, BS=power2(plan.sample),
             DITHERED=self.dithered, **blocks(kernel, plan.sample, self.x),
         )  # fmt: skip
-        return bar
+        return threshold
 
     def sample(self, size: int) -> Tensor:
         out = torch.empty(self.n, size, dtype=torch.float32, device=self.x.device)
@@ -139,7 +139,7 @@ class Problem:
         )  # fmt: skip
         return out
 
-    def collect(self, bar: Tensor, slots: int, everything: bool, loose: bool = False) -> tuple[Tensor, Tensor]:
+    def collect(self, threshold: Tensor, slots: int, everything: bool, loose: bool = False) -> tuple[Tensor, Tensor]:
         """Keys and their number; with ``loose``, of products instead of upper bounds."""
         keys = torch.empty(self.n, slots, dtype=torch.int64, device=self.x.device)
         count = torch.full((self.n,), self.f if everything else 0, dtype=torch.int32, device=self.x.device)
@@ -148,18 +148,18 @@ class Problem:
         left, right = self.left, self.right
         run(
             product.collect, grid, left.rows, right.rows, self.b, left.length, left.error, left.scale, left.offset,
-            right.length, right.error, right.scale, right.offset, bar, keys, count, self.n, self.f, self.width,
+            right.length, right.error, right.scale, right.offset, threshold, keys, count, self.n, self.f, self.width,
             self.rounding, CAP=slots, ALL=everything, LOOSE=loose, FP32=self.fp32,
             PORTABLE=not architecture(self.x).startswith("sm_"), **options,
         )  # fmt: skip
         return keys, count
 
     def sift(self, slots: int, k: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Keys, their number and the bar that all else is not above: products a block of features at a time."""
+        """Keys, their number and the threshold that all else is not above: products a block of features at a time."""
         device = self.x.device
         keys = torch.empty(self.n, slots, dtype=torch.int64, device=device)
         count = torch.zeros(self.n, dtype=torch.int32, device=device)
-        bar = torch.full((self.n,), -math.inf, dtype=torch.float32, device=device)
+        threshold = torch.full((self.n,), -math.inf, dtype=torch.float32, device=device)
         most = torch.stack([self.right.length.amax(), self.right.error.amax()])
         slab = torch.empty(self.n, min(SLAB, self.f), dtype=torch.bfloat16, device=device)
         kernel = sift.sift
@@ -168,10 +168,10 @@ class Problem:
             _multiply(self.left.rows, features, slab[:, : len(features)])
             run(
                 kernel, self.n, slab, self.b, self.left.length, self.left.error, self.right.length, self.right.error,
-                most, keys, count, bar, first, len(features), slab.shape[1], self.rounding, k, CAP=slots, BN=SLAB,
+                most, keys, count, threshold, first, len(features), slab.shape[1], self.rounding, k, CAP=slots, BN=SLAB,
                 **blocks(kernel, slots, self.x),
             )  # fmt: skip
-        return keys, count, bar
+        return keys, count, threshold
 
     def score(self, listed: Tensor, end: Tensor, exact: Tensor) -> None:
         kernel = topk_encode.score
@@ -184,7 +184,7 @@ class Problem:
 def form_at(x: Tensor, w: Tensor, choice: str = "select") -> str:
     """How candidates are found: what is best at this width on this GPU. Products in fp32 have one way."""
     if backend.gpu_product() == "fp32" and x.dtype != torch.bfloat16:
-        return "bar"
+        return "scan"
     return "int8" if in_int8(w) else blocks(choice, w.shape[1], x)["form"]
 
 
@@ -225,7 +225,7 @@ def candidates(x: Tensor, w: Tensor, b: Tensor, k: int) -> dict[str, float]:
     """What selection costs on these tokens, and what it would get wrong if the product in bf16 were believed.
 
     Returns:
-        ``slots`` a token that there is room for, mean ``collected`` (above the bar) and ``scored`` in fp32 a token,
+        ``slots`` per token, mean ``collected`` (above the threshold) and mean ``scored`` in fp32 per token,
         ``redone``: share of tokens computed from all features, ``missed``: share of tokens of whose k features one is
         not among the k of largest upper bound. NaN where every feature is a candidate anyway, or k fits no plan.
     """
@@ -259,17 +259,17 @@ def _select(p: Problem, plan: Plan, k: int, values: Tensor, indices: Tensor) -> 
 
     loose = plan.form in LOOSE and not plan.everything
     if plan.form == "slab" and not plan.everything:
-        keys, count, bar = p.sift(slots, k)
+        keys, count, threshold = p.sift(slots, k)
     else:
-        bar = ints(n, dtype=torch.float32) if plan.everything else p.bars(plan)
-        keys, count = p.collect(bar, slots, plan.everything, loose)
+        threshold = ints(n, dtype=torch.float32) if plan.everything else p.thresholds(plan)
+        keys, count = p.collect(threshold, slots, plan.everything, loose)
     listed, exact = ints(n, plan.listed(k)), ints(n, plan.listed(k), dtype=torch.int64)
     first, end, todo = (ints(n) for _ in range(3))
     n_todo = torch.zeros(1, dtype=torch.int32, device=device)
     kernel = topk_encode.choose
     run(
-        kernel, n, p.x, p.w, p.b, p.left.length, p.left.error, p.right.length, p.right.error, bar, keys, count, listed,
-        exact, values, indices, first, end, todo, n_todo, p.d, p.rounding, k, CAP=slots, LISTED=plan.listed(k),
+        kernel, n, p.x, p.w, p.b, p.left.length, p.left.error, p.right.length, p.right.error, threshold, keys, count,
+        listed, exact, values, indices, first, end, todo, n_todo, p.d, p.rounding, k, CAP=slots, LISTED=plan.listed(k),
         ALL=plan.everything, LOOSE=loose, DITHERED=p.dithered, **_scoring(p, slots),
     )  # fmt: skip
     del exact

@@ -28,15 +28,15 @@ def threshold(x: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return x.new_empty(0), torch.empty(0, dtype=torch.int32, device=device), offsets
     form = form_at(x, w, "select_active")
     p, slots, loose = Problem(x, w, b, form=form), min(SLOTS, power2(len(w))), form in LOOSE
-    bar = torch.zeros(n, dtype=torch.float32, device=device)
-    keys, count = p.collect(bar, slots, False, loose)
+    threshold = torch.zeros(n, dtype=torch.float32, device=device)
+    keys, count = p.collect(threshold, slots, False, loose)
     exact, end, kept = _score_candidates(p, keys, count)
     torch.cumsum(kept, 0, out=offsets[1:])
     most, nnz = _wait_for(count.amax(), offsets[-1])
     if most > slots:
         if power2(most) > 1024 or n * power2(most) * 20 > DENSE_BYTES:
             return _dense_pieces(x, w, b)
-        keys, count = p.collect(bar, power2(most), False, loose)
+        keys, count = p.collect(threshold, power2(most), False, loose)
         exact, end, kept = _score_candidates(p, keys, count)
         torch.cumsum(kept, 0, out=offsets[1:])
         nnz = _wait_for(offsets[-1])[0]
@@ -60,8 +60,8 @@ def threshold_within(
         return values, indices, offsets, empty, empty.bool()
     form = form_at(x, w, "select_active")
     p = Problem(x, w, b, operand(copy, norms), form)
-    bar = torch.zeros(n, dtype=torch.float32, device=device)
-    keys, count = p.collect(bar, slots, False, form in LOOSE)
+    threshold = torch.zeros(n, dtype=torch.float32, device=device)
+    keys, count = p.collect(threshold, slots, False, form in LOOSE)
     exact, end, kept = _score_candidates(p, keys, count)
     fits = count <= slots
     fits &= torch.where(fits, kept, 0).cumsum(0) <= room
