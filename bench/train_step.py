@@ -18,8 +18,9 @@ import peers
 import torch
 
 from monosem.bench import machine, show, step
-from monosem.bench.workloads import KINDS, WORKLOADS, Workload
+from monosem.bench.workloads import WORKLOADS, Workload
 from monosem.data import files
+from monosem.nn import KINDS
 
 
 def measure(

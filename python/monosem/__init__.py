@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from monosem.data.sample import sample_documents
     from monosem.data.saved import load, save
     from monosem.data.store import ActivationStore
-    from monosem.nn import ReLUSAE, TopKSAE
+    from monosem.nn import SAE, LossOutput, ReLUSAE, SAEConfig, TopKSAE, register
     from monosem.ops import SparseCode
     from monosem.train.config import TrainConfig
     from monosem.train.resample import ResampleConfig
@@ -22,10 +22,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "SAE",
     "ActivationStore",
     "ActivationStream",
+    "LossOutput",
     "ReLUSAE",
     "ResampleConfig",
+    "SAEConfig",
     "SparseCode",
     "TopKSAE",
     "TrainConfig",
@@ -35,6 +38,7 @@ __all__ = [
     "load_model",
     "ops",
     "pack_rows",
+    "register",
     "sample_documents",
     "save",
 ]
@@ -43,8 +47,11 @@ __all__ = [
 _HOME = {
     "ActivationStore": "data.store",
     "ActivationStream": "data.harvest",
+    "LossOutput": "nn",
     "ReLUSAE": "nn",
     "ResampleConfig": "train.resample",
+    "SAE": "nn",
+    "SAEConfig": "nn",
     "SparseCode": "ops",
     "TopKSAE": "nn",
     "TrainConfig": "train.config",
@@ -53,6 +60,7 @@ _HOME = {
     "load": "data.saved",
     "load_model": "data.models",
     "pack_rows": "data.rows",
+    "register": "nn",
     "sample_documents": "data.sample",
     "save": "data.saved",
 }

@@ -1,17 +1,13 @@
-"""Gradients that an autoencoder gives in factors, multiplied out."""
+"""All gradients of an autoencoder as arrays."""
 
-import monosem as ms
-from monosem.nn import SAE, DenseRows, Gradients, RowFactors
+from torch import Tensor
+
+from monosem.nn import Gradients
+
+NAMES = ("W_enc_rows", "W_dec", "b_enc", "b_dec")
 
 
-def multiplied(sae: SAE, made: Gradients) -> DenseRows:
-    """The gradients of both matrices and of the encoder bias as arrays."""
-    rows = made.rows
-    if not isinstance(rows, RowFactors):
-        return rows.whole()
-    csc = ms.ops.csc(rows.indices, rows.offsets, sae.cfg.d_sae)
-    return DenseRows(
-        ms.ops.row_grad(*csc, rows.slopes, rows.inputs),
-        ms.ops.row_grad(*csc, rows.values, rows.residual) * rows.decoder_scale,
-        ms.ops.feature_sum(*csc[:2], rows.bias_slopes),
-    )
+def multiplied(made: Gradients) -> list[Tensor]:
+    """Those of ``NAMES``, in order."""
+    arrays = made.rows.multiplied()
+    return [arrays[name] for name in NAMES]

@@ -49,7 +49,7 @@ def operations(w: Workload, device: torch.device | str = "cpu", encoded: bool = 
     w_dec, b_dec = directions, torch.zeros(w.d, device=device, dtype=torch.float32)
     moved, moved_bias = directions.clone(), bias.clone()  # what is written in place
     n, d, f = w.n, w.d, w.f
-    if w.kind == "topk":
+    if w.fixed_k:
         rounded = _Rounded(w_dec)
         encode, name = (lambda: ops.topk_encode(x, w_dec, bias, w.k, rounded())), "topk_encode"
     else:
@@ -68,7 +68,7 @@ def operations(w: Workload, device: torch.device | str = "cpu", encoded: bool = 
     adam = (w.lr, 0.9, 0.999, 1e-8, 10, True)
     matrix, batch, rows, listed = 4 * f * d, 4 * n * d, 4 * e * d, 8 * e
     # Where the optimizer keeps a copy in bf16 the product reads that, and the candidates' rows are scored again.
-    read = matrix // 2 + rows if w.kind == "topk" and gpu.copy_dtype(w_dec) is not None else matrix
+    read = matrix // 2 + rows if w.fixed_k and gpu.copy_dtype(w_dec) is not None else matrix
     dead = (
         torch.randperm(f, generator=torch.Generator().manual_seed(0), device="cpu")[: max(1, f // 100)]
         .sort()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-KINDS = ("topk", "relu")
+from monosem.nn import registry
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,12 @@ class Workload:
                 raise ValueError(f"{name}: got {value!r}; wanted an integer ≥ 1")
         if self.k > self.f:
             raise ValueError(f"k: got {self.k}; wanted at most f={self.f}")
-        if self.kind not in KINDS:
-            raise ValueError(f"kind: got {self.kind!r}; wanted one of {', '.join(KINDS)}")
+        registry.find(self.kind)
+
+    @property
+    def fixed_k(self) -> bool:
+        """Whether the kind keeps k features by itself, whatever the biases are."""
+        return bool(registry.setting(self.kind, k=self.k))
 
     def with_(self, **changes: Any) -> Workload:
         """The same but for some fields."""
@@ -70,7 +74,7 @@ class Workload:
 
     def bias(self, directions: Tensor, x: Tensor) -> float:
         """The encoder bias, the same for all features, at which K of them fire on average (ReLU; 0 for TopK)."""
-        if self.kind == "topk":
+        if self.fixed_k:
             return 0.0
         some = x.reshape(-1, self.d)[:256]
         keep = min(self.f, 8 * self.k)  # enough of each token's largest; a token with more active would be rare

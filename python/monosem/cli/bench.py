@@ -7,6 +7,8 @@ import json
 import sys
 from pathlib import Path
 
+from monosem.cli import options
+
 HELP = "time a training step here, next to plain PyTorch and the floor of this machine"
 
 
@@ -24,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a named shape: tiny 256×64×512, small 1,024×128×4,096, laptop 2,048×512×16,384, gpt2 4,096×768×24,576, "
         "widest 8,192×512×131,072, million 2,048×512×1,048,576 (tokens × d_in × d_sae)",
     )  # fmt: skip
-    shape.add_argument("--kind", choices=("topk", "relu"), default="topk", help="of autoencoder")
+    options.add_kind(shape, "of autoencoder: topk or relu")
     shape.add_argument("--batch-size", type=int, metavar="N", help="tokens per step (default: the workload's)")
     shape.add_argument("--d-in", type=int, metavar="D", help="width (default: the workload's)")
     shape.add_argument("--d-sae", type=int, metavar="F", help="features (default: the workload's)")

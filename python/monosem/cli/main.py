@@ -77,9 +77,14 @@ def main(argv: list[str] | None = None) -> int:
     module = importlib.import_module(f"monosem.cli.{verb}")
     own = _Parser(prog=f"monosem {verb}", description=module.HELP, formatter_class=_Help)
     module.add_arguments(own)
+    options.add_import(own)
     args = own.parse_args(argv[1:])
     args.given = options.given(own, argv[1:])
     try:
+        if args.imports:
+            from monosem.nn.registry import import_modules
+
+            import_modules(args.imports)
         if getattr(args, "device", None):
             check_device(args.device)
         return module.run(args)

@@ -46,6 +46,19 @@ def refuse(args: argparse.Namespace, names, why: str) -> None:
             raise ValueError(f"{option}: got {getattr(args, name)!r}; it has no effect {why}. Leave it out.")
 
 
+def add_import(parser) -> None:
+    """``--import``, of every verb."""
+    parser.add_argument(
+        "--import", dest="imports", metavar="MODULE", action="append",
+        help="import this module first: it registers kinds of dictionaries with monosem.register",
+    )  # fmt: skip
+
+
+def add_kind(parser, what: str) -> None:
+    """``--kind``. It is checked when it is used: the registry needs PyTorch, which ``--help`` does without."""
+    parser.add_argument("--kind", metavar="KIND", default="topk", help=f"{what}; or one that --import registers")
+
+
 def add_model(parser, *, as_trained: bool = False) -> None:
     """``--model`` and ``--hook``; with ``as_trained`` a dictionary on disk says what they are."""
     note = " (default: as trained)" if as_trained else ""

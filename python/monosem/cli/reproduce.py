@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a second model that differs from the first in its seed, for universality; 'none' leaves that claim out",
     )  # fmt: skip
     parser.add_argument("--text", default="sample", help=options.TEXT_HELP)
-    parser.add_argument("--kind", choices=("topk", "relu"), default="topk", help="kind of the dictionaries")
+    options.add_kind(parser, "kind of the dictionaries: topk or relu")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and the order of the text")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 

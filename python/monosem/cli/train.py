@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 
 from monosem.cli import options, remembered
 
 HELP = "train a dictionary on activations"
+SWEPT = {"k": "k", "l1": "l1_coefficient"}  # options that take several values, and the fields that they set
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,12 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_skipped(data)
 
     made = parser.add_argument_group("dictionary")
-    made.add_argument(
-        "--kind",
-        choices=("topk", "relu"),
-        default="topk",
-        help="TopK (fixed number active) or the paper's ReLU with an L1 penalty",
-    )
+    options.add_kind(made, "topk (fixed number active) or relu (the paper's, with an L1 penalty)")
     made.add_argument("--d-sae", type=int, default=4096, help="number of features")
     made.add_argument("--k", type=int, nargs="+", default=[16], help="topk: active features per token")
     made.add_argument(
@@ -40,6 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[1e-3],
         help="relu: coefficient of the sum of activations, beside the squared error's mean over the width",
+    )
+
+    made.add_argument(
+        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="further settings of the kind: fields of its Config"
     )
 
     how = parser.add_argument_group("training")
@@ -97,17 +98,19 @@ def run(args: argparse.Namespace) -> int:
     _refuse_what_has_no_effect(args)
     import torch
 
+    from monosem.nn import registry
+    from monosem.nn.config import from_dict
     from monosem.train import memory
     from monosem.train.config import TrainConfig
     from monosem.train.resample import ResampleConfig
     from monosem.train.trainer import Trainer
 
-    many = args.k if args.kind == "topk" else args.l1
+    many, kind = _settings(args), registry.find(args.kind)
     device = torch.device(args.device)
     source = _source(args)
     steps = args.steps if args.steps is not None else max(1, int(args.epochs * source.n_tokens) // args.batch_size)
     plans = {"paper": ResampleConfig, "auto": lambda: ResampleConfig.for_run(steps, args.batch_size, args.d_sae)}
-    wanted = args.resample == "paper" or (args.resample == "auto" and args.kind == "relu")
+    wanted = args.resample == "paper" or (args.resample == "auto" and kind.Config.resampled)
     config = TrainConfig(
         lr=args.lr, batch_size=args.batch_size, steps=steps, lr_warmup=args.lr_warmup, lr_decay=args.lr_decay,
         decay_shape=args.decay_shape, sparsity_warmup=args.sparsity_warmup, clip=args.clip, ema=args.ema,
@@ -119,7 +122,8 @@ def run(args: argparse.Namespace) -> int:
         source.d_in, args.d_sae, args.batch_size, ema=args.ema is not None, adam_state=args.adam_state
     )
     memory.check_fits(needed, device, f"training {len(many)} × d_sae={args.d_sae:,} of width {source.d_in}")
-    saes = [_autoencoder(args, source.d_in, value, device) for value in many]
+    shape = {"d_in": source.d_in, "d_sae": args.d_sae}
+    saes = [registry.build(from_dict(kind.Config, shape | some), args.seed, device) for some in many]
     print(f"{source.hook_name} of {source.model_name}: {source.n_tokens:,} activations of width {source.d_in}")
     print(
         f"{saes[0].cfg}: {steps:,} steps of {args.batch_size:,} tokens"
@@ -147,10 +151,6 @@ def _refuse_what_has_no_effect(args: argparse.Namespace) -> None:
         options.refuse(args, ["split"], "beside --tokens: an array is read whole")
     if args.steps is not None:
         options.refuse(args, ["epochs"], "beside --steps")
-    if args.kind == "topk":
-        options.refuse(args, ["l1", "sparsity_warmup"], "on --kind topk")
-    else:
-        options.refuse(args, ["k"], "on --kind relu")
     if args.start is None:
         options.refuse(args, ["moments"], "without --from RUN, whose moments are to be taken")
 
@@ -176,12 +176,38 @@ def _source(args: argparse.Namespace):
     )  # fmt: skip
 
 
-def _autoencoder(args: argparse.Namespace, d_in: int, value: float, device):
-    from monosem.nn import ReLUSAE, TopKSAE
+def _settings(args: argparse.Namespace) -> list[dict[str, object]]:
+    """Fields of the kind's configuration: one set per dictionary to train."""
+    from monosem.nn import registry
 
-    if args.kind == "topk":
-        return TopKSAE(d_in, args.d_sae, value, seed=args.seed, device=device)
-    return ReLUSAE(d_in, args.d_sae, value, seed=args.seed, device=device)
+    config, swept = registry.find(args.kind).Config, [{}]
+    for option, field in SWEPT.items():
+        if registry.setting(args.kind, **{field: None}):
+            swept = [some | {field: value} for some in swept for value in getattr(args, option)]
+        else:
+            options.refuse(args, [option], f"on --kind {args.kind}")
+    if not config.has_penalty:
+        options.refuse(args, ["sparsity_warmup"], f"on --kind {args.kind}")
+    fixed = dict(_pair(text) for text in args.set)
+    for option, field in SWEPT.items():
+        if field in fixed:
+            raise ValueError(f"--set: got {field}; wanted it as --{option}, which takes several values")
+    if odd := sorted(fixed.keys() & {"d_in", "d_sae"}):
+        raise ValueError(
+            f"--set: got {odd[0]}; wanted other fields: the width is the hook's, --d-sae sets the features"
+        )
+    return [some | fixed for some in swept]
+
+
+def _pair(text: str) -> tuple[str, object]:
+    """``p=0.5`` as a field and its value: JSON, or else a string."""
+    name, found, value = text.partition("=")
+    if not found or not name:
+        raise ValueError(f"--set: got {text!r}; wanted NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
 
 
 def _time(text: str) -> int | float:

@@ -10,11 +10,10 @@ from typing import Any
 import torch
 
 from monosem.data import files, kinds, sealed
-from monosem.nn import KINDS, SAE
-from monosem.nn.config import ReLUConfig, SAEConfig, TopKConfig, from_dict
+from monosem.nn import KINDS, SAE, registry
+from monosem.nn.config import SAEConfig, from_dict
 
 FORMAT = 1
-CONFIGS = {config.kind: config for config in (TopKConfig, ReLUConfig)}
 _DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float32, torch.float64, torch.bfloat16, torch.float16)}
 _WEIGHTS, _RECORD = "sae.safetensors", "cfg.json"
 _WANTED = "a dictionary written by monosem.save or `monosem train`"
@@ -64,7 +63,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> SAE:
     tensors = sealed.read_tensors(path, "folder", _ADVICE, str(device))
     try:  # shapes only: memory is taken once the file is known to fill it
         with torch.device("meta"):
-            wanted = KINDS[config.kind](**asdict(config), device="meta", dtype=dtype).state_dict()
+            wanted = registry.build(config, device="meta", dtype=dtype).state_dict()
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ValueError(
             f"folder: {str(folder / _RECORD)!r}: no autoencoder has {config} ({str(error).splitlines()[0]}). "
@@ -82,7 +81,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> SAE:
             )
     if unknown := sorted(tensors.keys() - wanted.keys()):
         raise ValueError(f"folder: {str(path)!r} holds {', '.join(unknown)}; wanted only {', '.join(wanted)}")
-    sae = KINDS[config.kind](**asdict(config), device=device, dtype=dtype)
+    sae = registry.build(config, device=device, dtype=dtype)
     sae.load_state_dict(tensors)
     sae.metadata = metadata
     if sae.metadata.get("finished") is False:
@@ -96,7 +95,8 @@ def _described(record: dict[str, Any], path: Path) -> tuple[SAEConfig, torch.dty
     if record.get("format") != FORMAT or not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(
             f"folder: {str(path)!r} holds format {record.get('format')!r:.50}, kind {kind!r:.50}; this version "
-            f"reads format {FORMAT}, kinds {', '.join(KINDS)}"
+            f"reads format {FORMAT}, kinds {', '.join(KINDS)}. A kind of your own has to be registered first: import "
+            "the module that calls monosem.register (`--import MODULE`)."
         )
     dtype, metadata, values = _DTYPES.get(str(record.get("dtype"))), record.get("metadata"), record.get("cfg")
     if dtype is None or not isinstance(metadata, dict) or not isinstance(values, dict):
@@ -105,7 +105,7 @@ def _described(record: dict[str, Any], path: Path) -> tuple[SAEConfig, torch.dty
             f"{_WANTED}. {_ADVICE.capitalize()}."
         )
     try:
-        return from_dict(CONFIGS[kind], values), dtype, metadata
+        return from_dict(KINDS[kind].Config, values), dtype, metadata
     except (TypeError, ValueError) as error:
         raise ValueError(f"folder: {str(path)!r}: {error}. {_ADVICE.capitalize()}.") from None
 

@@ -2,26 +2,31 @@
 
 from monosem.nn.base import SAE, LossOutput
 from monosem.nn.config import ReLUConfig, SAEConfig, TopKConfig
-from monosem.nn.dense import DenseBlocks, DenseRows
+from monosem.nn.dense import DenseBlocks
 from monosem.nn.geometric_median import geometric_median
-from monosem.nn.gradients import Gradients, RowFactors
+from monosem.nn.gradients import Gradients, Multiplied, RowFactors
+from monosem.nn.parameters import Declared, Matrix, Rows, Vector
+from monosem.nn.registry import KINDS, register
 from monosem.nn.relu import ReLUSAE
 from monosem.nn.topk import TopKSAE
-
-KINDS: dict[str, type[SAE]] = {"topk": TopKSAE, "relu": ReLUSAE}
 
 __all__ = [
     "KINDS",
     "SAE",
+    "Declared",
     "DenseBlocks",
-    "DenseRows",
     "Gradients",
     "LossOutput",
+    "Matrix",
+    "Multiplied",
     "ReLUConfig",
     "ReLUSAE",
     "RowFactors",
+    "Rows",
     "SAEConfig",
     "TopKConfig",
     "TopKSAE",
+    "Vector",
     "geometric_median",
+    "register",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from monosem import ops
 from monosem.nn.config import SAEConfig
 from monosem.nn.geometric_median import geometric_median
-from monosem.nn.gradients import Gradients
+from monosem.nn.gradients import Gradients, Multiplied
+from monosem.nn.parameters import Declared, Rows, Vector
 from monosem.ops import SparseCode, backend
 from monosem.ops.memory import check_memory
 from monosem.ops.topk_encode import Rounded
@@ -58,6 +59,7 @@ class SAE(nn.Module, ABC):
         optimizer.zero_grad()
     """
 
+    Config: ClassVar[type[SAEConfig]]  # of the class; ``cfg`` is that of the autoencoder
     cfg: SAEConfig
 
     def __init__(self, cfg: SAEConfig, device=None, dtype: torch.dtype = torch.float32) -> None:
@@ -91,15 +93,44 @@ class SAE(nn.Module, ABC):
             dead: bool [d_sae], features that AuxK may use.
         """
 
-    @abstractmethod
+    @torch.no_grad()
     def gradients(
         self, x: Tensor, sparsity_scale: float = 1.0, dead: Tensor | None = None, rounded: Rounded | None = None
     ) -> Gradients:
-        """The same loss of x [N, d_in] with its gradients, computed directly; equals ``loss(...).backward()``.
+        """The same loss of x [N, d_in] with its gradients.
+
+        Here they are autograd's, of ``loss``: an autoencoder that has ``encode`` and ``loss`` can be trained. One that
+        overrides this computes the same in sparse factors, which is faster.
 
         Args:
             rounded: ``W_enc_rows`` in bfloat16, for ``ops.topk_encode``; it must be of the present weights.
         """
+        named = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        with torch.enable_grad():
+            out = self.loss(x, sparsity_scale, dead)
+            gradients = torch.autograd.grad(out.loss, list(named.values()), allow_unused=True)
+        arrays = {name: torch.zeros_like(p) for name, p in self.named_parameters()}
+        arrays |= {name: g.contiguous() for name, g in zip(named, gradients, strict=True) if g is not None}
+        loss, mse, sparsity, aux = (t.detach() for t in (out.loss, out.mse, out.sparsity, out.aux))
+        return Gradients(loss, mse, sparsity, aux, out.code.l0(), out.code.fired(), Multiplied(arrays))
+
+    def declared(self) -> dict[str, Declared]:
+        """How each parameter is updated, by name. An autoencoder with further parameters adds them::
+
+        def declared(self):
+            return super().declared() | {"theta": Vector(per_feature=True, lr_factor=0.1)}
+        """
+        return {"W_enc_rows": Rows(), "W_dec": Rows(unit=True), "b_enc": Vector(per_feature=True), "b_dec": Vector()}
+
+    @torch.no_grad()
+    def token_losses(self, x: Tensor, sparsity_scale: float = 1.0) -> Tensor:
+        """Mean squared error of each token of x [N, d_in], float32 [N], and its penalty where the kind has one."""
+        return (x - self.forward(x)).float().square().mean(-1)
+
+    @torch.no_grad()
+    def restart_features(self, features: Tensor, inputs: Tensor, alive: Tensor, factor: float) -> None:
+        """Steps 4 and 5 of the paper's resampling (``ops.resample_``) for these features (int64 [R])."""
+        ops.resample_(self.W_enc_rows, self.W_dec, self.b_enc, [], features, inputs, alive, factor)
 
     def decision(self) -> Hashable | None:
         """What the next step's launches depend on beside the shape of its batch, on a GPU; None where it may wait.

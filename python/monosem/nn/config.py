@@ -18,8 +18,15 @@ class SAEConfig:
     """
 
     kind: ClassVar[str] = ""
+    has_penalty: ClassVar[bool] = True  # a sparsity penalty, which may be warmed up
+    resampled: ClassVar[bool] = False  # dead features are resampled unless told otherwise
     d_in: int
     d_sae: int
+
+    def describe(self) -> str:
+        """The kind and its settings, for pages."""
+        settings = [f"{f.name} = {getattr(self, f.name)}" for f in fields(self) if f.name not in ("d_in", "d_sae")]
+        return f"{self.kind} with {', '.join(settings)}" if settings else self.kind
 
     def __post_init__(self) -> None:
         for name in ("d_in", "d_sae"):
@@ -48,9 +55,13 @@ class TopKConfig(SAEConfig):
     """
 
     kind: ClassVar[str] = "topk"
+    has_penalty: ClassVar[bool] = False
     k: int = 32
     aux_k: int | str | None = "auto"
     aux_coefficient: float = 1 / 32
+
+    def describe(self) -> str:
+        return f"TopK with k = {self.k}"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,7 +87,11 @@ class ReLUConfig(SAEConfig):
     """
 
     kind: ClassVar[str] = "relu"
+    resampled: ClassVar[bool] = True
     l1_coefficient: float = 1e-3
+
+    def describe(self) -> str:
+        return f"ReLU with λ = {self.l1_coefficient:g}"
 
     def __post_init__(self) -> None:
         super().__post_init__()

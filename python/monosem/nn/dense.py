@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from monosem.nn.gradients import RowOptimizer
 from monosem.ops.precision import as_given
+from monosem.ops.sparse_decode import weighted_sum
 
 # Activations of a block of features. Products of this size are as fast as larger ones on a CPU, where what a step may
 # take beyond its weights is little; a GPU wants larger ones.
 CPU_BYTES, GPU_BYTES = 2 << 20, 64 << 20
 
 
-@dataclass(frozen=True)
-class DenseRows:
-    """Gradients of some or all features, multiplied out."""
-
-    w_enc: Tensor
-    w_dec: Tensor
-    b_enc: Tensor
-
-
 class DenseBlocks:
     """Gradients multiplied out, used while so many features fire that dense products are cheaper than gathering rows.
 
     No array has the size of tokens × features or of a weight matrix. The reconstruction needs all features: it is made
-    first. Then, as the blocks are asked for, each one's activations are made again beside its gradients, which costs
-    six products instead of five.
+    first. Then, block by block, the activations are computed again beside the gradients, which costs six products
+    instead of five. ``update`` reads the rows of a block, hands over their gradients and never reads them again, so
+    that the optimizer may change them at once.
 
     Args:
         x: [N, D], what is reconstructed. ``centred``: x − b_dec.
-        w_enc, w_dec: rows [F, D]; those of a block may change once it was given. ``b_enc``: [F]; ``b_dec``: [D].
+        w_enc, w_dec: rows [F, D]; ``b_enc``: [F]; ``b_dec``: [D].
         penalty: gradient of the loss in each active feature's value, by sparsity.
 
     Attributes:
@@ -48,7 +41,7 @@ class DenseBlocks:
     ) -> None:
         (n, d), features = x.shape, len(w_enc)
         self._w_enc, self._w_dec, self._b_enc = w_enc.detach(), w_dec.detach(), b_enc.detach()
-        self._centred, self._penalty = centred, penalty
+        self._centred, self._penalty, self._used = centred, penalty, False
         size = CPU_BYTES if x.device.type == "cpu" else GPU_BYTES
         self._step = min(features, max(64, size // (x.element_size() * max(1, n))))
         # Kept from block to block: fresh memory costs more than what is done in it.
@@ -70,23 +63,39 @@ class DenseBlocks:
         self._slope = residual.mul_(2 / (n * d))  # of the loss in x̂
         self.b_dec = residual.sum(0)
 
-    def __iter__(self) -> Iterator[tuple[slice, DenseRows]]:
-        """Features of the block, and their gradients."""
+    def update(self, optimizer: RowOptimizer) -> dict[str, Tensor]:
+        """Update both matrices block by block; returns the gradients of the biases."""
+        b_enc, b_dec = torch.empty_like(self._b_enc), self.b_dec
+        for part, w_enc, w_dec, bias in self._blocks():
+            b_enc[part] = bias
+            b_dec = b_dec - weighted_sum(bias, self._w_enc[part])
+            optimizer.update_rows("W_enc_rows", part, w_enc)
+            optimizer.update_rows("W_dec", part, w_dec)
+        return {"b_enc": b_enc, "b_dec": b_dec}
+
+    def multiplied(self) -> dict[str, Tensor]:
+        """The gradients of all features."""
+        w_enc, w_dec, b_enc = (torch.empty_like(w) for w in (self._w_enc, self._w_dec, self._b_enc))
+        for part, *gradients in self._blocks():
+            w_enc[part], w_dec[part], b_enc[part] = gradients
+        b_dec = self.b_dec - weighted_sum(b_enc, self._w_enc)
+        return {"W_enc_rows": w_enc, "W_dec": w_dec, "b_enc": b_enc, "b_dec": b_dec}
+
+    def _blocks(self) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+        """Features of each block and the gradients of their encoder rows, decoder rows and biases, once."""
+        if self._used:  # the weights may have changed since
+            raise RuntimeError(
+                "gradients: asked for a second time; wanted once per batch. Call sae.gradients(x) again."
+            )
+        self._used = True
         for part in self._parts():
-            yield part, self._gradients(part)
+            yield part, *self._gradients(part)
 
     @as_given
-    def _gradients(self, part: slice) -> DenseRows:
+    def _gradients(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
         f, on, slope = self._activations(part)
         torch.mm(self._slope, self._w_dec[part].T, out=slope).add_(self._penalty).mul_(on)
-        return DenseRows(torch.mm(slope.T, self._centred), torch.mm(f.T, self._slope), slope.sum(0))
-
-    def whole(self) -> DenseRows:
-        """The gradients of all features."""
-        rows = DenseRows(*(torch.empty_like(w) for w in (self._w_enc, self._w_dec, self._b_enc)))
-        for part, some in self:
-            rows.w_enc[part], rows.w_dec[part], rows.b_enc[part] = some.w_enc, some.w_dec, some.b_enc
-        return rows
+        return torch.mm(slope.T, self._centred), torch.mm(f.T, self._slope), slope.sum(0)
 
     def _parts(self) -> Iterator[slice]:
         features = len(self._w_enc)

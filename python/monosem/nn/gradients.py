@@ -1,12 +1,52 @@
-"""What a fast step needs from an autoencoder: the loss, and its gradients in factors never multiplied out."""
+"""The gradients that a step takes from an autoencoder: in sparse factors, in dense blocks, or multiplied out."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from torch import Tensor
 
-from monosem.nn.dense import DenseBlocks
+from monosem import ops
+from monosem.ops.sparse_decode import weighted_sum
+
+
+class RowOptimizer(Protocol):
+    """Updates rows as their gradients are computed, so that none of size F × D goes to memory (``FastStep``)."""
+
+    def update_rows(self, name: str, part: slice, gradient: Tensor) -> None:
+        """Update the rows ``part`` of a parameter by their gradient."""
+
+    def update_factors(self, name: str, csc: tuple, coef: Tensor, u: Tensor, scale: float) -> None:
+        """Update all rows by ``scale · row_grad(*csc, coef, u)``."""
+
+    def update_encoder(
+        self, name: str, csc: tuple, coef: Tensor, u: Tensor, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Update all rows by ``row_grad(*csc, coef, u)``; returns the sums of ``ops.encoder_grad_adam_``."""
+
+
+class ParameterGradients(Protocol):
+    """Gradients of every parameter of an autoencoder. Exactly one of the two methods is called, once."""
+
+    def multiplied(self) -> dict[str, Tensor]:
+        """All of them as arrays, by name; the caller may write to these."""
+
+    def update(self, optimizer: RowOptimizer) -> dict[str, Tensor]:
+        """Give those of rows to the optimizer, and return the others by name."""
+
+
+@dataclass(frozen=True)
+class Multiplied:
+    """Gradients as arrays, one per parameter: those of autograd."""
+
+    arrays: dict[str, Tensor]
+
+    def multiplied(self) -> dict[str, Tensor]:
+        return self.arrays
+
+    def update(self, optimizer: RowOptimizer) -> dict[str, Tensor]:
+        return self.arrays
 
 
 @dataclass(frozen=True)
@@ -17,8 +57,12 @@ class RowFactors:
         indices, offsets: the code in CSR form, M tokens.
         values: activations [nnz]; with ``residual`` [M, D] they make the decoder's gradient, scaled ``decoder_scale``.
         slopes: gradient of each pre-activation [nnz]; with ``inputs`` [M, D] (centred) they make the encoder's.
+        w_enc: the encoder's rows [F, D] of the forward pass.
+        b_dec: gradient of the decoder bias through the decoder. The part through the encoder's input x − b_dec,
+            ``−(Σ slopes) · W_enc``, is added here.
         bias: gradient of each entry's encoder bias [nnz], where it is not its slope: an entry may stand for a whole
             gradient row, with a coefficient of 1.
+        others: gradients of further parameters, by name.
     """
 
     indices: Tensor
@@ -28,24 +72,40 @@ class RowFactors:
     decoder_scale: float
     slopes: Tensor
     inputs: Tensor
+    w_enc: Tensor
+    b_dec: Tensor
     bias: Tensor | None = None
+    others: dict[str, Tensor] = field(default_factory=dict)
 
-    @property
-    def bias_slopes(self) -> Tensor:
-        """What the gradient of the encoder bias sums: [nnz]."""
-        return self.slopes if self.bias is None else self.bias
+    def multiplied(self) -> dict[str, Tensor]:
+        csc = self._by_feature()
+        b_enc = ops.feature_sum(*csc[:2], self.slopes if self.bias is None else self.bias)
+        return {
+            "W_enc_rows": ops.row_grad(*csc, self.slopes, self.inputs),
+            "W_dec": ops.row_grad(*csc, self.values, self.residual).mul_(self.decoder_scale),
+            "b_enc": b_enc,
+            "b_dec": self.b_dec - weighted_sum(b_enc, self.w_enc),
+            **self.others,
+        }
+
+    def update(self, optimizer: RowOptimizer) -> dict[str, Tensor]:
+        csc = self._by_feature()
+        b_enc, through_encoder = optimizer.update_encoder("W_enc_rows", csc, self.slopes, self.inputs, self.bias)
+        optimizer.update_factors("W_dec", csc, self.values, self.residual, self.decoder_scale)
+        return {"b_enc": b_enc, "b_dec": self.b_dec - through_encoder, **self.others}
+
+    def _by_feature(self) -> tuple[Tensor, Tensor, Tensor]:
+        return ops.csc(self.indices, self.offsets, len(self.w_enc))
 
 
 @dataclass(frozen=True)
 class Gradients:
-    """The loss of one batch and its gradients, made without an autograd graph.
+    """The loss of one batch and its gradients.
 
     Attributes:
         loss, mse, sparsity, aux, l0: 0-dim.
         fired: bool [d_sae], features active on at least one token.
-        rows: gradients of both weight matrices and the encoder bias.
-        b_dec: gradient of the decoder bias through the decoder only; the part through the encoder's input,
-            ``−(Σ slopes) · W_enc``, follows from the encoder bias' gradient.
+        rows: gradients of all parameters.
         redone: tokens for whose entries there was no room at first, so that the batch was encoded once more. On a GPU.
         left_out: tokens that are not in these means, int64, 0-dim: in a CUDA graph, where nothing can be done again.
     """
@@ -56,7 +116,6 @@ class Gradients:
     aux: Tensor
     l0: Tensor
     fired: Tensor
-    rows: RowFactors | DenseBlocks
-    b_dec: Tensor
+    rows: ParameterGradients
     redone: int = 0
     left_out: Tensor | None = None

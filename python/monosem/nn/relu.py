@@ -13,6 +13,7 @@ from monosem.nn.config import ReLUConfig
 from monosem.nn.dense import DenseBlocks
 from monosem.nn.gradients import Gradients, RowFactors
 from monosem.nn.late import LAG, Late, OnItsWay, capturing, room_for
+from monosem.nn.registry import register
 from monosem.ops import SparseCode, gpu
 from monosem.ops.topk_encode import Rounded
 
@@ -20,6 +21,7 @@ DENSE_ABOVE = 0.1  # share of features active above which dense products beat ga
 MOST_SLOTS = 1024  # on a GPU: entries of a token that the sparse path has room for
 
 
+@register
 class ReLUSAE(SAE):
     r"""``f = ReLU(W_enc·(x − b_dec) + b_enc)``, ``L = mean_D (x − x̂)² + λ·Σ f``, mean over tokens.
 
@@ -33,6 +35,7 @@ class ReLUSAE(SAE):
     Basic Training".
     """
 
+    Config = ReLUConfig
     cfg: ReLUConfig
 
     def __init__(
@@ -69,6 +72,16 @@ class ReLUSAE(SAE):
         sparsity = code.values.sum() / max(1, code.n_tokens)
         loss = mse + sparsity_scale * self.cfg.l1_coefficient * sparsity
         return LossOutput(loss, mse, sparsity, mse.new_zeros(()), x + residual, code)
+
+    @torch.no_grad()
+    def token_losses(self, x: Tensor, sparsity_scale: float = 1.0) -> Tensor:
+        """``mean_D (x - x̂)² + sparsity_scale·λ·Σ f`` of each token, float32 [N]."""
+        code = self.encode(x)
+        losses = (x - self.decode(code)).float().square().mean(-1)
+        if coefficient := sparsity_scale * self.cfg.l1_coefficient:
+            values, _, offsets = code.csr()
+            losses += coefficient * torch.segment_reduce(values.float(), "sum", offsets=offsets, initial=0.0)
+        return losses
 
     @torch.no_grad()
     def gradients(
@@ -131,10 +144,12 @@ class ReLUSAE(SAE):
             token_mse, residual = token_mse * kept * share, residual.mul_((kept * share)[:, None])
             slopes, sparsity, l0 = slopes.mul_(share), sparsity * share, l0 * share
         mse = token_mse.mean()
-        factors = RowFactors(indices, offsets, values, residual, 2 / (n * d), slopes, centred)
+        b_dec = residual.sum(0).mul_(2 / (n * d))
+        factors = RowFactors(
+            indices, offsets, values, residual, 2 / (n * d), slopes, centred, self.W_enc_rows.detach(), b_dec
+        )
         made = Gradients(
-            mse + weight * sparsity, mse, sparsity, mse.new_zeros(()), l0, code.fired(), factors,
-            residual.sum(0).mul_(2 / (n * d)), left_out=left_out,
+            mse + weight * sparsity, mse, sparsity, mse.new_zeros(()), l0, code.fired(), factors, left_out=left_out,
         )  # fmt: skip
         if fits is not None:
             kept, entries = fits.get()  # the GPU has the decoder to go on with
@@ -155,5 +170,4 @@ class ReLUSAE(SAE):
         mse, sparsity = (rows.squares / (n * d)).to(x.dtype), (rows.total / n).to(x.dtype)
         return Gradients(
             mse + weight * sparsity, mse, sparsity, mse.new_zeros(()), (active / n).float(), rows.counts > 0, rows,
-            rows.b_dec,
         )  # fmt: skip

@@ -11,11 +11,13 @@ from monosem.nn.base import SAE, LossOutput
 from monosem.nn.config import TopKConfig
 from monosem.nn.gradients import Gradients, RowFactors
 from monosem.nn.late import LAG, Late, room_for
+from monosem.nn.registry import register
 from monosem.ops import SparseCode, gpu
 from monosem.ops.code import uniform_offsets
 from monosem.ops.topk_encode import Rounded
 
 
+@register
 class TopKSAE(SAE):
     r"""``f = ReLU(TopK(W_enc·(x − b_dec) + b_enc))``, ``L = mean (x − x̂)² + α·L_aux``.
 
@@ -30,6 +32,7 @@ class TopKSAE(SAE):
     Source: Gao et al. 2024 (arXiv 2406.04093), sections 2.3, 2.4 and A.2.
     """
 
+    Config = TopKConfig
     cfg: TopKConfig
 
     def __init__(
@@ -128,8 +131,19 @@ class TopKSAE(SAE):
             slopes = torch.cat([slopes, torch.where(z > 0, slope, 0).mul_(alpha / n)])
             residual = torch.cat([residual, left.mul_(alpha)])
             inputs = torch.cat([centred, centred])
-        factors = RowFactors(indices, offsets, values, residual, 2 / (n * d), slopes, inputs, bias_slopes)
-        return Gradients(loss, mse, sparsity, aux, l0, fired, factors, b_dec)
+        factors = RowFactors(
+            indices,
+            offsets,
+            values,
+            residual,
+            2 / (n * d),
+            slopes,
+            inputs,
+            self.W_enc_rows.detach(),
+            b_dec,
+            bias_slopes,
+        )
+        return Gradients(loss, mse, sparsity, aux, l0, fired, factors)
 
     def decision(self) -> int:
         """Room for dead features, by what was measured ``LAG`` steps ago."""

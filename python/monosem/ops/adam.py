@@ -51,6 +51,13 @@ def write_live_(live: Tensor, lr: float, beta1: float, beta2: float, eps: float,
     live.copy_(numbers.pin_memory() if live.device.type == "cuda" else numbers, non_blocking=True)
 
 
+def scaled_live(live: Tensor, factor: float) -> Tensor:
+    """The same factors with the learning rate times ``factor``, computed on the device."""
+    scaled = live.clone()
+    scaled[4] *= factor
+    return scaled
+
+
 def read_live(live: Tensor) -> tuple:
     """``(add1, keep2, add2, root2, step_size, eps)`` and the step number, as 0-dim tensors."""
     return (live[0], live[1], live[2], live[7], live[4], live[5]), live.view(torch.int32)[6].long()

@@ -153,7 +153,7 @@ def _human(context: Context, beside: bool = True) -> Section:
 
 def _notes(context: Context, results: dict[str, dict[str, Any]]) -> list[str]:
     preset = context.preset
-    sparsity = f"TopK with k = {preset.k}" if preset.kind == "topk" else f"ReLU with λ = {preset.l1:g}"
+    sparsity = preset.architecture(1, preset.run(preset.main).d_sae).describe()  # whatever the width
     minutes = sum(r["seconds"] for r in results.values()) / 60
     other = f" and {context.other}" if context.other else ""
     return [

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from monosem.nn import registry
+from monosem.nn.config import SAEConfig
+
 FIRST, SECOND, CONTROL = "A", "B", "shuffled"
 
 
@@ -49,6 +52,11 @@ class Preset:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"runs": [asdict(run) for run in self.runs]}
+
+    def architecture(self, d_in: int, d_sae: int) -> SAEConfig:
+        """The configuration of a dictionary of this preset."""
+        settings = registry.setting(self.kind, k=self.k, l1_coefficient=self.l1)
+        return registry.find(self.kind).Config(d_in, d_sae, **settings)
 
     def run(self, name: str) -> Run:
         return next(run for run in self.runs if run.name == name)

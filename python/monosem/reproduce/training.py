@@ -6,7 +6,7 @@ from typing import Any
 
 from monosem.analysis.metrics import evaluate
 from monosem.data.harvest import ActivationStream
-from monosem.nn import ReLUSAE, TopKSAE
+from monosem.nn import registry
 from monosem.reproduce.context import Context
 from monosem.reproduce.presets import Run
 from monosem.reproduce.runner import Stage
@@ -36,12 +36,8 @@ def train(context: Context, run: Run) -> dict[str, Any]:
     # Another seed for the second model: other tokens in every batch, as in the paper.
     seed = context.seed + (1 if run.model == "B" else 0)
     stream = ActivationStream(model, context.hook_name, rows.tokens, preset.batch_size, seed, epochs=None)
-    resample = None
-    if preset.kind == "topk":
-        sae = TopKSAE(stream.d_in, run.d_sae, preset.k, seed=seed)
-    else:
-        sae = ReLUSAE(stream.d_in, run.d_sae, preset.l1, seed=seed)
-        resample = ResampleConfig.for_run(run.steps, preset.batch_size, run.d_sae)
+    sae = registry.build(preset.architecture(stream.d_in, run.d_sae), seed)
+    resample = ResampleConfig.for_run(run.steps, preset.batch_size, run.d_sae) if sae.cfg.resampled else None
     config = TrainConfig(
         lr=preset.lr, batch_size=preset.batch_size, steps=run.steps, resample=resample, seed=seed,
         dead_after=min(1_000_000, max(1, run.steps * preset.batch_size // 10)),

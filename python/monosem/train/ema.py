@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from monosem.nn import SAE
+
 
 class Ema:
     """Keeps ``average ← decay·average + (1 - decay)·weights``, starting from the weights it is given.
@@ -13,9 +15,9 @@ class Ema:
     because to stretch the decoder rows would change what the dictionary computes.
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
+    def __init__(self, sae: SAE, decay: float) -> None:
         self.decay = decay
-        self._weights = dict(module.named_parameters())
+        self._weights, self._declared = dict(sae.named_parameters()), sae.declared()
         self._averages = {name: weight.detach().clone() for name, weight in self._weights.items()}
 
     @torch.no_grad()
@@ -30,11 +32,10 @@ class Ema:
 
         A resampled neuron has nothing in common with the dead one whose place it takes.
         """
-        d_sae = self._weights["W_dec"].shape[0]
         for name, average in self._averages.items():
             if features is None:
                 average.copy_(self._weights[name])
-            elif name != "b_dec" and average.shape[0] == d_sae:
+            elif self._declared[name].per_feature:
                 average[features] = self._weights[name][features].to(average.dtype)
 
     @torch.no_grad()

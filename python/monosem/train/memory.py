@@ -8,15 +8,17 @@ from monosem.ops.memory import available_memory, human_bytes
 
 
 def bytes_needed(
-    d_in: int, d_sae: int, batch_size: int, *, ema: bool = False, built: bool = False, adam_state: str = "fp32"
-) -> int:
+    d_in: int, d_sae: int, batch_size: int, *, parameters: int | None = None, ema: bool = False, built: bool = False,
+    adam_state: str = "fp32",
+) -> int:  # fmt: skip
     """Bytes that training takes beyond what is in use now: an estimate, on the low side.
 
-    Parameters P = 2·F·D + F + D in fp32 once (0 if ``built``, that is allocated already), twice more for Adam and
-    once for the EMA; a bf16 copy of the encoder; and six arrays of the size of a batch, N·D. Moments kept in bf16
-    take half, in int8 a quarter.
+    ``parameters`` (P; None: 2·F·D + F + D, of two matrices and two biases) in fp32 once (0 if ``built``, that is
+    allocated already), twice more for Adam and once for the EMA; a bf16 copy of the encoder; and six arrays of the size
+    of a batch, N·D. Moments kept in bf16 take half, in int8 a quarter.
     """
-    parameters = 2 * d_sae * d_in + d_sae + d_in
+    if parameters is None:
+        parameters = 2 * d_sae * d_in + d_sae + d_in
     copies = (not built) + {"fp32": 2, "bf16": 1, "int8": 0.5}[adam_state] + ema
     return int(4 * parameters * copies) + 2 * d_sae * d_in + 6 * 4 * batch_size * d_in
 

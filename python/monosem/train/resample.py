@@ -1,7 +1,7 @@
 """Neuron resampling: when, which neurons, and from which inputs they start anew.
 
 *Towards Monosemanticity*, appendix "Autoencoder Training", "Neuron Resampling". Steps 1 to 3 and the draw of step 4
-are here; what is then written (steps 4 to 6) is ``ops.resample_`` and the optimizer's ``reset_features``.
+are here; what is then written (steps 4 to 6) is ``SAE.restart_features`` and the optimizer's ``reset_features``.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from monosem import ops
+from monosem.nn import SAE
 
 
 @dataclass(frozen=True)
@@ -73,20 +73,14 @@ class ResampleConfig:
 
 
 @torch.no_grad()
-def token_losses(sae: nn.Module, x: Tensor, sparsity_scale: float = 1.0) -> Tensor:
+def token_losses(sae: SAE, x: Tensor, sparsity_scale: float = 1.0) -> Tensor:
     """The training loss of each token of ``x`` [N, D] by itself, float32 [N]; its mean is the loss of the batch.
 
     ``mean_D (x - x̂)² + sparsity_scale · λ · Σ_F f``, the paper's convention (the penalty is 0 for TopK). The paper
     does not say whether "the loss" includes the L1 term; it does here, because that is the loss being trained.
     AuxK, which is no loss of a token, is left out.
     """
-    code = sae.encode(x)
-    losses = (x - sae.decode(code)).float().square().mean(-1)
-    coefficient = sparsity_scale * getattr(sae.cfg, "l1_coefficient", 0.0)
-    if coefficient:
-        values, _, offsets = code.csr()
-        losses += coefficient * torch.segment_reduce(values.float(), "sum", offsets=offsets, initial=0.0)
-    return losses
+    return sae.token_losses(x, sparsity_scale)
 
 
 class InputDraw:
@@ -103,7 +97,7 @@ class InputDraw:
     """
 
     def __init__(
-        self, sae: nn.Module, n: int, cfg: ResampleConfig, generator: torch.Generator, sparsity_scale: float = 1.0
+        self, sae: SAE, n: int, cfg: ResampleConfig, generator: torch.Generator, sparsity_scale: float = 1.0
     ) -> None:
         self._sae, self._n, self._generator, self._scale = sae, n, generator, sparsity_scale
         self.rows = sae.W_dec.new_empty(0, sae.cfg.d_in)
@@ -127,7 +121,7 @@ class InputDraw:
 
 
 @torch.no_grad()
-def write_neurons(sae: nn.Module, dead: Tensor, inputs: Tensor, cfg: ResampleConfig) -> Tensor:
+def write_neurons(sae: SAE, dead: Tensor, inputs: Tensor, cfg: ResampleConfig) -> Tensor:
     """Steps 4 and 5: new rows for the first ``len(inputs)`` features of ``dead`` (bool [F]); returns which, int64.
 
     Decoder row = the input itself, not the input less the decoder bias, made unit (the paper's words; it leaves the
@@ -135,5 +129,5 @@ def write_neurons(sae: nn.Module, dead: Tensor, inputs: Tensor, cfg: ResampleCon
     """
     features = dead.nonzero().flatten()[: len(inputs)]
     if len(features):
-        ops.resample_(sae.W_enc_rows, sae.W_dec, sae.b_enc, [], features, inputs, ~dead, cfg.encoder_factor)
+        sae.restart_features(features, inputs, ~dead, cfg.encoder_factor)
     return features

@@ -6,12 +6,9 @@ import torch
 from torch import Tensor
 
 from monosem import ops
-from monosem.nn import SAE, DenseBlocks, DenseRows, Gradients, RowFactors
+from monosem.nn import SAE, Declared, Gradients, Matrix, Rows
 from monosem.ops import adam, backend, gpu
 from monosem.ops.precision import as_given
-from monosem.ops.sparse_decode import weighted_sum
-
-PARAMETERS = ("W_enc_rows", "W_dec", "b_enc", "b_dec")
 
 
 class FastStep:
@@ -41,16 +38,17 @@ class FastStep:
         self, sae: SAE, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, adam_state: str = "fp32",
         lazy_rows: bool = False,
     ) -> None:  # fmt: skip
-        _check(sae)
+        self.declared = _declared(sae)
         if adam_state not in adam.STATES:
             raise ValueError(f"adam_state: got {adam_state!r}; wanted one of {', '.join(adam.STATES)}")
         if adam_state != "fp32" and sae.W_dec.dtype != torch.float32:
             where = f"{sae.W_dec.dtype} on {sae.W_dec.device}"
             raise ValueError(f"adam_state: got {adam_state!r} for {where}; wanted float32 parameters, or 'fp32'")
         self.sae, self.betas, self.eps, self.lazy_rows = sae, betas, eps, lazy_rows
-        self.m, self.v = ({n: self._zeros(n, adam_state, i) for n in PARAMETERS} for i in range(2))
-        small = PARAMETERS[:2] if adam_state == "int8" else ()
-        self.scales = {n: torch.zeros(2, sae.cfg.d_sae, device=sae.W_dec.device, dtype=torch.float32) for n in small}
+        self.m, self.v = ({n: self._zeros(n, adam_state, i) for n in self.declared} for i in range(2))
+        small = {n: len(t) for n, t in self.m.items() if t.dtype == torch.int8}
+        self.scales = {n: torch.zeros(2, f, device=sae.W_dec.device, dtype=torch.float32) for n, f in small.items()}
+        self._hyper: tuple = ()  # of the present step
         self._count = 0
         self._steps: Tensor | None = None  # on the device, once lr is
         self._live: Tensor | None = None
@@ -85,54 +83,44 @@ class FastStep:
             dead: bool [d_sae], features that AuxK may use.
         """
         made = self.sae.gradients(x, sparsity_scale, dead, self._fresh_copy())
-        hyper = self._hyper(lr)
-        # b_dec also enters through the encoder's input x − b_dec: −(gradient of b_enc) · W_enc, with the weights of the
-        # forward pass.
-        b_dec, norm = made.b_dec, None
-        if clip is not None:
-            rows = self._multiplied(made.rows)
-            b_dec = b_dec - weighted_sum(rows.b_enc, self.sae.W_enc_rows)
-            norm = self._clip(rows, b_dec, clip)
-            b_enc = rows.b_enc
-            self._dense_adam(slice(0, self.sae.cfg.d_sae), rows, hyper)
-        elif isinstance(made.rows, RowFactors):
-            encoder, decoder = self._factors(made.rows)
-            state, (_, *options) = self._state("W_enc_rows"), self._options("W_enc_rows")
-            b_enc, through_encoder = ops.encoder_grad_adam_(*state, *encoder, made.rows.bias, *hyper, *options)
-            b_dec = b_dec - through_encoder
-            decoder = *decoder, made.rows.decoder_scale
-            ops.row_grad_adam_(*self._state("W_dec"), *decoder, *hyper, *self._options("W_dec"))
+        self._hyper, norm = self._count_in(lr), None
+        if clip is None:
+            gradients = made.rows.update(self)
         else:
-            b_enc = torch.empty_like(self.sae.b_enc)
-            for part, rows in made.rows:
-                b_enc[part] = rows.b_enc
-                b_dec = b_dec - weighted_sum(rows.b_enc, self.sae.W_enc_rows[part])
-                self._dense_adam(part, rows, hyper)
-        for name, g in (("b_enc", b_enc), ("b_dec", b_dec)):
-            ops.row_adam_(*(t.view(1, -1) for t in self._state(name)), g.view(1, -1), *hyper, False, False, self._live)
+            gradients = made.rows.multiplied()
+            norm = self._clip(gradients, clip)
+        for name in self.declared:
+            if name in gradients:  # the others are updated already
+                self._update(name, gradients[name])
         return StepOutput(made, norm)
 
-    def _factors(self, rows: RowFactors) -> tuple[tuple, tuple]:
-        """``starts, entries, tokens, coef, u`` of both matrices."""
-        by_feature = ops.csc(rows.indices, rows.offsets, self.sae.cfg.d_sae)
-        return (*by_feature, rows.slopes, rows.inputs), (*by_feature, rows.values, rows.residual)
+    def update_encoder(
+        self, name: str, csc: tuple, coef: Tensor, u: Tensor, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """See ``nn.gradients.RowOptimizer``."""
+        _, *options = self._options(name)
+        return ops.encoder_grad_adam_(*self._state(name), *csc, coef, u, bias, *self._factors(name), *options)
 
-    def _multiplied(self, rows: RowFactors | DenseBlocks) -> DenseRows:
-        if isinstance(rows, DenseBlocks):
-            return rows.whole()
-        encoder, decoder = self._factors(rows)
-        w_enc, w_dec = ops.row_grad(*encoder), ops.row_grad(*decoder).mul_(rows.decoder_scale)
-        return DenseRows(w_enc, w_dec, ops.feature_sum(*encoder[:2], rows.bias_slopes))
+    def update_factors(self, name: str, csc: tuple, coef: Tensor, u: Tensor, scale: float) -> None:
+        """See ``nn.gradients.RowOptimizer``."""
+        ops.row_grad_adam_(*self._state(name), *csc, coef, u, scale, *self._factors(name), *self._options(name))
 
-    def _dense_adam(self, part: slice, rows: DenseRows, hyper: tuple) -> None:
-        """Adam of these features in both matrices."""
-        for name, g in (("W_enc_rows", rows.w_enc), ("W_dec", rows.w_dec)):
-            unit, lazy, live, scales, copy, norms = self._options(name)
-            some = None if scales is None else scales[:, part].contiguous()
-            copy, norms = (None if t is None else t[part] for t in (copy, norms))
-            ops.row_adam_(*(t[part] for t in self._state(name)), g, *hyper, unit, lazy, live, some, copy, norms)
-            if scales is not None:
-                scales[:, part] = some
+    def update_rows(self, name: str, part: slice, gradient: Tensor) -> None:
+        """See ``nn.gradients.RowOptimizer``."""
+        unit, lazy, live, scales, copy, norms = self._options(name)
+        some = None if scales is None else scales[:, part].contiguous()
+        copy, norms = (None if t is None else t[part] for t in (copy, norms))
+        state, factors = (t[part] for t in self._state(name)), self._factors(name)
+        ops.row_adam_(*state, gradient, *factors, unit, lazy, live, some, copy, norms)
+        if scales is not None:
+            scales[:, part] = some
+
+    def _update(self, name: str, gradient: Tensor) -> None:
+        """Adam of a whole parameter."""
+        if gradient.ndim > 1:
+            return self.update_rows(name, slice(0, len(gradient)), gradient)
+        state = (t.view(1, -1) for t in self._state(name))
+        return ops.row_adam_(*state, gradient.view(1, -1), *self._factors(name), False, False, self._live_of(name))
 
     def count_step(self, lr: float) -> None:
         """Count a step that reads its factors from the device: ``self(x, None)``, called or replayed next.
@@ -147,7 +135,7 @@ class FastStep:
         self._live = self._by_host
         self._fresh_copy()
 
-    def _hyper(self, lr: float | Tensor | None) -> tuple:
+    def _count_in(self, lr: float | Tensor | None) -> tuple:
         """Count this step; ``lr, beta1, beta2, eps, step`` for the operations, or what stands there unread."""
         if lr is None:
             return 0.0, *self.betas, self.eps, 1
@@ -167,10 +155,22 @@ class FastStep:
     def _state(self, name: str) -> tuple[Tensor, Tensor, Tensor]:
         return getattr(self.sae, name).data, self.m[name], self.v[name]
 
+    def _factors(self, name: str) -> tuple:
+        """``lr, beta1, beta2, eps, step`` of a parameter."""
+        lr, *rest = self._hyper
+        return lr * self.declared[name].lr_factor, *rest
+
+    def _live_of(self, name: str) -> Tensor | None:
+        """The factors on the device, with the learning rate of this parameter."""
+        factor = self.declared[name].lr_factor
+        return self._live if self._live is None or factor == 1 else adam.scaled_live(self._live, factor)
+
     def _options(self, name: str) -> tuple:
         """``unit, lazy, live, scales, copy, norms`` of a matrix."""
         copy = self._copy if name == "W_enc_rows" and self._copy is not None else (None, None)
-        return name == "W_dec", self.lazy_rows, self._live, self.scales.get(name), *copy
+        rows = isinstance(self.declared[name], Rows)
+        unit, lazy = rows and self.declared[name].unit, rows and self.lazy_rows
+        return unit, lazy, self._live_of(name), self.scales.get(name), *copy
 
     def _fresh_copy(self) -> tuple[Tensor, Tensor] | None:
         """The encoder rows in bfloat16. Our own updates go through ``.data``, which PyTorch does not count."""
@@ -184,27 +184,29 @@ class FastStep:
         """The weights were changed by someone else: forget what was made of them."""
         self._copied = None
 
-    def _clip(self, rows: DenseRows, b_dec: Tensor, clip: float | None) -> Tensor | None:
-        if clip is None:
-            return None
-        # The norm is of what Adam will see: the decoder's gradient without its part parallel to each row.
-        w = self.sae.W_dec
-        rows.w_dec.sub_((rows.w_dec * w).sum(-1, keepdim=True) * w)
-        gradients = [rows.w_enc, rows.w_dec, rows.b_enc, b_dec]
-        norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients]))
+    def _clip(self, gradients: dict[str, Tensor], clip: float) -> Tensor:
+        """Scale the gradients so that their norm is at most ``clip``; returns the norm before."""
+        # The norm is of what Adam will see: unit rows' gradients without their part parallel to each row.
+        for name, declared in self.declared.items():
+            if isinstance(declared, Rows) and declared.unit:
+                w, g = getattr(self.sae, name), gradients[name]
+                g.sub_((g * w).sum(-1, keepdim=True) * w)
+        every = [gradients[name] for name in self.declared]
+        norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in every]))
         factor = (clip / (norm + 1e-6)).clamp(max=1.0)
-        for g in gradients:
+        for g in every:
             g.mul_(factor)
         return norm
 
     @torch.no_grad()
     def reset_features(self, features: Tensor) -> None:
-        """Forget Adam's moments of these features (int64 [R]), which got new weights: their rows in both matrices and
-        the encoder bias."""
+        """Forget Adam's moments of these features (int64 [R]), which got new weights, in every parameter that has an
+        entry per feature."""
         self.weights_changed()
         for moments in (self.m, self.v):
-            for name in ("W_enc_rows", "W_dec", "b_enc"):
-                moments[name][features] = 0.0
+            for name, declared in self.declared.items():
+                if declared.per_feature:
+                    moments[name][features] = 0.0
 
     def state_dict(self) -> dict[str, Tensor]:
         """Adam's moments, the step count and the buffers that decide how the next step is computed."""
@@ -243,10 +245,16 @@ class StepOutput:
         self.redone, self.left_out = made.redone, made.left_out
 
 
-def _check(sae: SAE) -> None:
-    """That the parameters can be updated in place."""
-    for name in PARAMETERS:
-        p = getattr(sae, name)
+def _declared(sae: SAE) -> dict[str, Declared]:
+    """The declaration of its parameters, once they are those that it has and can be updated in place."""
+    declared, there = sae.declared(), dict(sae.named_parameters())
+    if odd := sorted(declared.keys() ^ there.keys()):
+        raise ValueError(
+            f"sae: {type(sae).__name__}.declared() names {', '.join(declared)}, its parameters are {', '.join(there)} "
+            f"({', '.join(odd)} only in one); wanted the same. Add what is missing to declared(): Rows, Vector or "
+            "Matrix of monosem.nn."
+        )
+    for name, p in there.items():
         if p.dtype not in (torch.float32, torch.float64) or p.dtype != sae.W_dec.dtype:
             others = "" if name == "W_dec" else f", W_dec {sae.W_dec.dtype}"
             raise ValueError(
@@ -257,3 +265,11 @@ def _check(sae: SAE) -> None:
                 f"sae: parameter {name} of shape {list(p.shape)} has strides {list(p.stride())}; wanted it contiguous, "
                 f"to be updated in place. Write `sae.{name}.data = sae.{name}.data.contiguous()`"
             )
+        wanted = 2 if isinstance(declared[name], Rows | Matrix) else 1
+        if p.ndim != wanted or (declared[name].per_feature and len(p) != sae.cfg.d_sae):
+            raise ValueError(
+                f"sae: parameter {name} of shape {list(p.shape)} is declared as {declared[name]}; wanted {wanted} "
+                f"axes, the first of d_sae={sae.cfg.d_sae} where it is per feature. Correct "
+                f"{type(sae).__name__}.declared()."
+            )
+    return declared

@@ -65,7 +65,13 @@ class Trainer:
         _check_agreement(saes, configs)
         needed = sum(
             memory.bytes_needed(
-                s.cfg.d_in, s.cfg.d_sae, c.batch_size, ema=c.ema is not None, built=True, adam_state=c.adam_state
+                s.cfg.d_in,
+                s.cfg.d_sae,
+                c.batch_size,
+                parameters=sum(p.numel() for p in s.parameters()),
+                ema=c.ema is not None,
+                built=True,
+                adam_state=c.adam_state,
             )
             for s, c in zip(saes, configs, strict=True)
         )
@@ -293,8 +299,10 @@ class Trainer:
                 f"activations: the stream ended after {self.steps_done} of {self.cfg.steps} steps, the learning rate "
                 "did not decay to the end; wanted more activations, or fewer steps. "
                 + ("What was learned is saved as unfinished." if self.folder else "Nothing was saved: no folder."),
-                RuntimeWarning, __file__, 0,
-            )  # fmt: skip
+                RuntimeWarning,
+                __file__,
+                0,
+            )
 
     def _write_result(self, batches: Batches) -> None:
         known = {

@@ -17,6 +17,10 @@ class Dense:
     notes = []
 
     def __init__(self, job: dict[str, Any], weights: dict[str, Tensor]) -> None:
+        if job["kind"] not in ("topk", "relu"):
+            raise ValueError(
+                f"kind: got {job['kind']!r}; plain PyTorch is written for topk and relu here. Give --no-dense."
+            )
         self.job, self.device = job, torch.device(job.get("device", "cpu"))
         self.w_enc, self.w_dec, self.b_enc, self.b_dec = (
             torch.nn.Parameter(weights[name].to(self.device, copy=True))

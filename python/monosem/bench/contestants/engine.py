@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import monosem as ms
+from monosem.nn import registry
 
 
 class Engine:
@@ -17,10 +18,8 @@ class Engine:
 
     def __init__(self, job: dict[str, Any], weights: dict[str, Tensor]) -> None:
         device = job.get("device", "cpu")
-        if job["kind"] == "topk":
-            self.sae = ms.TopKSAE(job["d"], job["f"], job["k"], device=device)
-        else:
-            self.sae = ms.ReLUSAE(job["d"], job["f"], job["l1"], device=device)
+        settings = registry.setting(job["kind"], k=job["k"], l1_coefficient=job["l1"])
+        self.sae = registry.build(registry.find(job["kind"]).Config(job["d"], job["f"], **settings), device=device)
         with torch.no_grad():
             self.sae.W_enc_rows.copy_(weights["W_enc"])
             self.sae.W_dec.copy_(weights["W_dec"])
