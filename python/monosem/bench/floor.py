@@ -36,7 +36,7 @@ class Rates:
 def measure(d: int) -> Rates:
     """The rates of this machine at width D, now, with the threads that PyTorch has.
 
-    PyTorch multiplies fp32 and bf16. Whole numbers nobody else multiplies: their rate is that of the instructions
+    PyTorch multiplies fp32 and bf16. It has no integer product of this kind: its rate is that of the instructions
     alone, on one panel in the first cache, with nothing looked at.
     """
     product = backend.cpu_product()

@@ -142,7 +142,7 @@ class _Interpreter:
         if self.args.yes or not estimate.requests:
             return True
         if not sys.stdin.isatty():
-            raise ValueError("yes: nobody is there to agree to the cost; give --yes to start without asking")
+            raise ValueError("yes: there is no terminal to confirm the cost; pass --yes")
         return input("Continue? [y/N] ").strip().lower() in ("y", "yes")
 
     def usage(self) -> dict[str, int]:

@@ -67,7 +67,7 @@ def use_native() -> bool:
 def large_pages(t: torch.Tensor) -> None:
     """Ask the system to keep a large CPU tensor in large pages, best before it is first written; rows come in no order.
 
-    A wish (Linux only), of which no result depends.
+    Best effort (Linux only); results do not depend on it.
     """
     if t.device.type == "cpu" and native is not None:
         native.large_pages(t.data_ptr(), t.numel() * t.element_size())

@@ -26,7 +26,7 @@ def available_memory(root: Path = Path("/")) -> int:
     """Bytes that can still be allocated without swapping, as far as the system tells.
 
     The least of: what the machine has, what every control group of this process and every group above them leaves
-    (versions 1 and 2), and this process's own limits. Cached file content that nobody uses counts as free.
+    (versions 1 and 2), and this process's own limits. Cached file content that is not in use counts as free.
     A system that tells nothing of this (Windows) has ``sys.maxsize``: nothing is refused there.
 
     Args:
