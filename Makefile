@@ -1,6 +1,6 @@
 # Three commands do everything on a fresh machine with Python ≥ 3.10 and a C++ compiler:
 #   make demo   train a dictionary on the shipped model and text, and write a report of its features
-#   make test   build, and run every test
+#   make test   build, lint, and run every test
 #   make bench  measure training steps next to other libraries' (FULL=1: every shape, hours instead of minutes)
 # and one makes the pictures in docs/ again from the pages that the code writes now (ONLY=report: that one alone):
 #   make pictures
@@ -10,15 +10,21 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES := $(shell find python csrc kernels -type f -not -name '*.pyc' -not -name '*.so') CMakeLists.txt pyproject.toml
 
-.PHONY: demo test sanitize bench pictures build clean
+.PHONY: demo test lint sanitize bench pictures build clean
 demo: build
 	$(VENV)/bin/monosem demo --out runs/demo
 
 # As many processes as there are cores, at most four; their threads do not spin while they wait for each other.
-test: build $(VENV)/.test-packages
+test: build lint $(VENV)/.test-packages
 	@sh tools/get_browser.sh
 	MONOSEM_REQUIRE_LENS=1 MONOSEM_TL39=$(abspath $(VENV)/tl39) OMP_WAIT_POLICY=passive \
 	  $(PY) -m pytest -n auto --maxprocesses 4 tests
+
+# Rules of style, formatting and types: what pre-commit runs, on all files. Which types are checked: pyproject.toml.
+lint: $(VENV)/.lint-packages $(VENV)/.built
+	$(VENV)/bin/ruff check --quiet .
+	$(VENV)/bin/ruff format --check --quiet .
+	$(VENV)/bin/basedpyright --pythonpath $(PY)
 
 # The CPU kernels under the address and undefined-behaviour sanitizers of GCC, in a folder of its own: what is installed
 # stays as it is. TESTS= narrows it; MONOSEM_ISA= and MONOSEM_PRODUCT= choose other kernels.
@@ -61,6 +67,10 @@ $(VENV)/.built: $(VENV)/.packages $(SOURCES)
 $(VENV)/.test-packages: $(VENV)/.packages
 	$(PIP) pytest pytest-xdist matplotlib triton==3.7.1 scikit-learn umap-learn networkx httpx transformer-lens==4.3.0
 	$(PIP) --no-deps --target $(VENV)/tl39 transformer-lens==3.9.0 better-abc
+	touch $@
+
+$(VENV)/.lint-packages: $(VENV)/.packages
+	$(PIP) ruff basedpyright
 	touch $@
 
 # The other libraries get environments of their own, in .venv-bench: bench/environments.py.

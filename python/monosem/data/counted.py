@@ -35,7 +35,7 @@ def skipped_ids(model: Any, skip_tokens: SkipTokens = BY_NAME) -> tuple[int, ...
         if token in BY_NAME:
             own = _own(model, token)
             out |= set() if own is None else {own}
-        elif isinstance(token, Integral) and not isinstance(token, bool) and 0 <= token < model.d_vocab:
+        elif isinstance(token, Integral) and not isinstance(token, bool) and 0 <= int(token) < model.d_vocab:
             out.add(int(token))
         else:
             raise ValueError(

@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from safetensors import SafetensorError
@@ -22,7 +23,7 @@ _UMASK = os.umask(0)
 os.umask(_UMASK)
 
 
-def write_whole(path: str | Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
     """Call ``write`` on a temporary path beside ``path`` and rename it into place once it is safely on disk.
 
     Whatever goes wrong (a full disk, Ctrl-C, a crash), the old file at ``path`` stays as it was.
@@ -30,7 +31,7 @@ def write_whole(path: str | Path, write: Callable[[Path], None]) -> None:
     write_together({Path(path): write})
 
 
-def write_together(writers: Mapping[Path, Callable[[Path], None]]) -> None:
+def write_together(writers: Mapping[Path, Callable[[Path], object]]) -> None:
     """Write files of one folder that belong together: all are safely on disk before the first takes its name."""
     parts = {path: parts_of_runs.name(path) for path in writers}
     path = next(iter(writers))
@@ -77,7 +78,7 @@ def write_rows(path: str | Path, blocks: Iterable[np.ndarray], dtype: type, widt
     def write(part: Path) -> None:
         with bare.open("wb") as out:
             for block in blocks:
-                out.write(np.ascontiguousarray(block, dtype))
+                out.write(np.ascontiguousarray(block, dtype).data)
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False}
         rows = bare.stat().st_size // (width * np.dtype(dtype).itemsize)
         with part.open("wb") as out, bare.open("rb") as rest:
@@ -90,7 +91,7 @@ def write_rows(path: str | Path, blocks: Iterable[np.ndarray], dtype: type, widt
         bare.unlink(missing_ok=True)
 
 
-def read_array(path: Path, argument: str, advice: str, *, mode: str = "r") -> np.ndarray:
+def read_array(path: Path, argument: str, advice: str, *, mode: Literal["r", "r+", "c"] = "r") -> np.ndarray:
     """A NumPy array, memory-mapped.
 
     Raises:
@@ -147,7 +148,7 @@ def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[s
     write_whole(path, tensor_writer(tensors, metadata))
 
 
-def tensor_writer(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> Callable[[Path], None]:
+def tensor_writer(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> Callable[[Path], object]:
     """What ``write_together`` calls for a safetensors file."""
     contiguous = {k: v.detach().contiguous() for k, v in tensors.items()}
 

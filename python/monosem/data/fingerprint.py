@@ -108,4 +108,4 @@ def _bytes(x: Tensor) -> Iterator[memoryview]:
     step = max(1, _CHUNK // max(1, x.element_size()))
     for start in range(0, len(flat), step):
         part = flat[start : start + step].cpu().contiguous()
-        yield memoryview(part.view(torch.uint8).numpy())
+        yield part.view(torch.uint8).numpy().data

@@ -7,8 +7,8 @@ import json
 import lzma
 import zlib
 from collections.abc import Iterator
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO
 
 from monosem.data.text import Document
 from monosem.data.unicode import check_text
@@ -77,7 +77,7 @@ def _check_file(path: Path) -> None:
         raise ValueError(f"text: {str(path)!r} is a pipe or a device; wanted a file. Write the text to one first.")
 
 
-def _open(path: Path, begin: bytes) -> IO[bytes]:
+def _open(path: Path, begin: bytes) -> BufferedIOBase:
     """By what a file holds; by its name where it begins like none of these."""
     if begin.startswith(_GZIP) or path.suffix == ".gz":
         return gzip.open(path, "rb")

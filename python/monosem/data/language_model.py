@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -108,6 +108,11 @@ class LanguageModel(nn.Module):
         return self
 
     @property
+    def layers(self) -> list[Block]:
+        """The blocks, in order."""
+        return cast("list[Block]", list(self.blocks))
+
+    @property
     def hook_names(self) -> list[str]:
         """Every hook point, in the order in which the forward pass reaches them."""
         return [f"blocks.{i}.{p}" for i in range(self.cfg.n_layers) for p in _BLOCK_POINTS] + ["unembed.hook_in"]
@@ -160,7 +165,8 @@ class _HeadLoss(torch.autograd.Function):
         return (loss / n).to(h.dtype)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx, *grads: Tensor):
+        (grad,) = grads
         dh, dw, db = ctx.saved_tensors
         return dh * grad, dw * grad, db * grad, None
 

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from monosem.data import probes
-from monosem.data.adapter import BEFORE_UNEMBED, Model
+from monosem.data.adapter import BEFORE_UNEMBED, Model, Replace
 from monosem.data.language_model import LanguageModel
+from monosem.data.native import NativeModel
 from monosem.data.nearest import did_you_mean
 from monosem.data.tokenizer import BOS
 from monosem.data.unicode import check_texts
@@ -160,7 +161,7 @@ class LensModel(Model):
         layer = hook_name.split(".")[1]
         tokens, after = self._probe_tokens(), f"blocks.{layer}.hook_resid_post"
         with torch.no_grad():  # the MLP silent: what changes behind the layer came along the residual stream
-            still = {f"blocks.{layer}.hook_mlp_out": torch.zeros_like}
+            still: dict[str, Replace] = {f"blocks.{layer}.hook_mlp_out": torch.zeros_like}
             before = self._run(tokens, still, after)
             moved = self._run(tokens, {**still, hook_name: lambda value: value + 1 + value.abs()}, after)
         if torch.equal(before, moved):
@@ -186,14 +187,14 @@ class LensModel(Model):
         silent = [f"blocks.{layer}.hook_{part}_out" for part in own]
         silent += [f"blocks.{later}.hook_{part}_out" for later in range(layer + 1, last) for part in ("attn", "mlp")]
         final = "ln_final.hook_in" if "ln_final.hook_in" in self.hook_names else f"blocks.{last - 1}.hook_resid_post"
-        still = {name: torch.zeros_like for name in silent}
+        still: dict[str, Replace] = {name: torch.zeros_like for name in silent}
         tokens = self._probe_tokens()
         before = self._by_token(self._run(tokens, self._replacements(tokens, still), final), tokens.shape, final)
         generator = torch.Generator().manual_seed(0)
         moved = torch.randn(*tokens.shape, len(path), generator=generator, dtype=torch.float32, device="cpu").to(path)
         predicted = moved @ path
         size = 4 * before.float().square().mean().sqrt() / predicted.square().mean().sqrt()
-        change = still | {at: lambda value: value + size * moved}
+        change: dict[str, Replace] = still | {at: lambda value: value + size * moved}
         after = self._by_token(self._run(tokens, self._replacements(tokens, change), final), tokens.shape, final)
         try:
             return path * probes.multiple(after.float() - before.float(), size * predicted, before.dtype)
@@ -270,7 +271,9 @@ def to_lens(model: Model) -> Any:
     """See :func:`monosem.data.models.as_transformer_lens`."""
     if isinstance(model, LensModel):
         return model.module
-    module: LanguageModel = model.module
+    if not isinstance(model, NativeModel):
+        raise ValueError(f"model: got {type(model).__name__}; wanted one of monosem's own, or one of TransformerLens")
+    module = model.module
     library, cfg = _library(), module.cfg
     bridge = int(library_version().split(".")[0]) >= 4
     shape = dict(
@@ -309,7 +312,7 @@ def _hooked_weights(module: LanguageModel) -> dict[str, Tensor]:
         "ln_final.w": module.ln_final.weight, "ln_final.b": module.ln_final.bias,
         "unembed.W_U": module.W_U, "unembed.b_U": module.b_U,
     }  # fmt: skip
-    for index, block in enumerate(module.blocks):
+    for index, block in enumerate(module.layers):
         at = f"blocks.{index}."
         for letter, weight, bias in zip("QKV", block.qkv.weight.chunk(3), block.qkv.bias.chunk(3), strict=True):
             out[f"{at}attn.W_{letter}"] = weight.view(heads, -1, width).transpose(1, 2)
@@ -330,7 +333,7 @@ def _bridge_weights(module: LanguageModel) -> dict[str, Tensor]:
         "ln_final.weight": module.ln_final.weight, "ln_final.bias": module.ln_final.bias,
         "unembed.weight": module.W_U.T, "unembed.bias": module.b_U,
     }  # fmt: skip
-    for index, block in enumerate(module.blocks):
+    for index, block in enumerate(module.layers):
         at = f"blocks.{index}."
         parts = {
             "ln1": block.ln1,

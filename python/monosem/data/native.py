@@ -60,7 +60,7 @@ class NativeModel(Model):
         return self.module.ln_final.weight, True, self.module.W_U
 
     def _mlp_out(self, layer: int) -> Tensor:
-        return self.module.blocks[layer].mlp_out.weight.T
+        return self.module.layers[layer].mlp_out.weight.T
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [e.ids for e in self.tokenizer.encode_batch_fast(check_texts(texts))]

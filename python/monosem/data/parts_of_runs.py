@@ -48,6 +48,8 @@ def sweep(folder: Path) -> None:
 
 def _left(path: Path) -> bool:
     known, written = _NAME.fullmatch(path.name), path.stat().st_mtime
+    if known is None:
+        return False
     if os.name == "nt" or known["host"] not in (None, _HOST):
         return time.time() - written > _DAY
     return not _alive(int(known["pid"]), written)

@@ -21,7 +21,7 @@ import numpy as np
 from monosem.ops.memory import check_memory
 
 if TYPE_CHECKING:
-    from monosem.data.adapter import Model
+    from monosem.data.protocols import TextEncoder
     from monosem.data.text import Document
 
 PIECE = 1 << 16  # characters of a piece
@@ -37,7 +37,7 @@ _TRIES = 8
 _RECORD = 115  # bytes that a tokenizer keeps of a byte of text while it works on it
 
 
-def encode_documents(documents: Iterable[Document], model: Model) -> Iterator[tuple[str, np.ndarray]]:
+def encode_documents(documents: Iterable[Document], model: TextEncoder) -> Iterator[tuple[str, np.ndarray]]:
     """(source, token ids int32) of each document in turn, without BOS; some hundred thousand characters at a time."""
     held: list[str] = []  # pieces to come, and of each whether its document ends with it and the source of that
     ends: list[str | None] = []
@@ -56,7 +56,7 @@ def encode_documents(documents: Iterable[Document], model: Model) -> Iterator[tu
 
 
 def _encoded(
-    held: list[str], ends: list[str | None], parts: list[np.ndarray], model: Model
+    held: list[str], ends: list[str | None], parts: list[np.ndarray], model: TextEncoder
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Documents that end among these pieces; what is left of the last one stays in ``parts``."""
     for ids, source in zip(model.encode_batch(held), ends, strict=True):
@@ -66,7 +66,7 @@ def _encoded(
             parts.clear()
 
 
-def cut(text: str, model: Model, piece: int = PIECE) -> Iterator[str]:
+def cut(text: str, model: TextEncoder, piece: int = PIECE) -> Iterator[str]:
     """Pieces of a text, each about ``piece`` characters, whose ids one after the other are those of the text."""
     start = 0
     while len(text) - start > 2 * piece:
@@ -81,7 +81,7 @@ def cut(text: str, model: Model, piece: int = PIECE) -> Iterator[str]:
     yield text[start:] if start else text
 
 
-def _safe_cut(text: str, begin: int, model: Model) -> int | None:
+def _safe_cut(text: str, begin: int, model: TextEncoder) -> int | None:
     """The first place found at or behind ``begin`` where a cut changes no token, or None."""
     for window in range(begin, len(text), _SEARCHED):
         for cuts in _CUTS:

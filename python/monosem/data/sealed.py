@@ -38,7 +38,7 @@ def digest(path: Path) -> str:
 def write(
     path: Path,
     record: Mapping[str, Any],
-    beside: Mapping[str, Callable[[Path], None]] | None = None,
+    beside: Mapping[str, Callable[[Path], object]] | None = None,
     there: Iterable[str] = (),
     *,
     indent: int | None = 1,
@@ -52,7 +52,7 @@ def write(
     """
     digests = {name: digest(path.parent / name) for name in there}
 
-    def noting(name: str, write_file: Callable[[Path], None]) -> Callable[[Path], None]:
+    def noting(name: str, write_file: Callable[[Path], object]) -> Callable[[Path], object]:
         def writer(part: Path) -> None:
             write_file(part)
             digests[name] = digest(part)

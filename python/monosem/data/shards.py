@@ -72,7 +72,7 @@ def write_shard(path: Path, layout: Layout, activations: Tensor, rows: np.ndarra
         rows, positions: [n], where each token stood.
     """
     bits = activations.contiguous().view(_TORCH_BITS[layout.dtype]).numpy()
-    data, step = memoryview(bits.reshape(-1).view("u1")), layout.chunk_tokens * layout.token_bytes
+    data, step = bits.reshape(-1).view("u1").data, layout.chunk_tokens * layout.token_bytes
     checksums = np.array([zlib.crc32(data[i : i + step]) for i in range(0, len(data), step)], dtype="u4")
     tail = b"".join(a.tobytes() for a in (rows.astype("i4"), positions.astype("i4"), checksums))
 
@@ -128,9 +128,11 @@ class Shard:
         step = self.layout.chunk_tokens
         if self._checksums is None:
             self.where()
+        checksums = self._checksums
+        assert checksums is not None  # read by ``where``
         for chunk in range(first // step, -(-last // step)):
             if not self._checked[chunk]:
-                if zlib.crc32(bits[chunk * step : (chunk + 1) * step]) != self._checksums[chunk]:
+                if zlib.crc32(bits[chunk * step : (chunk + 1) * step].data) != checksums[chunk]:
                     end = min((chunk + 1) * step, self.tokens)
                     raise self._damaged(f"was altered (the checksum of tokens {chunk * step} to {end - 1} differs)")
                 self._checked[chunk] = True
@@ -161,7 +163,8 @@ class Index:
     # d_in, dtype, hook_name, model, rows, n_ctx, skip_positions, tokens_crc32, contexts_per_shard[, skip_tokens]
     settings: dict[str, Any]
     shards: list[int | None] = field(default_factory=list)
-    lengths: np.ndarray | None = None  # int64 [rows]; when none are given, found from the settings and the tokens
+    # int64 [rows]; when none are given, found from the settings and the tokens
+    lengths: np.ndarray = None  # pyright: ignore[reportAssignmentType]  # never None once it is made
 
     def __post_init__(self) -> None:
         if self.lengths is None:
@@ -233,12 +236,12 @@ def read_index(folder: str | Path) -> Index:
         )
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
-        known, version = body.pop("format") == FORMAT, body.pop("version")
+        known, version, shown = body.pop("format") == FORMAT, body.pop("version"), body
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        known, version, body = False, None, error
+        known, version, shown, body = False, None, error, {}
     if not known:
         raise ValueError(
-            f"folder: {str(path)!r} is not an index of activations ({body!r:.100}); wanted one of format {FORMAT!r}."
+            f"folder: {str(path)!r} is not an index of activations ({shown!r:.100}); wanted one of format {FORMAT!r}."
             + kinds.describe(folder)
         )
     if version not in VERSIONS:
@@ -262,7 +265,7 @@ def tokens_checksum(tokens: np.ndarray) -> int:
     """CRC-32 of contexts [rows, n_ctx] as int32, whatever integers they come in."""
     crc = 0
     for start in range(0, len(tokens), 4096):
-        crc = zlib.crc32(np.ascontiguousarray(tokens[start : start + 4096], dtype=np.int32), crc)
+        crc = zlib.crc32(np.ascontiguousarray(tokens[start : start + 4096], dtype=np.int32).data, crc)
     return crc
 
 
@@ -281,8 +284,8 @@ def read_tokens(index: Index) -> np.ndarray:
             same = tokens_checksum(tokens) == index.settings["tokens_crc32"]
             damage = "" if same else "was altered (its checksum differs)"
     except (OSError, ValueError) as error:
-        damage = f"cannot be read ({error})"
-    if damage:
+        tokens, damage = None, f"cannot be read ({error})"
+    if tokens is None or damage:
         raise ValueError(
             f"{str(path)!r} {damage}. Run the same `monosem harvest` again: it writes only what is damaged."
         )

@@ -32,6 +32,7 @@ _BYTE_ENTRIES = frozenset(f"<0x{b:02X}>" for b in range(256))
 
 
 def _show_bytes(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)  # this handler is named for decoding only
     return "".join(f"⟨{b:02X}⟩" for b in error.object[error.start : error.end]), error.end
 
 

@@ -101,6 +101,7 @@ def write_moments_(
         q = _code(new_m.abs() / torch.where(most_m > 0, most_m, 1) * 16129, bits & 0xFFFF, 127)
         r = _code(new_v.sqrt() / torch.where(most_v > 0, most_v, 1) * 65025, bits >> 16, 255)
         kept = torch.where(new_m < 0, -q, q).to(torch.int8), torch.where(new_v > 0, r.clamp(min=1), 0).to(torch.uint8)
+        assert scales is not None  # moments in 8 bits come with them
         scales.copy_(torch.where(touched.T, torch.stack([most_m[:, 0], most_v[:, 0]]), scales))
     m.copy_(torch.where(touched, kept[0], m))
     v.copy_(torch.where(touched, kept[1], v))
@@ -123,10 +124,14 @@ def write_copy_(w: Tensor, copy: Tensor | None, norms: Tensor | None) -> None:
 
     All rows: those that were left alone have the copy that they had.
     """
-    if copy is not None and copy.dtype == torch.int8:
+    if copy is None:
+        return
+    assert norms is not None  # a copy comes with them
+    if copy.dtype == torch.int8:
         level, known = dithered.quantize(w, dithered.FEATURE)
-        copy.copy_(level), norms.copy_(known)
-    elif copy is not None:
+        copy.copy_(level)
+        norms.copy_(known)
+    else:
         copy[:, : w.shape[1]] = w
         norms[0] = w.norm(dim=-1) * 1.001 + 1e-14
         norms[1] = (w - copy[:, : w.shape[1]].to(w.dtype)).norm(dim=-1) * 1.001 + 1e-14

@@ -13,7 +13,7 @@ import os
 import warnings
 from functools import cache
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -22,7 +22,7 @@ try:
 
     if getattr(_C, "interface", 1) != 2:
         raise ImportError("the one found was built from older sources: build it again, or copy the new one")
-    native: ModuleType | None = _C
+    native: Any = _C
     native_error = ""
     absent = False
 except ImportError as error:

@@ -7,6 +7,8 @@ allocator, so that a step can be captured in a graph. Codes on a GPU are not che
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -16,9 +18,10 @@ from monosem.ops.cpu_rows import code_without_waiting as _code
 from monosem.ops.cpu_rows import fp32
 
 try:
-    from monosem import _cuda
+    from monosem import _cuda as _built
 except ImportError:  # ``ops.gpu.available`` says so, and nothing comes here
-    _cuda = None
+    _built = None
+_cuda: Any = _built
 
 CUT_BITS = 8  # a feature's entries beyond 2⁸ are summed by several blocks
 MOST_PIECES = 4096
@@ -199,7 +202,7 @@ def _in_8_bits(scales: Tensor | None, copy: Tensor | None) -> bool:
     return scales is not None or (copy is not None and copy.dtype == torch.int8)
 
 
-def _by_triton(op: str, *args) -> tuple[Tensor, Tensor] | None:
+def _by_triton(op: str, *args) -> Any:
     from monosem.ops import triton_rows
 
     return getattr(triton_rows, op)(*args)

@@ -38,6 +38,7 @@ def _backward(ctx, g_loss: Tensor | None, g_residual: Tensor | None, _):
         if need_values:  # the slope of each value was made in the forward pass
             from_loss = slope * g_loss[row_ids(offsets, values.shape[0])]
             gv = from_loss if gv is None else gv + from_loss
+    assert g is not None  # one of the two gradients was given
     g = g.contiguous()
     gw = row_grad(*csc(indices, offsets, w.shape[0]), values, g) if need_w else None
     return gv, None, None, gw, g.sum(0) if need_b else None, -g if need_x else None

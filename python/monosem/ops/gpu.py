@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from functools import cache
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from monosem.ops import adam, backend
 
@@ -126,7 +127,7 @@ def _load(path: str) -> Callable:
 def call(op: str, reference: Callable, args: tuple) -> object:
     """Run an operation on GPU tensors."""
     name, reason = choose(op)
-    device = next(a.device for a in torch.utils._pytree.tree_leaves(args) if isinstance(a, torch.Tensor))
+    device = next(a.device for a in tree_leaves(args) if isinstance(a, torch.Tensor))
     if name == "reference":
         if backend.requested() != "reference":
             backend.warn_device(device.type, reason)

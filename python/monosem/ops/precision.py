@@ -87,7 +87,8 @@ def _put(name: str, value: str) -> None:
         torch.set_float32_matmul_precision(value)
     else:
         # What is inherited from the setting for everything is inherited again, not fixed.
-        _PRODUCTS[name].fp32_precision = "none" if value == torch.backends.fp32_precision else value
+        everywhere = torch.backends.fp32_precision  # pyright: ignore[reportAttributeAccessIssue]  # no stub has it
+        _PRODUCTS[name].fp32_precision = "none" if value == everywhere else value
 
 
 def _hold_fp32() -> list[Undo]:
@@ -101,11 +102,11 @@ def _hold_sums() -> list[Undo]:
     matmul = torch.backends.cuda.matmul
     # With the setting of split sums, where PyTorch has one: both are set by a pair.
     names = [name for name in (_BF16_SUMS, _BF16_SUMS + "_split_k") if hasattr(matmul, name)]
-    before = tuple(getattr(matmul, name) for name in names)
+    before = [getattr(matmul, name) for name in names]
     if not before[0]:
         return []
     setattr(matmul, _BF16_SUMS, False)
-    return [partial(setattr, matmul, _BF16_SUMS, before if len(before) > 1 else before[0])]
+    return [partial(setattr, matmul, _BF16_SUMS, tuple(before) if len(before) > 1 else before[0])]
 
 
 _full_fp32 = _Held(_hold_fp32)

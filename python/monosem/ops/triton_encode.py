@@ -112,8 +112,9 @@ class Problem:
         self.element = dtype.itemsize
         self.rounding = rounding_int8(self.d) if self.dithered else rounding(self.d)
         self.left = rounded(self.x, dtype, dithered.TOKEN)
-        fits = right is not None and right.rows.dtype == dtype
-        self.right = right if fits else rounded(self.w, dtype, dithered.FEATURE)
+        if right is None or right.rows.dtype != dtype:
+            right = rounded(self.w, dtype, dithered.FEATURE)
+        self.right = right
         self.width = self.left.rows.shape[1]
 
     def thresholds(self, plan: Plan) -> Tensor:

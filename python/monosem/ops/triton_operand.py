@@ -108,5 +108,6 @@ def round_into(copy: Tensor, norms: Tensor, w: Tensor) -> None:
 
 
 def operand(copy: Tensor | None, norms: Tensor | None) -> Operand | None:
-    usable = copy is not None and backend.gpu_product() != "fp32"
-    return Operand(copy, *norms) if usable else None
+    if copy is None or norms is None or backend.gpu_product() == "fp32":
+        return None
+    return Operand(copy, *norms)
