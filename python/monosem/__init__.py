@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from monosem import ops
+    from monosem.analysis.metrics import evaluate
     from monosem.data.harvest import ActivationStream, harvest
     from monosem.data.models import load_model
     from monosem.data.rows import pack_rows
@@ -33,6 +34,7 @@ __all__ = [
     "TopKSAE",
     "TrainConfig",
     "Trainer",
+    "evaluate",
     "harvest",
     "load",
     "load_model",
@@ -56,6 +58,7 @@ _HOME = {
     "TopKSAE": "nn",
     "TrainConfig": "train.config",
     "Trainer": "train.trainer",
+    "evaluate": "analysis.metrics",
     "harvest": "data.harvest",
     "load": "data.saved",
     "load_model": "data.models",
