@@ -60,14 +60,14 @@ MS_DEVICE void add_rows(Values<N> (&g)[V], const FeatureEntries& code, const Row
   }
 }
 
-// Where the whole pieces of feature f lie: [from, to), none when they are equal.
+// Where feature f's entries lie, and the pieces that are its own from end to end: [from, to).
 struct WholePieces {
   int64_t begin, end, from, to;
+  bool none;
   MS_DEVICE WholePieces(const FeatureEntries& code, const RowSum& sum, int64_t f)
-      : begin(code.starts[f]), end(code.starts[f + 1]) {
-    from = (begin + (int64_t{1} << sum.cut_bits) - 1) >> sum.cut_bits, to = end >> sum.cut_bits;
-    if (sum.pieces == nullptr || from > to) from = to;
-  }
+      : begin(code.starts[f]), end(code.starts[f + 1]),
+        from((begin + (int64_t{1} << sum.cut_bits) - 1) >> sum.cut_bits), to(end >> sum.cut_bits),
+        none(sum.pieces == nullptr || from >= to) {}
 };
 
 // The gradient row of feature f: its first positions, the pieces summed beforehand, its last positions.
@@ -77,7 +77,7 @@ MS_DEVICE void reduce_row(Values<N> (&g)[V], const FeatureEntries& code, const R
 #pragma unroll
   for (int v = 0; v < V; ++v) g[v] = zeros<N>();
   const WholePieces whole(code, sum, f);
-  if (whole.from == whole.to) return add_rows<N, V>(g, code, sum, whole.begin, whole.end, columns);
+  if (whole.none) return add_rows<N, V>(g, code, sum, whole.begin, whole.end, columns);
   add_rows<N, V>(g, code, sum, whole.begin, whole.from << sum.cut_bits, columns);
   for (int64_t piece = whole.from; piece < whole.to; ++piece) {
 #pragma unroll
@@ -106,7 +106,7 @@ MS_DEVICE double entry_total(const FeatureEntries& code, const float* values, in
 // Σ bias over feature f's entries; every lane of a warp gets it.
 MS_DEVICE float bias_total(const FeatureEntries& code, const RowSum& sum, int64_t f) {
   const WholePieces whole(code, sum, f);
-  if (whole.from == whole.to) return float(warp_sum(entry_total<1>(code, sum.bias, whole.begin, whole.end)));
+  if (whole.none) return float(warp_sum(entry_total<1>(code, sum.bias, whole.begin, whole.end)));
   double total = entry_total<1>(code, sum.bias, whole.begin, whole.from << sum.cut_bits);
   for (int64_t piece = whole.from + threadIdx.x % kWarp; piece < whole.to; piece += kWarp)
     total += sum.piece_totals[piece];

@@ -197,3 +197,11 @@ def test_a_table_overrides_the_rule(tmp_path, monkeypatch):
         )
     finally:
         launch.table.cache_clear()
+
+
+@pytest.mark.parametrize("kernel", ["row_grad", "windows", "sparse_decode"])
+def test_parts_of_a_row_leave_few_lanes_idle(kernel):
+    """None at the widths of common models; in blocks of 1,024, a quarter at 2,304 and at 768."""
+    for d, part in {768: 256, 1024: 1024, 1536: 512, 2304: 256, 3584: 512, 4096: 1024, 5120: 1024, 8192: 1024}.items():
+        assert launch.block(kernel, d, "", "sm_90")["BD"] == part and d % part == 0
+    assert launch.block(kernel, 100, "", "sm_90")["BD"] == 128
