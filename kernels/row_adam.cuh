@@ -179,13 +179,15 @@ __global__ void __launch_bounds__(512, 1) encoder_grad_adam_kernel(AdamRows rows
   if (left <= 0) return;
   const int lane = int(threadIdx.x) % lanes;
   const int64_t last = first + (left < sums.together ? left : sums.together);
-  const bool whole = sum.d <= int64_t(lanes) * N * V;  // else the weighted sum grows in memory
+  // Where a thread holds the most of a row, there are no registers left for its part of the weighted sum, which then
+  // grows in memory; nor would they do for rows of several tiles, which are of that kind.
+  constexpr bool kKept = V < 4;
   float* weighted = sums.weighted + group * sum.d;
   const AdamFactors a = current(factors, live);
-  Values<N> acc[V];
+  Values<N> acc[kKept ? V : 1];
 #pragma unroll
-  for (int v = 0; v < V; ++v) acc[v] = zeros<N>();
-  if (!whole)
+  for (int v = 0; v < (kKept ? V : 1); ++v) acc[v] = zeros<N>();
+  if constexpr (!kKept)
     for (int64_t c = lane * N; c < sum.d; c += lanes * N) store<N>(weighted + c, acc[0]);
 #pragma unroll 1
   for (int64_t f = first; f < last; ++f) {
@@ -195,18 +197,19 @@ __global__ void __launch_bounds__(512, 1) encoder_grad_adam_kernel(AdamRows rows
         rows, f, sum.d, lane, lanes, a,
         [&](Values<N>(&out)[V], const Columns& columns) { reduce_row<N, V>(out, code, sum, f, columns); },
         [&](int v, int64_t c, const Values<N>& w) {
-          Values<N> more = whole ? acc[v] : load<N>(weighted + c);
+          Values<N> more = kKept ? acc[kKept ? v : 0] : load<N>(weighted + c);
 #pragma unroll
           for (int k = 0; k < N; ++k) more.v[k] += total * w.v[k];
-          if (whole) acc[v] = more;
+          if constexpr (kKept) acc[v] = more;
           else store<N>(weighted + c, more);
         });
   }
-  if (!whole) return;
+  if constexpr (kKept) {
 #pragma unroll
-  for (int v = 0; v < V; ++v) {
-    const int64_t c = Columns{0, lane, lanes}.template at<N>(v);
-    if (c < sum.d) store<N>(weighted + c, acc[v]);
+    for (int v = 0; v < V; ++v) {
+      const int64_t c = Columns{0, lane, lanes}.template at<N>(v);
+      if (c < sum.d) store<N>(weighted + c, acc[v]);
+    }
   }
 }
 
