@@ -26,6 +26,7 @@ from gpu_worker import DATA, SPOILED
 import monosem as ms
 from monosem.bench import floor, gpu_clock, gpu_kernels, operations
 from monosem.bench.workloads import WORKLOADS, Workload
+from monosem.nn import registry
 from monosem.ops import gpu
 from monosem.train.step import FastStep
 
@@ -146,10 +147,8 @@ class Step:
         os.environ["MONOSEM_PRODUCT"] = options.pop("product", PRODUCT)
         self.empty = clock.allocated()
         self.batches, start = gpu_peer.start(w.to_json(), device)
-        if w.kind == "topk":
-            sae: ms.SAE = ms.TopKSAE(w.d, w.f, w.k, device=device)
-        else:
-            sae = ms.ReLUSAE(w.d, w.f, w.l1, device=device)
+        sae = registry.build(w.architecture, device=device)
+        if isinstance(sae, ms.ReLUSAE):
             sae.expect(most=8 * w.k, mean=float(w.k))
         names = {"W_enc_rows": "W_enc", "W_dec": "W_dec", "b_enc": "b_enc", "b_dec": "b_dec"}
         with torch.no_grad():

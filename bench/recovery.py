@@ -27,7 +27,7 @@ D, TRUE, ACTIVE, WIDTH, BATCH = 256, 1024, 8, 2048, 512
 def recover(sae, lr: float, steps: int) -> dict:
     """Train on activations seen once each; recovery at ten points of the run."""
     source = SyntheticDictionary(D, TRUE, ACTIVE, batch_size=BATCH)
-    plan = ms.ResampleConfig.for_run(steps, BATCH, WIDTH) if sae.cfg.kind == "relu" else None
+    plan = ms.ResampleConfig.for_run(steps, BATCH, WIDTH) if sae.cfg.resampled else None
     config = ms.TrainConfig(
         lr=lr, batch_size=BATCH, steps=steps, log_every=steps // 10, dead_after=50_000, resample=plan
     )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from monosem.nn import registry
+from monosem.nn.config import SAEConfig
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,12 @@ class Workload:
     def fixed_k(self) -> bool:
         """Whether the kind keeps k features by itself, whatever the biases are."""
         return bool(registry.setting(self.kind, k=self.k))
+
+    @property
+    def architecture(self) -> SAEConfig:
+        """The configuration of its autoencoder."""
+        settings = registry.setting(self.kind, k=self.k, l1_coefficient=self.l1)
+        return registry.find(self.kind).Config(self.d, self.f, **settings)
 
     def with_(self, **changes: Any) -> Workload:
         """The same but for some fields."""
