@@ -27,6 +27,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from monosem.data import files
+from monosem.data.folder_lock import folder_lock
 from monosem.data.jsonl import read_jsonl
 from monosem.data.text import Document
 from monosem.data.tokenizer import encode_documents, load_tokenizer, train_tokenizer
@@ -303,7 +304,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--tokenizer-megabytes", type=float, default=64, help="text that the tokenizer is trained on")
     args = options.parse_args(argv)
     try:
-        with files.folder_lock(args.out):
+        with folder_lock(args.out):
             rows = mix(
                 args.text, args.out, read_recipe(args.recipe), tokens=args.tokens, seed=args.seed,
                 holdout=args.holdout, d_vocab=args.d_vocab, tokenizer=args.tokenizer,

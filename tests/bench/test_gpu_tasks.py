@@ -70,13 +70,13 @@ def test_a_step(on_the_processor):
 
 def test_operations(on_the_processor):
     told = perform("ops")
-    assert {row["name"] for row in told.rows} <= set(gpu_ops.IMPLEMENTATIONS) and len(told.rows) == 10
+    assert {row["name"] for row in told.rows} <= set(gpu_ops.IMPLEMENTATIONS) and len(told.rows) == 11
     assert all(row["ms"] == 1.0 and row["to_floor"] == pytest.approx(1.0 / row["floor_ms"]) for row in told.rows)
 
 
 def test_what_was_measured_is_not_measured_again(on_the_processor):
     told = perform("ops", skip=["csc", "topk_encode"])
-    assert len(told.rows) == 8 and not {"csc", "topk_encode"} & {row["name"] for row in told.rows}
+    assert len(told.rows) == 9 and not {"csc", "topk_encode"} & {row["name"] for row in told.rows}
 
 
 @pytest.mark.parametrize("section", ["step", "ops"])
@@ -105,7 +105,7 @@ def test_dead_features_cost_a_step_its_auxk(on_the_processor):
 def test_one_operation_without_memory_is_one_line(on_the_processor):
     told = perform("ops", clock=FakeClock(fail={3}))
     assert told.lost == {"decode_loss": "OutOfMemoryError: CUDA out of memory. Tried to allocate 4 TiB"}
-    assert len(told.rows) == 9
+    assert len(told.rows) == 10
 
 
 @pytest.mark.parametrize("kernel", ["topk_encode", "csc", "decode_loss"])
@@ -116,7 +116,7 @@ def test_an_operation_that_fails_costs_no_other_its_data(on_the_processor, monke
     name = "decode_loss_rows" if kernel == "decode_loss" else kernel
     monkeypatch.setattr(operations.ops, name, broken)
     told = perform("ops")
-    assert list(told.lost) == [kernel] and len(told.rows) == 9
+    assert list(told.lost) == [kernel] and len(told.rows) == 10
 
 
 class BreakingClock(FakeClock):
@@ -170,7 +170,7 @@ def test_nothing_of_ours_makes_the_data(monkeypatch):
         monkeypatch.setattr(operations.ops, name, lambda *_: pytest.fail("a kernel ran"))
     for kind in ("topk", "relu"):
         w = WORKLOADS["tiny"].with_(kind=kind)
-        assert len(operations.operations(w, encoded=False)) == 10
+        assert len(operations.operations(w, encoded=False)) == 11
     code = operations.drawn(w, torch.device("cpu"))
     rows = code.indices.view(w.n, w.k)
     assert (rows[:, 1:] > rows[:, :-1]).all() and rows.min() >= 0 and rows.max() < w.f

@@ -53,7 +53,7 @@ def test_the_command_prints_both_tables_and_writes_json(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "floor of this machine" in printed and "topk_encode" in printed and "F=256" in printed
     stored = json.loads(out.read_text())
-    assert stored["train_step"]["workload"]["f"] == 256 and len(stored["operations"]["rows"]) == 10
+    assert stored["train_step"]["workload"]["f"] == 256 and len(stored["operations"]["rows"]) == 11
 
 
 def test_the_command_refuses_what_makes_no_sense(capsys):

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from monosem.ops import cpu_rows, reference
 from monosem.ops.library import register
+from monosem.ops.precision import as_given
 from monosem.ops.sparse_decode import weighted_sum
 
 _FACTORS = "float lr, float beta1, float beta2, float eps, int step"
@@ -77,6 +78,7 @@ def _encoder_on_cpu_(
     return sums, weighted
 
 
+@as_given
 def _encoder_reference_(
     w: Tensor, m: Tensor, v: Tensor, starts: Tensor, entries: Tensor, tokens: Tensor, coef: Tensor, u: Tensor,
     bias: Tensor | None, lr: float, beta1: float, beta2: float, eps: float, step: int, *options,

@@ -20,6 +20,7 @@ from monosem.kernels.launch import power2
 from monosem.ops import cpu_rows, dithered, reference
 from monosem.ops.adam import factors
 from monosem.ops.cpu_rows import code_without_waiting as _code
+from monosem.ops.precision import as_given
 from monosem.ops.triton_launch import blocks, cdiv, run
 
 WIDEST = 8192  # a row longer than this does not fit the registers of one program; it is worked on in parts
@@ -162,6 +163,7 @@ def row_grad_adam_(
     )  # fmt: skip
 
 
+@as_given
 def encoder_grad_adam_(
     w: Tensor, m: Tensor, v: Tensor, starts: Tensor, entries: Tensor, tokens: Tensor, coef: Tensor, u: Tensor,
     bias: Tensor | None, lr: float, beta1: float, beta2: float, eps: float, step: int, lazy: bool = False,
