@@ -23,7 +23,7 @@ import triton.language as tl
 from monosem.kernels.moments import mixed
 
 LEVELS = tl.constexpr(126.5)  # with the dither and the roundings, 127 at most
-# C/√12, with a hundredth for what fp32 loses on the way to q: 2⁻¹⁶ of s in each entry, √D·2⁻¹⁶ of C/√12 in all.
+# C/√12, with a hundredth for what fp32 loses on the way to q: below 2⁻¹⁴ of s in each entry, √D·2⁻¹⁴ of C/√12 in all.
 MARGIN = tl.constexpr(9.6 / 12**0.5 * 1.01)
 LEAST = tl.constexpr(1e-30)  # a row without a larger entry becomes zeros
 TINY = tl.constexpr(1e-14)  # in lengths and errors: covers such rows, and squares that are below fp32's numbers

@@ -62,7 +62,7 @@ def test_gradients_are_those_of_autograd_in_float64(kind):
     mine = step.sae.gradients(x.cuda())
     loss = exact.loss(x.double())
     loss.loss.backward()
-    rows = mine.rows
+    rows = mine.parameters
     csc = ms.ops.csc(rows.indices, rows.offsets, F)
     found = {
         "W_enc_rows": ms.ops.row_grad(*csc, rows.slopes, rows.inputs),

@@ -9,5 +9,5 @@ NAMES = ("W_enc_rows", "W_dec", "b_enc", "b_dec")
 
 def multiplied(made: Gradients) -> list[Tensor]:
     """Those of ``NAMES``, in order."""
-    arrays = made.rows.multiplied()
+    arrays = made.parameters.multiplied()
     return [arrays[name] for name in NAMES]

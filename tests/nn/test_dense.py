@@ -33,14 +33,14 @@ def test_blocks_make_up_autograds_gradients(small_blocks):
     out = sae.loss(x)
     out.loss.backward()
     made = sae.gradients(x)
-    assert isinstance(made.rows, DenseBlocks)
-    assert [(part.start, part.stop) for part in made.rows._parts()] == [(0, 64), (64, 128), (128, 150)]
+    assert isinstance(made.parameters, DenseBlocks)
+    assert [(part.start, part.stop) for part in made.parameters._parts()] == [(0, 64), (64, 128), (128, 150)]
     for got, want in zip(multiplied(made), sae.parameters(), strict=True):
         torch.testing.assert_close(got, want.grad, rtol=1e-4, atol=1e-7)
     with pytest.raises(RuntimeError, match="asked for a second time"):  # by now the weights may have changed
-        made.rows.multiplied()
+        made.parameters.multiplied()
     torch.testing.assert_close(made.loss, out.loss, rtol=1e-5, atol=0)
-    assert torch.equal(made.rows.per_token, (out.code.to_dense() > 0).sum(1))
+    assert torch.equal(made.parameters.per_token, (out.code.to_dense() > 0).sum(1))
     assert torch.equal(made.fired, out.code.active_counts() > 0)
 
 

@@ -77,7 +77,7 @@ def test_relu_without_a_wait_is_relu(asynchronous, monkeypatch):
     plain = relu()
     plain.density.fill_(0.0)
     wanted = plain.gradients(x)
-    assert isinstance(mine.rows, RowFactors) and isinstance(wanted.rows, RowFactors)
+    assert isinstance(mine.parameters, RowFactors) and isinstance(wanted.parameters, RowFactors)
     same(sae, mine, wanted)
     most, mean = sae.recent[-1].tolist()
     assert mean == pytest.approx(float(wanted.l0)) and most >= mean
@@ -108,7 +108,7 @@ def test_relu_encodes_once_more_when_entries_do_not_fit(asynchronous, monkeypatc
     with torch.no_grad():
         wanted = copy.deepcopy(sae)._dense(x, 1.0, False)
     same(sae, mine, wanted)
-    assert isinstance(mine.rows, DenseBlocks if kind == "dense" else RowFactors)
+    assert isinstance(mine.parameters, DenseBlocks if kind == "dense" else RowFactors)
     most, mean = sae.recent[-1].tolist()
     assert mean == pytest.approx(float(wanted.l0)) and most >= mean  # once, of all tokens: the next steps have room
 
@@ -120,7 +120,7 @@ def test_in_a_graph_what_does_not_fit_is_counted(asynchronous, monkeypatch):
     mine = sae.gradients(x)
     room = room_for(2 * N + 256)
     fits = int((sae.encode(x).offsets[1:] <= room).sum())
-    assert 0 < fits < N and len(mine.rows.values) == room
+    assert 0 < fits < N and len(mine.parameters.values) == room
     assert mine.redone == 0 and int(mine.left_out) == N - fits
     monkeypatch.undo()
     plain = relu(bias=-0.3)
@@ -142,9 +142,9 @@ def test_relu_begins_dense_and_finds_its_room(asynchronous):
         step.sae.gradients = lambda *a, g=gradients: kinds.append(g(*a)) or kinds[-1]
         step(batch(seed), 1e-3)
         step.sae.gradients = gradients
-    assert [isinstance(made.rows, DenseBlocks) for made in kinds] == [True, True, False, False, False]
+    assert [isinstance(made.parameters, DenseBlocks) for made in kinds] == [True, True, False, False, False]
     step.sae.expect(most=ms.nn.relu.MOST_SLOTS, mean=3.0)  # tokens with so many have no slots
-    assert isinstance(step.sae.gradients(batch(9)).rows, DenseBlocks)
+    assert isinstance(step.sae.gradients(batch(9)).parameters, DenseBlocks)
 
 
 @pytest.mark.parametrize(("n_dead", "before"), [(120, 130), (120, 120), (3, 60), (0, 60)])

@@ -70,7 +70,7 @@ def test_direct_gradients_are_autograds(kind, aux):
         if kind == "relu":
             sae.density.fill_(density)
         made = sae.gradients(x, sparsity_scale=0.5, dead=dead)
-        assert isinstance(made.rows, DenseBlocks) == (kind == "relu" and density == 1.0)
+        assert isinstance(made.parameters, DenseBlocks) == (kind == "relu" and density == 1.0)
         for got, p in zip(multiplied(made), sae.parameters(), strict=True):
             torch.testing.assert_close(got, p.grad, rtol=1e-4, atol=1e-7)
         for name in ("loss", "mse", "sparsity", "aux"):
@@ -95,11 +95,11 @@ def test_auxk_reaches_the_encoder_of_the_dead():
 
 def test_relu_leaves_the_dense_path_when_few_fire():
     sae, x = make("relu"), batch()
-    assert isinstance(sae.gradients(x).rows, DenseBlocks) and sae.density > DENSE_ABOVE
+    assert isinstance(sae.gradients(x).parameters, DenseBlocks) and sae.density > DENSE_ABOVE
     with torch.no_grad():
         sae.b_enc -= 2.5
     sae.gradients(x)
-    assert sae.density < DENSE_ABOVE and isinstance(sae.gradients(x).rows, RowFactors)
+    assert sae.density < DENSE_ABOVE and isinstance(sae.gradients(x).parameters, RowFactors)
 
 
 @pytest.mark.parametrize("kind", ["topk", "relu"])

@@ -94,7 +94,7 @@ def test_steps(kind, product, monkeypatch):
         x = torch.randn(50, 16, generator=torch.Generator().manual_seed(1))
         for _ in range(3):
             out = step(x, 1e-2, clip=1.0 if kind.endswith("clipped") else None, dead=dead)
-        gradients = sae.gradients(x).rows.multiplied()
+        gradients = sae.gradients(x).parameters.multiplied()
         return [*sae.state_dict().values(), out.loss, sae.loss(x).loss, *gradients.values()]
 
     plain = run()

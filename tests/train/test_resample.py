@@ -5,7 +5,7 @@ import torch
 
 import monosem as ms
 from monosem.train.learner import Learner
-from monosem.train.resample import InputDraw, token_losses
+from monosem.train.resample import InputDraw
 
 D, F = 16, 48
 PLAN = ms.ResampleConfig(at_steps=(6, 12), window=5, n_inputs=200, encoder_factor=0.2)
@@ -43,17 +43,17 @@ def test_token_losses_average_to_the_loss_being_trained(make):
     x = torch.randn(50, D)
     for kind in ("topk", "relu"):
         sae = make(kind)
-        torch.testing.assert_close(token_losses(sae, x, 0.3).mean(), sae.loss(x, 0.3).loss, rtol=1e-5, atol=0)
+        torch.testing.assert_close(sae.token_losses(x, 0.3).mean(), sae.loss(x, 0.3).loss, rtol=1e-5, atol=0)
     dense = sae.encode(x).to_dense()
     expected = (x - sae(x)).square().mean(1) + 0.3 * sae.cfg.l1_coefficient * dense.sum(1)
-    torch.testing.assert_close(token_losses(sae, x, 0.3), expected.detach(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(sae.token_losses(x, 0.3), expected.detach(), rtol=1e-5, atol=0)
 
 
 def test_inputs_are_drawn_in_proportion_to_the_squared_loss(make, monkeypatch):
     """Step 3. 1,500 draws of one of four inputs, offered in two batches: counts within 5 standard deviations."""
     losses = torch.tensor([1.0, 2.0, 0.0, 3.0])
-    monkeypatch.setattr("monosem.train.resample.token_losses", lambda sae, x, scale: losses[x[:, 0].long() - 1])
     x, sae = torch.arange(1.0, 5.0)[:, None].expand(4, D), make("relu")
+    monkeypatch.setattr(sae, "token_losses", lambda x, scale: losses[x[:, 0].long() - 1])
     generator, counts, trials = torch.Generator().manual_seed(0), collections.Counter(), 1500
     for _ in range(trials):
         draw = InputDraw(sae, 1, PLAN, generator)

@@ -77,7 +77,7 @@ def multiplies_bf16() -> bool:
 
 @cache
 def int_rate(d: int, bits: int) -> float:
-    """FLOP/s (two a multiply-add) of our loop over whole numbers, on one panel of tokens and one of features."""
+    """FLOP/s (two a multiply-add) of our integer product, on one panel of tokens and one of features."""
     if backend.native is None:
         raise RuntimeError(
             f"bench: monosem's compiled CPU module cannot be used ({backend.native_error}); without it there is no "

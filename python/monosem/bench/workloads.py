@@ -46,8 +46,7 @@ class Workload:
     @property
     def architecture(self) -> SAEConfig:
         """The configuration of its autoencoder."""
-        settings = registry.setting(self.kind, k=self.k, l1_coefficient=self.l1)
-        return registry.find(self.kind).Config(self.d, self.f, **settings)
+        return registry.configure(self.kind, self.d, self.f, k=self.k, l1_coefficient=self.l1)
 
     def with_(self, **changes: Any) -> Workload:
         """The same but for some fields."""

@@ -105,12 +105,13 @@ class SAE(nn.Module, ABC):
         Args:
             rounded: ``W_enc_rows`` in bfloat16, for ``ops.topk_encode``; it must be of the present weights.
         """
-        named = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        every = dict(self.named_parameters())
+        named = [name for name, p in every.items() if p.requires_grad]
         with torch.enable_grad():
             out = self.loss(x, sparsity_scale, dead)
-            gradients = torch.autograd.grad(out.loss, list(named.values()), allow_unused=True)
-        arrays = {name: torch.zeros_like(p) for name, p in self.named_parameters()}
-        arrays |= {name: g.contiguous() for name, g in zip(named, gradients, strict=True) if g is not None}
+            gradients = torch.autograd.grad(out.loss, [every[name] for name in named], allow_unused=True)
+        given = {name: g for name, g in zip(named, gradients, strict=True) if g is not None}
+        arrays = {name: given[name].contiguous() if name in given else torch.zeros_like(p) for name, p in every.items()}
         loss, mse, sparsity, aux = (t.detach() for t in (out.loss, out.mse, out.sparsity, out.aux))
         return Gradients(loss, mse, sparsity, aux, out.code.l0(), out.code.fired(), Multiplied(arrays))
 
@@ -124,7 +125,12 @@ class SAE(nn.Module, ABC):
 
     @torch.no_grad()
     def token_losses(self, x: Tensor, sparsity_scale: float = 1.0) -> Tensor:
-        """Mean squared error of each token of x [N, d_in], float32 [N], and its penalty where the kind has one."""
+        """The training loss of each token of x [N, d_in] by itself, float32 [N]; its mean is the loss of the batch.
+
+        Here the squared error alone; a kind with a penalty adds it. AuxK, which is no loss of a token, is left out.
+        Resampling draws its inputs by it: the paper does not say whether "the loss" includes the L1 term; it does here,
+        because that is the loss being trained.
+        """
         return (x - self.forward(x)).float().square().mean(-1)
 
     @torch.no_grad()

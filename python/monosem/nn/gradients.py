@@ -105,7 +105,7 @@ class Gradients:
     Attributes:
         loss, mse, sparsity, aux, l0: 0-dim.
         fired: bool [d_sae], features active on at least one token.
-        rows: gradients of all parameters.
+        parameters: gradients of all of them.
         redone: tokens for whose entries there was no room at first, so that the batch was encoded once more. On a GPU.
         left_out: tokens that are not in these means, int64, 0-dim: in a CUDA graph, where nothing can be done again.
     """
@@ -116,6 +116,6 @@ class Gradients:
     aux: Tensor
     l0: Tensor
     fired: Tensor
-    rows: ParameterGradients
+    parameters: ParameterGradients
     redone: int = 0
     left_out: Tensor | None = None

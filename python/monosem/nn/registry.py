@@ -74,6 +74,11 @@ def build(config: SAEConfig, seed: int | None = None, device=None, dtype: torch.
     return find(config.kind)(**asdict(config), **seeded, device=device, dtype=dtype)
 
 
+def configure(kind: str, d_in: int, d_sae: int, **offered: object) -> SAEConfig:
+    """The configuration of a kind with those of the offered settings that it has."""
+    return find(kind).Config(d_in, d_sae, **setting(kind, **offered))
+
+
 def setting(kind: str, **offered: object) -> dict[str, object]:
     """Those of the offered settings (``k``, ``l1_coefficient``, …) that this kind has a field for."""
     known = {f.name for f in fields(find(kind).Config)}

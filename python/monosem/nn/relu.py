@@ -146,8 +146,9 @@ class ReLUSAE(SAE):
         mse = token_mse.mean()
         b_dec = residual.sum(0).mul_(2 / (n * d))
         factors = RowFactors(
-            indices, offsets, values, residual, 2 / (n * d), slopes, centred, self.W_enc_rows.detach(), b_dec
-        )
+            indices=indices, offsets=offsets, values=values, residual=residual, decoder_scale=2 / (n * d),
+            slopes=slopes, inputs=centred, w_enc=self.W_enc_rows.detach(), b_dec=b_dec,
+        )  # fmt: skip
         made = Gradients(
             mse + weight * sparsity, mse, sparsity, mse.new_zeros(()), l0, code.fired(), factors, left_out=left_out,
         )  # fmt: skip

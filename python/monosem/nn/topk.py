@@ -132,17 +132,9 @@ class TopKSAE(SAE):
             residual = torch.cat([residual, left.mul_(alpha)])
             inputs = torch.cat([centred, centred])
         factors = RowFactors(
-            indices,
-            offsets,
-            values,
-            residual,
-            2 / (n * d),
-            slopes,
-            inputs,
-            self.W_enc_rows.detach(),
-            b_dec,
-            bias_slopes,
-        )
+            indices=indices, offsets=offsets, values=values, residual=residual, decoder_scale=2 / (n * d),
+            slopes=slopes, inputs=inputs, w_enc=self.W_enc_rows.detach(), b_dec=b_dec, bias=bias_slopes,
+        )  # fmt: skip
         return Gradients(loss, mse, sparsity, aux, l0, fired, factors)
 
     def decision(self) -> int:

@@ -122,9 +122,8 @@ class _Encoder:
             norms = x.norm(dim=1)
             if not (norms * self._largest_norm + self._largest_bias < HUGE).all():
                 return "fp32"
-            if (
-                self._largest_norm < SHORT or int((norms < SHORT).sum()) > FEW + len(x) // 16
-            ):  # nearly everything would be rescored
+            # Of short rows nearly every feature would be rescored.
+            if self._largest_norm < SHORT or int((norms < SHORT).sum()) > FEW + len(x) // 16:
                 return "fp32"
         if product == "int8" and (d > cpu_int.WIDEST[8] or self.integers(x[:256], product).bounds.wide(d)):
             product = "int16"

@@ -20,7 +20,7 @@ from monosem.kernels.launch import power2
 from monosem.ops import cpu_rows, dithered, reference
 from monosem.ops.adam import factors
 from monosem.ops.cpu_rows import code_without_waiting as _code
-from monosem.ops.precision import as_given
+from monosem.ops.sparse_decode import weighted_sum
 from monosem.ops.triton_launch import blocks, cdiv, run
 
 WIDEST = 8192  # a row longer than this does not fit the registers of one program; it is worked on in parts
@@ -163,7 +163,6 @@ def row_grad_adam_(
     )  # fmt: skip
 
 
-@as_given
 def encoder_grad_adam_(
     w: Tensor, m: Tensor, v: Tensor, starts: Tensor, entries: Tensor, tokens: Tensor, coef: Tensor, u: Tensor,
     bias: Tensor | None, lr: float, beta1: float, beta2: float, eps: float, step: int, lazy: bool = False,
@@ -173,7 +172,7 @@ def encoder_grad_adam_(
     f, d = w.shape
     if d > WIDEST:
         bias_sums = feature_sum(starts, entries, coef if bias is None else bias)
-        weighted = bias_sums @ w
+        weighted = weighted_sum(bias_sums, w)
         row_grad_adam_(
             w, m, v, starts, entries, tokens, coef, u, 1.0, lr, beta1, beta2, eps, step, False, lazy, live, scales,
             copy, norms,

@@ -55,8 +55,7 @@ class Preset:
 
     def architecture(self, d_in: int, d_sae: int) -> SAEConfig:
         """The configuration of a dictionary of this preset."""
-        settings = registry.setting(self.kind, k=self.k, l1_coefficient=self.l1)
-        return registry.find(self.kind).Config(d_in, d_sae, **settings)
+        return registry.configure(self.kind, d_in, d_sae, k=self.k, l1_coefficient=self.l1)
 
     def run(self, name: str) -> Run:
         return next(run for run in self.runs if run.name == name)

@@ -72,17 +72,6 @@ class ResampleConfig:
         return cls().scaled(steps / 200_000, n_inputs)
 
 
-@torch.no_grad()
-def token_losses(sae: SAE, x: Tensor, sparsity_scale: float = 1.0) -> Tensor:
-    """The training loss of each token of ``x`` [N, D] by itself, float32 [N]; its mean is the loss of the batch.
-
-    ``mean_D (x - x̂)² + sparsity_scale · λ · Σ_F f``, the paper's convention (the penalty is 0 for TopK). The paper
-    does not say whether "the loss" includes the L1 term; it does here, because that is the loss being trained.
-    AuxK, which is no loss of a token, is left out.
-    """
-    return sae.token_losses(x, sparsity_scale)
-
-
 class InputDraw:
     """Steps 2 to 4 of the paper: draws ``n`` of the first ``cfg.n_inputs`` inputs offered, with p ∝ loss².
 
@@ -111,7 +100,7 @@ class InputDraw:
         self.missing -= len(x)
         if not self._n or not len(x):
             return
-        weights = token_losses(self._sae, x, self._scale).square() * (x != 0).any(-1)
+        weights = self._sae.token_losses(x, self._scale).square() * (x != 0).any(-1)
         # Random numbers come from the CPU, in float64: the same draw on every device.
         uniform = torch.rand(len(x), generator=self._generator, dtype=torch.float64, device="cpu")
         keys = torch.cat([self._keys, weights.double().cpu().log() - uniform.log().neg().log()])

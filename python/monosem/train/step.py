@@ -85,9 +85,9 @@ class FastStep:
         made = self.sae.gradients(x, sparsity_scale, dead, self._fresh_copy())
         self._hyper, norm = self._count_in(lr), None
         if clip is None:
-            gradients = made.rows.update(self)
+            gradients = made.parameters.update(self)
         else:
-            gradients = made.rows.multiplied()
+            gradients = made.parameters.multiplied()
             norm = self._clip(gradients, clip)
         for name in self.declared:
             if name in gradients:  # the others are updated already

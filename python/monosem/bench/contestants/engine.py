@@ -18,8 +18,8 @@ class Engine:
 
     def __init__(self, job: dict[str, Any], weights: dict[str, Tensor]) -> None:
         device = job.get("device", "cpu")
-        settings = registry.setting(job["kind"], k=job["k"], l1_coefficient=job["l1"])
-        self.sae = registry.build(registry.find(job["kind"]).Config(job["d"], job["f"], **settings), device=device)
+        config = registry.configure(job["kind"], job["d"], job["f"], k=job["k"], l1_coefficient=job["l1"])
+        self.sae = registry.build(config, device=device)
         with torch.no_grad():
             self.sae.W_enc_rows.copy_(weights["W_enc"])
             self.sae.W_dec.copy_(weights["W_dec"])
