@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +15,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded; read when Hugging Face's libraries are imported
 
 import chromium
+import left_out
 
 NO_BROWSER = "needs Chromium"
+CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
 ALONE = "test_interpreter.py"  # each of its tests is a process of a minute or more
 TOGETHER = ("test_pages.py", "test_reproduce.py")  # they look at one reproduction, which takes a minute or more
 
@@ -54,7 +57,7 @@ def same_numbers_every_run() -> None:
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Chromium]:
     """One Chromium for all tests of pages. A machine without one leaves them out; where CI is set, it must be there."""
     if chromium.BINARY is None:
-        if os.environ.get("CI", "").lower() not in ("", "0", "false"):
+        if CI:
             pytest.fail(f"{NO_BROWSER}, and CI={os.environ['CI']}: install one (`apt-get install chromium`)", False)
         pytest.skip(NO_BROWSER)
     with chromium.Chromium(tmp_path_factory.mktemp("profile")) as opened:
@@ -79,11 +82,27 @@ def reproduction(tmp_path_factory: pytest.TempPathFactory):
     return tiny_reproduction.reproduce(tmp_path_factory.mktemp("reproduction"))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    skipped = terminalreporter.stats.get("skipped", [])
-    left_out = sum(NO_BROWSER in str(report.longrepr) for report in skipped)
-    if left_out:
+def _left_out(config: pytest.Config) -> Counter[str]:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    return left_out.by_reason(reporter.stats.get("skipped", [])) if reporter else Counter()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Where CI is set, a test that is left out for want of something that CI has to bring has failed."""
+    if CI and left_out.unaccepted(_left_out(session.config)):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    reasons = _left_out(config)
+    missing = left_out.unaccepted(reasons)
+    for reason, count in reasons.most_common():
         terminalreporter.line(
-            f"{left_out} tests of pages were not run: no Chromium here; `apt-get install chromium` brings one",
+            f"not run: {count:4}  {reason}" + ("  (CI has to bring this)" if CI and reason in missing else ""),
+            red=CI and reason in missing, yellow=reason in missing,
+        )  # fmt: skip
+    if pages := reasons[NO_BROWSER]:
+        terminalreporter.line(
+            f"{pages} tests of pages were not run: no Chromium here; `apt-get install chromium` brings one",
             yellow=True,
         )
