@@ -107,9 +107,12 @@ def test_odd_counts_count_nothing(tmp_path, usage):
     assert answers == ["fine"] and chat.usage.prompt_tokens == chat.usage.completion_tokens == 0
 
 
-def test_an_address_that_is_no_endpoint_is_said(tmp_path):
+@pytest.mark.parametrize("concurrency", [1, 12])
+def test_an_address_that_is_no_endpoint_is_said(tmp_path, concurrency):
     with Raw(answer(b"<html>welcome</html>")) as server:
-        with Chat(server.url, "m", tmp_path, retries=0, timeout=5, backoff=0.01, progress=False) as chat:
+        with Chat(
+            server.url, "m", tmp_path, concurrency=concurrency, retries=0, timeout=5, backoff=0.01, progress=False
+        ) as chat:
             with pytest.raises(RuntimeError, match="gave no chat completion in 10 requests"):
                 chat.ask([Request((("user", str(i)),), 5) for i in range(12)], lambda _, text: text)
 

@@ -264,11 +264,15 @@ class Chat:
         """Count a request that got no chat completion.
 
         Raises:
-            RuntimeError: nor did any before it.
+            RuntimeError: it is the last of ``_NO_ENDPOINT``, and none before it got one either.
+            _Stopped: the error was raised for a request that ran at the same time.
         """
-        with self._count:
+        with self._count:  # the flag is set under the lock, so that one request raises and the count is exact
+            if self._stopped.is_set():
+                raise _Stopped
             self._odd += 1
             if self._odd >= _NO_ENDPOINT and not self.usage.requests:
+                self._stopped.set()
                 raise RuntimeError(
                     f"url: {self.url} gave no chat completion in {self._odd} requests, at last {said}. Check the "
                     "address; it ends with the version, such as http://localhost:8000/v1."
