@@ -1,6 +1,6 @@
 """A tiny random language model with a real tokenizer, behind the same adapter as the shipped ones."""
 
-from monosem.data.language_model import LanguageModel, LMConfig
+from monosem.data.language_model import LMConfig, Transformer
 from monosem.data.native import NativeModel
 from monosem.data.text import Document
 from monosem.data.tokenizer import train_tokenizer
@@ -25,7 +25,7 @@ def tiny_model(n_layers: int = 1, seed: int = 0, n_ctx: int = 32) -> NativeModel
 
     tokenizer = train_tokenizer((d.text for d in tiny_documents()), 300)
     cfg = LMConfig(d_vocab=300, n_ctx=n_ctx, n_layers=n_layers, d_model=16, n_heads=2, d_mlp=32)
-    module = LanguageModel(cfg).init_weights(seed)
+    module = Transformer(cfg).init_weights(seed)
     generator = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
         for p in module.parameters():

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from monosem.cli.main import main
-from monosem.data.language_model import LanguageModel, LMConfig
+from monosem.data.language_model import LMConfig, Transformer
 from monosem.data.native import save_folder
 from monosem.data.tokenizer import train_tokenizer
 from monosem.reproduce import presets
@@ -58,7 +58,7 @@ def reproduce(folder: Path) -> Reproduction:
     tokenizer = train_tokenizer((t for _, t in rows), 400)
     cfg = LMConfig(d_vocab=400, n_ctx=32, d_model=16, n_heads=2, d_mlp=32)
     for name, seed in (("first", 0), ("second", 1)):
-        save_folder(made.inputs / name, LanguageModel(cfg).init_weights(seed), tokenizer)
+        save_folder(made.inputs / name, Transformer(cfg).init_weights(seed), tokenizer)
     assert made.run() == 0
     return made
 

@@ -20,7 +20,7 @@ from monosem.cli.main import main
 from monosem.data import models, native, sealed
 from monosem.data.contexts import load_contexts
 from monosem.data.harvest import harvest
-from monosem.data.language_model import LanguageModel, LMConfig
+from monosem.data.language_model import LMConfig, Transformer
 from monosem.data.rows import pack_rows
 from monosem.data.store import ActivationStore
 from monosem.data.text import Document
@@ -55,7 +55,7 @@ def made(tmp_path_factory):
     """One folder of every kind."""
     root = tmp_path_factory.mktemp("made")
     shape = LMConfig(d_vocab=300, n_ctx=16, n_layers=1, d_model=8, n_heads=2, d_mlp=16)
-    native.save_folder(root / "lm", LanguageModel(shape).init_weights(0), train_tokenizer(TEXTS, 300))
+    native.save_folder(root / "lm", Transformer(shape).init_weights(0), train_tokenizer(TEXTS, 300))
     model = models.load_model(root / "lm")
     sae = ms.TopKSAE(16, 32, 4, seed=0)
     ms.save(sae, root / "sae", {"hook_name": HOOK, "model": str(root / "lm")})

@@ -7,7 +7,7 @@ import monosem as ms
 from monosem.analysis.index import build_index, open_index
 from monosem.analysis.inputs import Subject
 from monosem.data import native
-from monosem.data.language_model import LanguageModel, LMConfig
+from monosem.data.language_model import LMConfig, Transformer
 from monosem.data.text import Document
 
 
@@ -15,7 +15,7 @@ from monosem.data.text import Document
 def folders(tmp_path):
     ms.save(ms.TopKSAE(d_in=8, d_sae=16, k=2), tmp_path / "sae")
     shape = dict(n_layers=1, d_model=8, d_mlp=16, n_heads=2, n_ctx=8, d_vocab=32)
-    native.save_folder(tmp_path / "lm", LanguageModel(LMConfig(**shape)))
+    native.save_folder(tmp_path / "lm", Transformer(LMConfig(**shape)))
     model = ms.load_model("A")
     ms.harvest(model, "blocks.0.mlp.hook_post", torch.full((2, 8), 300), tmp_path / "acts")
     rows, sae = ms.pack_rows([Document("en", "a b c d" * 200)], model), ms.TopKSAE(512, 16, k=2)

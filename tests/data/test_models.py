@@ -218,7 +218,7 @@ def test_load_model_of_something_else(model):
         models.load_model(3)
     small = tiny_model().tokenizer
     with pytest.raises(ValueError, match="tokenizer: it has 300 entries, the model d_vocab=299"):
-        native.NativeModel(native.LanguageModel(native.LMConfig(d_vocab=299, d_model=16)), small)
+        native.NativeModel(native.Transformer(native.LMConfig(d_vocab=299, d_model=16)), small)
 
 
 def test_every_loss_is_a_loss(model, tokens):

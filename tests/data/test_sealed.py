@@ -12,7 +12,7 @@ from monosem.analysis.index import build_index, open_index
 from monosem.analysis.inputs import Subject
 from monosem.data import models, native, sealed
 from monosem.data.corpus import Corpus
-from monosem.data.language_model import LanguageModel, LMConfig
+from monosem.data.language_model import LMConfig, Transformer
 from monosem.data.rows import pack_rows
 from monosem.data.tokenizer import train_tokenizer
 
@@ -26,7 +26,7 @@ def dictionary(folder):
 
 
 def language_model(folder):
-    module = LanguageModel(TINY).init_weights(0)
+    module = Transformer(TINY).init_weights(0)
     native.save_folder(folder, module, train_tokenizer(TEXTS, 300))
     return models.load_model
 
@@ -39,7 +39,7 @@ def corpus(folder):
 
 
 def index(folder):
-    model = native.NativeModel(LanguageModel(TINY).init_weights(0), train_tokenizer(TEXTS, 300))
+    model = native.NativeModel(Transformer(TINY).init_weights(0), train_tokenizer(TEXTS, 300))
     rows = pack_rows([ms.data.text.Document("x", t) for t in TEXTS], model)
     subject = Subject(ms.TopKSAE(16, 64, 4, seed=0), model, "blocks.0.mlp.hook_post")
     build_index(subject, rows, folder, progress=False)

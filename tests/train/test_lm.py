@@ -20,7 +20,7 @@ from monosem.data import files
 from monosem.data.corpus import Corpus
 from monosem.data.folder_lock import folder_lock
 from monosem.data.held_out import held_out_loss
-from monosem.data.language_model import LanguageModel, LMConfig, next_token_loss
+from monosem.data.language_model import LMConfig, Transformer, next_token_loss
 from monosem.data.models import load_model
 from monosem.data.text import Document
 from monosem.data.tokenizer import encode_documents
@@ -225,7 +225,7 @@ def test_learning_rate():
 
 
 def test_loss_and_its_gradient_are_cross_entropy():
-    model = LanguageModel(SHAPE).init_weights(0)
+    model = Transformer(SHAPE).init_weights(0)
     rows = torch.randint(0, 300, (5, 33), generator=torch.Generator().manual_seed(0))
     loss = next_token_loss(model, rows)
     loss.backward()
@@ -239,7 +239,7 @@ def test_loss_and_its_gradient_are_cross_entropy():
 
 
 def test_loss_of_a_token_that_has_no_chance():
-    model = LanguageModel(SHAPE).init_weights(0)
+    model = Transformer(SHAPE).init_weights(0)
     with torch.no_grad():
         model.b_U[7] = -300.0  # its probability is 0 in fp32, its loss is not infinite
     rows = torch.full((2, 33), 7)

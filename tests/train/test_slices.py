@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from monosem.data.language_model import LanguageModel, LMConfig, next_token_loss
+from monosem.data.language_model import LMConfig, Transformer, next_token_loss
 from monosem.train.slices import CONTEXTS, Slices
 
 SHAPE = LMConfig(d_vocab=300, n_ctx=32, d_model=16, n_heads=2, d_mlp=32)
@@ -18,7 +18,7 @@ def threads():
 
 
 def made(contexts):
-    model = LanguageModel(SHAPE).init_weights(0)
+    model = Transformer(SHAPE).init_weights(0)
     return model, torch.randint(0, 300, (contexts, 33), generator=torch.Generator().manual_seed(1))
 
 

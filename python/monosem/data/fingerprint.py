@@ -78,7 +78,8 @@ def of_model(model: Any) -> str | None:
             ]
         for part in _bytes(flat):
             digest.update(part)
-    return f"{type(module).__name__} {digest.hexdigest()[:16]}"
+    kind = getattr(module, "fingerprint_name", type(module).__name__)
+    return f"{kind} {digest.hexdigest()[:16]}"
 
 
 def same_weights(saved: str | None, mine: str | None) -> bool | None:

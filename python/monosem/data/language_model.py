@@ -78,11 +78,13 @@ _BLOCK_POINTS = [
 ]
 
 
-class LanguageModel(nn.Module):
+class Transformer(nn.Module):
     """Tokens [B, T] → logits [B, T, d_vocab], with named hook points.
 
     Learned positions, LayerNorm with weights, untied unembedding with a bias.
     """
+
+    fingerprint_name = "LanguageModel"  # of these weights in files: the name of the class when they were first written
 
     def __init__(self, cfg: LMConfig) -> None:
         super().__init__()
@@ -94,7 +96,7 @@ class LanguageModel(nn.Module):
         self.W_U = nn.Parameter(torch.empty(cfg.d_model, cfg.d_vocab, **FP32))
         self.b_U = nn.Parameter(torch.zeros(cfg.d_vocab, **FP32))
 
-    def init_weights(self, seed: int) -> "LanguageModel":
+    def init_weights(self, seed: int) -> "Transformer":
         """Normal weights, std 0.02 for embeddings and 1/√fan_in elsewhere (halved into the residual stream)."""
         generator = torch.Generator().manual_seed(seed)
         for name, p in self.named_parameters():
@@ -171,7 +173,7 @@ class _HeadLoss(torch.autograd.Function):
         return dh * grad, dw * grad, db * grad, None
 
 
-def next_token_loss(model: LanguageModel, rows: Tensor) -> Tensor:
+def next_token_loss(model: Transformer, rows: Tensor) -> Tensor:
     """Mean nats per token of rows [B, n_ctx + 1] (see ``pack_contexts``), memory bounded whatever the vocabulary."""
     h = model.trunk(rows[:, :-1]).flatten(0, 1).contiguous()
     return _HeadLoss.apply(h, model.W_U, model.b_U, rows[:, 1:].flatten().long())

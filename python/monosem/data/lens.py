@@ -18,7 +18,7 @@ from torch import Tensor
 
 from monosem.data import probes
 from monosem.data.adapter import BEFORE_UNEMBED, Model, Replace
-from monosem.data.language_model import LanguageModel
+from monosem.data.language_model import Transformer
 from monosem.data.native import NativeModel
 from monosem.data.nearest import did_you_mean
 from monosem.data.tokenizer import BOS
@@ -305,7 +305,7 @@ def _hugging_face(tokenizer: Any, folder: str) -> Any:
     return AutoTokenizer.from_pretrained(folder)
 
 
-def _hooked_weights(module: LanguageModel) -> dict[str, Tensor]:
+def _hooked_weights(module: Transformer) -> dict[str, Tensor]:
     heads, width = module.cfg.n_heads, module.cfg.d_model
     out = {
         "embed.W_E": module.embed.weight, "pos_embed.W_pos": module.pos_embed.weight,
@@ -327,7 +327,7 @@ def _hooked_weights(module: LanguageModel) -> dict[str, Tensor]:
     return {k: v.detach().clone() for k, v in out.items()}
 
 
-def _bridge_weights(module: LanguageModel) -> dict[str, Tensor]:
+def _bridge_weights(module: Transformer) -> dict[str, Tensor]:
     out = {
         "embed.weight": module.embed.weight, "pos_embed.weight": module.pos_embed.weight,
         "ln_final.weight": module.ln_final.weight, "ln_final.bias": module.ln_final.bias,

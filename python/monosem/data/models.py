@@ -45,7 +45,7 @@ def load_model(model: Any, device: torch.device | str = "cpu") -> Model:
         return LensModel(model).to(device)
     raise ValueError(
         f"model: got {type(model).__name__}; wanted one of {', '.join(BUNDLED)}, a folder of `monosem lm train`, "
-        "a TransformerLens model or the name of one (a LanguageModel: wrap it in NativeModel with its tokenizer)"
+        "a TransformerLens model or the name of one (a Transformer: wrap it in NativeModel with its tokenizer)"
     )
 
 

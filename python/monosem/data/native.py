@@ -12,7 +12,7 @@ from torch import Tensor
 
 from monosem.data import files, kinds, sealed
 from monosem.data.adapter import Model
-from monosem.data.language_model import LanguageModel, LMConfig
+from monosem.data.language_model import LMConfig, Transformer
 from monosem.data.tokenizer import BOS_ID, load_tokenizer, plain_text
 from monosem.data.unicode import check_texts
 from monosem.data.vocabulary import Vocabulary
@@ -24,9 +24,9 @@ WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json
 
 
 class NativeModel(Model):
-    """monosem's own :class:`LanguageModel` with its tokenizer."""
+    """monosem's own :class:`Transformer` with its tokenizer."""
 
-    def __init__(self, module: LanguageModel, tokenizer: "Tokenizer", name: str = "native") -> None:
+    def __init__(self, module: Transformer, tokenizer: "Tokenizer", name: str = "native") -> None:
         super().__init__()
         if tokenizer.get_vocab_size() > module.cfg.d_vocab:
             raise ValueError(
@@ -104,7 +104,7 @@ def load_folder(folder: Path, name: str) -> NativeModel:
             "wanted those of one model"
         )
     with torch.device("meta"):  # shapes only: memory is taken once the file is known to fill it
-        module = LanguageModel(cfg)
+        module = Transformer(cfg)
     wanted = {k: tuple(v.shape) for k, v in module.state_dict().items()}
     got = {k: tuple(v.shape) for k, v in weights.items()}
     if wanted != got:
@@ -116,7 +116,7 @@ def load_folder(folder: Path, name: str) -> NativeModel:
     for key, value in weights.items():
         if not bool(value.isfinite().all()):
             raise ValueError(f"model: {str(folder / WEIGHTS)!r}, {key}: holds NaN or Inf; {advice}")
-    module = LanguageModel(cfg)
+    module = Transformer(cfg)
     module.load_state_dict({k: v.float() for k, v in weights.items()})
     near = folder / TOKENIZER
     tokenizer = near if near.is_file() else folder.parent / TOKENIZER
@@ -125,7 +125,7 @@ def load_folder(folder: Path, name: str) -> NativeModel:
     return NativeModel(module, load_tokenizer(tokenizer), name)
 
 
-def save_folder(folder: str | Path, module: LanguageModel, tokenizer: "Tokenizer | None" = None) -> None:
+def save_folder(folder: str | Path, module: Transformer, tokenizer: "Tokenizer | None" = None) -> None:
     """Write ``model.safetensors`` (bf16), ``config.json`` and, when given, ``tokenizer.json``, each whole."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
+
+import torch
+from torch import Tensor
 
 
 class TextEncoder(Protocol):
@@ -11,4 +14,93 @@ class TextEncoder(Protocol):
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, without BOS."""
+        ...
+
+
+class HookedModel(Protocol):
+    """A model whose activations can be read at hooks: all that the harvest of activations needs.
+
+    Attributes:
+        name: the name that the user gave.
+        n_ctx: longest context, in tokens, BOS included.
+        d_vocab: number of logits.
+        bos_id: the token that begins every context.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def n_ctx(self) -> int: ...
+
+    @property
+    def d_vocab(self) -> int: ...
+
+    @property
+    def bos_id(self) -> int: ...
+
+    def activations(self, tokens: Tensor, hook_name: str) -> Tensor:
+        """Activations at a hook: tokens [B, T] → fp32 [B, T, d_in]."""
+        ...
+
+    def width(self, hook_name: str) -> int:
+        """d_in of a hook. ValueError for a hook that the model does not have."""
+        ...
+
+
+class LanguageModel(HookedModel, TextEncoder, Protocol):
+    """A language model behind hook names, as ``ms.load_model`` gives it. ``data.adapter.Model`` is one.
+
+    Attributes:
+        hook_names: every hook, named as TransformerLens names them.
+        device: where the weights are.
+    """
+
+    @property
+    def hook_names(self) -> list[str]: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def token_losses(self, tokens: Tensor, replace: dict[str, Callable[[Tensor], Tensor]] | None = None) -> Tensor:
+        """Cross-entropy of each predicted token in nats, tokens [B, T] → [B, T − 1], with replaced activations."""
+        ...
+
+    def generate(
+        self,
+        tokens: Sequence[int],
+        length: int,
+        temperature: float = 0.8,
+        seed: int = 0,
+        replace: dict[str, Callable[[Tensor], Tensor]] | None = None,
+    ) -> list[int]:
+        """``tokens`` and ``length`` sampled ones after them."""
+        ...
+
+    def logit_directions(self, hook_name: str) -> Tensor:
+        """The direct path from a hook to the logits, fp32 [d_in, d_vocab]."""
+        ...
+
+    def check_written(self, hook_name: str) -> None:
+        """Raise ValueError where a replacement at this hook would have no effect."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without BOS."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids."""
+        ...
+
+    def token_str(self, token: int) -> str:
+        """A token for display."""
+        ...
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of the text that a token stands for."""
+        ...
+
+    def text_within(self, ids: Sequence[int]) -> str:
+        """The text of tokens from the middle of a text."""
         ...

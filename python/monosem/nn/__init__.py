@@ -3,6 +3,7 @@
 from monosem.nn.base import SAE, LossOutput
 from monosem.nn.config import ReLUConfig, SAEConfig, TopKConfig
 from monosem.nn.dense import DenseBlocks
+from monosem.nn.dictionary import Dictionary
 from monosem.nn.geometric_median import geometric_median
 from monosem.nn.gradients import Gradients, Multiplied, RowFactors
 from monosem.nn.parameters import Declared, Matrix, Rows, Vector
@@ -15,6 +16,7 @@ __all__ = [
     "SAE",
     "Declared",
     "DenseBlocks",
+    "Dictionary",
     "Gradients",
     "LossOutput",
     "Matrix",

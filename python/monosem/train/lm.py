@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from monosem.data.corpus import Corpus
 from monosem.data.folder_lock import folder_lock
-from monosem.data.language_model import LanguageModel, LMConfig
+from monosem.data.language_model import LMConfig, Transformer
 from monosem.data.native import save_folder
 from monosem.train import checkpoint
 from monosem.train.interrupt import StopRequest
@@ -83,7 +83,7 @@ def train_lm(
     cache: str | Path | None = None,
     resume_from: int | None = None,
     progress: bool = True,
-) -> LanguageModel:
+) -> Transformer:
     """Train a language model on JSON-lines text into a folder; a second call goes on where the first was stopped.
 
     A run that was stopped, by Ctrl-C or a kill, and resumed ends with bitwise the weights of one that never stopped:
@@ -128,7 +128,7 @@ class _Run:
                 f"text: it makes {len(corpus.rows)} contexts of {model_cfg.n_ctx} tokens, {cfg.epochs} epochs of which "
                 f"are less than one batch; wanted at least batch_contexts={cfg.batch_contexts}. Add text, or lower it."
             )
-        self.model = LanguageModel(model_cfg).init_weights(cfg.seed)
+        self.model = Transformer(model_cfg).init_weights(cfg.seed)
         decay = [p for p in self.model.parameters() if p.ndim > 1]
         rest = [p for p in self.model.parameters() if p.ndim <= 1]
         self.optimizer = torch.optim.AdamW(

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from monosem.data.language_model import LanguageModel, next_token_loss
+from monosem.data.language_model import Transformer, next_token_loss
 
 CONTEXTS = 8  # of a slice: a default batch makes four
 
@@ -26,7 +26,7 @@ class Slices:
         contexts: of a batch.
     """
 
-    def __init__(self, model: LanguageModel, contexts: int) -> None:
+    def __init__(self, model: Transformer, contexts: int) -> None:
         self._model, self._parameters = model, list(model.parameters())
         self._threads, self._slices = torch.get_num_threads(), -(-contexts // CONTEXTS)
         self._pool: ThreadPoolExecutor | None = None
