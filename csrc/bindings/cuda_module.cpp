@@ -115,11 +115,4 @@ PYBIND11_MODULE(_cuda, m) {
                          n, at<const float>(inputs), at<const uint8_t>(alive), float(factor), at<double>(workspace),
                          on(stream));
         }, nogil);
-  m.def("topk_select_workspace", &cuda::topk_select_workspace);
-  m.def("topk_select",
-        [](Address scores, Address features, Address count, int64_t n, int64_t capacity, int64_t k, Address workspace,
-           Address values, Address indices, Address stream) {
-          cuda::topk_select(at<const float>(scores), at<const int32_t>(features), at<const int32_t>(count), n, capacity,
-                            k, at<uint64_t>(workspace), at<float>(values), at<int32_t>(indices), on(stream));
-        }, nogil);
 }

@@ -48,8 +48,4 @@ void resample(float* w_enc, float* w_dec, float* b_enc, int64_t features, int64_
               int64_t n_chosen, const float* inputs, const uint8_t* alive, float factor, double* workspace,
               cudaStream_t);
 
-int64_t topk_select_workspace(int64_t n, int64_t capacity, int64_t k);  // uint64s
-void topk_select(const float* scores, const int32_t* features, const int32_t* count, int64_t n, int64_t capacity,
-                 int64_t k, uint64_t* workspace, float* values, int32_t* indices, cudaStream_t);
-
 }  // namespace ms::cuda

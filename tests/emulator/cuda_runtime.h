@@ -61,7 +61,6 @@ struct Fiber {
 struct Machine {
   std::vector<Fiber> fibers{kMaxThreads};
   int threads = 0, running = 0;
-  bool any = false, any_before = false;
   jmp_buf scheduler;
   dim3 grid, block, index;
   std::function<void()> body;
@@ -131,10 +130,7 @@ inline void run_block() {
     bool any = false;
     for (int t = 0; t < m.threads; t += 32) any |= release(t, t + 32, State::warp, false);
     if (any) continue;
-    if (release(0, m.threads, State::block, true)) {
-      m.any_before = m.any, m.any = false;
-      continue;
-    }
+    if (release(0, m.threads, State::block, true)) continue;
     for (int t = 0; t < m.threads; ++t)
       if (m.fibers[t].state != State::done) fail("a barrier or exchange that not all threads reach");
     return;
@@ -207,7 +203,6 @@ inline unsigned ballot(bool value, int line) {
 #define blockDim (emulator::machine.block)
 #define gridDim (emulator::machine.grid)
 #define __syncthreads() emulator::wait(emulator::State::block, __LINE__)
-#define __syncthreads_or(x) (emulator::machine.any |= bool(x), __syncthreads(), emulator::machine.any_before)
 #define __syncwarp() emulator::exchange(0, __LINE__)
 #define __shfl_sync(mask, x, from) emulator::exchange(x, __LINE__)(from)
 #define __shfl_xor_sync(mask, x, bits) emulator::exchange(x, __LINE__)(emulator::lane() ^ (bits))

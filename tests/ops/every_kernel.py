@@ -84,19 +84,8 @@ def everything(n: int, d: int, f: int, dtype: torch.dtype, device: str) -> dict[
     reference.row_adam_(*exact, gradient, *HYPER, False)
     for part, *three in zip("wmv", encoder, plain, exact, strict=True):
         compare(f"encoder_grad_adam: {part}", *three)
-    select(n, g, there)
     resample(w, x, g, there, compare)
     return shares
-
-
-def select(n: int, g: torch.Generator, there) -> None:
-    scores = torch.randint(-3, 9, (n, 100), generator=g, device="cpu").float()
-    features = torch.stack([torch.randperm(100, generator=g, device="cpu") for _ in range(n)]).int()
-    dense = torch.zeros_like(scores).scatter_(1, features.long(), scores)
-    wanted = reference.topk_encode(dense, torch.eye(100, device="cpu"), torch.zeros(100, device="cpu"), 9)
-    count = torch.full((n,), 100, dtype=torch.int32, device="cpu")
-    for mine, defined in zip(cuda_rows.topk_select(*there(scores, features, count), 9), wanted, strict=True):
-        assert torch.equal(mine.cpu(), defined)
 
 
 def resample(w_dec: Tensor, x: Tensor, g: torch.Generator, there, compare) -> None:

@@ -247,45 +247,6 @@ def test_resample(size, some_alive):
     assert torch.equal(mine[1][0], w_dec[0])  # the others are not touched
 
 
-def candidates(n, f, capacity, seed=0, levels=None):
-    """A dense row of pre-activations and its candidates in a random order."""
-    g = torch.Generator().manual_seed(seed)
-    dense = torch.randn(n, f, generator=g) if levels is None else torch.randint(-2, levels, (n, f), generator=g).float()
-    features = torch.stack([torch.randperm(f, generator=g)[:capacity] for _ in range(n)])
-    return dense, dense.gather(1, features), features.int()
-
-
-@pytest.mark.parametrize("f, k, levels", [(1, 1, None), (70, 9, None), (257, 257, None), (300, 40, 3), (100, 20, 1)])
-def test_select(f, k, levels):
-    """All survive: the selection is the whole operation, ties included."""
-    dense, scores, features = candidates(6, f, f, levels=levels)
-    eye = torch.eye(f)
-    values, indices = cuda_rows.topk_select(scores, features, torch.full((6,), f, dtype=torch.int32), k)
-    wanted = reference.topk_encode(dense, eye, torch.zeros(f), k)
-    assert torch.equal(values, wanted[0]) and torch.equal(indices, wanted[1])
-
-
-def test_select_in_a_workspace():
-    """More candidates than shared memory holds, by three."""
-    dense, scores, features = candidates(1, 4099, 4099, levels=50)
-    values, indices = cuda_rows.topk_select(scores, features, torch.tensor([4099], dtype=torch.int32), 33)
-    wanted = reference.topk_encode(dense, torch.eye(4099), torch.zeros(4099), 33)
-    assert torch.equal(values, wanted[0]) and torch.equal(indices, wanted[1])
-
-
-def test_select_of_few_nan_and_zeros():
-    """Fewer than k: the lowest free features for what was −∞. A NaN: the whole row. −0 is 0."""
-    scores = torch.tensor(
-        [[2.0, 5.0, 9.0, 9.0], [1.0, torch.nan, 3.0, 0.0], [0.0, -0.0, 0.0, -0.0], [4.0, 4.0, 4.0, 4.0]]
-    )
-    features = torch.tensor([[2, 0, 7, 8], [1, 2, 3, 4], [4, 3, 2, 1], [9, 8, 7, 6]], dtype=torch.int32)
-    values, indices = cuda_rows.topk_select(scores, features, torch.tensor([2, 4, 4, 0], dtype=torch.int32), 4)
-    assert values[0].tolist() == [5, 2, 0, 0] and indices[0].tolist() == [0, 2, 1, 3]
-    assert values[1].isnan().all() and indices[1].tolist() == [0, 1, 2, 3]
-    assert values[2].tolist() == [0, 0, 0, 0] and indices[2].tolist() == [1, 2, 3, 4]
-    assert values[3].tolist() == [0, 0, 0, 0] and indices[3].tolist() == [0, 1, 2, 3]
-
-
 @pytest.mark.parametrize(
     ("size", "dtype"),
     [

@@ -221,24 +221,3 @@ def resample_(
     )  # fmt: skip
     for moment in moments:
         moment.index_fill_(0, chosen, 0.0)
-
-
-def topk_select(scores: Tensor, features: Tensor, count: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row's first ``count`` candidates, as ``reference.topk_encode`` orders them.
-
-    Args:
-        scores, features: float32 and int32 [N, C]; features of a row differ.
-        count: int32 [N]. Fewer than k: the lowest other features stand for what was −∞.
-
-    Returns:
-        ReLU of the scores [N, k] and features int32 [N, k]; NaN and 0…k−1 in a row that has a NaN.
-    """
-    n, capacity = scores.shape
-    s, f, c = scores.contiguous(), features.contiguous(), count.contiguous()
-    values, indices = _empty(s, n, k), _empty(s, n, k, dtype=torch.int32)
-    workspace = _empty(s, _cuda.topk_select_workspace(n, capacity, k), dtype=torch.int64)
-    _cuda.topk_select(
-        s.data_ptr(), f.data_ptr(), c.data_ptr(), n, capacity, k, workspace.data_ptr(), values.data_ptr(),
-        indices.data_ptr(), stream(s),
-    )  # fmt: skip
-    return values, indices
