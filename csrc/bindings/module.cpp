@@ -10,6 +10,7 @@
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "../cpu/kernels.h"
 #include "array.h"
@@ -106,6 +107,11 @@ struct IntTile {
   }
 };
 
+// Candidates, and how many of them were rescored.
+using Counts = std::pair<int64_t, int64_t>;
+
+Counts counts_of(const ms::Rescored& r) { return {r.candidates, r.rescored}; }
+
 // Candidates of one block of tokens while its tiles are computed.
 class TopkBlock {
  public:
@@ -130,11 +136,11 @@ class TopkBlock {
     ms::kernels().topk_filter(tile_of(tile, rows, cols, first, bias, error), state(), threads);
   }
 
-  void rescore(int64_t rows, const Exact& exact, int threads) {
+  Counts rescore(int64_t rows, const Exact& exact, int threads) {
     has(rows);
     exact.bias.has("bias", seen_);
     const ms::Exact e = exact.of(rows);
-    ms::kernels().topk_rescore(state(), rows, e.x, e.w, e.bias, threads);
+    return counts_of(ms::kernels().topk_rescore(state(), rows, e.x, e.w, e.bias, threads));
   }
 
   std::vector<int64_t> overflowed(int64_t rows) const {
@@ -185,16 +191,16 @@ class ThresholdBlock {
     ms::kernels().threshold_filter(tile_of(tile, rows, cols, first, bias, error), rows_, threads);
   }
 
-  void integers(const IntTile& t, const Exact& exact, int threads) {
+  Counts integers(const IntTile& t, const Exact& exact, int threads) {
     has(t.tile.rows);
-    ms::kernels().int_threshold(t.bits, t.tile, exact.of(t.tile.rows), rows_, threads);
+    return counts_of(ms::kernels().int_threshold(t.bits, t.tile, exact.of(t.tile.rows), rows_, threads));
   }
 
-  void rescore(int64_t rows, const Exact& exact, int threads) {
+  Counts rescore(int64_t rows, const Exact& exact, int threads) {
     has(rows);
     exact.bias.has("bias", seen_);
     const ms::Exact e = exact.of(rows);
-    ms::kernels().threshold_rescore(rows_, rows, e.x, e.w, e.bias, threads);
+    return counts_of(ms::kernels().threshold_rescore(rows_, rows, e.x, e.w, e.bias, threads));
   }
 
   int64_t counts(int64_t rows, const Array& out) const {
@@ -255,7 +261,7 @@ void large_pages(uintptr_t data, int64_t bytes) {
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "monosem's CPU kernels; call them through monosem.ops";
-  m.attr("interface") = 2;  // raised when a call changes, so that an older build is refused (ops/backend.py)
+  m.attr("interface") = 3;  // raised when a call changes, so that an older build is refused (ops/backend.py)
   m.def("isa", [] { return std::string(ms::kernels().name); }, "the instruction set in use");
   m.def("isas", [] { return ms::available_isas(); }, "the instruction sets that this build and processor have");
 
@@ -276,7 +282,7 @@ PYBIND11_MODULE(_C, m) {
           require(k > 0 && capacity >= k + 4 * ms::kWidest, "capacity: wanted at least k and four vectors more");
           const ms::TopkAnswer out{values.of<float>("values", rows * k), indices.of<int32_t>("indices", rows * k),
                                    flags.of<uint8_t>("flags", rows), k, capacity};
-          ms::kernels().int_topk(t.bits, t.tile, exact.of(rows), out, threads);
+          return counts_of(ms::kernels().int_topk(t.bits, t.tile, exact.of(rows), out, threads));
         }, nogil);
   m.attr("spare_slots") = ms::kWidest;
   m.def("panels", [] { return std::make_pair(ms::kernels().token_panel, ms::kernels().feature_panel); },

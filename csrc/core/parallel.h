@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <mutex>
 #ifdef _OPENMP
 #include <omp.h>
 #else
@@ -47,6 +48,19 @@ void parallel_for(int64_t items, int64_t grain, int threads, const Body& body) {
   parallel_workers(pieces, threads, [&](const auto& take) {
     for (int64_t p; (p = take()) >= 0;) body(p * grain, std::min(items, (p + 1) * grain));
   });
+}
+
+// The sum, by +=, of what body(begin, end) returns for the pieces. Sum: of integers, so that the order does not matter.
+template <class Sum, class Body>
+Sum parallel_sum(int64_t items, int64_t grain, int threads, const Body& body) {
+  Sum total;
+  std::mutex lock;
+  parallel_for(items, grain, threads, [&](int64_t begin, int64_t end) {
+    const Sum part = body(begin, end);
+    const std::lock_guard<std::mutex> locked(lock);
+    total += part;
+  });
+  return total;
 }
 
 }  // namespace ms

@@ -82,6 +82,17 @@ struct Exact {  // the fp32 operands that candidates are rescored with
   const float* bias;
 };
 
+// How many candidates the error bounds left, and how many of those were rescored.
+struct Rescored {
+  int64_t candidates = 0, rescored = 0;
+
+  Rescored& operator+=(const Rescored& other) {
+    candidates += other.candidates;
+    rescored += other.rescored;
+    return *this;
+  }
+};
+
 struct TopkAnswer {
   float* values;
   int32_t* indices;
@@ -128,16 +139,18 @@ struct Kernels {
   const char* name;
   void (*topk_filter)(const Tile&, const TopkState&, int threads);
   void (*topk_finish)(const TopkState&, int64_t rows, float* values, int32_t* indices, int threads);
-  void (*topk_rescore)(const TopkState&, int64_t rows, const float* x, const Weights&, const float* bias, int threads);
+  Rescored (*topk_rescore)(const TopkState&, int64_t rows, const float* x, const Weights&, const float* bias,
+                           int threads);
   void (*threshold_filter)(const Tile&, RowBuffers&, int threads);
-  void (*threshold_rescore)(RowBuffers&, int64_t rows, const float* x, const Weights&, const float* bias, int threads);
+  Rescored (*threshold_rescore)(RowBuffers&, int64_t rows, const float* x, const Weights&, const float* bias,
+                                int threads);
   int64_t token_panel, feature_panel;
   bool fast_int8;  // whether int8 products are faster here than int16
   void (*quantize)(int bits, const Weights&, int64_t rows, bool tokens, const QuantizedRows&, int threads);
   void (*int_gemm_repeat)(int bits, const uint32_t* x, const uint32_t* w, int64_t d, int64_t times, int threads);
   LargestNorms (*largest_norms)(const Weights&, int64_t rows, int threads);
-  void (*int_topk)(int bits, const IntTile&, const Exact&, const TopkAnswer&, int threads);
-  void (*int_threshold)(int bits, const IntTile&, const Exact&, RowBuffers&, int threads);
+  Rescored (*int_topk)(int bits, const IntTile&, const Exact&, const TopkAnswer&, int threads);
+  Rescored (*int_threshold)(int bits, const IntTile&, const Exact&, RowBuffers&, int threads);
   void (*sparse_decode)(const Code&, const Weights&, const float* bias, float* out, int threads);
   void (*gather_dot)(const Code&, const Weights&, const float* g, float scale, float* out, int threads);
   void (*decode_loss)(const Code&, const Weights&, const float* bias, const float* x, float* loss, float* residual,
