@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from monosem.analysis.index import build_index
-from monosem.analysis.neurons import NeuronBasis
+from monosem.analysis.neuron_basis import NeuronBasis
 
 HOOK = "blocks.0.mlp.hook_post"
 DIGITS = [f"{n}" for n in range(10, 70)]

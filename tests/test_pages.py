@@ -145,9 +145,9 @@ def test_declared():
 WRITING = {  # modules that make HTML or SVG files, and the function by which others have it done
     "analysis/report/page.py": "write_report",
     "analysis/evidence/section.py": "write_page",
-    "analysis/evidence/rubric/study.py": "write_study",
+    "analysis/evidence/rate/study.py": "write_study",
     "analysis/dashboard/site.py": "write_site",
-    "analysis/picture.py": "write_picture",
+    "analysis/evaluation_svg.py": "write_picture",
     "cli/claim.py": "write",
 }
 

@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from monosem.analysis.metrics import evaluate
     from monosem.data.harvest import ActivationStream, harvest
     from monosem.data.models import load_model
-    from monosem.data.rows import pack_rows
     from monosem.data.sample import sample_documents
-    from monosem.data.saved import load, save
+    from monosem.data.serialization import load, save
     from monosem.data.store import ActivationStore
+    from monosem.data.token_rows import pack_rows
     from monosem.nn import SAE, LossOutput, ReLUSAE, SAEConfig, TopKSAE, register
     from monosem.ops import SparseCode
     from monosem.train.config import TrainConfig
@@ -60,12 +60,12 @@ _HOME = {
     "Trainer": "train.trainer",
     "evaluate": "analysis.metrics",
     "harvest": "data.harvest",
-    "load": "data.saved",
+    "load": "data.serialization",
     "load_model": "data.models",
-    "pack_rows": "data.rows",
+    "pack_rows": "data.token_rows",
     "register": "nn",
     "sample_documents": "data.sample",
-    "save": "data.saved",
+    "save": "data.serialization",
 }
 
 

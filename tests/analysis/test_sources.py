@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from monosem.analysis.index.levels import Levels
+from monosem.analysis.index.activation_histograms import ActivationHistograms
 from monosem.analysis.metrics import _Sums
 from monosem.analysis.scan import blocks
 from monosem.analysis.sources import SourceMoments, group_sources
@@ -52,7 +52,7 @@ def test_a_label_without_tokens_has_no_feature():
     "make",
     [
         lambda names: SourceMoments(4096, names),
-        lambda names: Levels(4096, len(names), 32, 8),
+        lambda names: ActivationHistograms(4096, len(names), 32, 8),
         lambda names: _Sums(4096, len(names)),
     ],
 )

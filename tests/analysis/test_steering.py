@@ -6,7 +6,7 @@ from chain_model import HOOK, LETTERS, ChainModel, letters_sae
 from tiny import tiny_model
 
 import monosem as ms
-from monosem.analysis.neurons import NeuronBasis
+from monosem.analysis.neuron_basis import NeuronBasis
 from monosem.analysis.steering import Edit, Steering, log_likelihood_change, parse_edit, side_by_side
 
 C, D, F, G = (LETTERS.index(c) for c in "cdfg")

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import monosem as ms
-from monosem.analysis.dashboard.extras import automaton_links
-from monosem.analysis.evidence.rubric.ratings import measure_files
-from monosem.analysis.evidence.rubric.steps import STEPS
+from monosem.analysis.dashboard.overlays import automaton_links
+from monosem.analysis.evidence.rate.ratings import measure_files
+from monosem.analysis.evidence.rate.steps import STEPS
 from monosem.analysis.index import build_index, open_index
 from monosem.analysis.inputs import Subject
 from monosem.cli.main import main
@@ -21,9 +21,9 @@ from monosem.data import models, native, sealed
 from monosem.data.contexts import load_contexts
 from monosem.data.harvest import harvest
 from monosem.data.language_model import LMConfig, Transformer
-from monosem.data.rows import pack_rows
 from monosem.data.store import ActivationStore
 from monosem.data.text import Document
+from monosem.data.token_rows import pack_rows
 from monosem.data.tokenizer import train_tokenizer
 from monosem.train import checkpoint
 

@@ -9,8 +9,8 @@ from tiny import HOOK, tiny_documents, tiny_model
 
 from monosem.data.contexts import load_contexts
 from monosem.data.harvest import ActivationStream, harvest
-from monosem.data.rows import pack_rows
 from monosem.data.store import ActivationStore
+from monosem.data.token_rows import pack_rows
 
 
 @pytest.fixture(scope="module")

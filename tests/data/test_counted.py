@@ -9,7 +9,7 @@ from tiny import HOOK, tiny_documents, tiny_model
 
 from monosem.analysis.evidence.effect import reading
 from monosem.analysis.evidence.explain import gather
-from monosem.analysis.evidence.steering import ablation
+from monosem.analysis.evidence.steer import ablation
 from monosem.analysis.index import IndexSettings, build_index
 from monosem.analysis.inputs import Subject
 from monosem.analysis.metrics import evaluate
@@ -17,9 +17,9 @@ from monosem.analysis.steering import Edit, Steering, log_likelihood_change
 from monosem.data.contexts import load_contexts
 from monosem.data.counted import counted, skipped_ids
 from monosem.data.harvest import ActivationStream, harvest
-from monosem.data.rows import TokenRows, pack_rows
 from monosem.data.store import ActivationStore
 from monosem.data.text import Document
+from monosem.data.token_rows import TokenRows, pack_rows
 from monosem.nn import TopKSAE
 
 BOS, PAD = 0, 9

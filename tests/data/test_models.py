@@ -10,9 +10,9 @@ from tiny import HOOK, TEXTS, tiny_documents, tiny_model
 from torch.nn import functional as F
 
 from monosem.data import models, native
-from monosem.data.rows import pack_rows
 from monosem.data.sample import sample_documents
 from monosem.data.text import Document
+from monosem.data.token_rows import pack_rows
 
 
 @pytest.fixture(scope="module")

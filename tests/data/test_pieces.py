@@ -11,10 +11,10 @@ from tiny import TEXTS, tiny_model
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from monosem.data import corpus, pieces
-from monosem.data.held_out import held_out_loss
 from monosem.data.language_model import LMConfig
-from monosem.data.rows import pack_rows
+from monosem.data.lm_eval import held_out_loss
 from monosem.data.text import Document
+from monosem.data.token_rows import pack_rows
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from monosem.analysis.inputs import Subject
 from monosem.data import models, native, sealed
 from monosem.data.corpus import Corpus
 from monosem.data.language_model import LMConfig, Transformer
-from monosem.data.rows import pack_rows
+from monosem.data.token_rows import pack_rows
 from monosem.data.tokenizer import train_tokenizer
 
 TINY = LMConfig(d_vocab=300, n_ctx=16, n_layers=1, d_model=8, n_heads=2, d_mlp=16)

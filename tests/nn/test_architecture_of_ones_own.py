@@ -13,7 +13,7 @@ import monosem as ms
 from monosem.analysis.metrics import evaluate
 from monosem.cli.main import main
 from monosem.data.native import save_folder
-from monosem.data.rows import pack_rows
+from monosem.data.token_rows import pack_rows
 from monosem.data.tokenizer import train_tokenizer
 from monosem.nn import KINDS, Matrix, Vector, registry
 from monosem.train.step import FastStep

@@ -19,8 +19,8 @@ from tiny import tiny_model
 from monosem.data import files
 from monosem.data.corpus import Corpus
 from monosem.data.folder_lock import folder_lock
-from monosem.data.held_out import held_out_loss
 from monosem.data.language_model import LMConfig, Transformer, next_token_loss
+from monosem.data.lm_eval import held_out_loss
 from monosem.data.models import load_model
 from monosem.data.text import Document
 from monosem.data.tokenizer import encode_documents

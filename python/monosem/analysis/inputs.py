@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monosem.analysis.neurons import NeuronBasis
+from monosem.analysis.neuron_basis import NeuronBasis
 from monosem.data import fingerprint
-from monosem.data.saved import load
+from monosem.data.serialization import load
 
 if TYPE_CHECKING:
-    from monosem.data.rows import TokenRows
+    from monosem.data.token_rows import TokenRows
 
 NEURONS = "neurons:"
 
@@ -30,7 +30,7 @@ def load_subject(folder: str | Path, model: Any = None, hook_name: str | None = 
 
     Args:
         folder: of the dictionary; or ``"neurons:A"``: the neurons of model A themselves, as a dictionary
-            (:class:`monosem.analysis.neurons.NeuronBasis`), at ``hook_name`` or the first ``mlp.hook_post``.
+            (:class:`monosem.analysis.neuron_basis.NeuronBasis`), at ``hook_name`` or the first ``mlp.hook_post``.
 
     Raises:
         FileNotFoundError: no dictionary in the folder.
@@ -92,7 +92,7 @@ def load_rows(
         FileNotFoundError: no such file.
         ValueError: not such text, an ``n_ctx`` that the model cannot read, or less of it than one context.
     """
-    from monosem.data.rows import pack_rows
     from monosem.data.sample import stream_documents
+    from monosem.data.token_rows import pack_rows
 
     return pack_rows(stream_documents(text, split), model, n_ctx)

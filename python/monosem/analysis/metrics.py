@@ -16,7 +16,7 @@ from monosem.analysis.scan import Block, Rows, blocks, spread
 from monosem.analysis.sources import LabelFeature, SourceMoments, check_sources, group_sources
 from monosem.data import sealed
 from monosem.data.counted import BY_NAME, SkipTokens, counted, skipped_ids
-from monosem.data.saved import unfinished
+from monosem.data.serialization import unfinished
 
 ULTRALOW = 1e-6  # Towards Monosemanticity, "Feature Density": the cluster below it is almost never interpretable
 

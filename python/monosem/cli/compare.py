@@ -38,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from monosem.analysis.evidence import universality
-    from monosem.analysis.evidence.universality_page import section, title
+    from monosem.analysis.evidence import compare
+    from monosem.analysis.evidence.compare_page import section, title
     from monosem.analysis.inputs import load_rows, load_subject
 
     if args.out is None and not Path(args.folder_a).is_dir():
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     a = load_subject(args.folder_a, args.model_a, args.hook_a, args.device)
     remembered.recall_text(args, a.sae.metadata)
     b = load_subject(args.folder_b, args.model_b, args.hook_b, args.device)
-    result = universality.measure(
+    result = compare.measure(
         a, b, load_rows(a.model, args.text, args.split, args.context), tokens=args.tokens, least=args.least,
         baseline=not args.no_baseline, seed=args.seed, memory=int(args.memory * 2**30), folder=args.scratch,
         progress=not args.quiet,

@@ -39,9 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from monosem.analysis.evaluation_svg import write_picture
     from monosem.analysis.inputs import load_rows
     from monosem.analysis.metrics import evaluate
-    from monosem.analysis.picture import write_picture
     from monosem.analysis.report import find_curves, study, write_report
 
     subject = remembered.subject(args, args.folder)

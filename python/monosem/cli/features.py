@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from monosem.analysis.dashboard import Counts, write_site
-    from monosem.analysis.dashboard.extras import automaton_links, proxy_marks
+    from monosem.analysis.dashboard.overlays import automaton_links, proxy_marks
 
     if args.export:
         options.refuse(

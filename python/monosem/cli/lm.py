@@ -123,7 +123,7 @@ def _train(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace) -> int:
     from monosem.data import files
-    from monosem.data.held_out import held_out_loss
+    from monosem.data.lm_eval import held_out_loss
     from monosem.data.models import load_model
     from monosem.data.sample import stream_documents
 

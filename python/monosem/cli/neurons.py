@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from monosem.analysis.evidence.not_neurons import measure, section
+    from monosem.analysis.evidence.neurons import measure, section
     from monosem.analysis.inputs import load_rows
 
     if args.memory <= 0:

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _write(args: argparse.Namespace) -> int:
     from monosem.analysis.evidence.explain import choose_features
-    from monosem.analysis.evidence.rubric import candidates, write_study
+    from monosem.analysis.evidence.rate import candidates, write_study
     from monosem.analysis.sources import sources_read
 
     if args.folder is None:
@@ -62,8 +62,8 @@ def _write(args: argparse.Namespace) -> int:
 
 
 def _score(args: argparse.Namespace) -> int:
-    from monosem.analysis.evidence.rubric import section
-    from monosem.analysis.evidence.rubric.ratings import measure_files
+    from monosem.analysis.evidence.rate import section
+    from monosem.analysis.evidence.rate.ratings import measure_files
     from monosem.data import fingerprint, sealed
 
     places = [Path(p) for p in (args.out, args.folder, Path(args.score[0]).parent) if p]

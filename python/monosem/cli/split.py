@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from monosem.analysis.evidence import splitting
+    from monosem.analysis.evidence import split
     from monosem.analysis.inputs import load_rows, load_subject
 
     if len(args.folders) < 2:
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     subjects = [load_subject(folder, args.model, args.hook, args.device) for folder in args.folders]
     remembered.recall_text(args, subjects[0].sae.metadata)
     rows = load_rows(subjects[0].model, args.text, args.split, args.context)
-    result = splitting.measure(
+    result = split.measure(
         subjects, rows, label=args.label, feature=args.feature, names=args.folders, tokens=args.tokens,
         threshold=args.threshold, least=args.least, most=args.most, umap=not args.no_map,
         memory=int(args.memory * 2**30), folder=args.scratch, progress=not args.quiet,
@@ -59,5 +59,5 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out or args.folders[-1])
     runs = {str(folder): folder for folder in args.folders}
     made = made_from.of(args, {str(f): (f, s) for f, s in zip(args.folders, subjects, strict=True)})
-    claim.write(out, "splitting", result, [splitting.section], "Features split", runs, made)
+    claim.write(out, "splitting", result, [split.section], "Features split", runs, made)
     return 0

@@ -98,7 +98,7 @@ class _LookUp:
 
     @property
     def index(self) -> Any:
-        from monosem.analysis.evidence.indexed import index_of
+        from monosem.analysis.evidence.open_or_build import index_of
         from monosem.analysis.index.build import read_meta
 
         if self._index is None:
@@ -123,7 +123,7 @@ class _LookUp:
 
     def _names(self, typed: list[str]) -> dict[str, int]:
         """The features of those that are labels."""
-        from monosem.analysis.evidence.steering import cause
+        from monosem.analysis.evidence.steer import cause
         from monosem.analysis.sources import all_groups, named
 
         words = [word for word in dict.fromkeys(typed) if not word.isdigit()]
@@ -174,21 +174,21 @@ def _read(args: argparse.Namespace, subject: Any, steering: Any) -> int:
 
 
 def _evidence(args: argparse.Namespace, subject: Any) -> int:
-    from monosem.analysis.evidence import steering
+    from monosem.analysis.evidence import steer
 
     if args.out is None and not Path(args.folder).is_dir():
         raise ValueError(f"out: {args.folder!r} is not a folder to write into; name one with --out")
     index = _LookUp(args, subject).index
-    wanted = steering.labels_of(index, args.labels)
-    result = steering.measure(
-        subject, index, steering.proxy_judges(subject.model, index.rows, wanted), wanted,
-        prompts=args.prompt or steering.PROMPTS,
+    wanted = steer.labels_of(index, args.labels)
+    result = steer.measure(
+        subject, index, steer.proxy_judges(subject.model, index.rows, wanted), wanted,
+        prompts=args.prompt or steer.PROMPTS,
         samples=args.samples, length=args.length, temperature=args.temperature, error=args.error, trials=args.trials,
-        skip_positions=args.skip_positions, seed=args.seed, judged=steering.JUDGED, progress=not args.quiet,
+        skip_positions=args.skip_positions, seed=args.seed, judged=steer.JUDGED, progress=not args.quiet,
     )  # fmt: skip
     out = Path(args.out or args.folder)
     made = made_from.of(args, {"": (args.folder, subject)})
-    claim.write(out, "steering", result, [steering.section], "Features cause text", {"": args.folder}, made)
+    claim.write(out, "steering", result, [steer.section], "Features cause text", {"": args.folder}, made)
     return 0
 
 

@@ -79,7 +79,7 @@ def open_all(args: argparse.Namespace) -> list[tuple[Compared, int]]:
 
 
 def _open(kind: str, folder: str, subject: Any, args: argparse.Namespace) -> Compared:
-    from monosem.analysis.evidence.indexed import index_of
+    from monosem.analysis.evidence.open_or_build import index_of
 
     index = index_of(subject, folder, args.text, args.split, args.tokens, not args.quiet, args.context)
     return Compared(kind, folder, subject, index)

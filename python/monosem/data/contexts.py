@@ -151,7 +151,7 @@ def _load_array(path: Path) -> np.ndarray:
 
 
 def _load_text(model: Model, text: str, split: str, context: int | None) -> np.ndarray:
-    from monosem.data.rows import pack_rows
     from monosem.data.sample import stream_documents
+    from monosem.data.token_rows import pack_rows
 
     return np.asarray(pack_rows(stream_documents(text, split), model, context).tokens)

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from monosem.analysis.inputs import Subject, load_rows
 from monosem.data import fingerprint
 from monosem.data.models import load_model
-from monosem.data.saved import load
+from monosem.data.serialization import load
 from monosem.data.shuffled_weights import SHUFFLED
 from monosem.reproduce.presets import CONTROL, FIRST, SECOND, Preset, Run
 
 if TYPE_CHECKING:
-    from monosem.data.rows import TokenRows
+    from monosem.data.token_rows import TokenRows
 
 
 @dataclass

@@ -9,12 +9,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from monosem.analysis.evidence import chart, numbers, rubric
+from monosem.analysis.evidence import chart, numbers, rate
 from monosem.analysis.evidence.guide import GUIDES
 from monosem.analysis.evidence.section import Finding, Section, papers_setting, write_page
 from monosem.analysis.evidence.tables import table
 from monosem.data import files, sealed
-from monosem.reproduce import reading
+from monosem.reproduce import glossary
 from monosem.reproduce.context import Context
 from monosem.reproduce.presets import FIRST
 from monosem.reproduce.stages import sections
@@ -36,10 +36,10 @@ def write_report(context: Context, results: dict[str, dict[str, Any]]) -> Path:
     }
     files.write_text(context.folder / "report.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     title = f"Towards Monosemanticity, computed on {context.model}"
-    intro = _intro(context, beside) + trained + reading.words() + reading.own_model(context)
+    intro = _intro(context, beside) + trained + glossary.words() + glossary.own_model(context)
     notes = _notes(context, results)
     return write_page(
-        context.folder / "report.html", title, parts, intro, notes, reading.places(context), _browsers(context)
+        context.folder / "report.html", title, parts, intro, notes, glossary.places(context), _browsers(context)
     )
 
 
@@ -141,7 +141,7 @@ def _human(context: Context, beside: bool = True) -> Section:
     """Claim 2: rated by hand. Its figures come only from a person's answers."""
     path = context.folder / "rate" / "rubric.json"
     if path.is_file():
-        return rubric.section(sealed.read(path, "out", "what `monosem rate --score` writes")[0])
+        return rate.section(sealed.read(path, "out", "what `monosem rate --score` writes")[0])
     finding = Finding(
         "A person finds features far more interpretable than neurons", "median 12 of 14 (neurons 0)", "not rated yet",
         "rate/rate.html, then monosem rate --score ANSWERS.json --out rate, then the same monosem reproduce again",

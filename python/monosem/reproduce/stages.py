@@ -5,21 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from monosem.analysis.dashboard import write_site
-from monosem.analysis.dashboard.extras import automaton_links, proxy_marks
+from monosem.analysis.dashboard.overlays import automaton_links, proxy_marks
 from monosem.analysis.evidence import (
     automata,
-    not_neurons,
+    compare,
+    compare_page,
+    neurons,
     proxies,
-    splitting,
-    splitting_page,
-    steering,
-    steering_page,
-    universality,
-    universality_page,
+    split,
+    split_page,
+    steer,
+    steer_page,
     widths,
 )
 from monosem.analysis.evidence import explain as explaining
-from monosem.analysis.evidence.rubric import candidates, write_study
+from monosem.analysis.evidence.rate import candidates, write_study
 from monosem.analysis.evidence.section import numbered_in
 from monosem.analysis.index import IndexSettings, build_index
 from monosem.analysis.inputs import load_subject
@@ -64,10 +64,10 @@ def sections(context: Context, results: dict[str, dict[str, Any]]) -> list[Any]:
     makers = {
         "proxies": [proxies.section],
         "explain": [explaining.section, explaining.logit_section],
-        "neurons": [not_neurons.section],
-        "steering": [steering_page.section],
-        "universality": [universality_page.section],
-        "splitting": [splitting_page.section],
+        "neurons": [neurons.section],
+        "steering": [steer_page.section],
+        "universality": [compare_page.section],
+        "splitting": [split_page.section],
         "widths": [widths.section],
         f"automata-{small.replace('/', '-')}": [lambda result: numbered_in(automata.section(result), small)],
     }
@@ -113,7 +113,7 @@ def _proxies(context: Context) -> dict[str, Any]:
 
 def _neurons(context: Context) -> dict[str, Any]:
     main = _pieces(context, context.preset.main)
-    return not_neurons.measure(*main, tokens=context.preset.compare_tokens, progress=context.progress).to_dict()
+    return neurons.measure(*main, tokens=context.preset.compare_tokens, progress=context.progress).to_dict()
 
 
 def _compared(context: Context) -> dict[str, str]:
@@ -153,28 +153,28 @@ def _rate(context: Context) -> dict[str, Any]:
 
 def _steering(context: Context) -> dict[str, Any]:
     subject, index = context.subject(context.preset.main), index_of(context, context.preset.main)
-    groups = steering.labels_of(index)
+    groups = steer.labels_of(index)
     if not groups:  # a text of one source, say: the section says so
-        none = steering.SteeringResult(
+        none = steer.SteeringResult(
             subject.model.name, subject.hook_name, str(subject.sae.cfg.kind), subject.sae.cfg.d_sae, index.tokens,
             length=0, temperature=1.0, error="keep", judged="", cases=(), sources=tuple(sources_read(index.rows)),
         )  # fmt: skip
         return none.to_dict()
-    judges = steering.proxy_judges(subject.model, index.rows, groups)
-    return steering.measure(
-        subject, index, judges, groups, seed=context.seed, judged=steering.JUDGED, progress=context.progress
+    judges = steer.proxy_judges(subject.model, index.rows, groups)
+    return steer.measure(
+        subject, index, judges, groups, seed=context.seed, judged=steer.JUDGED, progress=context.progress
     ).to_dict()
 
 
 def _universality(context: Context) -> dict[str, Any]:
     a, b = context.subject(context.preset.main), context.subject(context.preset.main.replace(FIRST, "B", 1))
     options = {"tokens": context.preset.compare_tokens, "seed": context.seed, "progress": context.progress}
-    return universality.measure(a, b, context.train, **options).to_dict()
+    return compare.measure(a, b, context.train, **options).to_dict()
 
 
 def _splitting(context: Context) -> dict[str, Any]:
     names = [run.name for run in context.preset.of(FIRST)]
-    return splitting.measure(
+    return split.measure(
         [context.subject(n) for n in names], context.train, names=names, tokens=context.preset.compare_tokens,
         progress=context.progress,
     ).to_dict()  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monosem.data.saved import load
+from monosem.data.serialization import load
 from monosem.train import checkpoint
 from monosem.train.learner import Learner
 

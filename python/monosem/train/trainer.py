@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from monosem.data.folder_lock import folder_lock
-from monosem.data.saved import save
+from monosem.data.serialization import save
 from monosem.data.shuffled import FillingStopped, ShuffledSource
 from monosem.nn import SAE
 from monosem.train import checkpoint, memory

@@ -11,9 +11,9 @@ import torch
 
 import monosem as ms
 from monosem.analysis.dashboard import Counts, write_site
-from monosem.analysis.dashboard.facts import gather
+from monosem.analysis.dashboard.feature_table import gather
 from monosem.analysis.dashboard.records import Records
-from monosem.analysis.dashboard.words import of_examples, words
+from monosem.analysis.dashboard.search_index import of_examples, words
 from monosem.analysis.index import IndexSettings, build_index
 from monosem.analysis.inputs import Subject
 from monosem.analysis.nearest import nearest

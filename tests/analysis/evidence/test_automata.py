@@ -15,7 +15,7 @@ from monosem.analysis.evidence.automata.counts import KeySums
 from monosem.analysis.evidence.automata.draw import draw
 from monosem.analysis.evidence.automata.transitions import Raised, Transitions, edges, raised_tokens
 from monosem.analysis.evidence.section import render_page
-from monosem.analysis.neurons import NeuronBasis
+from monosem.analysis.neuron_basis import NeuronBasis
 from monosem.analysis.scan import blocks
 
 V, HOOK = 40, "blocks.0.mlp.hook_post"

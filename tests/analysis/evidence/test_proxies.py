@@ -14,7 +14,7 @@ from monosem.analysis.evidence.proxies.characters import Vocabulary
 from monosem.analysis.evidence.proxies.kinds import best_run
 from monosem.analysis.evidence.proxies.moments import ProxyMoments
 from monosem.analysis.evidence.section import render_page
-from monosem.analysis.neurons import NeuronBasis
+from monosem.analysis.neuron_basis import NeuronBasis
 
 ALEF = "ا".encode()
 # 1 and 2 are halves of one Arabic letter, 4 begins another letter and ends the one before.

@@ -12,7 +12,7 @@ from monosem.analysis.evidence import widths
 from monosem.analysis.evidence.section import render_page
 from monosem.analysis.evidence.ultralow import separate, valley
 from monosem.analysis.metrics import evaluate
-from monosem.analysis.neurons import NeuronBasis
+from monosem.analysis.neuron_basis import NeuronBasis
 
 TOKENS = 10**8
 

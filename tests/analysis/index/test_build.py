@@ -10,7 +10,7 @@ from monosem.analysis.index import INTERVALS, IndexSettings, build_index, open_i
 from monosem.analysis.index import build as module
 from monosem.analysis.index.collector import Collector
 from monosem.analysis.inputs import Subject
-from monosem.analysis.neurons import NeuronBasis
+from monosem.analysis.neuron_basis import NeuronBasis
 from monosem.analysis.scan import Block
 
 SETTINGS = IndexSettings(top=4, random=500, each=50, slots=30, contexts=3)
@@ -118,8 +118,8 @@ def test_every_activation(subject, rows, dense, tmp_path, monkeypatch):
 @pytest.mark.parametrize("wide", [False, True])
 def test_killed_and_resumed_it_ends_with_the_same_bits(lossy, model, hook, rows, tmp_path, monkeypatch, wide):
     if wide:  # partners in bounded memory, as above 16,384 features
-        monkeypatch.setattr("monosem.analysis.index.together._NARROW", 0)
-        monkeypatch.setattr("monosem.analysis.index.together.EXACT_BYTES", 0)
+        monkeypatch.setattr("monosem.analysis.index.cooccurrence._NARROW", 0)
+        monkeypatch.setattr("monosem.analysis.index.cooccurrence.EXACT_BYTES", 0)
     subject = Subject(lossy, model, hook)
     settings = IndexSettings(top=2, random=3, each=2, slots=2, contexts=2)
     whole = tmp_path / "whole"
@@ -156,8 +156,8 @@ def _counting(update, calls):
 
 
 def test_memory_depends_on_the_width_and_not_on_the_text(monkeypatch):
-    monkeypatch.setattr("monosem.analysis.index.together.EXACT_BYTES", 0)  # as above 16,384 features
-    monkeypatch.setattr("monosem.analysis.index.together._NARROW", 0)
+    monkeypatch.setattr("monosem.analysis.index.cooccurrence.EXACT_BYTES", 0)  # as above 16,384 features
+    monkeypatch.setattr("monosem.analysis.index.cooccurrence._NARROW", 0)
     sources = [f"s{i}" for i in range(24)]
     collector = Collector(1000, 512, 50_000, sources, (10_000, 256), IndexSettings())
     before = {name: array.shape for name, array in collector.arrays().items()}

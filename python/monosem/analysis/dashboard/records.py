@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from monosem.analysis.dashboard.facts import Facts
+from monosem.analysis.dashboard.feature_table import Facts
 from monosem.analysis.index import ActivationHistogram, Example, Index
 from monosem.analysis.windows import TextCache, Window, stored_window
 

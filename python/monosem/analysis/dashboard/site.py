@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from monosem.analysis.dashboard.facts import Facts, gather
+from monosem.analysis.dashboard.feature_table import Facts, gather
 from monosem.analysis.dashboard.prompts import read_prompt
 from monosem.analysis.dashboard.records import Counts, Records
-from monosem.analysis.dashboard.words import WordIndex, of_examples
+from monosem.analysis.dashboard.search_index import WordIndex, of_examples
 from monosem.analysis.index import Index, check_subject
 from monosem.analysis.report.page import embed
 from monosem.data import files

@@ -49,7 +49,7 @@ GUIDES = MappingProxyType(
             "A kind of text of your own: --proxy 'hex=[0-9a-f]{6,}', a regular expression; in Python any function.",
         ),
         "rubric": Guide(
-            "monosem rate RUN --shuffled RUN_SHUFFLED --text TEXT.jsonl", f"{_EVIDENCE}.rubric.write_study",
+            "monosem rate RUN --shuffled RUN_SHUFFLED --text TEXT.jsonl", f"{_EVIDENCE}.rate.write_study",
             "rate.html", "monosem rate --score ANSWERS.json --out RUN scores the saved answers.",
         ),
         "explain": Guide(
@@ -61,16 +61,16 @@ GUIDES = MappingProxyType(
             "monosem explain RUN --shuffled RUN_SHUFFLED --text TEXT.jsonl", f"{_EVIDENCE}.explain.measure",
             "explain.html",
         ),
-        "neurons": Guide("monosem neurons RUN --text TEXT.jsonl", f"{_EVIDENCE}.not_neurons.measure", "neurons.html"),
+        "neurons": Guide("monosem neurons RUN --text TEXT.jsonl", f"{_EVIDENCE}.neurons.measure", "neurons.html"),
         "steering": Guide(
-            "monosem steer RUN --text TEXT.jsonl", f"{_EVIDENCE}.steering.measure",
+            "monosem steer RUN --text TEXT.jsonl", f"{_EVIDENCE}.steer.measure",
             "steering.html", "Labels of yours: --labels SOURCE …; features of your choice: --pin 12=2x --add 7=0.5x.",
         ),
         "universality": Guide(
-            "monosem compare RUN RUN_B --text TEXT.jsonl", f"{_EVIDENCE}.universality.measure", "universality.html",
+            "monosem compare RUN RUN_B --text TEXT.jsonl", f"{_EVIDENCE}.compare.measure", "universality.html",
         ),
         "splitting": Guide(
-            "monosem split RUN_512 RUN_4096 RUN_16384 --text TEXT.jsonl", f"{_EVIDENCE}.splitting.measure",
+            "monosem split RUN_512 RUN_4096 RUN_16384 --text TEXT.jsonl", f"{_EVIDENCE}.split.measure",
             "splitting.html", "Begin from any feature of the smallest: --feature 45.",
         ),
         "widths": Guide(

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monosem.analysis.index.crossed import Crossed
-from monosem.analysis.index.frequent import Frequent
-from monosem.analysis.index.kept import Kept
-from monosem.analysis.index.levels import Levels
+from monosem.analysis.index.activation_histograms import ActivationHistograms
+from monosem.analysis.index.cooccurrence import Cooccurrence
+from monosem.analysis.index.neuron_moments import NeuronMoments
+from monosem.analysis.index.reservoir import Reservoir
 from monosem.analysis.index.settings import IndexSettings
-from monosem.analysis.index.together import Together
+from monosem.analysis.index.space_saving import SpaceSaving
 from monosem.analysis.scan import Block
 from monosem.analysis.sources import SourceMoments
 
@@ -36,13 +36,13 @@ class Collector:
         s = settings
         self.tokens = torch.zeros((), dtype=torch.int64, device="cpu")
         self.maximum = torch.zeros(d_sae, dtype=torch.float32, device="cpu")
-        self.top = Kept(d_sae, s.top, "value", wide=wide)
-        self.random = Kept(d_sae, s.random, "random", 2 * s.seed, wide)
+        self.top = Reservoir(d_sae, s.top, "value", wide=wide)
+        self.random = Reservoir(d_sae, s.random, "random", 2 * s.seed, wide)
         columns = len(sources) + len(self.marks)
-        self.levels = Levels(d_sae, columns, s.bins, s.each, 2 * s.seed + 1, wide)
-        self.words = Frequent(d_sae, d_vocab, s.slots)
-        self.together = Together(d_sae, s.slots)
-        self.crossed = Crossed(d_sae, d_in) if s.neurons else None
+        self.histograms = ActivationHistograms(d_sae, columns, s.bins, s.each, 2 * s.seed + 1, wide)
+        self.fired_on = SpaceSaving(d_sae, d_vocab, s.slots)
+        self.cooccurrence = Cooccurrence(d_sae, s.slots)
+        self.neuron_moments = NeuronMoments(d_sae, d_in) if s.neurons else None
         self.moments = SourceMoments(d_sae, sources)
 
     def update(self, block: Block) -> None:
@@ -51,15 +51,15 @@ class Collector:
         self.tokens += len(block.source)
         self.maximum.scatter_reduce_(0, features, values, "amax")
         self.moments.update(block)
-        self.levels.update(features, values, places, self._columns(block, places))
+        self.histograms.update(features, values, places, self._columns(block, places))
         self.random.update(features, values, places)
         best = self._best_of_row(features, values, places)
         self.top.update(features[best], values[best], places[best])
         scored = block.tokens.flatten()[block.where]
-        self.words.update(features, scored[block.at], values)
-        self.together.update(features, values, block.at, len(scored))
-        if self.crossed is not None:
-            self.crossed.update(features, values, block.at, block.x)
+        self.fired_on.update(features, scored[block.at], values)
+        self.cooccurrence.update(features, values, block.at, len(scored))
+        if self.neuron_moments is not None:
+            self.neuron_moments.update(features, values, block.at, block.x)
 
     def _columns(self, block: Block, places: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Columns of the histogram to which the entries belong: one source each, and any number of marks."""
@@ -85,9 +85,9 @@ class Collector:
         """Everything gathered, by name: the live arrays."""
         moments = {k: getattr(self.moments, k) for k in ("square", "mass", "active", "tokens")}
         parts = {
-            "top": self.top.arrays(), "random": self.random.arrays(), "levels": self.levels.arrays(),
-            "words": self.words.arrays(), "together": self.together.arrays(), "moments": moments,
-            "crossed": self.crossed.arrays() if self.crossed is not None else {},
+            "top": self.top.arrays(), "random": self.random.arrays(), "levels": self.histograms.arrays(),
+            "words": self.fired_on.arrays(), "together": self.cooccurrence.arrays(), "moments": moments,
+            "crossed": self.neuron_moments.arrays() if self.neuron_moments is not None else {},
         }  # fmt: skip
         flat = {f"{part}.{name}": array for part, own in parts.items() for name, array in own.items()}
         return {"tokens": self.tokens, "maximum": self.maximum} | flat
@@ -100,5 +100,5 @@ class Collector:
     def finish(self) -> dict[str, Tensor]:
         """What an index stores: the arrays, with the partners in place of the counts of pairs."""
         arrays = {k: v for k, v in self.arrays().items() if not k.startswith("together.")}
-        ids, counts = self.together.partners(int(self.tokens))
-        return arrays | {"partners.ids": ids, "partners.counts": counts, "partners.active": self.together.active}
+        ids, counts = self.cooccurrence.partners(int(self.tokens))
+        return arrays | {"partners.ids": ids, "partners.counts": counts, "partners.active": self.cooccurrence.active}

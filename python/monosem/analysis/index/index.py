@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from monosem.analysis.index.codes import Codes, stored
-from monosem.analysis.index.crossed import correlation
+from monosem.analysis.index.cooccurrence import phi
 from monosem.analysis.index.example import ActivationHistogram, Example, Partner, TokenCount
-from monosem.analysis.index.kept import scramble
+from monosem.analysis.index.neuron_moments import correlation
+from monosem.analysis.index.reservoir import scramble
 from monosem.analysis.index.settings import INTERVALS
-from monosem.analysis.index.together import phi
 from monosem.analysis.scan import spread
 from monosem.analysis.sources import SourceMoments
 
@@ -130,7 +130,7 @@ class Index:
         return ids.gather(1, order), counts.gather(1, order)
 
     def coactive(self, feature: int, count: int | None = None) -> list[Partner]:
-        """The features that fire on the same tokens, by phi. See ``Together`` for what is counted."""
+        """The features that fire on the same tokens, by phi. See ``Cooccurrence`` for what is counted."""
         number, at = divmod(self._known(feature), _AT_ONCE)
         if self._partners[0] != number:
             self._partners = number, self._partner_block(number * _AT_ONCE)

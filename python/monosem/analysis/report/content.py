@@ -10,9 +10,9 @@ import numpy as np
 
 from monosem.analysis.index import ActivationHistogram, Example, Index, IndexSettings, build_index
 from monosem.analysis.inputs import Subject
-from monosem.analysis.interest import Group, choose
 from monosem.analysis.logits import LogitWeights, logit_weights, used_vocabulary
 from monosem.analysis.scan import Rows
+from monosem.analysis.selection import Group, choose
 from monosem.analysis.sources import group_sources
 from monosem.analysis.windows import Window, windows
 from monosem.data.counted import BY_NAME, SkipTokens

@@ -20,7 +20,7 @@ def export(kind: str, subject: Any, index: Index, folder: str | Path, *, least: 
         ValueError: an unknown format, an index of another dictionary, or one without activations.
     """
     from monosem.analysis.dashboard.exports import neuronpedia, saedashboard
-    from monosem.analysis.dashboard.exports.rows import FeatureRows
+    from monosem.analysis.dashboard.exports.feature_rows import FeatureRows
 
     if kind not in FORMATS:
         raise ValueError(f"export: got {kind!r}; wanted one of {', '.join(FORMATS)}")

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from monosem.analysis.dashboard.exports.rows import FeatureRows
+from monosem.analysis.dashboard.exports.feature_rows import FeatureRows
 from monosem.data import files
 
 CREATOR = "monosem"  # to be replaced by the importer's own user

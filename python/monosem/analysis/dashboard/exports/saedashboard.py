@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from monosem.analysis.dashboard.exports.rows import BATCH, EACH, TOP, FeatureRows
+from monosem.analysis.dashboard.exports.feature_rows import BATCH, EACH, TOP, FeatureRows
 from monosem.analysis.index import INTERVALS
 from monosem.data import files
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from monosem.analysis.evidence import lines_of_text
+from monosem.analysis.evidence import token_html
 from monosem.analysis.evidence.automata.graph import Path, choose, networkx, paths
 from monosem.analysis.evidence.automata.transitions import Edges, Raised, Transitions, edges, raised_tokens
 from monosem.analysis.index.example import Example
-from monosem.analysis.index.kept import Kept
+from monosem.analysis.index.reservoir import Reservoir
 from monosem.analysis.logits import used_vocabulary
 from monosem.analysis.scan import blocks, spread
 from monosem.analysis.sources import SourceMoments, sources_read
@@ -127,7 +127,7 @@ def measure(
     raised = raised_tokens(sae, model, hook_name, used)
     counts = Transitions(sae.cfg.d_sae, raised, model.bos_id, pairs)
     moments = SourceMoments(sae.cfg.d_sae, rows.sources)
-    strongest = Kept(sae.cfg.d_sae, 1, "value")
+    strongest = Reservoir(sae.cfg.d_sae, 1, "value")
     for block in blocks(
         sae, model, hook_name, rows, select=select, contexts=contexts, skip_positions=skip_positions,
         progress="counting transitions" if progress else None,
@@ -146,7 +146,7 @@ def measure(
     wanted = [(f, Example(places[f] // length, places[f] % length, float(strongest.values[f, 0]))) for f in shown]
     texts = windows(sae, model, hook_name, rows, wanted, skip_positions=skip_positions) if wanted else []
     nodes = {
-        str(f): _node(f, counts, raised, moments, model) | {"example": lines_of_text.as_dict(text)}
+        str(f): _node(f, counts, raised, moments, model) | {"example": token_html.as_dict(text)}
         for f, text in zip(shown, texts, strict=True)
     }
     scored = int(moments.tokens.sum())
@@ -183,7 +183,7 @@ def _node(f: int, counts: Transitions, raised: Raised, moments: SourceMoments, m
 
 
 def _words(tokens: Sequence[int] | np.ndarray, model: Any) -> list[str]:
-    return [lines_of_text.token(model.token_str(int(t))) for t in tokens]
+    return [token_html.token(model.token_str(int(t))) for t in tokens]
 
 
 def _path(path: Path, found: Edges, counts: Transitions, raised: Raised, model: Any) -> dict[str, Any]:

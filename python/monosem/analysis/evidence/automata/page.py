@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from monosem.analysis.evidence import lines_of_text
+from monosem.analysis.evidence import token_html
 from monosem.analysis.evidence.automata.draw import draw
 from monosem.analysis.evidence.numbers import feature
 from monosem.analysis.evidence.section import Finding, Section, papers_setting
@@ -98,7 +98,7 @@ def _strongest(result: Mapping[str, Any]) -> str:
 def _automaton(path: Mapping[str, Any], nodes: Mapping[str, Any], name: str) -> str:
     lines = "".join(
         f'<p class="fine interval">{feature(f)}, its strongest example</p>'
-        + lines_of_text.line(nodes[str(f)]["example"], nodes[str(f)]["example"]["value"])
+        + token_html.line(nodes[str(f)]["example"], nodes[str(f)]["example"]["value"])
         for f in path["features"]
     )
     steps = [

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monosem.analysis.evidence import lines_of_text
+from monosem.analysis.evidence import token_html
 from monosem.analysis.evidence.proxies.builtin import ProxySet
 from monosem.analysis.evidence.proxies.kinds import Proxy
 from monosem.analysis.evidence.proxies.moments import ProxyMoments
 from monosem.analysis.evidence.proxies.profile import Profile
-from monosem.analysis.neurons import NeuronBasis, NeuronConfig
+from monosem.analysis.neuron_basis import NeuronBasis, NeuronConfig
 from monosem.analysis.scan import Block, blocks, entries, spread
 from monosem.analysis.sources import paper_groups, sources_read
 from monosem.analysis.windows import windows
@@ -173,6 +173,6 @@ def _describe(
     out = {}
     for profile, levels in zip(profiles, by_level, strict=True):
         match = sums.match(profile.proxy, profile.index, float(r[profile.proxy, profile.index]))
-        examples = [[lines_of_text.as_dict(next(texts)) for _ in level] for level in levels]
+        examples = [[token_html.as_dict(next(texts)) for _ in level] for level in levels]
         out[profile.proxy] = asdict(match) | {"profile": profile.to_dict(), "examples": examples}
     return out

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from monosem.analysis.evidence import chart, lines_of_text
+from monosem.analysis.evidence import chart, token_html
 from monosem.analysis.evidence.numbers import feature
 from monosem.analysis.evidence.proxies.profile import class_names
 from monosem.analysis.evidence.section import Finding, Section, papers_setting
@@ -178,6 +178,6 @@ def _examples(unit: Mapping[str, Any]) -> str:
             share = f"{level['specificity']:.0%} of {level['tokens']:,} tokens by the proxy"
             parts.append(
                 f'<p class="fine interval">{level["low"]:.2f} to {level["high"]:.2f}: {share}</p>'
-                + lines_of_text.lines(examples, unit["maximum"])
+                + token_html.lines(examples, unit["maximum"])
             )
     return f"<details><summary>Random examples of each level of activation</summary>{''.join(parts)}</details>"

@@ -1,0 +1,106 @@
+"""Which features fire on the same tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from monosem.analysis.index.space_saving import SpaceSaving
+from monosem.ops.precision import as_given
+
+EXACT_BYTES = 1 << 30  # every pair of up to 16,384 features is counted; above that the commonest partners of each
+_NARROW = 1024  # up to so many features a dense product of the on/off matrices is cheaper than listing pairs
+_PAIRS = 1 << 22  # pairs listed at a time
+STRONGEST = 64  # features of one token that are paired
+
+
+class Cooccurrence:
+    """Counts of tokens on which two features fire together.
+
+    Up to 16,384 features: of every pair, [F, F] int32. Above: for each feature of its commonest ``slots`` partners,
+    by :class:`SpaceSaving`. Only the 64 strongest features of a token are paired (all of them up to 1,024 features), so
+    that a dense code does not cost the square of its density; ``active`` [F] counts the tokens that took part.
+    """
+
+    def __init__(self, d_sae: int, slots: int) -> None:
+        self.d_sae, self.slots = d_sae, slots
+        self.active = torch.zeros(d_sae, dtype=torch.int64, device="cpu")
+        exact = d_sae * d_sae * 4 <= EXACT_BYTES
+        self.pairs = torch.zeros(d_sae, d_sae, dtype=torch.int32, device="cpu") if exact else None
+        self.commonest = None if exact else SpaceSaving(d_sae, d_sae, slots)
+
+    @as_given
+    def update(self, features: Tensor, values: Tensor, at: Tensor, tokens: int) -> None:
+        """Count a block of ``tokens`` tokens; entries are sorted by token."""
+        if self.d_sae <= _NARROW:
+            on = torch.zeros(tokens, self.d_sae, dtype=torch.float32, device="cpu")
+            on[at, features] = 1.0
+            both = (on.T @ on).round_().int()
+            self.active += both.diagonal()
+            self.pairs += both.fill_diagonal_(0)
+            return
+        features, at = _strongest(features, values, at, tokens)
+        self.active += torch.bincount(features, minlength=self.d_sae)
+        sizes = torch.bincount(at, minlength=tokens)
+        starts = sizes.cumsum(0) - sizes
+        ends = sizes[at].cumsum(0)  # pairs up to and with each entry
+        first = done = 0
+        while first < len(at):
+            end = max(first + 1, int(torch.searchsorted(ends, done + _PAIRS, right=True)))
+            self._count(features, at[first:end], starts, sizes, first)
+            first, done = end, int(ends[end - 1])
+
+    def _count(self, features: Tensor, at: Tensor, starts: Tensor, sizes: Tensor, first: int) -> None:
+        """Pair the entries from ``first`` on, whose tokens are ``at``, with all entries of their token."""
+        times = sizes[at]
+        left = torch.repeat_interleave(features[first : first + len(at)], times)
+        begin = torch.repeat_interleave(starts[at] - (times.cumsum(0) - times), times)
+        right = features[begin + torch.arange(len(left), device="cpu")]
+        other = left != right
+        left, right = left[other], right[other]
+        if self.pairs is not None:
+            cell = left * self.d_sae + right
+            self.pairs.view(-1).index_add_(0, cell, torch.ones_like(cell, dtype=torch.int32))
+        else:
+            self.commonest.update(left, right, torch.ones(len(left), dtype=torch.float32, device="cpu"))
+
+    def partners(self, tokens: int, block: int = 512) -> tuple[Tensor, Tensor]:
+        """(features, counts), each int32 [F, slots]: the partners by phi, best first; −1 where there is none."""
+        slots = min(self.slots, self.d_sae)
+        ids = torch.full((self.d_sae, slots), -1, dtype=torch.int32, device="cpu")
+        counts = torch.zeros_like(ids)
+        every = torch.arange(self.d_sae, device="cpu")
+        for start in range(0, self.d_sae, block):
+            mine = every[start : start + block]
+            both = (self.pairs if self.pairs is not None else self.commonest.counts)[mine]
+            other = every if self.pairs is not None else self.commonest.ids[mine].long()
+            score = phi(both, self.active[mine, None], self.active[other.clamp_min(0)], tokens)
+            best = torch.where(both > 0, score, -torch.inf).topk(slots, dim=1).indices
+            found = both.gather(1, best)
+            names = other[best] if self.pairs is not None else other.gather(1, best)
+            ids[mine] = torch.where(found > 0, names, -1).int()
+            counts[mine] = found
+        return ids, counts
+
+    def arrays(self) -> dict[str, Tensor]:
+        own = {"pairs": self.pairs} if self.pairs is not None else self.commonest.arrays()
+        return {"active": self.active} | own
+
+
+def phi(both: Tensor, left: Tensor, right: Tensor, tokens: int) -> Tensor:
+    """Correlation of two on/off variables from counts: (n·n_fg − n_f·n_g) / √(n_f (n − n_f) n_g (n − n_g))."""
+    both, left, right = both.double(), left.double(), right.double()
+    scale = (left * (tokens - left) * right * (tokens - right)).sqrt()
+    return torch.where(scale > 0, (tokens * both - left * right) / scale.clamp_min(1), 0.0)
+
+
+def _strongest(features: Tensor, values: Tensor, at: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
+    """The entries that are among the 64 strongest of their token, in order of the tokens."""
+    sizes = torch.bincount(at, minlength=tokens)
+    if not len(at) or int(sizes.max()) <= STRONGEST:
+        return features, at
+    order = torch.argsort(values, descending=True, stable=True)
+    order = order[torch.argsort(at[order], stable=True)]
+    rank = torch.arange(len(at), device="cpu") - (sizes.cumsum(0) - sizes)[at[order]]
+    order = order[rank < STRONGEST].sort().values
+    return features[order], at[order]

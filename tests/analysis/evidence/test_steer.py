@@ -1,0 +1,88 @@
+"""The evidence of steering, on a model in which it must hold: features of a…h write a…h."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from chain_model import HOOK, LETTERS, ChainModel, chain_rows, letters_sae
+
+from monosem.analysis.evidence import effect, steer
+from monosem.analysis.evidence.section import render_page
+from monosem.analysis.index import build_index
+from monosem.analysis.inputs import Subject
+from monosem.analysis.sources import group_sources
+from monosem.analysis.steering import Edit, Steering
+
+
+@pytest.fixture(scope="module")
+def subject():
+    return Subject(letters_sae(), ChainModel(), HOOK)
+
+
+@pytest.fixture(scope="module")
+def index(subject):
+    return build_index(subject, chain_rows(), progress=False)
+
+
+def low(ids):
+    return float(np.mean([1 <= i <= 8 for i in ids]))
+
+
+@pytest.fixture(scope="module")
+def result(subject, index):
+    """The prompt is in i…p, so the model by itself stays there, and feature h, which is followed by i, is no good."""
+    return steer.measure(
+        subject, index, {"Arabic": low, "Hebrew": low}, group_sources(index.sources), prompts=("ij", "ijk"),
+        length=5, samples=4,
+        trials=2, multiples=(0.1, 3.0, 9.0), contexts=3, temperature=0.5, judged="by the letters",
+    )  # fmt: skip
+
+
+def test_a_feature_writes_its_text(result):
+    (case,) = result.cases  # Hebrew has no text here
+    assert case.label == "Arabic" and LETTERS[case.feature] in "abcdefg"
+    assert [(r["prompt"], r["hits"], r["control_hits"]) for r in case.runs] == [("ij", 4, 0), ("ijk", 4, 0)]
+    assert case.multiple == 3.0  # 0.1 is too little, and 9 no better than 3
+    assert case.sweep["hits"] == [0.0, 1.0, 1.0]
+    assert case.maximum == 1.0 and case.precision == 1.0 and case.recall == pytest.approx(1 / 8, abs=0.03)
+    assert all(s["steered_share"] > 0.9 and s["unsteered_share"] < 0.1 for r in case.runs for s in r["samples"])
+    assert case.top_logits[0][0] == LETTERS[case.feature + 1]
+
+
+def test_ablation_is_felt_on_the_label_only(result):
+    """One of eight tokens of the label is predicted by the feature; without it, it is as likely as any other."""
+    found = result.cases[0].effect
+    lost = torch.tensor([12.0] + [0.0] * 16).log_softmax(0)[0] + np.log(17)
+    assert found.other == 0.0 and found.active == pytest.approx(-float(lost), rel=1e-4)
+    assert found.label == pytest.approx(-float(lost) * found.tokens_active / found.tokens_label, rel=1e-4)
+    pieces = result.cases[0].passage["pieces"]
+    fired = [i for i, p in enumerate(pieces) if p["value"] > 0]
+    assert fired and all(pieces[i + 1]["change"] < -2 for i in fired if i + 1 < len(pieces))
+
+
+def test_section_and_table_from_json(result):
+    record = json.loads(json.dumps(result.to_dict()))
+    made = steer.section(record)
+    assert "4 of 4 samples at 3× the maximum; 0 of 4 without steering" in made.findings[0].ours
+    page = render_page("Steering", [made])
+    assert "judged Arabic" in page and "by the letters" in page and page.count('class="side"') == 2 * 4 + 1
+    assert "4 of 4" in result.table() and "3x its max" in result.table()
+
+
+def test_without_a_label_it_says_so(subject, index):
+    with pytest.raises(ValueError, match="labels: none of DNA has text here"):
+        steer.measure(subject, index, {"DNA": low}, group_sources(index.sources))
+
+
+def test_reading_by_source(subject):
+    rows = chain_rows()
+    steer = Steering(subject.sae, [Edit(LETTERS.index("c"), "ablate")])
+    found = effect.reading(subject, rows, steer, contexts=5)
+    lost = float(torch.tensor([12.0] + [0.0] * 16).log_softmax(0)[0] + np.log(17))
+    low_rows = rows.tokens[rows.source[:, 0] == 0]
+    share = (low_rows[:, 1:-1] == LETTERS.index("c")).mean()
+    assert found.sources["other"][0] == 0.0 and found.tokens == 12 * 22
+    assert found.sources["ar_low"][0] == pytest.approx(-lost * share, rel=1e-4)
+    assert found.change == pytest.approx(-lost * share / 2, rel=1e-4)
+    assert found.table().splitlines()[1].startswith("ar_low")
