@@ -149,7 +149,7 @@ class Step:
         self.batches, start = gpu_peer.start(w.to_json(), device)
         sae = registry.build(w.architecture, device=device)
         if isinstance(sae, ms.ReLUSAE):
-            sae.expect(most=8 * w.k, mean=float(w.k))
+            sae.capacity.expect(most=8 * w.k, mean=float(w.k))
         names = {"W_enc_rows": "W_enc", "W_dec": "W_dec", "b_enc": "b_enc", "b_dec": "b_dec"}
         with torch.no_grad():
             for mine, name in names.items():

@@ -127,7 +127,7 @@ def recorded(monkeypatch):
         monkeypatch.setattr(triton_encode, "form_at", lambda *_: form)
         sae = ms.TopKSAE(16, 4096, 4, aux_k=3, seed=1) if kind == "topk" else ms.ReLUSAE(16, 4096, seed=1)
         if kind == "relu":
-            sae.expect(30, 5.0)
+            sae.capacity.expect(30, 5.0)
         seen.clear()
         lr = torch.zeros((), dtype=torch.float64) if live else 1e-3
         FastStep(sae, **options)(torch.randn(1024, 16), lr, clip=clip)

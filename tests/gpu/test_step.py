@@ -30,7 +30,7 @@ def made(kind: str, device: str = "cuda", d: int = D, f: int = F, k: int = K, **
     sae = ms.TopKSAE(d, f, k, seed=1) if kind == "topk" else ms.ReLUSAE(d, f, 1e-3, seed=1)
     if kind == "relu":
         sae.b_enc.data.fill_(-1.2)  # a few per cent of the features fire
-        sae.expect(most=300, mean=100.0)  # so the sparse path begins
+        sae.capacity.expect(most=300, mean=100.0)  # so the sparse path begins
     return FastStep(sae.to(device), **options)
 
 
@@ -79,7 +79,7 @@ def test_gradients_are_those_of_autograd_in_float64(kind):
 
 def test_no_token_is_left_out_when_relu_outgrows_its_room():
     step, x = made("relu"), batch(0)
-    step.sae.expect(most=300, mean=0.5)  # far more fire
+    step.sae.capacity.expect(most=300, mean=0.5)  # far more fire
     mine = step.sae.gradients(x)
     assert mine.redone > 0 and mine.left_out is None
     exact = made("relu", "cpu").sae.double().loss(x.double().cpu())
@@ -142,7 +142,7 @@ def test_relu_begins_dense_without_waiting(without_waiting):
         step(batch(seed), 1e-3)
     x = batch(4)
     without_waiting(lambda: step(x, 1e-3))
-    assert step.sae.density > 0.1
+    assert step.sae.capacity.density > 0.1
 
 
 # A graph is captured with a wait, anew where features die: in this one none does.

@@ -11,6 +11,7 @@ import monosem as ms
 from monosem.nn import auxk
 from monosem.nn.config import TopKConfig, from_dict
 from monosem.ops import gpu
+from monosem.ops.capacity import DeadFeatureCapacity
 
 N, D, F, SIZE = 40, 16, 400, 8
 
@@ -52,8 +53,9 @@ def test_a_run_that_began_with_the_older_default_goes_on_with_it(d_in, says, tmp
 
 
 def test_products_while_they_are_cheaper():
-    for device, most in (("cuda", 10_000), ("cpu", 2600)):
-        choices = [auxk.products_are_cheaper(rows, 512, device) for rows in (512, most, most + 1000, 100_000)]
+    for device, most in (("meta", 10_000), ("cpu", 2600)):  # meta: a device of which only the name is known, as a GPU
+        capacity = DeadFeatureCapacity(1_000_000, used=True, device=device)
+        choices = [capacity.products_are_cheaper(rows, 512) for rows in (512, most, most + 1000, 100_000)]
         assert choices == [True, True, False, False]
 
 
@@ -62,13 +64,13 @@ def made(dense: bool, n_dead: int, room: int, monkeypatch, block_bytes: int = au
     sae = ms.TopKSAE(D, F, 5, aux_k=SIZE, seed=1)
     with torch.no_grad():
         sae.b_enc += 0.01 * torch.randn(F, generator=torch.Generator().manual_seed(5))
-    sae.recent.fill_(float(room))
+    sae.capacity.stats_history.fill_(float(room))
     order = torch.randperm(F, generator=torch.Generator().manual_seed(2))
     dead = torch.zeros(F, dtype=torch.bool).index_fill_(0, order[:n_dead], True)
     x = torch.randn(N, D, generator=torch.Generator().manual_seed(0))
     taken = []
     monkeypatch.setattr(gpu, "asynchronous", lambda t: True)
-    monkeypatch.setattr(auxk, "products_are_cheaper", lambda *_: dense)
+    monkeypatch.setattr(sae.capacity, "products_are_cheaper", lambda *_: dense)
     monkeypatch.setattr(auxk, "BYTES", block_bytes)
     products = auxk.dense
     monkeypatch.setattr(auxk, "dense", lambda *a: taken.append(1) or products(*a))

@@ -54,7 +54,7 @@ def test_a_step_in_blocks_is_a_step_at_once(monkeypatch, adam_state, clip):
         sae = make()
         step = FastStep(sae, adam_state=adam_state)
         for seed in range(3):
-            sae.density.fill_(1.0)
+            sae.capacity.density.fill_(1.0)
             step(batch(seed), 1e-3, clip=clip)
         states.append((sae, step))
     (some, by_blocks), (whole, at_once) = states

@@ -9,7 +9,7 @@ from torch import nn
 
 import monosem as ms
 from monosem.nn import DenseBlocks, RowFactors, geometric_median
-from monosem.nn.relu import DENSE_ABOVE
+from monosem.ops import capacity
 
 D, F = 24, 96
 
@@ -68,7 +68,7 @@ def test_direct_gradients_are_autograds(kind, aux):
     out.loss.backward()
     for density in (1.0, 0.0):  # the dense and the sparse path of ReLU; TopK has one
         if kind == "relu":
-            sae.density.fill_(density)
+            sae.capacity.density.fill_(density)
         made = sae.gradients(x, sparsity_scale=0.5, dead=dead)
         assert isinstance(made.parameters, DenseBlocks) == (kind == "relu" and density == 1.0)
         for got, p in zip(multiplied(made), sae.parameters(), strict=True):
@@ -95,11 +95,11 @@ def test_auxk_reaches_the_encoder_of_the_dead():
 
 def test_relu_leaves_the_dense_path_when_few_fire():
     sae, x = make("relu"), batch()
-    assert isinstance(sae.gradients(x).parameters, DenseBlocks) and sae.density > DENSE_ABOVE
+    assert isinstance(sae.gradients(x).parameters, DenseBlocks) and sae.capacity.density > capacity.DENSE_ABOVE
     with torch.no_grad():
         sae.b_enc -= 2.5
     sae.gradients(x)
-    assert sae.density < DENSE_ABOVE and isinstance(sae.gradients(x).parameters, RowFactors)
+    assert sae.capacity.density < capacity.DENSE_ABOVE and isinstance(sae.gradients(x).parameters, RowFactors)
 
 
 @pytest.mark.parametrize("kind", ["topk", "relu"])

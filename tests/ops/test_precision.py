@@ -89,7 +89,7 @@ def test_steps(kind, product, monkeypatch):
     def run():
         sae = TopKSAE(16, 64, 4, seed=0) if kind.startswith("topk") else ReLUSAE(16, 64, 1e-3, seed=0)
         if kind == "relu, sparse":
-            sae.expect(3, 2.0)
+            sae.capacity.expect(3, 2.0)
         step, dead = FastStep(sae), torch.arange(64) > 50
         x = torch.randn(50, 16, generator=torch.Generator().manual_seed(1))
         for _ in range(3):

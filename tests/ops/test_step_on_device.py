@@ -16,8 +16,8 @@ def made(kind="topk", **options) -> FastStep:
     sae = ms.TopKSAE(D, F, K, aux_k=3, seed=1) if kind == "topk" else ms.ReLUSAE(D, F, 1e-3, seed=1)
     if kind == "relu":
         sae.b_enc.data.fill_(-0.7)
-        sae.expect(most=30, mean=5.0)
-        sae.density.fill_(0.0)
+        sae.capacity.expect(most=30, mean=5.0)
+        sae.capacity.density.fill_(0.0)
     return FastStep(sae, **options)
 
 

@@ -5,8 +5,7 @@ import torch
 from graphs import capture_into
 
 import monosem as ms
-from monosem.nn import late
-from monosem.ops import gpu
+from monosem.ops import delayed_stats, gpu
 from monosem.train import captured
 from monosem.train.learner import Learner
 
@@ -20,7 +19,7 @@ def did(monkeypatch):
     monkeypatch.setattr(gpu, "asynchronous", lambda t: True)
     monkeypatch.setattr(captured, "failed", "")
     monkeypatch.setattr(captured, "capture", capture_into(done, on))
-    monkeypatch.setattr(late, "capturing", lambda t: on[0])
+    monkeypatch.setattr(delayed_stats, "capturing", lambda t: on[0])
     return done
 
 
@@ -120,7 +119,7 @@ def test_off_by_the_option_and_without_a_gpu(did, monkeypatch):
 
 def test_relu_which_may_wait_is_called(did):
     one = learner(True, "relu")
-    one.sae.expect(most=60, mean=5.0)
+    one.sae.capacity.expect(most=60, mean=5.0)
     for step in range(5):
         one.step(batch(step), step)
     assert did == []

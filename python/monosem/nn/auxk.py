@@ -10,19 +10,6 @@ from torch import Tensor
 from monosem.ops.precision import as_given
 
 BYTES = 64 << 20  # of an array of tokens × dead features; tokens come in blocks of so many
-# FLOP of products in fp32 that are made while a byte of gathered rows is read. A GPU: 10 on an A100, 18 on an H100, at
-# their best. A processor: measured, its cache has the rows; both ways cost the same at 6 times as many dead features as
-# a token uses, products a fifth with fewer than it may use.
-FLOP_PER_BYTE = {"cuda": 12, "cpu": 3}
-
-
-def products_are_cheaper(rows: int, size: int, device: str) -> bool:
-    """Whether to multiply with all ``rows`` dead features rather than gather the ``size`` that a token uses.
-
-    Products: five of tokens × rows × D, 2 FLOP each. Gathering: ``size`` rows of 4·D bytes a token, read once to be
-    decoded, once in each of the two sweeps over features, and 1.3 times to score candidates. Tokens and D are in both.
-    """
-    return 5 * 2 * rows <= FLOP_PER_BYTE.get(device, FLOP_PER_BYTE["cuda"]) * 4.3 * 4 * size
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,6 +15,7 @@ from monosem.nn.geometric_median import geometric_median
 from monosem.nn.gradients import Gradients, Multiplied
 from monosem.nn.parameters import Declared, Rows, Vector
 from monosem.ops import SparseCode, backend
+from monosem.ops.capacity import Capacity
 from monosem.ops.memory import check_memory
 from monosem.ops.topk_encode import Rounded
 
@@ -61,6 +61,7 @@ class SAE(nn.Module, ABC):
 
     Config: ClassVar[type[SAEConfig]]  # of the class; ``cfg`` is that of the autoencoder
     cfg: SAEConfig
+    capacity: Capacity  # how a step runs on this device; no result depends on it
 
     def __init__(self, cfg: SAEConfig, device=None, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -74,6 +75,7 @@ class SAE(nn.Module, ABC):
             backend.large_pages(w)
         self.b_enc = nn.Parameter(torch.zeros(cfg.d_sae, **options))
         self.b_dec = nn.Parameter(torch.zeros(cfg.d_in, **options))
+        self.capacity = Capacity()
 
     @property
     def W_enc(self) -> Tensor:
@@ -138,16 +140,6 @@ class SAE(nn.Module, ABC):
         """Steps 4 and 5 of the paper's resampling (``ops.resample_``) for these features (int64 [R])."""
         ops.resample_(self.W_enc_rows, self.W_dec, self.b_enc, [], features, inputs, alive, factor)
 
-    def decision(self) -> Hashable | None:
-        """What the next step's launches depend on beside the shape of its batch, on a GPU; None where it may wait.
-
-        Steps of one decision can be replayed from a CUDA graph of one of them; ``replayed`` must follow each.
-        """
-        return None
-
-    def replayed(self) -> None:
-        """A graph that holds a step was replayed: send for what later steps decide by."""
-
     def centred(self, x: Tensor) -> Tensor:
         """``x − b_dec``, after checking x's type, width, dtype and device."""
         if not isinstance(x, Tensor):
@@ -197,6 +189,9 @@ class SAE(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         return repr(self.cfg)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()})"
 
 
 def _check_fits(*weights: Tensor) -> None:

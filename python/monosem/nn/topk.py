@@ -10,9 +10,9 @@ from monosem.nn import auxk
 from monosem.nn.base import SAE, LossOutput
 from monosem.nn.config import TopKConfig
 from monosem.nn.gradients import Gradients, RowFactors
-from monosem.nn.late import LAG, Late, room_for
 from monosem.nn.registry import register
-from monosem.ops import SparseCode, gpu
+from monosem.ops import SparseCode
+from monosem.ops.capacity import DeadFeatureCapacity
 from monosem.ops.code import uniform_offsets
 from monosem.ops.topk_encode import Rounded
 
@@ -34,6 +34,7 @@ class TopKSAE(SAE):
 
     Config = TopKConfig
     cfg: TopKConfig
+    capacity: DeadFeatureCapacity
 
     def __init__(
         self, d_in: int, d_sae: int, k: int = 32, aux_k: int | str | None = "auto", aux_coefficient: float = 1 / 32, *,
@@ -45,21 +46,19 @@ class TopKSAE(SAE):
         self.normalize_decoder()
         with torch.no_grad():
             self.W_enc_rows.copy_(self.W_dec)
-        # On a GPU: how many features were dead in the last steps.
-        self.register_buffer("recent", torch.zeros(LAG, 1, device=device, dtype=torch.float32), persistent=False)
-        self._late = Late()
+        self.capacity = DeadFeatureCapacity(d_sae, used=bool(self._most_aux()), device=device)
 
     def encode(self, x: Tensor) -> SparseCode:
         """The k largest features of each token; ``values`` and ``indices`` are [..., k]."""
         return ops.topk_encode(self.centred(x), self.W_enc_rows, self.b_enc, self.cfg.k)
 
-    def _wanted(self) -> int:
-        """Dead features that AuxK uses, if so many are there."""
-        wanted = self.cfg.d_in // 2 if self.cfg.aux_k is None else self.cfg.aux_k
-        return wanted if self.cfg.aux_coefficient else 0
+    def _most_aux(self) -> int:
+        """Dead features that AuxK uses per token, if so many are dead."""
+        aux_k = self.cfg.d_in // 2 if self.cfg.aux_k is None else self.cfg.aux_k
+        return aux_k if self.cfg.aux_coefficient else 0
 
     def _aux_size(self, n_dead: int) -> int:
-        return min(self._wanted(), n_dead)
+        return min(self._most_aux(), n_dead)
 
     def loss(self, x: Tensor, sparsity_scale: float = 1.0, dead: Tensor | None = None) -> LossOutput:
         """``mean (x − x̂)² + α·L_aux`` of x [..., d_in]; AuxK only when ``dead`` marks features."""
@@ -84,9 +83,8 @@ class TopKSAE(SAE):
     ) -> Gradients:
         """The same loss of x [N, d_in] and its gradients, without an autograd graph.
 
-        On a GPU, AuxK has room for as many features as were dead ``LAG`` steps ago, and some more: nothing waits to
-        learn how many are. Those for which there is none, the last by number, are left out for a step or two. While
-        few are dead, it multiplies with all of them (``nn/auxk.py``).
+        While few features are dead, AuxK multiplies with all of them (``nn/auxk.py``). On a GPU it may leave out some
+        of those that died in the last steps (``ops/capacity.py``).
         """
         centred = self.centred(self.some(x))
         n, d = x.shape
@@ -99,9 +97,9 @@ class TopKSAE(SAE):
         b_dec = residual.sum(0).mul_(2 / (n * d))
         l0, fired, sparsity = code.l0(), code.fired(), code.values.sum(-1).mean()
         inputs = centred
-        rows, bias = self._dead_rows(dead) if dead is not None and self._wanted() else ((), None)
+        rows, bias = self.capacity.rows(dead, self.b_enc) if dead is not None and self._most_aux() else ((), None)
         size, bias_slopes = self._aux_size(len(rows)), None
-        if size and auxk.products_are_cheaper(len(rows), size, x.device.type):
+        if size and self.capacity.products_are_cheaper(len(rows), size):
             alpha = self.cfg.aux_coefficient
             made = auxk.dense(centred, residual, self.W_enc_rows[rows], bias, self.W_dec[rows], size)
             aux = made.loss * dead.any()
@@ -136,31 +134,3 @@ class TopKSAE(SAE):
             slopes=slopes, inputs=inputs, w_enc=self.W_enc_rows.detach(), b_dec=b_dec, bias=bias_slopes,
         )  # fmt: skip
         return Gradients(loss, mse, sparsity, aux, l0, fired, factors)
-
-    def decision(self) -> int:
-        """Room for dead features, by what was measured ``LAG`` steps ago."""
-        return self._room() if self._wanted() else 0
-
-    def replayed(self) -> None:
-        if self._wanted():
-            self._late.fetch(self.recent)
-
-    def _room(self) -> int:
-        (before,) = self._late.take(self.recent)
-        return min(self.cfg.d_sae, room_for(before))
-
-    def _dead_rows(self, dead: Tensor) -> tuple[Tensor, Tensor]:
-        """The dead features, int64 [R], and their biases [R]. On a GPU R is a guess of how many there are: where it is
-        too large, feature 0 stands with a bias with which it never fires."""
-        if not gpu.asynchronous(dead):
-            rows = dead.nonzero()[:, 0]
-            return rows, self.b_enc[rows]
-        room, count = self._room(), dead.sum()
-        self._late.put(self.recent, count[None])
-        place = dead.cumsum(0) - 1
-        place = torch.where(dead & (place < room), place, room)  # what has no place shares one behind the last
-        features = torch.arange(self.cfg.d_sae, device=dead.device)
-        rows = features.new_zeros(room + 1).scatter_(0, place, features)[:room]
-        real = features[:room] < count
-        rows = torch.where(real, rows, 0)
-        return rows, torch.where(real, self.b_enc[rows], torch.finfo(self.b_enc.dtype).min / 2)

@@ -38,14 +38,15 @@ class Learner:
         ``tokens_redone``, only where it is not 0: ``nn.Gradients.redone``.
         """
         lr, scale = learning_rate(self.cfg, step), sparsity_scale(self.cfg, step)
-        decision = self.sae.decision() if self.captured is not None and gpu.asynchronous(self.sae.W_dec) else None
+        asynchronous = self.captured is not None and gpu.asynchronous(self.sae.W_dec)
+        decision = self.sae.capacity.decision() if asynchronous else None
         if decision is None:
             return self._step(x, lr, scale) | {"lr": lr}
         self.fast.count_step(lr)
         at = tuple(p.data_ptr() for p in self.sae.parameters())  # a graph knows addresses
         metrics = self.captured(x, (decision, at))
         if self.captured.replaying:
-            self.sae.replayed()
+            self.sae.capacity.replayed()
         return metrics | {"lr": lr}
 
     def _counted(self, x: Tensor) -> dict[str, Tensor]:

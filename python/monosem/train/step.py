@@ -10,6 +10,9 @@ from monosem.nn import SAE, Declared, Gradients, Matrix, Rows
 from monosem.ops import adam, backend, gpu
 from monosem.ops.precision import as_given
 
+# Buffers that belonged to the autoencoder itself when the first checkpoints were written.
+_IN_CHECKPOINTS = {"capacity.stats_history": "recent", "capacity.density": "density"}
+
 
 class FastStep:
     """Loss, gradients and Adam of one autoencoder, equal to the autograd path with ``torch.optim.Adam``.
@@ -208,11 +211,15 @@ class FastStep:
                 if declared.per_feature:
                     moments[name][features] = 0.0
 
+    def _buffers(self) -> dict[str, Tensor]:
+        """The buffers of the autoencoder, by their names in checkpoints."""
+        return {_IN_CHECKPOINTS.get(name, name): t for name, t in self.sae.named_buffers()}
+
     def state_dict(self) -> dict[str, Tensor]:
         """Adam's moments, the step count and the buffers that decide how the next step is computed."""
         state = {f"{k}.{n}": t for k, moments in (("m", self.m), ("v", self.v)) for n, t in moments.items()}
         state |= {f"scales.{n}": t for n, t in self.scales.items()}
-        state |= {f"buffer.{n}": t for n, t in self.sae.named_buffers()}
+        state |= {f"buffer.{n}": t for n, t in self._buffers().items()}
         return state | {"step": torch.tensor(self.count, dtype=torch.int64, device="cpu")}
 
     @torch.no_grad()
@@ -221,7 +228,7 @@ class FastStep:
         for k, moments in (("m", self.m), ("v", self.v), ("scales", self.scales)):
             for n, t in moments.items():
                 t.copy_(state[f"{k}.{n}"])
-        for n, t in self.sae.named_buffers():
+        for n, t in self._buffers().items():
             if f"buffer.{n}" in state:
                 t.copy_(state[f"buffer.{n}"])
         self._count = int(state["step"])
