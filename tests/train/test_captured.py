@@ -52,7 +52,7 @@ def test_the_same_weights_and_metrics(did, options, by_definition):
         mine, plain = with_graph.step(x.clone(), step), without.step(x, step)
         assert mine.keys() == plain.keys() and mine["lr"] == plain["lr"]
         for name in mine.keys() - {"lr"}:
-            assert torch.equal(mine[name], plain[name]), (step, name)
+            assert float(mine[name]) == float(plain[name]), (step, name)
         same(with_graph, without)
     # Once while no feature is dead, and again for the room that the dead need.
     assert did.count("capture") >= 2 and did.count("replay") >= 8

@@ -91,6 +91,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--no-cuda-graph", action="store_true", help="cuda: call every step instead of replaying it from a CUDA graph"
     )
+    how.add_argument(
+        "--time-phases", action="store_true",
+        help="measure the phases of every step: ms_encode and so on in metrics.jsonl (`monosem profile` has a table)",
+    )  # fmt: skip
     how.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -132,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
     made_of = remembered.read_beside(args.activations) if args.activations else remembered.made_of(args)
     trainer = Trainer(
         saes if many[1:] else saes[0], config, args.out, progress=not args.quiet, metadata=made_of,
-        start=args.start, moments=args.moments,
+        start=args.start, moments=args.moments, time_phases=args.time_phases,
     )  # fmt: skip
     trainer.fit(source, resume=True if args.resume_from is None else args.resume_from)
     for i, row in enumerate(trainer.last_metrics):

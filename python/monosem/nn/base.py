@@ -17,6 +17,7 @@ from monosem.nn.parameters import Declared, Rows, Vector
 from monosem.ops import SparseCode, backend
 from monosem.ops.capacity import Capacity
 from monosem.ops.memory import check_memory
+from monosem.ops.step_stats import phase
 from monosem.ops.topk_encode import Rounded
 
 
@@ -110,10 +111,13 @@ class SAE(nn.Module, ABC):
         every = dict(self.named_parameters())
         named = [name for name, p in every.items() if p.requires_grad]
         with torch.enable_grad():
+            phase("forward")
             out = self.loss(x, sparsity_scale, dead)
+            phase("backward")
             gradients = torch.autograd.grad(out.loss, [every[name] for name in named], allow_unused=True)
         given = {name: g for name, g in zip(named, gradients, strict=True) if g is not None}
         arrays = {name: given[name].contiguous() if name in given else torch.zeros_like(p) for name, p in every.items()}
+        phase("statistics")
         loss, mse, sparsity, aux = (t.detach() for t in (out.loss, out.mse, out.sparsity, out.aux))
         return Gradients(loss, mse, sparsity, aux, out.code.l0(), out.code.fired(), Multiplied(arrays))
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from monosem.nn.gradients import RowOptimizer
 from monosem.ops.precision import as_given
 from monosem.ops.sparse_decode import weighted_sum
+from monosem.ops.step_stats import phase
 
 # Activations of a block of features. Products of this size are as fast as larger ones on a CPU, where what a step may
 # take beyond its weights is little; a GPU wants larger ones.
@@ -65,6 +66,7 @@ class DenseBlocks:
 
     def update(self, optimizer: RowOptimizer) -> dict[str, Tensor]:
         """Update both matrices block by block; returns the gradients of the biases."""
+        phase("dense_sweep")
         b_enc, b_dec = torch.empty_like(self._b_enc), self.b_dec
         for part, w_enc, w_dec, bias in self._blocks():
             b_enc[part] = bias
@@ -75,6 +77,7 @@ class DenseBlocks:
 
     def multiplied(self) -> dict[str, Tensor]:
         """The gradients of all features."""
+        phase("dense_gradients")
         w_enc, w_dec, b_enc = (torch.empty_like(w) for w in (self._w_enc, self._w_dec, self._b_enc))
         for part, *gradients in self._blocks():
             w_enc[part], w_dec[part], b_enc[part] = gradients

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from monosem import ops
 from monosem.ops.sparse_decode import weighted_sum
+from monosem.ops.step_stats import phase
 
 
 class RowOptimizer(Protocol):
@@ -79,6 +80,7 @@ class RowFactors:
 
     def multiplied(self) -> dict[str, Tensor]:
         csc = self._by_feature()
+        phase("row_gradients")
         b_enc = ops.feature_sum(*csc[:2], self.slopes if self.bias is None else self.bias)
         return {
             "W_enc_rows": ops.row_grad(*csc, self.slopes, self.inputs),
@@ -90,11 +92,14 @@ class RowFactors:
 
     def update(self, optimizer: RowOptimizer) -> dict[str, Tensor]:
         csc = self._by_feature()
+        phase("encoder_sweep")
         b_enc, through_encoder = optimizer.update_encoder("W_enc_rows", csc, self.slopes, self.inputs, self.bias)
+        phase("decoder_sweep")
         optimizer.update_factors("W_dec", csc, self.values, self.residual, self.decoder_scale)
         return {"b_enc": b_enc, "b_dec": self.b_dec - through_encoder, **self.others}
 
     def _by_feature(self) -> tuple[Tensor, Tensor, Tensor]:
+        phase("sort")
         return ops.csc(self.indices, self.offsets, len(self.w_enc))
 
 

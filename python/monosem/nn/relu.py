@@ -13,8 +13,9 @@ from monosem.nn.config import ReLUConfig
 from monosem.nn.dense import DenseBlocks
 from monosem.nn.gradients import Gradients, RowFactors
 from monosem.nn.registry import register
-from monosem.ops import SparseCode
+from monosem.ops import SparseCode, step_stats
 from monosem.ops.capacity import Encoded, EncoderInputs, EntryCapacity, Step
+from monosem.ops.step_stats import phase
 from monosem.ops.topk_encode import Rounded
 
 
@@ -80,6 +81,7 @@ class ReLUSAE(SAE):
         While many features fire the products are dense, in blocks of features (``ops/capacity.py``). In a CUDA graph
         the means are over the tokens that are in the code; the others are counted (``left_out``).
         """
+        phase("encode")
         centred = self.centred(self.some(x))
         weight = sparsity_scale * self.cfg.l1_coefficient
         step = Step(
@@ -91,11 +93,14 @@ class ReLUSAE(SAE):
         return replace(gradients, redone=redone) if redone else gradients
 
     def _sparse(self, x: Tensor, centred: Tensor, encoded: Encoded, weight: float) -> Gradients:
+        phase("decode_loss")
+        step_stats.ran(dense=False)
         n, d = x.shape
         code, kept, left_out = encoded.code, encoded.kept, None
         values, indices, offsets = code.csr()
         token_mse, residual, slopes = ops.decode_loss_rows(values, indices, offsets, self.W_dec, self.b_dec, x)
         slopes = slopes.add_(weight).div_(n)
+        phase("statistics")
         sparsity, l0 = values.sum() / n, code.l0()
         if kept is not None:  # means over the tokens that are in the code
             left_out = n - kept.sum()
@@ -127,8 +132,11 @@ class ReLUSAE(SAE):
 
     def _dense(self, x: Tensor, centred: Tensor, weight: float) -> tuple[Gradients, Tensor]:
         """The gradients, and the number of active features of each token [N]."""
+        phase("dense_products")
+        step_stats.ran(dense=True)
         n, d = x.shape
         blocks = DenseBlocks(x, centred, self.W_enc_rows, self.W_dec, self.b_enc, self.b_dec, weight / n)
+        phase("statistics")
         mse, sparsity = (blocks.squares / (n * d)).to(x.dtype), (blocks.total / n).to(x.dtype)
         gradients = Gradients(
             loss=mse + weight * sparsity,

@@ -11,9 +11,10 @@ from monosem.nn.base import SAE, LossOutput
 from monosem.nn.config import TopKConfig
 from monosem.nn.gradients import Gradients, RowFactors
 from monosem.nn.registry import register
-from monosem.ops import SparseCode
+from monosem.ops import SparseCode, step_stats
 from monosem.ops.capacity import DeadFeatureCapacity
 from monosem.ops.code import uniform_offsets
+from monosem.ops.step_stats import phase
 from monosem.ops.topk_encode import Rounded
 
 
@@ -86,20 +87,25 @@ class TopKSAE(SAE):
         While few features are dead, AuxK multiplies with all of them (``nn/auxk.py``). On a GPU it may leave out some
         of those that died in the last steps (``ops/capacity.py``).
         """
+        phase("encode")
         centred = self.centred(self.some(x))
         n, d = x.shape
         code = ops.topk_encode(centred, self.W_enc_rows, self.b_enc, self.cfg.k, rounded)
+        phase("decode_loss")
         values, indices, offsets = code.csr()
         token_mse, residual, slopes = ops.decode_loss_rows(values, indices, offsets, self.W_dec, self.b_dec, x)
         slopes = torch.where(values > 0, slopes, 0).div_(n)
         mse = token_mse.mean()
         loss, aux = mse, mse.new_zeros(())
         b_dec = residual.sum(0).mul_(2 / (n * d))
+        phase("statistics")
         l0, fired, sparsity = code.l0(), code.fired(), code.values.sum(-1).mean()
+        phase("aux")
         inputs = centred
         rows, bias = self.capacity.rows(dead, self.b_enc) if dead is not None and self._most_aux() else ((), None)
         size, bias_slopes = self._aux_size(len(rows)), None
         if size and self.capacity.products_are_cheaper(len(rows), size):
+            step_stats.aux("dense", len(rows), size)
             alpha = self.cfg.aux_coefficient
             made = auxk.dense(centred, residual, self.W_enc_rows[rows], bias, self.W_dec[rows], size)
             aux = made.loss * dead.any()
@@ -113,6 +119,7 @@ class TopKSAE(SAE):
             residual = torch.cat([residual, made.decoder.mul_(alpha)])
             inputs = torch.cat([centred, made.encoder.mul_(share)])
         elif size:
+            step_stats.aux("gathered", len(rows), size)
             alpha = self.cfg.aux_coefficient
             w_dead = self.W_dec[rows]
             aux_code = ops.topk_encode(centred, self.W_enc_rows[rows], bias, size)

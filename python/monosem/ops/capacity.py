@@ -13,7 +13,7 @@ from typing import Generic, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from monosem.ops import delayed_stats, gpu
+from monosem.ops import delayed_stats, gpu, step_stats
 from monosem.ops.code import SparseCode
 from monosem.ops.delayed_stats import LAG, DelayedStats, PendingCopy
 from monosem.ops.threshold_encode import threshold_encode, threshold_encode_within
@@ -85,6 +85,7 @@ class DeadFeatureCapacity(Capacity):
             return rows, bias[rows]
         capacity, count = self._capacity(), dead.sum()
         self._stats.record(self.stats_history, count[None])
+        step_stats.capacity(count, capacity)
         place = dead.cumsum(0) - 1
         place = torch.where(dead & (place < capacity), place, capacity)  # the others share one place behind the last
         features = torch.arange(self._d_sae, device=dead.device)
@@ -155,6 +156,7 @@ class Step(Generic[Result]):
 
     def exact(self) -> Result:
         """The sparse way, with a code of the size that it needs; synchronises with a GPU to learn it."""
+        step_stats.phase("encode")
         return self.sparse(Encoded(threshold_encode(self.inputs.x, self.inputs.w, self.inputs.b)))
 
 
@@ -203,16 +205,18 @@ class EntryCapacity(Capacity):
             x, step.inputs.w, step.inputs.b, *capacity, step.inputs.encoder_copy
         )
         code = SparseCode(values, indices, offsets, self._d_sae, x.shape[:-1])
-        self._record(counts.amax(), counts.sum() / n)
+        entries = counts.sum()
+        self._record(counts.amax(), entries / n)
+        step_stats.capacity(entries, capacity[0])
         if delayed_stats.capturing(x):
             return step.sparse(Encoded(code, kept)), 0
-        fits = PendingCopy(torch.stack([kept.sum(), counts.sum()]))
+        fits = PendingCopy(torch.stack([kept.sum(), entries]))
         result = step.sparse(Encoded(code))
-        n_kept, entries = fits.get()  # meanwhile the GPU decodes
+        n_kept, n_entries = fits.get()  # meanwhile the GPU decodes
         if n_kept == n:
             return result, 0
         del result, code, values, indices  # their memory is free for the second attempt
-        is_dense = entries > DENSE_ABOVE * self._d_sae * n
+        is_dense = n_entries > DENSE_ABOVE * self._d_sae * n
         return step.dense()[0] if is_dense else step.exact(), int(n - n_kept)
 
     def _capacity(self, n: int) -> tuple[int, int] | None:

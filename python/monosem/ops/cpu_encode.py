@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from monosem.ops import backend, cpu_int
+from monosem.ops import backend, cpu_int, step_stats
 from monosem.ops.backend import native as _C
 from monosem.ops.cpu_rows import fp32, threads
 
@@ -33,17 +33,19 @@ def topk(x: Tensor, w: Tensor, b: Tensor, k: int) -> tuple[Tensor, Tensor]:
         torch.empty(len(x), k, dtype=torch.int32, device="cpu"),
     )
     encoder = _Encoder(w, b)
-    _topk(encoder, fp32(x), k, encoder.product, values, indices)
+    redone = _topk(encoder, fp32(x), k, encoder.product, values, indices)
+    step_stats.redone(redone)
     return values.to(x.dtype), indices
 
 
-def _topk(encoder: "_Encoder", x: Tensor, k: int, product: str, values: Tensor, indices: Tensor) -> None:
-    """By this product; tokens that it does not suit by the next."""
+def _topk(encoder: "_Encoder", x: Tensor, k: int, product: str, values: Tensor, indices: Tensor) -> int:
+    """By this product; tokens that it does not suit by the next. Returns how many those are."""
     product = encoder.suited(x, product)
     if product in BITS:
-        redo = encoder.integers(x, product).topk(k, _capacity(k, product), values, indices)
+        redo, counts = encoder.integers(x, product).topk(k, _capacity(k, product), values, indices)
     else:
-        redo = _topk_in_tiles(encoder, x, k, product, values, indices)
+        redo, counts = _topk_in_tiles(encoder, x, k, product, values, indices)
+    step_stats.encoded(product, len(x) - len(redo), *counts)
     if redo:  # more values within the error bound than the buffer holds (ties, constant rows)
         at = torch.tensor(redo, dtype=torch.int64, device="cpu")
         again = (
@@ -53,20 +55,24 @@ def _topk(encoder: "_Encoder", x: Tensor, k: int, product: str, values: Tensor, 
         # Quantising the weights anew costs more than a few tokens in fp32.
         _topk(encoder, x[at], k, "int16" if product == "int8" and len(redo) > FEW else "fp32", *again)
         values[at], indices[at] = again
+    return len(redo)
 
 
-def _topk_in_tiles(encoder: "_Encoder", x: Tensor, k: int, product: str, values: Tensor, indices: Tensor) -> list[int]:
+def _topk_in_tiles(
+    encoder: "_Encoder", x: Tensor, k: int, product: str, values: Tensor, indices: Tensor
+) -> tuple[list[int], tuple[int, int]]:
     n, capacity = len(x), _capacity(k, product)
     step = max(1, min(ROWS, n, SLOT_BYTES // (12 * capacity)))
-    block, redo = _C.TopkBlock(step, k, capacity), []
+    block, redo, candidates, rescored = _C.TopkBlock(step, k, capacity), [], 0, 0
     for start in range(0, n, step):
         part, out_v, out_i = (t[start : start + step] for t in (x, values, indices))
         exact = encoder.filter(block, part, product)
         if not exact:
-            block.rescore(len(part), encoder.exact(part), threads())
+            left, scored = block.rescore(len(part), encoder.exact(part), threads())
+            candidates, rescored = candidates + left, rescored + scored
             redo += [start + r for r in block.overflowed(len(part))]
         block.finish(len(part), out_v, out_i, threads())
-    return redo
+    return redo, (candidates, rescored)
 
 
 def threshold(x: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -81,11 +87,12 @@ def threshold(x: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         [torch.empty(0, dtype=torch.int32, device="cpu")],
     )
     for start in range(0, n, step):
-        part = fp32(x[start : start + step])
+        part, rescored = fp32(x[start : start + step]), (0, 0)
         if product in BITS:
-            encoder.integers(part, product).threshold(block)
+            rescored = encoder.integers(part, product).threshold(block)
         elif not encoder.filter(block, part, product):
-            block.rescore(len(part), encoder.exact(part), threads())
+            rescored = block.rescore(len(part), encoder.exact(part), threads())
+        step_stats.encoded(product, len(part), *rescored)
         total = block.counts(len(part), counts[start:])
         values.append(torch.empty(total, dtype=torch.float32, device="cpu"))
         indices.append(torch.empty(total, dtype=torch.int32, device="cpu"))
@@ -121,13 +128,17 @@ class _Encoder:
         if product != "fp32":
             norms = x.norm(dim=1)
             if not (norms * self._largest_norm + self._largest_bias < HUGE).all():
-                return "fp32"
+                return _instead("fp32", "overflow", x)
             # Of short rows nearly every feature would be rescored.
-            if self._largest_norm < SHORT or int((norms < SHORT).sum()) > FEW + len(x) // 16:
-                return "fp32"
-        if product == "int8" and (d > cpu_int.WIDEST[8] or self.integers(x[:256], product).bounds.wide(d)):
-            product = "int16"
-        return "fp32" if product == "int16" and d > cpu_int.WIDEST[16] else product
+            if self._largest_norm < SHORT:
+                return _instead("fp32", "short_rows", x)
+            if int((norms < SHORT).sum()) > FEW + len(x) // 16:
+                return _instead("fp32", "short_tokens", x)
+        if product == "int8" and d > cpu_int.WIDEST[8]:
+            product = _instead("int16", "too_wide", x)
+        elif product == "int8" and self.integers(x[:256], product).bounds.wide(d):
+            product = _instead("int16", "wide_bound", x)
+        return _instead("fp32", "too_wide", x) if product == "int16" and d > cpu_int.WIDEST[16] else product
 
     def exact(self, x: Tensor):
         """The operands that candidates of x are rescored with: the addresses of these tensors, not the tensors."""
@@ -165,6 +176,11 @@ class _Encoder:
         w_off = self._rounded * up + tiny
         w_length = self._largest_norm * up + w_off + tiny
         return fp32(off * w_length + length * (w_off + w_length * (2.0**-8 + share)) + self._largest_bias * 2.0**-21)
+
+
+def _instead(product: str, reason: str, x: Tensor) -> str:
+    step_stats.fell_back(reason, len(x))
+    return product
 
 
 def _capacity(k: int, product: str) -> int:

@@ -81,15 +81,14 @@ class IntProduct:
         )
         self._kept = left, w, offsets, x, bias  # whose addresses the kernels hold
 
-    def topk(self, k: int, capacity: int, values: Tensor, indices: Tensor) -> list[int]:
-        """Fill in values and indices [n, k]; returns the tokens of which too much lay within the margin."""
+    def topk(self, k: int, capacity: int, values: Tensor, indices: Tensor) -> tuple[list[int], tuple[int, int]]:
+        """Fill in values and indices [n, k]; returns the tokens of which too much lay within the error bound, and how
+        many candidates there were and were rescored."""
         flags = torch.empty(self.n, dtype=torch.uint8, device="cpu")
-        _C.int_topk(
-            self.tile, self.exact, k, capacity, values, indices, flags, threads()
-        )  # fmt: skip
-        return flags.nonzero()[:, 0].tolist()
+        counts = _C.int_topk(self.tile, self.exact, k, capacity, values, indices, flags, threads())
+        return flags.nonzero()[:, 0].tolist(), counts
 
-    def threshold(self, block) -> None:
-        """Give the block what is active, scored in fp32."""
+    def threshold(self, block) -> tuple[int, int]:
+        """Give the block the active features, scored in fp32; returns the candidates, and those rescored."""
         block.begin(False)
-        block.integers(self.tile, self.exact, threads())
+        return block.integers(self.tile, self.exact, threads())

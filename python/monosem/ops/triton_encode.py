@@ -11,7 +11,7 @@ from torch import Tensor
 
 from monosem.kernels import launch, product, sift, topk_encode
 from monosem.kernels.launch import power2
-from monosem.ops import backend, dithered, gpu, reference
+from monosem.ops import backend, dithered, gpu, reference, step_stats
 from monosem.ops.precision import summed_in_fp32
 from monosem.ops.triton_launch import architecture, blocks, cdiv, run
 from monosem.ops.triton_operand import Operand, in_int8, operand, rounded, rounding, rounding_int8
@@ -106,6 +106,7 @@ class Problem:
         self.n, self.d, self.f = len(x), x.shape[1], len(w)
         low = backend.gpu_product() != "fp32" or x.dtype == torch.bfloat16
         self.dithered = form == "int8"
+        self.product = "int8" if self.dithered else "bf16" if low else "fp32"
         dtype = torch.int8 if self.dithered else torch.bfloat16 if low else torch.float32
         # Triton's interpreter cannot multiply bf16: there the factors are rounded to bf16 all the same.
         self.fp32 = not low or gpu.interpreted()
@@ -116,6 +117,14 @@ class Problem:
             right = rounded(self.w, dtype, dithered.FEATURE)
         self.right = right
         self.width = self.left.rows.shape[1]
+
+    def report(self, selected: dict[str, Tensor]) -> None:
+        """Count these tokens in the statistics of the step."""
+        if step_stats.current() is None:
+            return
+        counts = (selected["count"].sum(), selected["scored"].sum()) if step_stats.timed() else ()
+        step_stats.encoded(self.product, self.n, *counts)
+        step_stats.redone(selected["redone"][0])
 
     def thresholds(self, plan: Plan) -> Tensor:
         """A threshold for each row from a sample of the features."""
@@ -204,6 +213,8 @@ def topk(
     """``reference.topk_encode`` with nothing of size tokens × F, and no host synchronisation."""
     chosen = plan(len(w), k)
     if chosen is None:
+        step_stats.fell_back("large_k", len(x))
+        step_stats.encoded("fp32", len(x))
         return _sorted_pieces(x, w, b, k)
     values = torch.empty(len(x), k, dtype=torch.float32, device=x.device)
     indices = torch.empty(len(x), k, dtype=torch.int32, device=x.device)
@@ -217,7 +228,7 @@ def topk(
         part = slice(start, start + rows)
         problem = Problem(x[part], w, b, right, chosen.form)
         right = problem.right
-        _select(problem, chosen, k, values[part], indices[part])
+        problem.report(_select(problem, chosen, k, values[part], indices[part]))
     return values.to(x.dtype), indices
 
 

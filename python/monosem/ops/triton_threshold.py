@@ -7,7 +7,7 @@ from torch import Tensor
 
 from monosem.kernels import threshold_encode
 from monosem.kernels.launch import power2
-from monosem.ops import reference
+from monosem.ops import reference, step_stats
 from monosem.ops.triton_encode import LOOSE, Problem, form_at
 from monosem.ops.triton_launch import blocks, run
 from monosem.ops.triton_operand import operand
@@ -33,7 +33,9 @@ def threshold(x: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     exact, end, kept = _score_candidates(p, keys, count)
     torch.cumsum(kept, 0, out=offsets[1:])
     most, nnz = _wait_for(count.amax(), offsets[-1])
+    step_stats.encoded(p.product, n)
     if most > slots:
+        step_stats.redone(n)
         if power2(most) > 1024 or n * power2(most) * 20 > DENSE_BYTES:
             return _dense_pieces(x, w, b)
         keys, count = p.collect(threshold, power2(most), False, loose)
@@ -62,6 +64,8 @@ def threshold_within(
     p = Problem(x, w, b, operand(copy, norms), form)
     threshold = torch.zeros(n, dtype=torch.float32, device=device)
     keys, count = p.collect(threshold, slots, False, form in LOOSE)
+    candidates = count.sum() if step_stats.timed() else 0
+    step_stats.encoded(p.product, n, candidates, candidates)
     exact, end, kept = _score_candidates(p, keys, count)
     fits = count <= slots
     fits &= torch.where(fits, kept, 0).cumsum(0) <= room

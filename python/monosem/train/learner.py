@@ -10,6 +10,7 @@ from torch import Tensor
 
 from monosem.nn import SAE
 from monosem.ops import gpu
+from monosem.ops.step_stats import PhaseTimes, StepStats, phase, recording
 from monosem.train.captured import CapturedStep
 from monosem.train.config import TrainConfig
 from monosem.train.dead import DeadTracker
@@ -20,50 +21,81 @@ from monosem.train.step import FastStep
 
 
 class Learner:
-    """``step(x)`` moves the weights of ``sae`` once, by the schedule of ``cfg``."""
+    """``step(x)`` moves the weights of ``sae`` once, by the schedule of ``cfg``.
 
-    def __init__(self, sae: SAE, cfg: TrainConfig) -> None:
+    Args:
+        time_phases: also measure the milliseconds of each phase. The weights are the same; on a GPU steps are then
+            called rather than replayed from a graph, inside which nothing can be timed.
+    """
+
+    def __init__(self, sae: SAE, cfg: TrainConfig, time_phases: bool = False) -> None:
         self.sae, self.cfg = sae, cfg
         self.fast = FastStep(sae, betas=cfg.betas, eps=cfg.eps, adam_state=cfg.adam_state, lazy_rows=cfg.lazy_rows)
         self.dead = DeadTracker(sae.cfg.d_sae, sae.W_dec.device)
         self.ema = Ema(sae, cfg.ema) if cfg.ema is not None else None
         self.generator = torch.Generator().manual_seed(cfg.seed)  # on the CPU: the same draws on every device
         self.resampled = 0
-        self.captured = CapturedStep(self._counted, sae.W_dec.device) if cfg.cuda_graph else None
+        self.times = PhaseTimes(sae.W_dec.device) if time_phases else None
+        self._timed = 0  # steps, since the times were taken
+        graph = cfg.cuda_graph and not time_phases
+        self.captured = CapturedStep(self._counted, sae.W_dec.device) if graph else None
+        self.stats = StepStats()  # of the last step that was called; a graph replays what that one did
+        self._plain: dict[str, float] = {}  # its metrics that the host knows
 
     def step(self, x: Tensor, step: int) -> dict[str, Tensor | float]:
         """Optimizer step number ``step`` (0 is the first) on x [N, D]; metrics are 0-dim tensors, ``lr`` a float.
 
         ``dead`` is the share of features that fired on none of the last ``cfg.dead_after`` tokens, after this step.
-        ``tokens_redone``, only where it is not 0: ``nn.Gradients.redone``.
+        ``tokens_redone``, only where it is not 0: ``nn.Gradients.redone``. ``turned_dense``: 1 where a step with dense
+        products follows a sparse one. The others say how the step was computed: ``StepStats.metrics``.
         """
         lr, scale = learning_rate(self.cfg, step), sparsity_scale(self.cfg, step)
         asynchronous = self.captured is not None and gpu.asynchronous(self.sae.W_dec)
         decision = self.sae.capacity.decision() if asynchronous else None
         if decision is None:
-            return self._step(x, lr, scale) | {"lr": lr}
+            return self._step(x, lr, scale) | self._plain | {"lr": lr}
         self.fast.count_step(lr)
         at = tuple(p.data_ptr() for p in self.sae.parameters())  # a graph knows addresses
         metrics = self.captured(x, (decision, at))
         if self.captured.replaying:
             self.sae.capacity.replayed()
-        return metrics | {"lr": lr}
+        return metrics | self._plain | {"lr": lr}
 
     def _counted(self, x: Tensor) -> dict[str, Tensor]:
         """A step whose factors are on the device; autoencoders that make a ``decision`` have no penalty to scale."""
         return self._step(x, None, 1.0)
 
-    def _step(self, x: Tensor, lr: float | None, scale: float) -> dict[str, Tensor | float]:
-        dead = self.dead.dead_for_tokens(self.cfg.dead_after)
-        out = self.fast(x, lr, scale, clip=self.cfg.clip, dead=dead)
-        self.dead.update(out.fired, len(x))
-        if self.ema is not None:
-            self.ema.update()
-        metrics = {name: getattr(out, name) for name in ("loss", "mse", "sparsity", "aux", "l0")}
-        metrics["dead"] = self.dead.dead_for_tokens(self.cfg.dead_after).float().mean()
-        if out.redone:  # rare: a row has it where it happened
-            metrics["tokens_redone"] = float(out.redone)
-        return metrics | ({"grad_norm": out.grad_norm} if out.grad_norm is not None else {})
+    def _step(self, x: Tensor, lr: float | None, scale: float) -> dict[str, Tensor]:
+        """The metrics that are on the device; those that are not are in ``_plain``."""
+        with recording(self.times):
+            phase("dead")
+            dead = self.dead.dead_for_tokens(self.cfg.dead_after)
+            out = self.fast(x, lr, scale, clip=self.cfg.clip, dead=dead)
+            phase("dead")
+            self.dead.update(out.fired, len(x))
+            if self.ema is not None:
+                phase("ema")
+                self.ema.update()
+            phase("statistics")
+            metrics = {name: getattr(out, name) for name in ("loss", "mse", "sparsity", "aux", "l0")}
+            metrics["dead"] = self.dead.dead_for_tokens(self.cfg.dead_after).float().mean()
+            if out.grad_norm is not None:
+                metrics["grad_norm"] = out.grad_norm
+            counts = out.stats.metrics()
+            plain = {name: float(n) for name, n in counts.items() if not isinstance(n, Tensor)}
+            if out.redone:  # rare: a row has it where it happened
+                plain["tokens_redone"] = float(out.redone)
+            if out.stats.dense and self.stats.dense is False:
+                plain["turned_dense"] = 1.0
+        self.stats, self._plain, self._timed = out.stats, plain, self._timed + 1
+        return metrics | {name: n.float() for name, n in counts.items() if isinstance(n, Tensor)}
+
+    def take_times(self) -> dict[str, float]:
+        """Milliseconds of each phase, means over the steps since the last call; {} where they are not measured."""
+        if self.times is None:
+            return {}
+        steps, self._timed = max(1, self._timed), 0
+        return {name: ms / steps for name, ms in self.times.take().items()}
 
     def resampling(self, steps_done: int) -> InputDraw | None:
         """The draw of inputs that the plan asks for once ``steps_done`` steps are done, or None."""
@@ -75,6 +107,11 @@ class Learner:
 
     def resample(self, inputs: Tensor) -> int:
         """Give the neurons dead over the window a new start from ``inputs`` [R, D]; returns how many that were."""
+        with recording(self.times):
+            phase("resample")
+            return self._resample(inputs)
+
+    def _resample(self, inputs: Tensor) -> int:
         plan = self.cfg.resample
         features = write_neurons(self.sae, self.dead.dead_for_steps(plan.window), inputs, plan)
         self.fast.reset_features(features)

@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from monosem.train.loggers import Logger
+from monosem.train.notices import unusual
 
 
 class Meter:
@@ -27,10 +28,18 @@ class Meter:
         """Count one step: 0-dim tensors of one device, and plain numbers."""
         tensors = {name: value for name, value in metrics.items() if isinstance(value, Tensor)}
         row = torch.stack([value.detach().double() for value in tensors.values()])
-        self._sums = row if self._sums is None else self._sums + row
+        if self._sums is None:
+            self._sums, self._names = row, list(tensors)
+        elif self._names == list(tensors):
+            self._sums = self._sums + row
+        else:  # a step may measure what others do not: the sum of an absent number is 0
+            sums = dict(zip(self._names, self._sums.unbind(), strict=True))
+            for name, value in zip(tensors, row.unbind(), strict=True):
+                sums[name] = sums[name] + value if name in sums else value
+            self._sums, self._names = torch.stack(list(sums.values())), list(sums)
         for name in metrics.keys() - tensors.keys():
             self._plain[name] = self._plain.get(name, 0.0) + metrics[name]
-        self._names, self.count = list(tensors), self.count + 1
+        self.count += 1
 
     def finite(self) -> bool:
         """Whether every sum so far is a number: False after a step that diverged."""
@@ -59,6 +68,9 @@ class Report:
 
     A logger that raises when the run starts ends it: nothing is lost then. Later it is left out of the rest of the run,
     with a warning: what has been learned is worth more than its curve.
+
+    Where a row of metrics shows that steps are slower than they might be, the last field of the bar says so, and a
+    warning once per call of ``fit`` says what to do.
     """
 
     def __init__(
@@ -83,6 +95,7 @@ class Report:
         )
         self._since, self._tokens_then = time.monotonic(), tokens
         self._begin = self._since - seconds
+        self._warned: set[str] = set()
 
     def __enter__(self) -> Report:
         return self
@@ -111,7 +124,16 @@ class Report:
         self._tell("log", step, {"tokens": tokens} | flat | timing)
         forms = {"loss": "{:.4g}", "l0": "{:.1f}", "dead": "{:.1%}"}
         shown = {name: "|".join(form.format(row[name]) for row in rows) for name, form in forms.items()}
-        self._bar.set_postfix(shown, refresh=False)
+        self._bar.set_postfix(shown | self._unusual(rows), refresh=False)
+
+    def _unusual(self, rows: list[dict[str, float]]) -> dict[str, str]:
+        notices = [notice for row in rows for notice in unusual(row)]
+        for notice in notices:
+            if notice.kind not in self._warned:
+                self._warned.add(notice.kind)
+                # Not `warn`: that shows what was said once from the same line no second time, in another run either.
+                warnings.warn_explicit(notice.sentence, RuntimeWarning, __file__, 0, registry={})
+        return {"slow": ", ".join(dict.fromkeys(notice.short for notice in notices))} if notices else {}
 
     def _tell(self, what: str, *args: Any) -> None:
         for logger in list(self._loggers):

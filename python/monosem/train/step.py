@@ -7,8 +7,9 @@ from torch import Tensor
 
 from monosem import ops
 from monosem.nn import SAE, Declared, Gradients, Matrix, Rows
-from monosem.ops import adam, backend, gpu
+from monosem.ops import adam, backend, gpu, step_stats
 from monosem.ops.precision import as_given
+from monosem.ops.step_stats import StepStats, phase
 
 # Buffers that belonged to the autoencoder itself when the first checkpoints were written.
 _IN_CHECKPOINTS = {"capacity.stats_history": "recent", "capacity.density": "density"}
@@ -85,17 +86,21 @@ class FastStep:
                 has by then. None: after ``count_step``.
             dead: bool [d_sae], features that AuxK may use.
         """
-        made = self.sae.gradients(x, sparsity_scale, dead, self._fresh_copy())
-        self._hyper, norm = self._count_in(lr), None
-        if clip is None:
-            gradients = made.parameters.update(self)
-        else:
-            gradients = made.parameters.multiplied()
-            norm = self._clip(gradients, clip)
-        for name in self.declared:
-            if name in gradients:  # the others are updated already
-                self._update(name, gradients[name])
-        return StepOutput(made, norm)
+        with step_stats.recording() as stats:
+            made = self.sae.gradients(x, sparsity_scale, dead, self._fresh_copy())
+            self._hyper, norm = self._count_in(lr), None
+            if clip is None:
+                gradients = made.parameters.update(self)
+                phase("adam")
+            else:
+                gradients = made.parameters.multiplied()
+                phase("clip")
+                norm = self._clip(gradients, clip)
+                phase("adam")
+            for name in self.declared:
+                if name in gradients:  # the others are updated already
+                    self._update(name, gradients[name])
+        return StepOutput(made, norm, stats)
 
     def update_encoder(
         self, name: str, csc: tuple, coef: Tensor, u: Tensor, bias: Tensor | None
@@ -241,15 +246,15 @@ class StepOutput:
     """What a step measured: ``loss``, ``mse``, ``sparsity``, ``aux``, ``l0`` (0-dim), ``fired`` (bool [d_sae]).
 
     ``grad_norm`` is the norm before clipping, 0-dim, or None without clipping; ``redone``, ``left_out`` as in
-    ``Gradients``.
+    ``Gradients``; ``stats``: how it was computed (``ops.step_stats.StepStats``).
     """
 
-    __slots__ = ("aux", "fired", "grad_norm", "l0", "left_out", "loss", "mse", "redone", "sparsity")
+    __slots__ = ("aux", "fired", "grad_norm", "l0", "left_out", "loss", "mse", "redone", "sparsity", "stats")
 
-    def __init__(self, made: Gradients, grad_norm: Tensor | None) -> None:
+    def __init__(self, made: Gradients, grad_norm: Tensor | None, stats: StepStats) -> None:
         self.loss, self.mse, self.sparsity = made.loss, made.mse, made.sparsity
         self.aux, self.l0, self.fired, self.grad_norm = made.aux, made.l0, made.fired, grad_norm
-        self.redone, self.left_out = made.redone, made.left_out
+        self.redone, self.left_out, self.stats = made.redone, made.left_out, stats
 
 
 def _declared(sae: SAE) -> dict[str, Declared]:

@@ -45,6 +45,8 @@ class Trainer:
         metadata: kept with the result; the source's ``hook_name``, model and fingerprint are added by themselves.
         start: begin with the weights of the run in this folder instead of those of ``sae``; a resume goes before.
         moments: with ``start``, take Adam's moments along too.
+        time_phases: measure the phases of each step; the metrics then have ``ms_encode`` and so on, means per step. The
+            same weights; a GPU does not replay a graph meanwhile.
 
     Attributes:
         steps_done, tokens_done: of this run, counting what was resumed.
@@ -57,7 +59,7 @@ class Trainer:
     def __init__(
         self, sae: SAE | Sequence[SAE], config: TrainConfig | Sequence[TrainConfig], folder: str | Path | None = None,
         *, loggers: Sequence[Logger] | None = None, progress: bool = True, metadata: dict[str, Any] | None = None,
-        start: str | Path | None = None, moments: bool = False,
+        start: str | Path | None = None, moments: bool = False, time_phases: bool = False,
     ) -> None:  # fmt: skip
         self._single = isinstance(sae, SAE)
         saes = [sae] if isinstance(sae, SAE) else list(sae)
@@ -76,7 +78,7 @@ class Trainer:
             for s, c in zip(saes, configs, strict=True)
         )
         memory.check_fits(needed, saes[0].W_dec.device, f"training d_sae={[s.cfg.d_sae for s in saes]}")
-        self.learners = [Learner(s, c) for s, c in zip(saes, configs, strict=True)]
+        self.learners = [Learner(s, c, time_phases) for s, c in zip(saes, configs, strict=True)]
         self.cfg, self.folder = configs[0], Path(folder) if folder is not None else None
         self._loggers = loggers
         self._progress, self._metadata = progress, metadata or {}
@@ -92,7 +94,8 @@ class Trainer:
         """One optimizer step on x [N, d_in], any N ≥ 1; a dict of metrics, or a list of them for several autoencoders.
 
         Metrics are 0-dim tensors, which nobody has waited for: loss, mse, sparsity (mean over tokens of Σ|f|), aux, l0,
-        dead (share of features silent for ``dead_after`` tokens), grad_norm if clipped; and ``lr``, a float.
+        dead (share of features silent for ``dead_after`` tokens), grad_norm if clipped; ``lr``, a float; and how the
+        step was computed (``ops.step_stats.StepStats.metrics``).
 
         Raises:
             ValueError, TypeError: x has the wrong shape, dtype or device, or a NaN or Inf; no weight has moved.
@@ -212,7 +215,10 @@ class Trainer:
         if not self._meters[0].count:
             return  # this step has its row already
         self._check_finite()
-        self.last_metrics = [meter.take() for meter in self._meters]
+        self.last_metrics = [
+            meter.take() | {f"ms_{name}": ms for name, ms in learner.take_times().items()}
+            for meter, learner in zip(self._meters, self.learners, strict=True)
+        ]
         report.row(self.steps_done, self.tokens_done, self.last_metrics)
 
     def _check_finite(self) -> None:
