@@ -31,7 +31,7 @@ def measure(
     such batches, half of it replaced at a time; monosem: 1,024 contexts).
     """
     began = time.time()
-    made = machine.describe()
+    about_machine = machine.describe()
     why = (errors or {}).get("sae_lens") or environments.missing("sae_lens")
     entrants = [
         Entrant("monosem train", peers.FOLDER / "monosem_train.py"),
@@ -39,7 +39,7 @@ def measure(
             "SAELens runner", peers.FOLDER / "sae_lens_train.py", python=environments.python("sae_lens"), missing=why
         ),
     ]
-    found: list[dict[str, Any]] = [
+    rows: list[dict[str, Any]] = [
         {"name": e.title, "runs": [], "notes": [], "versions": {}, "error": None} for e in entrants
     ]
     with tempfile.TemporaryDirectory() as folder:
@@ -50,31 +50,32 @@ def measure(
                 say(f"starting {entrant.title}")
                 try:
                     workers[number] = Worker(entrant, job, Path(folder), number)
-                    found[number] |= workers[number].answer(timeout)
+                    rows[number] |= workers[number].answer(timeout)
                 except (Failed, OSError) as error:
-                    found[number]["error"] = str(error)
+                    rows[number]["error"] = str(error)
                     if number in workers:
                         workers.pop(number).close()
             for turn in range(rounds):
                 for number in list(workers):
                     say(f"run {turn + 1}/{rounds} of {entrants[number].title}: {steps * n:,} tokens")
                     try:
-                        found[number]["runs"].append(workers[number].ask(timeout, "run"))
+                        rows[number]["runs"].append(workers[number].ask(timeout, "run"))
                     except Failed as error:
-                        found[number]["error"] = str(error)
+                        rows[number]["error"] = str(error)
                         workers.pop(number).close()
         finally:
             for worker in workers.values():
                 worker.close()
-    for row in found:
+    for row in rows:
         rates = [run["tokens"] / run["seconds"] for run in row["runs"]]
         row["tokens_per_second"] = statistics.median(rates) if rates else None
         row["peak_bytes"] = max((run["peak_bytes"] or 0 for run in row["runs"]), default=None)
-    ours, theirs = (row["tokens_per_second"] for row in found)
+    ours, theirs = (row["tokens_per_second"] for row in rows)
     return {
-        "what": "end_to_end", "model": model, "hook": HOOK, "n": n, "f": f, "k": k, "steps": steps, "machine": made,
+        "what": "end_to_end", "model": model, "hook": HOOK, "n": n, "f": f, "k": k, "steps": steps,
+        "machine": about_machine,
         "made": time.strftime("%Y-%m-%d %H:%M", time.gmtime(began)), "seconds": round(time.time() - began, 1),
-        "rows": found, "ratio": ours / theirs if ours and theirs else None,
+        "rows": rows, "ratio": ours / theirs if ours and theirs else None,
     }  # fmt: skip
 
 

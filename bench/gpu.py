@@ -61,7 +61,7 @@ def describe() -> dict[str, Any]:
     asked = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
     return {
         "gpu": p.name, "capability": f"{p.major}.{p.minor}", "multiprocessors": p.multi_processor_count,
-        "memory_bytes": p.total_memory, fields: said(asked), **versions(),
+        "memory_bytes": p.total_memory, fields: first_line(asked), **versions(),
     }  # fmt: skip
 
 
@@ -73,12 +73,12 @@ def versions() -> dict[str, Any]:
         triton = None
     return {
         "torch": torch.__version__, "cuda": torch.version.cuda, "triton": triton, "python": sys.version.split()[0],
-        "monosem": monosem.__version__, "commit": commit() or said(git), "sources": sources(),
+        "monosem": monosem.__version__, "commit": commit() or first_line(git), "sources": sources(),
         "cuda_kernels": doctor._cuda_module().why, "made": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
     }  # fmt: skip
 
 
-def said(command: Sequence[str]) -> str | None:
+def first_line(command: Sequence[str]) -> str | None:
     """First line of a command's output; None when it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
@@ -175,16 +175,16 @@ def tasks(run: Run, args: argparse.Namespace, backends: Sequence[str], options: 
     def one(section: str, shape: str, backend: str, **about: Any) -> dict[str, Any]:
         return {"section": section, "shape": shape, "backend": backend, "rates": rates[shape], **about, **more}
 
-    wanted = []
+    todo = []
     for section in ("step", "kernels", "ops"):
         if section in args.only:
-            wanted += [one(section, shape, backend) for backend in backends for shape in args.shapes]
+            todo += [one(section, shape, backend) for backend in backends for shape in args.shapes]
         if section == "step" and section in args.only and backends:  # what less memory, or dead features, cost in time
-            wanted += [
+            todo += [
                 one(section, shape, backends[0], options=some) for some in options for shape in args.shapes
                 if "dead" not in some or WORKLOADS[shape].kind == "topk"
             ]  # fmt: skip
-    return wanted
+    return todo
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -211,7 +211,7 @@ def main(argv: list[str] | None = None) -> int:
         gpu_peers.measure(run, args.shapes, args.python, args.packages, anew=args.again)
     if "sanitizer" in args.only:
         gpu_checks.run_sanitizer(run)
-    red = any(gpu_checks.said(part) == "red" for part in (run.stored("tests") or {"parts": []})["parts"])
+    red = any(gpu_checks.outcome(part) == "red" for part in (run.stored("tests") or {"parts": []})["parts"])
     return 1 if finish(run, args) or red or why else 0
 
 
@@ -224,15 +224,15 @@ def speeds(
         floors = [{"section": "floor", "shape": shape, **more} for shape in args.shapes]
         gpu_worker.measure(run, floors, environment=environment, anew=args.again and "floor" in args.only)
         print(f"steps, kernels, operations: {run.left:.0f} s left", flush=True)
-        wanted = tasks(run, args, backends, options, **more)
-        gpu_worker.measure(run, wanted, environment=environment, anew=args.again)
+        todo = tasks(run, args, backends, options, **more)
+        gpu_worker.measure(run, todo, environment=environment, anew=args.again)
 
 
 def finish(run: Run, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Print and write the table; returns the rows of ours that lack something for another reason than time."""
-    said = gpu_table.table(run, args.shapes)
-    print(said)
-    run.write("table.txt", said + "\n")
+    table = gpu_table.table(run, args.shapes)
+    print(table)
+    run.write("table.txt", table + "\n")
     return [row for row in gpu_table.failures(run) if not gpu_table.only_time(row)]
 
 

@@ -57,16 +57,16 @@ def parts() -> list[Part]:
     ]
 
 
-def run_tests(run: Run, todo: Sequence[Part], seconds: float, most: int, anew: bool = False) -> None:
-    """All parts, ``most`` at a time, for most of their time goes into compiling kernels on one core. Those that an
-    earlier call with this folder found green are not run again. What has not ended after ``seconds`` is stopped."""
+def run_tests(run: Run, todo: Sequence[Part], seconds: float, processes: int, anew: bool = False) -> None:
+    """Run all parts, ``processes`` at a time: compiling kernels takes most of their time, on one core each. A part that
+    was green in an earlier call with this folder is not run again; after ``seconds`` what still runs is stopped."""
     stored = {} if anew else run.stored("tests") or {}
-    found: dict[str, Row] = {p["name"]: p for p in stored.get("parts", []) if said(p) == "green"}
+    outcomes: dict[str, Row] = {p["name"]: p for p in stored.get("parts", []) if outcome(p) == "green"}
     names = [part.name for part in todo]
-    waiting, deadline = [part for part in todo if part.name not in found], run.now() + seconds
+    waiting, deadline = [part for part in todo if part.name not in outcomes], run.now() + seconds
 
     def keep() -> None:
-        rows = [found[name] for name in names if name in found]
+        rows = [outcomes[name] for name in names if name in outcomes]
         total = {what: sum(row[what] for row in rows) for what in ("passed", "failed", "skipped")}
         run.keep("tests", total | {"of": len(todo), "parts": rows})
 
@@ -74,7 +74,7 @@ def run_tests(run: Run, todo: Sequence[Part], seconds: float, most: int, anew: b
         running: list[tuple[Part, Any, Any, Any, Path]] = []
         try:
             while waiting or running:
-                while waiting and len(running) < most:
+                while waiting and len(running) < processes:
                     part = waiting.pop(0)
                     place = Path(folder) / str(len(waiting))
                     report, log = place.with_suffix(".xml"), place.with_suffix(".log").open("w+")
@@ -91,7 +91,7 @@ def run_tests(run: Run, todo: Sequence[Part], seconds: float, most: int, anew: b
                         end(begun)
                     log.seek(0)
                     tail = log.read()[-6000:]
-                    found[part.name] = judged(part, begun.returncode, report, tail, late and begun.returncode < 0)
+                    outcomes[part.name] = judged(part, begun.returncode, report, tail, late and begun.returncode < 0)
                     context.__exit__(None, None, None)
                     log.close()
                     running.remove(item)
@@ -128,8 +128,8 @@ def counts(report: Path) -> dict[str, Any]:
 NOTHING_CHOSEN = 5  # pytest's exit code
 
 
-def said(part: Row) -> str:
-    """What a part says: green, red, "stopped" (by the clock), "not run" (all skipped, none there)."""
+def outcome(part: Row) -> str:
+    """Outcome of a part: green, red, "stopped" (by the clock) or "not run" (all skipped, none there)."""
     if part["failed"]:
         return "red"
     if part.get("stopped"):
@@ -149,7 +149,7 @@ def state(run: Run, section: str, row: Row) -> str | None:
         return "not run"
     whole = section != "ops"
     mine = [p for p in tests["parts"] if p["backend"] == row["backend"] or (whole and p["selection"])]
-    words = {said(part) for part in mine}
+    words = {outcome(part) for part in mine}
     if len(tests["parts"]) < tests["of"] or not words:
         words.add("not run")
     return next(word for word in ("red", "stopped", "not run", "green") if word in words)
@@ -157,7 +157,7 @@ def state(run: Run, section: str, row: Row) -> str | None:
 
 def run_sanitizer(run: Run) -> None:
     """compute-sanitizer's memcheck and racecheck over the smallest tests of the CUDA kernels."""
-    found: dict[str, Any] = {}
+    reports: dict[str, Any] = {}
     tests = [*PYTEST, "-k", "sanitizer", str(TESTS / "gpu/test_cuda.py")]
     for tool in ("memcheck", "racecheck"):
         command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", *tests]
@@ -168,9 +168,9 @@ def run_sanitizer(run: Run) -> None:
             )  # fmt: skip
             out = done.stdout + done.stderr
             clean = done.returncode == 0 and " passed" in out
-            found[tool] = {"clean": clean, "exit_code": done.returncode, "tail": out[-3000:]}
+            reports[tool] = {"clean": clean, "exit_code": done.returncode, "tail": out[-3000:]}
         except FileNotFoundError:
-            found[tool] = {"error": "compute-sanitizer is not on PATH"}
+            reports[tool] = {"error": "compute-sanitizer is not on PATH"}
         except subprocess.TimeoutExpired as error:
-            found[tool] = {"error": f"stopped after {error.timeout:.0f} s"}
-        run.keep("sanitizer", found)
+            reports[tool] = {"error": f"stopped after {error.timeout:.0f} s"}
+        run.keep("sanitizer", reports)

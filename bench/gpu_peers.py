@@ -42,16 +42,16 @@ def measure(
         pythons: interpreter of a library's own environment.
         packages: a folder with a folder of packages for each library, which its process finds first.
     """
-    wanted = [
+    todo = [
         {"shape": shape, "name": title, "variant": variant, "precision": precision}
         for shape in shapes for title, (_, _, theirs) in PEERS.items() for variant in theirs if variant in variants
         for precision in (("default", "bf16") if title != "monosem" else ("default",))
     ]  # fmt: skip
-    wanted.sort(key=lambda row: row["variant"] == SLOW)
+    todo.sort(key=lambda row: row["variant"] == SLOW)
     stored = {} if anew else run.stored("peers") or {}
     rows: dict[tuple[str, ...], Row] = {identity(row): row for row in stored.get("rows", [])}
     missing: dict[str, str] = {}
-    for row in wanted:
+    for row in todo:
         if "ms" in rows.get(identity(row), ()):
             continue
         title = row["name"]

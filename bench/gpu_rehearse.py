@@ -62,14 +62,14 @@ def parts(folder: Path, backends: Sequence[str]) -> list[gpu_checks.Part]:
     planted.write_text(PLANTED)
     ops = gpu_checks.TESTS / "ops"
     triton = {**INTERPRETED, "MONOSEM_BACKEND": "triton"}
-    found = [gpu_checks.Part(ops / "test_rows.py", "triton", "resample and not cuda", triton)]
+    parts = [gpu_checks.Part(ops / "test_rows.py", "triton", "resample and not cuda", triton)]
     if "cuda" in backends:  # with pytest's cache, which holds the emulator
         command = gpu_checks.PYTEST[:-2]
-        found.append(gpu_checks.Part(ops / "test_cuda_emulated.py", "cuda", "sort", INTERPRETED, command))
-        found.append(gpu_checks.Part(planted, RED, "", INTERPRETED))
+        parts.append(gpu_checks.Part(ops / "test_cuda_emulated.py", "cuda", "sort", INTERPRETED, command))
+        parts.append(gpu_checks.Part(planted, RED, "", INTERPRETED))
     else:
-        found.append(gpu_checks.Part(planted, "triton", "", INTERPRETED))
-    return found
+        parts.append(gpu_checks.Part(planted, "triton", "", INTERPRETED))
+    return parts
 
 
 class Clock:
@@ -133,15 +133,15 @@ def verdict(run: Run, shapes: Sequence[str], backends: Sequence[str]) -> list[st
     if tests is not None and [part["red"] for part in tests["parts"] if part["red"]] != [["test_red"]]:
         wrong.append(f"tests: got {[part['red'] for part in tests['parts']]}; wanted test_red alone to be red")
     for section in ("step", "kernels", "ops"):
-        if (found := run.stored(section)) is None:
+        if (stored := run.stored(section)) is None:
             continue
         for shape in shapes:
             for backend in backends:
-                rows = [r for r in found["rows"] if r["shape"] == shape and r["backend"] == backend]
+                rows = [r for r in stored["rows"] if r["shape"] == shape and r["backend"] == backend]
                 marks = {row["tests"] for row in rows}
-                wanted = {"not run"} if tests is None else {"red" if backend == red else "green"}
-                if marks != wanted:
-                    wrong.append(f"{section}, {shape}, {backend}: marked {sorted(marks)}; wanted {sorted(wanted)}")
+                expected = {"not run"} if tests is None else {"red" if backend == red else "green"}
+                if marks != expected:
+                    wrong.append(f"{section}, {shape}, {backend}: marked {sorted(marks)}; wanted {sorted(expected)}")
         if section == "ops" and "triton" in backends and not any(row.get("name") == FAULTY for row in failures(run)):
             wrong.append(f"{FAULTY}: has a figure, though its kernel was broken")
     return wrong

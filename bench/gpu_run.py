@@ -48,24 +48,24 @@ class Run:
             row["rehearsal"] = True
         if section in MARKED:
             for row in result["rows"]:
-                if (said := self.state(self, section, row)) is not None:
-                    row["tests"] = said
+                if (tests_state := self.state(self, section, row)) is not None:
+                    row["tests"] = tests_state
         self.results[section] = {"about": self.about} | result
         self._replace(self.folder / f"{section}.json", json.dumps(self.results[section], indent=1) + "\n")
 
     def mark(self) -> None:
         """Say anew what the tests said, in all rows that are there."""
         for section in MARKED:
-            if found := self.stored(section):
-                self.keep(section, {name: value for name, value in found.items() if name != "about"})
+            if stored := self.stored(section):
+                self.keep(section, {name: value for name, value in stored.items() if name != "about"})
 
     def stored(self, section: str) -> dict[str, Any] | None:
         """The section, of this call or of an earlier one with this folder on the same GPU, commit and build."""
         path = self.folder / f"{section}.json"
         if section not in self.results and path.exists():
-            found = json.loads(path.read_text())
-            if all(found["about"].get(key) == self.about.get(key) for key in SAME):
-                self.results[section] = found
+            earlier = json.loads(path.read_text())
+            if all(earlier["about"].get(key) == self.about.get(key) for key in SAME):
+                self.results[section] = earlier
             else:
                 number = 1
                 while (aside := self.folder / f"{section}.earlier-{number}.json").exists():

@@ -21,10 +21,10 @@ def table(run: Run, shapes: Sequence[str]) -> str:
         lines += [f"  red: {part['name']}: {', '.join(part['red'])}" for part in tests["parts"] if part.get("red")]
     for shape in shapes:
         lines.append(f"\n{WORKLOADS[shape]}")
-        lines += [_said(row, _floor) for row in run.rows("floor", shape)]
+        lines += [_outcome(row, _floor) for row in run.rows("floor", shape)]
         steps = run.rows("step", shape)
         for row in steps:
-            lines.append(f"  step, {row['backend']:7} {_options(row)}{_said(row, _step)}{_tests(row)}")
+            lines.append(f"  step, {row['backend']:7} {_options(row)}{_outcome(row, _step)}{_tests(row)}")
             if parts := row.get("parts_ms"):
                 lines.append(f"    of which {_parts(parts)}")
             lines += [f"    {unit}: {why[:90]}" for unit, why in row.get("lost", {}).items() if "error" not in row]
@@ -34,16 +34,18 @@ def table(run: Run, shapes: Sequence[str]) -> str:
         for row in run.rows("peers", shape):
             title = " ".join(p for p in (row["name"], row["variant"], row["precision"]) if p not in ("", "default"))
             ours = lambda r: f"{r['ms']:9.3f} ms" + (f" {r['ms'] / best:7.2f} × our step" if best else "")  # noqa: B023
-            lines.append(f"  {title:26} {_said(row, ours)}")
+            lines.append(f"  {title:26} {_outcome(row, ours)}")
         for row in run.rows("ops", shape):
-            lines.append(f"  {row.get('name', ''):15} {row['backend']:7} {_said(row, _operation)}{_tests(row)}")
+            lines.append(f"  {row.get('name', ''):15} {row['backend']:7} {_outcome(row, _operation)}{_tests(row)}")
     for tool in ("memcheck", "racecheck"):
-        if said := (run.stored("sanitizer") or {}).get(tool):
-            lines.append(f"{tool}: " + (said.get("error") or ("clean" if said["clean"] else "errors: sanitizer.json")))
+        if report := (run.stored("sanitizer") or {}).get(tool):
+            lines.append(
+                f"{tool}: " + (report.get("error") or ("clean" if report["clean"] else "errors: sanitizer.json"))
+            )
     return "\n".join([*rehearsal, *lines, *rehearsal])
 
 
-def _said(row: Row, words: Callable[[Row], str]) -> str:
+def _outcome(row: Row, words: Callable[[Row], str]) -> str:
     return row["error"][:90] if "error" in row else words(row)
 
 
@@ -115,10 +117,10 @@ def _against(row: Row) -> str:
 
 def failures(run: Run) -> list[dict[str, Any]]:
     """Rows of ours without a figure, or without all of them, whatever the reason."""
-    found = []
+    failed = []
     for section in ("floor", "step", "kernels", "ops"):
-        found += [r for r in (run.stored(section) or {}).get("rows", []) if "error" in r or "lost" in r]
-    return found
+        failed += [r for r in (run.stored(section) or {}).get("rows", []) if "error" in r or "lost" in r]
+    return failed
 
 
 def only_time(row: Row) -> bool:

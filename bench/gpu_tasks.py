@@ -82,11 +82,11 @@ def perform(task: Task, clock: Any, tell: Tell) -> None:
                 continue
             tell(begin=name)
             try:
-                found, lost = call(), None
+                figures, lost = call(), None
             except Exception as error:
-                found, lost = {}, short(error)
+                figures, lost = {}, short(error)
             if lost is None:
-                tell(row=about | ({"name": name} if task["section"] == "ops" else {}) | found)
+                tell(row=about | ({"name": name} if task["section"] == "ops" else {}) | figures)
                 tell(end=name)
             else:
                 tell(lost=lost)
@@ -121,14 +121,14 @@ def operation_units(clock: Any, w: Workload, task: Task) -> list[Unit]:
     def row(op: operations.Operation) -> dict[str, Any]:
         with torch.no_grad():
             timing = clock.time(op.call, graph=not op.waits)
-        least = speed and 1e3 * speed.seconds(op.flops, op.moved)
-        return timing.to_json() | ({"floor_ms": least, "to_floor": timing.ms / least} if least else {}) | {
+        floor_ms = speed and 1e3 * speed.seconds(op.flops, op.moved)
+        return timing.to_json() | ({"floor_ms": floor_ms, "to_floor": timing.ms / floor_ms} if floor_ms else {}) | {
             "bytes_per_second": op.moved / (1e-3 * timing.ms), "flops_per_second": op.flops / (1e-3 * timing.ms),
         }  # fmt: skip
 
     with torch.no_grad():
-        made = operations.operations(w, str(clock.device), encoded=False)
-    return [(op.name, lambda op=op: row(op)) for op in made if task["backend"] in gpu.IMPLEMENTATIONS[op.name]]
+        todo = operations.operations(w, str(clock.device), encoded=False)
+    return [(op.name, lambda op=op: row(op)) for op in todo if task["backend"] in gpu.IMPLEMENTATIONS[op.name]]
 
 
 PRODUCT = os.environ.get("MONOSEM_PRODUCT", "auto")  # of steps whose options say nothing of it
@@ -170,21 +170,21 @@ def step_units(clock: Any, w: Workload, task: Task) -> list[Unit]:
     """One step: as called, where its time goes, and as a graph, against the floor; peak memory above weights and Adam.
     The floor stays that of Adam in fp32 and without AuxK."""
     options = task.get("options") or {}
-    made, speed = Step(clock, w, options), rates(task)
-    least = speed and floor.step(w, speed)["ms"]
-    losses = made.warm()
+    step, speed = Step(clock, w, options), rates(task)
+    floor_ms = speed and floor.step(w, speed)["ms"]
+    losses = step.warm()
 
     def against_the_floor(ms: float) -> dict[str, Any]:
-        found = {"ms": ms, "tokens_per_second": w.n / (1e-3 * ms)}
-        return found | ({"floor_ms": least, "to_floor": ms / least} if least else {})
+        figures = {"ms": ms, "tokens_per_second": w.n / (1e-3 * ms)}
+        return figures | ({"floor_ms": floor_ms, "to_floor": ms / floor_ms} if floor_ms else {})
 
     known: dict[str, float] = {}
 
     def as_called() -> dict[str, Any]:
         release(clock)
-        peak = clock.peak_bytes(lambda: made(made.live, 3), made.empty + made.batches.numel() * 4)
+        peak = clock.peak_bytes(lambda: step(step.live, 3), step.empty + step.batches.numel() * 4)
         state = w.state_bytes("bf16", options.get("adam_state", "fp32"))
-        eager = clock.time(made, graph=False)
+        eager = clock.time(step, graph=False)
         known["ms"] = eager.ms
         return {
             "eager": eager.to_json(), **against_the_floor(eager.ms), "losses": losses,
@@ -192,21 +192,21 @@ def step_units(clock: Any, w: Workload, task: Task) -> list[Unit]:
         }  # fmt: skip
 
     def as_a_graph() -> dict[str, Any]:
-        graph = clock.time(lambda: made(made.live))
+        graph = clock.time(lambda: step(step.live))
         return {"graph": graph.to_json(), **against_the_floor(min(graph.ms, known.get("ms", graph.ms)))}
 
     return [
         ("as called", as_called),
-        ("where it goes", lambda: {"parts_ms": clock.breakdown(made)}),
+        ("where it goes", lambda: {"parts_ms": clock.breakdown(step)}),
         ("as a graph", as_a_graph),
     ]
 
 
 def kernel_units(clock: Any, w: Workload, task: Task) -> list[Unit]:
     """Every kernel of a step as it is called: how often, how long, and against what it cannot avoid."""
-    made = Step(clock, w, task.get("options") or {})
-    made.warm()
-    return [("kernels", lambda: gpu_kernels.measure(made, clock.device, w, rates(task)))]
+    step = Step(clock, w, task.get("options") or {})
+    step.warm()
+    return [("kernels", lambda: gpu_kernels.measure(step, clock.device, w, rates(task)))]
 
 
 UNITS = {"floor": floor_units, "step": step_units, "kernels": kernel_units, "ops": operation_units}

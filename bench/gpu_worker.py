@@ -42,9 +42,9 @@ def end(begun: subprocess.Popen) -> None:
     begun.wait()
 
 
-def threads(most: int) -> dict[str, str]:
+def threads(limit: int) -> dict[str, str]:
     """Variables that keep a process' threads few: several run at once, and none of them is measured."""
-    return {"OMP_NUM_THREADS": str(max(1, min(most, (os.cpu_count() or 1) // 2)))}
+    return {"OMP_NUM_THREADS": str(max(1, min(limit, (os.cpu_count() or 1) // 2)))}
 
 
 class Worker:
@@ -89,26 +89,26 @@ class Worker:
         self.read += sum(map(len, new))
         told = set()
         for line in new:
-            said = json.loads(line)
-            task = self.todo[said["task"]]
+            message = json.loads(line)
+            task = self.todo[message["task"]]
             section = self.kept[task["section"]]
-            self.at = said["task"]
-            if "begin" in said:
+            self.at = message["task"]
+            if "begin" in message:
                 if not task.get("begun"):
                     section.forget_errors(task)
                     task["begun"] = True
-                self.unit = said["begin"]
-            elif "row" in said:
-                section.add(said["row"])
+                self.unit = message["begin"]
+            elif "row" in message:
+                section.add(message["row"])
                 told.add(task["section"])
-            elif "lost" in said:
-                section.lose(task, self.unit, said["lost"])
+            elif "lost" in message:
+                section.lose(task, self.unit, message["lost"])
                 self._past(task)
                 told.add(task["section"])
-            elif "end" in said:
+            elif "end" in message:
                 section.end(task, self.unit)
                 self._past(task)
-            elif "finished" in said:
+            elif "finished" in message:
                 section.finish(task)
                 self.at += 1
                 told.add(task["section"])

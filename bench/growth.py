@@ -27,8 +27,8 @@ def measure(
         def tell(text: str, value: int = value) -> None:
             say(f"{axis.upper()}={value:,}: {text}")
 
-        found = step.compare(w, entrants, rounds=rounds, budget=budget, timeout=timeout, say=tell)
-        points.append({"value": value} | {name: found[name] for name in ("floor", "state_bytes", "rows")})
+        comparison = step.compare(w, entrants, rounds=rounds, budget=budget, timeout=timeout, say=tell)
+        points.append({"value": value} | {name: comparison[name] for name in ("floor", "state_bytes", "rows")})
     return {
         "what": "growth", "axis": axis, "workload": base.to_json(), "machine": machine.describe(),
         "made": time.strftime("%Y-%m-%d %H:%M", time.gmtime(began)), "seconds": round(time.time() - began, 1),

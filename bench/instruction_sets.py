@@ -25,15 +25,15 @@ _LEVELS = {
 
 def entrants() -> list[Entrant]:
     """As it is, then each level that this processor has, without bf16 products, ours and plain PyTorch's."""
-    found = [MONOSEM, DENSE]
+    chosen = [MONOSEM, DENSE]
     for level in (name for name in _LEVELS if name in backend.native.isas()):
         torchs, onednn, mkl, product = _LEVELS[level]
         env = {
             "MONOSEM_ISA": level, "MONOSEM_PRODUCT": product, "ATEN_CPU_CAPABILITY": torchs,
             "ONEDNN_MAX_CPU_ISA": onednn, "MKL_ENABLE_INSTRUCTIONS": mkl,
         }  # fmt: skip
-        found += [replace(e, name=f"{e.name} ({level})", env=env) for e in (MONOSEM, DENSE)]
-    return found
+        chosen += [replace(e, name=f"{e.name} ({level})", env=env) for e in (MONOSEM, DENSE)]
+    return chosen
 
 
 def measure(w: Workload, **how: Any) -> dict[str, Any]:

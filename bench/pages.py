@@ -37,17 +37,23 @@ def index(args: argparse.Namespace) -> dict[str, float]:
     own = subject(args)
     rows = load_rows(own.model, "sample", "held_out")
     began = time.perf_counter()
-    found = build_index(own, rows, args.folder / "index", tokens=args.tokens, checkpoint_seconds=args.checkpoint)
-    return {"seconds": time.perf_counter() - began, "tokens": found.tokens, "alive": int((found.counts > 0).sum())}
+    feature_index = build_index(
+        own, rows, args.folder / "index", tokens=args.tokens, checkpoint_seconds=args.checkpoint
+    )
+    return {
+        "seconds": time.perf_counter() - began,
+        "tokens": feature_index.tokens,
+        "alive": int((feature_index.counts > 0).sum()),
+    }
 
 
 def pages(args: argparse.Namespace) -> dict[str, float]:
     from monosem.analysis.dashboard import write_site
     from monosem.analysis.index import open_index
 
-    own, found = subject(args), open_index(args.folder / "index")
+    own, feature_index = subject(args), open_index(args.folder / "index")
     began = time.perf_counter()
-    write_site(own, found, args.folder / "site", prompts=["The quick brown fox jumps over the lazy dog."])
+    write_site(own, feature_index, args.folder / "site", prompts=["The quick brown fox jumps over the lazy dog."])
     return {"seconds": time.perf_counter() - began}
 
 

@@ -31,11 +31,11 @@ def entrants(kind: str, bf16: bool | None = None, errors: dict[str, str] | None 
         errors: environments that could not be set up, and why; the row then says so.
     """
     bf16 = machine.multiplies_bf16() if bf16 is None else bf16
-    found = [MONOSEM, DENSE, COMPILED]
+    chosen = [MONOSEM, DENSE, COMPILED]
     for name, script, env, variants in _PEERS:
         why = (errors or {}).get(env) or environments.missing(env)
         for variant in variants.get(kind, ()):
-            found.append(Entrant(name, FOLDER / script, "default", variant, environments.python(env), missing=why))
+            chosen.append(Entrant(name, FOLDER / script, "default", variant, environments.python(env), missing=why))
     # SAELens' sparse path is for fp32: its documentation says not to use it under autocast.
-    halves = [e for e in found[1:] if e.variant != "sparse"] if bf16 else []
-    return found + [Entrant(e.name, e.script, "bf16", e.variant, e.python, e.env, e.missing) for e in halves]
+    halves = [e for e in chosen[1:] if e.variant != "sparse"] if bf16 else []
+    return chosen + [Entrant(e.name, e.script, "bf16", e.variant, e.python, e.env, e.missing) for e in halves]

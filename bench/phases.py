@@ -15,10 +15,10 @@ from typing import Any
 from monosem.bench import machine
 
 
-def answer(found: dict[str, Any]) -> None:
+def answer(figures: dict[str, Any]) -> None:
     """Print what a phase found, with the peak of memory of this process, as its last line."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps(found | {"peak_gb": round(peak / 1e6, 2)}))
+    print(json.dumps(figures | {"peak_gb": round(peak / 1e6, 2)}))
 
 
 def run(script: str, phase: str, args: Namespace, options: Iterable[str]) -> dict[str, Any]:

@@ -25,9 +25,11 @@ def growth(result: dict[str, Any], path: Path) -> Path:
         figure, (time, memory) = plt.subplots(1, 2, figsize=(9.2, 3.7), layout="constrained")
         for name, colour in zip(names, _COLOURS, strict=False):
             for axes, field, scale in ((time, "ms", 1.0), (memory, "peak_bytes", 1e-9)):
-                found = [(x, _of(point, name, field)) for x, point in zip(xs, points, strict=True)]
-                found = [(x, y * scale) for x, y in found if y]
-                axes.plot(*zip(*found, strict=True), "o-", ms=4, color=colour, label=name) if found else None
+                points_of_row = [(x, _of(point, name, field)) for x, point in zip(xs, points, strict=True)]
+                points_of_row = [(x, y * scale) for x, y in points_of_row if y]
+                axes.plot(
+                    *zip(*points_of_row, strict=True), "o-", ms=4, color=colour, label=name
+                ) if points_of_row else None
         dashes = {"ls": "--", "color": "#555", "lw": 1.2}
         time.plot(xs, [point["floor"]["ms"] for point in points], label="floor of this machine", **dashes)
         memory.plot(xs, [point["state_bytes"] / 1e9 for point in points], label="weights and Adam's state", **dashes)

@@ -43,11 +43,11 @@ def sections(full: bool, quick: bool, errors: dict[str, str], say: Callable[[str
     """Name, request (what is asked for; it decides whether a stored result will do) and how it is measured."""
     rounds, budget = (15, 900.0) if full else (7, 160.0)
     laptop, small = (WORKLOADS[name] for name in (("tiny", "tiny") if quick else ("laptop", "small")))
-    found: list[Section] = []  # the calls read ``errors`` when they are made
+    chosen: list[Section] = []  # the calls read ``errors`` when they are made
 
     def add(name: str, call: Callable[..., dict[str, Any]], w: Workload | None = None, **request: Any) -> None:
         about = request | ({"workload": w.to_json()} if w else {})
-        found.append((name, about, lambda: call(*([w] if w else []), say=say, **request)))
+        chosen.append((name, about, lambda: call(*([w] if w else []), say=say, **request)))
 
     def steps(w: Workload, **how: Any) -> dict[str, Any]:
         return train_step.measure(w, errors, **how)
@@ -69,7 +69,7 @@ def sections(full: bool, quick: bool, errors: dict[str, str], say: Callable[[str
     if quick:
         add("growth.f", growth.measure, laptop, axis="f", values=[512, 1024], rounds=3)
         add("end_to_end", end, steps=2, rounds=1, n=256, f=256)
-        return found
+        return chosen
     # A run through the buffers of contexts: 127 and 255 steps of 4,096 tokens use up 2 and 4 buffers of 261,120.
     add("end_to_end", end, steps=255 if full else 127, rounds=3 if full else 2)
     last = 524_288 if full else 65_536
@@ -84,7 +84,7 @@ def sections(full: bool, quick: bool, errors: dict[str, str], say: Callable[[str
         add("train_step.gpt2.topk", steps, WORKLOADS["gpt2"], rounds=5, budget=300.0)
         add("train_step.widest.topk", steps, WORKLOADS["widest"], rounds=3, budget=300.0, who=["monosem", "sparsify"])
         add("train_step.million.topk", _alone, WORKLOADS["million"], rounds=3)
-    return found
+    return chosen
 
 
 def _alone(w: Workload, **how: Any) -> dict[str, Any]:
@@ -109,10 +109,12 @@ def will_do(path: Path, request: dict[str, Any], commit: str | None) -> bool:
     return same and commit is not None and not commit.endswith("-dirty") and stored["machine"]["commit"] == commit
 
 
-def folder_name(made: dict[str, Any]) -> str:
+def folder_name(about_machine: dict[str, Any]) -> str:
     """A folder for the results of this kind of machine: ``amd-epyc-avx2-2-threads``."""
-    best = [flag for flag in made["isa"] if flag != "bf16"][-1:] or ["baseline"]
-    return re.sub(r"[^a-z0-9]+", "-", f"{made['cpu']} {best[0]} {made['threads']} threads".lower()).strip("-")
+    best = [flag for flag in about_machine["isa"] if flag != "bf16"][-1:] or ["baseline"]
+    return re.sub(
+        r"[^a-z0-9]+", "-", f"{about_machine['cpu']} {best[0]} {about_machine['threads']} threads".lower()
+    ).strip("-")
 
 
 def main() -> int:
@@ -127,11 +129,11 @@ def main() -> int:
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    made = machine.describe()
-    made["commit"] = machine.commit(ROOT)
-    if made["commit"] is None:
+    about_machine = machine.describe()
+    about_machine["commit"] = machine.commit(ROOT)
+    if about_machine["commit"] is None:
         print("monosem is not of this checkout: its figures will name no commit, and are measured anew each time")
-    out = args.out or RESULTS / folder_name(made)
+    out = args.out or RESULTS / folder_name(about_machine)
     out.mkdir(parents=True, exist_ok=True)
     failed = []
     errors: dict[str, str] = {}  # filled before anything is measured
@@ -140,14 +142,14 @@ def main() -> int:
         errors |= environments.make_missing()
     for name, request, call in chosen:
         path = out / f"{name}.json"
-        if not args.again and ((args.keep and path.exists()) or will_do(path, request, made["commit"])):
+        if not args.again and ((args.keep and path.exists()) or will_do(path, request, about_machine["commit"])):
             print(f"{name}: there already", flush=True)
             continue
         print(f"{name}", flush=True)
         began = time.monotonic()
         try:
             result = call() | {"request": request}
-            result["machine"]["commit"] = made["commit"]
+            result["machine"]["commit"] = about_machine["commit"]
         except Exception as error:  # one section must not cost the others
             traceback.print_exc()
             failed.append(f"{name}: {type(error).__name__}: {error}")

@@ -89,9 +89,9 @@ def main() -> int:
         for name in [*(s.name for s in chosen(args, context(args))), "report"]:
             kept = args.folder / "measured" / f"{name}.json"
             if not kept.is_file():
-                found = phases.run(__file__, name, args, ("tokens", "steps", "explained", "leave_out"))
+                figures = phases.run(__file__, name, args, ("tokens", "steps", "explained", "leave_out"))
                 kept.parent.mkdir(parents=True, exist_ok=True)
-                kept.write_text(json.dumps(found))
+                kept.write_text(json.dumps(figures))
             result["stages"][name] = json.loads(kept.read_text())
             print(name, result["stages"][name], flush=True)
     measured = result["stages"].values()

@@ -58,13 +58,13 @@ def pieces(text: str, size: int = 4000, cuts: tuple[str, ...] = ("\n\n", "\n", "
 
 def files(folder: Path, patterns: Iterable[str]) -> list[Path]:
     """The files that match, sorted; a pattern without any is an error (the package has changed)."""
-    found: set[Path] = set()
+    paths: set[Path] = set()
     for pattern in patterns:
         matched = {p for p in folder.glob(pattern) if p.is_file() and not p.is_symlink()}
         if not matched:
             raise FileNotFoundError(f"{folder}: nothing matches {pattern!r}; has the package changed?")
-        found |= matched
-    return sorted(found)
+        paths |= matched
+    return sorted(paths)
 
 
 def plain(paths: list[Path]) -> Iterator[str]:

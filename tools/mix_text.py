@@ -47,7 +47,7 @@ class Group:
 
 
 @dataclass
-class Found:
+class Listed:
     """One distinct document: where it stands among all that are read, and what decides about it."""
 
     place: int
@@ -98,48 +98,48 @@ def everything(texts: Sequence[Path]) -> Iterator[Document]:
         yield from read_jsonl(path)
 
 
-def survey(texts: Sequence[Path], seed: int) -> list[Found]:
+def survey(texts: Sequence[Path], seed: int) -> list[Listed]:
     """Each distinct document, in the order of its turn."""
-    found: dict[bytes, Found] = {}
+    distinct: dict[bytes, Listed] = {}
     for place, document in enumerate(everything(texts)):
         plain = " ".join(document.text.split()).encode("utf-8")
         key = hashlib.blake2b(plain, digest_size=16, key=seed.to_bytes(8, "big")).digest()
-        if plain and key not in found:
-            found[key] = Found(place, document.source, len(document.text.encode("utf-8")), key)
-    return sorted(found.values(), key=lambda f: f.key)
+        if plain and key not in distinct:
+            distinct[key] = Listed(place, document.source, len(document.text.encode("utf-8")), key)
+    return sorted(distinct.values(), key=lambda f: f.key)
 
 
-def by_source(found: Iterable[Found]) -> dict[str, list[Found]]:
-    sources: dict[str, list[Found]] = {}
-    for f in found:
+def by_source(documents: Iterable[Listed]) -> dict[str, list[Listed]]:
+    sources: dict[str, list[Listed]] = {}
+    for f in documents:
         sources.setdefault(f.source, []).append(f)
     return dict(sorted(sources.items()))
 
 
-def fitting(found: Iterable[Found], room: float, measure: str) -> list[Found]:
+def fitting(documents: Iterable[Listed], room: float, measure: str) -> list[Listed]:
     """Those that find room, one after the other; one that is too large leaves it to the next."""
     taken = []
-    for f in found:
+    for f in documents:
         if (size := getattr(f, measure)) <= room:
             taken.append(f)
             room -= size
     return taken
 
 
-def held_apart(found: Iterable[Found], share: float) -> set[int]:
+def held_apart(documents: Iterable[Listed], share: float) -> set[int]:
     """Places of what may be held out: a share of each source's bytes, at least one document of two."""
     places: set[int] = set()
-    for documents in by_source(found).values():
-        chosen = fitting(documents, share * sum(f.size for f in documents), "size")
-        if not chosen and share and len(documents) > 1:
-            chosen = [min(documents, key=lambda f: f.size)]
+    for of in by_source(documents).values():
+        chosen = fitting(of, share * sum(f.size for f in of), "size")
+        if not chosen and share and len(of) > 1:
+            chosen = [min(of, key=lambda f: f.size)]
         places.update(f.place for f in chosen)
     return places
 
 
-def sampled(found: Iterable[Found], groups: Sequence[Group], size: float) -> set[int]:
+def sampled(documents: Iterable[Listed], groups: Sequence[Group], size: float) -> set[int]:
     """Places of what the tokenizer is trained on: about ``size`` bytes, by the shares, as far as there is text."""
-    sources = by_source(found)
+    sources = by_source(documents)
     room = _rooms({s: sum(f.size for f in of) for s, of in sources.items()}, groups, size)
     return {f.place for s, of in sources.items() for f in fitting(of, room[s], "size")}
 
@@ -156,33 +156,33 @@ def _rooms(there: dict[str, int], groups: Sequence[Group], total: float) -> dict
     return rooms
 
 
-def choose(found: Sequence[Found], apart: set[int], groups: Sequence[Group], tokens: float | None, holdout: float):
+def choose(documents: Sequence[Listed], apart: set[int], groups: Sequence[Group], tokens: float | None, holdout: float):
     """Mark what is trained on and what is held out.
 
     Raises:
         ValueError: a group has too little text for its share of ``tokens``.
     """
-    free = [f for f in found if f.place not in apart]
+    free = [f for f in documents if f.place not in apart]
     there = {s: sum(f.tokens for f in of) for s, of in by_source(free).items()}
-    most = {g.name: 0.0 for g in groups}
+    available = {g.name: 0.0 for g in groups}
     for source, n in there.items():
-        most[group_of(source, groups).name] += n
-    least = min(groups, key=lambda g: most[g.name] / g.share)
-    limit = most[least.name] / least.share / (1 - holdout)
+        available[group_of(source, groups).name] += n
+    scarcest = min(groups, key=lambda g: available[g.name] / g.share)
+    limit = available[scarcest.name] / scarcest.share / (1 - holdout)
     if tokens is None:
         tokens = limit
     if not 0 < tokens <= limit:
         raise ValueError(
             f"tokens: got {tokens:,.0f}; wanted more than 0 and at most {limit:,.0f}, of which the group "
-            f"{least.name!r} makes {least.share:.2%} with all its {most[least.name]:,.0f} tokens. Ask for fewer, lower "
-            "its share in the recipe, or add text."
+            f"{scarcest.name!r} makes {scarcest.share:.2%} with all its {available[scarcest.name]:,.0f} tokens. Ask "
+            "for fewer, lower its share in the recipe, or add text."
         )
-    for part, total, documents in (
+    for part, total, candidates in (
         (TRAIN, tokens * (1 - holdout), free),
-        (HELD_OUT, tokens * holdout, [f for f in found if f.place in apart]),
+        (HELD_OUT, tokens * holdout, [f for f in documents if f.place in apart]),
     ):
         room = _rooms(there, groups, total)
-        for source, of in by_source(documents).items():
+        for source, of in by_source(candidates).items():
             chosen = fitting(of, room.get(source, 0), "tokens")
             if not chosen and part == HELD_OUT:
                 chosen = [min(of, key=lambda f: f.tokens)]  # every source is measured
@@ -190,9 +190,9 @@ def choose(found: Sequence[Found], apart: set[int], groups: Sequence[Group], tok
                 f.part = part
 
 
-def write_parts(texts: Sequence[Path], found: Iterable[Found], out: Path, seed: int) -> None:
+def write_parts(texts: Sequence[Path], documents: Iterable[Listed], out: Path, seed: int) -> None:
     """``train.jsonl`` and ``held_out.jsonl``, in an order of their own: sorted by a digest, a bucket at a time."""
-    chosen = {f.place: f for f in found if f.part}
+    chosen = {f.place: f for f in documents if f.part}
     buckets = max(1, math.ceil(sum(f.size for f in chosen.values()) / BUCKET))
     scratch = Path(tempfile.mkdtemp(prefix=".mix_text-", dir=out))
     try:
@@ -220,9 +220,9 @@ def write_parts(texts: Sequence[Path], found: Iterable[Found], out: Path, seed: 
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def figures(found: Iterable[Found], groups: Sequence[Group]) -> list[dict]:
+def figures(documents: Iterable[Listed], groups: Sequence[Group]) -> list[dict]:
     """A row for each source, by group: documents and tokens of what there is and of either part."""
-    sources = by_source(found)
+    sources = by_source(documents)
     rows = []
     for group in groups:
         for source, of in sources.items():
@@ -261,17 +261,17 @@ def mix(
     """Make the mixture in ``out``; the rows of its table."""
     if not 0 <= holdout < 1:
         raise ValueError(f"holdout: got {holdout}; wanted a fraction in [0, 1)")
-    found = survey(texts, seed)
-    if not found:
+    documents = survey(texts, seed)
+    if not documents:
         raise ValueError(f"text: {', '.join(map(str, texts))}: no document; wanted at least one with a 'text'")
-    apart = held_apart(found, holdout)
+    apart = held_apart(documents, holdout)
     path = tokenizer or out / "tokenizer.json"
     if not tokenizer:
-        places = sampled((f for f in found if f.place not in apart), groups, sample)
+        places = sampled((f for f in documents if f.place not in apart), groups, sample)
         seen = (d.text for place, d in enumerate(everything(texts)) if place in places)
         files.write_text(path, train_tokenizer(seen, d_vocab).to_str())
-    at = {f.place: f for f in found}
-    order: list[Found] = []
+    at = {f.place: f for f in documents}
+    order: list[Listed] = []
 
     def distinct() -> Iterator[Document]:
         for place, document in enumerate(everything(texts)):
@@ -281,13 +281,13 @@ def mix(
 
     for number, ids in enumerate(encode_documents(load_tokenizer(path), distinct())):
         order[number].tokens = len(ids)
-    choose(found, apart, groups, tokens, holdout)
-    write_parts(texts, found, out, seed)
-    rows = figures(found, groups)
+    choose(documents, apart, groups, tokens, holdout)
+    write_parts(texts, documents, out, seed)
+    rows = figures(documents, groups)
     about = {"texts": [p.name for p in texts], "seed": seed, "holdout": holdout, "tokens": tokens}
     shares = {g.name: {"share": g.share, "sources": g.sources} for g in groups}
-    made = about | {"tokenizer": str(tokenizer or path.name), "recipe": shares, "sources": rows}
-    files.write_text(out / "mixture.json", json.dumps(made, indent=1, ensure_ascii=False) + "\n")
+    record = about | {"tokenizer": str(tokenizer or path.name), "recipe": shares, "sources": rows}
+    files.write_text(out / "mixture.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     return rows
 
 

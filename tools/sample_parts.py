@@ -29,17 +29,17 @@ def two_parts(
     Raises:
         ValueError: too little text for the mixture, or for a group of ``rich``.
     """
-    found = []
+    listed = []
     for place, (document, ids) in enumerate(zip(documents, encode_documents(tokenizer, documents), strict=True)):
         raw = document.text.encode("utf-8")
         key = hashlib.blake2b(raw, digest_size=16).digest()  # its turn
-        found.append(mix_text.Found(place, document.source, len(raw), key, len(ids)))
-    found.sort(key=lambda f: f.key)
-    mix_text.choose(found, set(), groups, tokens, 0.0)
-    natural = [f.place for f in found if f.part]
+        listed.append(mix_text.Listed(place, document.source, len(raw), key, len(ids)))
+    listed.sort(key=lambda f: f.key)
+    mix_text.choose(listed, set(), groups, tokens, 0.0)
+    natural = [f.place for f in listed if f.part]
     more = []
     for name, kilobytes in rich.items():
-        left = [f for f in found if not f.part and mix_text.group_of(f.source, groups).name == name]
+        left = [f for f in listed if not f.part and mix_text.group_of(f.source, groups).name == name]
         if (size := sum(f.size for f in left)) < kilobytes * 1000:
             raise ValueError(
                 f"rich: {size / 1000:.0f} kB of {name!r} are left; wanted {kilobytes}. Add sources, or ask for less."

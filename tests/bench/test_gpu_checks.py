@@ -73,7 +73,7 @@ def test_a_file_that_hangs_is_stopped_with_what_it_began(tester):
     parts, begin = gpu_checks.parts()[:2], time.monotonic()
     gpu_checks.run_tests(run, parts, 1.5, 4)
     assert time.monotonic() - begin < 20
-    assert [gpu_checks.said(p) for p in run.stored("tests")["parts"]] == ["stopped", "stopped"]
+    assert [gpu_checks.outcome(p) for p in run.stored("tests")["parts"]] == ["stopped", "stopped"]
     assert "77.25" not in os.popen("ps -eo args").read()
 
 
@@ -81,7 +81,7 @@ def test_a_file_that_ends_its_process_is_red(tester):
     run = tester("import os; print('Fatal Python error'); os.abort()")
     gpu_checks.run_tests(run, gpu_checks.parts()[:1], 30.0, 1)
     (found,) = run.stored("tests")["parts"]
-    assert gpu_checks.said(found) == "red" and "Fatal" in found["tail"]
+    assert gpu_checks.outcome(found) == "red" and "Fatal" in found["tail"]
 
 
 def test_counts_of_a_test_report(tmp_path):

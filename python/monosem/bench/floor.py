@@ -40,12 +40,12 @@ def measure(d: int) -> Rates:
     alone, on one panel in the first cache, with nothing looked at.
     """
     product = backend.cpu_product()
-    found = {"fp32": machine.product_rate(d, torch.float32)}
+    product_rates = {"fp32": machine.product_rate(d, torch.float32)}
     if machine.multiplies_bf16() or product == "bf16":
-        found["bf16"] = machine.product_rate(d, torch.bfloat16)
+        product_rates["bf16"] = machine.product_rate(d, torch.bfloat16)
     if product in ("int8", "int16"):
-        found[product] = machine.int_rate(d, int(product.removeprefix("int")))
-    return Rates(found[product], machine.bandwidth(), product, found)
+        product_rates[product] = machine.int_rate(d, int(product.removeprefix("int")))
+    return Rates(product_rates[product], machine.bandwidth(), product, product_rates)
 
 
 def step(w: Workload, rates: Rates) -> dict[str, Any]:

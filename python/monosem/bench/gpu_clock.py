@@ -143,14 +143,14 @@ class Clock:
 def parts(runs: list[tuple[Any, Any, list[tuple[str, Any, Any]]]]) -> dict[str, float]:
     """Milliseconds of each operation and of what is between them, from the events at both ends of calls and around each
     operation in them."""
-    found = []
+    breakdowns = []
     for begin, end, events in runs:
         run = {"in all": begin.elapsed_time(end)}
         for name, first, last in events:
             run[name] = run.get(name, 0.0) + first.elapsed_time(last)
         run["between"] = 2 * run["in all"] - sum(run.values())
-        found.append(run)
-    medians = {name: statistics.median(run.get(name, 0.0) for run in found) for name in found[-1]}
+        breakdowns.append(run)
+    medians = {name: statistics.median(run.get(name, 0.0) for run in breakdowns) for name in breakdowns[-1]}
     return dict(sorted(medians.items(), key=lambda part: -part[1]))
 
 

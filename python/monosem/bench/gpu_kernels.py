@@ -121,10 +121,10 @@ def profiled(call: Callable[[], Any], device: torch.device) -> tuple[Launches, f
     from torch.profiler import ProfilerActivity, profile
 
     torch.cuda.synchronize(device)
-    with profile(activities=[ProfilerActivity.CUDA]) as found:
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         call()
         torch.cuda.synchronize(device)
-    return by_name(found.events())
+    return by_name(profiler.events())
 
 
 def by_name(events: Any) -> tuple[Launches, float]:
@@ -246,8 +246,8 @@ def table(steps: list[Launches], spans: list[float], w: Workload, rates: floor.R
         if work := work_of(name, counted):
             row |= {"flops": work.flops, "bytes": work.moved}
             if rates is not None:
-                least = 1e3 * rates.seconds(work.flops, work.moved)
-                row |= {"floor_ms": least} | ({"to_floor": ms / least} if least else {})
+                floor_ms = 1e3 * rates.seconds(work.flops, work.moved)
+                row |= {"floor_ms": floor_ms} | ({"to_floor": ms / floor_ms} if floor_ms else {})
         kernels.append(row)
     kernels.sort(key=lambda row: -row["ms"])
     return {"kernels": kernels, "kernels_ms": sum(row["ms"] for row in kernels), "ms": 1e-3 * statistics.median(spans)}

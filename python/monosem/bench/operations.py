@@ -140,7 +140,7 @@ def compare(
 ) -> dict[str, Any]:
     """Time all operations in turn, round after round, and return what was measured as plain data."""
     began = time.time()
-    made = machine.describe()
+    about_machine = machine.describe()
     say("measuring the machine")
     rates = rates or floor.measure(w.d)
     todo = operations(w)
@@ -148,24 +148,24 @@ def compare(
     with torch.no_grad():
         for turn in range(rounds + 1):
             say(f"operations, round {turn}/{rounds}")
-            for op, found in zip(todo, times, strict=True):
+            for op, seconds in zip(todo, times, strict=True):
                 begin = time.perf_counter()
                 op.call()
                 if turn:  # the first warms up
-                    found.append(time.perf_counter() - begin)
+                    seconds.append(time.perf_counter() - begin)
     return {
-        "what": "operations", "workload": w.to_json(), "machine": made, "floor": floor.step(w, rates),
+        "what": "operations", "workload": w.to_json(), "machine": about_machine, "floor": floor.step(w, rates),
         "seconds": round(time.time() - began, 1), "made": time.strftime("%Y-%m-%d %H:%M", time.gmtime(began)),
-        "rows": [summary(op, found, rates) for op, found in zip(todo, times, strict=True)],
+        "rows": [summary(op, seconds, rates) for op, seconds in zip(todo, times, strict=True)],
     }  # fmt: skip
 
 
 def summary(op: Operation, times: list[float], rates: Rates) -> dict[str, Any]:
     """A row as plain data."""
-    least, middle = rates.seconds(op.flops, op.moved), statistics.median(times)
+    floor_seconds, middle = rates.seconds(op.flops, op.moved), statistics.median(times)
     return {
         "name": op.name, "ms": 1e3 * middle, "fastest_ms": 1e3 * min(times), "flops": op.flops, "bytes": op.moved,
-        "floor_ms": 1e3 * least, "to_floor": middle / least,
+        "floor_ms": 1e3 * floor_seconds, "to_floor": middle / floor_seconds,
         "bound": "product" if op.flops / rates.flops_per_second > op.moved / rates.bytes_per_second else "bytes",
         "flops_per_second": op.flops / middle, "bytes_per_second": op.moved / middle,
     }  # fmt: skip

@@ -153,11 +153,11 @@ class Row:
 def write_data(w: Workload, path: Path, batches: int = 4, trained: bool = True) -> None:
     """Weights and batches for all contestants. ``trained``: the dictionary starts as the directions of the data."""
     directions = w.directions()
-    made = w.batches(batches + 1, directions)
+    data_batches = w.batches(batches + 1, directions)
     start = directions if trained else w.directions(seed=2)
     data = {
-        "batches": made[:-1].clone(), "held_out": made[-1].clone(), "W_enc": start, "W_dec": start,
-        "b_enc": torch.full((w.f,), w.bias(start, made[:-1]), dtype=torch.float32, device="cpu"),
+        "batches": data_batches[:-1].clone(), "held_out": data_batches[-1].clone(), "W_enc": start, "W_dec": start,
+        "b_enc": torch.full((w.f,), w.bias(start, data_batches[:-1]), dtype=torch.float32, device="cpu"),
         "b_dec": torch.zeros(w.d, dtype=torch.float32, device="cpu"),
     }  # fmt: skip
     torch.save(data, path)
@@ -235,9 +235,9 @@ def _evaluate(row: Row, worker: Worker, timeout: float) -> None:
 
 
 def _steps(row: Row, worker: Worker, timeout: float, first: int, count: int, settle: int, keep: bool = True) -> None:
-    said = worker.ask(timeout, "steps", first=first, count=count, settle=settle)
-    row.peak_bytes = said["peak_bytes"]
+    reply = worker.ask(timeout, "steps", first=first, count=count, settle=settle)
+    row.peak_bytes = reply["peak_bytes"]
     if keep:
-        row.seconds.append(said["seconds"])
-        row.cpu_seconds.append(said["cpu_seconds"])
-        row.loss = said["loss"]
+        row.seconds.append(reply["seconds"])
+        row.cpu_seconds.append(reply["cpu_seconds"])
+        row.loss = reply["loss"]

@@ -33,8 +33,8 @@ def figure(value: float | None, digits: int = 3) -> str:
         return f"{value:g}"
     if abs(value) >= 10 ** (digits - 1):
         return f"{value:,.0f}"
-    made = f"{value:.{digits}g}"
-    return made if "e" not in made else f"{value:.1e}"
+    rounded = f"{value:.{digits}g}"
+    return rounded if "e" not in rounded else f"{value:.1e}"
 
 
 def step_table(result: dict[str, Any]) -> Table:
@@ -85,7 +85,7 @@ def heading(result: dict[str, Any]) -> str:
     w, m, best = result["workload"], result["machine"], result["floor"]
     name = f"{w['name']}: " if w.get("name") else ""
     shape = f"{name}{w['kind']}, N={w['n']:,} D={w['d']:,} F={w['f']:,} K={w['k']:,}"
-    made = f"monosem {m['monosem']} ({m['commit'] or 'installed'}), torch {m['torch']}, Python {m['python']}"
+    versions = f"monosem {m['monosem']} ({m['commit'] or 'installed'}), torch {m['torch']}, Python {m['python']}"
     # Results from before rescoring was counted lack it; a product in fp32 has none.
     counted = [part for part in ("product", "rescore", "gathers", "adam") if best.get(f"{part}_ms")]
     parts = ", ".join(f"{part} {figure(best[f'{part}_ms'])}" for part in counted)
@@ -94,7 +94,7 @@ def heading(result: dict[str, Any]) -> str:
         [
             shape,
             f"{machine_line(m)}; load {m['load']} when it began",
-            f"{made}, {result['made']}",
+            f"{versions}, {result['made']}",
             f"floor {figure(best['ms'])} ms ({parts}): {rates}, {figure(best['bytes_per_second'] / 1e9)} GB/s",
         ]
     )

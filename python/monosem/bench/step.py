@@ -29,7 +29,7 @@ def compare(
         timeout: seconds after which an entrant that does not answer is stopped.
     """
     began = time.time()
-    made = machine.describe()
+    about_machine = machine.describe()
     say("measuring the machine")
     rates = floor.measure(w.d)
     rows: list[Row] = []
@@ -45,7 +45,7 @@ def compare(
     best, product = floor.step(w, rates), rates.product
     state = w.state_bytes(product)
     return {
-        "what": "train_step", "workload": w.to_json(), "machine": made, "floor": best, "state_bytes": state,
+        "what": "train_step", "workload": w.to_json(), "machine": about_machine, "floor": best, "state_bytes": state,
         "seconds": round(time.time() - began, 1), "made": time.strftime("%Y-%m-%d %H:%M", time.gmtime(began)),
         "rows": [summary(row, rows, best["ms"], state) for row in rows],
     }  # fmt: skip

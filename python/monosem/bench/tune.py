@@ -56,18 +56,18 @@ def asked_for(backend: str) -> Iterator[None]:
 
 def small_case(w: Workload, device: torch.device) -> dict[str, Callable[[], list[Tensor]]]:
     """The operations at this width on little data, from fresh copies each time: what they compute."""
-    made = {op.name: op for op in operations.operations(w.with_(n=96, f=max(4 * w.k, 4096)), device)}
+    by_name = {op.name: op for op in operations.operations(w.with_(n=96, f=max(4 * w.k, 4096)), device)}
 
     def fresh(name: str) -> list[Tensor]:
-        kept = [t for t in _tensors(made[name].call.__closure__) if t.is_floating_point()]
+        kept = [t for t in _tensors(by_name[name].call.__closure__) if t.is_floating_point()]
         before = [t.clone() for t in kept]
-        out = made[name].call()
-        found = [t.clone() for t in [*kept, *_tensors(out)]]
+        out = by_name[name].call()
+        results = [t.clone() for t in [*kept, *_tensors(out)]]
         for t, b in zip(kept, before, strict=True):
             t.copy_(b)
-        return found
+        return results
 
-    return {name: lambda name=name: fresh(name) for name in made}
+    return {name: lambda name=name: fresh(name) for name in by_name}
 
 
 def _tensors(tree: Any) -> list[Tensor]:
@@ -80,11 +80,11 @@ def _tensors(tree: Any) -> list[Tensor]:
     return [t for part in tree for t in _tensors(part)] if isinstance(tree, (tuple, list)) else []
 
 
-def same(found: list[Tensor], wanted: list[Tensor]) -> bool:
+def same(results: list[Tensor], expected: list[Tensor]) -> bool:
     """Equal up to the order of sums in fp32."""
     return all(
         torch.equal(a, b) if not a.is_floating_point() else torch.allclose(a, b, rtol=1e-4, atol=1e-5)
-        for a, b in zip(found, wanted, strict=True)
+        for a, b in zip(results, expected, strict=True)
     )
 
 
@@ -105,7 +105,7 @@ def tune(
     tried: list[dict[str, Any]] = []
     kept: dict[str, dict[str, dict[str, int]]] = {}
     checks = small_case(w, clock.device)
-    found = {"kernels": kept, "tried": tried}
+    tuning = {"kernels": kept, "tried": tried}
     try:
         with torch.no_grad():
             for op, backend, kernels in _tunable(operations.operations(w, clock.device)):
@@ -115,13 +115,13 @@ def tune(
                         if best is not None:
                             kept.setdefault(kernel, {})[str(size)] = best
     except CaptureFailed as error:
-        found["stopped"] = str(error)
-    return found
+        tuning["stopped"] = str(error)
+    return tuning
 
 
-def _tunable(made: list[operations.Operation]) -> Iterator[tuple[operations.Operation, str, tuple[str, ...]]]:
+def _tunable(todo: list[operations.Operation]) -> Iterator[tuple[operations.Operation, str, tuple[str, ...]]]:
     """Operation, backend and its kernels in that."""
-    for op in made:
+    for op in todo:
         for backend, kernels in (("triton", TRITON.get(op.name, ())), ("cuda", CUDA.get(op.name, ()))):
             if kernels and not gpu.available(backend):
                 yield op, backend, kernels
@@ -142,15 +142,15 @@ def _alternatives(
 def _best(op, check, table, kernel, size, choices, clock, tried, say) -> dict[str, int] | None:
     """The fastest right choice, or None when the rule is as good."""
     with override(table, kernel, size, None):
-        wanted, rule = check(), clock.time(op.call, graph=not op.waits).ms
+        expected, rule = check(), clock.time(op.call, graph=not op.waits).ms
     tried.append({"kernel": kernel, "size": size, "choice": "rule", "operation": op.name, "ms": rule})
-    fastest, found = GAIN * rule, None
+    fastest, fastest_choice = GAIN * rule, None
     for choice in choices:
         row = {"kernel": kernel, "size": size, "choice": choice, "operation": op.name}
         say(f"{op.name}: {kernel} {size} {choice}")
         with override(table, kernel, size, choice):
             try:
-                if not same(check(), wanted):
+                if not same(check(), expected):
                     tried.append(row | {"error": "another result than the rule's"})
                     continue
                 ms = clock.time(op.call, graph=not op.waits).ms
@@ -161,5 +161,5 @@ def _best(op, check, table, kernel, size, choices, clock, tried, say) -> dict[st
                 continue
         tried.append(row | {"ms": ms})
         if ms < fastest:
-            fastest, found = ms, choice
-    return found
+            fastest, fastest_choice = ms, choice
+    return fastest_choice

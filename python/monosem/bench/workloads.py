@@ -71,12 +71,12 @@ class Workload:
         """[count, N, D]: sums of K of the directions, made where those are."""
         device = directions.device
         g = torch.Generator(device).manual_seed(1)
-        made = torch.empty(count, self.n, self.d, dtype=torch.float32, device=device)
-        for x in made:
+        batches = torch.empty(count, self.n, self.d, dtype=torch.float32, device=device)
+        for x in batches:
             chosen = torch.randint(len(directions), (self.n, self.k), generator=g, device=device)
             weights = torch.rand(self.n, self.k, generator=g, dtype=torch.float32, device=device)
             x.copy_(torch.nn.functional.embedding_bag(chosen, directions, per_sample_weights=weights, mode="sum"))
-        return made
+        return batches
 
     def bias(self, directions: Tensor, x: Tensor) -> float:
         """The encoder bias, the same for all features, at which K of them fire on average (ReLU; 0 for TopK)."""

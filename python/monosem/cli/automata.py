@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
         subject.sae, subject.model, subject.hook_name, load_rows(subject.model, args.text, args.split, args.context),
         tokens=args.tokens, support=args.support, lift=args.lift, show=args.show, progress=not args.quiet,
     )  # fmt: skip
-    made = made_from.of(args, {"": (args.folder, subject)})
+    origin = made_from.of(args, {"": (args.folder, subject)})
     title = f"Finite-state automata in model {subject.model.name}"
-    claim.write(out, "automata", result, [section], title, {"": args.folder}, made)
+    claim.write(out, "automata", result, [section], title, {"": args.folder}, origin)
     return 0

@@ -106,14 +106,14 @@ def _tune(w, json_path: str | None, folder: Path | None) -> int:
     p = torch.cuda.get_device_properties(0)
     arch = getattr(p, "gcnArchName", "").split(":")[0] if torch.version.hip else f"sm_{p.major}{p.minor}"
     with tqdm(bar_format="{desc}", leave=False, disable=None) as bar:
-        found = tune.tune(w, gpu_clock.Clock(torch.device("cuda")), p.name, arch, say=bar.set_description_str)
-    path = tune_table.write(found, p.name, {"torch": torch.__version__}, folder)
-    for row in found["tried"]:
-        said = row["error"] if "error" in row else f"{row['ms']:.4f} ms"
-        print(f"{row['operation']:18} {row['kernel']:22} {row['size']:6} {row['choice']!s:60} {said}")
-    print(f"{sum(map(len, found['kernels'].values()))} entries faster than the rule; table: {path}")
+        tuning = tune.tune(w, gpu_clock.Clock(torch.device("cuda")), p.name, arch, say=bar.set_description_str)
+    path = tune_table.write(tuning, p.name, {"torch": torch.__version__}, folder)
+    for row in tuning["tried"]:
+        outcome = row["error"] if "error" in row else f"{row['ms']:.4f} ms"
+        print(f"{row['operation']:18} {row['kernel']:22} {row['size']:6} {row['choice']!s:60} {outcome}")
+    print(f"{sum(map(len, tuning['kernels'].values()))} entries faster than the rule; table: {path}")
     if json_path:
-        files.write_text(json_path, json.dumps(found, indent=1) + "\n")
-    if "stopped" in found:
-        print(f"stopped before the end: {found['stopped']}", file=sys.stderr)
-    return int("stopped" in found)
+        files.write_text(json_path, json.dumps(tuning, indent=1) + "\n")
+    if "stopped" in tuning:
+        print(f"stopped before the end: {tuning['stopped']}", file=sys.stderr)
+    return int("stopped" in tuning)

@@ -54,6 +54,6 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     out = Path(args.out or args.folder_a)
     title_ = title(result.to_dict())
-    made = made_from.of(args, {"A": (args.folder_a, a), "B": (args.folder_b, b)})
-    claim.write(out, "universality", result, [section], title_, {"A": args.folder_a, "B": args.folder_b}, made)
+    origin = made_from.of(args, {"A": (args.folder_a, a), "B": (args.folder_b, b)})
+    claim.write(out, "universality", result, [section], title_, {"A": args.folder_a, "B": args.folder_b}, origin)
     return 0

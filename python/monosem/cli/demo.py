@@ -63,15 +63,17 @@ def run(args: argparse.Namespace) -> int:
     print("3/4  evaluating on held-out text")
     moments = SourceMoments(args.d_sae, held_out.sources)
     result = evaluate(sae, model, args.hook, held_out, observers=[moments.update], progress=bars)
-    made = evaluated.made_from(Subject(sae, model, args.hook), held_out, args.text, "held_out", BY_NAME)
-    result.write_json(out / "evaluation.json", made)
+    origin = evaluated.made_from(Subject(sae, model, args.hook), held_out, args.text, "held_out", BY_NAME)
+    result.write_json(out / "evaluation.json", origin)
     write_picture(out / "evaluation.svg", result)
 
     print("4/4  looking at the features")
-    found = study(sae, model, args.hook, train, tokens=args.index_tokens, vocabulary=train.tokens, progress=bars)
+    feature_study = study(
+        sae, model, args.hook, train, tokens=args.index_tokens, vocabulary=train.tokens, progress=bars
+    )
     trained = f"Trained on {args.steps:,} steps of 2,048 activations, Adam at {args.lr:g}, seed {args.seed}."
     page = write_report(
-        out / "report.html", sae, model, args.hook, result, found, held_out=moments, curves=find_curves(out),
+        out / "report.html", sae, model, args.hook, result, feature_study, held_out=moments, curves=find_curves(out),
         notes=(trained,),
     )  # fmt: skip
     print(f"\n{result.table()}\n\nopen {page.resolve().as_uri()}")

@@ -65,9 +65,9 @@ def run(args: argparse.Namespace) -> int:
     print(result.table())
     print(f"\nwritten: {out / 'evaluation.json'}, {out / 'evaluation.svg'}")
     if args.report:
-        found = study(sae, model, hook_name, rows, **options)
+        feature_study = study(sae, model, hook_name, rows, **options)
         page = write_report(
-            out / "report.html", sae, model, hook_name, result, found,
+            out / "report.html", sae, model, hook_name, result, feature_study,
             curves=find_curves(args.folder), skip_positions=args.skip_positions,
         )  # fmt: skip
         print(f"open {page.resolve().as_uri()}")

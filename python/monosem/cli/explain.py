@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     _check_client(args)
     cases, described = [], {}
     everyone = subjects.open_all(args)
-    made = made_from.of(args, {c.kind: (c.folder, c.subject) for c, _ in everyone})
+    origin = made_from.of(args, {c.kind: (c.folder, c.subject) for c, _ in everyone})
     for compared, count in everyone:
         subject, index = compared.subject, compared.index
         chosen = choose_features(index, count, args.seed)
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     model = described["features"]["model"] if "features" in described else next(iter(described.values()))["model"]
     runs = {"features": args.folder, **({"shuffled": args.shuffled} if args.shuffled else {})}
     title = f"Can the features of {model} be explained?"
-    claim.write(out, "explain", result, [section, logit_section], title, runs, made, plain=plain)
+    claim.write(out, "explain", result, [section, logit_section], title, runs, origin, plain=plain)
     return 0
 
 

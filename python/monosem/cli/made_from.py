@@ -18,14 +18,14 @@ def of(args: argparse.Namespace, runs: Mapping[str, tuple[str | Path, Any]]) -> 
     """
     from monosem.data import fingerprint
 
-    found: dict[str, Any] = {}
+    origin: dict[str, Any] = {}
     if getattr(args, "text", None) is not None:
-        found |= fingerprint.of_text(args.text)
+        origin |= fingerprint.of_text(args.text)
         for name in ("split", "tokens", "context", "skip_positions", "skip_tokens"):
             if hasattr(args, name):
                 value = getattr(args, name)
-                found[name] = list(value) if isinstance(value, tuple) else value
-    return found | {"dictionaries": {name: _dictionary(folder, subject) for name, (folder, subject) in runs.items()}}
+                origin[name] = list(value) if isinstance(value, tuple) else value
+    return origin | {"dictionaries": {name: _dictionary(folder, subject) for name, (folder, subject) in runs.items()}}
 
 
 def _dictionary(folder: str | Path, subject: Any) -> dict[str, Any]:

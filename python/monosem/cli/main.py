@@ -58,8 +58,8 @@ class _Parser(argparse.ArgumentParser):
             known = [option for action in self._actions for option in action.option_strings]
             wrong = [word.split("=")[0] for word in message.split(": ", 1)[1].split() if word.startswith("--")]
             message += "." + "".join(did_you_mean(word, known) for word in wrong)
-        elif found := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)$", message):
-            message += "." + did_you_mean(found[1], [word.strip(" '") for word in found[2].split(",")])
+        elif choice := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)$", message):
+            message += "." + did_you_mean(choice[1], [word.strip(" '") for word in choice[2].split(",")])
         super().error(message)
 
 

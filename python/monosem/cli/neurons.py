@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         subject.sae, subject.model, subject.hook_name, load_rows(subject.model, args.text, args.split, args.context),
         tokens=args.tokens, memory=int(args.memory * 2**30), progress=not args.quiet,
     )  # fmt: skip
-    made = made_from.of(args, {"": (args.folder, subject)})
+    origin = made_from.of(args, {"": (args.folder, subject)})
     title = f"Features and neurons of model {subject.model.name}"
-    claim.write(out, "neurons", result, [section], title, {"": args.folder}, made)
+    claim.write(out, "neurons", result, [section], title, {"": args.folder}, origin)
     return 0

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         subject.sae, subject.model, subject.hook_name, load_rows(subject.model, args.text, args.split, args.context),
         proxies=[] if args.only_own else None, extra=own, tokens=args.tokens, progress=not args.quiet,
     )  # fmt: skip
-    made = made_from.of(args, {"": (args.folder, subject)})
+    origin = made_from.of(args, {"": (args.folder, subject)})
     title = f"Kinds of text in model {subject.model.name}"
-    claim.write(out, "proxies", result, [section], title, {"": args.folder}, made)
+    claim.write(out, "proxies", result, [section], title, {"": args.folder}, origin)
     return 0

@@ -55,8 +55,8 @@ def _write(args: argparse.Namespace) -> int:
             compared.subject, index, index.rows, choose_features(index, count, args.seed), compared.kind,
             each=args.each, skip_positions=index.meta["settings"]["skip_positions"], progress=not args.quiet,
         )  # fmt: skip
-    made = made_from.of(args, {c.kind: (c.folder, c.subject) for c, _ in everyone})
-    page, key = write_study(out, items, args.seed, sources, made)
+    origin = made_from.of(args, {c.kind: (c.folder, c.subject) for c, _ in everyone})
+    page, key = write_study(out, items, args.seed, sources, origin)
     print(f"{len(items)} items to rate; key: {key}\nopen {page.resolve().as_uri()}")
     return 0
 
@@ -67,15 +67,15 @@ def _score(args: argparse.Namespace) -> int:
     from monosem.data import fingerprint, sealed
 
     places = [Path(p) for p in (args.out, args.folder, Path(args.score[0]).parent) if p]
-    found = [Path(args.key)] if args.key else [p / "rate.key.json" for p in places if (p / "rate.key.json").is_file()]
-    if not found:
+    keys = [Path(args.key)] if args.key else [p / "rate.key.json" for p in places if (p / "rate.key.json").is_file()]
+    if not keys:
         raise FileNotFoundError(
             f"key: no rate.key.json in {', '.join(map(str, places))}; it is next to the page: name it with --key"
         )
-    result = measure_files(args.score, found[0])
-    made = sealed.read(found[0], "key", "the key of a study", note=False)[0].get("made_from", {})
-    made["answers"] = [{"file": str(path), **fingerprint.of_file(path)} for path in args.score]
-    out = Path(args.out or found[0].parent)
-    runs = {"features": args.folder or found[0].parent}
-    claim.write(out, "rubric", result, [section], "Features and neurons, rated by hand", runs, made)
+    result = measure_files(args.score, keys[0])
+    origin = sealed.read(keys[0], "key", "the key of a study", note=False)[0].get("made_from", {})
+    origin["answers"] = [{"file": str(path), **fingerprint.of_file(path)} for path in args.score]
+    out = Path(args.out or keys[0].parent)
+    runs = {"features": args.folder or keys[0].parent}
+    claim.write(out, "rubric", result, [section], "Features and neurons, rated by hand", runs, origin)
     return 0

@@ -13,13 +13,13 @@ def made_of(args: argparse.Namespace) -> dict[str, Any]:
     """What ``options.add_contexts`` chose, for the metadata of a result."""
     from monosem.data import fingerprint
 
-    found = {"split": args.split, "contexts": args.contexts, "context": args.context}
+    settings = {"split": args.split, "contexts": args.contexts, "context": args.context}
     if hasattr(args, "skip_tokens"):
-        found |= {"skip_positions": args.skip_positions, "skip_tokens": list(args.skip_tokens)}
+        settings |= {"skip_positions": args.skip_positions, "skip_tokens": list(args.skip_tokens)}
     if args.tokens:
-        return found | {"tokens_from": str(Path(args.tokens).resolve())}
+        return settings | {"tokens_from": str(Path(args.tokens).resolve())}
     text = args.text if args.text == "sample" else str(Path(args.text).resolve())
-    return found | {"text": fingerprint.of_text(text)}
+    return settings | {"text": fingerprint.of_text(text)}
 
 
 def write_beside(folder: str | Path, args: argparse.Namespace) -> None:
@@ -40,17 +40,17 @@ def read_beside(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / BESIDE
     if not path.is_file():
         return {}
-    wanted = "what `monosem harvest` wrote (removed, only the text is forgotten)"
-    return sealed.read(path, "activations", wanted, note=False)[0]
+    expected = "what `monosem harvest` wrote (removed, only the text is forgotten)"
+    return sealed.read(path, "activations", expected, note=False)[0]
 
 
 def subject(args: argparse.Namespace, folder: str) -> Any:
     """The dictionary in ``folder`` with its model, as ``--model`` and ``--hook`` or the run say; sets ``args.text``."""
     from monosem.analysis.inputs import load_subject
 
-    found = load_subject(folder, args.model, args.hook, args.device)
-    recall_text(args, found.sae.metadata)
-    return found
+    loaded = load_subject(folder, args.model, args.hook, args.device)
+    recall_text(args, loaded.sae.metadata)
+    return loaded
 
 
 def recall_text(args: argparse.Namespace, metadata: dict[str, Any]) -> None:
@@ -71,7 +71,7 @@ def recall_text(args: argparse.Namespace, metadata: dict[str, Any]) -> None:
 
 
 def _recall_contexts(args: argparse.Namespace, metadata: dict[str, Any]) -> None:
-    said = []
+    recalled = []
     for name in ("context", "skip_positions", "skip_tokens"):
         held = metadata.get(name)
         if held is None or not hasattr(args, name) or name in getattr(args, "given", ()):
@@ -79,9 +79,11 @@ def _recall_contexts(args: argparse.Namespace, metadata: dict[str, Any]) -> None
         now = getattr(args, name)
         if held != (list(now) if isinstance(now, tuple) else now):
             setattr(args, name, held)
-            said.append(f"--{name.replace('_', '-')} {' '.join(map(str, held)) if isinstance(held, list) else held}")
-    if said:
-        print(f"{', '.join(said)}, as trained")
+            recalled.append(
+                f"--{name.replace('_', '-')} {' '.join(map(str, held)) if isinstance(held, list) else held}"
+            )
+    if recalled:
+        print(f"{', '.join(recalled)}, as trained")
 
 
 def _say(args: argparse.Namespace, held: dict[str, Any], trained: str | None) -> None:

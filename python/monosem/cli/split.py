@@ -58,6 +58,6 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     out = Path(args.out or args.folders[-1])
     runs = {str(folder): folder for folder in args.folders}
-    made = made_from.of(args, {str(f): (f, s) for f, s in zip(args.folders, subjects, strict=True)})
-    claim.write(out, "splitting", result, [split.section], "Features split", runs, made)
+    origin = made_from.of(args, {str(f): (f, s) for f, s in zip(args.folders, subjects, strict=True)})
+    claim.write(out, "splitting", result, [split.section], "Features split", runs, origin)
     return 0

@@ -145,9 +145,9 @@ def _write(args: argparse.Namespace, subject: Any, steering: Any) -> int:
                 subject.model, subject.hook_name, steering, prompt, samples=args.samples, length=args.length,
                 temperature=args.temperature, seed=args.seed, progress=bar.update,
             )  # fmt: skip
-    for prompt, made in samples.items():
+    for prompt, pairs in samples.items():
         print(f"after {_line(prompt)!r}")
-        for s in made:
+        for s in pairs:
             print(f"  seed {s.seed}\n    as it is  {_line(s.unsteered_text)}\n    steered   {_line(s.steered_text)}")
     if args.out:
         from dataclasses import asdict
@@ -155,7 +155,7 @@ def _write(args: argparse.Namespace, subject: Any, steering: Any) -> int:
         record = {
             "model": subject.model.name, "hook_name": subject.hook_name, "error": args.error,
             "edits": [asdict(e) for e in steering.edits],
-            "samples": {prompt: [asdict(s) for s in made] for prompt, made in samples.items()},
+            "samples": {prompt: [asdict(s) for s in pairs] for prompt, pairs in samples.items()},
         }  # fmt: skip
         _save(args, subject, "steered", record)
     return 0
@@ -179,16 +179,16 @@ def _evidence(args: argparse.Namespace, subject: Any) -> int:
     if args.out is None and not Path(args.folder).is_dir():
         raise ValueError(f"out: {args.folder!r} is not a folder to write into; name one with --out")
     index = _LookUp(args, subject).index
-    wanted = steer.labels_of(index, args.labels)
+    labels = steer.labels_of(index, args.labels)
     result = steer.measure(
-        subject, index, steer.proxy_judges(subject.model, index.rows, wanted), wanted,
+        subject, index, steer.proxy_judges(subject.model, index.rows, labels), labels,
         prompts=args.prompt or steer.PROMPTS,
         samples=args.samples, length=args.length, temperature=args.temperature, error=args.error, trials=args.trials,
         skip_positions=args.skip_positions, seed=args.seed, judged=steer.JUDGED, progress=not args.quiet,
     )  # fmt: skip
     out = Path(args.out or args.folder)
-    made = made_from.of(args, {"": (args.folder, subject)})
-    claim.write(out, "steering", result, [steer.section], "Features cause text", {"": args.folder}, made)
+    origin = made_from.of(args, {"": (args.folder, subject)})
+    claim.write(out, "steering", result, [steer.section], "Features cause text", {"": args.folder}, origin)
     return 0
 
 

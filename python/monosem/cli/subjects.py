@@ -62,11 +62,11 @@ def open_all(args: argparse.Namespace) -> list[tuple[Compared, int]]:
     main = remembered.subject(args, args.folder)
     if (index / "index.json").is_file():
         remembered.check_index(args, read_meta(index), index, ("text", "split", "context"))
-    wanted = [("features", args.folder, main, args.features)]
+    requested = [("features", args.folder, main, args.features)]
     neurons = args.features if args.neurons is None else args.neurons
     if neurons:
         own = f"neurons:{main.model.name}"
-        wanted.append(("neurons", own, load_subject(own, main.model, main.hook_name, args.device), neurons))
+        requested.append(("neurons", own, load_subject(own, main.model, main.hook_name, args.device), neurons))
     if args.shuffled:
         control = load_subject(args.shuffled, None, None, args.device)
         if control.model.name == main.model.name:
@@ -74,8 +74,8 @@ def open_all(args: argparse.Namespace) -> list[tuple[Compared, int]]:
                 f"shuffled: {args.shuffled!r} was trained on {control.model.name!r}, the model itself; wanted one on "
                 f"{main.model.name}~shuffled (`monosem train --model {main.model.name}~shuffled`)"
             )
-        wanted.append(("shuffled", args.shuffled, control, args.features))
-    return [(_open(kind, folder, s, args), count) for kind, folder, s, count in wanted if count]
+        requested.append(("shuffled", args.shuffled, control, args.features))
+    return [(_open(kind, folder, s, args), count) for kind, folder, s, count in requested if count]
 
 
 def _open(kind: str, folder: str, subject: Any, args: argparse.Namespace) -> Compared:

@@ -27,11 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_contexts(data)
     options.add_skipped(data)
 
-    made = parser.add_argument_group("dictionary")
-    options.add_kind(made, "topk (fixed number active) or relu (the paper's, with an L1 penalty)")
-    made.add_argument("--d-sae", type=int, default=4096, help="number of features")
-    made.add_argument("--k", type=int, nargs="+", default=[16], help="topk: active features per token")
-    made.add_argument(
+    dictionary = parser.add_argument_group("dictionary")
+    options.add_kind(dictionary, "topk (fixed number active) or relu (the paper's, with an L1 penalty)")
+    dictionary.add_argument("--d-sae", type=int, default=4096, help="number of features")
+    dictionary.add_argument("--k", type=int, nargs="+", default=[16], help="topk: active features per token")
+    dictionary.add_argument(
         "--l1",
         type=float,
         nargs="+",
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="relu: coefficient of the sum of activations, beside the squared error's mean over the width",
     )
 
-    made.add_argument(
+    dictionary.add_argument(
         "--set", nargs="+", default=[], metavar="NAME=VALUE", help="further settings of the kind: fields of its Config"
     )
 
@@ -109,33 +109,33 @@ def run(args: argparse.Namespace) -> int:
     from monosem.train.resample import ResampleConfig
     from monosem.train.trainer import Trainer
 
-    many, kind = _settings(args), registry.find(args.kind)
+    settings, kind = _settings(args), registry.find(args.kind)
     device = torch.device(args.device)
     source = _source(args)
     steps = args.steps if args.steps is not None else max(1, int(args.epochs * source.n_tokens) // args.batch_size)
     plans = {"paper": ResampleConfig, "auto": lambda: ResampleConfig.for_run(steps, args.batch_size, args.d_sae)}
-    wanted = args.resample == "paper" or (args.resample == "auto" and kind.Config.resampled)
+    resampled = args.resample == "paper" or (args.resample == "auto" and kind.Config.resampled)
     config = TrainConfig(
         lr=args.lr, batch_size=args.batch_size, steps=steps, lr_warmup=args.lr_warmup, lr_decay=args.lr_decay,
         decay_shape=args.decay_shape, sparsity_warmup=args.sparsity_warmup, clip=args.clip, ema=args.ema,
         adam_state=args.adam_state, lazy_rows=args.lazy_rows,
-        dead_after=args.dead_after, resample=plans[args.resample]() if wanted else None, seed=args.seed,
+        dead_after=args.dead_after, resample=plans[args.resample]() if resampled else None, seed=args.seed,
         log_every=args.log_every, checkpoint_every=args.checkpoint_every, cuda_graph=not args.no_cuda_graph,
     )  # fmt: skip
-    needed = len(many) * memory.bytes_needed(
+    needed = len(settings) * memory.bytes_needed(
         source.d_in, args.d_sae, args.batch_size, ema=args.ema is not None, adam_state=args.adam_state
     )
-    memory.check_fits(needed, device, f"training {len(many)} × d_sae={args.d_sae:,} of width {source.d_in}")
+    memory.check_fits(needed, device, f"training {len(settings)} × d_sae={args.d_sae:,} of width {source.d_in}")
     shape = {"d_in": source.d_in, "d_sae": args.d_sae}
-    saes = [registry.build(from_dict(kind.Config, shape | some), args.seed, device) for some in many]
+    saes = [registry.build(from_dict(kind.Config, shape | some), args.seed, device) for some in settings]
     print(f"{source.hook_name} of {source.model_name}: {source.n_tokens:,} activations of width {source.d_in}")
     print(
         f"{saes[0].cfg}: {steps:,} steps of {args.batch_size:,} tokens"
-        + (f", and {len(many) - 1} more" if many[1:] else "")
+        + (f", and {len(settings) - 1} more" if settings[1:] else "")
     )
     made_of = remembered.read_beside(args.activations) if args.activations else remembered.made_of(args)
     trainer = Trainer(
-        saes if many[1:] else saes[0], config, args.out, progress=not args.quiet, metadata=made_of,
+        saes if settings[1:] else saes[0], config, args.out, progress=not args.quiet, metadata=made_of,
         start=args.start, moments=args.moments, time_phases=args.time_phases,
     )  # fmt: skip
     trainer.fit(source, resume=True if args.resume_from is None else args.resume_from)
@@ -143,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
         print(
             f"{saes[i].cfg}: loss {row['loss']:.4g}, L0 {row['l0']:.1f}, dead {row['dead']:.1%} at the end of training"
         )
-    for folder in [f"{args.out}/{i}" for i in range(len(many))] if many[1:] else [args.out]:
+    for folder in [f"{args.out}/{i}" for i in range(len(settings))] if settings[1:] else [args.out]:
         print(f"next: monosem evaluate {folder}")
     return 0
 
@@ -205,8 +205,8 @@ def _settings(args: argparse.Namespace) -> list[dict[str, object]]:
 
 def _pair(text: str) -> tuple[str, object]:
     """``p=0.5`` as a field and its value: JSON, or else a string."""
-    name, found, value = text.partition("=")
-    if not found or not name:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
         raise ValueError(f"--set: got {text!r}; wanted NAME=VALUE")
     try:
         return name, json.loads(value)

@@ -52,6 +52,6 @@ def run(args: argparse.Namespace) -> int:
         load_rows(first.model, args.text, args.split, args.context), tokens=args.tokens,
         density_tokens=args.density_tokens, progress=not args.quiet,
     )  # fmt: skip
-    made = made_from.of(args, {n: (f, s) for (n, s), f in zip(subjects.items(), args.folders, strict=True)})
-    claim.write(out, "widths", result, [section], f"Dictionaries of model {first.model.name}", {}, made)
+    origin = made_from.of(args, {n: (f, s) for (n, s), f in zip(subjects.items(), args.folders, strict=True)})
+    claim.write(out, "widths", result, [section], f"Dictionaries of model {first.model.name}", {}, origin)
     return 0

@@ -78,13 +78,13 @@ class Contexts:
             part = rows[start : start + self.batch]
             tokens = torch.from_numpy(self.tokens[part].astype(np.int64))
             with torch.no_grad():
-                found = self.model.activations(tokens, self.hook_name)
-            if found.shape != (*tokens.shape, self.d_in):
+                activations = self.model.activations(tokens, self.hook_name)
+            if activations.shape != (*tokens.shape, self.d_in):
                 raise ValueError(
-                    f"hook_name: {self.hook_name!r} of {self.model.name!r} gave {list(found.shape)} for tokens "
+                    f"hook_name: {self.hook_name!r} of {self.model.name!r} gave {list(activations.shape)} for tokens "
                     f"{list(tokens.shape)}; wanted {[*tokens.shape, self.d_in]}. Choose a hook with one vector a token."
                 )
-            yield found[torch.from_numpy(self.counted(part)).to(found.device)]
+            yield activations[torch.from_numpy(self.counted(part)).to(activations.device)]
 
 
 def checked_tokens(tokens: Any, model: Model) -> np.ndarray:

@@ -47,8 +47,8 @@ class Corpus:
         listed, tokens = folder / "corpus.json", folder / "tokens.npy"
         advice = f"remove {str(listed)!r}, and it is made again from the text"
         if listed.is_file():
-            made, digests = sealed.read(listed, "cache", "what `monosem lm train` writes beside its tokens")
-            different = [key for key, value in self.identity.items() if value != made.get(key)]
+            stored_identity, digests = sealed.read(listed, "cache", "what `monosem lm train` writes beside its tokens")
+            different = [key for key, value in self.identity.items() if value != stored_identity.get(key)]
             if different:
                 raise ValueError(
                     f"cache: {str(folder)!r} holds the tokens of other training (other: {', '.join(different)}); "

@@ -97,10 +97,10 @@ def different(saved: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
     return [name for name in names if name != drop]
 
 
-def words(found: Mapping[str, Any]) -> str:
+def words(record: Mapping[str, Any]) -> str:
     """A fingerprint in one line: ``"tensor, shape [5000, 32], sha256 1f0c…"``."""
-    rest = [f"{name} {value}" for name, value in found.items() if name != "kind" and value is not None]
-    return ", ".join([str(found.get("kind", "data")), *rest])
+    rest = [f"{name} {value}" for name, value in record.items() if name != "kind" and value is not None]
+    return ", ".join([str(record.get("kind", "data")), *rest])
 
 
 def _bytes(x: Tensor) -> Iterator[memoryview]:

@@ -90,10 +90,10 @@ class ActivationStream(ShuffledSource):
 
     def _fill(self, units: np.ndarray, out: Tensor) -> None:
         done = 0
-        for found in self.contexts.activations(units):
-            out[done : done + len(found)].copy_(found)
-            done += len(found)
-            self._filled(len(found))
+        for activations in self.contexts.activations(units):
+            out[done : done + len(activations)].copy_(activations)
+            done += len(activations)
+            self._filled(len(activations))
 
 
 def default_buffer(context_bytes: int, device: torch.device) -> int:
@@ -146,8 +146,8 @@ def harvest(
     if weights := fingerprint.of_model(model):
         settings["weights"] = weights
     index = shards.Index(Path(folder), settings, [None] * -(-contexts.rows // per_shard), contexts.lengths)
-    most = max(map(index.tokens, range(len(index.shards))))
-    check_memory(layout.size(most), f"{most:,} activations of width {contexts.d_in:,}", "shard_mib")
+    largest_shard = max(map(index.tokens, range(len(index.shards))))
+    check_memory(layout.size(largest_shard), f"{largest_shard:,} activations of width {contexts.d_in:,}", "shard_mib")
     with folder_lock(folder):
         _resume(index, contexts, progress)
         missing = [i for i, crc in enumerate(index.shards) if crc is None]
@@ -175,8 +175,8 @@ def _resume(index: shards.Index, contexts: Contexts, progress: bool) -> None:
     """Take over the shards that an earlier harvest with the same settings left."""
     folder = index.folder
     if (folder / "index.json").exists():
-        found = shards.read_index(folder)
-        there, here = dict(found.settings), dict(index.settings)
+        stored = shards.read_index(folder)
+        there, here = dict(stored.settings), dict(index.settings)
         if fingerprint.same_weights(there.get("weights"), here.get("weights")) is None:  # `_check_same_model` looks
             there.pop("weights", None)
             here.pop("weights", None)
@@ -185,8 +185,8 @@ def _resume(index: shards.Index, contexts: Contexts, progress: bool) -> None:
                 f"folder: {str(folder)!r} holds other activations ({different}); harvest with those settings to "
                 "continue there, or choose another folder"
             )
-        found.lengths = index.lengths  # of the same tokens, which may have to be written again
-        index.shards[:] = [_intact(found, i, progress) for i in range(len(index.shards))]
+        stored.lengths = index.lengths  # of the same tokens, which may have to be written again
+        index.shards[:] = [_intact(stored, i, progress) for i in range(len(index.shards))]
         _check_same_model(index, contexts)
     elif others := sorted(p.name for p in folder.iterdir() if p.name not in (LOCK, OWNER)):
         raise ValueError(
@@ -252,16 +252,16 @@ def _write(index: shards.Index, shard: int, contexts: Contexts, bar: tqdm) -> No
     here, positions = contexts.counted(rows).nonzero()
     out = torch.empty(len(here), contexts.d_in, dtype=shards.DTYPES[index.settings["dtype"]], device="cpu")
     done = 0
-    for found in contexts.activations(rows):
-        finite = found.isfinite().all(dim=1)
+    for activations in contexts.activations(rows):
+        finite = activations.isfinite().all(dim=1)
         if not finite.all():
             bad = rows[here[done + int((~finite).nonzero()[0, 0])]]
             raise ValueError(
                 f"hook_name: {contexts.hook_name!r} of {contexts.model.name!r} gave NaN or Inf for context {bad}; "
                 "wanted finite activations. Shards written so far are good."
             )
-        out[done : done + len(found)].copy_(found)
-        done += len(found)
-        bar.update(len(found))
+        out[done : done + len(activations)].copy_(activations)
+        done += len(activations)
+        bar.update(len(activations))
     index.shards[shard] = shards.write_shard(index.path(shard), index.layout, out, rows[here], positions)
     index.write()

@@ -207,9 +207,9 @@ class LensModel(Model):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         # A text that spells a special token means its letters: it may be about tokenizers.
         tokenizer = self.tokenizer
-        found = tokenizer(check_texts(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        encodings = tokenizer(check_texts(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
         special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-        return [ids if special.isdisjoint(ids) else self._spelled_out(ids, special) for ids in found]
+        return [ids if special.isdisjoint(ids) else self._spelled_out(ids, special) for ids in encodings]
 
     def _spelled_out(self, ids: Sequence[int], special: set[int]) -> list[int]:
         """Special tokens letter by letter: Unigram models (T5) have them among their words and find them there."""
@@ -284,16 +284,18 @@ def to_lens(model: Model) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = _hugging_face(model.tokenizer, folder)
         if bridge:
-            made = library.TransformerBridge.boot_native(library.TransformerBridgeConfig(**shape), tokenizer=tokenizer)
+            lens_model = library.TransformerBridge.boot_native(
+                library.TransformerBridgeConfig(**shape), tokenizer=tokenizer
+            )
         else:
-            made = library.HookedTransformer(library.HookedTransformerConfig(**shape), tokenizer=tokenizer)
+            lens_model = library.HookedTransformer(library.HookedTransformerConfig(**shape), tokenizer=tokenizer)
     weights = _bridge_weights(module) if bridge else _hooked_weights(module)
-    missing, unexpected = made.load_state_dict(weights, strict=False)
+    missing, unexpected = lens_model.load_state_dict(weights, strict=False)
     missing = [k for k in missing if not k.endswith(("attn.mask", "attn.IGNORE"))]  # constants, not weights
     if missing or unexpected:
         raise RuntimeError(f"TransformerLens {library_version()} names its weights otherwise: {missing}, {unexpected}")
-    made.cfg.model_name = shape["model_name"]  # the bridge names every model of its own making alike
-    return made if model.device.type == "cpu" else made.to(model.device)
+    lens_model.cfg.model_name = shape["model_name"]  # the bridge names every model of its own making alike
+    return lens_model if model.device.type == "cpu" else lens_model.to(model.device)
 
 
 def _hugging_face(tokenizer: Any, folder: str) -> Any:

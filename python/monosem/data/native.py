@@ -105,13 +105,13 @@ def load_folder(folder: Path, name: str) -> NativeModel:
         )
     with torch.device("meta"):  # shapes only: memory is taken once the file is known to fill it
         module = Transformer(cfg)
-    wanted = {k: tuple(v.shape) for k, v in module.state_dict().items()}
+    expected = {k: tuple(v.shape) for k, v in module.state_dict().items()}
     got = {k: tuple(v.shape) for k, v in weights.items()}
-    if wanted != got:
-        different = sorted(k for k in wanted.keys() | got.keys() if wanted.get(k) != got.get(k))
+    if expected != got:
+        different = sorted(k for k in expected.keys() | got.keys() if expected.get(k) != got.get(k))
         raise ValueError(
             f"model: {str(folder / WEIGHTS)!r} and {CONFIG} beside it do not belong together: "
-            + ", ".join(f"{k} is {got.get(k)}, wanted {wanted.get(k)}" for k in different[:3])
+            + ", ".join(f"{k} is {got.get(k)}, wanted {expected.get(k)}" for k in different[:3])
         )
     for key, value in weights.items():
         if not bool(value.isfinite().all()):

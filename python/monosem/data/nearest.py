@@ -9,10 +9,10 @@ from collections.abc import Iterable
 def nearest(name: str, names: Iterable[str], n: int = 3) -> list[str]:
     """At most n of ``names`` that are spelled like ``name``, the likest first; whatever the case of the letters."""
     by_lower = {other.lower(): other for other in reversed(list(names))}  # of two that differ in case, the first
-    return [by_lower[found] for found in difflib.get_close_matches(name.lower(), by_lower, n=n, cutoff=0.5)]
+    return [by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower, n=n, cutoff=0.5)]
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """``" Did you mean 'x'?"`` to put behind a message, or nothing where no name is alike."""
-    found = nearest(name, names)
-    return f" Did you mean {' or '.join(map(repr, found))}?" if found else ""
+    matches = nearest(name, names)
+    return f" Did you mean {' or '.join(map(repr, matches))}?" if matches else ""

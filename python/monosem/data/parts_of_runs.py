@@ -35,10 +35,10 @@ def sweep_once(folder: Path) -> None:
 def sweep(folder: Path) -> None:
     """Remove the parts in ``folder`` whose process has ended."""
     try:
-        found = [entry.path for entry in os.scandir(folder) if _NAME.fullmatch(entry.name) and entry.is_file()]
+        parts = [entry.path for entry in os.scandir(folder) if _NAME.fullmatch(entry.name) and entry.is_file()]
     except OSError:  # whoever writes there will say what is wrong with the folder
         return
-    for path in map(Path, found):
+    for path in map(Path, parts):
         try:
             if _left(path):
                 path.unlink()

@@ -85,8 +85,8 @@ def _safe_cut(text: str, begin: int, model: TextEncoder) -> int | None:
     """The first place found at or behind ``begin`` where a cut changes no token, or None."""
     for window in range(begin, len(text), _SEARCHED):
         for cuts in _CUTS:
-            for found in islice(cuts.finditer(text, window, window + _SEARCHED), _TRIES):
-                at = found.start()
+            for cut in islice(cuts.finditer(text, window, window + _SEARCHED), _TRIES):
+                at = cut.start()
                 left, right = text[at - _AROUND : at], text[at : at + _AROUND]
                 together, before, behind = model.encode_batch([left + right, left, right])
                 if together == [*before, *behind]:

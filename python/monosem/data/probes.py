@@ -43,12 +43,14 @@ def logit_scale(unembedded: Tensor, logits: Tensor, caps: Iterable[float]) -> tu
             continue
         straight = y if cap is None else cap * torch.atanh(y / cap)
         scale = float((u * straight).sum() / (u * u).sum())
-        found = scale * u if cap is None else cap * torch.tanh(scale * u / cap)
-        errors.append(float((found - y).abs().amax() / y.abs().amax()))
+        scaled = scale * u if cap is None else cap * torch.tanh(scale * u / cap)
+        errors.append(float((scaled - y).abs().amax() / y.abs().amax()))
         if errors[-1] <= near:  # one that is not told from 1 in this precision is 1
             return (1.0 if abs(scale - 1) <= near else scale), cap
-    least = min(errors, default=float("nan"))
-    raise ValueError(f"no multiple of what the unembedding gives, soft cap or not, is nearer than {least:.2g} of them")
+    smallest_error = min(errors, default=float("nan"))
+    raise ValueError(
+        f"no multiple of what the unembedding gives, soft cap or not, is nearer than {smallest_error:.2g} of them"
+    )
 
 
 @torch.no_grad()

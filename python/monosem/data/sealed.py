@@ -28,11 +28,11 @@ _CHUNK = 1 << 22
 
 def digest(path: Path) -> str:
     """SHA-256 of the bytes of a file, in hexadecimal."""
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     with path.open("rb") as opened:
         while chunk := opened.read(_CHUNK):
-            found.update(chunk)
-    return found.hexdigest()
+            sha256.update(chunk)
+    return sha256.hexdigest()
 
 
 def write(
@@ -69,19 +69,19 @@ def write(
     files.write_together(writers | {path: write_record})
 
 
-def read(path: Path, argument: str, wanted: str, *, note: bool = True) -> tuple[dict[str, Any], dict[str, str]]:
+def read(path: Path, argument: str, expected: str, *, note: bool = True) -> tuple[dict[str, Any], dict[str, str]]:
     """(content, digests) of a JSON object that ``write`` wrote; the digests are empty for an older file.
 
     Args:
         argument: what the path came from, for errors.
-        wanted: what should stand there, for errors.
+        expected: what should stand there, for errors.
         note: warn of an older file.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: it is no JSON object, or was altered.
     """
-    record = read_json(path, argument, wanted)
+    record = read_json(path, argument, expected)
     own, digests = record.pop("sha256", None), record.get("digests")
     if own is None and digests is None:
         if note:
@@ -93,7 +93,7 @@ def read(path: Path, argument: str, wanted: str, *, note: bool = True) -> tuple[
         return record, {}
     if own != _own(record) or not isinstance(digests, dict):
         raise ValueError(
-            f"{argument}: {str(path)!r} was altered (its checksum differs); wanted {wanted}. Restore it or make it "
+            f"{argument}: {str(path)!r} was altered (its checksum differs); wanted {expected}. Restore it or make it "
             'again. (If you changed it on purpose: remove "digests" and "sha256" from it.)'
         )
     del record["digests"]
@@ -106,7 +106,7 @@ def check(path: Path, digests: Mapping[str, str], argument: str, advice: str) ->
         raise ValueError(f"{argument}: {str(path)!r} is cut short or altered (its checksum differs); {advice}")
 
 
-def read_json(path: str | Path, argument: str, wanted: str) -> dict[str, Any]:
+def read_json(path: str | Path, argument: str, expected: str) -> dict[str, Any]:
     """A JSON object from a file, or an error that says which file and what it should be.
 
     Raises:
@@ -115,15 +115,15 @@ def read_json(path: str | Path, argument: str, wanted: str) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{argument}: no file {str(path)!r}; wanted {wanted}")
+        raise FileNotFoundError(f"{argument}: no file {str(path)!r}; wanted {expected}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # ValueError: bad JSON, bad UTF-8, or a number of 5,000 digits
         raise ValueError(
-            f"{argument}: {str(path)!r} is cut short or altered, it is not JSON ({error}); wanted {wanted}"
+            f"{argument}: {str(path)!r} is cut short or altered, it is not JSON ({error}); wanted {expected}"
         ) from None
     if not isinstance(content, dict):
-        raise ValueError(f"{argument}: {str(path)!r} holds a {type(content).__name__}; wanted {wanted}")
+        raise ValueError(f"{argument}: {str(path)!r} holds a {type(content).__name__}; wanted {expected}")
     return content
 
 

@@ -63,13 +63,13 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> SAE:
     tensors = sealed.read_tensors(path, "folder", _ADVICE, str(device))
     try:  # shapes only: memory is taken once the file is known to fill it
         with torch.device("meta"):
-            wanted = registry.build(config, device="meta", dtype=dtype).state_dict()
+            expected = registry.build(config, device="meta", dtype=dtype).state_dict()
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ValueError(
             f"folder: {str(folder / _RECORD)!r}: no autoencoder has {config} ({str(error).splitlines()[0]}). "
             f"{_ADVICE.capitalize()}."
         ) from None
-    for name, value in wanted.items():
+    for name, value in expected.items():
         got = tensors.get(name)
         if got is None or got.shape != value.shape or not got.is_floating_point():
             what = "no such tensor" if got is None else f"{got.dtype} {list(got.shape)}"
@@ -79,8 +79,8 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> SAE:
                 f"folder: {str(path)!r}, {name}: {int((~got.isfinite()).sum()):,} of {got.numel():,} entries are NaN "
                 f"or Inf; wanted finite weights. {_ADVICE.capitalize()}."
             )
-    if unknown := sorted(tensors.keys() - wanted.keys()):
-        raise ValueError(f"folder: {str(path)!r} holds {', '.join(unknown)}; wanted only {', '.join(wanted)}")
+    if unknown := sorted(tensors.keys() - expected.keys()):
+        raise ValueError(f"folder: {str(path)!r} holds {', '.join(unknown)}; wanted only {', '.join(expected)}")
     sae = registry.build(config, device=device, dtype=dtype)
     sae.load_state_dict(tensors)
     sae.metadata = metadata

@@ -74,9 +74,9 @@ class ShuffledSource:
             settings: what else must be the same for a saved position to mean the same tokens.
             windows_follow: ``window_tokens`` is nobody's wish: a loaded position brings its own number of windows.
         """
-        for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0), ("epochs", epochs, 1)):
-            if not (value is None and name == "epochs") and (not isinstance(value, Integral) or value < least):
-                raise ValueError(f"{name}: got {value!r}; wanted an integer ≥ {least}")
+        for name, value, minimum in (("batch_size", batch_size, 1), ("seed", seed, 0), ("epochs", epochs, 1)):
+            if not (value is None and name == "epochs") and (not isinstance(value, Integral) or value < minimum):
+                raise ValueError(f"{name}: got {value!r}; wanted an integer ≥ {minimum}")
         if not dtype.is_floating_point:
             raise ValueError(f"dtype: got {dtype}; wanted a floating-point type, for example torch.float32")
         self.d_in, self.batch_size, self.seed = d_in, int(batch_size), int(seed)
@@ -92,17 +92,17 @@ class ShuffledSource:
     def _cut(self, count: int) -> None:
         """Cut every epoch into ``count`` windows."""
         if self._buffer.device.type == "cpu":
-            most = -(-len(self._lengths) // count) * int(self._lengths.max())
-            needed = most * self.d_in * self._buffer.element_size()
-            check_memory(needed, f"{most:,} activations of width {self.d_in:,}", self._option)
+            window_size = -(-len(self._lengths) // count) * int(self._lengths.max())
+            needed = window_size * self.d_in * self._buffer.element_size()
+            check_memory(needed, f"{window_size:,} activations of width {self.d_in:,}", self._option)
         self._bounds = np.arange(count + 1) * len(self._lengths) // count
         self._settings["windows"] = count
         self._planned, self._loaded = None, None
 
     def fingerprint(self) -> dict[str, Any]:
         """What tells these activations from others, whatever their order."""
-        found = {name: value for name, value in self._settings.items() if name not in _ORDER}
-        return {"kind": f"activations ({type(self).__name__})", **found}
+        settings = {name: value for name, value in self._settings.items() if name not in _ORDER}
+        return {"kind": f"activations ({type(self).__name__})", **settings}
 
     def _fill(self, units: np.ndarray, out: Tensor) -> None:
         """Write the tokens of ``units``, one unit after the other in any fixed order, into ``out`` [n, d_in]."""
@@ -203,8 +203,8 @@ class ShuffledSource:
         return self._planned[1:]
 
 
-def differences(saved: dict[str, Any], wanted: dict[str, Any]) -> str:
+def differences(saved: dict[str, Any], current: dict[str, Any]) -> str:
     """``"seed: 0 there, 1 here; ..."``, or ``""`` when the two are equal."""
-    names = [*wanted, *(name for name in saved if name not in wanted)]
-    changed = [name for name in names if saved.get(name) != wanted.get(name)]
-    return "; ".join(f"{name}: {saved.get(name)!r} there, {wanted.get(name)!r} here" for name in changed)
+    names = [*current, *(name for name in saved if name not in current)]
+    changed = [name for name in names if saved.get(name) != current.get(name)]
+    return "; ".join(f"{name}: {saved.get(name)!r} there, {current.get(name)!r} here" for name in changed)

@@ -101,18 +101,18 @@ class ActivationStore(ShuffledSource):
         Returns:
             activations fp32 [n, d_in], the row of ``tokens`` [n] and the position in it [n], int64.
         """
-        wanted = np.asarray(indices)
-        if wanted.ndim != 1 or (wanted.size and wanted.dtype.kind not in "iu"):
-            raise ValueError(f"indices: got {wanted.dtype} {list(wanted.shape)}; wanted integers [n]")
-        wanted = wanted.astype(np.int64)
-        if wanted.size and not 0 <= wanted.min() <= wanted.max() < self.n_stored:
-            raise ValueError(f"indices: got {wanted.min()} to {wanted.max()}; wanted 0 to {self.n_stored - 1}")
-        out = torch.empty(len(wanted), self.d_in, dtype=shards.DTYPES[self._layout.dtype], device="cpu")
-        into, where = shards.as_bits(out, self._layout.dtype), np.empty((2, len(wanted)), np.int64)
-        home = np.searchsorted(self._ends, wanted, side="right")
+        places = np.asarray(indices)
+        if places.ndim != 1 or (places.size and places.dtype.kind not in "iu"):
+            raise ValueError(f"indices: got {places.dtype} {list(places.shape)}; wanted integers [n]")
+        places = places.astype(np.int64)
+        if places.size and not 0 <= places.min() <= places.max() < self.n_stored:
+            raise ValueError(f"indices: got {places.min()} to {places.max()}; wanted 0 to {self.n_stored - 1}")
+        out = torch.empty(len(places), self.d_in, dtype=shards.DTYPES[self._layout.dtype], device="cpu")
+        into, where = shards.as_bits(out, self._layout.dtype), np.empty((2, len(places)), np.int64)
+        home = np.searchsorted(self._ends, places, side="right")
         for number in np.unique(home):
             shard, chosen = self._shards[number], np.flatnonzero(home == number)
-            local = wanted[chosen] - (self._ends[number] - shard.tokens)
+            local = places[chosen] - (self._ends[number] - shard.tokens)
             bits = shard.bits()
             for chunk in np.unique(local // self._layout.chunk_tokens) * self._layout.chunk_tokens:
                 shard.check(bits, int(chunk), int(chunk) + 1)

@@ -105,16 +105,16 @@ def _index_type(sources: int) -> type:
 
 
 def _checked(documents: Iterable[Document]) -> Iterator[Document]:
-    wanted = 'wanted documents, for example [Document("books", text)] of monosem.data.text, or ms.sample_documents()'
+    expected = 'wanted documents, for example [Document("books", text)] of monosem.data.text, or ms.sample_documents()'
     if isinstance(documents, (str, bytes, Document)) or not isinstance(documents, Iterable):
-        raise ValueError(f"documents: got one {type(documents).__name__}; {wanted}")
+        raise ValueError(f"documents: got one {type(documents).__name__}; {expected}")
     for place, document in enumerate(documents):
         if isinstance(document, str):
             document = Document("text", document)
         if not isinstance(getattr(document, "text", None), str) or not isinstance(
             getattr(document, "source", None), str
         ):
-            raise ValueError(f"documents: number {place} is {document!r:.80}; {wanted}")
+            raise ValueError(f"documents: number {place} is {document!r:.80}; {expected}")
         check_text(document.text, f"documents: number {place} (source {document.source!a})")
         check_text(document.source, f"documents: the source of number {place}")
         yield document

@@ -46,9 +46,9 @@ def plain_text(tokenizer: "Tokenizer") -> "Tokenizer":
     """A copy of a tokenizer, for which a text that spells ``<|bos|>`` is those letters and not the token."""
     from tokenizers import Tokenizer
 
-    made = Tokenizer.from_str(tokenizer.to_str())
-    made.encode_special_tokens = True
-    return made
+    copy = Tokenizer.from_str(tokenizer.to_str())
+    copy.encode_special_tokens = True
+    return copy
 
 
 def load_tokenizer(path: str | Path) -> "Tokenizer":

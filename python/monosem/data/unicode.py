@@ -10,10 +10,10 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 def check_text(text: str, where: str) -> None:
     """Raise ValueError if a text holds a lone surrogate, which no UTF-8 can write; ``where`` says whose text it is."""
-    found = None if text.isascii() else _SURROGATE.search(text)
-    if found is None:
+    surrogate = None if text.isascii() else _SURROGATE.search(text)
+    if surrogate is None:
         return
-    at, code = found.start(), ord(found.group())
+    at, code = surrogate.start(), ord(surrogate.group())
     kind = "a byte that is not UTF-8" if 0xDC80 <= code <= 0xDCFF else "half of a character"
     near = text[max(0, at - 12) : at + 8]
     raise ValueError(

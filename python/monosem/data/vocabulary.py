@@ -136,13 +136,13 @@ def _backend(tokenizer: Any) -> Any:
 
 def _steps(backend: Any, part: str) -> list[dict[str, Any]]:
     """The steps of its ``decoder`` or ``pre_tokenizer``."""
-    found = json.loads(getattr(backend, part).__getstate__()) if getattr(backend, part, None) is not None else None
-    if not found:
+    state = json.loads(getattr(backend, part).__getstate__()) if getattr(backend, part, None) is not None else None
+    if not state:
         return []
     return (
-        found[{"decoder": "decoders", "pre_tokenizer": "pretokenizers"}[part]]
-        if found["type"] == "Sequence"
-        else [found]
+        state[{"decoder": "decoders", "pre_tokenizer": "pretokenizers"}[part]]
+        if state["type"] == "Sequence"
+        else [state]
     )
 
 
@@ -157,7 +157,7 @@ def _is_blank(step: dict[str, Any]) -> bool:
 
 def _added_words(backend: Any, tokenizer: Any) -> dict[int, str]:
     """Words put into the vocabulary beside what was learned, special ones among them: spelled as they stand."""
-    found = (
+    added = (
         backend.get_added_tokens_decoder() if backend is not None else getattr(tokenizer, "added_tokens_decoder", {})
     )
-    return {int(i): getattr(word, "content", str(word)) for i, word in found.items()}
+    return {int(i): getattr(word, "content", str(word)) for i, word in added.items()}

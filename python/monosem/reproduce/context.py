@@ -50,8 +50,10 @@ class Context:
     def made_from(self) -> dict[str, Any]:
         """Digests of the text and of the models: a name alone does not say what stands under it today."""
         models = {FIRST: self.model} | ({SECOND: self.other} if self.other is not None else {})
-        found = {f"model {name}": fingerprint.of_model(self.language_model(which)) for which, name in models.items()}
-        return {f"text {self.text}": fingerprint.of_text(self.text)["sha256"]} | found
+        models_digests = {
+            f"model {name}": fingerprint.of_model(self.language_model(which)) for which, name in models.items()
+        }
+        return {f"text {self.text}": fingerprint.of_text(self.text)["sha256"]} | models_digests
 
     @property
     def runs(self) -> list[Run]:

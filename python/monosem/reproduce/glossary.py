@@ -56,11 +56,11 @@ def places(context: Context) -> dict[str, str]:
     """What the capitals of the commands stand for in this reproduction."""
     folder = lambda name: context.dictionary(name).relative_to(context.folder).as_posix()
     control = next((run.name for run in context.runs if run.model == CONTROL), None)
-    found = {
+    placeholders = {
         "MODEL": context.model, "HOOK": context.hook_name, "TEXT.jsonl": context.text,
         "RUN": folder(context.preset.main),
         "RUN_512 RUN_4096 RUN_16384": " ".join(folder(run.name) for run in context.preset.of(FIRST)),
     }  # fmt: skip
     if context.other is not None:
-        found["RUN_B"] = folder(context.preset.main.replace(FIRST, SECOND, 1))
-    return found | ({"RUN_SHUFFLED": folder(control)} if control else {})
+        placeholders["RUN_B"] = folder(context.preset.main.replace(FIRST, SECOND, 1))
+    return placeholders | ({"RUN_SHUFFLED": folder(control)} if control else {})

@@ -50,8 +50,8 @@ def _beside_the_paper(results: dict[str, dict[str, Any]]) -> bool:
 
 def _browsers(context: Context) -> dict[str, str]:
     """Names that the sections use for the dictionary of which the browser is: the main one."""
-    found = numbers.browser(context.folder, context.folder)
-    return dict.fromkeys(("", "A", "features", context.preset.main), found)
+    browser = numbers.browser(context.folder, context.folder)
+    return dict.fromkeys(("", "A", "features", context.preset.main), browser)
 
 
 def _intro(context: Context, beside: bool) -> str:
@@ -82,14 +82,14 @@ def _row(results: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
 
 def _dictionaries(context: Context, results: dict[str, dict[str, Any]]) -> str:
     """The dictionaries as an HTML table."""
-    found = [_row(results, run.name) for run in context.runs]
+    dictionaries = [_row(results, run.name) for run in context.runs]
     rows = [
         [
             escape(r["name"]), escape(r["model"]), f"{r['d_sae']:,}", f"{r['activations'] / 1e6:.1f} M",
             f"{r['l0']:.1f}", f"<b>{_percent(r['ce_loss_recovered'])}</b>", _percent(r["explained_variance"]),
             f"{r['dead'] / r['d_sae']:.1%}",
         ]
-        for r in found
+        for r in dictionaries
     ]  # fmt: skip
     heads = ("Dictionary", "Model", "Features", "Activations read", "L0", "CE loss recovered", "Explained variance",
              "Silent on held-out text")  # fmt: skip

@@ -71,7 +71,9 @@ def sections(context: Context, results: dict[str, dict[str, Any]]) -> list[Any]:
         "widths": [widths.section],
         f"automata-{small.replace('/', '-')}": [lambda result: numbered_in(automata.section(result), small)],
     }
-    return [make(results[name]) for name, wanted in makers.items() if name in results for make in wanted]
+    return [
+        make(results[name]) for name, section_makers in makers.items() if name in results for make in section_makers
+    ]
 
 
 def subject_of(context: Context, name: str) -> Any:
@@ -135,8 +137,8 @@ def _explain(context: Context) -> dict[str, Any]:
             "kind": subject.sae.cfg.kind, "tokens": index.tokens, "features": len(chosen),
             "sources": sources_read(index.rows),
         }  # fmt: skip
-    made = explaining.measure(cases, explaining.LocalInterpreter(), described, context.seed)
-    return made.to_dict() | {"requests": {}}
+    result = explaining.measure(cases, explaining.LocalInterpreter(), described, context.seed)
+    return result.to_dict() | {"requests": {}}
 
 
 def _rate(context: Context) -> dict[str, Any]:
