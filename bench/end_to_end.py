@@ -22,9 +22,17 @@ HOOK = "blocks.0.mlp.hook_post"
 
 
 def measure(
-    steps: int = 100, rounds: int = 3, *, n: int = 4096, f: int = 4096, k: int = 16, model: str = "A",
-    errors: dict[str, str] | None = None, timeout: float = 1800.0, say: Callable[[str], None] = lambda _: None,
-) -> dict[str, Any]:  # fmt: skip
+    steps: int = 100,
+    rounds: int = 3,
+    *,
+    n: int = 4096,
+    f: int = 4096,
+    k: int = 16,
+    model: str = "A",
+    errors: dict[str, str] | None = None,
+    timeout: float = 1800.0,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
     """Alternate the two, ``rounds`` times: same model, tokens, hook, width, K, batch, learning rate, fp32.
 
     Each keeps its own way of shuffling: both run 16 contexts at a time through the model into a buffer (SAELens: 64
@@ -72,11 +80,19 @@ def measure(
         row["peak_bytes"] = max((run["peak_bytes"] or 0 for run in row["runs"]), default=None)
     ours, theirs = (row["tokens_per_second"] for row in rows)
     return {
-        "what": "end_to_end", "model": model, "hook": HOOK, "n": n, "f": f, "k": k, "steps": steps,
+        "what": "end_to_end",
+        "model": model,
+        "hook": HOOK,
+        "n": n,
+        "f": f,
+        "k": k,
+        "steps": steps,
         "machine": about_machine,
-        "made": time.strftime("%Y-%m-%d %H:%M", time.gmtime(began)), "seconds": round(time.time() - began, 1),
-        "rows": rows, "ratio": ours / theirs if ours and theirs else None,
-    }  # fmt: skip
+        "made": time.strftime("%Y-%m-%d %H:%M", time.gmtime(began)),
+        "seconds": round(time.time() - began, 1),
+        "rows": rows,
+        "ratio": ours / theirs if ours and theirs else None,
+    }
 
 
 def _job(folder: Path, steps: int, n: int, f: int, k: int, model: str) -> dict[str, Any]:
@@ -89,7 +105,16 @@ def _job(folder: Path, steps: int, n: int, f: int, k: int, model: str) -> dict[s
     (folder / "path").mkdir()
     (folder / "path" / "monosem").symlink_to(Path(ms.__file__).parent)
     return {
-        "model": model, "hook": HOOK, "tokens": str(folder / "tokens.npy"), "monosem": str(folder / "path"),
-        "d": int(lm.width(HOOK)), "n": n, "f": f, "k": k, "steps": steps, "lr": 3e-4, "kind": "topk",
+        "model": model,
+        "hook": HOOK,
+        "tokens": str(folder / "tokens.npy"),
+        "monosem": str(folder / "path"),
+        "d": int(lm.width(HOOK)),
+        "n": n,
+        "f": f,
+        "k": k,
+        "steps": steps,
+        "lr": 3e-4,
+        "kind": "topk",
         "threads": torch.get_num_threads(),
-    }  # fmt: skip
+    }

@@ -49,8 +49,11 @@ HERE = Path(__file__).resolve().parent
 SECTIONS = ("tests", "floor", "step", "kernels", "ops", "peers", "sanitizer")
 SHAPES = ("gpt2", "widest", "llama3", "gemma2", "widest_relu", "million_gpu")  # what tells most comes first
 OPTIONS = (
-    {"product": "int8"}, {"adam_state": "bf16"}, {"adam_state": "int8", "lazy_rows": True}, {"dead": 0.05},
-)  # fmt: skip
+    {"product": "int8"},
+    {"adam_state": "bf16"},
+    {"adam_state": "int8", "lazy_rows": True},
+    {"dead": 0.05},
+)
 FOR_TESTS = 0.5  # of the time, where speeds are wanted too
 
 
@@ -60,9 +63,13 @@ def describe() -> dict[str, Any]:
     fields = "driver_version,clocks.sm,clocks.mem,power.limit,temperature.gpu"
     asked = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
     return {
-        "gpu": p.name, "capability": f"{p.major}.{p.minor}", "multiprocessors": p.multi_processor_count,
-        "memory_bytes": p.total_memory, fields: first_line(asked), **versions(),
-    }  # fmt: skip
+        "gpu": p.name,
+        "capability": f"{p.major}.{p.minor}",
+        "multiprocessors": p.multi_processor_count,
+        "memory_bytes": p.total_memory,
+        fields: first_line(asked),
+        **versions(),
+    }
 
 
 def versions() -> dict[str, Any]:
@@ -72,10 +79,16 @@ def versions() -> dict[str, Any]:
     except metadata.PackageNotFoundError:
         triton = None
     return {
-        "torch": torch.__version__, "cuda": torch.version.cuda, "triton": triton, "python": sys.version.split()[0],
-        "monosem": monosem.__version__, "commit": commit() or first_line(git), "sources": sources(),
-        "cuda_kernels": doctor._cuda_module().why, "made": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
-    }  # fmt: skip
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "triton": triton,
+        "python": sys.version.split()[0],
+        "monosem": monosem.__version__,
+        "commit": commit() or first_line(git),
+        "sources": sources(),
+        "cuda_kernels": doctor._cuda_module().why,
+        "made": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
+    }
 
 
 def first_line(command: Sequence[str]) -> str | None:
@@ -93,8 +106,16 @@ def sources() -> str:
     digest = hashlib.sha256()
     package = Path(monosem.__file__).parent
     kinds = (".py", ".so", ".cuh", ".h")
-    for folder in (package / "ops", package / "nn", package / "train", package / "bench", package / "kernels", package,
-                   gpu_checks.TESTS / "gpu", gpu_checks.TESTS / "ops"):  # fmt: skip
+    for folder in (
+        package / "ops",
+        package / "nn",
+        package / "train",
+        package / "bench",
+        package / "kernels",
+        package,
+        gpu_checks.TESTS / "gpu",
+        gpu_checks.TESTS / "ops",
+    ):
         for path in sorted(p for p in folder.iterdir() if p.suffix in kinds and p.is_file()):
             digest.update(f"{folder.name}/{path.name}\n".encode())
             digest.update(path.read_bytes())
@@ -105,9 +126,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the JSON goes")
     parser.add_argument(
-        "--minutes", type=float, default=8.5, metavar="M",
+        "--minutes",
+        type=float,
+        default=8.5,
+        metavar="M",
         help="begin nothing new after so long; what has begun may take half a minute more (default: 8.5)",
-    )  # fmt: skip
+    )
     all_but = ",".join(SECTIONS[:-1])
     parser.add_argument("--only", metavar="SECTIONS", help=f"some of {','.join(SECTIONS)} (default: {all_but})")
     parser.add_argument(
@@ -120,7 +144,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--python", action="append", default=[], metavar="PEER=PATH", help="interpreter of a library's own environment"
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--packages", type=Path, metavar="DIR", help="of the other libraries, a folder each (bench/README.md)"
     )
@@ -181,9 +205,11 @@ def tasks(run: Run, args: argparse.Namespace, backends: Sequence[str], options: 
             todo += [one(section, shape, backend) for backend in backends for shape in args.shapes]
         if section == "step" and section in args.only and backends:  # what less memory, or dead features, cost in time
             todo += [
-                one(section, shape, backends[0], options=some) for some in options for shape in args.shapes
+                one(section, shape, backends[0], options=some)
+                for some in options
+                for shape in args.shapes
                 if "dead" not in some or WORKLOADS[shape].kind == "topk"
-            ]  # fmt: skip
+            ]
     return todo
 
 
@@ -216,9 +242,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def speeds(
-    run: Run, args: argparse.Namespace, backends: Sequence[str], options: Sequence[dict], *,
-    environment: dict[str, str] | None = None, **more: Any,
-) -> None:  # fmt: skip
+    run: Run,
+    args: argparse.Namespace,
+    backends: Sequence[str],
+    options: Sequence[dict],
+    *,
+    environment: dict[str, str] | None = None,
+    **more: Any,
+) -> None:
     """The sections that measure, in order."""
     if {"floor", "step", "kernels", "ops"} & set(args.only):
         floors = [{"section": "floor", "shape": shape, **more} for shape in args.shapes]
@@ -252,9 +283,14 @@ def rehearse(args: argparse.Namespace) -> int:
             gpu_checks.run_tests(run, parts, max(60.0, run.left / 2), os.cpu_count() or 1, anew=True)
     able, _ = measured(run, args, backends)
     speeds(
-        run, args, able, gpu_rehearse.OPTIONS, environment=gpu_rehearse.INTERPRETED,
-        rehearsal={"emulated": emulated}, copied=gpu_rehearse.COPIED,
-    )  # fmt: skip
+        run,
+        args,
+        able,
+        gpu_rehearse.OPTIONS,
+        environment=gpu_rehearse.INTERPRETED,
+        rehearsal={"emulated": emulated},
+        copied=gpu_rehearse.COPIED,
+    )
     if "peers" in args.only:
         gpu_peers.measure(run, args.shapes, args.python, args.packages, device="cpu", variants=gpu_peers.QUICK, steps=3)
     if "sanitizer" in args.only:

@@ -163,9 +163,14 @@ def run_sanitizer(run: Run) -> None:
         command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", *tests]
         try:
             done = subprocess.run(
-                command, capture_output=True, text=True, cwd=ROOT, timeout=max(30.0, run.left), check=False,
+                command,
+                capture_output=True,
+                text=True,
+                cwd=ROOT,
+                timeout=max(30.0, run.left),
+                check=False,
                 env={**os.environ, **threads(2), "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
-            )  # fmt: skip
+            )
             out = done.stdout + done.stderr
             clean = done.returncode == 0 and " passed" in out
             reports[tool] = {"clean": clean, "exit_code": done.returncode, "tail": out[-3000:]}

@@ -70,10 +70,14 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         times.append(1e3 * (time.perf_counter() - begin))
     names = ["torch", *getattr(contestant, "packages", [])]
     return {
-        "ms": statistics.median(times), "fastest_ms": min(times), "steps": len(times), "loss": loss,
+        "ms": statistics.median(times),
+        "fastest_ms": min(times),
+        "steps": len(times),
+        "loss": loss,
         "peak_bytes": torch.cuda.max_memory_allocated() - data if cuda else None,
-        "notes": list(getattr(contestant, "notes", [])), "versions": {n: metadata.version(n) for n in names},
-    }  # fmt: skip
+        "notes": list(getattr(contestant, "notes", [])),
+        "versions": {n: metadata.version(n) for n in names},
+    }
 
 
 def main() -> None:

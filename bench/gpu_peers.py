@@ -33,9 +33,16 @@ def identity(row: Row) -> tuple[str, ...]:
 
 
 def measure(
-    run: Run, shapes: Sequence[str], pythons: dict[str, str], packages: Path | None = None, *, device: str = "cuda",
-    variants: Sequence[str] = (*QUICK, SLOW), steps: int = 20, anew: bool = False,
-) -> None:  # fmt: skip
+    run: Run,
+    shapes: Sequence[str],
+    pythons: dict[str, str],
+    packages: Path | None = None,
+    *,
+    device: str = "cuda",
+    variants: Sequence[str] = (*QUICK, SLOW),
+    steps: int = 20,
+    anew: bool = False,
+) -> None:
     """Every library on every shape, in the default precision and in bf16. What an earlier call measured stays.
 
     Args:
@@ -44,9 +51,12 @@ def measure(
     """
     todo = [
         {"shape": shape, "name": title, "variant": variant, "precision": precision}
-        for shape in shapes for title, (_, _, theirs) in PEERS.items() for variant in theirs if variant in variants
+        for shape in shapes
+        for title, (_, _, theirs) in PEERS.items()
+        for variant in theirs
+        if variant in variants
         for precision in (("default", "bf16") if title != "monosem" else ("default",))
-    ]  # fmt: skip
+    ]
     todo.sort(key=lambda row: row["variant"] == SLOW)
     stored = {} if anew else run.stored("peers") or {}
     rows: dict[tuple[str, ...], Row] = {identity(row): row for row in stored.get("rows", [])}
@@ -65,9 +75,13 @@ def measure(
             row["error"] = NO_TIME
         else:
             job = WORKLOADS[row["shape"]].to_json() | {
-                "script": str(script), "variant": row["variant"], "precision": row["precision"], "device": device,
-                "steps": steps, "seconds": 5.0,
-            }  # fmt: skip
+                "script": str(script),
+                "variant": row["variant"],
+                "precision": row["precision"],
+                "device": device,
+                "steps": steps,
+                "seconds": 5.0,
+            }
             row |= in_a_process(python, job, run.left, own)
         rows[identity(row)] = row
         run.keep("peers", {"rows": list(rows.values())})
@@ -98,9 +112,7 @@ def in_a_process(python: str, job: dict[str, Any], seconds: float, own: Path | N
         command = [python, str(HERE / "gpu_peer.py"), str(asked), str(answer)]
         try:
             limit = max(20.0, min(180.0, seconds))
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=limit, check=False, env=path_of(own)
-            )  # fmt: skip
+            done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False, env=path_of(own))
         except subprocess.TimeoutExpired as error:
             return {"error": f"stopped after {error.timeout:.0f} s"}
         if not answer.exists():

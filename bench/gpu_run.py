@@ -27,9 +27,15 @@ class Run:
     """
 
     def __init__(
-        self, folder: Path, minutes: float, about: dict[str, Any], *, now: Callable[[], float] = time.monotonic,
-        began: float | None = None, state: Callable[["Run", str, Row], str | None] = lambda *_: None,
-    ) -> None:  # fmt: skip
+        self,
+        folder: Path,
+        minutes: float,
+        about: dict[str, Any],
+        *,
+        now: Callable[[], float] = time.monotonic,
+        began: float | None = None,
+        state: Callable[["Run", str, Row], str | None] = lambda *_: None,
+    ) -> None:
         self.folder, self.about, self.now, self.state = folder, about, now, state
         self.end = (now() if began is None else began) + 60 * minutes
         self.results: dict[str, Any] = {}

@@ -122,9 +122,14 @@ def operation_units(clock: Any, w: Workload, task: Task) -> list[Unit]:
         with torch.no_grad():
             timing = clock.time(op.call, graph=not op.waits)
         floor_ms = speed and 1e3 * speed.seconds(op.flops, op.moved)
-        return timing.to_json() | ({"floor_ms": floor_ms, "to_floor": timing.ms / floor_ms} if floor_ms else {}) | {
-            "bytes_per_second": op.moved / (1e-3 * timing.ms), "flops_per_second": op.flops / (1e-3 * timing.ms),
-        }  # fmt: skip
+        return (
+            timing.to_json()
+            | ({"floor_ms": floor_ms, "to_floor": timing.ms / floor_ms} if floor_ms else {})
+            | {
+                "bytes_per_second": op.moved / (1e-3 * timing.ms),
+                "flops_per_second": op.flops / (1e-3 * timing.ms),
+            }
+        )
 
     with torch.no_grad():
         todo = operations.operations(w, str(clock.device), encoded=False)
@@ -187,9 +192,13 @@ def step_units(clock: Any, w: Workload, task: Task) -> list[Unit]:
         eager = clock.time(step, graph=False)
         known["ms"] = eager.ms
         return {
-            "eager": eager.to_json(), **against_the_floor(eager.ms), "losses": losses,
-            "peak_bytes": peak, "state_bytes": state, "over_state": None if peak is None else peak / state - 1,
-        }  # fmt: skip
+            "eager": eager.to_json(),
+            **against_the_floor(eager.ms),
+            "losses": losses,
+            "peak_bytes": peak,
+            "state_bytes": state,
+            "over_state": None if peak is None else peak / state - 1,
+        }
 
     def as_a_graph() -> dict[str, Any]:
         graph = clock.time(lambda: step(step.live))

@@ -123,9 +123,13 @@ class Worker:
 
 
 def measure(
-    run: Run, tasks: Sequence[dict[str, Any]], *, command: Sequence[str] = (),
-    environment: dict[str, str] | None = None, anew: bool = False,
-) -> None:  # fmt: skip
+    run: Run,
+    tasks: Sequence[dict[str, Any]],
+    *,
+    command: Sequence[str] = (),
+    environment: dict[str, str] | None = None,
+    anew: bool = False,
+) -> None:
     """Do the tasks, each of a section, that are not done yet. A unit that ends its process gets an error in its place;
     a new process goes on with the unit after it."""
     command = command or [sys.executable, str(HERE / "gpu_tasks.py")]

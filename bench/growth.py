@@ -15,9 +15,16 @@ DENSE_ELEMENTS = 2048 * 65_536
 
 
 def measure(
-    base: Workload, axis: str, values: Sequence[int], *, rounds: int = 5, budget: float = 60.0,
-    timeout: float = 900.0, dense_elements: int = DENSE_ELEMENTS, say: Callable[[str], None] = lambda _: None,
-) -> dict[str, Any]:  # fmt: skip
+    base: Workload,
+    axis: str,
+    values: Sequence[int],
+    *,
+    rounds: int = 5,
+    budget: float = 60.0,
+    timeout: float = 900.0,
+    dense_elements: int = DENSE_ELEMENTS,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
     """One comparison for each value of ``axis`` (``"n"``, ``"f"`` or ``"k"``), each in new processes."""
     began, points = time.time(), []
     for value in values:
@@ -30,7 +37,11 @@ def measure(
         comparison = step.compare(w, entrants, rounds=rounds, budget=budget, timeout=timeout, say=tell)
         points.append({"value": value} | {name: comparison[name] for name in ("floor", "state_bytes", "rows")})
     return {
-        "what": "growth", "axis": axis, "workload": base.to_json(), "machine": machine.describe(),
-        "made": time.strftime("%Y-%m-%d %H:%M", time.gmtime(began)), "seconds": round(time.time() - began, 1),
+        "what": "growth",
+        "axis": axis,
+        "workload": base.to_json(),
+        "machine": machine.describe(),
+        "made": time.strftime("%Y-%m-%d %H:%M", time.gmtime(began)),
+        "seconds": round(time.time() - began, 1),
         "points": points,
-    }  # fmt: skip
+    }

@@ -29,9 +29,12 @@ def entrants() -> list[Entrant]:
     for level in (name for name in _LEVELS if name in backend.native.isas()):
         torchs, onednn, mkl, product = _LEVELS[level]
         env = {
-            "MONOSEM_ISA": level, "MONOSEM_PRODUCT": product, "ATEN_CPU_CAPABILITY": torchs,
-            "ONEDNN_MAX_CPU_ISA": onednn, "MKL_ENABLE_INSTRUCTIONS": mkl,
-        }  # fmt: skip
+            "MONOSEM_ISA": level,
+            "MONOSEM_PRODUCT": product,
+            "ATEN_CPU_CAPABILITY": torchs,
+            "ONEDNN_MAX_CPU_ISA": onednn,
+            "MKL_ENABLE_INSTRUCTIONS": mkl,
+        }
         chosen += [replace(e, name=f"{e.name} ({level})", env=env) for e in (MONOSEM, DENSE)]
     return chosen
 

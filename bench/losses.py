@@ -16,9 +16,15 @@ from monosem.bench.workloads import Workload
 
 
 def measure(
-    w: Workload, entrants: Sequence[Entrant], *, steps: int = 500, batches: int = 100, parts: int = 5,
-    timeout: float = 900.0, say: Callable[[str], None] = lambda _: None,
-) -> dict[str, Any]:  # fmt: skip
+    w: Workload,
+    entrants: Sequence[Entrant],
+    *,
+    steps: int = 500,
+    batches: int = 100,
+    parts: int = 5,
+    timeout: float = 900.0,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
     """Train each entrant alone, one after the other, from random weights on the same batches in the same order.
 
     The error is one definition for all: mean squared error on a batch that nobody trained on, and L0 there; for ReLU
@@ -50,7 +56,12 @@ def measure(
                 row["error"] = str(error)
             rows.append(row)
     return {
-        "what": "losses", "workload": w.to_json(), "steps": steps, "batches": batches, "machine": machine.describe(),
-        "made": time.strftime("%Y-%m-%d %H:%M", time.gmtime(began)), "seconds": round(time.time() - began, 1),
+        "what": "losses",
+        "workload": w.to_json(),
+        "steps": steps,
+        "batches": batches,
+        "machine": machine.describe(),
+        "made": time.strftime("%Y-%m-%d %H:%M", time.gmtime(began)),
+        "seconds": round(time.time() - began, 1),
         "rows": rows,
-    }  # fmt: skip
+    }

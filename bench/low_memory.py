@@ -23,9 +23,12 @@ from monosem.data import files
 
 FEATURES, K, L1, BATCH, LR, SEEDS = 8192, 16, 3e-3, 256, 1e-3, (0, 1)
 OPTIONS = {
-    "fp32": {}, "bf16": {"adam_state": "bf16"}, "int8": {"adam_state": "int8"}, "fp32, lazy": {"lazy_rows": True},
+    "fp32": {},
+    "bf16": {"adam_state": "bf16"},
+    "int8": {"adam_state": "int8"},
+    "fp32, lazy": {"lazy_rows": True},
     "int8, lazy": {"adam_state": "int8", "lazy_rows": True},
-}  # fmt: skip
+}
 
 
 def activations(split: str, tokens: int) -> Tensor:
@@ -56,10 +59,14 @@ def trained(kind: str, seed: int, train: Tensor, held_out: Tensor, steps: int, o
     state = [m[name] for m in (fast.m, fast.v) for name in ("W_enc_rows", "W_dec")] + list(fast.scales.values())
     variance = float(held_out.var(0, correction=0).mean())
     return {
-        "loss": mean("loss"), "mse": mean("mse"), "explained": 1 - mean("mse") / variance, "l0": l0,
-        "silent": float(silent.float().mean()), "seconds": round(seconds, 1),
+        "loss": mean("loss"),
+        "mse": mean("mse"),
+        "explained": 1 - mean("mse") / variance,
+        "l0": l0,
+        "silent": float(silent.float().mean()),
+        "seconds": round(seconds, 1),
         "moments_bytes_a_weight": sum(t.numel() * t.element_size() for t in state) / (2 * 512 * FEATURES),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
@@ -74,8 +81,11 @@ def main() -> None:
         "what": "held-out error after training with less memory for Adam",
         "shape": {"n": BATCH, "d": 512, "f": FEATURES, "k": K, "l1": L1, "lr": LR, "steps": args.steps},
         "config": asdict(ms.TrainConfig(lr=LR, batch_size=BATCH, steps=args.steps)),
-        "machine": machine.describe(), "threads": torch.get_num_threads(), "commit": machine.commit(), "rows": [],
-    }  # fmt: skip
+        "machine": machine.describe(),
+        "threads": torch.get_num_threads(),
+        "commit": machine.commit(),
+        "rows": [],
+    }
     for kind in args.kinds.split(","):
         for seed in args.seeds:
             for name, options in OPTIONS.items():

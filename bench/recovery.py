@@ -49,10 +49,12 @@ def recover(sae, lr: float, steps: int) -> dict:
     began = time.perf_counter()
     ms.Trainer(sae, config, loggers=[Follow()], progress=False).fit(source)
     return {
-        "autoencoder": {"kind": sae.cfg.kind, **asdict(sae.cfg)}, "config": config.to_json(),
-        "mean_max_cosine": curve[-1]["mean_max_cosine"], "seconds": round(time.perf_counter() - began, 1),
+        "autoencoder": {"kind": sae.cfg.kind, **asdict(sae.cfg)},
+        "config": config.to_json(),
+        "mean_max_cosine": curve[-1]["mean_max_cosine"],
+        "seconds": round(time.perf_counter() - began, 1),
         "curve": curve,
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
@@ -68,9 +70,12 @@ def main() -> None:
     result = {
         "what": "mean over the true features of the greatest cosine with a decoder row",
         "true_features": {"d_in": D, "n_features": TRUE, "active": ACTIVE, "batch_size": BATCH},
-        "machine": platform.processor() or platform.machine(), "threads": torch.get_num_threads(),
-        "torch": torch.__version__, "commit": commit.stdout.strip(), "runs": runs,
-    }  # fmt: skip
+        "machine": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "commit": commit.stdout.strip(),
+        "runs": runs,
+    }
     for run in runs:
         print(f"{run['autoencoder']['kind']}: {run['mean_max_cosine']:.4f} in {run['seconds']} s")
     if not quick:

@@ -63,8 +63,13 @@ def sections(full: bool, quick: bool, errors: dict[str, str], say: Callable[[str
         w = laptop.with_(kind=kind)
         add(f"train_step.{w.name}.{kind}", steps, w, rounds=rounds, budget=budget)
         add(f"operations.{w.name}.{kind}", operations.compare, w, rounds=rounds)
-        add(f"losses.{kind}", run_losses, small.with_(kind=kind, lr=1e-3), steps=10 if quick else 500,
-            batches=10 if quick else 100)  # fmt: skip
+        add(
+            f"losses.{kind}",
+            run_losses,
+            small.with_(kind=kind, lr=1e-3),
+            steps=10 if quick else 500,
+            batches=10 if quick else 100,
+        )
     add("instruction_sets", instruction_sets.measure, laptop, rounds=rounds, budget=budget / 2)
     if quick:
         add("growth.f", growth.measure, laptop, axis="f", values=[512, 1024], rounds=3)
@@ -73,12 +78,25 @@ def sections(full: bool, quick: bool, errors: dict[str, str], say: Callable[[str
     # A run through the buffers of contexts: 127 and 255 steps of 4,096 tokens use up 2 and 4 buffers of 261,120.
     add("end_to_end", end, steps=255 if full else 127, rounds=3 if full else 2)
     last = 524_288 if full else 65_536
-    add("growth.f", growth.measure, laptop, axis="f", values=_doubling(4096, last), budget=120.0 if full else 15.0,
-        dense_elements=growth.DENSE_ELEMENTS if full else 2048 * 16_384)  # fmt: skip
+    add(
+        "growth.f",
+        growth.measure,
+        laptop,
+        axis="f",
+        values=_doubling(4096, last),
+        budget=120.0 if full else 15.0,
+        dense_elements=growth.DENSE_ELEMENTS if full else 2048 * 16_384,
+    )
     if full:
         # Free decoder norms leave the first plateau sooner (500 steps); where do all of them end?
-        add("losses.relu.longer", run_losses, small.with_(kind="relu", lr=1e-3), steps=1500, batches=100,
-            who=["monosem", "PyTorch eager", "SAELens"])  # fmt: skip
+        add(
+            "losses.relu.longer",
+            run_losses,
+            small.with_(kind="relu", lr=1e-3),
+            steps=1500,
+            batches=100,
+            who=["monosem", "PyTorch eager", "SAELens"],
+        )
         add("growth.n", growth.measure, laptop, axis="n", values=_doubling(256, 16_384), budget=120.0)
         add("growth.k", growth.measure, laptop, axis="k", values=_doubling(8, 512), budget=60.0)
         add("train_step.gpt2.topk", steps, WORKLOADS["gpt2"], rounds=5, budget=300.0)

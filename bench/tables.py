@@ -69,9 +69,13 @@ def end_to_end_table(result: dict[str, Any]) -> Table:
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], Table]] = {
-    "train_step": show.step_table, "instruction_sets": show.step_table, "operations": show.operations_table,
-    "losses": losses_table, "growth": growth_table, "end_to_end": end_to_end_table,
-}  # fmt: skip
+    "train_step": show.step_table,
+    "instruction_sets": show.step_table,
+    "operations": show.operations_table,
+    "losses": losses_table,
+    "growth": growth_table,
+    "end_to_end": end_to_end_table,
+}
 
 
 def title(result: dict[str, Any]) -> str:

@@ -25,7 +25,7 @@ from monosem.nn import KINDS
 
 def measure(
     w: Workload, errors: dict[str, str] | None = None, who: Sequence[str] | None = None, say=lambda _: None, **how: Any
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """``monosem.bench.step.compare`` of everyone, or of the libraries in ``who``, and what is to be said of it."""
     everyone = peers.entrants(w.kind, errors=errors)
     result = step.compare(w, [e for e in everyone if who is None or e.name in who], say=say, **how)

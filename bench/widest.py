@@ -33,9 +33,14 @@ def context(args: argparse.Namespace) -> Context:
     runs = tuple(Run(run.name, run.d_sae, args.steps) for run in PAPER.runs if run.model == "A")
     runs += tuple(Run(f"{model}/5", WIDEST, args.steps) for model in ("B", "shuffled"))
     preset = replace(
-        PAPER, runs=runs, main="A/5", batch_size=1024, index_tokens=args.tokens, compare_tokens=args.tokens,
+        PAPER,
+        runs=runs,
+        main="A/5",
+        batch_size=1024,
+        index_tokens=args.tokens,
+        compare_tokens=args.tokens,
         explained=args.explained,
-    )  # fmt: skip
+    )
     return Context(args.folder, preset, progress=False)
 
 

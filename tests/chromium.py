@@ -27,10 +27,19 @@ class Chromium:
         to_read, self._write = os.pipe()  # Chromium reads commands from 3 and writes answers to 4
         self._read, to_write = os.pipe()
         flags = [
-            "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-            "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--remote-debugging-pipe",
-            f"--user-data-dir={folder}", "--hide-scrollbars", "about:blank",
-        ]  # fmt: skip
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--disable-dev-shm-usage",
+            "--remote-debugging-pipe",
+            f"--user-data-dir={folder}",
+            "--hide-scrollbars",
+            "about:blank",
+        ]
         shell = f'exec "$0" "$@" 3<&{to_read} 4>&{to_write}'
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  open as long as the process
         self._process = subprocess.Popen(

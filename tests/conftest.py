@@ -99,8 +99,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for reason, count in reasons.most_common():
         terminalreporter.line(
             f"not run: {count:4}  {reason}" + ("  (CI has to bring this)" if CI and reason in missing else ""),
-            red=CI and reason in missing, yellow=reason in missing,
-        )  # fmt: skip
+            red=CI and reason in missing,
+            yellow=reason in missing,
+        )
     if pages := reasons[NO_BROWSER]:
         terminalreporter.line(
             f"{pages} tests of pages were not run: no Chromium here; `apt-get install chromium` brings one",

@@ -143,8 +143,10 @@ def _read_report(tab: Tab) -> None:
 
 
 def _type(tab: Tab, query: str) -> None:
-    tab.run(f"(() => {{ const box = document.getElementById('search'); box.value = {json.dumps(query)}; "
-            "box.dispatchEvent(new Event('input')); })()")  # fmt: skip
+    tab.run(
+        f"(() => {{ const box = document.getElementById('search'); box.value = {json.dumps(query)}; "
+        "box.dispatchEvent(new Event('input')); })()"
+    )
 
 
 def _evidence(page: Path) -> Counts:

@@ -18,9 +18,12 @@ def without_browser(folder: Path, **changes: str) -> tuple[int, str]:
     env = {k: v for k, v in os.environ.items() if k != "CI"} | {"PATH": str(folder)} | changes
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--color=no"]
     done = subprocess.run(
-        [*command, str(TESTS / "analysis/evidence/test_splitting_map.py")], env=env, capture_output=True, text=True,
+        [*command, str(TESTS / "analysis/evidence/test_splitting_map.py")],
+        env=env,
+        capture_output=True,
+        text=True,
         cwd=TESTS.parent,
-    )  # fmt: skip
+    )
     return done.returncode, done.stdout
 
 

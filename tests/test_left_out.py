@@ -26,8 +26,9 @@ def test_ci_fails_where_something_is_missing(tmp_path, ci, reason):
     (tmp_path / "conftest.py").write_text((TESTS / "conftest.py").read_text(encoding="utf-8"), encoding="utf-8")
     (tmp_path / "test_some.py").write_text(f"import pytest\n@pytest.mark.skip(reason={reason!r})\ndef test(): pass\n")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")} | {
-        "CI": ci, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])
-    }  # fmt: skip
+        "CI": ci,
+        "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path]),
+    }
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
     done = subprocess.run(
         command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120

@@ -136,8 +136,14 @@ def _names(script, at):
 
 
 def test_declared():
-    assert declared("const a = f(1, b), { c, d } = e; let g; function h(i) { var j = k; }") == \
-        ["h", "a", "c", "d", "g", "j"]  # fmt: skip
+    assert declared("const a = f(1, b), { c, d } = e; let g; function h(i) { var j = k; }") == [
+        "h",
+        "a",
+        "c",
+        "d",
+        "g",
+        "j",
+    ]
     assert declared("const draw = (() => { return {}; })();\n(() => { function draw(card) {} })();").count("draw") == 2
 
 

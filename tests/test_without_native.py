@@ -71,9 +71,11 @@ def test_the_build_goes_on_without_a_compiler(tmp_path):
         pytest.skip("no cmake on PATH")
     root = Path(__file__).parent.parent
     done = subprocess.run(
-        ["cmake", "-S", str(root), "-B", str(tmp_path)], capture_output=True, text=True,
+        ["cmake", "-S", str(root), "-B", str(tmp_path)],
+        capture_output=True,
+        text=True,
         env={**os.environ, "CXX": "/no/such/compiler"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     said = (tmp_path / "native_build.txt").read_text()
     assert "no C++ compiler" in said and "install g++" in said and len(said.splitlines()) == 1

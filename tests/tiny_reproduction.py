@@ -24,9 +24,14 @@ ARABIC = ["كتاب", "مدرسة", "السلام", "عليكم", "بيت", "ك�
 ENGLISH = ["the", "fox", "runs", "over", "a", "lazy", "dog", "and", "looks", "at"]
 RUNS = (("A/0", 16), ("A/1", 64), ("A/2", 128), ("B/1", 64), ("shuffled/1", 64))
 PRESET = Preset(
-    "small", tuple(Run(name, width, 12) for name, width in RUNS), k=4, batch_size=512, index_tokens=None,
-    compare_tokens=None, explained=6,
-)  # fmt: skip
+    "small",
+    tuple(Run(name, width, 12) for name, width in RUNS),
+    k=4,
+    batch_size=512,
+    index_tokens=None,
+    compare_tokens=None,
+    explained=6,
+)
 
 
 @dataclass(frozen=True)

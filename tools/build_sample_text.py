@@ -112,8 +112,9 @@ SOURCES = (
 def _interface(name: str, script: str, kilobytes: int) -> Source:
     """WordPress in another language."""
     language = name.removesuffix("_ui")
-    return Source(name, "wordpress-l10n", (f"{WORDPRESS}{language}*.mo",),
-                  extract.catalogue(script), kilobytes, "GPL-2+")  # fmt: skip
+    return Source(
+        name, "wordpress-l10n", (f"{WORDPRESS}{language}*.mo",), extract.catalogue(script), kilobytes, "GPL-2+"
+    )
 
 
 # The long tail of the mixture, and what more of the sources above it takes.
@@ -121,10 +122,17 @@ TAIL = (
     Source("raw_json", "iso-codes", ("usr/share/iso-codes/json/*.json",), extract.plain, 200, "LGPL-2.1+"),
     Source("raw_config", "xkb-data", ("usr/share/X11/xkb/symbols/*",), extract.plain, 150, "MIT/X11"),
     Source("id_tables", "pci.ids", ("usr/share/misc/pci.ids",), extract.plain, 150, "GPL-2+ or BSD-3-Clause"),
-    Source("link_lists", "publicsuffix", ("usr/share/publicsuffix/public_suffix_list.dat",),
-           extract.plain, 60, "MPL-2.0"),
-    Source("unicode_tables", "unicode-data", ("usr/share/unicode/UnicodeData.txt", "usr/share/unicode/Scripts.txt"),
-           extract.plain, 120, "Unicode"),
+    Source(
+        "link_lists", "publicsuffix", ("usr/share/publicsuffix/public_suffix_list.dat",), extract.plain, 60, "MPL-2.0"
+    ),
+    Source(
+        "unicode_tables",
+        "unicode-data",
+        ("usr/share/unicode/UnicodeData.txt", "usr/share/unicode/Scripts.txt"),
+        extract.plain,
+        120,
+        "Unicode",
+    ),
     Source("svg_paths", "breeze-icon-theme", ("usr/share/icons/breeze/**/*.svg",), extract.plain, 120, "LGPL-3+"),
     Source("music_abc", "abcm2ps", ("usr/share/doc/abcm2ps/examples/*.abc",), extract.plain, 100, "GPL-3+"),
     Source("code_cmake", "cmake-data", ("usr/share/cmake-3.25/Modules/*.cmake",), extract.plain, 100, "BSD-3-Clause"),
@@ -137,7 +145,7 @@ TAIL = (
     _interface("ka_ui", "georgian", 60),
     _interface("my_ui", "burmese", 60),
     _interface("th_ui", "thai", 40),
-)  # fmt: skip
+)
 MORE = 4  # times the kilobytes of each source are there for the mixture to choose from
 MIXED_TOKENS = 4_200_000
 
@@ -188,8 +196,9 @@ def table(parts: dict[str, tuple[Taken, int]], versions: dict[str, str]) -> str:
         f"| {s.name} | "
         + " | ".join(f"{n} | {size / 1000:.0f}" for n, size in of.values())
         + f" | `{s.package}` {versions[s.package]} | {s.licence} |"
-        for s in SOURCES + TAIL if (of := sums.get(s))
-    )  # fmt: skip
+        for s in SOURCES + TAIL
+        if (of := sums.get(s))
+    )
     columns = " | ".join(["documents | kB", *["of the rich part | kB"] * (len(parts) - 1)])
     files = " and\n".join(heads)
     rich = """

@@ -255,9 +255,17 @@ def table(rows: Sequence[dict]) -> str:
 
 
 def mix(
-    texts: Sequence[Path], out: Path, groups: Sequence[Group], *, tokens: float | None, seed: int, holdout: float,
-    d_vocab: int, tokenizer: Path | None, sample: float,
-) -> list[dict]:  # fmt: skip
+    texts: Sequence[Path],
+    out: Path,
+    groups: Sequence[Group],
+    *,
+    tokens: float | None,
+    seed: int,
+    holdout: float,
+    d_vocab: int,
+    tokenizer: Path | None,
+    sample: float,
+) -> list[dict]:
     """Make the mixture in ``out``; the rows of its table."""
     if not 0 <= holdout < 1:
         raise ValueError(f"holdout: got {holdout}; wanted a fraction in [0, 1)")
@@ -306,10 +314,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with folder_lock(args.out):
             rows = mix(
-                args.text, args.out, read_recipe(args.recipe), tokens=args.tokens, seed=args.seed,
-                holdout=args.holdout, d_vocab=args.d_vocab, tokenizer=args.tokenizer,
+                args.text,
+                args.out,
+                read_recipe(args.recipe),
+                tokens=args.tokens,
+                seed=args.seed,
+                holdout=args.holdout,
+                d_vocab=args.d_vocab,
+                tokenizer=args.tokenizer,
                 sample=args.tokenizer_megabytes * 1e6,
-            )  # fmt: skip
+            )
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"mix_text: {error}")
     print(table(rows))

@@ -44,10 +44,12 @@ PICTURES = {
     "report": Picture((DEMO,), "{runs}/demo/report.html", (1280, 1500)),
     "claims": Picture(("reproduce --out {runs}/reproduce",), "{runs}/reproduce/report.html", (1300, 1500)),
     "features": Picture(
-        (DEMO, "features {runs}/demo"), "{runs}/demo/features/index.html", (1300, 900),
+        (DEMO, "features {runs}/demo"),
+        "{runs}/demo/features/index.html",
+        (1300, 900),
         ready="Boolean(document.documentElement.dataset.ready)",
     ),
-}  # fmt: skip
+}
 
 
 def take(page: Path, to: Path, size: tuple[int, int], ready: str = "true") -> None:

@@ -18,9 +18,12 @@ RICH = {"arabic": 500, "hebrew": 400, "dna": 300, "base64": 250, "languages": 50
 
 
 def two_parts(
-    documents: Sequence[Document], groups: Sequence[mix_text.Group], tokenizer, tokens: float,
+    documents: Sequence[Document],
+    groups: Sequence[mix_text.Group],
+    tokenizer,
+    tokens: float,
     rich: Mapping[str, float] = RICH,
-) -> tuple[list[int], list[int]]:  # fmt: skip
+) -> tuple[list[int], list[int]]:
     """Places of the documents of the mixture, and of what is left those of the groups in ``rich``, as many kB of each.
 
     Args:

@@ -19,8 +19,16 @@ class DictionaryLearning:
     packages = ["dictionary-learning"]
 
     def __init__(self, job: dict, weights: dict) -> None:
-        common = dict(steps=10**9, activation_dim=job["d"], dict_size=job["f"], layer=0, lm_name="none", lr=job["lr"],
-                      warmup_steps=0, device=job.get("device", "cpu"))  # fmt: skip
+        common = dict(
+            steps=10**9,
+            activation_dim=job["d"],
+            dict_size=job["f"],
+            layer=0,
+            lm_name="none",
+            lr=job["lr"],
+            warmup_steps=0,
+            device=job.get("device", "cpu"),
+        )
         if job["kind"] == "topk":
             self.notes = ["clips the gradient's norm at 1; squared error summed over D, which Adam divides out"]
             self.trainer = TopKTrainer(k=job["k"], **common)

@@ -16,9 +16,17 @@ class Train:
         job = self.job
         with tempfile.TemporaryDirectory() as folder:
             arguments = {
-                "model": job["model"], "hook": job["hook"], "tokens": job["tokens"], "kind": "topk", "d-sae": job["f"],
-                "k": job["k"], "batch-size": job["n"], "steps": job["steps"], "lr": job["lr"], "out": folder,
-            }  # fmt: skip
+                "model": job["model"],
+                "hook": job["hook"],
+                "tokens": job["tokens"],
+                "kind": "topk",
+                "d-sae": job["f"],
+                "k": job["k"],
+                "batch-size": job["n"],
+                "steps": job["steps"],
+                "lr": job["lr"],
+                "out": folder,
+            }
             begin = time.perf_counter()
             status = main(["train", "--quiet", *(str(a) for k, v in arguments.items() for a in (f"--{k}", v))])
             seconds = time.perf_counter() - begin

@@ -33,8 +33,14 @@ class SaeLens:
                 else "the L1 penalty is weighted by them"
             ),
         ]
-        common = dict(d_in=job["d"], d_sae=job["f"], device=device, dtype="float32", normalize_activations="none",
-                      apply_b_dec_to_input=True)  # fmt: skip
+        common = dict(
+            d_in=job["d"],
+            d_sae=job["f"],
+            device=device,
+            dtype="float32",
+            normalize_activations="none",
+            apply_b_dec_to_input=True,
+        )
         if job["kind"] == "relu":
             # Its squared error is a sum over D where ours is a mean: the same objective needs λ·D.
             sae = StandardTrainingSAE(StandardTrainingSAEConfig(l1_coefficient=job["l1"] * job["d"], **common))
@@ -54,9 +60,14 @@ class SaeLens:
             sae.b_enc.copy_(weights["b_enc"])
             sae.b_dec.copy_(weights["b_dec"])
         config = SAETrainerConfig(
-            total_training_samples=10**12, train_batch_size_samples=job["n"], device=device, lr=job["lr"],
-            lr_end=job["lr"], autocast=job["precision"] == "bf16", logger=LoggingConfig(log_to_wandb=False),
-        )  # fmt: skip
+            total_training_samples=10**12,
+            train_batch_size_samples=job["n"],
+            device=device,
+            lr=job["lr"],
+            lr_end=job["lr"],
+            autocast=job["precision"] == "bf16",
+            logger=LoggingConfig(log_to_wandb=False),
+        )
         self.l1 = job["l1"] if job["kind"] == "relu" else 0.0
         self.sae, self.trainer = sae, SAETrainer(cfg=config, sae=sae, data_provider=iter(()))
 

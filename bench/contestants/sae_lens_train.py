@@ -34,12 +34,26 @@ class Train:
         tokens = job["steps"] * job["n"]
         config = LanguageModelSAERunnerConfig(
             sae=TopKTrainingSAEConfig(d_in=job["d"], d_sae=job["f"], k=job["k"], normalize_activations="none"),
-            model_name="monosem", hook_name=job["hook"], dataset_path="local", is_dataset_tokenized=True,
-            streaming=False, context_size=self.context, seqpos_slice=(1, None), training_tokens=tokens,
-            store_batch_size_prompts=16, n_batches_in_buffer=64, train_batch_size_tokens=job["n"], lr=job["lr"],
-            device="cpu", dtype="float32", n_checkpoints=0, checkpoint_path=None, output_path=None, verbose=False,
+            model_name="monosem",
+            hook_name=job["hook"],
+            dataset_path="local",
+            is_dataset_tokenized=True,
+            streaming=False,
+            context_size=self.context,
+            seqpos_slice=(1, None),
+            training_tokens=tokens,
+            store_batch_size_prompts=16,
+            n_batches_in_buffer=64,
+            train_batch_size_tokens=job["n"],
+            lr=job["lr"],
+            device="cpu",
+            dtype="float32",
+            n_checkpoints=0,
+            checkpoint_path=None,
+            output_path=None,
+            verbose=False,
             logger=LoggingConfig(log_to_wandb=False),
-        )  # fmt: skip
+        )
         runner = LanguageModelSAETrainingRunner(config, override_dataset=self.data, override_model=self.model)
         begin = time.perf_counter()
         runner.run()

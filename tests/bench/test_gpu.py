@@ -128,9 +128,15 @@ def test_what_tells_most_comes_first(on_a_card):
     _, done = on_a_card("--only", "tests,floor,step,kernels,ops", tests=[part(), part("cuda")])
     order = list(dict.fromkeys((t["section"], t.get("backend"), bool(t.get("options"))) for t in done))
     assert order == [
-        ("floor", None, False), ("step", "triton", False), ("step", "cuda", False), ("step", "triton", True),
-        ("kernels", "triton", False), ("kernels", "cuda", False), ("ops", "triton", False), ("ops", "cuda", False),
-    ]  # fmt: skip
+        ("floor", None, False),
+        ("step", "triton", False),
+        ("step", "cuda", False),
+        ("step", "triton", True),
+        ("kernels", "triton", False),
+        ("kernels", "cuda", False),
+        ("ops", "triton", False),
+        ("ops", "cuda", False),
+    ]
     assert all(task["rates"] for task in done if task["section"] != "floor")
     assert not [t for t in done if t["shape"] == "widest_relu" and "dead" in t.get("options", {})]
 

@@ -53,10 +53,16 @@ def capturing(monkeypatch):
         state["device"] = before
 
     made_up = {
-        "synchronize": lambda *_: None, "get_device_properties": lambda *_: None, "Stream": lambda *_: Stream(),
-        "current_stream": lambda *_: Stream(), "stream": lambda _: nullcontext(), "CUDAGraph": Graph, "graph": graph,
-        "Event": Event, "device": device,
-    }  # fmt: skip
+        "synchronize": lambda *_: None,
+        "get_device_properties": lambda *_: None,
+        "Stream": lambda *_: Stream(),
+        "current_stream": lambda *_: Stream(),
+        "stream": lambda _: nullcontext(),
+        "CUDAGraph": Graph,
+        "graph": graph,
+        "Event": Event,
+        "device": device,
+    }
     for name, instead in made_up.items():
         monkeypatch.setattr(torch.cuda, name, instead)
     return state

@@ -25,38 +25,46 @@ RATES = Rates(1e14, 1e12, "bf16")
     ("name", "short"),
     [
         ("row_grad_adam", "row_grad_adam"),
-        ("void monosem::(anonymous namespace)::decode_loss_kernel<float, 4>(TokenEntries, float const*, long)",
-         "decode_loss_kernel"),
-        ("void at::native::vectorized_elementwise_kernel<4, at::native::FillFunctor<float>, std::array<char*>>(int)",
-         "vectorized_elementwise_kernel<FillFunctor>"),
+        (
+            "void monosem::(anonymous namespace)::decode_loss_kernel<float, 4>(TokenEntries, float const*, long)",
+            "decode_loss_kernel",
+        ),
+        (
+            "void at::native::vectorized_elementwise_kernel<4, at::native::FillFunctor<float>, std::array<char*>>(int)",
+            "vectorized_elementwise_kernel<FillFunctor>",
+        ),
         ("void gemv2T_kernel_val<int, int, float, float, 128, 16, 4>(cublasGemvParamsEx)", "gemv2T_kernel_val"),
         ("Memset (Device)", "Memset"),
     ],
-)  # fmt: skip
+)
 def test_a_kernel_has_its_own_name(name, short):
     assert gpu_kernels.short(name) == short
 
 
 def event(name, start, end, device=DeviceType.CUDA, **about):
-    return SimpleNamespace(
-        name=name, device_type=device, time_range=SimpleNamespace(start=start, end=end), **about
-    )  # fmt: skip
+    return SimpleNamespace(name=name, device_type=device, time_range=SimpleNamespace(start=start, end=end), **about)
 
 
 def test_what_ran_on_the_gpu_is_told_from_what_a_profiler_saw():
     launches, span = gpu_kernels.by_name(
         [
-            event("collect", 10.0, 14.0), event("cudaLaunchKernel", 0.0, 99.0, DeviceType.CPU),
-            event("collect", 20.0, 27.0), event("step", 0.0, 50.0, is_user_annotation=True), event("emit", 27.0, 30.0),
+            event("collect", 10.0, 14.0),
+            event("cudaLaunchKernel", 0.0, 99.0, DeviceType.CPU),
+            event("collect", 20.0, 27.0),
+            event("step", 0.0, 50.0, is_user_annotation=True),
+            event("emit", 27.0, 30.0),
         ]
-    )  # fmt: skip
+    )
     assert launches == {"collect": [4.0, 7.0], "emit": [3.0]} and span == 20.0
 
 
 def test_figures_of_each_kernel():
     w = Workload(n=1000, d=512, f=10_000, k=8)
-    steps = [{"collect": [1000.0, 1000.0], "emit": [5.0]}, {"collect": [1100.0, 900.0], "other": [1.0]},
-             {"collect": [3000.0, 1000.0], "emit": [7.0]}]  # fmt: skip
+    steps = [
+        {"collect": [1000.0, 1000.0], "emit": [5.0]},
+        {"collect": [1100.0, 900.0], "other": [1.0]},
+        {"collect": [3000.0, 1000.0], "emit": [7.0]},
+    ]
     found = gpu_kernels.table(steps, [2100.0, 2500.0, 2000.0], w, RATES)
     first, *rest = found["kernels"]
     assert (first["kernel"], first["launches"], first["launch_us"], first["ms"]) == ("collect", 2, 1000.0, 2.0)

@@ -26,8 +26,13 @@ def test_sections_have_names_of_their_own_and_requests_for_json():
         names = [name for name, _, _ in found]
         assert len(set(names)) == len(names)
         assert {n.split(".")[0] for n in names} == {
-            "train_step", "operations", "losses", "instruction_sets", "growth", "end_to_end",
-        }  # fmt: skip
+            "train_step",
+            "operations",
+            "losses",
+            "instruction_sets",
+            "growth",
+            "end_to_end",
+        }
         json.dumps([request for _, request, _ in found])
     assert run._doubling(4096, 524_288) == [4096 << i for i in range(8)]
 
@@ -36,15 +41,27 @@ def test_everyone_takes_part_and_who_cannot_says_so(monkeypatch):
     monkeypatch.setattr(environments, "FOLDER", environments.HERE / "not there")
     topk = peers.entrants("topk", bf16=False)
     assert [e.title for e in topk] == [
-        "monosem", "PyTorch eager", "PyTorch compiled", "SAELens dense", "SAELens sparse", "dictionary_learning",
+        "monosem",
+        "PyTorch eager",
+        "PyTorch compiled",
+        "SAELens dense",
+        "SAELens sparse",
+        "dictionary_learning",
         "sparsify",
-    ]  # fmt: skip
+    ]
     assert all("bench/environments.py" in e.missing for e in topk[3:]) and not any(e.missing for e in topk[:3])
     both = [e.title for e in peers.entrants("relu", bf16=True)]
     assert both == [
-        "monosem", "PyTorch eager", "PyTorch compiled", "SAELens", "dictionary_learning", "PyTorch eager bf16",
-        "PyTorch compiled bf16", "SAELens bf16", "dictionary_learning bf16",
-    ]  # fmt: skip
+        "monosem",
+        "PyTorch eager",
+        "PyTorch compiled",
+        "SAELens",
+        "dictionary_learning",
+        "PyTorch eager bf16",
+        "PyTorch compiled bf16",
+        "SAELens bf16",
+        "dictionary_learning bf16",
+    ]
     failed = peers.entrants("topk", bf16=False, errors={"sparsify": "no network"})
     assert failed[-1].missing == "no network"
 

@@ -14,9 +14,14 @@ MACHINE = {
 }  # fmt: skip
 SHAPE = {"n": 2048, "d": 512, "f": 16384, "k": 32, "kind": "topk", "name": "laptop", "l1": 1e-4, "lr": 3e-4}
 FLOOR = {
-    "ms": 100.0, "product_ms": 80.0, "gathers_ms": 10.0, "adam_ms": 10.0, "product": "fp32",
-    "flops_per_second": 4e11, "bytes_per_second": 4e10,
-}  # fmt: skip
+    "ms": 100.0,
+    "product_ms": 80.0,
+    "gathers_ms": 10.0,
+    "adam_ms": 10.0,
+    "product": "fp32",
+    "flops_per_second": 4e11,
+    "bytes_per_second": 4e10,
+}
 
 
 def row(name, ms, precision="default", **more):
@@ -30,14 +35,21 @@ def row(name, ms, precision="default", **more):
 @pytest.fixture
 def step_result():
     rows = [
-        row("monosem", 150.0), row("PyTorch eager", 1500.0, notes=["rounds | differently"]),
-        row("SAELens", 1200.0), row("sparsify bf16", 600.0, "bf16"),
+        row("monosem", 150.0),
+        row("PyTorch eager", 1500.0, notes=["rounds | differently"]),
+        row("SAELens", 1200.0),
+        row("sparsify bf16", 600.0, "bf16"),
         {"name": "broken", "precision": "default", "versions": {}, "notes": [], "error": "RuntimeError: no | memory"},
-    ]  # fmt: skip
+    ]
     return {
-        "what": "train_step", "workload": SHAPE, "machine": MACHINE, "floor": FLOOR, "made": "2026-01-01 00:00",
-        "rows": rows, "remarks": ["a remark"],
-    }  # fmt: skip
+        "what": "train_step",
+        "workload": SHAPE,
+        "machine": MACHINE,
+        "floor": FLOOR,
+        "made": "2026-01-01 00:00",
+        "rows": rows,
+        "remarks": ["a remark"],
+    }
 
 
 def test_best_in_any_precision_and_in_fp32(step_result):
@@ -90,10 +102,14 @@ def test_marks_in_a_document_are_filled_again_and_again(tmp_path, step_result):
 
 def test_growth_as_table_and_plot(tmp_path):
     points = [
-        {"value": f, "floor": FLOOR | {"ms": f / 100}, "state_bytes": f * 10**4,
-         "rows": [row("monosem", f / 50.0)] + ([row("PyTorch eager", f / 5.0)] if f < 16384 else [])}
+        {
+            "value": f,
+            "floor": FLOOR | {"ms": f / 100},
+            "state_bytes": f * 10**4,
+            "rows": [row("monosem", f / 50.0)] + ([row("PyTorch eager", f / 5.0)] if f < 16384 else []),
+        }
         for f in (4096, 8192, 16384)
-    ]  # fmt: skip
+    ]
     result = {"what": "growth", "axis": "f", "workload": SHAPE, "machine": MACHINE, "made": "", "points": points}
     head, rows = tables.growth_table(result)
     assert rows[-1][0] == "16,384" and rows[-1][-1] == "" and len(head) == len(rows[-1]) == 6

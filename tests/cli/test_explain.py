@@ -94,10 +94,12 @@ def test_rate_and_score(made, tmp_path, capsys):
     assert run("rate", made, tmp_path) == 2 and "earlier study" in capsys.readouterr().err
     points = {"features": 3, "neurons": 0, "shuffled": 1}
     answers = {
-        n: {s: points[w["kind"]] if s != "separation" else 0 for s in
-            ("confidence", "high", "logits", "separation", "specificity")}
+        n: {
+            s: points[w["kind"]] if s != "separation" else 0
+            for s in ("confidence", "high", "logits", "separation", "specificity")
+        }
         for n, w in key["items"].items()
-    }  # fmt: skip
+    }
     saved = tmp_path / "answers.json"
     saved.write_text(json.dumps({"format": 1, "study": key["study"], "annotator": "Ada", "answers": answers}))
     assert main(["rate", "--score", str(saved)]) == 0

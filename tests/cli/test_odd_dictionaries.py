@@ -44,9 +44,15 @@ DICTIONARIES = {
     "k = 1": ("topk", 24, 24, 1),
 }
 CASES = [
-    ("all dead", "papers"), ("all dead, ReLU", "own"), ("most dead", "own"), ("most dead", "papers"),
-    ("none dead", "one source"), ("one feature", "own"), ("one dead feature", "one source"), ("k = 1", "one row"),
-]  # fmt: skip
+    ("all dead", "papers"),
+    ("all dead, ReLU", "own"),
+    ("most dead", "own"),
+    ("most dead", "papers"),
+    ("none dead", "one source"),
+    ("one feature", "own"),
+    ("one dead feature", "one source"),
+    ("k = 1", "one row"),
+]
 VERBS = {
     "proxies": ["proxies", "A"],
     "neurons": ["neurons", "A"],
@@ -125,9 +131,12 @@ def test_a_page_that_says_what_is_so_or_one_line(made, capsys, page, case, text)
 
 def test_every_source_is_a_label(made, capsys):
     folder = runs(made, "none dead")
-    for words in (["split", "A", "wide", "--least", 3, "--no-map", "--label", "python"],
-                  [*VERBS["steering"], "--labels", "python"],
-                  ["steer", "A", "--ablate", "python", "--read"], VERBS["report"]):  # fmt: skip
+    for words in (
+        ["split", "A", "wide", "--least", 3, "--no-map", "--label", "python"],
+        [*VERBS["steering"], "--labels", "python"],
+        ["steer", "A", "--ablate", "python", "--read"],
+        VERBS["report"],
+    ):
         assert call(made, folder, "own", words) == 0, capsys.readouterr().err
     assert json.loads((folder / "out" / "splitting.json").read_text())["label"] == "python"
     assert [c["label"] for c in json.loads((folder / "out" / "steering.json").read_text())["cases"]] == ["python"]

@@ -166,20 +166,26 @@ def test_longer_and_from_a_run(trained, made, capsys):
     assert "steps: 6 were planned and 6 are done, now 9" in capsys.readouterr().err
     assert train(trained, "new", *text, "--from", trained / "run", "--moments") == 0
     assert ms.load(trained / "new").metadata["started"] == {
-        "folder": str(trained / "run"), "steps": 9, "moments": True,
-    }  # fmt: skip
+        "folder": str(trained / "run"),
+        "steps": 9,
+        "moments": True,
+    }
 
 
 def test_every_verb_cuts_text_as_the_run_did(trained, tmp_path, capsys):
     assert train(tmp_path, "run", "--model", trained / "model", "--text", trained / "text.jsonl", "--context", 16) == 0
     few = ("--features", 2, "--neurons", 0)
     verbs = {
-        "evaluate": ("evaluation.json", ("--split", "all")), "proxies": ("proxies.json", ()),
-        "neurons": ("neurons.json", ()), "automata": ("automata.json", ("--support", 2)),
-        "widths": ("widths.json", ("--density-tokens", 400)), "explain": ("explain.json", few),
-        "rate": ("rate.key.json", few), "steer": ("steered_reading.json", ("--pin", "1=2.0", "--read")),
+        "evaluate": ("evaluation.json", ("--split", "all")),
+        "proxies": ("proxies.json", ()),
+        "neurons": ("neurons.json", ()),
+        "automata": ("automata.json", ("--support", 2)),
+        "widths": ("widths.json", ("--density-tokens", 400)),
+        "explain": ("explain.json", few),
+        "rate": ("rate.key.json", few),
+        "steer": ("steered_reading.json", ("--pin", "1=2.0", "--read")),
         "index": ("index.json", ()),
-    }  # fmt: skip
+    }
     for verb, (name, more) in verbs.items():
         capsys.readouterr()
         assert run(verb, tmp_path / "run", *more, "--out", tmp_path / verb) == 0, verb

@@ -22,9 +22,17 @@ transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("ignore")
 D = 32
 SMALL = dict(
-    vocab_size=300, hidden_size=D, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-    num_key_value_heads=2, max_position_embeddings=64, pad_token_id=0, bos_token_id=0, eos_token_id=0,
-)  # fmt: skip
+    vocab_size=300,
+    hidden_size=D,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=64,
+    pad_token_id=0,
+    bos_token_id=0,
+    eos_token_id=0,
+)
 OLDER = dict(vocab_size=300, num_hidden_layers=2, num_attention_heads=4, hidden_size=D)
 GEMMA = SMALL | dict(head_dim=8)
 FAMILIES = {

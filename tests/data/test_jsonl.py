@@ -63,7 +63,7 @@ DEEP = b"[" * 100_000 + b"]" * 100_000
         ("t.jsonl", LINES + b'{"text": "cut \\ud83d"}', r"line 3 holds a lone surrogate, U\+D83D, at character 4"),
         ("t.jsonl", LINES + b'{"text": "a", "source": "\\udcff"}', r"the source in .*line 3 holds a lone surrogate"),
     ],
-)  # fmt: skip
+)
 def test_what_is_refused(tmp_path, name, content, said):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=said) as error:

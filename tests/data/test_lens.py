@@ -186,9 +186,14 @@ def other_models(tokenizer):
     gpt2 = GPT2LMHeadModel(GPT2Config(n_layer=2, n_head=2, n_inner=32, n_embd=16, vocab_size=300, n_positions=32))
     yield "gpt2", library.TransformerBridge.boot_transformers("gpt2", hf_model=gpt2, tokenizer=tokenizer, device="cpu")
     cfg = LlamaConfig(
-        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
-        vocab_size=300, max_position_embeddings=32,
-    )  # fmt: skip
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        vocab_size=300,
+        max_position_embeddings=32,
+    )
     name = "HuggingFaceTB/SmolLM-135M"
     llama = library.TransformerBridge.boot_transformers(
         name, hf_model=LlamaForCausalLM(cfg), tokenizer=tokenizer, device="cpu"

@@ -124,10 +124,14 @@ def test_what_is_read_is_what_was_written(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"{", "is not JSON"), (b"", "is not JSON"), (b"\xff\xfe{}", "is not JSON"), (b"[1]", "holds a list"),
-        (b'{"x": ' + b"[" * 100_000, "is not JSON"), (b'{"x": ' + b"9" * 5000 + b"}", "is not JSON"),
+        (b"{", "is not JSON"),
+        (b"", "is not JSON"),
+        (b"\xff\xfe{}", "is not JSON"),
+        (b"[1]", "holds a list"),
+        (b'{"x": ' + b"[" * 100_000, "is not JSON"),
+        (b'{"x": ' + b"9" * 5000 + b"}", "is not JSON"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_json_object_is_named(content, said, tmp_path):
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(ValueError, match=rf"key: .*a\.json.*{said}.*; wanted a key"):

@@ -9,8 +9,15 @@ import torch
 
 from monosem.data import shards
 
-SETTINGS = {"model": "m", "hook_name": "h", "rows": 5, "n_ctx": 4, "skip_positions": 1, "tokens_crc32": 0,
-            "contexts_per_shard": 2}  # fmt: skip
+SETTINGS = {
+    "model": "m",
+    "hook_name": "h",
+    "rows": 5,
+    "n_ctx": 4,
+    "skip_positions": 1,
+    "tokens_crc32": 0,
+    "contexts_per_shard": 2,
+}
 
 
 def activations(tokens, width, dtype):

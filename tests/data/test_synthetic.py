@@ -50,9 +50,14 @@ def test_resume():
 
 @pytest.mark.parametrize(
     "bad, said",
-    [({"d_in": 0}, "d_in: got 0"), ({"n_features": 1.5}, "n_features: got 1.5"), ({"active": 0}, "active: got 0"),
-     ({"active": 21}, "active: got 21.*at most 20"), ({"batch_size": 0}, "batch_size: got 0")],
-)  # fmt: skip
+    [
+        ({"d_in": 0}, "d_in: got 0"),
+        ({"n_features": 1.5}, "n_features: got 1.5"),
+        ({"active": 0}, "active: got 0"),
+        ({"active": 21}, "active: got 21.*at most 20"),
+        ({"batch_size": 0}, "batch_size: got 0"),
+    ],
+)
 def test_bad_input(bad, said):
     with pytest.raises(ValueError, match=said):
         SyntheticDictionary(**{"d_in": 8, "n_features": 20, "active": 2} | bad)

@@ -134,13 +134,21 @@ def test_bytes_are_bytes_only_where_there_are_all(family):
 @pytest.mark.parametrize(
     ("entries", "spelling", "last"),
     [
-        ([*"Ġ", *map(chr, [*range(33, 127), *range(161, 173), *range(174, 256)]), *map(chr, range(256, 324)), "Ġthe"],
-         Spelling.BYTE_LEVEL, b" the"),
+        (
+            [
+                *"Ġ",
+                *map(chr, [*range(33, 127), *range(161, 173), *range(174, 256)]),
+                *map(chr, range(256, 324)),
+                "Ġthe",
+            ],
+            Spelling.BYTE_LEVEL,
+            b" the",
+        ),
         (["a", "▁the"], Spelling.METASPACE, b" the"),
         (["a", "##s", "the"], Spelling.WORDPIECE, b" the"),
         (["a", "naïve"], Spelling.PLAIN, "naïve".encode()),
     ],
-)  # fmt: skip
+)
 def test_without_a_decoder_the_vocabulary_decides(entries, spelling, last):
     found = Vocabulary(lambda i: entries[i], len(entries))
     assert found.spelling is spelling and found.bytes_of(len(entries) - 1) == last

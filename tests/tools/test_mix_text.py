@@ -170,6 +170,6 @@ def test_the_recipe_of_the_shipped_models():
 
 
 def test_a_document_without_room_leaves_it_to_the_next():
-    found = [mix_text.Found(i, "a", size, bytes([i])) for i, size in enumerate((5, 9, 4, 1))]
+    found = [mix_text.Listed(i, "a", size, bytes([i])) for i, size in enumerate((5, 9, 4, 1))]
     assert [f.size for f in mix_text.fitting(found, 10, "size")] == [5, 4, 1]
     assert mix_text.held_apart(found, 0.01) == {3} and mix_text.held_apart(found[:1], 0.5) == set()

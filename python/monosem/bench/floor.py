@@ -64,8 +64,13 @@ def step(w: Workload, rates: Rates) -> dict[str, Any]:
     return {
         "ms": 1e3 * (product + again + gathers + adam),
         "bf16_ms": 1e3 * (w.product_flops / bf16 + once_more + gathers + adam) if bf16 else None,
-        "product_ms": 1e3 * product, "rescore_ms": 1e3 * again, "gathers_ms": 1e3 * gathers, "adam_ms": 1e3 * adam,
-        "product_flops": w.product_flops, "rescore_bytes": w.rescore_bytes if again else 0,
-        "gather_bytes": w.gather_bytes, "adam_bytes": w.adam_bytes,
+        "product_ms": 1e3 * product,
+        "rescore_ms": 1e3 * again,
+        "gathers_ms": 1e3 * gathers,
+        "adam_ms": 1e3 * adam,
+        "product_flops": w.product_flops,
+        "rescore_bytes": w.rescore_bytes if again else 0,
+        "gather_bytes": w.gather_bytes,
+        "adam_bytes": w.adam_bytes,
         **asdict(rates),
-    }  # fmt: skip
+    }

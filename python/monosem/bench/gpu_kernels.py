@@ -240,9 +240,11 @@ def table(steps: list[Launches], spans: list[float], w: Workload, rates: floor.R
         times = [launches.get(name, []) for launches in steps]
         ms = 1e-3 * statistics.median(map(sum, times))
         row = {
-            "kernel": name, "launches": statistics.median_low([len(t) for t in times]), "ms": ms,
+            "kernel": name,
+            "launches": statistics.median_low([len(t) for t in times]),
+            "ms": ms,
             "launch_us": statistics.median(t for step in times for t in step),
-        }  # fmt: skip
+        }
         if work := work_of(name, counted):
             row |= {"flops": work.flops, "bytes": work.moved}
             if rates is not None:

@@ -81,32 +81,40 @@ def operations(w: Workload, device: torch.device | str = "cpu", encoded: bool = 
         Operation(name, encode, w.product_flops, batch + read + listed, waits=name == "threshold_encode"),
         Operation("sparse_decode", lambda: ops.decode(code, w_dec, b_dec), 2 * e * d, rows + batch + listed),
         Operation(
-            "decode_loss", lambda: ops.decode_loss_rows(values, indices, offsets, w_dec, b_dec, x), 4 * e * d,
+            "decode_loss",
+            lambda: ops.decode_loss_rows(values, indices, offsets, w_dec, b_dec, x),
+            4 * e * d,
             rows + 2 * batch + 12 * e,
         ),
         Operation("gather_dot", lambda: ops.gather_dot(x, indices, offsets, w_dec), 2 * e * d, rows + batch + listed),
         Operation("csc", lambda: ops.csc(indices, offsets, f), 0, 16 * e + 8 * (n + f)),
         Operation("feature_sum", lambda: ops.feature_sum(starts, entries, slopes), e, 12 * e + 12 * f),
         Operation(
-            "row_grad", lambda: ops.row_grad(starts, entries, tokens, slopes, residual), 2 * e * d,
+            "row_grad",
+            lambda: ops.row_grad(starts, entries, tokens, slopes, residual),
+            2 * e * d,
             rows + matrix + 16 * e,
         ),
         Operation("row_adam_", lambda: ops.row_adam_(moved, m, v, g, *adam), 16 * f * d, 7 * matrix),
         Operation(
             "row_grad_adam_",
             lambda: ops.row_grad_adam_(moved, m, v, starts, entries, tokens, slopes, residual, 1.0, *adam),
-            2 * e * d + 16 * f * d, rows + 6 * matrix + 16 * e,
+            2 * e * d + 16 * f * d,
+            rows + 6 * matrix + 16 * e,
         ),
         Operation(
             "encoder_grad_adam_",
             lambda: ops.encoder_grad_adam_(moved, m, v, starts, entries, tokens, slopes, residual, None, *adam[:5]),
-            e + 2 * e * d + 18 * f * d, rows + 6 * matrix + 16 * e + 8 * f,
+            e + 2 * e * d + 18 * f * d,
+            rows + 6 * matrix + 16 * e + 8 * f,
         ),
         Operation(
-            "resample_", lambda: ops.resample_(moved, moved, moved_bias, [m, v], dead, fresh, alive, 0.2), 2 * f * d,
+            "resample_",
+            lambda: ops.resample_(moved, moved, moved_bias, [m, v], dead, fresh, alive, 0.2),
+            2 * f * d,
             matrix + 5 * 4 * len(dead) * d,
         ),
-    ]  # fmt: skip
+    ]
 
 
 class _Rounded:
@@ -154,18 +162,28 @@ def compare(
                 if turn:  # the first warms up
                     seconds.append(time.perf_counter() - begin)
     return {
-        "what": "operations", "workload": w.to_json(), "machine": about_machine, "floor": floor.step(w, rates),
-        "seconds": round(time.time() - began, 1), "made": time.strftime("%Y-%m-%d %H:%M", time.gmtime(began)),
+        "what": "operations",
+        "workload": w.to_json(),
+        "machine": about_machine,
+        "floor": floor.step(w, rates),
+        "seconds": round(time.time() - began, 1),
+        "made": time.strftime("%Y-%m-%d %H:%M", time.gmtime(began)),
         "rows": [summary(op, seconds, rates) for op, seconds in zip(todo, times, strict=True)],
-    }  # fmt: skip
+    }
 
 
 def summary(op: Operation, times: list[float], rates: Rates) -> dict[str, Any]:
     """A row as plain data."""
     floor_seconds, middle = rates.seconds(op.flops, op.moved), statistics.median(times)
     return {
-        "name": op.name, "ms": 1e3 * middle, "fastest_ms": 1e3 * min(times), "flops": op.flops, "bytes": op.moved,
-        "floor_ms": 1e3 * floor_seconds, "to_floor": middle / floor_seconds,
+        "name": op.name,
+        "ms": 1e3 * middle,
+        "fastest_ms": 1e3 * min(times),
+        "flops": op.flops,
+        "bytes": op.moved,
+        "floor_ms": 1e3 * floor_seconds,
+        "to_floor": middle / floor_seconds,
         "bound": "product" if op.flops / rates.flops_per_second > op.moved / rates.bytes_per_second else "bytes",
-        "flops_per_second": op.flops / middle, "bytes_per_second": op.moved / middle,
-    }  # fmt: skip
+        "flops_per_second": op.flops / middle,
+        "bytes_per_second": op.moved / middle,
+    }

@@ -79,9 +79,11 @@ class Worker:
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [str(entrant.python), str(WORKER), str(entrant.script), str(path)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
                 env=os.environ | threads | entrant.env,
-            )  # fmt: skip
+            )
         self._rest = b""
 
     def __enter__(self) -> Worker:
@@ -156,10 +158,13 @@ def write_data(w: Workload, path: Path, batches: int = 4, trained: bool = True) 
     data_batches = w.batches(batches + 1, directions)
     start = directions if trained else w.directions(seed=2)
     data = {
-        "batches": data_batches[:-1].clone(), "held_out": data_batches[-1].clone(), "W_enc": start, "W_dec": start,
+        "batches": data_batches[:-1].clone(),
+        "held_out": data_batches[-1].clone(),
+        "W_enc": start,
+        "W_dec": start,
         "b_enc": torch.full((w.f,), w.bias(start, data_batches[:-1]), dtype=torch.float32, device="cpu"),
         "b_dec": torch.zeros(w.d, dtype=torch.float32, device="cpu"),
-    }  # fmt: skip
+    }
     torch.save(data, path)
 
 
@@ -176,9 +181,15 @@ def groups(entrants: Sequence[Entrant], w: Workload, available: int) -> list[lis
 
 
 def take_turns(
-    rows: Sequence[Row], job: dict[str, Any], *, rounds: int, budget: float, timeout: float, timed: int = 2,
+    rows: Sequence[Row],
+    job: dict[str, Any],
+    *,
+    rounds: int,
+    budget: float,
+    timeout: float,
+    timed: int = 2,
     say: Callable[[str], None] = lambda _: None,
-) -> None:  # fmt: skip
+) -> None:
     """Let the entrants of ``rows`` step in turn, and fill in what they did.
 
     Each first takes three untimed steps; then come ``rounds`` rounds of ``timed`` timed steps each, the order moved on

@@ -66,12 +66,18 @@ def operations_table(result: dict[str, Any]) -> Table:
     head = ["operation", "ms", "floor ms", "× floor", "bound by", "GFLOP", "MB", "GFLOP/s", "GB/s"]
     rows = [
         [
-            row["name"], figure(row["ms"]), figure(row["floor_ms"]), figure(row["to_floor"]), row["bound"],
-            figure(row["flops"] / 1e9), figure(row["bytes"] / 1e6), figure(row["flops_per_second"] / 1e9),
+            row["name"],
+            figure(row["ms"]),
+            figure(row["floor_ms"]),
+            figure(row["to_floor"]),
+            row["bound"],
+            figure(row["flops"] / 1e9),
+            figure(row["bytes"] / 1e6),
+            figure(row["flops_per_second"] / 1e9),
             figure(row["bytes_per_second"] / 1e9),
         ]
         for row in result["rows"]
-    ]  # fmt: skip
+    ]
     return head, rows
 
 

@@ -18,9 +18,14 @@ from monosem.ops.memory import available_memory
 
 
 def compare(
-    w: Workload, entrants: Sequence[Entrant], *, rounds: int = 10, budget: float = 300.0, timeout: float = 900.0,
+    w: Workload,
+    entrants: Sequence[Entrant],
+    *,
+    rounds: int = 10,
+    budget: float = 300.0,
+    timeout: float = 900.0,
     say: Callable[[str], None] = lambda _: None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Run the entrants on one workload, ours first, and return what was measured as plain data.
 
     Args:
@@ -45,18 +50,27 @@ def compare(
     best, product = floor.step(w, rates), rates.product
     state = w.state_bytes(product)
     return {
-        "what": "train_step", "workload": w.to_json(), "machine": about_machine, "floor": best, "state_bytes": state,
-        "seconds": round(time.time() - began, 1), "made": time.strftime("%Y-%m-%d %H:%M", time.gmtime(began)),
+        "what": "train_step",
+        "workload": w.to_json(),
+        "machine": about_machine,
+        "floor": best,
+        "state_bytes": state,
+        "seconds": round(time.time() - began, 1),
+        "made": time.strftime("%Y-%m-%d %H:%M", time.gmtime(began)),
         "rows": [summary(row, rows, best["ms"], state) for row in rows],
-    }  # fmt: skip
+    }
 
 
 def summary(row: Row, rows: Sequence[Row], floor_ms: float, state: int) -> dict[str, Any]:
     """A row as plain data. ``ratio`` is the median over the rounds of this entrant's time over ours in that round."""
     about = {
-        "name": row.entrant.title, "precision": row.entrant.precision, "group": row.group,
-        "versions": row.ready.get("versions", {}), "notes": row.ready.get("notes", []), "error": row.error or None,
-    }  # fmt: skip
+        "name": row.entrant.title,
+        "precision": row.entrant.precision,
+        "group": row.group,
+        "versions": row.ready.get("versions", {}),
+        "notes": row.ready.get("notes", []),
+        "error": row.error or None,
+    }
     times = [t for r in row.seconds for t in r]
     if row.error or not times:
         return about
@@ -64,12 +78,17 @@ def summary(row: Row, rows: Sequence[Row], floor_ms: float, state: int) -> dict[
     ratios = [theirs / our for theirs, our in zip(row.per_round(), ours.per_round(), strict=False)]
     quarters = statistics.quantiles(times, n=4)
     return about | {
-        "ms": 1e3 * statistics.median(times), "quartiles_ms": [1e3 * quarters[0], 1e3 * quarters[2]],
-        "fastest_ms": 1e3 * min(times), "rounds": len(row.seconds), "steps": len(times),
+        "ms": 1e3 * statistics.median(times),
+        "quartiles_ms": [1e3 * quarters[0], 1e3 * quarters[2]],
+        "fastest_ms": 1e3 * min(times),
+        "rounds": len(row.seconds),
+        "steps": len(times),
         "times_ms": [[round(1e3 * t, 3) for t in r] for r in row.seconds],
         "ratio": statistics.median(ratios) if ratios else None,
         "to_floor": 1e3 * statistics.median(times) / floor_ms,
         "cpu_ms": 1e3 * statistics.median(t for r in row.cpu_seconds for t in r),
-        "peak_bytes": row.peak_bytes, "over_state": row.peak_bytes / state - 1 if row.peak_bytes else None,
-        "own_loss": row.loss, **row.evaluation,
-    }  # fmt: skip
+        "peak_bytes": row.peak_bytes,
+        "over_state": row.peak_bytes / state - 1 if row.peak_bytes else None,
+        "own_loss": row.loss,
+        **row.evaluation,
+    }

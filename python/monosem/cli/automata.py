@@ -28,9 +28,16 @@ def run(args: argparse.Namespace) -> int:
     out = claim.folder_of(args, args.folder)
     subject = remembered.subject(args, args.folder)
     result = measure(
-        subject.sae, subject.model, subject.hook_name, load_rows(subject.model, args.text, args.split, args.context),
-        tokens=args.tokens, support=args.support, lift=args.lift, show=args.show, progress=not args.quiet,
-    )  # fmt: skip
+        subject.sae,
+        subject.model,
+        subject.hook_name,
+        load_rows(subject.model, args.text, args.split, args.context),
+        tokens=args.tokens,
+        support=args.support,
+        lift=args.lift,
+        show=args.show,
+        progress=not args.quiet,
+    )
     origin = made_from.of(args, {"": (args.folder, subject)})
     title = f"Finite-state automata in model {subject.model.name}"
     claim.write(out, "automata", result, [section], title, {"": args.folder}, origin)

@@ -22,10 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     shape = parser.add_argument_group("what is measured")
     shape.add_argument(
-        "--workload", choices=("tiny", "small", "laptop", "gpt2", "widest", "million"), default="laptop",
+        "--workload",
+        choices=("tiny", "small", "laptop", "gpt2", "widest", "million"),
+        default="laptop",
         help="a named shape: tiny 256×64×512, small 1,024×128×4,096, laptop 2,048×512×16,384, gpt2 4,096×768×24,576, "
         "widest 8,192×512×131,072, million 2,048×512×1,048,576 (tokens × d_in × d_sae)",
-    )  # fmt: skip
+    )
     options.add_kind(shape, "of autoencoder: topk or relu")
     shape.add_argument("--batch-size", type=int, metavar="N", help="tokens per step (default: the workload's)")
     shape.add_argument("--d-in", type=int, metavar="D", help="width (default: the workload's)")
@@ -39,11 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--seconds", type=float, default=120.0, help="no further round after this time")
     how.add_argument("--threads", type=int, help="threads to use (default: as PyTorch chooses)")
     how.add_argument(
-        "--tune", nargs="?", const="", metavar="DIR",
+        "--tune",
+        nargs="?",
+        const="",
+        metavar="DIR",
         help="on a GPU, instead: measure the block sizes of the kernels at this workload's width; what is faster than "
         "the rule is used from then on by this installation, or, with DIR, written there and used where MONOSEM_TUNED "
         "names that folder",
-    )  # fmt: skip
+    )
     how.add_argument("--json", metavar="FILE", help="also write everything that was measured")
 
 

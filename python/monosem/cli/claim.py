@@ -38,9 +38,16 @@ def folder_of(args: argparse.Namespace, name: str) -> Path:
 
 
 def write(
-    out: Path, claim: str, result: Any, sections: Sequence[Callable[[dict[str, Any]], Any]], title: str,
-    runs: Mapping[str, str | Path], made_of: Mapping[str, Any], *, plain: dict[str, Any] | None = None,
-) -> None:  # fmt: skip
+    out: Path,
+    claim: str,
+    result: Any,
+    sections: Sequence[Callable[[dict[str, Any]], Any]],
+    title: str,
+    runs: Mapping[str, str | Path],
+    made_of: Mapping[str, Any],
+    *,
+    plain: dict[str, Any] | None = None,
+) -> None:
     """Print the table; write the JSON and the page, both whole.
 
     Args:

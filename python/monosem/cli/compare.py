@@ -48,10 +48,17 @@ def run(args: argparse.Namespace) -> int:
     remembered.recall_text(args, a.sae.metadata)
     b = load_subject(args.folder_b, args.model_b, args.hook_b, args.device)
     result = compare.measure(
-        a, b, load_rows(a.model, args.text, args.split, args.context), tokens=args.tokens, least=args.least,
-        baseline=not args.no_baseline, seed=args.seed, memory=int(args.memory * 2**30), folder=args.scratch,
+        a,
+        b,
+        load_rows(a.model, args.text, args.split, args.context),
+        tokens=args.tokens,
+        least=args.least,
+        baseline=not args.no_baseline,
+        seed=args.seed,
+        memory=int(args.memory * 2**30),
+        folder=args.scratch,
         progress=not args.quiet,
-    )  # fmt: skip
+    )
     out = Path(args.out or args.folder_a)
     title_ = title(result.to_dict())
     origin = made_from.of(args, {"A": (args.folder_a, a), "B": (args.folder_b, b)})

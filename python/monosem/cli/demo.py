@@ -73,8 +73,15 @@ def run(args: argparse.Namespace) -> int:
     )
     trained = f"Trained on {args.steps:,} steps of 2,048 activations, Adam at {args.lr:g}, seed {args.seed}."
     page = write_report(
-        out / "report.html", sae, model, args.hook, result, feature_study, held_out=moments, curves=find_curves(out),
+        out / "report.html",
+        sae,
+        model,
+        args.hook,
+        result,
+        feature_study,
+        held_out=moments,
+        curves=find_curves(out),
         notes=(trained,),
-    )  # fmt: skip
+    )
     print(f"\n{result.table()}\n\nopen {page.resolve().as_uri()}")
     return 0

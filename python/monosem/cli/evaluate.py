@@ -20,9 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", help="a dictionary written by `monosem train` or monosem.save")
     options.add_model(parser, as_trained=True)
     parser.add_argument(
-        "--replace", action="store_true",
+        "--replace",
+        action="store_true",
         help="write over an evaluation.json that was made from something else, or from more tokens",
-    )  # fmt: skip
+    )
     options.add_reading(parser, "held_out")
     parser.add_argument(
         "--tokens", type=int, metavar="N", help="evaluate about N tokens, in evenly spaced contexts (default: all)"
@@ -49,9 +50,11 @@ def run(args: argparse.Namespace) -> int:
     model.check_written(hook_name)  # before the text is read
     rows = load_rows(model, args.text, args.split, args.context)
     options = {
-        "tokens": args.tokens, "skip_positions": args.skip_positions, "skip_tokens": args.skip_tokens,
+        "tokens": args.tokens,
+        "skip_positions": args.skip_positions,
+        "skip_tokens": args.skip_tokens,
         "progress": not args.quiet,
-    }  # fmt: skip
+    }
     out = Path(args.out or args.folder)
     made_from = evaluated.made_from(
         subject, rows, args.text, args.split, args.skip_tokens, args.skip_positions, args.tokens
@@ -67,8 +70,14 @@ def run(args: argparse.Namespace) -> int:
     if args.report:
         feature_study = study(sae, model, hook_name, rows, **options)
         page = write_report(
-            out / "report.html", sae, model, hook_name, result, feature_study,
-            curves=find_curves(args.folder), skip_positions=args.skip_positions,
-        )  # fmt: skip
+            out / "report.html",
+            sae,
+            model,
+            hook_name,
+            result,
+            feature_study,
+            curves=find_curves(args.folder),
+            skip_positions=args.skip_positions,
+        )
         print(f"open {page.resolve().as_uri()}")
     return 0

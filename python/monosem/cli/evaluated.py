@@ -9,20 +9,31 @@ from typing import Any
 
 
 def made_from(
-    subject: Any, rows: Any, text: str, split: str, skip_tokens: Sequence[Any], skip_positions: int = 1,
+    subject: Any,
+    rows: Any,
+    text: str,
+    split: str,
+    skip_tokens: Sequence[Any],
+    skip_positions: int = 1,
     tokens: int | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """What the figures depend on, for ``evaluation.json``; to be compared before the work is done."""
     from monosem.analysis.index import fingerprint as of
     from monosem.analysis.scan import spread
     from monosem.data import fingerprint
 
     return {
-        "dictionary": of.of_dictionary(subject.sae), "model": subject.model.name,
-        "weights": fingerprint.of_model(subject.model), "hook_name": subject.hook_name, "text": text,
-        "split": split, "rows": of.of_text(rows), "contexts": len(spread(rows, tokens)),
-        "skip_positions": skip_positions, "skip_tokens": list(skip_tokens),
-    }  # fmt: skip
+        "dictionary": of.of_dictionary(subject.sae),
+        "model": subject.model.name,
+        "weights": fingerprint.of_model(subject.model),
+        "hook_name": subject.hook_name,
+        "text": text,
+        "split": split,
+        "rows": of.of_text(rows),
+        "contexts": len(spread(rows, tokens)),
+        "skip_positions": skip_positions,
+        "skip_tokens": list(skip_tokens),
+    }
 
 
 def check_replaces(path: Path, mine: dict[str, Any]) -> None:

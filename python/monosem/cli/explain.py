@@ -39,9 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--price", type=float, nargs=2, metavar=("READ", "WRITE"), help="per million tokens, for the cost shown first"
     )
     client.add_argument(
-        "--request", type=_object, default={}, metavar="JSON",
-        help="further fields of each request; null removes one: '{\"seed\": null, \"max_tokens\": null}'",
-    )  # fmt: skip
+        "--request",
+        type=_object,
+        default={},
+        metavar="JSON",
+        help='further fields of each request; null removes one: \'{"seed": null, "max_tokens": null}\'',
+    )
     client.add_argument("--yes", action="store_true", help="do not ask before spending")
 
 
@@ -58,14 +61,24 @@ def run(args: argparse.Namespace) -> int:
         subject, index = compared.subject, compared.index
         chosen = choose_features(index, count, args.seed)
         cases += gather(
-            subject, index, index.rows, chosen, compared.kind, seed=args.seed, progress=not args.quiet,
+            subject,
+            index,
+            index.rows,
+            chosen,
+            compared.kind,
+            seed=args.seed,
+            progress=not args.quiet,
             skip_positions=index.meta["settings"]["skip_positions"],
-        )  # fmt: skip
+        )
         described[compared.kind] = {
-            "model": subject.model.name, "hook_name": subject.hook_name, "d_sae": subject.sae.cfg.d_sae,
-            "kind": subject.sae.cfg.kind, "tokens": index.tokens, "features": len(chosen),
+            "model": subject.model.name,
+            "hook_name": subject.hook_name,
+            "d_sae": subject.sae.cfg.d_sae,
+            "kind": subject.sae.cfg.kind,
+            "tokens": index.tokens,
+            "features": len(chosen),
             "sources": sources_read(index.rows),
-        }  # fmt: skip
+        }
     with _Interpreter(args, out) as interpreter:
         if not interpreter.agreed(cases):
             print("nothing was asked")
@@ -120,10 +133,16 @@ class _Interpreter:
         from monosem.analysis.evidence.explain.language_model import ModelInterpreter
 
         self.chat: Chat | None = Chat(
-            args.client, args.client_model, args.cache or out / "explain-cache",
-            api_key=os.environ.get(args.key_variable, ""), concurrency=args.concurrency, retries=args.retries,
-            timeout=args.timeout, options=args.request, progress=not args.quiet,
-        )  # fmt: skip
+            args.client,
+            args.client_model,
+            args.cache or out / "explain-cache",
+            api_key=os.environ.get(args.key_variable, ""),
+            concurrency=args.concurrency,
+            retries=args.retries,
+            timeout=args.timeout,
+            options=args.request,
+            progress=not args.quiet,
+        )
         self.who = ModelInterpreter(self.chat)
 
     def __enter__(self) -> _Interpreter:

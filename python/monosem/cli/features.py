@@ -24,25 +24,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokens", type=int, metavar="N", help="for an index that must be made: read about N tokens")
     parser.add_argument("--out", metavar="FOLDER", help="where the pages go (default: FOLDER/features)")
     parser.add_argument(
-        "--prompt", action="append", default=[], metavar="TEXT",
+        "--prompt",
+        action="append",
+        default=[],
+        metavar="TEXT",
         help="also show which features fire on each token of this text; may be given several times",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--top", type=int, metavar="N", help="top activations per page (default: by the width, 12 or 8)"
     )
     parser.add_argument("--each", type=int, metavar="N", help="examples of each of 11 intervals (default: 3 or 1)")
     parser.add_argument("--random", type=int, metavar="N", help="examples at random (default: 6 or 3)")
     parser.add_argument(
-        "--export", choices=("neuronpedia", "saedashboard"),
+        "--export",
+        choices=("neuronpedia", "saedashboard"),
         help="instead of pages write --out in the format of Neuronpedia's exports or of SAEDashboard's batches",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--no-proxies", action="store_true", help="do not colour histograms by proxies as well as by source"
     )
     parser.add_argument(
-        "--automata", metavar="FILE",
+        "--automata",
+        metavar="FILE",
         help="automata.json of `monosem automata`, for the automaton links (default: FOLDER's, if it is there)",
-    )  # fmt: skip
+    )
     parser.add_argument("--title", help="of the page")
     parser.add_argument("--device", default="cpu", help="where the dictionary runs: cpu or cuda")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
@@ -56,9 +61,10 @@ def run(args: argparse.Namespace) -> int:
 
     if args.export:
         options.refuse(
-            args, ("prompt", "top", "each", "random", "no_proxies", "automata", "title"),
+            args,
+            ("prompt", "top", "each", "random", "no_proxies", "automata", "title"),
             f"beside --export {args.export}, which writes no pages",
-        )  # fmt: skip
+        )
     if args.out is None and not Path(args.folder).is_dir():
         raise ValueError(f"out: {args.folder!r} is not a folder to write into; name one with --out")
     subject = remembered.subject(args, args.folder)
@@ -73,10 +79,16 @@ def run(args: argparse.Namespace) -> int:
             f"automata: no file {args.automata!r}; wanted automata.json, written by `monosem automata`"
         )
     page = write_site(
-        subject, index, out, prompts=args.prompt, counts=replace(Counts.for_width(index.d_sae), **given),
-        marks=None if args.no_proxies else proxy_marks(subject.model, index), following=links, title=args.title,
+        subject,
+        index,
+        out,
+        prompts=args.prompt,
+        counts=replace(Counts.for_width(index.d_sae), **given),
+        marks=None if args.no_proxies else proxy_marks(subject.model, index),
+        following=links,
+        title=args.title,
         progress=not args.quiet,
-    )  # fmt: skip
+    )
     print(f"open {page.resolve().as_uri()}")
     return 0
 
@@ -95,9 +107,13 @@ def _index(args: argparse.Namespace, subject):
     print(f"no index in {folder} yet: reading the text first")
     rows = load_rows(subject.model, args.text, args.split, args.context)
     return build_index(
-        subject, rows, folder, tokens=args.tokens, progress=not args.quiet,
+        subject,
+        rows,
+        folder,
+        tokens=args.tokens,
+        progress=not args.quiet,
         notes=remembered.index_notes(args),
-    )  # fmt: skip
+    )
 
 
 def _export(args: argparse.Namespace, subject, index, out: Path) -> int:

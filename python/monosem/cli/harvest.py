@@ -44,10 +44,16 @@ def run(args: argparse.Namespace) -> int:
         f"{args.hook} of {model.name}: {rows:,} contexts of {n_ctx} tokens, width {width}, {args.dtype}: about {size}"
     )
     store = harvest(
-        model, args.hook, tokens, args.out, args.dtype,
-        skip_positions=args.skip_positions, skip_tokens=args.skip_tokens, shard_mib=args.shard_mib,
+        model,
+        args.hook,
+        tokens,
+        args.out,
+        args.dtype,
+        skip_positions=args.skip_positions,
+        skip_tokens=args.skip_tokens,
+        shard_mib=args.shard_mib,
         progress=not args.quiet,
-    )  # fmt: skip
+    )
     remembered.write_beside(args.out, args)
     on_disk = human_bytes(sum(p.stat().st_size for p in Path(args.out).iterdir() if p.is_file()))
     print(f"{store.n_stored:,} activations in {len(store.index.shards)} shards, {on_disk}, in {args.out}")

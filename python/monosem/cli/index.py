@@ -32,10 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slots", type=int, default=32, help="tokens and co-firing features kept of each feature")
     parser.add_argument("--no-neurons", action="store_true", help="no sums for correlations with neurons")
     parser.add_argument(
-        "--no-codes", action="store_true",
+        "--no-codes",
+        action="store_true",
         help="do not store every activation (8 bytes for each active feature of each token); `monosem features` then "
         "cannot use the index",
-    )  # fmt: skip
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the random examples")
     parser.add_argument("--device", default="cpu", help="where the dictionary runs: cpu or cuda")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -50,14 +51,26 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"out: {args.folder!r} is not a folder to write into; name one with --out")
     out = Path(args.out or Path(args.folder) / "index")
     settings = IndexSettings(
-        top=args.top, random=args.random, each=args.each, slots=args.slots, neurons=not args.no_neurons,
-        codes=not args.no_codes, seed=args.seed, skip_positions=args.skip_positions, skip_tokens=args.skip_tokens,
-    )  # fmt: skip
+        top=args.top,
+        random=args.random,
+        each=args.each,
+        slots=args.slots,
+        neurons=not args.no_neurons,
+        codes=not args.no_codes,
+        seed=args.seed,
+        skip_positions=args.skip_positions,
+        skip_tokens=args.skip_tokens,
+    )
     rows = load_rows(subject.model, args.text, args.split, args.context)
     index = build_index(
-        subject, rows, out, tokens=args.tokens, settings=settings, progress=not args.quiet,
+        subject,
+        rows,
+        out,
+        tokens=args.tokens,
+        settings=settings,
+        progress=not args.quiet,
         notes=remembered.index_notes(args),
-    )  # fmt: skip
+    )
     alive = int((index.counts > 0).sum())
     size = sum(p.stat().st_size for p in out.iterdir())
     print(f"{index.tokens:,} tokens read; {alive:,} of {index.d_sae:,} features fire; {size / 1e6:,.0f} MB in {out}")

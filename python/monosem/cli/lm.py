@@ -72,9 +72,11 @@ def _evaluate_arguments(actions: argparse._SubParsersAction, style: type) -> Non
     evaluate.add_argument("--model", default="A", help=MODEL_HELP)
     evaluate.add_argument("--text", default="sample", help="JSON lines (plain or .xz), or 'sample': the shipped text")
     evaluate.add_argument(
-        "--split", choices=("held_out", "train", "all"), default="held_out",
+        "--split",
+        choices=("held_out", "train", "all"),
+        default="held_out",
         help="part of the text; 2 %% of the documents of each source are held out",
-    )  # fmt: skip
+    )
     evaluate.add_argument("--json", metavar="FILE", help="write the figures here too")
     evaluate.add_argument("--quiet", action="store_true", help="no progress bar")
 

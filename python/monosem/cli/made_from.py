@@ -33,9 +33,12 @@ def _dictionary(folder: str | Path, subject: Any) -> dict[str, Any]:
     from monosem.data import fingerprint
 
     return {
-        "folder": str(folder), "sha256": of_index.of_dictionary(subject.sae), "model": subject.model.name,
-        "weights": fingerprint.of_model(subject.model), "hook_name": subject.hook_name,
-    }  # fmt: skip
+        "folder": str(folder),
+        "sha256": of_index.of_dictionary(subject.sae),
+        "model": subject.model.name,
+        "weights": fingerprint.of_model(subject.model),
+        "hook_name": subject.hook_name,
+    }
 
 
 def set_aside(path: Path, mine: Mapping[str, Any]) -> Path | None:

@@ -43,9 +43,10 @@ def parser() -> argparse.ArgumentParser:
         prog="monosem",
         description="Fast sparse autoencoders for PyTorch. Begin with `monosem demo`.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="verbs:\n" + "\n".join(f"  {name:10} {what}" for name, what in VERBS.items())
+        epilog="verbs:\n"
+        + "\n".join(f"  {name:10} {what}" for name, what in VERBS.items())
         + "\n\n`monosem VERB --help` explains a verb.",
-    )  # fmt: skip
+    )
     top.add_argument("verb", choices=VERBS, metavar="VERB", help="the command (see below)")
     return top
 

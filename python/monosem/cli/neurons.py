@@ -17,9 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     claim.add_arguments(parser, tokens=500_000)
     parser.add_argument(
-        "--memory", type=float, default=1.0, metavar="GIB",
+        "--memory",
+        type=float,
+        default=1.0,
+        metavar="GIB",
         help="for the cross products of features and neurons; with less the text is read several times",
-    )  # fmt: skip
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -31,9 +34,14 @@ def run(args: argparse.Namespace) -> int:
     out = claim.folder_of(args, args.folder)
     subject = remembered.subject(args, args.folder)
     result = measure(
-        subject.sae, subject.model, subject.hook_name, load_rows(subject.model, args.text, args.split, args.context),
-        tokens=args.tokens, memory=int(args.memory * 2**30), progress=not args.quiet,
-    )  # fmt: skip
+        subject.sae,
+        subject.model,
+        subject.hook_name,
+        load_rows(subject.model, args.text, args.split, args.context),
+        tokens=args.tokens,
+        memory=int(args.memory * 2**30),
+        progress=not args.quiet,
+    )
     origin = made_from.of(args, {"": (args.folder, subject)})
     title = f"Features and neurons of model {subject.model.name}"
     claim.write(out, "neurons", result, [section], title, {"": args.folder}, origin)

@@ -49,9 +49,12 @@ def refuse(args: argparse.Namespace, names, why: str) -> None:
 def add_import(parser) -> None:
     """``--import``, of every verb."""
     parser.add_argument(
-        "--import", dest="imports", metavar="MODULE", action="append",
+        "--import",
+        dest="imports",
+        metavar="MODULE",
+        action="append",
         help="import this module first: it registers kinds of dictionaries with monosem.register",
-    )  # fmt: skip
+    )
 
 
 def add_kind(parser, what: str) -> None:
@@ -95,9 +98,13 @@ def add_skipped(parser, *, kept: str = "") -> None:
     what = f"positions at the start of each context that are left out{kept}; 1 is BOS"
     parser.add_argument("--skip-positions", type=int, default=1, metavar="N", help=what)
     parser.add_argument(
-        "--skip-tokens", nargs="*", type=_token, default=("bos", "pad"), metavar="ID",
+        "--skip-tokens",
+        nargs="*",
+        type=_token,
+        default=("bos", "pad"),
+        metavar="ID",
         help=f"tokens that are left out at every position{kept}: ids, bos, pad; with nothing behind it: none",
-    )  # fmt: skip
+    )
 
 
 def _token(text: str) -> int | str:

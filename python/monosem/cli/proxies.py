@@ -18,11 +18,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     claim.add_arguments(parser, tokens=500_000)
     parser.add_argument(
-        "--proxy", action="append", default=[], metavar="NAME=WHAT",
+        "--proxy",
+        action="append",
+        default=[],
+        metavar="NAME=WHAT",
         help="a proxy of your own, repeatable: NAME=REGEX (its score: the share of a token inside matches); "
         "NAME=MODULE:FUNCTION (a Python function from the list of a document's tokens to one number each; above 0 "
         "means this kind); or DNA or base64, which are looked for unasked only where a source is named so",
-    )  # fmt: skip
+    )
     parser.add_argument("--only-own", action="store_true", help="leave the built-in proxies out")
 
 
@@ -36,9 +39,15 @@ def run(args: argparse.Namespace) -> int:
     subject = remembered.subject(args, args.folder)
     own = [parse(spec, subject.model) for spec in args.proxy]
     result = measure(
-        subject.sae, subject.model, subject.hook_name, load_rows(subject.model, args.text, args.split, args.context),
-        proxies=[] if args.only_own else None, extra=own, tokens=args.tokens, progress=not args.quiet,
-    )  # fmt: skip
+        subject.sae,
+        subject.model,
+        subject.hook_name,
+        load_rows(subject.model, args.text, args.split, args.context),
+        proxies=[] if args.only_own else None,
+        extra=own,
+        tokens=args.tokens,
+        progress=not args.quiet,
+    )
     origin = made_from.of(args, {"": (args.folder, subject)})
     title = f"Kinds of text in model {subject.model.name}"
     claim.write(out, "proxies", result, [section], title, {"": args.folder}, origin)

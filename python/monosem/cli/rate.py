@@ -52,9 +52,15 @@ def _write(args: argparse.Namespace) -> int:
         index = compared.index
         sources += [name for name in sources_read(index.rows) if name not in sources]
         items += candidates(
-            compared.subject, index, index.rows, choose_features(index, count, args.seed), compared.kind,
-            each=args.each, skip_positions=index.meta["settings"]["skip_positions"], progress=not args.quiet,
-        )  # fmt: skip
+            compared.subject,
+            index,
+            index.rows,
+            choose_features(index, count, args.seed),
+            compared.kind,
+            each=args.each,
+            skip_positions=index.meta["settings"]["skip_positions"],
+            progress=not args.quiet,
+        )
     origin = made_from.of(args, {c.kind: (c.folder, c.subject) for c, _ in everyone})
     page, key = write_study(out, items, args.seed, sources, origin)
     print(f"{len(items)} items to rate; key: {key}\nopen {page.resolve().as_uri()}")

@@ -22,9 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="runs/reproduce", help="folder for everything")
     options.add_model(parser)
     parser.add_argument(
-        "--other", default="B",
+        "--other",
+        default="B",
         help="a second model that differs from the first in its seed, for universality; 'none' leaves that claim out",
-    )  # fmt: skip
+    )
     parser.add_argument("--text", default="sample", help=options.TEXT_HELP)
     options.add_kind(parser, "kind of the dictionaries: topk or relu")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and the order of the text")
@@ -41,9 +42,15 @@ def run(args: argparse.Namespace) -> int:
     from monosem.reproduce.stages import all_stages
 
     context = Context(
-        Path(args.out), replace(PRESETS[args.preset], kind=args.kind), args.model,
-        None if args.other == "none" else args.other, args.hook, args.text, args.seed, not args.quiet,
-    )  # fmt: skip
+        Path(args.out),
+        replace(PRESETS[args.preset], kind=args.kind),
+        args.model,
+        None if args.other == "none" else args.other,
+        args.hook,
+        args.text,
+        args.seed,
+        not args.quiet,
+    )
     results = run_stages(context, all_stages(context))
     page = write_report(context, results)
     print(f"\nopen {page.resolve().as_uri()}")

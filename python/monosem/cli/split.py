@@ -52,10 +52,20 @@ def run(args: argparse.Namespace) -> int:
     remembered.recall_text(args, subjects[0].sae.metadata)
     rows = load_rows(subjects[0].model, args.text, args.split, args.context)
     result = split.measure(
-        subjects, rows, label=args.label, feature=args.feature, names=args.folders, tokens=args.tokens,
-        threshold=args.threshold, least=args.least, most=args.most, umap=not args.no_map,
-        memory=int(args.memory * 2**30), folder=args.scratch, progress=not args.quiet,
-    )  # fmt: skip
+        subjects,
+        rows,
+        label=args.label,
+        feature=args.feature,
+        names=args.folders,
+        tokens=args.tokens,
+        threshold=args.threshold,
+        least=args.least,
+        most=args.most,
+        umap=not args.no_map,
+        memory=int(args.memory * 2**30),
+        folder=args.scratch,
+        progress=not args.quiet,
+    )
     out = Path(args.out or args.folders[-1])
     runs = {str(folder): folder for folder in args.folders}
     origin = made_from.of(args, {str(f): (f, s) for f, s in zip(args.folders, subjects, strict=True)})

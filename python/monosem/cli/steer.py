@@ -37,23 +37,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     changes.add_argument("--add", **one, help="add to the activation on every token; may be negative")
     changes.add_argument("--ablate", action="append", metavar="FEATURE", help="set the activation to 0 on every token")
     changes.add_argument(
-        "--error", choices=("keep", "drop"), default="keep",
+        "--error",
+        choices=("keep", "drop"),
+        default="keep",
         help="keep or drop the part of the activation that the dictionary does not explain",
-    )  # fmt: skip
+    )
     how = parser.add_argument_group("writing")
     how.add_argument(
-        "--prompt", nargs="+", metavar="TEXT",
+        "--prompt",
+        nargs="+",
+        metavar="TEXT",
         help="texts to write on from (default: the paper's, 1,2,3,4,5,6,7,8,9,10; for the evidence also one in prose)",
-    )  # fmt: skip
+    )
     how.add_argument("--samples", type=int, default=10, help="how many, each with and without the changes")
     how.add_argument("--length", type=int, default=48, help="tokens to write")
     how.add_argument("--temperature", type=float, default=1.0, help="0: the likeliest token every time")
     how.add_argument("--seed", type=int, default=0, help="sample i uses seed + i, with and without")
     reading = parser.add_argument_group("reading")
     reading.add_argument(
-        "--read", action="store_true",
+        "--read",
+        action="store_true",
         help="do not write: change of the log-likelihood of each token of the text, by source",
-    )  # fmt: skip
+    )
     what = parser.add_argument_group("the evidence")
     what.add_argument(
         "--labels",
@@ -142,9 +147,16 @@ def _write(args: argparse.Namespace, subject: Any, steering: Any) -> int:
     with tqdm(total=total, unit="tok", desc="writing", disable=args.quiet) as bar:
         for prompt in prompts:
             samples[prompt] = side_by_side(
-                subject.model, subject.hook_name, steering, prompt, samples=args.samples, length=args.length,
-                temperature=args.temperature, seed=args.seed, progress=bar.update,
-            )  # fmt: skip
+                subject.model,
+                subject.hook_name,
+                steering,
+                prompt,
+                samples=args.samples,
+                length=args.length,
+                temperature=args.temperature,
+                seed=args.seed,
+                progress=bar.update,
+            )
     for prompt, pairs in samples.items():
         print(f"after {_line(prompt)!r}")
         for s in pairs:
@@ -153,10 +165,12 @@ def _write(args: argparse.Namespace, subject: Any, steering: Any) -> int:
         from dataclasses import asdict
 
         record = {
-            "model": subject.model.name, "hook_name": subject.hook_name, "error": args.error,
+            "model": subject.model.name,
+            "hook_name": subject.hook_name,
+            "error": args.error,
             "edits": [asdict(e) for e in steering.edits],
             "samples": {prompt: [asdict(s) for s in pairs] for prompt, pairs in samples.items()},
-        }  # fmt: skip
+        }
         _save(args, subject, "steered", record)
     return 0
 
@@ -181,11 +195,21 @@ def _evidence(args: argparse.Namespace, subject: Any) -> int:
     index = _LookUp(args, subject).index
     labels = steer.labels_of(index, args.labels)
     result = steer.measure(
-        subject, index, steer.proxy_judges(subject.model, index.rows, labels), labels,
+        subject,
+        index,
+        steer.proxy_judges(subject.model, index.rows, labels),
+        labels,
         prompts=args.prompt or steer.PROMPTS,
-        samples=args.samples, length=args.length, temperature=args.temperature, error=args.error, trials=args.trials,
-        skip_positions=args.skip_positions, seed=args.seed, judged=steer.JUDGED, progress=not args.quiet,
-    )  # fmt: skip
+        samples=args.samples,
+        length=args.length,
+        temperature=args.temperature,
+        error=args.error,
+        trials=args.trials,
+        skip_positions=args.skip_positions,
+        seed=args.seed,
+        judged=steer.JUDGED,
+        progress=not args.quiet,
+    )
     out = Path(args.out or args.folder)
     origin = made_from.of(args, {"": (args.folder, subject)})
     claim.write(out, "steering", result, [steer.section], "Features cause text", {"": args.folder}, origin)

@@ -29,16 +29,20 @@ def add_arguments(parser: argparse.ArgumentParser, count: int) -> None:
         "--neurons", type=int, metavar="N", help="neurons of the same hook, at random (default: as many; 0: none)"
     )
     parser.add_argument(
-        "--shuffled", metavar="RUN2",
+        "--shuffled",
+        metavar="RUN2",
         help="a dictionary trained on the model with shuffled weights (`monosem train --model A~shuffled --out RUN2`), "
         "as the paper's control; as many of its features",
-    )  # fmt: skip
+    )
     options.add_model(parser, as_trained=True)
     options.add_reading(parser, "all")
     parser.add_argument(
-        "--tokens", type=int, default=200_000, metavar="N",
+        "--tokens",
+        type=int,
+        default=200_000,
+        metavar="N",
         help="of a dictionary without an index (`monosem index`), and of neurons, read about N tokens, evenly spaced",
-    )  # fmt: skip
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the choice of features and examples")
     parser.add_argument("--out", help="output folder (default: the dictionary's)")
     parser.add_argument("--device", default="cpu", help="where the dictionary runs: cpu or cuda")

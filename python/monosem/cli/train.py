@@ -60,9 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sparsity-warmup", type=_time, default=0.05, help="relu: rise of the penalty: steps or a share of all"
     )
     how.add_argument(
-        "--adam-state", choices=["fp32", "bf16", "int8"], default="fp32",
+        "--adam-state",
+        choices=["fp32", "bf16", "int8"],
+        default="fp32",
         help="precision of Adam's moments: 8, 4 or 2 bytes per weight (default: %(default)s)",
-    )  # fmt: skip
+    )
     how.add_argument(
         "--lazy-rows", action="store_true", help="leave a feature's row alone in a batch that gives it no gradient"
     )
@@ -116,12 +118,24 @@ def run(args: argparse.Namespace) -> int:
     plans = {"paper": ResampleConfig, "auto": lambda: ResampleConfig.for_run(steps, args.batch_size, args.d_sae)}
     resampled = args.resample == "paper" or (args.resample == "auto" and kind.Config.resampled)
     config = TrainConfig(
-        lr=args.lr, batch_size=args.batch_size, steps=steps, lr_warmup=args.lr_warmup, lr_decay=args.lr_decay,
-        decay_shape=args.decay_shape, sparsity_warmup=args.sparsity_warmup, clip=args.clip, ema=args.ema,
-        adam_state=args.adam_state, lazy_rows=args.lazy_rows,
-        dead_after=args.dead_after, resample=plans[args.resample]() if resampled else None, seed=args.seed,
-        log_every=args.log_every, checkpoint_every=args.checkpoint_every, cuda_graph=not args.no_cuda_graph,
-    )  # fmt: skip
+        lr=args.lr,
+        batch_size=args.batch_size,
+        steps=steps,
+        lr_warmup=args.lr_warmup,
+        lr_decay=args.lr_decay,
+        decay_shape=args.decay_shape,
+        sparsity_warmup=args.sparsity_warmup,
+        clip=args.clip,
+        ema=args.ema,
+        adam_state=args.adam_state,
+        lazy_rows=args.lazy_rows,
+        dead_after=args.dead_after,
+        resample=plans[args.resample]() if resampled else None,
+        seed=args.seed,
+        log_every=args.log_every,
+        checkpoint_every=args.checkpoint_every,
+        cuda_graph=not args.no_cuda_graph,
+    )
     needed = len(settings) * memory.bytes_needed(
         source.d_in, args.d_sae, args.batch_size, ema=args.ema is not None, adam_state=args.adam_state
     )
@@ -135,9 +149,15 @@ def run(args: argparse.Namespace) -> int:
     )
     made_of = remembered.read_beside(args.activations) if args.activations else remembered.made_of(args)
     trainer = Trainer(
-        saes if settings[1:] else saes[0], config, args.out, progress=not args.quiet, metadata=made_of,
-        start=args.start, moments=args.moments, time_phases=args.time_phases,
-    )  # fmt: skip
+        saes if settings[1:] else saes[0],
+        config,
+        args.out,
+        progress=not args.quiet,
+        metadata=made_of,
+        start=args.start,
+        moments=args.moments,
+        time_phases=args.time_phases,
+    )
     trainer.fit(source, resume=True if args.resume_from is None else args.resume_from)
     for i, row in enumerate(trainer.last_metrics):
         print(
@@ -175,9 +195,15 @@ def _source(args: argparse.Namespace):
         model, text=args.text, tokens=args.tokens, split=args.split, contexts=args.contexts, context=args.context
     )
     return ActivationStream(
-        model, args.hook, tokens, args.batch_size, args.seed, epochs=None,
-        skip_positions=args.skip_positions, skip_tokens=args.skip_tokens,
-    )  # fmt: skip
+        model,
+        args.hook,
+        tokens,
+        args.batch_size,
+        args.seed,
+        epochs=None,
+        skip_positions=args.skip_positions,
+        skip_tokens=args.skip_tokens,
+    )
 
 
 def _settings(args: argparse.Namespace) -> list[dict[str, object]]:

@@ -19,9 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folders", nargs="+", metavar="RUN", help="dictionaries written by `monosem train`")
     claim.add_text(parser, tokens=200_000)
     parser.add_argument(
-        "--density-tokens", type=int, default=1_000_000, metavar="N",
+        "--density-tokens",
+        type=int,
+        default=1_000_000,
+        metavar="N",
         help="count how often features fire on about N tokens; rarer ones than 1 in N cannot be seen",
-    )  # fmt: skip
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,10 +51,14 @@ def run(args: argparse.Namespace) -> int:
     first = next(iter(subjects.values()))
     remembered.recall_text(args, first.sae.metadata)
     result = measure(
-        {name: s.sae for name, s in subjects.items()}, first.model, first.hook_name,
-        load_rows(first.model, args.text, args.split, args.context), tokens=args.tokens,
-        density_tokens=args.density_tokens, progress=not args.quiet,
-    )  # fmt: skip
+        {name: s.sae for name, s in subjects.items()},
+        first.model,
+        first.hook_name,
+        load_rows(first.model, args.text, args.split, args.context),
+        tokens=args.tokens,
+        density_tokens=args.density_tokens,
+        progress=not args.quiet,
+    )
     origin = made_from.of(args, {n: (f, s) for (n, s), f in zip(subjects.items(), args.folders, strict=True)})
     claim.write(out, "widths", result, [section], f"Dictionaries of model {first.model.name}", {}, origin)
     return 0

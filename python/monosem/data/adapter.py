@@ -140,9 +140,13 @@ class Model(ABC):
 
     @torch.no_grad()
     def generate(
-        self, tokens: Sequence[int], length: int, temperature: float = 0.8, seed: int = 0,
+        self,
+        tokens: Sequence[int],
+        length: int,
+        temperature: float = 0.8,
+        seed: int = 0,
         replace: dict[str, Replace] | None = None,
-    ) -> list[int]:  # fmt: skip
+    ) -> list[int]:
         """``tokens`` and ``length`` sampled ones after them. When the context is full it slides, its BOS staying put.
 
         Args:

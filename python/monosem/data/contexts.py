@@ -62,9 +62,13 @@ class Contexts:
             )
         self.kept = self.n_ctx - self.skip  # at most
         self.settings = {
-            "hook_name": hook_name, "model": model.name, "rows": self.rows, "n_ctx": self.n_ctx,
-            "skip_positions": self.skip, "tokens_crc32": shards.tokens_checksum(self.tokens),
-        }  # fmt: skip
+            "hook_name": hook_name,
+            "model": model.name,
+            "rows": self.rows,
+            "n_ctx": self.n_ctx,
+            "skip_positions": self.skip,
+            "tokens_crc32": shards.tokens_checksum(self.tokens),
+        }
         if (self.lengths != self.kept).any():  # else the setting changes nothing, and positions of old go on
             self.settings["skip_tokens"] = list(self.skip_ids)
 

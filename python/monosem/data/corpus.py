@@ -41,9 +41,12 @@ class Corpus:
     ) -> None:
         path = tokenizer or folder / "tokenizer.json"
         self.identity = {
-            "text": _fingerprint(Path(text), "text"), "holdout": share, "n_ctx": model.n_ctx, "d_vocab": model.d_vocab,
+            "text": _fingerprint(Path(text), "text"),
+            "holdout": share,
+            "n_ctx": model.n_ctx,
+            "d_vocab": model.d_vocab,
             "tokenizer": _fingerprint(tokenizer, "tokenizer") if tokenizer else "trained on the text",
-        }  # fmt: skip
+        }
         listed, tokens = folder / "corpus.json", folder / "tokens.npy"
         advice = f"remove {str(listed)!r}, and it is made again from the text"
         if listed.is_file():

@@ -29,7 +29,7 @@ _OTHER = (
     (b"BZh", "packed with bzip2", "Unpack it with `bunzip2`, or pack it with gzip or xz."),
     (b"%PDF", "a PDF", "Extract its text."),
     (b"\x93NUMPY", "a NumPy array", "Tokens in an array are given with --tokens."),
-)  # fmt: skip
+)
 
 
 def read_jsonl(path: str | Path) -> Iterator[Document]:

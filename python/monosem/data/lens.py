@@ -109,9 +109,10 @@ class LensModel(Model):
         kept = []
         with torch.no_grad():
             logits = self.module.run_with_hooks(
-                self._probe_tokens(), return_type="logits",
+                self._probe_tokens(),
+                return_type="logits",
                 fwd_hooks=[(BEFORE_UNEMBED, lambda value, hook=None: kept.append(value))],
-            )  # fmt: skip
+            )
             behind = self.module.unembed(kept[-1])
         try:
             return probes.logit_scale(behind.flatten(0, -2), logits.flatten(0, -2), sorted(c for c in caps if c > 0))
@@ -277,10 +278,20 @@ def to_lens(model: Model) -> Any:
     library, cfg = _library(), module.cfg
     bridge = int(library_version().split(".")[0]) >= 4
     shape = dict(
-        n_layers=cfg.n_layers, d_model=cfg.d_model, d_mlp=cfg.d_mlp, d_head=cfg.d_head, n_heads=cfg.n_heads,
-        n_ctx=cfg.n_ctx, d_vocab=cfg.d_vocab, act_fn="relu", normalization_type="LN", eps=cfg.ln_eps,
-        model_name=f"monosem-{Path(model.name).name}", seed=0, device="cpu",
-    )  # fmt: skip
+        n_layers=cfg.n_layers,
+        d_model=cfg.d_model,
+        d_mlp=cfg.d_mlp,
+        d_head=cfg.d_head,
+        n_heads=cfg.n_heads,
+        n_ctx=cfg.n_ctx,
+        d_vocab=cfg.d_vocab,
+        act_fn="relu",
+        normalization_type="LN",
+        eps=cfg.ln_eps,
+        model_name=f"monosem-{Path(model.name).name}",
+        seed=0,
+        device="cpu",
+    )
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = _hugging_face(model.tokenizer, folder)
         if bridge:
@@ -310,31 +321,42 @@ def _hugging_face(tokenizer: Any, folder: str) -> Any:
 def _hooked_weights(module: Transformer) -> dict[str, Tensor]:
     heads, width = module.cfg.n_heads, module.cfg.d_model
     out = {
-        "embed.W_E": module.embed.weight, "pos_embed.W_pos": module.pos_embed.weight,
-        "ln_final.w": module.ln_final.weight, "ln_final.b": module.ln_final.bias,
-        "unembed.W_U": module.W_U, "unembed.b_U": module.b_U,
-    }  # fmt: skip
+        "embed.W_E": module.embed.weight,
+        "pos_embed.W_pos": module.pos_embed.weight,
+        "ln_final.w": module.ln_final.weight,
+        "ln_final.b": module.ln_final.bias,
+        "unembed.W_U": module.W_U,
+        "unembed.b_U": module.b_U,
+    }
     for index, block in enumerate(module.layers):
         at = f"blocks.{index}."
         for letter, weight, bias in zip("QKV", block.qkv.weight.chunk(3), block.qkv.bias.chunk(3), strict=True):
             out[f"{at}attn.W_{letter}"] = weight.view(heads, -1, width).transpose(1, 2)
             out[f"{at}attn.b_{letter}"] = bias.view(heads, -1)
         out |= {
-            f"{at}ln1.w": block.ln1.weight, f"{at}ln1.b": block.ln1.bias,
-            f"{at}ln2.w": block.ln2.weight, f"{at}ln2.b": block.ln2.bias,
-            f"{at}attn.W_O": block.out.weight.T.reshape(heads, -1, width), f"{at}attn.b_O": block.out.bias,
-            f"{at}mlp.W_in": block.mlp_in.weight.T, f"{at}mlp.b_in": block.mlp_in.bias,
-            f"{at}mlp.W_out": block.mlp_out.weight.T, f"{at}mlp.b_out": block.mlp_out.bias,
-        }  # fmt: skip
+            f"{at}ln1.w": block.ln1.weight,
+            f"{at}ln1.b": block.ln1.bias,
+            f"{at}ln2.w": block.ln2.weight,
+            f"{at}ln2.b": block.ln2.bias,
+            f"{at}attn.W_O": block.out.weight.T.reshape(heads, -1, width),
+            f"{at}attn.b_O": block.out.bias,
+            f"{at}mlp.W_in": block.mlp_in.weight.T,
+            f"{at}mlp.b_in": block.mlp_in.bias,
+            f"{at}mlp.W_out": block.mlp_out.weight.T,
+            f"{at}mlp.b_out": block.mlp_out.bias,
+        }
     return {k: v.detach().clone() for k, v in out.items()}
 
 
 def _bridge_weights(module: Transformer) -> dict[str, Tensor]:
     out = {
-        "embed.weight": module.embed.weight, "pos_embed.weight": module.pos_embed.weight,
-        "ln_final.weight": module.ln_final.weight, "ln_final.bias": module.ln_final.bias,
-        "unembed.weight": module.W_U.T, "unembed.bias": module.b_U,
-    }  # fmt: skip
+        "embed.weight": module.embed.weight,
+        "pos_embed.weight": module.pos_embed.weight,
+        "ln_final.weight": module.ln_final.weight,
+        "ln_final.bias": module.ln_final.bias,
+        "unembed.weight": module.W_U.T,
+        "unembed.bias": module.b_U,
+    }
     for index, block in enumerate(module.layers):
         at = f"blocks.{index}."
         parts = {

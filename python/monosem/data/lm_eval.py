@@ -54,5 +54,6 @@ def held_out_loss(model: Model, documents: Iterable[Document], progress: bool = 
             sums[key] = sums.get(key, 0) + row
     return {
         source: {"nats_per_token": n / t, "bits_per_byte": n / b / math.log(2), "tokens": int(t), "bytes": int(b)}
-        for source, (n, t, b) in sorted(sums.items(), key=lambda s: (s[0] == "all", s[0])) if t
-    }  # fmt: skip
+        for source, (n, t, b) in sorted(sums.items(), key=lambda s: (s[0] == "all", s[0]))
+        if t
+    }

@@ -88,8 +88,10 @@ def read(path: Path, argument: str, expected: str, *, note: bool = True) -> tupl
             warnings.warn_explicit(
                 f"{argument}: {str(path)!r} was written by a version without checksums: it is unknown whether "
                 "it or its files were altered",
-                RuntimeWarning, __file__, 0,
-            )  # fmt: skip
+                RuntimeWarning,
+                __file__,
+                0,
+            )
         return record, {}
     if own != _own(record) or not isinstance(digests, dict):
         raise ValueError(

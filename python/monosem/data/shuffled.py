@@ -184,9 +184,16 @@ class ShuffledSource:
     def _fill_watched(self, units: np.ndarray, out: Tensor) -> None:
         """``_fill`` under a bar of its own in tokens, where that takes long enough to wonder."""
         with tqdm(
-            total=len(out), unit="tok", unit_scale=True, desc=self.filling, leave=False, delay=self._bar_delay,
-            mininterval=0.5, dynamic_ncols=True, disable=not self.progress,
-        ) as self._bar:  # fmt: skip
+            total=len(out),
+            unit="tok",
+            unit_scale=True,
+            desc=self.filling,
+            leave=False,
+            delay=self._bar_delay,
+            mininterval=0.5,
+            dynamic_ncols=True,
+            disable=not self.progress,
+        ) as self._bar:
             self._fill(units, out)
 
     def _filled(self, tokens: int) -> None:

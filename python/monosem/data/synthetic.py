@@ -31,9 +31,16 @@ class SyntheticDictionary:
     """
 
     def __init__(
-        self, d_in: int, n_features: int, active: float, seed: int = 0, *,
-        batch_size: int = 4096, batches: int | None = None, noise: float = 0.0,
-    ) -> None:  # fmt: skip
+        self,
+        d_in: int,
+        n_features: int,
+        active: float,
+        seed: int = 0,
+        *,
+        batch_size: int = 4096,
+        batches: int | None = None,
+        noise: float = 0.0,
+    ) -> None:
         for name, value in (("d_in", d_in), ("n_features", n_features), ("batch_size", batch_size)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}: got {value!r}; wanted an integer ≥ 1")

@@ -42,9 +42,14 @@ class Context:
     def settings(self) -> dict[str, Any]:
         """What results depend on: a folder made with other settings is not gone on with."""
         return {
-            "preset": self.preset.to_dict(), "model": self.model, "other": self.other, "hook_name": self.hook_name,
-            "text": self.text, "seed": self.seed, "made_from": self.made_from,
-        }  # fmt: skip
+            "preset": self.preset.to_dict(),
+            "model": self.model,
+            "other": self.other,
+            "hook_name": self.hook_name,
+            "text": self.text,
+            "seed": self.seed,
+            "made_from": self.made_from,
+        }
 
     @cached_property
     def made_from(self) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def _intro(context: Context, beside: bool) -> str:
         if beside
         else f"with the figure measured on {seen} and on your text. The paper’s figures are left out: its kinds of "
         "text (Arabic, Hebrew, DNA, base64) are not in it."
-    )  # fmt: skip
+    )
     return (
         f'<p class="lede">Each claim of Bricken et al. (2023), {figures}</p>'
         '<p><a href="features/index.html">Browse all features</a> · <a href="rate/rate.html">Rate them by hand</a></p>'
@@ -75,9 +75,12 @@ def _row(results: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
     kept = ("d_sae", "l0", "ce_loss_recovered", "explained_variance", "dead", "ce_clean", "ce_sae", "ce_zero", "tokens")
     evaluation = result["evaluation"]
     return {
-        "name": name, "model": evaluation["model"], "activations": result["steps"] * result["batch_size"],
-        "seconds": result["seconds"], **{k: evaluation[k] for k in kept},
-    }  # fmt: skip
+        "name": name,
+        "model": evaluation["model"],
+        "activations": result["steps"] * result["batch_size"],
+        "seconds": result["seconds"],
+        **{k: evaluation[k] for k in kept},
+    }
 
 
 def _dictionaries(context: Context, results: dict[str, dict[str, Any]]) -> str:
@@ -85,14 +88,27 @@ def _dictionaries(context: Context, results: dict[str, dict[str, Any]]) -> str:
     dictionaries = [_row(results, run.name) for run in context.runs]
     rows = [
         [
-            escape(r["name"]), escape(r["model"]), f"{r['d_sae']:,}", f"{r['activations'] / 1e6:.1f} M",
-            f"{r['l0']:.1f}", f"<b>{_percent(r['ce_loss_recovered'])}</b>", _percent(r["explained_variance"]),
+            escape(r["name"]),
+            escape(r["model"]),
+            f"{r['d_sae']:,}",
+            f"{r['activations'] / 1e6:.1f} M",
+            f"{r['l0']:.1f}",
+            f"<b>{_percent(r['ce_loss_recovered'])}</b>",
+            _percent(r["explained_variance"]),
             f"{r['dead'] / r['d_sae']:.1%}",
         ]
         for r in dictionaries
-    ]  # fmt: skip
-    heads = ("Dictionary", "Model", "Features", "Activations read", "L0", "CE loss recovered", "Explained variance",
-             "Silent on held-out text")  # fmt: skip
+    ]
+    heads = (
+        "Dictionary",
+        "Model",
+        "Features",
+        "Activations read",
+        "L0",
+        "CE loss recovered",
+        "Explained variance",
+        "Silent on held-out text",
+    )
     return table(heads, rows, "No dictionary was trained.", figures=range(2, 8))
 
 
@@ -107,29 +123,34 @@ def _loss(context: Context, results: dict[str, dict[str, Any]]) -> Section:
         r = _row(results, name)
         findings.append(
             Finding(
-                f"{r['d_sae']:,} features account for most of what the neurons contribute", paper,
+                f"{r['d_sae']:,} features account for most of what the neurons contribute",
+                paper,
                 f"{_percent(r['ce_loss_recovered'])} at L0 {r['l0']:.1f} ({name})",
                 how.format(context.dictionary(name).relative_to(context.folder)),
             )
-        )  # fmt: skip
+        )
     silent = _row(results, main)
     findings.append(
         Finding(
-            "Few features are dead", "4.1 % (168 of 4,096, of 100 M tokens)",
+            "Few features are dead",
+            "4.1 % (168 of 4,096, of 100 M tokens)",
             f"{silent['dead'] / silent['d_sae']:.1%} silent on {silent['tokens']:,} held-out tokens",
             "monosem evaluate; fewer tokens leave more rare features silent",
         )
-    )  # fmt: skip
+    )
     lede = (
         "The loss in the prediction of the next token when the layer is replaced by its reconstruction. The "
         "authors call it a weak measure: replacing the layer by zeros hurts so much that most of it is soon recovered."
     )
     rows = [_row(results, run.name) for run in context.runs]
     body = chart.bars(
-        {"CE loss recovered": [_share(r["ce_loss_recovered"]) for r in rows],
-         "explained variance": [_share(r["explained_variance"]) for r in rows]},
-        [f"{r['name']}, {r['d_sae']:,} features" for r in rows], caption="Of held-out text, by dictionary",
-    )  # fmt: skip
+        {
+            "CE loss recovered": [_share(r["ce_loss_recovered"]) for r in rows],
+            "explained variance": [_share(r["explained_variance"]) for r in rows],
+        },
+        [f"{r['name']}, {r['d_sae']:,} features" for r in rows],
+        caption="Of held-out text, by dictionary",
+    )
     return Section("loss", "Loss recovered", lede, tuple(findings), body, paper=_beside_the_paper(results))
 
 
@@ -143,9 +164,11 @@ def _human(context: Context, beside: bool = True) -> Section:
     if path.is_file():
         return rate.section(sealed.read(path, "out", "what `monosem rate --score` writes")[0])
     finding = Finding(
-        "A person finds features far more interpretable than neurons", "median 12 of 14 (neurons 0)", "not rated yet",
+        "A person finds features far more interpretable than neurons",
+        "median 12 of 14 (neurons 0)",
+        "not rated yet",
         "rate/rate.html, then monosem rate --score ANSWERS.json --out rate, then the same monosem reproduce again",
-    )  # fmt: skip
+    )
     lede = "The paper’s rubric needs a person. The page for it is ready: features, neurons and controls, unlabelled."
     body = '<p><a href="rate/rate.html">Rate them</a>: about a minute per item. Ratings are kept in the browser.</p>'
     return Section("rubric", "Rated by hand", lede, (finding,), body, paper=beside)

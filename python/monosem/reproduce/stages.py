@@ -89,9 +89,13 @@ def index_of(context: Context, name: str) -> Any:
     neurons = name == "neurons"
     folder = context.folder / "dictionaries" / "neurons" if neurons else context.dictionary(name)
     return build_index(
-        subject, context.train, folder / "index", tokens=context.preset.index_tokens,
-        settings=IndexSettings(neurons=not neurons, codes=not neurons, seed=context.seed), progress=context.progress,
-    )  # fmt: skip
+        subject,
+        context.train,
+        folder / "index",
+        tokens=context.preset.index_tokens,
+        settings=IndexSettings(neurons=not neurons, codes=not neurons, seed=context.seed),
+        progress=context.progress,
+    )
 
 
 def _reader(name: str):
@@ -133,10 +137,14 @@ def _explain(context: Context) -> dict[str, Any]:
             subject, index, index.rows, chosen, kind, seed=context.seed, progress=context.progress
         )
         described[kind] = {
-            "model": subject.model.name, "hook_name": subject.hook_name, "d_sae": subject.sae.cfg.d_sae,
-            "kind": subject.sae.cfg.kind, "tokens": index.tokens, "features": len(chosen),
+            "model": subject.model.name,
+            "hook_name": subject.hook_name,
+            "d_sae": subject.sae.cfg.d_sae,
+            "kind": subject.sae.cfg.kind,
+            "tokens": index.tokens,
+            "features": len(chosen),
             "sources": sources_read(index.rows),
-        }  # fmt: skip
+        }
     result = explaining.measure(cases, explaining.LocalInterpreter(), described, context.seed)
     return result.to_dict() | {"requests": {}}
 
@@ -158,9 +166,18 @@ def _steering(context: Context) -> dict[str, Any]:
     groups = steer.labels_of(index)
     if not groups:  # a text of one source, say: the section says so
         none = steer.SteeringResult(
-            subject.model.name, subject.hook_name, str(subject.sae.cfg.kind), subject.sae.cfg.d_sae, index.tokens,
-            length=0, temperature=1.0, error="keep", judged="", cases=(), sources=tuple(sources_read(index.rows)),
-        )  # fmt: skip
+            subject.model.name,
+            subject.hook_name,
+            str(subject.sae.cfg.kind),
+            subject.sae.cfg.d_sae,
+            index.tokens,
+            length=0,
+            temperature=1.0,
+            error="keep",
+            judged="",
+            cases=(),
+            sources=tuple(sources_read(index.rows)),
+        )
         return none.to_dict()
     judges = steer.proxy_judges(subject.model, index.rows, groups)
     return steer.measure(
@@ -177,17 +194,25 @@ def _universality(context: Context) -> dict[str, Any]:
 def _splitting(context: Context) -> dict[str, Any]:
     names = [run.name for run in context.preset.of(FIRST)]
     return split.measure(
-        [context.subject(n) for n in names], context.train, names=names, tokens=context.preset.compare_tokens,
+        [context.subject(n) for n in names],
+        context.train,
+        names=names,
+        tokens=context.preset.compare_tokens,
         progress=context.progress,
-    ).to_dict()  # fmt: skip
+    ).to_dict()
 
 
 def _widths(context: Context) -> dict[str, Any]:
     saes = {run.name: context.subject(run.name).sae for run in context.preset.of(FIRST)}
     return widths.measure(
-        saes, context.language_model(FIRST), context.hook_name, context.train, tokens=100_000,
-        density_tokens=context.preset.compare_tokens, progress=context.progress,
-    ).to_dict()  # fmt: skip
+        saes,
+        context.language_model(FIRST),
+        context.hook_name,
+        context.train,
+        tokens=100_000,
+        density_tokens=context.preset.compare_tokens,
+        progress=context.progress,
+    ).to_dict()
 
 
 def _automata(name: str):
@@ -204,7 +229,12 @@ def _features(context: Context) -> dict[str, Any]:
     labelled = [p for label, p in LABEL_PROMPTS.items() if label in paper_groups(sources_read(index.rows))]
     prompts = [p for p in (*PROMPTS, *labelled) if len(subject.model.encode(p)) < subject.model.n_ctx]
     page = write_site(
-        subject, index, context.folder / "features", prompts=prompts, marks=proxy_marks(subject.model, index),
-        following=automaton_links(context.evidence(f"automata-{main.replace('/', '-')}")), progress=context.progress,
-    )  # fmt: skip
+        subject,
+        index,
+        context.folder / "features",
+        prompts=prompts,
+        marks=proxy_marks(subject.model, index),
+        following=automaton_links(context.evidence(f"automata-{main.replace('/', '-')}")),
+        progress=context.progress,
+    )
     return {"page": page.relative_to(context.folder).as_posix(), "features": index.d_sae}

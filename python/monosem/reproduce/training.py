@@ -39,10 +39,14 @@ def train(context: Context, run: Run) -> dict[str, Any]:
     sae = registry.build(preset.architecture(stream.d_in, run.d_sae), seed)
     resample = ResampleConfig.for_run(run.steps, preset.batch_size, run.d_sae) if sae.cfg.resampled else None
     config = TrainConfig(
-        lr=preset.lr, batch_size=preset.batch_size, steps=run.steps, resample=resample, seed=seed,
+        lr=preset.lr,
+        batch_size=preset.batch_size,
+        steps=run.steps,
+        resample=resample,
+        seed=seed,
         dead_after=min(1_000_000, max(1, run.steps * preset.batch_size // 10)),
         checkpoint_every=max(1, run.steps // 4),
-    )  # fmt: skip
+    )
     Trainer(sae, config, context.dictionary(run.name), progress=context.progress).fit(stream)
     result = evaluate(
         sae, model, context.hook_name, context.rows_for(run.model, "held_out"), progress=context.progress

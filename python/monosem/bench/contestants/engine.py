@@ -26,9 +26,15 @@ class Engine:
             self.sae.b_enc.copy_(weights["b_enc"])
             self.sae.b_dec.copy_(weights["b_dec"])
         config = ms.TrainConfig(
-            lr=job["lr"], batch_size=job["n"], steps=10**6, lr_warmup=0, lr_decay=0, sparsity_warmup=0,
-            dead_after=10**12, init_bias=False,
-        )  # fmt: skip
+            lr=job["lr"],
+            batch_size=job["n"],
+            steps=10**6,
+            lr_warmup=0,
+            lr_decay=0,
+            sparsity_warmup=0,
+            dead_after=10**12,
+            init_bias=False,
+        )
         self.trainer = ms.Trainer(self.sae, config, progress=False)
 
     def step(self, x: Tensor) -> float:
