@@ -185,7 +185,7 @@ class Tab:
         self.run("new Promise((done) => setTimeout(done))")  # what has happened is then reported
         mine = [e for e in self._browser.events if e.get("sessionId") == self._session]
         self._browser.events = [e for e in self._browser.events if e.get("sessionId") != self._session]
-        return [said for event in mine if (said := _complaint(event["method"], event["params"]))]
+        return [complaint for event in mine if (complaint := _complaint(event["method"], event["params"]))]
 
 
 def _complaint(method: str, params: dict[str, Any]) -> str | None:

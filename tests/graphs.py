@@ -25,9 +25,9 @@ class Recorder(TorchDispatchMode):
             raise RuntimeError(f"CUDA error: operation not permitted when stream is capturing ({function.name()})")
         changed = [
             value
-            for i, wanted in enumerate(function._schema.arguments)
-            if wanted.alias_info is not None and wanted.alias_info.is_write
-            for value in tree_leaves(kwargs.get(wanted.name, args[i] if i < len(args) else None))
+            for i, argument in enumerate(function._schema.arguments)
+            if argument.alias_info is not None and argument.alias_info.is_write
+            for value in tree_leaves(kwargs.get(argument.name, args[i] if i < len(args) else None))
             if isinstance(value, torch.Tensor)
         ]
         self.before += [(t, t.detach().clone()) for t in changed]
@@ -52,10 +52,10 @@ class Graph:
     def _run(self):
         for function, args, kwargs, out in self._operations:
             new = function(*args, **kwargs)
-            for kept, made in zip(tree_leaves(out), tree_leaves(new), strict=True):
-                if isinstance(kept, torch.Tensor) and kept.data_ptr() != made.data_ptr():  # else changed in place
-                    assert kept.shape == made.shape, function
-                    kept.copy_(made)
+            for kept, fresh in zip(tree_leaves(out), tree_leaves(new), strict=True):
+                if isinstance(kept, torch.Tensor) and kept.data_ptr() != fresh.data_ptr():  # else changed in place
+                    assert kept.shape == fresh.shape, function
+                    kept.copy_(fresh)
 
 
 def capture_into(did, on):

@@ -25,8 +25,8 @@ def by_reason(reports: Iterable[Any]) -> Counter[str]:
 
 
 def _reason(longrepr: Any) -> str:
-    said = longrepr[2] if isinstance(longrepr, (tuple, list)) else str(longrepr)
-    return said.removeprefix("Skipped: ")
+    reason = longrepr[2] if isinstance(longrepr, (tuple, list)) else str(longrepr)
+    return reason.removeprefix("Skipped: ")
 
 
 def unaccepted(reasons: Iterable[str]) -> list[str]:

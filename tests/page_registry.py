@@ -76,8 +76,8 @@ def _splitting(r: Mapping[str, Any]) -> Counts:
 
 
 def _automata(r: Mapping[str, Any]) -> Counts:
-    found = [p for kind in ("loops", "cycles", "chains") for p in r[kind]]
-    return {".card": len(found), ".card > svg": len(found), "tbody tr": sum(len(p["edges"]) for p in found)}
+    paths = [p for kind in ("loops", "cycles", "chains") for p in r[kind]]
+    return {".card": len(paths), ".card > svg": len(paths), "tbody tr": sum(len(p["edges"]) for p in paths)}
 
 
 SECTIONS: dict[str, Callable[[Any], Counts]] = {
@@ -178,9 +178,9 @@ def _browse(tab: Tab) -> None:
     tab.run(f"location.hash = '{number}'")
     tab.wait(f"{ready} === '{number}'")
     assert tab.count(".level") == 11 and tab.count("#body .line") > 5 and tab.count("#body svg") == 1
-    for query, least in ((number, 1), ("zzzz", 0)):
+    for query, minimum in ((number, 1), ("zzzz", 0)):
         _type(tab, query)
-        tab.wait(f"document.getElementById('count').textContent.startsWith('{least} of')")
+        tab.wait(f"document.getElementById('count').textContent.startsWith('{minimum} of')")
     tab.run("location.hash = '#p0'")
     tab.wait(f"{ready} === '#p0'")
     assert tab.count(".text.prompt .tok") > 1 and tab.count("#body .rel") > 0

@@ -69,9 +69,9 @@ def test_step_times(page, heading):
         assert cells[0] == cell(min(others(rows), key=lambda row: row["ms"]))
         assert cells[1] == cell(min(fp32, key=lambda row: row["ms"]))
         times = {row["name"].removesuffix(" dense"): row for row in rows}
-        for said, name in zip(cells[2:], ("SAELens", "dictionary_learning"), strict=False):
-            wanted = f"{times[name]['ms']:,.0f}: {short(times[name]['ratio'])}" if name in times else "not run"
-            assert said.split(" (")[0] == wanted
+        for printed, name in zip(cells[2:], ("SAELens", "dictionary_learning"), strict=False):
+            expected = f"{times[name]['ms']:,.0f}: {short(times[name]['ratio'])}" if name in times else "not run"
+            assert printed.split(" (")[0] == expected
     assert len(seen) == len(set(seen)) == {"README.md": 3, "docs/benchmarks.md": 5}[page]
 
 
@@ -92,18 +92,18 @@ def test_the_floors_and_the_memory():
     assert f"it is {floor['ms']:.0f} ms with the int8 product" in text
     assert f"{floor['bf16_ms']:.0f} ms with PyTorch's bf16 product" in text
     over = {
-        name: min(row["over_state"] for row in found["rows"] if row["name"] == "monosem") * 100
-        for name, found in sections.items()
+        name: min(row["over_state"] for row in figures["rows"] if row["name"] == "monosem") * 100
+        for name, figures in sections.items()
     }
-    wanted = (
+    expected = (
         f"by {over['laptop.topk']:.0f} % in the first row, {over['laptop.relu']:.0f} % with ReLU, "
         f"{over['gpt2.topk']:.0f} % at GPT-2's shape and {over['widest.topk']:.0f} % at the widest"
     )
-    assert wanted in text
+    assert expected in text
     sparsify = [
         round(row["over_state"] * 100)
-        for found in sections.values()
-        for row in found["rows"]
+        for figures in sections.values()
+        for row in figures["rows"]
         if row["name"].startswith("sparsify")
     ]
     assert f"(sparsify: {min(sparsify)} to {max(sparsify)} %)" in text
@@ -122,10 +122,10 @@ def test_the_passes_of_a_step():
     rows = table("docs/design/step.md", "| floor, ms | measured, ms |")
     picture = (ROOT / "docs" / "design" / "step.svg").read_text(encoding="utf-8")
     total = 0.0
-    for _, operation, _, *said in rows:
+    for _, operation, _, *printed in rows:
         row = measured[operation.strip("`")]
         digits = 1 if row["ms"] > 10 else 2
-        assert said == [f"{row['floor_ms']:.{digits}f}", f"{row['ms']:.{digits}f}"]
+        assert printed == [f"{row['floor_ms']:.{digits}f}", f"{row['ms']:.{digits}f}"]
         assert f">{row['ms']:.1f} ms, floor " in picture
         total += row["ms"]
     assert len(rows) == 6
@@ -145,25 +145,25 @@ def test_quality(page):
     rows = {row[0].split("`")[1]: row[1:] for row in table(page, heading) if "`" in row[0]}
     assert set(rows) == {"TopKSAE", "ReLUSAE"}
     for name, kind in (("TopKSAE", "topk"), ("ReLUSAE", "relu")):
-        found = result(f"dictionary_{kind}.json")
-        dead = found["dead"] / found["d_sae"] * 100
-        wanted = [
-            f"{found['metadata']['tokens'] / 1e6:.1f} M",
-            f"{found['training_seconds'] / 60:.1f}",
-            f"{found['l0']:.1f}",
-            f"{found['ce_loss_recovered'] * 100:.1f} %",
-            f"{found['explained_variance'] * 100:.1f} %",
+        figures = result(f"dictionary_{kind}.json")
+        dead = figures["dead"] / figures["d_sae"] * 100
+        expected = [
+            f"{figures['metadata']['tokens'] / 1e6:.1f} M",
+            f"{figures['training_seconds'] / 60:.1f}",
+            f"{figures['l0']:.1f}",
+            f"{figures['ce_loss_recovered'] * 100:.1f} %",
+            f"{figures['explained_variance'] * 100:.1f} %",
             f"{dead:.1f} %" if dead >= 0.1 else f"{dead:.2f} %",
-            " / ".join(f"{label['correlation']:.2f}" for label in found["labels"]),
+            " / ".join(f"{label['correlation']:.2f}" for label in figures["labels"]),
         ]
-        said = [rows[name][0].removesuffix(" activations"), *rows[name][1:]]
-        assert said == wanted[: len(said)] and len(said) >= 6
+        printed = [rows[name][0].removesuffix(" activations"), *rows[name][1:]]
+        assert printed == expected[: len(printed)] and len(printed) >= 6
 
 
 def test_recovery():
     text = " ".join(PAGES["docs/benchmarks.md"].read_text(encoding="utf-8").split())
-    found = {run["autoencoder"]["kind"]: run["mean_max_cosine"] for run in result("recovery.json")["runs"]}
-    assert f"a mean max cosine of {found['topk']:.3f} (TopK) and {found['relu']:.3f} (ReLU)" in text
+    figures = {run["autoencoder"]["kind"]: run["mean_max_cosine"] for run in result("recovery.json")["runs"]}
+    assert f"a mean max cosine of {figures['topk']:.3f} (TopK) and {figures['relu']:.3f} (ReLU)" in text
 
 
 def _claims() -> dict[str, str]:
@@ -179,21 +179,21 @@ def _one(start: str) -> str:
 def test_claims(page):
     rows = {row[0]: row[-1] for row in table(page, "| here |")}
 
-    def said(word: str) -> str:
+    def printed(word: str) -> str:
         (one,) = [ours for claim, ours in rows.items() if word in claim]
         return one
 
     shares = re.findall(r"(\d+)% against (\d+)%", _one("Features are more specific"))
-    wanted = " against ".join(", ".join(pair[side] for pair in shares[:3]) + " %" for side in (0, 1))
-    assert said("the best neuron").startswith(wanted)
+    expected = " against ".join(", ".join(pair[side] for pair in shares[:3]) + " %" for side in (0, 1))
+    assert printed("the best neuron").startswith(expected)
     explained = re.findall(r"-?\d\.\d\d", _one("Explanations predict the activations"))
-    assert said("explanations predict activations").startswith(", ".join(explained))
+    assert printed("explanations predict activations").startswith(", ".join(explained))
     counterparts = [
         re.search(r"\d\.\d\d", _one(f"{side} of one model have a counterpart"))[0] for side in ("Features", "Neurons")
     ]
-    assert said("counterpart in B") == "; ".join(counterparts)
+    assert printed("counterpart in B") == "; ".join(counterparts)
     grown = re.findall(r"\d+", _one("Features that fire mostly on base64"))
-    assert said("base64 features at").startswith(", ".join(grown))
+    assert printed("base64 features at").startswith(", ".join(grown))
     if page == "README.md":
         assert len(rows) == 4
         return
@@ -201,20 +201,20 @@ def test_claims(page):
         re.search(r"\d\.\d\d", _one(f"A feature responds to {label}:"))[0]
         for label in ("Arabic", "Hebrew", "DNA", "base64")
     ]
-    assert said("Pearson with its proxy") == " / ".join(pearson)
-    assert said("not neurons").startswith(re.search(r"\d\.\d\d", _one("Features are not neurons"))[0])
+    assert printed("Pearson with its proxy") == " / ".join(pearson)
+    assert printed("not neurons").startswith(re.search(r"\d\.\d\d", _one("Features are not neurons"))[0])
     predicted = re.findall(r"\d\.\d\d", _one("From the explanation one can tell"))[:3]
-    assert said("explanations predict next tokens").startswith(", ".join(predicted))
-    assert said("clusters").startswith(_one("Features lie in clusters").split(";")[0].replace("%", " %"))
-    assert said("ultralow") == _one("Far more features than neurons").split()[0]
-    assert said("automata").startswith(_one("Features form finite-state").split(" features")[0])
+    assert printed("explanations predict next tokens").startswith(", ".join(predicted))
+    assert printed("clusters").startswith(_one("Features lie in clusters").split(";")[0].replace("%", " %"))
+    assert printed("ultralow") == _one("Far more features than neurons").split()[0]
+    assert printed("automata").startswith(_one("Features form finite-state").split(" features")[0])
 
 
 def test_how_long_reproduction_takes(capsys):
     from monosem.cli.main import main
 
-    wanted = f"{result('reproduce_small.json')['machine']['minutes']:.0f} minutes on two cores"
+    expected = f"{result('reproduce_small.json')['machine']['minutes']:.0f} minutes on two cores"
     with pytest.raises(SystemExit):
         main(["reproduce", "--help"])
-    assert wanted in " ".join(capsys.readouterr().out.split())
-    assert wanted in " ".join(PAGES["docs/benchmarks.md"].read_text(encoding="utf-8").split())
+    assert expected in " ".join(capsys.readouterr().out.split())
+    assert expected in " ".join(PAGES["docs/benchmarks.md"].read_text(encoding="utf-8").split())

@@ -27,24 +27,26 @@ def without_browser(folder: Path, **changes: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def test_what_is_left_out_is_said_at_the_end(tmp_path):
-    status, said = without_browser(tmp_path)
+def test_skipped_page_tests_are_counted_at_the_end(tmp_path):
+    status, output = without_browser(tmp_path)
     assert status == 0
-    assert re.search(r"^3 tests of pages were not run: no Chromium here", "\n".join(said.splitlines()[-3:]), re.M), said
-    assert "3 skipped" in said.splitlines()[-1]
+    assert re.search(r"^3 tests of pages were not run: no Chromium here", "\n".join(output.splitlines()[-3:]), re.M), (
+        output
+    )
+    assert "3 skipped" in output.splitlines()[-1]
 
 
 def test_under_ci_a_missing_browser_is_a_failure(tmp_path):
-    status, said = without_browser(tmp_path, CI="true")
-    assert status == 1 and "3 errors" in said.splitlines()[-1]
-    assert "needs Chromium, and CI=true" in said
+    status, output = without_browser(tmp_path, CI="true")
+    assert status == 1 and "3 errors" in output.splitlines()[-1]
+    assert "needs Chromium, and CI=true" in output
 
 
 @pytest.fixture
 def machine(tmp_path):
     """A PATH of made-up commands: ``id`` and, where asked for, ``apt-get``, which writes down what it is asked."""
 
-    def made(user: int, apt: int | None, browser: bool = False) -> str:
+    def install(user: int, apt: int | None, browser: bool = False) -> str:
         commands = {"id": f"echo {user}", "timeout": 'shift; exec "$@"'}
         if apt is not None:
             commands["apt-get"] = f'echo "$@" >> {tmp_path}/asked; exit {apt}'
@@ -57,8 +59,8 @@ def machine(tmp_path):
         assert done.returncode == 0 and done.stderr == ""
         return done.stdout
 
-    made.asked = lambda: (tmp_path / "asked").read_text() if (tmp_path / "asked").exists() else ""
-    return made
+    install.asked = lambda: (tmp_path / "asked").read_text() if (tmp_path / "asked").exists() else ""
+    return install
 
 
 def test_debians_chromium_is_installed_by_root(machine):
@@ -72,17 +74,17 @@ def test_a_failed_installation_is_no_error(machine):
 
 
 @pytest.mark.parametrize(("user", "apt", "browser"), [(1000, 0, False), (0, None, False), (0, 0, True)])
-def test_nothing_is_installed_where_it_may_not_or_need_not(machine, user, apt, browser):
+def test_nothing_is_installed_without_root_or_need(machine, user, apt, browser):
     assert machine(user, apt, browser) == "" and machine.asked() == ""
 
 
-def test_make_test_gets_it():
+def test_make_test_installs_the_browser():
     makefile = (TESTS.parent / "Makefile").read_text(encoding="utf-8")
     recipe = re.search(r"^test:.*\n((?:\t.*\n)+)", makefile, re.M)[1]
     assert 0 < recipe.index("tools/get_browser.sh") < recipe.index("-m pytest")
 
 
-def test_a_browser_that_does_not_start_says_why(tmp_path, monkeypatch):
+def test_a_browser_that_does_not_start_reports_the_reason(tmp_path, monkeypatch):
     broken = tmp_path / "chromium"
     broken.write_text("#!/bin/sh\necho 'install the snap' >&2\n")
     broken.chmod(0o755)
@@ -92,17 +94,17 @@ def test_a_browser_that_does_not_start_says_why(tmp_path, monkeypatch):
             pass
 
 
-def test_the_driver_sees_what_goes_wrong(tmp_path, tab):
+def test_the_driver_reports_errors_of_a_page(tmp_path, tab):
     page = tmp_path / "page.html"
     page.write_text(
         "<!doctype html><img src='no.png'><script src='no.js'></script><script>console.error('said');"
         "Promise.reject(new Error('promised')); setTimeout(() => { throw new Error('late'); }); nothing.there</script>"
     )
     tab.open(page)
-    found = tab.errors()
-    for wanted in ("no.png", "no.js", "said", "promised", "late", "nothing is not defined"):
-        assert sum(wanted in error for error in found) == 1, (wanted, found)
-    assert len(found) == 6 and tab.errors() == []
+    errors = tab.errors()
+    for expected in ("no.png", "no.js", "said", "promised", "late", "nothing is not defined"):
+        assert sum(expected in error for error in errors) == 1, (expected, errors)
+    assert len(errors) == 6 and tab.errors() == []
     page.write_text("<!doctype html><script>let top = 0;</script>")
     tab.open(page)
     assert tab.errors() == ["SyntaxError: Identifier 'top' has already been declared"]

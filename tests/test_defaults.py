@@ -28,7 +28,7 @@ def dictionaries() -> dict[str, ms.TopKSAE | ms.ReLUSAE]:
 
 
 def operations() -> dict[str, str]:
-    made = {}
+    digests = {}
     x = torch.randn(N, D, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu")
     for name, sae in dictionaries().items():
         w, b_enc, b_dec = sae.W_enc_rows.data, sae.b_enc.data, sae.b_dec.data
@@ -39,22 +39,24 @@ def operations() -> dict[str, str]:
         grad = ops.row_grad(starts, entries, tokens, values, residual)
         sums = ops.feature_sum(starts, entries, slopes)
         dots = ops.gather_dot(x, indices, offsets, sae.W_dec.data)
-        made[name] = digest(values, indices, offsets, starts, entries, tokens, loss, residual, slopes, grad, sums, dots)
-        made[f"{name} code"] = digest(code.l0(), code.to_dense(), sae.decode(code))
-    return made
+        digests[name] = digest(
+            values, indices, offsets, starts, entries, tokens, loss, residual, slopes, grad, sums, dots
+        )
+        digests[f"{name} code"] = digest(code.l0(), code.to_dense(), sae.decode(code))
+    return digests
 
 
 def steps(folder) -> dict[str, str]:
-    made = {}
+    digests = {}
     x = torch.randn(N, D, generator=torch.Generator().manual_seed(1), dtype=torch.float32, device="cpu")
     for name, sae in dictionaries().items():
         out = sae.loss(x)
         out.loss.backward()
-        made[f"{name} loss"] = digest(out.loss, out.mse, sae.W_dec.grad, sae.W_enc_rows.grad, sae.b_enc.grad)
+        digests[f"{name} loss"] = digest(out.loss, out.mse, sae.W_dec.grad, sae.W_enc_rows.grad, sae.b_enc.grad)
         options = {} if name == "topk" else {"resample": ms.ResampleConfig((3,), 2, 512)}
         trainer = ms.Trainer(sae, ms.TrainConfig(batch_size=N, steps=6, dead_after=300, **options), progress=False)
         metrics = [trainer.step(x) for _ in range(6)][-1]
-        made[f"{name} steps"] = digest(
+        digests[f"{name} steps"] = digest(
             sae.W_dec,
             sae.W_enc_rows,
             sae.b_enc,
@@ -62,8 +64,8 @@ def steps(folder) -> dict[str, str]:
             *(m for m in metrics.values() if isinstance(m, torch.Tensor)),
         )
         ms.save(sae, folder / name)
-        made[f"{name} saved"] = digest(ms.load(folder / name).W_dec)
-    return made
+        digests[f"{name} saved"] = digest(ms.load(folder / name).W_dec)
+    return digests
 
 
 def reading(folder) -> dict[str, str]:
@@ -95,16 +97,16 @@ def test_another_default_dtype(usual, dtype, tmp_path):
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        found = everything(tmp_path)
+        digests = everything(tmp_path)
     finally:
         torch.set_default_dtype(before)
-    assert found == usual
+    assert digests == usual
 
 
 def test_another_default_device(usual, tmp_path):
     torch.set_default_device("meta")  # what is made there has no memory: whatever reads it fails
     try:
-        found = everything(tmp_path)
+        digests = everything(tmp_path)
     finally:
         torch.set_default_device(None)
-    assert found == usual
+    assert digests == usual

@@ -9,28 +9,28 @@ from monosem.cli.main import main
 from monosem.ops import backend
 
 
-def test_says_what_is_used(capsys):
+def test_doctor_prints_the_backends_in_use(capsys):
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
     assert backend.native.isa() in out and "cpu product" in out and "gpu" in out and "triton" in out
 
 
-def test_says_what_is_missing_and_what_to_do():
+def test_doctor_prints_missing_parts_and_remedies():
     code = "import sys; sys.modules['monosem._C'] = None; from monosem.cli.main import main; main(['doctor'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "missing" in done.stdout and "pip install ." in done.stdout
     assert "on cpu tensors  reference" in done.stdout and "definitions in plain PyTorch" in done.stdout
 
 
-def test_says_what_was_asked_for():
+def test_doctor_prints_settings_of_the_environment():
     code = "from monosem.cli.main import main; main(['doctor'])"
     environment = {**os.environ, "MONOSEM_ISA": "baseline", "MONOSEM_PRODUCT": "bf16", "MONOSEM_BACKEND": "reference"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    for said in ("set by MONOSEM_ISA=baseline", "set by MONOSEM_PRODUCT", "set by MONOSEM_BACKEND"):
-        assert said in done.stdout
+    for setting in ("set by MONOSEM_ISA=baseline", "set by MONOSEM_PRODUCT", "set by MONOSEM_BACKEND"):
+        assert setting in done.stdout
 
 
-def test_says_why_there_is_no_cuda_module(monkeypatch, tmp_path):
+def test_doctor_gives_the_reason_for_a_missing_cuda_module(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "__file__", str(tmp_path / "doctor.py"))
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
     (tmp_path / "cuda_build.txt").write_text("nvcc is version 11.2; 12.0 or newer is needed\n")
@@ -42,7 +42,7 @@ def test_says_why_there_is_no_cuda_module(monkeypatch, tmp_path):
     assert doctor._cuda_module().state == "broken"
 
 
-def test_shows_the_end_of_what_the_probe_printed(monkeypatch, tmp_path, capsys):
+def test_doctor_shows_the_last_output_of_the_probe(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(doctor, "__file__", str(tmp_path / "doctor.py"))
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
     (tmp_path / "cuda_build.txt").write_text(

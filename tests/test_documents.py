@@ -26,7 +26,7 @@ def _anchors(page: Path) -> set[str]:
 
 
 @of_each_page
-def test_every_link_leads_somewhere(page):
+def test_every_link_has_a_target(page):
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         if link.startswith(("http:", "https:")):
             continue
@@ -45,9 +45,9 @@ def _files(name: str) -> list[Path]:
 def test_every_source_file_and_name_in_it_exists(page):
     spans = re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8"))
     for span in spans:
-        if not (found := re.fullmatch(r"([\w./-]+\.(?:py|inc|cpp|cuh|cu|h|js))(?:::(\w+))?", span)):
+        if not (match := re.fullmatch(r"([\w./-]+\.(?:py|inc|cpp|cuh|cu|h|js))(?:::(\w+))?", span)):
             continue
-        name, inside = found.groups()
+        name, inside = match.groups()
         files = _files(name)
         assert files, f"{page}: `{name}` is no file here"
         if inside:

@@ -25,7 +25,7 @@ MAY = {
 
 def imports(path: Path) -> set[str]:
     """Layers of monosem that a file imports, wherever in the file."""
-    found = set()
+    layers = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names = [a.name for a in node.names]
@@ -34,8 +34,8 @@ def imports(path: Path) -> set[str]:
             names = [f"{node.module}.{a.name}" for a in node.names]
         else:
             continue
-        found |= {n.split(".")[1] for n in names if n.startswith("monosem.")}
-    return found
+        layers |= {n.split(".")[1] for n in names if n.startswith("monosem.")}
+    return layers
 
 
 def layer(path: Path) -> str:
@@ -47,7 +47,7 @@ FILES = [p for p in ROOT.rglob("*.py") if layer(p) != "__init__"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_arrows_point_one_way(path):
+def test_imports_point_one_way(path):
     mine = layer(path)
     known = {n for n in imports(path) if n in MAY or n in {"_C", "_cuda"}}
     extra = known - MAY[mine] - {mine}
@@ -73,9 +73,9 @@ def name(path: Path) -> str:
 
 def arrows(sources: dict[str, str]) -> dict[str, set[str]]:
     """Modules of monosem that each imports: at the top, in a function, or for a type checker only."""
-    found = {}
+    graph = {}
     for module, text in sources.items():
-        to = found[module] = set()
+        to = graph[module] = set()
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Import):
                 to |= {a.name for a in node.names}
@@ -84,7 +84,7 @@ def arrows(sources: dict[str, str]) -> dict[str, set[str]]:
                 inner = {a.name: f"{node.module}.{a.name}" for a in node.names}
                 to |= {full if full in sources else node.module for full in inner.values()}
         to &= set(sources)
-    return found
+    return graph
 
 
 def circles(graph: dict[str, set[str]]) -> list[tuple[str, ...]]:

@@ -63,15 +63,15 @@ SCRIPTS = """[...document.scripts].filter((s) => !s.type).map((s) => s.textConte
 
 
 @pytest.mark.parametrize(("command", "page"), ALL, ids=[f"{c}-{p.path.replace('/', '-')}" for c, p in ALL])
-def test_a_page_shows_what_its_data_call_for(pages, tab, command, page):
+def test_a_page_shows_everything_that_its_data_call_for(pages, tab, command, page):
     path = pages / command / page.path
-    wanted = page.counts(path) | {f"section#{anchor}": 1 for anchor in page.sections}
+    expected = page.counts(path) | {f"section#{anchor}": 1 for anchor in page.sections}
     before = set(tab.run(GLOBALS))
     for theme in chromium.THEMES:
         tab.theme(theme)
         tab.open(path)
         assert tab.errors() == [], theme
-        assert {selector: tab.count(selector) for selector in wanted} == wanted
+        assert {selector: tab.count(selector) for selector in expected} == expected
         if path.suffix == ".html":
             red = tab.run("getComputedStyle(document.body).backgroundColor").removeprefix("rgb(").split(",")[0]
             assert (int(red) < 128) == (theme == "dark")
@@ -105,10 +105,10 @@ def names_are_given_once(script, names):
 
 def declared(script):
     """Names that a script declares at whatever depth, as often as it does; parameters are left out."""
-    found = re.findall(r"\b(?:function\*?|class)\s+([\w$]+)", script)
+    names = re.findall(r"\b(?:function\*?|class)\s+([\w$]+)", script)
     for begun in re.finditer(r"\b(?:const|let|var)\s+", script):
-        found += _names(script, begun.end())
-    return found
+        names += _names(script, begun.end())
+    return names
 
 
 def _names(script, at):
@@ -198,7 +198,7 @@ def test_every_writer_of_pages_is_in_the_registry():
         ("analysis/tree/tree.html", "<!doctype html>"),
     ],
 )
-def test_a_new_writer_without_a_browser_test_is_found(tmp_path, name, content):
+def test_a_page_writer_without_a_browser_test_is_detected(tmp_path, name, content):
     (tmp_path / name).parent.mkdir(parents=True)
     (tmp_path / name).write_text(content)
     assert len(unknown(tmp_path)) == 1

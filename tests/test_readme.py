@@ -11,8 +11,8 @@ README = ROOT / "README.md"
 
 @pytest.fixture
 def example() -> str:
-    (found,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.S)
-    return found
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.S)
+    return code
 
 
 def test_the_example_runs(example, tmp_path, monkeypatch, capsys):

@@ -50,13 +50,13 @@ ms.TopKSAE(d_in=8, d_sae=16, k=2).encode(torch.zeros(1, 8))
 """
 
 
-def test_kernels_that_were_asked_for_are_not_replaced():
+def test_requested_kernels_are_not_replaced_silently():
     done = run(ENCODE, MONOSEM_BACKEND="native")
     assert done.returncode != 0 and "pip install ." in done.stderr
     assert "plain PyTorch on" not in run(ENCODE, MONOSEM_BACKEND="reference").stderr
 
 
-def test_a_module_that_is_there_and_does_not_load_is_an_error():
+def test_a_module_that_fails_to_load_is_an_error():
     """Built for another Python or from older sources: that is a broken installation, not one without a compiler."""
     older = 'import sys, types; sys.modules["monosem._C"] = m = types.ModuleType("monosem._C"); m.__spec__ = object()\n'
     done = run(older + ENCODE.replace('sys.modules["monosem._C"] = None', ""))
@@ -77,6 +77,6 @@ def test_the_build_goes_on_without_a_compiler(tmp_path):
         env={**os.environ, "CXX": "/no/such/compiler"},
     )
     assert done.returncode == 0, done.stderr
-    said = (tmp_path / "native_build.txt").read_text()
-    assert "no C++ compiler" in said and "install g++" in said and len(said.splitlines()) == 1
+    output = (tmp_path / "native_build.txt").read_text()
+    assert "no C++ compiler" in output and "install g++" in output and len(output.splitlines()) == 1
     assert "no C++ compiler" in done.stderr

@@ -56,16 +56,16 @@ class Reproduction:
 
 def reproduce(folder: Path) -> Reproduction:
     """Write the text and the models into a folder, and run the command."""
-    made = Reproduction(folder / "inputs", folder / "out")
-    made.inputs.mkdir()
+    reproduction = Reproduction(folder / "inputs", folder / "out")
+    reproduction.inputs.mkdir()
     rows = list(_documents())
-    made.text.write_text("".join(json.dumps({"source": s, "text": t}) + "\n" for s, t in rows))
+    reproduction.text.write_text("".join(json.dumps({"source": s, "text": t}) + "\n" for s, t in rows))
     tokenizer = train_tokenizer((t for _, t in rows), 400)
     cfg = LMConfig(d_vocab=400, n_ctx=32, d_model=16, n_heads=2, d_mlp=32)
     for name, seed in (("first", 0), ("second", 1)):
-        save_folder(made.inputs / name, Transformer(cfg).init_weights(seed), tokenizer)
-    assert made.run() == 0
-    return made
+        save_folder(reproduction.inputs / name, Transformer(cfg).init_weights(seed), tokenizer)
+    assert reproduction.run() == 0
+    return reproduction
 
 
 def _documents(count: int = 60) -> Iterator[tuple[str, str]]:

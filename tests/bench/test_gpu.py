@@ -16,7 +16,7 @@ from monosem.bench import floor
 from monosem.bench.workloads import WORKLOADS
 
 
-def test_without_a_gpu_it_says_so_and_measures_nothing(tmp_path, capsys, monkeypatch):
+def test_without_a_gpu_it_exits_with_a_message(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert gpu.main(["--out", str(tmp_path / "out")]) == 2
     assert "no GPU" in capsys.readouterr().err and not (tmp_path / "out").exists()
@@ -33,13 +33,13 @@ def test_without_a_gpu_it_says_so_and_measures_nothing(tmp_path, capsys, monkeyp
         ["--packages", "nowhere"],
     ],
 )
-def test_bad_arguments_name_what_was_wanted(bad, capsys):
+def test_bad_arguments_name_the_expected_value(bad, capsys):
     with pytest.raises(SystemExit):
         gpu.parse(["--out", "x", *bad])
     assert "wanted" in capsys.readouterr().err
 
 
-def test_the_shapes_are_there():
+def test_every_shape_is_a_workload():
     assert set(gpu.SHAPES) <= set(WORKLOADS)
     w = WORKLOADS["llama3"]
     assert (w.n, w.d, w.f, w.k) == (8192, 4096, 131_072, 64) and WORKLOADS["widest_relu"].kind == "relu"
@@ -94,7 +94,7 @@ def sections(done, backend):
 
 
 @pytest.mark.parametrize("backend", ["triton", "cuda"])
-def test_red_tests_of_one_backend_keep_only_that_one_from_being_measured(on_a_card, capsys, backend):
+def test_a_backend_with_failing_tests_is_not_measured(on_a_card, capsys, backend):
     other = {"triton": "cuda", "cuda": "triton"}[backend]
     code, done = on_a_card("--shapes", "gpt2", "--only", "tests,step,ops", tests=[part(backend, **RED), part(other)])
     assert code == 1 and sections(done, backend) == [] and sections(done, other) == ["ops", "step"]
@@ -102,18 +102,18 @@ def test_red_tests_of_one_backend_keep_only_that_one_from_being_measured(on_a_ca
     assert f"{backend}: the tests of this build on this GPU are red" in capsys.readouterr().err
 
 
-def test_anyway_measures_what_is_there_and_marks_it(on_a_card, tmp_path):
+def test_anyway_measures_failing_backends_and_marks_their_rows(on_a_card, tmp_path):
     tests = [part("triton", **RED), part("cuda", passed=0)]
     code, done = on_a_card("--anyway", "--shapes", "gpt2,llama3", tests=tests)
     assert code == 1 and {"section": "peers", "shape": ""} in done
-    for backend, said in (("triton", "red"), ("cuda", "not run")):
+    for backend, state in (("triton", "red"), ("cuda", "not run")):
         assert sections(done, backend) == ["kernels", "ops", "step"]
         for section in ("kernels", "ops", "step"):
             rows = json.loads((tmp_path / f"{section}.json").read_text())["rows"]
-            assert {row["tests"] for row in rows if row["backend"] == backend} == {said}
+            assert {row["tests"] for row in rows if row["backend"] == backend} == {state}
 
 
-def test_speeds_need_the_tests_of_this_build(on_a_card, tmp_path, monkeypatch):
+def test_measuring_requires_tests_of_the_same_build(on_a_card, tmp_path, monkeypatch):
     tests = [part(), part("cuda")]
     assert on_a_card("--only", "step", tests=tests)[1][6:] == []  # six floors
     assert sections(on_a_card("--only", "tests,step", tests=tests)[1], "cuda") == ["step"]
@@ -124,7 +124,7 @@ def test_speeds_need_the_tests_of_this_build(on_a_card, tmp_path, monkeypatch):
     assert code == 1 and sections(done, "triton") == []
 
 
-def test_what_tells_most_comes_first(on_a_card):
+def test_sections_run_in_order_of_importance(on_a_card):
     _, done = on_a_card("--only", "tests,floor,step,kernels,ops", tests=[part(), part("cuda")])
     order = list(dict.fromkeys((t["section"], t.get("backend"), bool(t.get("options"))) for t in done))
     assert order == [
@@ -141,7 +141,7 @@ def test_what_tells_most_comes_first(on_a_card):
     assert not [t for t in done if t["shape"] == "widest_relu" and "dead" in t.get("options", {})]
 
 
-def test_a_figure_that_is_missing_is_an_exit_code_unless_time_was_over(on_a_card):
+def test_exit_code_is_nonzero_for_a_missing_figure_unless_time_ran_out(on_a_card):
     tests = [part(), part("cuda")]
     assert on_a_card("--only", "tests,step", tests=tests)[0] == 0
     assert on_a_card("--only", "tests,step", tests=tests, error="RuntimeError: no")[0] == 1
@@ -149,7 +149,7 @@ def test_a_figure_that_is_missing_is_an_exit_code_unless_time_was_over(on_a_card
     assert on_a_card("--only", "tests,step", tests=tests, error="no time was left")[0] == 0
 
 
-def test_sources_change_with_what_is_measured(tmp_path, monkeypatch):
+def test_source_digest_changes_with_the_measured_package(tmp_path, monkeypatch):
     before = gpu.sources()
     assert before == gpu.sources()
     (tmp_path / "gpu").mkdir()
@@ -160,13 +160,13 @@ def test_sources_change_with_what_is_measured(tmp_path, monkeypatch):
 
 def test_floor_counts_every_byte_and_product():
     w = WORKLOADS["llama3"]
-    found = floor.step(w, floor.Rates(800e12, 4e12, "bf16"))
-    assert found["product_ms"] == pytest.approx(1e3 * 2 * 8192 * 4096 * 131_072 / 800e12)  # 11 ms
-    assert found["gathers_ms"] == pytest.approx(1e3 * 3 * 8192 * 64 * 4096 * 4 / 4e12)  # three passes over N·K rows
-    assert found["adam_ms"] == pytest.approx(1e3 * 2 * 131_072 * 4096 * 24 / 4e12)  # w, m, v read and written, twice
-    assert found["rescore_ms"] == pytest.approx(1e3 * 8192 * 64 * 4096 * 4 / 4e12)  # K candidates a token, once more
+    best = floor.step(w, floor.Rates(800e12, 4e12, "bf16"))
+    assert best["product_ms"] == pytest.approx(1e3 * 2 * 8192 * 4096 * 131_072 / 800e12)  # 11 ms
+    assert best["gathers_ms"] == pytest.approx(1e3 * 3 * 8192 * 64 * 4096 * 4 / 4e12)  # three passes over N·K rows
+    assert best["adam_ms"] == pytest.approx(1e3 * 2 * 131_072 * 4096 * 24 / 4e12)  # w, m, v read and written, twice
+    assert best["rescore_ms"] == pytest.approx(1e3 * 8192 * 64 * 4096 * 4 / 4e12)  # K candidates a token, once more
     parts = ("product_ms", "rescore_ms", "gathers_ms", "adam_ms")
-    assert found["ms"] == pytest.approx(sum(found[name] for name in parts))
+    assert best["ms"] == pytest.approx(sum(best[name] for name in parts))
 
 
 def test_a_contestant_is_timed_and_a_failing_one_reported(tmp_path):
@@ -177,13 +177,13 @@ def test_a_contestant_is_timed_and_a_failing_one_reported(tmp_path):
         "precision": "default",
         "device": "cpu",
     }
-    found = gpu_peer.measure(job | {"steps": 4, "seconds": 60.0})
-    assert found["steps"] == 4 and 0 < found["fastest_ms"] <= found["ms"] and found["loss"] > 0
-    found = gpu_peers.in_a_process(sys.executable, job | {"script": "nowhere.py", "steps": 1, "seconds": 1.0}, 60)
-    assert found["error"].startswith("FileNotFoundError")
+    best = gpu_peer.measure(job | {"steps": 4, "seconds": 60.0})
+    assert best["steps"] == 4 and 0 < best["fastest_ms"] <= best["ms"] and best["loss"] > 0
+    best = gpu_peers.in_a_process(sys.executable, job | {"script": "nowhere.py", "steps": 1, "seconds": 1.0}, 60)
+    assert best["error"].startswith("FileNotFoundError")
 
 
-def test_a_library_that_is_not_there_is_said_so_and_may_be_brought(tmp_path):
+def test_a_missing_library_is_reported_and_can_be_given_as_a_folder(tmp_path):
     missing = gpu_peers.importable(sys.executable, "nonexistent_library", tmp_path / "nonexistent_library")
     assert "No module named 'nonexistent_library'" in missing and "bench/README.md" in missing
     (tmp_path / "nonexistent_library").mkdir()
@@ -191,7 +191,7 @@ def test_a_library_that_is_not_there_is_said_so_and_may_be_brought(tmp_path):
     assert gpu_peers.importable(sys.executable, "nonexistent_library", tmp_path / "nonexistent_library") == ""
 
 
-def test_peers_that_were_measured_stay_and_slow_ones_come_last(tmp_path, monkeypatch):
+def test_measured_peers_are_kept_and_slow_ones_run_last(tmp_path, monkeypatch):
     asked = []
 
     def step(python, job, seconds, own):
@@ -221,5 +221,5 @@ def test_rehearsals_and_measurements_do_not_share_a_folder(tmp_path, capsys, reh
     gpu.parse(["--out", str(tmp_path), *(["--rehearse"] if rehearsal else [])])
     with pytest.raises(SystemExit):
         gpu.parse(["--out", str(tmp_path), *([] if rehearsal else ["--rehearse"])])
-    wanted = "floor.json is of a rehearsal" if rehearsal else "floor.json is of a GPU"
-    assert wanted in capsys.readouterr().err
+    expected = "floor.json is of a rehearsal" if rehearsal else "floor.json is of a GPU"
+    assert expected in capsys.readouterr().err

@@ -31,7 +31,7 @@ def tester(tmp_path, monkeypatch):
     return use
 
 
-def test_every_test_that_needs_a_gpu_is_there_and_none_twice():
+def test_every_gpu_test_is_in_exactly_one_part():
     parts = gpu_checks.parts()
     assert all(p.path.exists() for p in parts) and len({p.name for p in parts}) == len(parts)
     # The operations that CUDA does not have run by Triton whatever is asked for: once is enough.
@@ -41,14 +41,14 @@ def test_every_test_that_needs_a_gpu_is_there_and_none_twice():
     assert needs_one <= {p.path.name for p in parts}
 
 
-def test_every_part_is_run_and_nothing_but_json_is_left(tester, tmp_path):
+def test_every_part_runs_and_only_json_is_kept(tester, tmp_path):
     run, parts = tester(), gpu_checks.parts()
     gpu_checks.run_tests(run, parts, 60.0, 4)
-    found = run.stored("tests")
+    stored = run.stored("tests")
     count = len(parts)
-    assert found["of"] == len(found["parts"]) == count
-    assert (found["passed"], found["failed"], found["skipped"]) == (2 * count - 1, 1, count)
-    (red,) = [p for p in found["parts"] if p["exit_code"]]
+    assert stored["of"] == len(stored["parts"]) == count
+    assert (stored["passed"], stored["failed"], stored["skipped"]) == (2 * count - 1, 1, count)
+    (red,) = [p for p in stored["parts"] if p["exit_code"]]
     assert red["name"] == "ops/test_rows.py cuda" and "ran" in red["tail"] and red["red"] == ["test_x"]
     assert f"threads {max(1, min(2, (os.cpu_count() or 1) // 2))}" in red["tail"]
     assert "log" not in red["tail"].split(" in ")[1] and [p.name for p in (tmp_path / "out").iterdir()] == [
@@ -65,7 +65,7 @@ def test_green_files_are_not_run_again(tester, tmp_path):
     assert again.stored("tests")["of"] == len(again.stored("tests")["parts"]) == len(parts)
 
 
-def test_a_file_that_hangs_is_stopped_with_what_it_began(tester):
+def test_a_hanging_part_is_stopped_with_its_children(tester):
     hang = (
         "import subprocess, sys, time; subprocess.Popen(['sleep', '77.25']); print('begun', flush=True); time.sleep(77)"
     )
@@ -77,11 +77,11 @@ def test_a_file_that_hangs_is_stopped_with_what_it_began(tester):
     assert "77.25" not in os.popen("ps -eo args").read()
 
 
-def test_a_file_that_ends_its_process_is_red(tester):
+def test_a_part_whose_process_aborts_is_red(tester):
     run = tester("import os; print('Fatal Python error'); os.abort()")
     gpu_checks.run_tests(run, gpu_checks.parts()[:1], 30.0, 1)
-    (found,) = run.stored("tests")["parts"]
-    assert gpu_checks.outcome(found) == "red" and "Fatal" in found["tail"]
+    (stored,) = run.stored("tests")["parts"]
+    assert gpu_checks.outcome(stored) == "red" and "Fatal" in stored["tail"]
 
 
 def test_counts_of_a_test_report(tmp_path):
@@ -111,7 +111,7 @@ RED = {"failed": 1, "exit_code": 1, "red": ["test_x"]}
         ([part()], "green", "not run"),
     ],
 )
-def test_what_the_tests_say_of_each_backend(tmp_path, parts, triton, cuda):
+def test_tests_state_of_each_backend(tmp_path, parts, triton, cuda):
     run = run_in(tmp_path)
     run.keep("tests", kept_tests(*parts))
     assert [gpu_checks.state(run, "step", {"backend": b}) for b in ("triton", "cuda")] == [triton, cuda]

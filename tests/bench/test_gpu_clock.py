@@ -40,15 +40,15 @@ def capturing(monkeypatch):
     state = {"capturing": False, "device": None}
 
     @contextmanager
-    def graph(made):
+    def graph(captured):
         assert state["device"] == torch.device("cuda", 1)
         state["capturing"] = True
         yield
         state["capturing"] = False  # not after an error: PyTorch leaves it under way
 
     @contextmanager
-    def device(wanted):
-        before, state["device"] = state["device"], wanted
+    def device(chosen):
+        before, state["device"] = state["device"], chosen
         yield
         state["device"] = before
 
@@ -83,14 +83,14 @@ def waits(state):
     return call
 
 
-def test_what_can_be_captured_is_replayed(clock, capturing):
+def test_a_capturable_call_is_timed_as_a_graph(clock, capturing):
     Graph.replays, calls = 0, []
     timing = clock.time(lambda: calls.append(capturing["capturing"]))
     assert (timing.how, timing.why, timing.ms) == ("graph", "", 1.0) and Graph.replays == 3 + 2 + 6
     assert calls == [False] * 4 + [True] and not clock.broken and capturing["device"] is None
 
 
-def test_what_waits_is_timed_as_it_is(clock, capturing):
+def test_a_synchronising_call_is_timed_without_a_graph(clock, capturing):
     Graph.replays = 0
     assert clock.time(waits(capturing), graph=False).how == "eager" and Graph.replays == 0
     assert not clock.broken

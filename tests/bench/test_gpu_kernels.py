@@ -45,7 +45,7 @@ def event(name, start, end, device=DeviceType.CUDA, **about):
     return SimpleNamespace(name=name, device_type=device, time_range=SimpleNamespace(start=start, end=end), **about)
 
 
-def test_what_ran_on_the_gpu_is_told_from_what_a_profiler_saw():
+def test_only_device_events_of_the_profiler_count_as_kernels():
     launches, span = gpu_kernels.by_name(
         [
             event("collect", 10.0, 14.0),
@@ -65,12 +65,12 @@ def test_figures_of_each_kernel():
         {"collect": [1100.0, 900.0], "other": [1.0]},
         {"collect": [3000.0, 1000.0], "emit": [7.0]},
     ]
-    found = gpu_kernels.table(steps, [2100.0, 2500.0, 2000.0], w, RATES)
-    first, *rest = found["kernels"]
+    figures = gpu_kernels.table(steps, [2100.0, 2500.0, 2000.0], w, RATES)
+    first, *rest = figures["kernels"]
     assert (first["kernel"], first["launches"], first["launch_us"], first["ms"]) == ("collect", 2, 1000.0, 2.0)
     assert first["flops"] == 2 * 1000 * 512 * 10_000 and first["floor_ms"] == pytest.approx(1e3 * first["flops"] / 1e14)
     assert first["to_floor"] == pytest.approx(2.0 / first["floor_ms"])
-    assert "bytes" not in next(row for row in rest if row["kernel"] == "other") and found["ms"] == 2.1
+    assert "bytes" not in next(row for row in rest if row["kernel"] == "other") and figures["ms"] == 2.1
     vain = next(row for row in rest if row["kernel"] == "emit")
     assert vain["floor_ms"] == 0.0 and "to_floor" not in vain  # there is no multiple of nothing
     assert "floor_ms" not in gpu_kernels.table(steps, [1.0], w, None)["kernels"][0]
@@ -191,7 +191,7 @@ def test_every_cuda_kernel_of_a_step_has_its_work():
 
 
 @pytest.mark.skipif(bool(available("triton")), reason=available("triton"))
-def test_every_launch_is_seen_and_timed_from_outside(monkeypatch):
+def test_every_launch_is_recorded_and_timed_with_events(monkeypatch):
     from monosem.ops import cuda_rows, triton_launch, triton_rows
 
     ran = []
@@ -219,10 +219,10 @@ def test_every_launch_is_seen_and_timed_from_outside(monkeypatch):
     assert triton_rows.run is plain and triton_launch.run is plain and cuda_rows._cuda is launcher
 
 
-def test_where_no_kernel_can_be_traced_launches_are_timed(monkeypatch):
+def test_launches_are_timed_where_the_profiler_traces_no_kernel(monkeypatch):
     monkeypatch.setattr(gpu_kernels, "profiled", lambda *_: ({}, 0.0))
     monkeypatch.setattr(gpu_kernels, "from_outside", lambda *_: ({"collect": [4.0]}, 5.0))
-    found = gpu_kernels.measure(lambda: None, torch.device("cuda"), WORKLOADS["tiny"], RATES)
-    assert found["by"] == "launches" and found["kernels"][0]["kernel"] == "collect"
+    figures = gpu_kernels.measure(lambda: None, torch.device("cuda"), WORKLOADS["tiny"], RATES)
+    assert figures["by"] == "launches" and figures["kernels"][0]["kernel"] == "collect"
     monkeypatch.setattr(gpu_kernels, "profiled", lambda *_: ({"emit": [4.0]}, 5.0))
     assert gpu_kernels.measure(lambda: None, torch.device("cuda"), WORKLOADS["tiny"], RATES)["by"] == "profiler"

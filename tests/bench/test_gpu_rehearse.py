@@ -37,9 +37,9 @@ def test_rehearsal(tmp_path):
     assert {"collect", "choose", "decode_loss", "row_grad_adam", "encoder_grad_adam"} <= kernels
 
     # No figure can be taken for one of a GPU.
-    for found in stored.values():
-        assert found["about"]["rehearsal"] is True and found["about"]["gpu"].startswith("none")
-        assert all(row["rehearsal"] is True for row in found.get("rows", ()))
+    for content in stored.values():
+        assert content["about"]["rehearsal"] is True and content["about"]["gpu"].startswith("none")
+        assert all(row["rehearsal"] is True for row in content.get("rows", ()))
     table = (out / "table.txt").read_text()
     assert table in done.stdout and table.startswith("REHEARSAL") and "REHEARSAL" in table.splitlines()[-1]
     assert "(graph)" not in table and "[tests: red]" in table

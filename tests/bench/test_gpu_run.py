@@ -7,7 +7,7 @@ import gpu_run
 from made_up_gpu import ABOUT, kept_tests, part, run_in
 
 
-def test_what_another_card_commit_or_build_gave_is_set_aside(tmp_path):
+def test_results_of_another_card_commit_or_build_are_set_aside(tmp_path):
     run_in(tmp_path).keep("floor", {"rows": []})
     assert run_in(tmp_path).stored("floor") == {"about": ABOUT, "rows": []}
     for number, key in enumerate(("gpu", "commit", "sources", "torch", "triton"), 1):
@@ -18,7 +18,7 @@ def test_what_another_card_commit_or_build_gave_is_set_aside(tmp_path):
     assert len(list(tmp_path.iterdir())) == 6
 
 
-def test_the_folder_holds_whole_files_only(tmp_path, monkeypatch):
+def test_files_of_a_run_are_written_atomically(tmp_path, monkeypatch):
     run = run_in(tmp_path / "out")
     seen, replace = [], gpu_run.os.replace
 
@@ -34,7 +34,7 @@ def test_the_folder_holds_whole_files_only(tmp_path, monkeypatch):
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["floor.json"]
 
 
-def test_rows_are_marked_with_what_the_tests_say_by_now(tmp_path):
+def test_rows_are_marked_with_the_current_tests_state(tmp_path):
     run = run_in(tmp_path)
     run.keep("step", {"rows": [{"shape": "gpt2", "backend": b, "ms": 1} for b in ("triton", "cuda")]})
     marks = lambda: [row["tests"] for row in json.loads((tmp_path / "step.json").read_text())["rows"]]
@@ -44,14 +44,14 @@ def test_rows_are_marked_with_what_the_tests_say_by_now(tmp_path):
     assert marks() == ["red", "green"]
 
 
-def test_a_rehearsal_is_in_every_row(tmp_path):
+def test_every_row_of_a_rehearsal_is_marked(tmp_path):
     run = run_in(tmp_path, about={**ABOUT, "rehearsal": True})
     for section in ("floor", "step", "peers"):
         run.keep(section, {"rows": [{"shape": "tiny", "backend": "triton"}]})
-        found = json.loads((tmp_path / f"{section}.json").read_text())
-        assert found["about"]["rehearsal"] and found["rows"][0]["rehearsal"]
+        stored = json.loads((tmp_path / f"{section}.json").read_text())
+        assert stored["about"]["rehearsal"] and stored["rows"][0]["rehearsal"]
 
 
-def test_no_machine_is_named_in_what_is_written(tmp_path):
+def test_results_do_not_contain_the_host_name(tmp_path):
     run_in(tmp_path).keep("tests", {"parts": []})
     assert str(Path.home()) not in (tmp_path / "tests.json").read_text()

@@ -7,7 +7,7 @@ from monosem.bench import floor
 from monosem.bench.workloads import WORKLOADS
 
 
-def test_the_table_says_all_and_survives_gaps(tmp_path):
+def test_the_table_shows_every_section_and_missing_rows(tmp_path):
     run = run_in(tmp_path)
     run.keep("tests", kept_tests(part(), part("cuda", failed=1, exit_code=1, red=["test_x"])))
     run.keep("floor", {"rows": [{"shape": "gpt2", **floor.step(WORKLOADS["gpt2"], floor.Rates(**RATES))}]})
@@ -40,19 +40,19 @@ def test_the_table_says_all_and_survives_gaps(tmp_path):
     peer = {"shape": "gpt2", "name": "sparsify", "variant": "", "precision": "bf16", "ms": 9.0}
     run.keep("peers", {"rows": [peer, peer | {"name": "SAELens", "error": "No module named 'sae_lens'"}]})
     run.keep("sanitizer", {"memcheck": {"clean": True}, "racecheck": {"error": "not on PATH"}})
-    said = gpu_table.table(run, ["gpt2", "llama3"])
-    wanted = """6 passed, 1 failed | red: a cuda: test_x | [tests: red] | floor | candidates scored again | collect
+    table = gpu_table.table(run, ["gpt2", "llama3"])
+    expected = """6 passed, 1 failed | red: a cuda: test_x | [tests: red] | floor | candidates scored again | collect
         2 MB, floor 0.5000 ms: 2.00 × | 9 more, 36 launches | 1.50 × floor | 2.00 M tokens/s | memory +4 %
         4.50 × our step | csc | topk_encode 3.000 (75 %) | adam_state=bf16 | No module named 'sae_lens'
         memcheck: clean | racecheck: not on PATH | llama3"""
-    for words in wanted.replace("\n        ", " | ").split(" | "):
-        assert words in said, said
-    assert "REHEARSAL" not in said
+    for words in expected.replace("\n        ", " | ").split(" | "):
+        assert words in table, table
+    assert "REHEARSAL" not in table
     rehearsal = run_in(tmp_path / "other", about={**ABOUT, "rehearsal": True})
     assert gpu_table.table(rehearsal, ["gpt2"]).count("REHEARSAL") == 2
 
 
-def test_what_lacks_a_figure(tmp_path):
+def test_failures_are_rows_without_all_figures(tmp_path):
     run = run_in(tmp_path)
     rows = [{"shape": "gpt2", "backend": "cuda", "name": name} for name in "abcd"]
     rows[1]["error"], rows[2]["lost"] = "E", {"as a graph": "F"}

@@ -74,13 +74,13 @@ def test_operations(on_the_processor):
     assert all(row["ms"] == 1.0 and row["to_floor"] == pytest.approx(1.0 / row["floor_ms"]) for row in told.rows)
 
 
-def test_what_was_measured_is_not_measured_again(on_the_processor):
+def test_finished_units_are_skipped(on_the_processor):
     told = perform("ops", skip=["csc", "topk_encode"])
     assert len(told.rows) == 9 and not {"csc", "topk_encode"} & {row["name"] for row in told.rows}
 
 
 @pytest.mark.parametrize("section", ["step", "ops"])
-def test_without_a_floor_there_are_times(on_the_processor, section):
+def test_times_are_reported_without_a_floor(on_the_processor, section):
     for row in perform(section, rates=None).rows[:1]:
         assert row["ms"] == 1.0 and "to_floor" not in row and "floor_ms" not in row
 
@@ -96,20 +96,20 @@ def test_a_step_with_options(on_the_processor, shape, options):
     assert told.rows[0]["state_bytes"] == WORKLOADS[shape].state_bytes("bf16", options.get("adam_state", "fp32"))
 
 
-def test_dead_features_cost_a_step_its_auxk(on_the_processor):
+def test_dead_features_add_auxk_to_the_step(on_the_processor):
     step = gpu_tasks.Step(FakeClock(), WORKLOADS["tiny"], {"dead": 0.05})
     assert float(step.dead.float().mean()) == pytest.approx(0.05, abs=0.01)
     assert float(step().aux) > 0
 
 
-def test_one_operation_without_memory_is_one_line(on_the_processor):
+def test_an_operation_out_of_memory_is_reported_in_one_line(on_the_processor):
     told = perform("ops", clock=FakeClock(fail={3}))
     assert told.lost == {"decode_loss": "OutOfMemoryError: CUDA out of memory. Tried to allocate 4 TiB"}
     assert len(told.rows) == 10
 
 
 @pytest.mark.parametrize("kernel", ["topk_encode", "csc", "decode_loss"])
-def test_an_operation_that_fails_costs_no_other_its_data(on_the_processor, monkeypatch, kernel):
+def test_a_failing_operation_leaves_the_data_of_others(on_the_processor, monkeypatch, kernel):
     def broken(*_):
         raise RuntimeError("an illegal memory access was encountered")
 
@@ -158,13 +158,13 @@ def test_only_operations_that_a_backend_has_are_timed(on_the_processor, monkeypa
     assert [row["name"] for row in perform("ops", backend="cuda").rows] == ["csc"]
 
 
-def test_data_that_do_not_fit_are_the_task_s_error(on_the_processor, monkeypatch):
+def test_data_that_do_not_fit_are_an_error_of_the_task(on_the_processor, monkeypatch):
     monkeypatch.setattr(operations, "operations", lambda *_, **__: 1 / 0)
     told = perform("ops")
     assert told.lost == {"its data": "ZeroDivisionError: division by zero"} and not told.rows
 
 
-def test_nothing_of_ours_makes_the_data(monkeypatch):
+def test_the_data_are_made_without_monosem_kernels(monkeypatch):
     """So that a broken kernel costs its own figure: on a GPU they come from PyTorch and the definitions."""
     for name in ("topk_encode", "threshold_encode", "decode_loss_rows", "csc"):
         monkeypatch.setattr(operations.ops, name, lambda *_: pytest.fail("a kernel ran"))

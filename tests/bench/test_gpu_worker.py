@@ -46,8 +46,8 @@ def measured(tmp_path, monkeypatch):
         (tmp_path / "asked").write_text("")
         gpu_worker.measure(run, tasks, command=[sys.executable, str(script)], **how)
         stored = {s: json.loads((tmp_path / f"out/{s}.json").read_text()) for s in SECTIONS}
-        assert all(found["about"] == ABOUT for found in stored.values())
-        return {s: found["rows"] for s, found in stored.items()}
+        assert all(section["about"] == ABOUT for section in stored.values())
+        return {s: section["rows"] for s, section in stored.items()}
 
     measure.asked = lambda: (tmp_path / "asked").read_text().splitlines()
     return measure
@@ -57,7 +57,7 @@ def bad(rows):
     return [row for row in rows if "error" in row or "lost" in row]
 
 
-def test_a_kernel_that_faults_costs_its_own_figure_only(measured):
+def test_a_faulting_kernel_loses_only_its_own_figure(measured):
     why = "its process ended with 7: an illegal memory access was encountered"
     rows = measured(FAULT)
     assert len(rows["step"]) == 6 and len(rows["ops"]) == 18
@@ -67,13 +67,13 @@ def test_a_kernel_that_faults_costs_its_own_figure_only(measured):
     assert len(measured.asked()) == 2 * 18  # nothing was measured twice
 
 
-def test_one_that_raises_too(measured):
+def test_a_raising_kernel_loses_only_its_own_figure(measured):
     rows = measured('tell(number, lost="OutOfMemoryError: 4 TiB"); continue')
     (step,), (op,) = bad(rows["step"]), bad(rows["ops"])
     assert step["lost"] == {"second": "OutOfMemoryError: 4 TiB"} and op["error"] == "OutOfMemoryError: 4 TiB"
 
 
-def test_one_that_hangs_is_stopped(measured, monkeypatch):
+def test_a_hanging_kernel_is_stopped(measured, monkeypatch):
     monkeypatch.setattr(gpu_worker, "PATIENCE", 2)
     begin = time.monotonic()
     rows = measured("time.sleep(60)")
@@ -81,13 +81,13 @@ def test_one_that_hangs_is_stopped(measured, monkeypatch):
     assert "without a word" in bad(rows["step"])[0]["lost"]["second"] and len(rows["ops"]) == 18
 
 
-def test_a_failed_capture_sends_the_rest_to_another_process(measured):
+def test_after_a_failed_capture_the_rest_runs_in_another_process(measured):
     rows = measured('tell(number, lost="not captured as a graph"); sys.exit(3)')
     assert len(bad(rows["ops"])) == len(bad(rows["step"])) == 1 and len(rows["ops"]) == 18
     assert len(measured.asked()) == 2 * 18
 
 
-def test_data_that_cannot_be_made_cost_their_task(measured, monkeypatch):
+def test_a_task_without_data_is_lost_alone(measured, monkeypatch):
     monkeypatch.setenv("NO_DATA", "b")
     rows = measured()
     assert [(row["shape"], row["error"]) for row in bad(rows["step"])] == 2 * [
@@ -122,7 +122,7 @@ def test_other_shapes_of_an_earlier_call_stay(measured, tmp_path):
     assert {row["shape"] for row in run.stored("step")["rows"]} == set("abcd")
 
 
-def test_when_time_is_up_the_rest_says_so(measured, tmp_path):
+def test_remaining_rows_report_that_time_ran_out(measured, tmp_path):
     times = iter([0.0] + [59.0] * 99)
     rows = measured(run=run_in(tmp_path / "out", now=lambda: next(times)))
     assert {row["error"] for row in rows["step"]} == {gpu_run.NO_TIME} and len(rows["step"]) == 6
@@ -130,7 +130,7 @@ def test_when_time_is_up_the_rest_says_so(measured, tmp_path):
     assert not bad(rows["step"]) and not bad(rows["ops"]) and len(rows["ops"]) == 18
 
 
-def test_a_unit_may_end_but_not_for_ever(measured, tmp_path, monkeypatch):
+def test_a_unit_gets_a_grace_period_after_the_time_limit(measured, tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_worker, "GRACE", 1)
     begin = time.monotonic()
     run = run_in(tmp_path / "out", minutes=14 / 60)

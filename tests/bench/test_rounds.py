@@ -47,12 +47,12 @@ def data(tmp_path_factory):
     return path
 
 
-def test_turns_go_round_and_one_failure_does_not_stop_the_others(fake, data):
+def test_entrants_alternate_and_one_failure_does_not_stop_the_others(fake, data):
     variants = ("", "raises", "dies", "")
     rows = [Row(Entrant(v or "good", fake, variant=v)) for v in variants]
     rows.append(Row(Entrant("absent", fake, missing="its environment is not set up")))
-    said = []
-    take_turns(rows, {"data": str(data), "threads": 1}, rounds=3, budget=60, timeout=60, say=said.append)
+    messages = []
+    take_turns(rows, {"data": str(data), "threads": 1}, rounds=3, budget=60, timeout=60, say=messages.append)
     good, raises, dies, other, absent = rows
     assert [len(r) for r in good.seconds] == [2, 2, 2] and not good.error
     # Three to warm up, and in each round one untimed (the steps are short) and two timed.
@@ -61,11 +61,11 @@ def test_turns_go_round_and_one_failure_does_not_stop_the_others(fake, data):
     assert raises.error == "ValueError: step: not today"
     assert "ended with status 3" in dies.error
     assert not other.error and absent.error == "its environment is not set up"
-    first = [next(s for s in said if s.startswith(f"round {n}/3")) for n in (1, 2, 3)]
+    first = [next(s for s in messages if s.startswith(f"round {n}/3")) for n in (1, 2, 3)]
     assert first == ["round 1/3: good", "round 2/3: good", "round 3/3: good"], "the order moves on by one a round"
 
 
-def test_a_worker_that_says_nothing_is_stopped(fake, tmp_path):
+def test_a_silent_worker_is_stopped(fake, tmp_path):
     with Worker(Entrant("slow", fake, "bf16", "sleeps"), {"threads": 1}, tmp_path) as slow:
         assert slow.answer(60)["notes"] == ["is a fake"]
         with pytest.raises(Failed, match="no answer within 1 s"):
@@ -74,11 +74,11 @@ def test_a_worker_that_says_nothing_is_stopped(fake, tmp_path):
     assert "building" in slow.log.read_text()
     with Worker(Entrant("quick", fake, "bf16"), {"threads": 1}, tmp_path, 1) as quick:
         quick.answer(60)
-        said = quick.ask(60, "run")
-        assert said["precision"] == "bf16" and said["tokens"] == 100
+        messages = quick.ask(60, "run")
+        assert messages["precision"] == "bf16" and messages["tokens"] == 100
 
 
-def test_a_reconstruction_that_is_not_a_number_is_an_error():
+def test_a_nan_reconstruction_is_an_error():
     class Says:
         def ask(self, timeout, do):
             return {"mse": float("nan"), "l0": 1.0}
@@ -87,7 +87,7 @@ def test_a_reconstruction_that_is_not_a_number_is_an_error():
         rounds._evaluate(Row(MONOSEM), Says(), 1.0)
 
 
-def test_what_cannot_start_says_why(fake, tmp_path):
+def test_an_entrant_that_cannot_start_reports_the_reason(fake, tmp_path):
     with pytest.raises(Failed, match="not set up"):
         Worker(Entrant("absent", fake, missing="not set up"), {"threads": 1}, tmp_path)
     with Worker(Entrant("no such file", tmp_path / "none.py"), {"threads": 1}, tmp_path, 1) as broken:
@@ -95,7 +95,7 @@ def test_what_cannot_start_says_why(fake, tmp_path):
             broken.answer(60)
 
 
-def test_entrants_share_a_run_as_far_as_memory_goes():
+def test_entrants_are_grouped_by_available_memory():
     everyone = [Entrant(name, rounds.WORKER) for name in ("ours", "a", "b", "c", "d")]
     small, wide = WORKLOADS["small"], WORKLOADS["widest"]
     assert groups(everyone, small, 64 << 30) == [everyone]
@@ -104,7 +104,7 @@ def test_entrants_share_a_run_as_far_as_memory_goes():
     assert groups(everyone[:1], wide, 1 << 30) == [everyone[:1]]
 
 
-def test_memory_beyond_what_the_machine_has_is_an_error_of_the_allocation(tmp_path):
+def test_allocating_more_than_the_machine_has_is_an_error(tmp_path):
     if worker.status("VmData") is None:
         pytest.skip("limits need /proc")
     greedy = tmp_path / "greedy.py"

@@ -20,10 +20,10 @@ def test_a_stored_result_is_used_again_only_for_the_same_request_and_commit(tmp_
     assert not run.will_do(path, request, "abc") and not run.will_do(tmp_path / "none", request, "abc")
 
 
-def test_sections_have_names_of_their_own_and_requests_for_json():
+def test_sections_have_unique_names_and_json_requests():
     for full, quick in ((False, False), (True, False), (False, True)):
-        found = run.sections(full, quick, {}, print)
-        names = [name for name, _, _ in found]
+        sections = run.sections(full, quick, {}, print)
+        names = [name for name, _, _ in sections]
         assert len(set(names)) == len(names)
         assert {n.split(".")[0] for n in names} == {
             "train_step",
@@ -33,11 +33,11 @@ def test_sections_have_names_of_their_own_and_requests_for_json():
             "growth",
             "end_to_end",
         }
-        json.dumps([request for _, request, _ in found])
+        json.dumps([request for _, request, _ in sections])
     assert run._doubling(4096, 524_288) == [4096 << i for i in range(8)]
 
 
-def test_everyone_takes_part_and_who_cannot_says_so(monkeypatch):
+def test_every_library_is_an_entrant_and_a_missing_one_has_a_reason(monkeypatch):
     monkeypatch.setattr(environments, "FOLDER", environments.HERE / "not there")
     topk = peers.entrants("topk", bf16=False)
     assert [e.title for e in topk] == [
@@ -73,7 +73,7 @@ def test_the_pins_are_complete_and_leave_pytorch_alone():
         assert not any(line.lower().startswith("torch==") for line in lines), name
 
 
-def test_a_machine_gives_its_name_to_a_folder():
-    made = {"cpu": "AMD EPYC (x)", "isa": ["avx2"], "threads": 2}
-    assert run.folder_name(made) == "amd-epyc-x-avx2-2-threads"
+def test_result_folder_is_named_after_the_machine():
+    machine_facts = {"cpu": "AMD EPYC (x)", "isa": ["avx2"], "threads": 2}
+    assert run.folder_name(machine_facts) == "amd-epyc-x-avx2-2-threads"
     assert run.folder_name(machine.describe() | {"isa": []}).endswith("threads")

@@ -11,8 +11,8 @@ from monosem.cli.main import main
 @pytest.fixture(scope="module", params=["topk", "relu"])
 def result(request):
     entrants = [MONOSEM, DENSE, Entrant("absent", DENSE.script, missing="its environment is not set up")]
-    found = step.compare(WORKLOADS["tiny"].with_(kind=request.param), entrants, rounds=3, budget=20)
-    return json.loads(json.dumps(found))  # as it is read again from its file
+    comparison = step.compare(WORKLOADS["tiny"].with_(kind=request.param), entrants, rounds=3, budget=20)
+    return json.loads(json.dumps(comparison))  # as it is read again from its file
 
 
 def test_the_same_steps_from_the_same_weights_end_at_the_same_error(result):
@@ -23,7 +23,7 @@ def test_the_same_steps_from_the_same_weights_end_at_the_same_error(result):
     assert ours["own_loss"] == pytest.approx(dense["own_loss"], rel=1e-4)
 
 
-def test_what_a_row_says(result):
+def test_fields_of_a_row(result):
     ours, dense, _ = result["rows"]
     assert ours["ratio"] == 1.0 and dense["ratio"] > 0
     for row in (ours, dense):
@@ -37,7 +37,7 @@ def test_what_a_row_says(result):
     assert result["workload"]["name"] == "tiny" and result["machine"]["backend"]["cpu kernels"]
 
 
-def test_a_table_has_a_line_for_everyone(result):
+def test_the_table_has_one_line_per_entrant(result):
     head, rows = show.step_table(result)
     assert all(len(row) == len(head) for row in rows)
     floors = ["floor"] * (2 if result["floor"]["bf16_ms"] else 1)  # with PyTorch's bf16, where the processor has it
@@ -56,8 +56,8 @@ def test_the_command_prints_both_tables_and_writes_json(tmp_path, capsys):
     assert stored["train_step"]["workload"]["f"] == 256 and len(stored["operations"]["rows"]) == 11
 
 
-def test_the_command_refuses_what_makes_no_sense(capsys):
+def test_the_command_refuses_bad_arguments(capsys):
     assert main(["bench", "--workload", "tiny", "--rounds", "1"]) == 2
     assert main(["bench", "--workload", "tiny", "--d-sae", "4", "--k", "8"]) == 2
-    said = capsys.readouterr().err
-    assert "--rounds: got 1" in said and "k: got 8" in said
+    output = capsys.readouterr().err
+    assert "--rounds: got 1" in output and "k: got 8" in output

@@ -60,12 +60,12 @@ def test_best_in_any_precision_and_in_fp32(step_result):
 
 
 def test_markdown_keeps_its_columns_and_shows_errors(step_result):
-    made = tables.document(step_result)
-    lines = [line for line in made.splitlines() if line.startswith("|")]
+    document = tables.document(step_result)
+    lines = [line for line in document.splitlines() if line.startswith("|")]
     columns = {len(re.findall(r"(?<!\\)\|", line)) for line in lines}
     assert len(columns) == 1 and len(lines) == 2 + 1 + 5
-    assert "broken: RuntimeError: no \\| memory" in made and "* a remark" in made
-    assert "* PyTorch eager: rounds | differently" in made and "| 1,500 | 10 |" in made
+    assert "broken: RuntimeError: no \\| memory" in document and "* a remark" in document
+    assert "* PyTorch eager: rounds | differently" in document and "| 1,500 | 10 |" in document
 
 
 def test_every_kind_of_result_has_a_table(step_result):
@@ -86,7 +86,7 @@ def test_every_kind_of_result_has_a_table(step_result):
     assert set(tables.TABLES) == {"train_step", "instruction_sets", "operations", "losses", "growth", "end_to_end"}
 
 
-def test_marks_in_a_document_are_filled_again_and_again(tmp_path, step_result):
+def test_tables_between_marks_of_a_document_are_replaced(tmp_path, step_result):
     (tmp_path / "train_step.laptop.topk.json").write_text(json.dumps(step_result))
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- bench train_step.laptop.topk -->\nold\n<!-- /bench -->\nafter\n")
@@ -122,14 +122,14 @@ def test_growth_as_table_and_plot(tmp_path):
     assert svg == plots.growth(result, tmp_path / "again.svg").read_text(), "the same bytes every time"
 
 
-def test_dense_stops_where_its_arrays_get_too_large(monkeypatch):
+def test_dense_is_left_out_where_its_arrays_are_too_large(monkeypatch):
     asked = []
     fake = {"floor": FLOOR, "state_bytes": 1, "rows": []}
     monkeypatch.setattr(growth.step, "compare", lambda w, e, **how: asked.append((w.f, len(e))) or fake)
     from monosem.bench.workloads import WORKLOADS
 
-    found = growth.measure(WORKLOADS["laptop"], "f", [4096, 8192], dense_elements=2048 * 4096)
-    assert asked == [(4096, 2), (8192, 1)] and [p["value"] for p in found["points"]] == [4096, 8192]
+    growth_result = growth.measure(WORKLOADS["laptop"], "f", [4096, 8192], dense_elements=2048 * 4096)
+    assert asked == [(4096, 2), (8192, 1)] and [p["value"] for p in growth_result["points"]] == [4096, 8192]
 
 
 def test_figures_have_three_digits():

@@ -57,30 +57,30 @@ def test_the_fastest_right_choice_that_beats_the_rule(ms, right, best):
     choices = [{"J": 1}, {"J": 2}]
     table = {"k": {"64": {"J": 8}}}  # measured before: neither the rule nor lost
     times = {json.dumps(c): t for c, t in zip((None, *choices), ms, strict=True)}
-    wanted = {
+    expected = {
         json.dumps(c): torch.tensor([1.0 if r else 2.0]) for c, r in zip((None, *choices), (True, *right), strict=True)
     }
     op, tried = Op(table, times), []
-    check = lambda: [wanted[json.dumps(table["k"].get("64"))]]
-    found = tune._best(op, check, table, "k", 64, choices, Clock(op), tried, lambda _: None)
-    assert found == best and table == {"k": {"64": {"J": 8}}}
+    check = lambda: [expected[json.dumps(table["k"].get("64"))]]
+    tuned = tune._best(op, check, table, "k", 64, choices, Clock(op), tried, lambda _: None)
+    assert tuned == best and table == {"k": {"64": {"J": 8}}}
     assert len(tried) == 3 and tried[0]["choice"] == "rule"
     assert ["error" in row for row in tried[1:]] == [
         isinstance(m, Exception) or not r for m, r in zip(ms[1:], right, strict=True)
     ]
 
 
-def test_every_operation_is_asked(monkeypatch):
+def test_every_operation_is_tuned(monkeypatch):
     monkeypatch.setattr(tune.gpu, "available", lambda name: "")
-    found = tune.tune(WORKLOADS["tiny"], Clock(), "Made Up", "sm_90")
-    assert found["kernels"] == {}  # all take a millisecond
-    assert {row["kernel"] for row in found["tried"]} == {
+    tuned = tune.tune(WORKLOADS["tiny"], Clock(), "Made Up", "sm_90")
+    assert tuned["kernels"] == {}  # all take a millisecond
+    assert {row["kernel"] for row in tuned["tried"]} == {
         f"cuda_{name}" for names in tune.CUDA.values() for name in names
     }
-    assert not any("error" in row for row in found["tried"])
+    assert not any("error" in row for row in tuned["tried"])
 
 
-def test_nothing_is_measured_after_a_failed_capture_and_what_was_is_kept(monkeypatch, tmp_path, capsys):
+def test_a_failed_capture_stops_tuning_and_keeps_earlier_entries(monkeypatch, tmp_path, capsys):
     """It is no choice's own error: whatever came after it would fail too."""
 
     class Breaking(Clock):
@@ -95,9 +95,9 @@ def test_nothing_is_measured_after_a_failed_capture_and_what_was_is_kept(monkeyp
             return Timing(ms, ms, ms, 5, "graph")
 
     monkeypatch.setattr(tune.gpu, "available", lambda name: "" if name == "cuda" else "not here")
-    found = tune.tune(WORKLOADS["tiny"], Breaking(), "Made Up", "sm_90")
-    assert found["stopped"] == "not captured as a graph (operation not permitted)" and len(found["tried"]) == 3
-    assert not any("error" in row for row in found["tried"])
+    tuned = tune.tune(WORKLOADS["tiny"], Breaking(), "Made Up", "sm_90")
+    assert tuned["stopped"] == "not captured as a graph (operation not permitted)" and len(tuned["tried"]) == 3
+    assert not any("error" in row for row in tuned["tried"])
     monkeypatch.setattr(launch, "TUNED", tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(
@@ -108,7 +108,7 @@ def test_nothing_is_measured_after_a_failed_capture_and_what_was_is_kept(monkeyp
     assert "not captured" in capsys.readouterr().err
 
 
-def test_a_small_case_leaves_its_data_as_it_was():
+def test_a_small_case_restores_its_data():
     checks = tune.small_case(WORKLOADS["tiny"], torch.device("cpu"))
     for name, check in checks.items():
         assert tune.same(check(), check()), name
@@ -117,7 +117,7 @@ def test_a_small_case_leaves_its_data_as_it_was():
     assert not tune.same([first[0] + 1e-3], [first[0]])
 
 
-def test_the_table_is_what_the_kernels_read(tmp_path, monkeypatch):
+def test_kernels_read_the_tuned_table(tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "TUNED", tmp_path / "tuned")
     tune_table.write({"kernels": {"decode_loss": {"64": {"J": 2}}}}, "Made Up 9000", {"torch": "2"})
     tune_table.write(
@@ -135,7 +135,7 @@ def test_without_a_gpu(monkeypatch, capsys):
     assert "--tune" in capsys.readouterr().err
 
 
-def test_the_table_may_go_to_a_folder_that_kernels_are_told_of(monkeypatch, tmp_path, capsys):
+def test_monosem_tuned_names_the_folder_of_the_table(monkeypatch, tmp_path, capsys):
     properties = type("P", (), {"name": "Made Up 9000", "major": 9, "minor": 0})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)

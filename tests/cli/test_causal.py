@@ -13,7 +13,7 @@ from monosem.data.native import save_folder
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def workspace(tmp_path_factory):
     """A folder with two models, a text, and dictionaries of both."""
     folder = tmp_path_factory.mktemp("causal")
     for seed, name in ((0, "A"), (1, "B")):
@@ -27,11 +27,11 @@ def made(tmp_path_factory):
     return folder
 
 
-def call(made, *words):
-    return main([*map(str, words), "--text", str(made / "text.jsonl"), "--quiet"])
+def call(workspace, *words):
+    return main([*map(str, words), "--text", str(workspace / "text.jsonl"), "--quiet"])
 
 
-def test_steer_several_at_once(made, tmp_path, capsys):
+def test_steer_several_at_once(workspace, tmp_path, capsys):
     options = (
         "--pin",
         "3=2x",
@@ -47,13 +47,13 @@ def test_steer_several_at_once(made, tmp_path, capsys):
         "the",
         "a b",
     )
-    assert call(made, "steer", made / "run", *options, "--out", tmp_path) == 0
-    said = capsys.readouterr().out
-    assert "#5 -1.5, #7 ablated" in said and said.count("steered  ") == 4 and "after 'a b'" in said
+    assert call(workspace, "steer", workspace / "run", *options, "--out", tmp_path) == 0
+    output = capsys.readouterr().out
+    assert "#5 -1.5, #7 ablated" in output and output.count("steered  ") == 4 and "after 'a b'" in output
     record = json.loads((tmp_path / "steered.json").read_text())
-    model = load_model(made / "A")
-    x = model.activations(load_rows(model, made / "text.jsonl", "all").tokens, HOOK)[:, 1:]
-    maximum = float(ms.load(made / "run").encode(x).to_dense()[..., 3].detach().max())
+    model = load_model(workspace / "A")
+    x = model.activations(load_rows(model, workspace / "text.jsonl", "all").tokens, HOOK)[:, 1:]
+    maximum = float(ms.load(workspace / "run").encode(x).to_dense()[..., 3].detach().max())
     pinned, added, ablated = record["edits"]
     assert pinned["value"] == pytest.approx(2 * maximum, rel=1e-4) and added["value"] == -1.5
     assert (ablated["kind"], ablated["feature"]) == ("ablate", 7)
@@ -61,33 +61,47 @@ def test_steer_several_at_once(made, tmp_path, capsys):
     assert record["samples"]["the"][1]["unsteered"] == ids
 
 
-def test_steer_by_label_while_reading(made, tmp_path, capsys):
-    assert call(made, "steer", made / "run", "--ablate", "dna", "--read", "--error", "drop", "--out", tmp_path) == 0
-    said = capsys.readouterr().out
-    assert "ablated; error term: drop" in said and "nats per token" in said
+def test_steer_by_label_while_reading(workspace, tmp_path, capsys):
+    assert (
+        call(workspace, "steer", workspace / "run", "--ablate", "dna", "--read", "--error", "drop", "--out", tmp_path)
+        == 0
+    )
+    output = capsys.readouterr().out
+    assert "ablated; error term: drop" in output and "nats per token" in output
     record = json.loads((tmp_path / "steered_reading.json").read_text())
     assert set(record["sources"]) == {"en", "he", "dna", "code"} and record["change"] != 0
 
 
-def test_compare(made, tmp_path, capsys):
-    assert call(made, "compare", made / "run", made / "other", "--least", 5, "--out", tmp_path) == 0
-    said = capsys.readouterr().out
+def test_compare(workspace, tmp_path, capsys):
+    assert call(workspace, "compare", workspace / "run", workspace / "other", "--least", 5, "--out", tmp_path) == 0
+    output = capsys.readouterr().out
     record = json.loads((tmp_path / "universality.json").read_text())
     assert [c["name"] for c in record["comparisons"]] == ["features", "neurons", "random directions"]
-    assert "neurons" in said and "<html" in (tmp_path / "universality.html").read_text()
+    assert "neurons" in output and "<html" in (tmp_path / "universality.html").read_text()
     assert not record["same_model"]
 
 
-def test_split(made, tmp_path, capsys):
-    words = ("split", made / "small", made / "run", "--label", "DNA", "--least", 5, "--no-map", "--out", tmp_path)
-    assert call(made, *words) == 0
+def test_split(workspace, tmp_path, capsys):
+    words = (
+        "split",
+        workspace / "small",
+        workspace / "run",
+        "--label",
+        "DNA",
+        "--least",
+        5,
+        "--no-map",
+        "--out",
+        tmp_path,
+    )
+    assert call(workspace, *words) == 0
     record = json.loads((tmp_path / "splitting.json").read_text())
     assert [level["d_sae"] for level in record["levels"]] == [12, 40] and record["map"] is None
     assert "mostly DNA" in capsys.readouterr().out and "<html" in (tmp_path / "splitting.html").read_text()
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("steer", "run", "--read"), "nothing to change"),
         (("steer", "run", "--pin", "40=1"), "feature: got 40; wanted 0 to 39"),
@@ -101,15 +115,15 @@ def test_split(made, tmp_path, capsys):
         (("split", "small", "other", "--label", "DNA", "--no-map"), "one hook of one model"),
     ],
 )
-def test_what_cannot_be_done_is_one_line(made, tmp_path, capsys, words, said):
+def test_errors_are_one_line(workspace, tmp_path, capsys, words, message):
     names = {"run", "small", "other", "nowhere"}
-    assert call(made, *[made / w if w in names else w for w in words], "--out", tmp_path / "out") == 2
+    assert call(workspace, *[workspace / w if w in names else w for w in words], "--out", tmp_path / "out") == 2
     error = capsys.readouterr().err
-    assert said in error and error.count("\n") == 1
+    assert message in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
-def test_help_teaches(capsys):
+def test_help_shows_examples(capsys):
     with pytest.raises(SystemExit):
         main(["steer", "--help"])
     assert "--pin 123=2x --ablate 77 --add 5=-0.5x" in capsys.readouterr().out

@@ -51,9 +51,9 @@ READERS = {
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def workspace(tmp_path_factory):
     """One folder of every kind."""
-    root = tmp_path_factory.mktemp("made")
+    root = tmp_path_factory.mktemp("workspace")
     shape = LMConfig(d_vocab=300, n_ctx=16, n_layers=1, d_model=8, n_heads=2, d_mlp=16)
     native.save_folder(root / "lm", Transformer(shape).init_weights(0), train_tokenizer(TEXTS, 300))
     model = models.load_model(root / "lm")
@@ -66,8 +66,8 @@ def made(tmp_path_factory):
     run.fit(torch.randn(16, 16, generator=torch.Generator().manual_seed(0)))
     edge = {"from": 0, "to": 1, "strength": 2.0}
     (root / "automata").mkdir()
-    found = {"loops": [], "cycles": [], "chains": [{"edges": [edge]}]}
-    sealed.write(root / "automata" / "automata.json", found)
+    graphs = {"loops": [], "cycles": [], "chains": [{"edges": [edge]}]}
+    sealed.write(root / "automata" / "automata.json", graphs)
     (root / "rate").mkdir()
     key = {"study": "s", "format": 1, "items": {"1": {"kind": "features", "feature": 3}}}
     sealed.write(root / "rate" / "key.json", key)
@@ -113,10 +113,10 @@ def damages(path: Path, rng: np.random.Generator):
             yield f"an array {array.dtype} {array.shape}", content
 
 
-def places(record, most=25):
+def places(record, limit=25):
     """The places of values in a record, two levels deep."""
     first = [(k,) for k in record]
-    return (first + [(k, j) for k, v in record.items() if isinstance(v, dict) for j in v])[:most]
+    return (first + [(k, j) for k, v in record.items() if isinstance(v, dict) for j in v])[:limit]
 
 
 def changed(record, place, value, remove=False):
@@ -152,9 +152,9 @@ def pack(header, data):
 
 @pytest.mark.parametrize("older", [False, True])
 @pytest.mark.parametrize("kind", READERS)
-def test_a_damaged_file_is_named(kind, older, made, tmp_path):
+def test_a_damaged_file_is_named(kind, older, workspace, tmp_path):
     folder, read = tmp_path / kind, READERS[kind]
-    shutil.copytree(made / kind, folder)
+    shutil.copytree(workspace / kind, folder)
     if older:
         unseal(folder)
     with warnings.catch_warnings():
@@ -192,7 +192,7 @@ def unseal(folder):
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("argv", "message"),
     [
         (("evaluate", "SAE", "--device", "cuda"), "device: got 'cuda'"),
         (("evaluate", "SAE", "--device", "nonsense"), "device: got 'nonsense'; wanted cpu"),
@@ -202,34 +202,34 @@ def unseal(folder):
         (("evaluate", "SAE", "--text", "FOLDER"), "FOLDER"),
     ],
 )
-def test_mistakes_are_told_in_one_line(argv, said, made, tmp_path, capsys, monkeypatch):
+def test_mistakes_are_reported_in_one_line(argv, message, workspace, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    names = {"SAE": made / "sae", "OUT": tmp_path / "out", "FOLDER": tmp_path}
+    names = {"SAE": workspace / "sae", "OUT": tmp_path / "out", "FOLDER": tmp_path}
     assert main([str(names.get(a, a)) for a in argv]) == 2
     line = capsys.readouterr().err
-    assert line.count("\n") == 1 and str(names.get(said, said)) in line
+    assert line.count("\n") == 1 and str(names.get(message, message)) in line
 
 
 @pytest.mark.parametrize(
     "error", [KeyError("x"), TypeError("a\nb"), MemoryError(), RecursionError("deep"), AssertionError(), EOFError()]
 )
-def test_what_nobody_expected_names_the_files_and_the_way_to_see_more(error, made, capsys, monkeypatch):
+def test_an_unexpected_error_names_the_files_and_the_traceback_variable(error, workspace, capsys, monkeypatch):
     from monosem.cli import evaluate
 
     def fail(args):
         raise error
 
     monkeypatch.setattr(evaluate, "run", fail)
-    assert main(["evaluate", str(made / "sae")]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and str(made / "sae") in said and "Traceback" not in said
+    assert main(["evaluate", str(workspace / "sae")]) == 2
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1 and str(workspace / "sae") in output and "Traceback" not in output
     monkeypatch.setenv("MONOSEM_TRACEBACK", "1")
-    main(["evaluate", str(made / "sae")])
+    main(["evaluate", str(workspace / "sae")])
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_damaged_tokens_are_named(made, tmp_path):
-    model = models.load_model(made / "lm")
+def test_damaged_tokens_are_named(workspace, tmp_path):
+    model = models.load_model(workspace / "lm")
     path = tmp_path / "tokens.npy"
     np.save(path, np.ones((3, 8), np.int32))
     rng = np.random.default_rng(0)

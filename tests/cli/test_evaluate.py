@@ -13,7 +13,7 @@ from monosem.data.native import save_folder
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def workspace(tmp_path_factory):
     """A folder with a model, a text, and a dictionary that knows where it belongs."""
     folder, model = tmp_path_factory.mktemp("evaluate"), tiny_model()
     save_folder(folder / "model", model.module, model.tokenizer)
@@ -26,33 +26,38 @@ def made(tmp_path_factory):
     return folder
 
 
-def evaluate(made, folder, *options):
-    return main(["evaluate", str(made / folder), "--text", str(made / "text.jsonl"), "--quiet", *map(str, options)])
+def evaluate(workspace, folder, *options):
+    return main(
+        ["evaluate", str(workspace / folder), "--text", str(workspace / "text.jsonl"), "--quiet", *map(str, options)]
+    )
 
 
-def test_table_json_picture_and_page(made, tmp_path, capsys):
-    assert evaluate(made, "sae", "--split", "all", "--out", tmp_path / "out", "--report") == 0
-    said = capsys.readouterr().out
+def test_table_json_picture_and_page(workspace, tmp_path, capsys):
+    assert evaluate(workspace, "sae", "--split", "all", "--out", tmp_path / "out", "--report") == 0
+    output = capsys.readouterr().out
     got = json.loads((tmp_path / "out" / "evaluation.json").read_text())
-    rows = load_rows(tiny_model(), made / "text.jsonl", "all")
+    rows = load_rows(tiny_model(), workspace / "text.jsonl", "all")
     assert got["tokens"] == int((rows.tokens != 0).sum()) and got["l0"] == pytest.approx(4, abs=0.5)
     assert (got["hook_name"], got["d_sae"]) == (HOOK, 40)
     assert {s["source"] for s in got["by_source"]} == {"en", "he", "dna", "code"}
     assert {s["label"] for s in got["labels"]} == {"DNA"}
-    assert "CE loss recovered" in said and (tmp_path / "out" / "evaluation.svg").read_text().startswith("<svg")
-    assert "open file://" in said and "<html" in (tmp_path / "out" / "report.html").read_text()
-    assert not (made / "sae" / "evaluation.json").exists()
+    assert "CE loss recovered" in output and (tmp_path / "out" / "evaluation.svg").read_text().startswith("<svg")
+    assert "open file://" in output and "<html" in (tmp_path / "out" / "report.html").read_text()
+    assert not (workspace / "sae" / "evaluation.json").exists()
 
 
-def test_some_tokens_and_the_folder_of_the_dictionary(made):
+def test_some_tokens_and_the_folder_of_the_dictionary(workspace):
     assert (
-        evaluate(made, "nameless", "--split", "train", "--tokens", 64, "--model", made / "model", "--hook", HOOK) == 0
+        evaluate(
+            workspace, "nameless", "--split", "train", "--tokens", 64, "--model", workspace / "model", "--hook", HOOK
+        )
+        == 0
     )
-    assert json.loads((made / "nameless" / "evaluation.json").read_text())["contexts"] == 2
+    assert json.loads((workspace / "nameless" / "evaluation.json").read_text())["contexts"] == 2
 
 
 @pytest.mark.parametrize(
-    ("folder", "options", "said"),
+    ("folder", "options", "message"),
     [
         ("nowhere", (), "no cfg.json in"),
         ("nameless", (), "does not say which it was trained on"),
@@ -63,26 +68,37 @@ def test_some_tokens_and_the_folder_of_the_dictionary(made):
         ("sae", ("--skip-positions", "99"), "skip_positions: got 99"),
     ],
 )
-def test_what_cannot_be_done_is_one_line(made, tmp_path, capsys, folder, options, said):
-    assert evaluate(made, folder, "--split", "all", "--out", tmp_path / "out", *options) == 2
+def test_errors_are_one_line(workspace, tmp_path, capsys, folder, options, message):
+    assert evaluate(workspace, folder, "--split", "all", "--out", tmp_path / "out", *options) == 2
     error = capsys.readouterr().err
-    assert said in error and error.count("\n") == 1
+    assert message in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
-def test_too_little_text(made, tmp_path, capsys):
+def test_too_little_text(workspace, tmp_path, capsys):
     (tmp_path / "short.jsonl").write_text('{"text": "the fox"}\n')
-    assert main(["evaluate", str(made / "sae"), "--text", str(tmp_path / "short.jsonl"), "--split", "all"]) == 2
+    assert main(["evaluate", str(workspace / "sae"), "--text", str(tmp_path / "short.jsonl"), "--split", "all"]) == 2
     assert "one context" in capsys.readouterr().err
-    assert main(["evaluate", str(made / "sae"), "--text", str(tmp_path / "short.jsonl")]) == 2
+    assert main(["evaluate", str(workspace / "sae"), "--text", str(tmp_path / "short.jsonl")]) == 2
     assert "holds no document for split 'held_out'" in capsys.readouterr().err
 
 
-def test_the_demo_on_a_small_scale(made, tmp_path, capsys):
-    options = ["--model", made / "model", "--text", made / "text.jsonl", "--d-sae", 48, "--k", 4, "--steps", 12]
+def test_the_demo_on_a_small_scale(workspace, tmp_path, capsys):
+    options = [
+        "--model",
+        workspace / "model",
+        "--text",
+        workspace / "text.jsonl",
+        "--d-sae",
+        48,
+        "--k",
+        4,
+        "--steps",
+        12,
+    ]
     assert main(["demo", "--out", str(tmp_path / "demo"), "--quiet", *map(str, options)]) == 0
-    said = capsys.readouterr().out
-    assert (tmp_path / "demo" / "report.html").resolve().as_uri() in said
+    output = capsys.readouterr().out
+    assert (tmp_path / "demo" / "report.html").resolve().as_uri() in output
     result = json.loads((tmp_path / "demo" / "evaluation.json").read_text())
     assert result["d_sae"] == 48 and result["labels"][0]["label"] == "DNA"
     sae = ms.load(tmp_path / "demo")

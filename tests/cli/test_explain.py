@@ -12,7 +12,7 @@ from monosem.data.native import save_folder
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def workspace(tmp_path_factory):
     """A model, a text, a dictionary, and one on the model with shuffled weights."""
     folder, model = tmp_path_factory.mktemp("explain"), tiny_model()
     save_folder(folder / "model", model.module, model.tokenizer)
@@ -24,52 +24,59 @@ def made(tmp_path_factory):
     return folder
 
 
-def run(verb, made, out, *options):
-    shared = ["--text", made / "text.jsonl", "--out", out, "--quiet"]
-    return main([verb, str(made / "sae"), *map(str, [*shared, *options])])
+def run(verb, workspace, out, *options):
+    shared = ["--text", workspace / "text.jsonl", "--out", out, "--quiet"]
+    return main([verb, str(workspace / "sae"), *map(str, [*shared, *options])])
 
 
-def test_explain_locally(made, tmp_path, capsys):
-    assert run("explain", made, tmp_path, "--features", 3, "--neurons", 2, "--shuffled", made / "control") == 0
-    said = capsys.readouterr().out
+def test_explain_locally(workspace, tmp_path, capsys):
+    assert (
+        run("explain", workspace, tmp_path, "--features", 3, "--neurons", 2, "--shuffled", workspace / "control") == 0
+    )
+    output = capsys.readouterr().out
     got = json.loads((tmp_path / "explain.json").read_text())
     assert {k: s["n"] for k, s in got["kinds"].items()} == {"features": 3, "neurons": 2, "shuffled": 3}
     assert got["interpreter"] == "local" and got["subjects"]["shuffled"]["model"].endswith("~shuffled")
     assert got["subjects"]["neurons"]["kind"] == "neurons"
-    assert "simulation" in said and "open file://" in said
+    assert "simulation" in output and "open file://" in output
     page = (tmp_path / "explain.html").read_text()
     assert "logit weights" in page and page.count('class="told"') == 8
     first = (tmp_path / "explain.json").read_bytes()
-    assert run("explain", made, tmp_path, "--features", 3, "--neurons", 2, "--shuffled", made / "control") == 0
+    assert (
+        run("explain", workspace, tmp_path, "--features", 3, "--neurons", 2, "--shuffled", workspace / "control") == 0
+    )
     assert (tmp_path / "explain.json").read_bytes() == first
 
 
-def test_an_index_beside_the_dictionary_is_used(made, tmp_path, capsys):
-    assert main(["index", str(made / "sae"), "--text", str(made / "text.jsonl"), "--tokens", "1000", "--quiet"]) == 0
-    assert run("explain", made, tmp_path, "--features", 2, "--neurons", 1) == 0
+def test_an_index_beside_the_dictionary_is_used(workspace, tmp_path, capsys):
+    assert (
+        main(["index", str(workspace / "sae"), "--text", str(workspace / "text.jsonl"), "--tokens", "1000", "--quiet"])
+        == 0
+    )
+    assert run("explain", workspace, tmp_path, "--features", 2, "--neurons", 1) == 0
     subjects = json.loads((tmp_path / "explain.json").read_text())["subjects"]
     assert subjects["features"]["tokens"] < 1100 < subjects["neurons"]["tokens"]
 
 
-def test_explain_with_a_model(made, tmp_path, capsys):
+def test_explain_with_a_model(workspace, tmp_path, capsys):
     pytest.importorskip("httpx")
     options = ["--features", 1, "--neurons", 0, "--client-model", "m", "--retries", 0, "--price", 3, 15]
     with Endpoint(lambda body: "DESCRIPTION: []") as server:
-        assert run("explain", made, tmp_path, *options, "--client", server.url) == 2
+        assert run("explain", workspace, tmp_path, *options, "--client", server.url) == 2
         assert "--yes" in capsys.readouterr().err and not server.bodies
-        assert run("explain", made, tmp_path, *options, "--client", server.url, "--yes") == 0
-        said = capsys.readouterr().out
-        assert "requests (0 more" in said and "per million tokens" in said
+        assert run("explain", workspace, tmp_path, *options, "--client", server.url, "--yes") == 0
+        output = capsys.readouterr().out
+        assert "requests (0 more" in output and "per million tokens" in output
         count = len(server.bodies)
         got = json.loads((tmp_path / "explain.json").read_text())
         assert got["requests"]["requests"] == count and got["items"][0]["explanation"] == "[]"
         assert got["items"][0]["failed"] == ["simulation"] and got["items"][0]["scores"]["logits"] == 0.5
-        assert run("explain", made, tmp_path, *options, "--client", server.url, "--yes") == 0
+        assert run("explain", workspace, tmp_path, *options, "--client", server.url, "--yes") == 0
         assert len(server.bodies) == count
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (("--client", "http://127.0.0.1:9/v1"), "--client-model"),
         (("--client-model", "m"), "the local interpreter has none"),
@@ -78,20 +85,20 @@ def test_explain_with_a_model(made, tmp_path, capsys):
         (("--shuffled", "sae"), "the model itself"),
     ],
 )
-def test_what_cannot_be_done_is_one_line(made, tmp_path, capsys, options, said):
-    options = [made / "sae" if o == "sae" else o for o in options]
-    assert run("explain", made, tmp_path, *options) == 2
+def test_errors_are_one_line(workspace, tmp_path, capsys, options, message):
+    options = [workspace / "sae" if o == "sae" else o for o in options]
+    assert run("explain", workspace, tmp_path, *options) == 2
     error = capsys.readouterr().err
-    assert said in error and error.count("\n") == 1
+    assert message in error and error.count("\n") == 1
     assert not (tmp_path / "explain.json").exists()
 
 
-def test_rate_and_score(made, tmp_path, capsys):
-    assert run("rate", made, tmp_path, "--features", 2, "--neurons", 2, "--shuffled", made / "control") == 0
-    said = capsys.readouterr().out
+def test_rate_and_score(workspace, tmp_path, capsys):
+    assert run("rate", workspace, tmp_path, "--features", 2, "--neurons", 2, "--shuffled", workspace / "control") == 0
+    output = capsys.readouterr().out
     key = json.loads((tmp_path / "rate.key.json").read_text())
-    assert "6 items to rate" in said and "open file://" in said and len(key["items"]) == 6
-    assert run("rate", made, tmp_path) == 2 and "earlier study" in capsys.readouterr().err
+    assert "6 items to rate" in output and "open file://" in output and len(key["items"]) == 6
+    assert run("rate", workspace, tmp_path) == 2 and "earlier study" in capsys.readouterr().err
     points = {"features": 3, "neurons": 0, "shuffled": 1}
     answers = {
         n: {

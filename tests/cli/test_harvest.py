@@ -18,7 +18,7 @@ from monosem.data.store import ActivationStore
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def workspace(tmp_path_factory):
     """A folder with a model, a text and an array of tokens."""
     folder, model = tmp_path_factory.mktemp("harvest"), tiny_model()
     save_folder(folder / "model", model.module, model.tokenizer)
@@ -28,27 +28,29 @@ def made(tmp_path_factory):
     return folder
 
 
-def run(made, out, *options):
-    return main(["harvest", "--model", str(made / "model"), "--out", str(out), "--quiet", *map(str, options)])
+def run(workspace, out, *options):
+    return main(["harvest", "--model", str(workspace / "model"), "--out", str(out), "--quiet", *map(str, options)])
 
 
-def test_text_to_store_and_what_comes_next(made, tmp_path, capsys):
-    assert run(made, tmp_path / "acts", "--text", made / "text.jsonl", "--split", "all", "--dtype", "fp32") == 0
-    said = capsys.readouterr().out
+def test_harvest_of_text_prints_the_next_command(workspace, tmp_path, capsys):
+    assert (
+        run(workspace, tmp_path / "acts", "--text", workspace / "text.jsonl", "--split", "all", "--dtype", "fp32") == 0
+    )
+    output = capsys.readouterr().out
     store = ActivationStore(tmp_path / "acts")
     rows = len(store.tokens)
-    assert f"{HOOK} of {made / 'model'!s}: {rows} contexts of 32 tokens, width 32, fp32: about " in said
+    assert f"{HOOK} of {workspace / 'model'!s}: {rows} contexts of 32 tokens, width 32, fp32: about " in output
     counted = int((store.tokens[:, 1:] != 0).sum())  # 0 is BOS
-    assert f"{counted:,} activations in 1 shards, " in said
-    assert f"next: monosem train --activations {tmp_path / 'acts'} --out runs/acts" in said
+    assert f"{counted:,} activations in 1 shards, " in output
+    assert f"next: monosem train --activations {tmp_path / 'acts'} --out runs/acts" in output
     assert store.n_stored == counted and store.hook_name == HOOK
     assert torch.cat(list(store)).isfinite().all()
 
 
-def test_array_to_store(made, tmp_path):
+def test_array_to_store(workspace, tmp_path):
     options = (
         "--tokens",
-        made / "tokens.npy",
+        workspace / "tokens.npy",
         "--contexts",
         5,
         "--skip-positions",
@@ -56,14 +58,14 @@ def test_array_to_store(made, tmp_path):
         "--hook",
         "blocks.0.hook_resid_pre",
     )
-    assert run(made, tmp_path, *options) == 0
+    assert run(workspace, tmp_path, *options) == 0
     store = ActivationStore(tmp_path)
     assert (store.d_in, store.n_stored, store.index.settings["dtype"]) == (16, 5 * 27, "bf16")
-    assert run(made, tmp_path, *options) == 0  # complete: checked, and left as it is
+    assert run(workspace, tmp_path, *options) == 0  # complete: checked, and left as it is
 
 
 @pytest.mark.parametrize(
-    "options, said",
+    "options, message",
     [
         (["--hook", "blocks.0.mlp.hook_pots"], "blocks.0.mlp.hook_post"),
         (["--text", "nowhere.jsonl"], "no file 'nowhere.jsonl'"),
@@ -73,25 +75,25 @@ def test_array_to_store(made, tmp_path):
         (["--contexts", "0"], "contexts: got 0"),
     ],
 )
-def test_one_clear_line(made, tmp_path, capsys, options, said):
+def test_errors_are_one_line(workspace, tmp_path, capsys, options, message):
     if "--text" not in options and "--tokens" not in options:
-        options = [*options, "--tokens", made / "tokens.npy"]
-    assert run(made, tmp_path / "acts", *options) == 2
+        options = [*options, "--tokens", workspace / "tokens.npy"]
+    assert run(workspace, tmp_path / "acts", *options) == 2
     error = capsys.readouterr().err
-    assert error.startswith("monosem harvest: ") and said in error and error.count("\n") == 1
+    assert error.startswith("monosem harvest: ") and message in error and error.count("\n") == 1
     assert not (tmp_path / "acts").exists()
 
 
-def test_text_and_tokens_exclude_each_other(made, tmp_path, capsys):
+def test_text_and_tokens_exclude_each_other(workspace, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        run(made, tmp_path, "--tokens", made / "tokens.npy", "--text", made / "text.jsonl")
+        run(workspace, tmp_path, "--tokens", workspace / "tokens.npy", "--text", workspace / "text.jsonl")
     assert "not allowed with argument" in capsys.readouterr().err
 
 
-def test_killed_and_given_again(made, tmp_path):
+def test_a_killed_harvest_resumes(workspace, tmp_path):
     np.save(tmp_path / "many.npy", np.random.default_rng(0).integers(0, 300, (5_000, 32)))
     command = ["--tokens", tmp_path / "many.npy", "--shard-mib", 1]
-    arguments = ["harvest", "--model", made / "model", "--out", tmp_path / "acts", *command]
+    arguments = ["harvest", "--model", workspace / "model", "--out", tmp_path / "acts", *command]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     child = subprocess.Popen(
         [sys.executable, "-m", "monosem.cli.main", *map(str, arguments)], env=environment, stderr=subprocess.PIPE
@@ -105,7 +107,7 @@ def test_killed_and_given_again(made, tmp_path):
     done = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "acts").glob("shard-0000[01].bin")}
     assert child.returncode == -signal.SIGKILL and len(done) == 2
     assert not (tmp_path / "acts" / "shard-00009.bin").exists()
-    assert run(made, tmp_path / "acts", *command) == 0
+    assert run(workspace, tmp_path / "acts", *command) == 0
     assert {name: (tmp_path / "acts" / name).stat().st_mtime_ns for name in done} == done
     store = ActivationStore(tmp_path / "acts")
     store.verify()

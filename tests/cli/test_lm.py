@@ -38,7 +38,7 @@ def trained(text, tmp_path_factory):
     return out
 
 
-def test_train_says_what_is_next(text, trained, capsys):
+def test_train_prints_the_next_command(text, trained, capsys):
     assert main(["lm", "train", "--text", text, "--out", trained, *SHAPE]) == 0  # finished: nothing to do
     out = capsys.readouterr().out
     assert f"monosem lm evaluate --model {trained} --text {text}" in out
@@ -77,7 +77,7 @@ def test_generate(trained, capsys):
         (["evaluate", "--model", "OUT"], "model.safetensors; wanted a folder written by `monosem lm train`"),
     ],
 )
-def test_errors_are_one_clear_line(command, message, trained, tmp_path, capsys):
+def test_errors_are_one_line(command, message, trained, tmp_path, capsys):
     command = [{"MODEL": trained, "OUT": str(tmp_path)}.get(word, word) for word in command]
     assert main(["lm", *command]) == 2
     err = capsys.readouterr().err

@@ -14,9 +14,9 @@ from monosem.data.native import save_folder
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def workspace(tmp_path_factory):
     """A model, the same with other weights, a text, and dictionaries that know where they belong."""
-    folder = tmp_path_factory.mktemp("made")
+    folder = tmp_path_factory.mktemp("workspace")
     for name, seed in (("model", 0), ("other", 5)):
         model = tiny_model(seed=seed)
         save_folder(folder / name, model.module, model.tokenizer)
@@ -29,8 +29,8 @@ def made(tmp_path_factory):
     return folder
 
 
-def run(made, verb, *words, text="text.jsonl"):
-    return main([verb, *map(str, words), "--text", str(made / text), "--quiet"])
+def run(workspace, verb, *words, text="text.jsonl"):
+    return main([verb, *map(str, words), "--text", str(workspace / text), "--quiet"])
 
 
 def answers(out):
@@ -60,25 +60,27 @@ VERBS = {
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_what_a_result_was_made_from(made, tmp_path, verb, capsys):
+def test_a_result_records_its_text_and_dictionaries(workspace, tmp_path, verb, capsys):
     words, name = VERBS[verb]
-    words = [made / w if w in ("small", "large") else w for w in words]
-    assert run(made, verb.split()[0], *words, "--out", tmp_path) == 0, capsys.readouterr().err
-    check(made, tmp_path / name, [w for w in words if w in (made / "small", made / "large")])
+    words = [workspace / w if w in ("small", "large") else w for w in words]
+    assert run(workspace, verb.split()[0], *words, "--out", tmp_path) == 0, capsys.readouterr().err
+    check(workspace, tmp_path / name, [w for w in words if w in (workspace / "small", workspace / "large")])
     if verb == "rate":
         assert main(["rate", "--score", str(answers(tmp_path))]) == 0
-        check(made, tmp_path / "rubric.json", [made / "small"])
+        check(workspace, tmp_path / "rubric.json", [workspace / "small"])
     written = {path.name for path in tmp_path.glob("*.json")}
     assert written == {name} | ({"answers.json", "rubric.json"} if verb == "rate" else set())
 
 
-def check(made, path, folders):
+def check(workspace, path, folders):
     held = sealed.read(path, "out", "a result")[0]["made_from"]
-    said = json.dumps(held)
-    assert fingerprint.of_text(made / "text.jsonl")["sha256"] in said or held["text"] == str(made / "text.jsonl")
+    text = json.dumps(held)
+    assert fingerprint.of_text(workspace / "text.jsonl")["sha256"] in text or held["text"] == str(
+        workspace / "text.jsonl"
+    )
     for folder in folders:
-        assert of_dictionary(ms.load(folder)) in said
-    assert HOOK in said and "LanguageModel " in said
+        assert of_dictionary(ms.load(folder)) in text
+    assert HOOK in text and "LanguageModel " in text
     whole = path.read_bytes()
     at = whole.index(b"made_from")
     path.write_bytes(whole[:at] + b"n" + whole[at + 1 :])
@@ -90,48 +92,48 @@ def check(made, path, folders):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda made: {"text": "more.jsonl"},
-        lambda made: {"words": ("--split", "train")},
-        lambda made: {"words": ("--tokens", 300)},
-        lambda made: {"folder": "large"},
-        lambda made: {"words": ("--model", made / "other")},
+        lambda workspace: {"text": "more.jsonl"},
+        lambda workspace: {"words": ("--split", "train")},
+        lambda workspace: {"words": ("--tokens", 300)},
+        lambda workspace: {"folder": "large"},
+        lambda workspace: {"words": ("--model", workspace / "other")},
     ],
     ids=["text", "split", "fewer tokens", "dictionary", "model"],
 )
-def test_a_result_of_something_else_is_kept(made, tmp_path, capsys, change):
-    assert run(made, "proxies", made / "small", "--out", tmp_path) == 0
+def test_a_result_of_other_inputs_is_set_aside(workspace, tmp_path, capsys, change):
+    assert run(workspace, "proxies", workspace / "small", "--out", tmp_path) == 0
     before = (tmp_path / "proxies.json").read_bytes()
-    changed = change(made)
-    again = (made / changed.get("folder", "small"), "--out", tmp_path, *changed.get("words", ()))
-    assert run(made, "proxies", *again, text=changed.get("text", "text.jsonl")) == 0
+    changed = change(workspace)
+    again = (workspace / changed.get("folder", "small"), "--out", tmp_path, *changed.get("words", ()))
+    assert run(workspace, "proxies", *again, text=changed.get("text", "text.jsonl")) == 0
     assert "it is kept as" in capsys.readouterr().out
     assert (tmp_path / "proxies.1.json").read_bytes() == before != (tmp_path / "proxies.json").read_bytes()
 
 
-def test_a_result_of_the_same_is_replaced(made, tmp_path, capsys):
-    assert run(made, "proxies", made / "small", "--tokens", 300, "--out", tmp_path) == 0
-    assert run(made, "proxies", made / "small", "--tokens", 300, "--out", tmp_path) == 0
-    assert run(made, "proxies", made / "small", "--out", tmp_path) == 0  # more tokens of the same
+def test_a_result_of_the_same_inputs_is_replaced(workspace, tmp_path, capsys):
+    assert run(workspace, "proxies", workspace / "small", "--tokens", 300, "--out", tmp_path) == 0
+    assert run(workspace, "proxies", workspace / "small", "--tokens", 300, "--out", tmp_path) == 0
+    assert run(workspace, "proxies", workspace / "small", "--out", tmp_path) == 0  # more tokens of the same
     old = json.loads((tmp_path / "proxies.json").read_text())
     del old["made_from"], old["sha256"], old["digests"]  # as an older version wrote it
     (tmp_path / "proxies.json").write_text(json.dumps(old))
-    assert run(made, "proxies", made / "small", "--out", tmp_path) == 0
+    assert run(workspace, "proxies", workspace / "small", "--out", tmp_path) == 0
     assert "kept as" not in capsys.readouterr().out and [p.name for p in tmp_path.glob("*.json")] == ["proxies.json"]
 
 
-def test_a_dictionary_that_was_trained_further_replaces_its_own_result(made, tmp_path, capsys):
-    shutil.copytree(made / "small", tmp_path / "run")
-    assert run(made, "proxies", tmp_path / "run") == 0
+def test_a_longer_trained_dictionary_replaces_its_own_result(workspace, tmp_path, capsys):
+    shutil.copytree(workspace / "small", tmp_path / "run")
+    assert run(workspace, "proxies", tmp_path / "run") == 0
     shutil.rmtree(tmp_path / "kept", ignore_errors=True)
     trained = ms.load(tmp_path / "run")
     trained.b_dec.data += 1
     ms.save(trained, tmp_path / "run", trained.metadata)
-    assert run(made, "proxies", tmp_path / "run") == 0
+    assert run(workspace, "proxies", tmp_path / "run") == 0
     assert "kept as" not in capsys.readouterr().out and not (tmp_path / "run" / "proxies.1.json").exists()
 
 
-def test_an_altered_result_is_nothing_to_keep(made, tmp_path):
-    assert run(made, "proxies", made / "small", "--out", tmp_path) == 0
+def test_an_altered_result_is_not_set_aside(workspace, tmp_path):
+    assert run(workspace, "proxies", workspace / "small", "--out", tmp_path) == 0
     (tmp_path / "proxies.json").write_text('{"proxies": ')
-    assert run(made, "proxies", made / "small", "--tokens", 300, "--out", tmp_path) == 0
+    assert run(workspace, "proxies", workspace / "small", "--tokens", 300, "--out", tmp_path) == 0
     assert sealed.read(tmp_path / "proxies.json", "out", "a result")

@@ -76,7 +76,7 @@ def dictionary(kind, width, alive, k, seed):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def workspace(tmp_path_factory):
     folder, model = tmp_path_factory.mktemp("odd"), tiny_model()
     save_folder(folder / "model", model.module, model.tokenizer)
     for name, documents in TEXT.items():
@@ -85,32 +85,32 @@ def made(tmp_path_factory):
     return folder
 
 
-def runs(made, case):
+def runs(workspace, case):
     """A folder with the case's dictionary A and one twice as wide, without an index."""
     kind, width, alive, k = DICTIONARIES[case]
-    number = len(list(made.iterdir()))
+    number = len(list(workspace.iterdir()))
     for name, times in (("A", 1), ("wide", 2)):
-        meta = {"model": str(made / "model"), "hook_name": HOOK}
-        ms.save(dictionary(kind, times * width, times * alive, k, times), made / str(number) / name, meta)
-    return made / str(number)
+        meta = {"model": str(workspace / "model"), "hook_name": HOOK}
+        ms.save(dictionary(kind, times * width, times * alive, k, times), workspace / str(number) / name, meta)
+    return workspace / str(number)
 
 
-def call(made, folder, text, words):
+def call(workspace, folder, text, words):
     words = [folder / w if w in ("A", "wide") else w for w in words]
     out = ["--out", folder / "out" / "features"] if words[0] == "features" else ["--out", folder / "out"]
-    return main([*map(str, [*words, "--text", made / f"{text}.jsonl", "--quiet", *out])])
+    return main([*map(str, [*words, "--text", workspace / f"{text}.jsonl", "--quiet", *out])])
 
 
 @pytest.mark.parametrize(("case", "text"), CASES, ids=lambda value: value)
 @pytest.mark.parametrize("page", VERBS)
-def test_a_page_that_says_what_is_so_or_one_line(made, capsys, page, case, text):
-    folder = runs(made, case)
-    code = call(made, folder, text, VERBS[page])
-    said = capsys.readouterr().err
+def test_odd_dictionaries_give_a_page_or_a_one_line_error(workspace, capsys, page, case, text):
+    folder = runs(workspace, case)
+    code = call(workspace, folder, text, VERBS[page])
+    output = capsys.readouterr().err
     if code:
-        assert code == 2 and said.count("\n") == 1, said
-        assert re.match(r"monosem \w+: [a-z_]+: .{30}", said), f"names no argument: {said}"
-        assert not re.search(r"torch|concatenate|non-empty|array|index \d|Tensor|key", said), said
+        assert code == 2 and output.count("\n") == 1, output
+        assert re.match(r"monosem \w+: [a-z_]+: .{30}", output), f"names no argument: {output}"
+        assert not re.search(r"torch|concatenate|non-empty|array|index \d|Tensor|key", output), output
         assert not (folder / "out" / f"{page}.html").exists()
         return
     html = (folder / "out" / f"{page}.html").read_text(encoding="utf-8")
@@ -129,30 +129,30 @@ def test_a_page_that_says_what_is_so_or_one_line(made, capsys, page, case, text)
         assert not re.search(leaked, seen), re.search(leaked, seen)
 
 
-def test_every_source_is_a_label(made, capsys):
-    folder = runs(made, "none dead")
+def test_every_source_is_a_label(workspace, capsys):
+    folder = runs(workspace, "none dead")
     for words in (
         ["split", "A", "wide", "--least", 3, "--no-map", "--label", "python"],
         [*VERBS["steering"], "--labels", "python"],
         ["steer", "A", "--ablate", "python", "--read"],
         VERBS["report"],
     ):
-        assert call(made, folder, "own", words) == 0, capsys.readouterr().err
+        assert call(workspace, folder, "own", words) == 0, capsys.readouterr().err
     assert json.loads((folder / "out" / "splitting.json").read_text())["label"] == "python"
     assert [c["label"] for c in json.loads((folder / "out" / "steering.json").read_text())["cases"]] == ["python"]
     labels = json.loads((folder / "out" / "evaluation.json").read_text())["labels"]
     assert {label["label"] for label in labels} <= {"python", "dnatools"} and labels
-    assert call(made, folder, "own", ["split", "A", "wide", "--no-map", "--label", "base64"]) == 2
+    assert call(workspace, folder, "own", ["split", "A", "wide", "--no-map", "--label", "base64"]) == 2
     assert "no text for 'base64'; this text has" in capsys.readouterr().err
 
 
-def test_the_papers_figures_stand_beside_its_kinds_of_text_alone(made, capsys):
-    folder = runs(made, "none dead")
+def test_the_papers_figures_are_shown_only_for_its_labels(workspace, capsys):
+    folder = runs(workspace, "none dead")
     shown = {}
     for text in ("papers", "own"):
-        assert call(made, folder, text, VERBS["proxies"]) == 0
+        assert call(workspace, folder, text, VERBS["proxies"]) == 0
         shown[text] = capsys.readouterr().out, json.loads((folder / "out" / "proxies.json").read_text())
-        assert call(made, folder, text, VERBS["neurons"]) == 0
+        assert call(workspace, folder, text, VERBS["neurons"]) == 0
         shown[text] += (capsys.readouterr().out,)
     told, result, neurons = shown["papers"]
     assert "paper" in told and {"Arabic", "DNA", "base64"} <= {p["name"] for p in result["proxies"]}
@@ -162,20 +162,20 @@ def test_the_papers_figures_stand_beside_its_kinds_of_text_alone(made, capsys):
     assert all(p["paper"] is None for p in result["proxies"])
     assert not re.search("DNA|base64", neurons)
     asked = [*VERBS["proxies"], "--proxy", "base64", "--only-own"]
-    assert call(made, folder, "own", asked) == 0
+    assert call(workspace, folder, "own", asked) == 0
     (only,) = json.loads((folder / "out" / "proxies.json").read_text())["proxies"]
     assert only["name"] == "base64" and only["paper"] is None
 
 
-def test_numbers_of_features_lead_to_the_browser_beside_the_dictionary(made, capsys):
-    folder = runs(made, "none dead")
-    assert call(made, folder, "own", VERBS["neurons"]) == 0
+def test_feature_numbers_link_to_the_browser(workspace, capsys):
+    folder = runs(workspace, "none dead")
+    assert call(workspace, folder, "own", VERBS["neurons"]) == 0
     page = folder / "out" / "neurons.html"
     assert 'class="feature"' in page.read_text() and "features/index.html#" not in page.read_text()
-    words = [*map(str, ("features", folder / "A", "--text", made / "own.jsonl", "--quiet"))]
+    words = [*map(str, ("features", folder / "A", "--text", workspace / "own.jsonl", "--quiet"))]
     assert main(words) == 0
     for verb in ("neurons", "proxies", "splitting"):
-        assert call(made, folder, "own", VERBS[verb]) == 0, capsys.readouterr().err
+        assert call(workspace, folder, "own", VERBS[verb]) == 0, capsys.readouterr().err
         assert '<a class="feature" href="../A/features/index.html#' in (folder / "out" / f"{verb}.html").read_text(), (
             verb
         )

@@ -29,7 +29,7 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture
-def made(trained, tmp_path):
+def workspace(trained, tmp_path):
     """A copy of ``trained`` that a test may change; its dictionary still names the first one's model and text."""
     shutil.copytree(trained / "run", tmp_path / "run")
     return tmp_path
@@ -45,28 +45,28 @@ def run(verb, folder, *more):
     return main([verb, str(folder), "--quiet", *map(str, more)])
 
 
-def test_later_verbs_read_the_runs_text_and_say_so(trained, made, capsys):
+def test_later_commands_read_the_text_of_the_run_and_print_it(trained, workspace, capsys):
     text = str((trained / "text.jsonl").resolve())
-    assert ms.load(made / "run").metadata["text"]["text"] == text
+    assert ms.load(workspace / "run").metadata["text"]["text"] == text
     for verb, more in (("evaluate", ()), ("proxies", ()), ("index", ("--split", "all"))):
-        assert run(verb, made / "run", *more) == 0
+        assert run(verb, workspace / "run", *more) == 0
         assert f"text: {text}, as trained" in capsys.readouterr().out
-    evidence = json.loads((made / "run" / "proxies.json").read_text())
-    assert "weights" in str(evidence) and ms.load(made / "run").metadata["text"]["sha256"] in str(evidence)
-    got = json.loads((made / "run" / "evaluation.json").read_text())
+    evidence = json.loads((workspace / "run" / "proxies.json").read_text())
+    assert "weights" in str(evidence) and ms.load(workspace / "run").metadata["text"]["sha256"] in str(evidence)
+    got = json.loads((workspace / "run" / "evaluation.json").read_text())
     assert got["made_from"]["text"] == text and got["made_from"]["weights"].startswith("LanguageModel ")
-    assert run("evaluate", made / "run", "--out", made / "other") == 0
+    assert run("evaluate", workspace / "run", "--out", workspace / "other") == 0
     assert "trained on all of it, the held-out part too" in capsys.readouterr().out
-    assert run("evaluate", made / "run", "--text", trained / "text.jsonl", "--out", made / "other") == 0
+    assert run("evaluate", workspace / "run", "--text", trained / "text.jsonl", "--out", workspace / "other") == 0
     assert "as trained" not in capsys.readouterr().out
 
 
-def test_activations_remember_it_for_the_run(trained, capsys):
+def test_activations_pass_their_text_on_to_the_run(trained, capsys):
     assert train(trained, "from-disk", "--activations", trained / "acts") == 0
     assert ms.load(trained / "from-disk").metadata["text"] == ms.load(trained / "run").metadata["text"]
 
 
-def test_a_text_that_changed_or_went_is_said(tmp_path, trained, capsys):
+def test_a_changed_or_missing_text_is_reported(tmp_path, trained, capsys):
     shutil.copytree(trained / "model", tmp_path / "model")
     write_text(tmp_path / "text.jsonl", 30)
     assert train(tmp_path, "run", "--text", tmp_path / "text.jsonl") == 0
@@ -81,7 +81,7 @@ def test_a_text_that_changed_or_went_is_said(tmp_path, trained, capsys):
     assert "is not there any more; put it back, or name another with --text" in capsys.readouterr().err
 
 
-def test_a_model_trained_anew_in_its_folder_is_refused_unless_named(tmp_path, trained, capsys):
+def test_a_retrained_model_is_refused_unless_named(tmp_path, trained, capsys):
     shutil.copytree(trained / "model", tmp_path / "model")
     assert train(tmp_path, "run", "--text", trained / "text.jsonl") == 0
     other = tiny_model(seed=3)
@@ -93,44 +93,44 @@ def test_a_model_trained_anew_in_its_folder_is_refused_unless_named(tmp_path, tr
     assert run("evaluate", tmp_path / "run", "--model", tmp_path / "model") == 0
 
 
-def test_a_fuller_or_other_evaluation_is_not_replaced_without_a_word(trained, made, capsys):
-    assert run("evaluate", made / "run", "--split", "all") == 0
-    path = made / "run" / "evaluation.json"
+def test_an_evaluation_of_more_or_other_text_is_replaced_only_on_request(trained, workspace, capsys):
+    assert run("evaluate", workspace / "run", "--split", "all") == 0
+    path = workspace / "run" / "evaluation.json"
     whole = path.read_bytes()
     changed = tiny_model(seed=4)
-    save_folder(made / "model", changed.module, changed.tokenizer)
-    for more, said in (
+    save_folder(workspace / "model", changed.module, changed.tokenizer)
+    for more, message in (
         (("--tokens", 64), "contexts there, 2 here"),
         (("--split", "train"), "rows: "),
-        (("--model", made / "model"), "weights: "),
+        (("--model", workspace / "model"), "weights: "),
         (("--skip-positions", 2), "skip_positions: 1 there, 2 here"),
     ):
         more = more if "--split" in more else ("--split", "all", *more)
-        assert run("evaluate", made / "run", *more) == 2
+        assert run("evaluate", workspace / "run", *more) == 2
         error = capsys.readouterr().err
-        assert "holds another evaluation" in error and said in error and "--replace" in error
+        assert "holds another evaluation" in error and message in error and "--replace" in error
         assert path.read_bytes() == whole
-    assert run("evaluate", made / "run", "--split", "all", "--tokens", 64, "--out", made / "elsewhere") == 0
-    assert run("evaluate", made / "elsewhere-none", "--split", "all") == 2
-    assert run("evaluate", made / "run", "--split", "all") == 0  # the same again
+    assert run("evaluate", workspace / "run", "--split", "all", "--tokens", 64, "--out", workspace / "elsewhere") == 0
+    assert run("evaluate", workspace / "elsewhere-none", "--split", "all") == 2
+    assert run("evaluate", workspace / "run", "--split", "all") == 0  # the same again
     old = json.loads(whole)
     del old["made_from"]  # what an older version wrote
     path.write_text(json.dumps(old))
-    assert run("evaluate", made / "run", "--split", "all", "--tokens", 64) == 2
-    assert run("evaluate", made / "run", "--split", "all", "--tokens", 64, "--replace") == 0
+    assert run("evaluate", workspace / "run", "--split", "all", "--tokens", 64) == 2
+    assert run("evaluate", workspace / "run", "--split", "all", "--tokens", 64, "--replace") == 0
     assert json.loads(path.read_text())["contexts"] == 2
 
 
 @pytest.mark.parametrize(
     "more", [("--model", "B"), ("--hook", HOOK), ("--text", "sample"), ("--split", "all"), ("--contexts", 3)]
 )
-def test_what_activations_have_settled_is_refused(trained, capsys, more):
+def test_options_that_activations_fix_are_refused(trained, capsys, more):
     assert train(trained, "nothing", "--activations", trained / "acts", *more) == 2
     assert f"{more[0]}: got" in capsys.readouterr().err and not (trained / "nothing").exists()
 
 
 @pytest.mark.parametrize(
-    "more, said",
+    "more, message",
     [
         (("--l1", 0.1), "--l1: got [0.1]; it has no effect on --kind topk"),
         (("--kind", "relu"), "--k: got [4]; it has no effect on --kind relu"),
@@ -138,29 +138,29 @@ def test_what_activations_have_settled_is_refused(trained, capsys, more):
         (("--moments",), "--moments: got True; it has no effect without --from"),
     ],
 )
-def test_what_has_no_effect_in_training_is_refused(trained, capsys, more, said):
+def test_options_without_effect_on_training_are_refused(trained, capsys, more, message):
     assert train(trained, "nothing", *more) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_what_an_index_has_settled_is_refused(trained, made, capsys):
-    assert run("index", made / "run", "--tokens", 640) == 0
-    write_text(made / "other.jsonl", 20)
-    for more, said in (
-        (("--text", made / "other.jsonl"), "text: got"),
+def test_options_that_an_index_fixes_are_refused(trained, workspace, capsys):
+    assert run("index", workspace / "run", "--tokens", 640) == 0
+    write_text(workspace / "other.jsonl", 20)
+    for more, message in (
+        (("--text", workspace / "other.jsonl"), "text: got"),
         (("--split", "train"), "split: got 'train'; the index in"),
         (("--tokens", 64), "tokens: got 64; the index in"),
         (("--export", "saedashboard", "--title", "x"), "--title: got 'x'; it has no effect beside --export"),
     ):
-        assert run("features", made / "run", *more) == 2
-        assert said in capsys.readouterr().err
-    assert run("explain", made / "run", "--text", made / "other.jsonl", "--features", 2) == 2
+        assert run("features", workspace / "run", *more) == 2
+        assert message in capsys.readouterr().err
+    assert run("explain", workspace / "run", "--text", workspace / "other.jsonl", "--features", 2) == 2
     assert "text: got" in capsys.readouterr().err
     same = ("--text", trained / "text.jsonl", "--split", "all", "--tokens", 640)
-    assert run("features", made / "run", *same, "--no-proxies") == 0
+    assert run("features", workspace / "run", *same, "--no-proxies") == 0
 
 
-def test_longer_and_from_a_run(trained, made, capsys):
+def test_a_run_is_extended_and_a_new_run_starts_from_it(trained, workspace, capsys):
     text = ("--text", trained / "text.jsonl", "--split", "all")
     assert train(trained, "run", *text, "--steps", 9) == 0
     assert "steps: 6 were planned and 6 are done, now 9" in capsys.readouterr().err
@@ -172,7 +172,7 @@ def test_longer_and_from_a_run(trained, made, capsys):
     }
 
 
-def test_every_verb_cuts_text_as_the_run_did(trained, tmp_path, capsys):
+def test_every_command_uses_the_context_of_the_run(trained, tmp_path, capsys):
     assert train(tmp_path, "run", "--model", trained / "model", "--text", trained / "text.jsonl", "--context", 16) == 0
     few = ("--features", 2, "--neurons", 0)
     verbs = {
@@ -211,9 +211,9 @@ def test_skipped_tokens_are_those_of_the_run(trained, tmp_path, capsys):
     assert json.loads((tmp_path / "run" / "index" / "index.json").read_text())["settings"]["skip_tokens"] == [0, 7]
 
 
-def test_a_context_that_an_index_has_settled_is_refused(made, capsys):
-    assert run("index", made / "run") == 0
+def test_a_context_other_than_the_index_has_is_refused(workspace, capsys):
+    assert run("index", workspace / "run") == 0
     capsys.readouterr()
-    assert run("features", made / "run", "--context", 16) == 2
+    assert run("features", workspace / "run", "--context", 16) == 2
     assert "context: got 16; the index in" in capsys.readouterr().err
-    assert run("features", made / "run", "--context", 32) == 0
+    assert run("features", workspace / "run", "--context", 32) == 0

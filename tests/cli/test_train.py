@@ -43,9 +43,9 @@ def command(model, text, tmp_path):
 
 def test_trains_topk_from_a_model(command, tmp_path, capsys, model):
     assert command("--k", 4, "--log-every", 5, "--checkpoint-every", 4) == 0
-    said = capsys.readouterr().out
-    assert "activations of width 32" in said and "10 steps of 128 tokens" in said
-    assert f"next: monosem evaluate {tmp_path / 'run'}" in said
+    output = capsys.readouterr().out
+    assert "activations of width 32" in output and "10 steps of 128 tokens" in output
+    assert f"next: monosem evaluate {tmp_path / 'run'}" in output
     sae = ms.load(tmp_path / "run")
     assert (sae.cfg.kind, sae.cfg.d_in, sae.cfg.d_sae, sae.cfg.k) == ("topk", 32, 64, 4)
     assert sae.metadata["hook_name"] == HOOK and sae.metadata["model"] == str(model)
@@ -61,7 +61,7 @@ def test_less_memory_for_adam(command, tmp_path, capsys):
     assert "adam_state is 'int8' there and 'bf16' here" in capsys.readouterr().err
 
 
-def test_the_same_command_again_changes_nothing_and_another_is_refused(command, tmp_path, capsys):
+def test_repeating_a_command_changes_nothing_and_another_is_refused(command, tmp_path, capsys):
     assert command("--k", 4) == 0
     before = {p: p.read_bytes() for p in (tmp_path / "run").glob("*.safetensors")}
     assert command("--k", 4) == 0
@@ -70,7 +70,7 @@ def test_the_same_command_again_changes_nothing_and_another_is_refused(command, 
     assert "train.lr is 0.001 there and 0.002 here" in capsys.readouterr().err
 
 
-def test_resumes_from_the_step_asked_for(command, tmp_path):
+def test_resume_from_a_given_step(command, tmp_path):
     assert command("--k", 4, "--checkpoint-every", 4) == 0
     result = torch.cat([p.flatten() for p in ms.load(tmp_path / "run").parameters()])
     assert command("--k", 4, "--checkpoint-every", 4, "--resume-from", 8) == 0
@@ -106,7 +106,7 @@ def test_trains_several_relu_from_disk_with_resampling(model, text, tmp_path, ca
 
 
 @pytest.mark.parametrize(
-    "words, said",
+    "words, message",
     [
         (
             ("--d-sae", 10**12),
@@ -123,15 +123,15 @@ def test_trains_several_relu_from_disk_with_resampling(model, text, tmp_path, ca
         (("--resume-from", 3), "ckpt-3' does not exist"),
     ],
 )
-def test_bad_words_give_one_clear_line(command, capsys, tmp_path, words, said):
+def test_bad_arguments_give_a_one_line_error(command, capsys, tmp_path, words, message):
     assert command(*words) == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith("monosem train: ") and "\n" not in error and "Traceback" not in error
-    assert __import__("re").search(said, error), error
+    assert __import__("re").search(message, error), error
     assert not list(tmp_path.glob("run/ckpt-*"))
 
 
-def test_tokens_of_ones_own(command, tmp_path):
+def test_training_on_an_array_of_tokens(command, tmp_path):
     rows = np.random.default_rng(0).integers(0, 300, (200, 32))
     np.save(tmp_path / "tokens.npy", rows)
     assert command("--tokens", tmp_path / "tokens.npy", "--k", 2) == 0
@@ -143,8 +143,8 @@ def test_text_and_tokens_exclude_each_other(command, capsys):
     assert "argument --tokens: not allowed with argument --text" in capsys.readouterr().err
 
 
-def test_help_teaches(capsys):
+def test_help_shows_examples(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
-    said = capsys.readouterr().out
-    assert "Ctrl-C saves and stops" in said and "--sparsity-warmup" in said and "(default: None)" not in said
+    output = capsys.readouterr().out
+    assert "Ctrl-C saves and stops" in output and "--sparsity-warmup" in output and "(default: None)" not in output

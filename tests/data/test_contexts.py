@@ -43,7 +43,7 @@ def test_arrays(model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options, error, said",
+    "options, error, message",
     [
         ({"tokens": "nowhere.npy"}, FileNotFoundError, r"no file 'nowhere.npy'; wanted a whole .npy array"),
         ({"text": "nowhere.jsonl"}, FileNotFoundError, r"no file 'nowhere.jsonl'"),
@@ -51,13 +51,13 @@ def test_arrays(model, tmp_path):
         ({"contexts": 0, "split": "all"}, ValueError, "contexts: got 0; wanted at least 1"),
     ],
 )
-def test_what_is_not_there(model, text, options, error, said):
-    with pytest.raises(error, match=said):
+def test_missing_inputs_are_refused(model, text, options, error, message):
+    with pytest.raises(error, match=message):
         load_contexts(model, **{"text": text} | options)
 
 
 @pytest.mark.parametrize(
-    "content, said",
+    "content, message",
     [
         (b"", "holds no document"),
         (b'{"text": "\xff"}', "is not UTF-8"),
@@ -65,9 +65,9 @@ def test_what_is_not_there(model, text, options, error, said):
         (b'{"text": "short"}', "wanted at least"),
     ],
 )
-def test_bad_text(model, tmp_path, content, said):
+def test_bad_text(model, tmp_path, content, message):
     (tmp_path / "bad.jsonl").write_bytes(content)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         load_contexts(model, str(tmp_path / "bad.jsonl"), split="all")
 
 
@@ -103,10 +103,10 @@ def test_a_real_model_resumes_bitwise(model, text):
 
 def test_stream_and_store_hold_the_same(model, tmp_path):
     rows = pack_rows(tiny_documents(), model)
-    found = harvest(model, HOOK, rows, tmp_path, "fp32", progress=False)
+    store = harvest(model, HOOK, rows, tmp_path, "fp32", progress=False)
     streamed = torch.cat(list(ActivationStream(model, HOOK, rows, epochs=1)))
     stored = torch.cat(list(ActivationStore(tmp_path)))
-    wanted = found.read(range(found.n_stored))[0]
+    expected = store.read(range(store.n_stored))[0]
     for got in (streamed, stored):
-        order, expected = (torch.from_numpy(np.lexsort(x.numpy().T)) for x in (got, wanted))
-        torch.testing.assert_close(got[order], wanted[expected], atol=1e-5, rtol=1e-5)
+        order, expected_order = (torch.from_numpy(np.lexsort(x.numpy().T)) for x in (got, expected))
+        torch.testing.assert_close(got[order], expected[expected_order], atol=1e-5, rtol=1e-5)

@@ -43,7 +43,7 @@ def padded_rows() -> np.ndarray:
     return rows
 
 
-def wanted() -> list[int]:
+def expected() -> list[int]:
     rows = padded_rows()
     return sorted(rows[(rows != BOS) & (rows != PAD)].tolist())
 
@@ -59,35 +59,35 @@ def test_names_and_ids():
     assert counted(np.array([[0, 5, 0, 6]]), 1, (0,)).tolist() == [[False, True, False, True]]
 
 
-def test_stream_and_store_hold_what_counts(tmp_path):
+def test_stream_and_store_leave_skipped_tokens_out(tmp_path):
     stream = ActivationStream(Padded(), FAKE_HOOK, padded_rows(), 7, epochs=2, forward_contexts=2, buffer_contexts=2)
     tokens = torch.cat(list(stream))[:, 0].view(2, -1)
-    assert stream.n_tokens == len(wanted())
-    assert all(epoch.sort().values.tolist() == wanted() for epoch in tokens)
+    assert stream.n_tokens == len(expected())
+    assert all(epoch.sort().values.tolist() == expected() for epoch in tokens)
     for shard_of in (1, 2, 64):  # among them a shard of padding only
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("monosem.data.harvest._per_shard", lambda *_, n=shard_of: n)
             folder = tmp_path / str(shard_of)
             store = harvest(Padded(), FAKE_HOOK, padded_rows(), folder, "fp32", progress=False)
-            assert store.n_stored == len(wanted())
-            found, row, position = store.read(range(store.n_stored))
-            assert np.array_equal(store.tokens[row, position], found[:, 0].int())
-            assert sorted(torch.cat(list(ActivationStore(folder)))[:, 0].int().tolist()) == wanted()
+            assert store.n_stored == len(expected())
+            activations, row, position = store.read(range(store.n_stored))
+            assert np.array_equal(store.tokens[row, position], activations[:, 0].int())
+            assert sorted(torch.cat(list(ActivationStore(folder)))[:, 0].int().tolist()) == expected()
             parts = [ActivationStore(folder, holdout=0.4, held_out=out) for out in (False, True)]
-            assert sorted(int(x) for part in parts for b in part for x in b[:, 0]) == wanted()
+            assert sorted(int(x) for part in parts for b in part for x in b[:, 0]) == expected()
             harvest(Padded(), FAKE_HOOK, padded_rows(), folder, "fp32", progress=False)  # whole: nothing is done
             with pytest.raises(ValueError, match=r"skip_tokens: \[0, 9\] there, None here"):
                 harvest(Padded(), FAKE_HOOK, padded_rows(), folder, "fp32", skip_tokens=(), progress=False)
 
 
-def test_where_nothing_is_left_out_the_settings_are_those_of_old():
+def test_settings_without_skipped_tokens_equal_those_of_older_versions():
     rows = np.arange(1, 33).reshape(2, 16) + 100
     new = ActivationStream(Padded(), FAKE_HOOK, rows, 7)
     assert "skip_tokens" not in new.state_dict()["settings"]
     assert "skip_tokens" in ActivationStream(Padded(), FAKE_HOOK, padded_rows(), 7).state_dict()["settings"]
 
 
-def test_nothing_that_counts_is_refused():
+def test_skipping_every_token_is_refused():
     with pytest.raises(ValueError, match=r"skip_tokens: every token of these 2 contexts is left out .* ids \[0, 9\]"):
         ActivationStream(Padded(), FAKE_HOOK, np.full((2, 16), PAD))
 
@@ -104,20 +104,20 @@ def test_evaluation_and_index_count_the_same(model):
     inside = int((tokens[:, 1:] == model.bos_id).sum())
     assert inside > 10
     sae = TopKSAE(model.width(HOOK), 64, 4, seed=0)
-    found = evaluate(sae, model, HOOK, rows, progress=False)
+    activations = evaluate(sae, model, HOOK, rows, progress=False)
     everything = evaluate(sae, model, HOOK, rows, skip_tokens=(), progress=False)
-    assert found.tokens == tokens[:, 1:].size - inside == everything.tokens - inside
-    assert found.skip_tokens == (model.bos_id,) and "token 0" in found.table()
+    assert activations.tokens == tokens[:, 1:].size - inside == everything.tokens - inside
+    assert activations.skip_tokens == (model.bos_id,) and "token 0" in activations.table()
     losses = model.token_losses(torch.from_numpy(tokens).long())
     scored = torch.from_numpy(tokens[:, 1:] != model.bos_id)
-    assert found.ce_clean == pytest.approx(float(losses[scored].double().mean()), rel=1e-5)
+    assert activations.ce_clean == pytest.approx(float(losses[scored].double().mean()), rel=1e-5)
     subject = Subject(sae, model, HOOK)
     index = build_index(subject, rows, settings=IndexSettings(neurons=False), progress=False)
-    assert index.tokens == found.tokens
+    assert index.tokens == activations.tokens
     examples = [e for f in range(64) for e in index.top(f)]
     assert examples and not any(tokens[e.row, e.position] == model.bos_id for e in examples)
     stream = ActivationStream(model, HOOK, rows, 64, epochs=1)
-    assert stream.n_tokens == found.tokens
+    assert stream.n_tokens == activations.tokens
 
 
 def test_padding_changes_no_figure_of_an_evaluation(model):
@@ -152,14 +152,14 @@ def test_length_of_a_context(model, n_ctx):
 
 
 @pytest.mark.parametrize("n_ctx", [1, 0, -3, 33, 8.0, "9"])
-def test_a_length_that_cannot_be(model, n_ctx):
+def test_bad_context_lengths_are_refused(model, n_ctx):
     with pytest.raises(
         ValueError, match=r"n_ctx: got .*; wanted 2 to 32 tokens, BOS included, as 'tiny' reads no more"
     ):
         pack_rows(tiny_documents(), model, n_ctx=n_ctx)
 
 
-def test_arrays_have_their_length_already(model, tmp_path):
+def test_a_context_length_for_an_array_is_refused(model, tmp_path):
     with pytest.raises(ValueError, match="context: got 8 and an array of tokens"):
         load_contexts(model, tokens=tmp_path / "t.npy", context=8)
 
@@ -191,19 +191,19 @@ def test_a_bos_inside_a_row_is_not_steered(model):
     assert same[inside].all() and same[:, 0].all() and not same[:, 1:][~inside[:, 1:]].any()
 
 
-def test_what_an_edit_does_is_not_measured_on_a_bos(model):
+def test_effects_of_an_edit_are_not_measured_on_bos(model):
     rows, inside = packed(model)
     subject = Subject(TopKSAE(model.width(HOOK), 64, 4, seed=0), model, HOOK)
-    found = reading(subject, rows, Steering(subject.sae, [Edit(3, "pin", 5.0)]))
+    activations = reading(subject, rows, Steering(subject.sae, [Edit(3, "pin", 5.0)]))
     targets = inside[:, 2:]  # the first is predicted from what is left alone
-    assert found.tokens == targets.numel() - int(targets.sum())
+    assert activations.tokens == targets.numel() - int(targets.sum())
     index = build_index(subject, rows, settings=IndexSettings(neurons=False), progress=False)
-    most = int(index.counts.argmax())
-    effect, _ = ablation(subject, index, most, range(len(rows.sources)), len(rows.tokens))
-    assert effect.tokens_label + effect.tokens_other == found.tokens
+    feature = int(index.counts.argmax())
+    effect, _ = ablation(subject, index, feature, range(len(rows.sources)), len(rows.tokens))
+    assert effect.tokens_label + effect.tokens_other == activations.tokens
 
 
-def test_no_window_that_is_explained_holds_a_bos(model):
+def test_explained_windows_hold_no_bos(model):
     rows, _ = packed(model)
     subject = Subject(TopKSAE(model.width(HOOK), 64, 4, seed=0), model, HOOK)
     index = build_index(subject, rows, settings=IndexSettings(neurons=False), progress=False)

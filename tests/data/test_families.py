@@ -82,8 +82,8 @@ def test_losses_are_the_models_own(family):
     _, theirs, ours = family
     with torch.no_grad():
         logits = theirs(TOKENS).logits[:, :-1]
-    wanted = F.cross_entropy(logits.flatten(0, 1), TOKENS[:, 1:].flatten(), reduction="none").view(2, 11)
-    torch.testing.assert_close(ours.token_losses(TOKENS), wanted, atol=2e-5, rtol=1e-5)
+    expected = F.cross_entropy(logits.flatten(0, 1), TOKENS[:, 1:].flatten(), reduction="none").view(2, 11)
+    torch.testing.assert_close(ours.token_losses(TOKENS), expected, atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("hook", HOOKS)
@@ -112,9 +112,9 @@ def test_logit_directions_are_the_models_own(family, hook):
         change = change / (1 - (logits(0.0) / 5.0).square())
     along = (gain * at) @ unembedding
     basis = torch.stack([v @ ours.logit_directions(hook), along], dim=1).double()
-    found = torch.linalg.lstsq(basis, change[:, None]).solution
-    assert float((basis @ found - change[:, None]).norm() / change.norm()) < 1e-3  # differences of float32 logits
-    assert float(found[0]) == pytest.approx(1 / size, rel=1e-3)  # not only the direction
+    solution = torch.linalg.lstsq(basis, change[:, None]).solution
+    assert float((basis @ solution - change[:, None]).norm() / change.norm()) < 1e-3  # differences of float32 logits
+    assert float(solution[0]) == pytest.approx(1 / size, rel=1e-3)  # not only the direction
 
 
 def test_the_middle_of_a_layer_is_read_and_not_written(family):
@@ -134,7 +134,7 @@ def test_the_middle_of_a_layer_is_read_and_not_written(family):
     assert float(after.abs().max()) > 0.01
 
 
-def test_a_path_to_nothing_is_refused():
+def test_a_path_without_effect_is_refused():
     with pytest.raises(ValueError, match="reaches nothing"):
         probes.multiple(torch.zeros(3, 4), torch.ones(3, 4), torch.float32)
 
@@ -151,7 +151,7 @@ def test_paths_of_another_shape_are_refused(tokenizer, kind, settings, hook, why
         built(kind, settings, tokenizer)[1].logit_directions(hook)
 
 
-def test_a_norm_that_is_none_is_refused():
+def test_a_module_that_is_no_norm_is_refused():
     with pytest.raises(ValueError, match="no LayerNorm, RMS norm or identity"):
         probes.norm_gain(torch.tanh, D, torch.zeros(1))
     for norm, centred in ((torch.nn.LayerNorm(D), True), (torch.nn.RMSNorm(D), False), (torch.nn.Identity(), False)):

@@ -16,7 +16,7 @@ def test_written_files_have_ordinary_permissions(tmp_path):
     assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "b").stat().st_mode
 
 
-def test_a_new_map_has_its_room_on_disk(tmp_path):
+def test_a_new_memory_map_is_allocated_on_disk(tmp_path):
     array = files.new_map(tmp_path / "a.npy", np.dtype(np.float32), (1 << 18,))
     assert (tmp_path / "a.npy").stat().st_blocks * 512 >= 1 << 20
     array[:] = 3
@@ -25,7 +25,7 @@ def test_a_new_map_has_its_room_on_disk(tmp_path):
     assert len(files.new_map(tmp_path / "b.npy", np.dtype(np.int32), (0,))) == 0
 
 
-def test_a_full_disk_is_said_with_what_is_needed(tmp_path, monkeypatch):
+def test_a_full_disk_error_states_the_bytes_needed(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -63,7 +63,7 @@ def test_rows_that_end_in_an_error_leave_what_was_there(tmp_path):
     assert np.load(tmp_path / "rows.npy").sum() == 6 and [p.name for p in tmp_path.iterdir()] == ["rows.npy"]
 
 
-def test_room_on_disk_is_taken_where_the_system_has_no_call_for_it(tmp_path, monkeypatch):
+def test_disk_space_is_allocated_without_posix_fallocate(tmp_path, monkeypatch):
     monkeypatch.delattr(os, "posix_fallocate")
     array = files.new_map(tmp_path / "a.npy", np.dtype(np.float32), (1 << 19,))
     assert array.shape == (1 << 19,) and not array.any()

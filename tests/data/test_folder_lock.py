@@ -25,7 +25,7 @@ with folder_lock(sys.argv[1]):
 """
 
 
-def test_second_writer_is_told_who_the_first_is(tmp_path):
+def test_the_error_of_a_second_writer_names_the_first(tmp_path):
     with folder_lock(tmp_path / "run") as folder:
         assert folder.is_dir()
         with pytest.raises(RuntimeError, match=f"process {os.getpid()} on .*choose another folder"):
@@ -36,7 +36,7 @@ def test_second_writer_is_told_who_the_first_is(tmp_path):
     assert list((tmp_path / "run").iterdir()) == []
 
 
-def test_lock_of_a_killed_process_is_free(tmp_path):
+def test_the_lock_of_a_killed_process_is_released(tmp_path):
     child = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True)
     try:
         assert child.stdout.readline() == "held\n"
@@ -50,14 +50,14 @@ def test_lock_of_a_killed_process_is_free(tmp_path):
         pass
 
 
-def test_lock_is_let_go_after_an_error(tmp_path):
+def test_the_lock_is_released_after_an_error(tmp_path):
     with pytest.raises(KeyboardInterrupt), folder_lock(tmp_path):
         raise KeyboardInterrupt
     with folder_lock(tmp_path):
         pass
 
 
-def test_lock_is_tried_again_while_its_last_owner_lets_go(tmp_path):
+def test_locking_is_retried_while_the_last_owner_releases(tmp_path):
     """Each of the threads holds the folder 20 times; none of them ever holds it together with another."""
     held, together, refused = threading.Lock(), [], []
 

@@ -39,10 +39,10 @@ def small_shards(monkeypatch):
 def test_harvest_stores_what_the_model_gave(tmp_path, small_shards, dtype, width, skip):
     model = FakeModel(width)
     store = make(tmp_path / "deep" / "er", model=model, dtype=dtype, skip_positions=skip, skip_tokens=())
-    found, rows, positions = store.read(torch.arange(store.n_stored))
-    wanted = model.activations(numbered(37), HOOK)[:, skip:].reshape(-1, width)
+    stored, rows, positions = store.read(torch.arange(store.n_stored))
+    expected = model.activations(numbered(37), HOOK)[:, skip:].reshape(-1, width)
     assert len(store.index.shards) == 10 and store.d_in == width and store.hook_name == HOOK
-    assert torch.equal(found, wanted.to(shards.DTYPES[dtype]).float())
+    assert torch.equal(stored, expected.to(shards.DTYPES[dtype]).float())
     assert torch.equal(rows * 16 + positions, numbered(37)[:, skip:].flatten())
     assert np.array_equal(store.tokens, numbered(37))
     store.verify()
@@ -134,7 +134,7 @@ def test_damaged_tokens_are_written_again(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "other, said",
+    "other, message",
     [
         ({"rows": 38}, "rows: 37 there, 38 here; tokens_crc32"),
         ({"dtype": "bf16"}, "dtype: 'fp32' there, 'bf16' here"),
@@ -142,14 +142,14 @@ def test_damaged_tokens_are_written_again(tmp_path):
         ({"model": FakeModel(offset=0.5)}, "activations of another 'fake'.*differ by"),
     ],
 )
-def test_harvest_into_another_harvest_is_refused(tmp_path, other, said):
+def test_harvest_into_another_harvest_is_refused(tmp_path, other, message):
     whole = snapshot(make(tmp_path))
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         make(tmp_path, **other)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == whole
 
 
-def test_harvest_into_a_folder_of_something_else_is_refused(tmp_path):
+def test_harvest_into_a_foreign_folder_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(ValueError, match=r"holds thesis.tex and no activations; wanted a new or empty folder"):
         make(tmp_path)
@@ -161,7 +161,7 @@ def test_two_runs_in_one_folder(tmp_path):
         make(tmp_path)
 
 
-def test_too_little_disk_space_is_said_before_anything_is_written(tmp_path, monkeypatch):
+def test_too_little_disk_space_is_reported_before_writing(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=5000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(OSError, match=r"needs 17.9 kB for 1 shards, its disk has 5 kB free") as caught:
@@ -170,7 +170,7 @@ def test_too_little_disk_space_is_said_before_anything_is_written(tmp_path, monk
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_that_is_full_in_mid_write(tmp_path, monkeypatch):
+def test_a_disk_that_fills_up_during_a_write(tmp_path, monkeypatch):
     monkeypatch.setattr("monosem.data.harvest._per_shard", lambda *_: 20)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (7000, hard))  # the system refuses to write the end of a shard
@@ -233,12 +233,12 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize("bad, said", BAD)
-def test_bad_input(bad, said, tmp_path):
+@pytest.mark.parametrize("bad, message", BAD)
+def test_bad_input(bad, message, tmp_path):
     arguments = {"model": FakeModel(), "hook_name": HOOK, "tokens": numbered(3)} | bad
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         ActivationStream(**arguments)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         harvest(**arguments, folder=tmp_path, progress=False)
     assert not list(tmp_path.glob("shard*"))
 

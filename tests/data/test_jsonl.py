@@ -33,7 +33,7 @@ WANTED = [Document("a", "one"), Document("text", "two")]
         ("a.jsonl", LINES.replace(b'"two"', b'"two", "source": null')),
     ],
 )
-def test_what_is_read(tmp_path, name, content):
+def test_jsonl_variants_are_read(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     assert list(read_jsonl(tmp_path / name)) == WANTED
 
@@ -42,7 +42,7 @@ DEEP = b"[" * 100_000 + b"]" * 100_000
 
 
 @pytest.mark.parametrize(
-    "name, content, said",
+    "name, content, message",
     [
         ("t.jsonl", LINES.decode().encode("utf-16"), r"is UTF-16 text; .*iconv -f utf-16"),
         ("t.jsonl", LINES.decode().encode("utf-16-le"), r"line 1 is not JSON .*looks like UTF-16"),
@@ -64,15 +64,15 @@ DEEP = b"[" * 100_000 + b"]" * 100_000
         ("t.jsonl", LINES + b'{"text": "a", "source": "\\udcff"}', r"the source in .*line 3 holds a lone surrogate"),
     ],
 )
-def test_what_is_refused(tmp_path, name, content, said):
+def test_bad_jsonl_is_refused(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=said) as error:
+    with pytest.raises(ValueError, match=message) as error:
         list(read_jsonl(tmp_path / name))
     assert name in str(error.value)
     str(error.value).encode("utf-8")  # can be printed
 
 
-def test_what_is_no_file(tmp_path):
+def test_a_path_that_is_no_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"is a folder; .*It has no .jsonl file"):
         list(read_jsonl(tmp_path))
     (tmp_path / "a.jsonl.gz").write_bytes(b"")
@@ -83,7 +83,7 @@ def test_what_is_no_file(tmp_path):
         list(read_jsonl(tmp_path / "pipe"))
 
 
-def test_emoji_are_whole(tmp_path):
+def test_surrogate_pairs_are_decoded(tmp_path):
     (tmp_path / "t.jsonl").write_bytes(b'{"text": "ok \\ud83d\\ude00"}')
     assert list(read_jsonl(tmp_path / "t.jsonl")) == [Document("text", "ok \U0001f600")]
 
@@ -105,7 +105,7 @@ def test_encoding_half_a_character(model, bad):
         ms.pack_rows([Document(bad, "w " * 900)], model)
 
 
-def test_texts_that_are_none(model):
+def test_values_that_are_no_texts_are_refused(model):
     with pytest.raises(ValueError, match=r"texts: got the text 'abc'; .*\[text\]"):
         model.encode_batch("abc")
     with pytest.raises(ValueError, match="text: got NoneType; wanted a string"):
@@ -125,14 +125,14 @@ def test_rows_of_strings(model):
 
 
 @pytest.mark.parametrize("verb", ["train", "harvest", "lm"])
-def test_a_verb_names_the_line_without_a_traceback(tmp_path, capsys, verb):
+def test_a_command_names_the_bad_line_without_a_traceback(tmp_path, capsys, verb):
     lines = [json.dumps({"text": d.text, "source": d.source}) for d in tiny_documents()]
     lines[13] = '{"text": "cut here \\ud83d"}'
     (tmp_path / "t.jsonl").write_text("\n".join(lines), encoding="utf-8")
     verbs = ["lm", "train"] if verb == "lm" else [verb]
     assert main.main([*verbs, "--text", str(tmp_path / "t.jsonl"), "--out", str(tmp_path / "out")]) == 2
-    said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert said.startswith(f"monosem {verb}: text: ") and "t.jsonl, line 14 holds a lone surrogate" in said
+    output = capsys.readouterr().err.strip().splitlines()[-1]
+    assert output.startswith(f"monosem {verb}: text: ") and "t.jsonl, line 14 holds a lone surrogate" in output
 
 
 def test_arguments_that_are_not_utf8(tmp_path, capsys):
@@ -149,6 +149,6 @@ def test_arguments_that_are_not_utf8(tmp_path, capsys):
             code = main.main(argv)
         except SystemExit as stopped:  # argparse
             code = stopped.code
-        said = capsys.readouterr().err
-        assert code == 2 and "Traceback" not in said, argv
-        said.encode(sys.stderr.encoding or "utf-8", "backslashreplace")
+        output = capsys.readouterr().err
+        assert code == 2 and "Traceback" not in output, argv
+        output.encode(sys.stderr.encoding or "utf-8", "backslashreplace")

@@ -34,7 +34,7 @@ SAYS = {
 
 @pytest.mark.parametrize("kind", SAYS)
 @pytest.mark.parametrize("reader", READERS)
-def test_says_what_the_folder_is(folders, kind, reader):
+def test_describe_names_the_kind_of_folder(folders, kind, reader):
     if kind == reader:
         return
     with pytest.raises((FileNotFoundError, ValueError)) as caught:

@@ -56,12 +56,15 @@ def tokens():
 
 
 def test_expected_version():
-    wanted = os.environ.get("MONOSEM_EXPECT_LENS")
+    required = os.environ.get("MONOSEM_EXPECT_LENS")
     from importlib.metadata import version
 
     import transformer_lens
 
-    assert not wanted or version("transformer-lens").startswith(wanted), (version("transformer-lens"), transformer_lens)
+    assert not required or version("transformer-lens").startswith(required), (
+        version("transformer-lens"),
+        transformer_lens,
+    )
 
 
 def test_logits_match(ours, lens, tokens):
@@ -148,7 +151,7 @@ def test_unknown_name_is_a_clear_error(no_network):
 
 
 @pytest.mark.parametrize("name, meant", [("gpt2-smal", "gpt2-small"), ("Gemma-2-2B-it", "gemma-2-2b-it")])
-def test_a_misspelled_name_is_told_what_it_may_mean(name, meant, no_network):
+def test_a_misspelled_name_gets_suggestions(name, meant, no_network):
     with pytest.raises(ValueError, match=f"Did you mean .*{meant}"):
         models.load_model(name)
 
@@ -221,8 +224,8 @@ def test_other_models(lens, tokens, no_network):
             return module.run_with_hooks(tokens[:1], return_type="logits", fwd_hooks=[edit])[0, -1].detach()
 
         moved = logits(0.01) - logits(-0.01)
-        wanted = move @ model.logit_directions("blocks.1.hook_resid_post")
-        assert torch.cosine_similarity(moved, wanted, dim=0) > 0.999, kind
+        expected = move @ model.logit_directions("blocks.1.hook_resid_post")
+        assert torch.cosine_similarity(moved, expected, dim=0) > 0.999, kind
         through = model.logit_directions("blocks.1.mlp.hook_post")
         assert through.shape == (32, 300)
         torch.testing.assert_close(
@@ -243,11 +246,11 @@ def test_bundled_model(name, no_network):
 @pytest.mark.parametrize("prepend", [True, False])
 def test_a_tokenizer_that_pads_on_the_left_changes_no_row(ours, no_network, tokens, prepend):
     """BOS serves as padding: TransformerLens 3.9 would mask it where it begins a row, and move every position."""
-    made = models.as_transformer_lens(ours)
-    made.tokenizer.padding_side = "left"
-    made.cfg.default_prepend_bos = prepend
+    converted = models.as_transformer_lens(ours)
+    converted.tokenizer.padding_side = "left"
+    converted.cfg.default_prepend_bos = prepend
     tokens[:, 0] = ours.bos_id
     tokens[0, 1] = tokens[1, 9] = ours.bos_id
-    wrapped = models.load_model(made)
+    wrapped = models.load_model(converted)
     torch.testing.assert_close(wrapped.activations(tokens, HOOK), ours.activations(tokens, HOOK), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(wrapped.token_losses(tokens), ours.token_losses(tokens), atol=1e-4, rtol=1e-4)

@@ -51,10 +51,10 @@ def test_forward_stops_at_the_hook(model, tokens):
 
 def test_token_losses(model, tokens, monkeypatch):
     logits = model.module(tokens)
-    wanted = F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view(3, 31)
-    torch.testing.assert_close(model.token_losses(tokens), wanted.detach())
+    expected = F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view(3, 31)
+    torch.testing.assert_close(model.token_losses(tokens), expected.detach())
     monkeypatch.setattr("monosem.data.adapter._LOGITS_AT_ONCE", 7 * 300)  # seven rows of logits at a time
-    torch.testing.assert_close(model.token_losses(tokens), wanted.detach())
+    torch.testing.assert_close(model.token_losses(tokens), expected.detach())
 
 
 def test_token_losses_keep_few_logits(model, tokens, monkeypatch):
@@ -70,8 +70,8 @@ def test_replace(model, tokens):
     torch.testing.assert_close(same, model.token_losses(tokens))
     zeroed = model.token_losses(tokens, {HOOK: torch.zeros_like, "blocks.1.mlp.hook_post": torch.zeros_like})
     logits = model.module(tokens, {n: torch.zeros_like for n in (HOOK, "blocks.1.mlp.hook_post")})
-    wanted = F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view(3, 31)
-    torch.testing.assert_close(zeroed, wanted.detach())
+    expected = F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view(3, 31)
+    torch.testing.assert_close(zeroed, expected.detach())
     assert not torch.allclose(zeroed, same)
     with pytest.raises(
         ValueError, match=r"replace\['blocks.0.mlp.hook_post'\]: got a tensor of shape \(3, 32, 3\); wanted"
@@ -175,8 +175,8 @@ def test_pack_rows(model):
         assert row == [model.bos_id, *stream[at : at + 31]] and source[1:] == labels[at : at + 31]
         at += 31
     assert len(stream) - at < 32
-    many = pack_rows([Document(f"s{i:03}", "word " * 9) for i in range(300)], model)
-    assert many.source.dtype == torch.int16 and many.source.max() > 255
+    many_sources = pack_rows([Document(f"s{i:03}", "word " * 9) for i in range(300)], model)
+    assert many_sources.source.dtype == torch.int16 and many_sources.source.max() > 255
     with pytest.raises(ValueError, match="got 2 tokens in 1 documents; wanted at least 31, one context of 'tiny'"):
         pack_rows([Document("x", "a")], model)
 
@@ -212,7 +212,7 @@ def test_bad_folders(model, tmp_path):
         models.load_model(tmp_path / "m")
 
 
-def test_load_model_of_something_else(model):
+def test_load_model_refuses_other_folders(model):
     assert models.load_model(model) is model
     with pytest.raises(ValueError, match="model: got int; wanted one of A, B, a folder"):
         models.load_model(3)
@@ -221,7 +221,7 @@ def test_load_model_of_something_else(model):
         native.NativeModel(native.Transformer(native.LMConfig(d_vocab=299, d_model=16)), small)
 
 
-def test_every_loss_is_a_loss(model, tokens):
+def test_token_losses_are_positive_and_finite(model, tokens):
     losses = model.token_losses(tokens)
     assert (losses > 0).all() and losses.mean() < 3 * math.log(300)
     assert np.isfinite(losses.numpy()).all()

@@ -48,24 +48,24 @@ def killed(left, tmp_path):
     return tmp_path
 
 
-def test_the_next_writer_of_the_folder_removes_it(killed):
+def test_the_next_writer_removes_parts_of_ended_runs(killed):
     with folder_lock(killed):
         assert not parts(killed)
 
 
-def test_so_does_one_without_a_lock_in_every_folder_that_it_writes_to(killed):
+def test_a_writer_without_a_lock_removes_them_in_every_folder(killed):
     ms.save(ms.TopKSAE(4, 8, 2), killed)
     assert not parts(killed) and sorted(p.name for p in killed.iterdir()) == ["cfg.json", "sae.safetensors"]
 
 
-def test_a_run_that_trains_again_removes_it(killed):
+def test_a_resumed_run_removes_parts_of_ended_runs(killed):
     ms.Trainer(ms.TopKSAE(4, 8, 2), ms.TrainConfig(batch_size=8, steps=2), killed, progress=False).fit(
         torch.randn(16, 4)
     )
     assert not parts(killed)
 
 
-def test_parts_of_live_runs_stay(tmp_path):
+def test_parts_of_live_runs_are_kept(tmp_path):
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     live = tmp_path / f".codes.npy.{child.pid}@{parts_of_runs._HOST}.part"
     own, other = parts_of_runs.name(tmp_path / "own"), tmp_path / ".x.1@another-machine.part"
@@ -85,7 +85,7 @@ def test_parts_of_live_runs_stay(tmp_path):
     assert parts(tmp_path) == [own]
 
 
-def test_a_number_that_went_to_another_process_hides_nothing(tmp_path):
+def test_a_reused_process_id_does_not_protect_a_part(tmp_path):
     left = parts_of_runs.name(tmp_path / "x")  # our own number, but from before we were started
     left.touch()
     os.utime(left, (1e9, 1e9))

@@ -47,19 +47,19 @@ def mixed(copies: int) -> str:
 
 
 def joined(text, model, piece):
-    found = list(pieces.cut(text, model, piece))
-    assert "".join(found) == text
-    return found, [i for ids in model.encode_batch(found) for i in ids]
+    parts = list(pieces.cut(text, model, piece))
+    assert "".join(parts) == text
+    return parts, [i for ids in model.encode_batch(parts) for i in ids]
 
 
 @pytest.mark.parametrize("piece", [40, 333, 2000])
 def test_pieces_give_the_ids_of_the_whole(model, piece):
     text = mixed(12)
-    found, ids = joined(text, model, piece)
-    assert len(found) > len(text) / (20 * piece) + 1 and ids == model.encode(text)
+    parts, ids = joined(text, model, piece)
+    assert len(parts) > len(text) / (20 * piece) + 1 and ids == model.encode(text)
 
 
-def test_memory_follows_no_document(model):
+def test_memory_does_not_grow_with_a_document(model):
     text = "the quick brown fox jumps over the lazy dog and runs away " * 15_000  # 0.9 MB
     watched = Watched(model.encode_batch)
     rows = pack_rows([Document("s", text)], watched)
@@ -78,7 +78,7 @@ def by_words(prepend: str) -> Tokenizer:
 
 
 @pytest.mark.parametrize("prepend", ["always", "first", "never"])
-def test_tokenizers_that_a_cut_would_change_get_the_whole(prepend):
+def test_text_is_not_cut_where_a_cut_would_change_tokens(prepend):
     """One that puts a blank before every text sees one more of them in every piece."""
     tokenizer = by_words(prepend)
     watched = Watched(lambda texts: [e.ids for e in tokenizer.encode_batch(texts)])
@@ -87,7 +87,7 @@ def test_tokenizers_that_a_cut_would_change_get_the_whole(prepend):
     assert ids == tokenizer.encode(text).ids
 
 
-def test_a_text_without_any_place_is_one_piece(model):
+def test_a_text_without_a_safe_cut_is_one_piece(model):
     assert list(pieces.cut("ab" * 5000, model, 100)) == ["ab" * 5000]
 
 
@@ -127,19 +127,19 @@ def test_a_long_line_is_cut_where_words_end(kind, pattern):
     tokenizer = byte_level(PATTERNS[pattern])
     watched = Watched(lambda texts: [e.ids for e in tokenizer.encode_batch(texts)])
     text = one_line(kind, 60_000)
-    found, ids = joined(text, watched, 1000)
+    parts, ids = joined(text, watched, 1000)
     assert ids == tokenizer.encode(text).ids
     if pattern != "one word":
-        assert max(map(len, found)) < 4000
+        assert max(map(len, parts)) < 4000
 
 
-def test_a_place_is_looked_for_to_the_end_of_a_text(model):
+def test_a_safe_cut_is_searched_to_the_end_of_the_text(model):
     text = "ab" * 30_000 + " and then words as usual" * 200
-    found, ids = joined(text, model, 1000)
-    assert len(found) > 2 and ids == model.encode(text)
+    parts, ids = joined(text, model, 1000)
+    assert len(parts) > 2 and ids == model.encode(text)
 
 
-def test_a_whole_that_does_not_fit_is_refused(model, monkeypatch):
+def test_a_piece_that_does_not_fit_in_memory_is_refused(model, monkeypatch):
     monkeypatch.setattr("monosem.ops.memory.available_memory", lambda: 100 << 20)
     text = "ab" * (9 * pieces.PIECE)
     with pytest.raises(ValueError, match=r"text: the tokens of 1,179,648 characters without .* need 136 MB of memory"):
@@ -173,12 +173,12 @@ def test_documents_are_not_held(model):
     assert stream.most <= 2 * pieces._MOST
 
 
-def test_nor_are_those_that_a_language_model_is_trained_or_tried_on(model, tmp_path, monkeypatch):
+def test_documents_of_language_model_training_are_not_held(model, tmp_path, monkeypatch):
     stream = Stream()
     monkeypatch.setattr(corpus, "read_jsonl", stream)
     (tmp_path / "t.jsonl").write_text("{}")
-    made = corpus.Corpus(tmp_path / "t.jsonl", tmp_path, LMConfig(300, 32, 1, 16, 2, 32), 0.02)
-    assert len(made.rows) > 100 and stream.most <= 3 * pieces._MOST
+    prepared = corpus.Corpus(tmp_path / "t.jsonl", tmp_path, LMConfig(300, 32, 1, 16, 2, 32), 0.02)
+    assert len(prepared.rows) > 100 and stream.most <= 3 * pieces._MOST
     few = Stream()
     assert held_out_loss(model, islice(few(), 900))["all"]["tokens"] > 900 and few.most <= 2 * pieces._MOST
 
@@ -198,6 +198,6 @@ def test_sources_without_number(model, count, kind):
 def test_documents_of_every_length_keep_their_source(model):
     documents = [Document(name, "word " * n) for n, name in [(3, "b"), (40_000, "a"), (1, "c"), (90, "b")]]
     rows = pack_rows(documents, model)
-    wanted = [i for d in documents for i in [ord(d.source) - ord("a")] * (len(model.encode(d.text)))]
+    expected = [i for d in documents for i in [ord(d.source) - ord("a")] * (len(model.encode(d.text)))]
     counted = rows.source[:, 1:][rows.tokens[:, 1:] != model.bos_id].tolist()
-    assert counted == wanted[: len(counted)] and len(wanted) - len(counted) < 31
+    assert counted == expected[: len(counted)] and len(expected) - len(counted) < 31

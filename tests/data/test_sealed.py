@@ -56,7 +56,7 @@ KINDS = [dictionary, language_model, corpus, index]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_flipped_bit_anywhere_is_refused_by_the_name_of_the_file(kind, tmp_path):
+def test_a_flipped_bit_is_refused_with_the_name_of_the_file(kind, tmp_path):
     folder = tmp_path / "made"
     read = kind(folder)
     read(folder)
@@ -100,7 +100,7 @@ def test_a_folder_of_a_version_without_digests_loads_with_a_note(kind, tmp_path)
                 read(folder)
 
 
-def test_a_flipped_name_of_the_digests_does_not_make_an_older_file(tmp_path):
+def test_a_damaged_digests_key_is_not_taken_for_an_older_file(tmp_path):
     sealed.write(tmp_path / "a.json", {"x": 1})
     text = (tmp_path / "a.json").read_text()
     for old, new in (("sha256", "rha256"), ("digests", "digestr")):
@@ -109,7 +109,7 @@ def test_a_flipped_name_of_the_digests_does_not_make_an_older_file(tmp_path):
             sealed.read(tmp_path / "a.json", "file", "what was written")
 
 
-def test_what_is_read_is_what_was_written(tmp_path):
+def test_round_trip(tmp_path):
     record = {"b": (1, 2.5e-300, None), "a": {10: "ä\n", 9: True}}
     sealed.write(tmp_path / "a.json", record)
     assert sealed.read(tmp_path / "a.json", "file", "it")[0] == {
@@ -122,7 +122,7 @@ def test_what_is_read_is_what_was_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"{", "is not JSON"),
         (b"", "is not JSON"),
@@ -132,15 +132,15 @@ def test_what_is_read_is_what_was_written(tmp_path):
         (b'{"x": ' + b"9" * 5000 + b"}", "is not JSON"),
     ],
 )
-def test_what_is_no_json_object_is_named(content, said, tmp_path):
+def test_a_file_that_is_no_json_object_is_named(content, message, tmp_path):
     (tmp_path / "a.json").write_bytes(content)
-    with pytest.raises(ValueError, match=rf"key: .*a\.json.*{said}.*; wanted a key"):
+    with pytest.raises(ValueError, match=rf"key: .*a\.json.*{message}.*; wanted a key"):
         sealed.read_json(tmp_path / "a.json", "key", "a key")
     with pytest.raises(FileNotFoundError, match=r"key: no file .*wanted a key"):
         sealed.read_json(tmp_path / "none.json", "key", "a key")
 
 
-def test_a_kill_between_two_checkpoints_of_an_index_is_not_mistaken_for_damage(tmp_path):
+def test_a_kill_between_two_checkpoints_of_an_index_is_not_reported_as_damage(tmp_path):
     """What is checked on resuming is the part that the checkpoint knows; a flipped bit in that is refused."""
     from monosem.analysis.index.codes import CodeLog
 

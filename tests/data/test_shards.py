@@ -64,18 +64,18 @@ def shard(tmp_path):
     return opened
 
 
-def test_a_shard_cut_short_is_found_at_once(shard):
+def test_a_truncated_shard_is_detected_on_open(shard):
     with pytest.raises(shards.DamagedShard, match=r"shard-00000.bin.*has 616,819 bytes; wanted 616,820 bytes"):
         shard(cut=-1)
 
 
-def test_a_shard_that_is_gone(tmp_path):
+def test_a_missing_shard_is_reported(tmp_path):
     with pytest.raises(shards.DamagedShard, match="is missing; wanted"):
         shards.Shard(tmp_path / "shard-00007.bin", 3, 0, shards.Layout(3, "bf16"))
 
 
 @pytest.mark.parametrize("flip, tokens", [(0, "0 to 63"), (64 * 2048, "64 to 127"), (299 * 2048 + 2047, "256 to 299")])
-def test_an_altered_part_is_found_when_it_is_read(shard, flip, tokens):
+def test_an_altered_chunk_is_detected_when_read(shard, flip, tokens):
     damaged = shard(flip=flip)
     bits, token = damaged.bits(), flip // 2048
     with pytest.raises(shards.DamagedShard, match=f"checksum of tokens {tokens} differs.*harvest` .*again"):
@@ -87,7 +87,7 @@ def test_an_altered_part_is_found_when_it_is_read(shard, flip, tokens):
 
 
 @pytest.mark.parametrize("flip", [-1, -4 * 5 - 1, -2400])  # a checksum, a position, a row
-def test_an_altered_tail_is_found(shard, flip):
+def test_an_altered_tail_is_detected(shard, flip):
     damaged = shard(flip=flip)
     for read in (damaged.where, damaged.verify, lambda: damaged.check(damaged.bits(), 0, 1)):
         with pytest.raises(shards.DamagedShard, match="checksum of its positions differs"):
@@ -104,7 +104,7 @@ def test_verify_reads_again_what_was_read_before(shard, tmp_path):
         good.verify()
 
 
-def test_a_shard_cut_while_it_is_open_is_no_crash(shard):
+def test_a_shard_truncated_while_open_is_an_error(shard):
     opened = shard()
     opened.path.write_bytes(b"short")
     with pytest.raises(shards.DamagedShard, match="cannot be mapped"):
@@ -112,20 +112,20 @@ def test_a_shard_cut_while_it_is_open_is_no_crash(shard):
 
 
 def index(folder):
-    made = shards.Index(folder, {"d_in": 3, "dtype": "bf16", **SETTINGS}, [1, None, 2**32 - 1])
-    made.write()
-    return made
+    written = shards.Index(folder, {"d_in": 3, "dtype": "bf16", **SETTINGS}, [1, None, 2**32 - 1])
+    written.write()
+    return written
 
 
 def test_index_round_trip(tmp_path):
-    made, read = index(tmp_path), shards.read_index(tmp_path)
-    assert (read.settings, read.shards, read.folder) == (made.settings, made.shards, made.folder)
+    written, read = index(tmp_path), shards.read_index(tmp_path)
+    assert (read.settings, read.shards, read.folder) == (written.settings, written.shards, written.folder)
     assert [list(read.contexts(i)) for i in range(3)] == [[0, 1], [2, 3], [4]]
     assert [read.tokens(i) for i in range(3)] == [6, 6, 3]
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    "change, message",
     [
         (lambda body: "{", "is not an index"),
         (lambda body: "[]", "is not an index"),
@@ -136,20 +136,20 @@ def test_index_round_trip(tmp_path):
         (lambda body: json.dumps({k: v for k, v in body.items() if k != "index_crc32"}), "was altered"),
     ],
 )
-def test_a_damaged_index(tmp_path, change, said):
+def test_a_damaged_index(tmp_path, change, message):
     index(tmp_path)
     path = tmp_path / "index.json"
     path.write_text(change(json.loads(path.read_text())))
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         shards.read_index(tmp_path)
 
 
-def test_no_store_there(tmp_path):
+def test_a_folder_without_a_store_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no activations.*monosem harvest"):
         shards.read_index(tmp_path / "nowhere")
 
 
-def test_tokens_checksum_is_of_int32_whatever_comes():
+def test_the_tokens_checksum_does_not_depend_on_the_dtype():
     tokens = np.arange(9001 * 3).reshape(9001, 3)
     for kind in (np.int64, np.uint16, np.int32):
         assert shards.tokens_checksum(tokens.astype(kind)) == zlib.crc32(tokens.astype(np.int32))

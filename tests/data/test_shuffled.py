@@ -37,16 +37,16 @@ def stream(rows=37, model=None, **options):
         (7, {"epochs": 3, "batch_size": 64, "dtype": torch.bfloat16}),
     ],
 )
-def test_each_token_once_an_epoch(rows, options):
+def test_each_token_once_per_epoch(rows, options):
     skip, epochs = options.get("skip_positions", 1), options.get("epochs", 1)
-    made = stream(rows, **options)
-    batches = list(made)
-    assert all(len(b) == made.batch_size for b in batches[:-1])
+    source = stream(rows, **options)
+    batches = list(source)
+    assert all(len(b) == source.batch_size for b in batches[:-1])
     assert {b.dtype for b in batches} == {options.get("dtype", torch.float32)}
-    wanted = numbered(rows)[:, skip:].flatten()
-    assert made.n_tokens == len(wanted)
+    expected = numbered(rows)[:, skip:].flatten()
+    assert source.n_tokens == len(expected)
     for epoch in token_of(torch.cat(batches)).view(epochs, -1):
-        assert torch.equal(epoch.sort().values, wanted)
+        assert torch.equal(epoch.sort().values, expected)
 
 
 def test_batches_are_the_models_activations():
@@ -72,9 +72,9 @@ def test_seeds_and_epochs_differ_and_repeat():
     assert torch.equal(two, torch.cat([*once, *once]))  # iterating again is the next epoch
 
 
-def test_last_window_is_not_a_leftover():
-    made = stream(21, buffer_contexts=10)
-    assert np.diff(made._bounds).tolist() == [7, 7, 7]
+def test_windows_of_an_epoch_have_equal_size():
+    source = stream(21, buffer_contexts=10)
+    assert np.diff(source._bounds).tolist() == [7, 7, 7]
 
 
 def test_endless():
@@ -93,8 +93,8 @@ def test_resume_at_every_batch(epochs):
         resumed = stream(epochs=epochs)
         resumed.load_state_dict(state)
         rest = iter(resumed)
-        for wanted in uninterrupted[done : done + 3]:
-            assert torch.equal(next(rest), wanted)
+        for expected in uninterrupted[done : done + 3]:
+            assert torch.equal(next(rest), expected)
         next(batches)
 
 
@@ -115,7 +115,7 @@ def test_resume_at_the_end():
     assert torch.equal(torch.cat(list(after)), torch.cat(list(running)))
 
 
-def test_an_iterator_follows_a_loaded_position():
+def test_an_iterator_continues_at_a_loaded_position():
     whole, running = list(stream(epochs=2)), stream(epochs=2)
     batches = iter(running)
     start = running.state_dict()
@@ -152,7 +152,7 @@ def test_resume_after_a_kill():
 
 
 @pytest.mark.parametrize(
-    "other, said",
+    "other, message",
     [
         ({"seed": 1}, "seed: 1 there, 0 here"),
         ({"batch_size": 51}, "batch_size: 51 there, 50 here"),
@@ -160,30 +160,30 @@ def test_resume_after_a_kill():
         ({"dtype": torch.bfloat16}, "dtype"),
     ],
 )
-def test_position_of_another_stream_is_refused(other, said):
-    made = stream()
-    with pytest.raises(ValueError, match=said):
-        made.load_state_dict(stream(**other).state_dict())
-    assert made.state_dict()["position"] == 0
+def test_position_of_another_stream_is_refused(other, message):
+    source = stream()
+    with pytest.raises(ValueError, match=message):
+        source.load_state_dict(stream(**other).state_dict())
+    assert source.state_dict()["position"] == 0
     with pytest.raises(ValueError, match="without 'position'"):
-        made.load_state_dict({"step": 3})
+        source.load_state_dict({"step": 3})
 
 
 def test_an_error_in_the_model_loses_nothing():
     model = FakeModel()
-    made, whole = stream(model=model), torch.cat(list(stream()))
-    first = next(iter(made))
-    wanted, model.activations = model.activations, lambda *_: 1 / 0
+    source, whole = stream(model=model), torch.cat(list(stream()))
+    first = next(iter(source))
+    expected, model.activations = model.activations, lambda *_: 1 / 0
     with pytest.raises(ZeroDivisionError):
-        list(made)
-    model.activations = wanted
-    handed_out = made.state_dict()["position"]
+        list(source)
+    model.activations = expected
+    handed_out = source.state_dict()["position"]
     assert torch.equal(first, whole[:50])
-    assert torch.equal(torch.cat(list(made)), whole[handed_out:])
+    assert torch.equal(torch.cat(list(source)), whole[handed_out:])
 
 
 @pytest.mark.parametrize(
-    "bad, said",
+    "bad, message",
     [
         ({"batch_size": 0}, "batch_size: got 0; wanted an integer ≥ 1"),
         ({"seed": -1}, "seed: got -1"),
@@ -192,8 +192,8 @@ def test_an_error_in_the_model_loses_nothing():
         ({"dtype": torch.int64}, "dtype: got torch.int64"),
     ],
 )
-def test_bad_options(bad, said):
-    with pytest.raises(ValueError, match=said):
+def test_bad_options(bad, message):
+    with pytest.raises(ValueError, match=message):
         stream(**bad)
 
 
@@ -212,7 +212,7 @@ def test_the_default_buffer_is_bounded_in_bytes(monkeypatch):
     assert harvest.default_buffer(2**40, torch.device("cpu")) == 1
 
 
-def test_a_position_brings_the_buffer_that_nobody_chose(monkeypatch):
+def test_a_loaded_position_sets_a_default_buffer(monkeypatch):
     whole = list(ActivationStream(FakeModel(), HOOK, numbered(37), 50, buffer_contexts=10, epochs=1))
     saved = ActivationStream(FakeModel(), HOOK, numbered(37), 50, buffer_contexts=10, epochs=1)
     first = next(iter(saved))
@@ -221,9 +221,9 @@ def test_a_position_brings_the_buffer_that_nobody_chose(monkeypatch):
     assert torch.equal(torch.cat([first, *resumed]), torch.cat(whole))
 
 
-def test_filling_the_buffer_has_a_bar_of_its_own(capsys):
-    made = ActivationStream(FakeModel(delay=0.02), HOOK, numbered(320), 50, epochs=1)
-    made.progress, made._bar_delay = True, 0.0
-    next(iter(made))
-    said = capsys.readouterr().err
-    assert "running the model to fill the shuffle buffer" in said and "tok" in said and "/4.80k" in said
+def test_filling_the_buffer_shows_a_progress_bar(capsys):
+    source = ActivationStream(FakeModel(delay=0.02), HOOK, numbered(320), 50, epochs=1)
+    source.progress, source._bar_delay = True, 0.0
+    next(iter(source))
+    output = capsys.readouterr().err
+    assert "running the model to fill the shuffle buffer" in output and "tok" in output and "/4.80k" in output

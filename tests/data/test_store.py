@@ -22,11 +22,11 @@ STORED = numbered(640)[:, 1:].flatten()
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """640 contexts of 15 tokens, width 512, bf16 (128 tokens a block), in 7 shards of up to 100 contexts."""
-    made = tmp_path_factory.mktemp("store")
+    written = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("monosem.data.harvest._per_shard", lambda *_: 100)
-        harvest(FakeModel(512), HOOK, numbered(640), made, "bf16", progress=False)
-    return made
+        harvest(FakeModel(512), HOOK, numbered(640), written, "bf16", progress=False)
+    return written
 
 
 def store(folder, **options):
@@ -37,19 +37,19 @@ def store(folder, **options):
     "options",
     [{}, {"buffer_mib": 0}, {"buffer_mib": 1000}, {"batch_size": 1}, {"batch_size": 100_000}, {"epochs": 3, "seed": 5}],
 )
-def test_each_token_once_an_epoch(folder, options):
-    made = store(folder, **options)
-    batches = list(made)
-    assert made.n_tokens == made.n_stored == len(STORED) and made.d_in == 512 and made.hook_name == HOOK
-    assert all(len(b) == made.batch_size and b.dtype == torch.float32 for b in batches[:-1])
+def test_each_token_once_per_epoch(folder, options):
+    source = store(folder, **options)
+    batches = list(source)
+    assert source.n_tokens == source.n_stored == len(STORED) and source.d_in == 512 and source.hook_name == HOOK
+    assert all(len(b) == source.batch_size and b.dtype == torch.float32 for b in batches[:-1])
     for epoch in token_of(torch.cat(batches)).view(options.get("epochs", 1), -1):
         assert torch.equal(epoch.sort().values, STORED)
 
 
 def test_batches_are_the_stored_activations(folder):
     rows = torch.cat(list(store(folder)))
-    wanted = FakeModel(512).activations(numbered(640), HOOK).bfloat16().float().flatten(0, 1)
-    assert torch.equal(rows, wanted[token_of(rows)])
+    expected = FakeModel(512).activations(numbered(640), HOOK).bfloat16().float().flatten(0, 1)
+    assert torch.equal(rows, expected[token_of(rows)])
 
 
 def test_a_batch_mixes_the_whole_store(folder):
@@ -78,8 +78,8 @@ def test_resume_at_every_batch(folder):
         resumed = store(folder, epochs=2)
         resumed.load_state_dict(json.loads(json.dumps(running.state_dict())))
         rest = iter(resumed)
-        for wanted in whole[done : done + 2]:
-            assert torch.equal(next(rest), wanted)
+        for expected in whole[done : done + 2]:
+            assert torch.equal(next(rest), expected)
     assert done == len(whole) == 20
 
 
@@ -116,14 +116,14 @@ def test_position_of_another_store_is_refused(folder, tmp_path):
 
 
 @pytest.mark.parametrize("share, count", [(0.02, 12), (0.1, 64), (0.5, 320), (0.99, 633)])
-def test_holdout_divides_the_contexts(folder, share, count):
+def test_holdout_splits_by_context(folder, share, count):
     rest, held = (token_of(torch.cat(list(store(folder, holdout=share, held_out=held)))) for held in (False, True))
     assert len(held) == count * 15 == store(folder, holdout=share, held_out=True).n_tokens
     assert torch.equal(torch.cat([rest, held]).sort().values, STORED)
     assert not set((rest // 16).tolist()) & set((held // 16).tolist())
 
 
-def test_holdout_must_leave_something(folder):
+def test_a_holdout_of_everything_is_refused(folder):
     with pytest.raises(ValueError, match="holdout: got 1; wanted"):
         store(folder, holdout=1)
     with pytest.raises(ValueError, match="leaves none to read"):
@@ -133,20 +133,20 @@ def test_holdout_must_leave_something(folder):
 @pytest.mark.parametrize("indices", [[0], [9599, 0, 0, 4321], [], range(0, 9600, 7)])
 @pytest.mark.parametrize("kind", [list, np.asarray, torch.as_tensor])
 def test_read(folder, indices, kind):
-    wanted = STORED[list(indices)]
+    expected = STORED[list(indices)]
     indices = kind(list(indices)) if indices else torch.zeros(0, dtype=torch.int64)
-    found, row, position = store(folder).read(indices)
-    assert found.shape == (len(wanted), 512) and found.dtype == torch.float32
-    assert torch.equal(token_of(found), wanted)
-    assert torch.equal(row * 16 + position, wanted) and position.dtype == torch.int64
+    activations, row, position = store(folder).read(indices)
+    assert activations.shape == (len(expected), 512) and activations.dtype == torch.float32
+    assert torch.equal(token_of(activations), expected)
+    assert torch.equal(row * 16 + position, expected) and position.dtype == torch.int64
 
 
 @pytest.mark.parametrize(
-    "indices, said",
+    "indices, message",
     [([-1], "got -1 to -1; wanted 0 to 9599"), ([3, 9600], "got 3 to 9600"), ([1.5], "float64"), ([[1]], r"\[1, 1\]")],
 )
-def test_read_of_what_is_not_there(folder, indices, said):
-    with pytest.raises(ValueError, match=said):
+def test_read_refuses_bad_indices(folder, indices, message):
+    with pytest.raises(ValueError, match=message):
         store(folder).read(indices)
 
 
@@ -163,17 +163,17 @@ def altered(folder, tmp_path):
 
 
 def test_an_altered_shard_never_reaches_a_batch(altered, folder):
-    made, good = store(altered), iter(store(folder))
+    source, good = store(altered), iter(store(folder))
     with pytest.raises(ValueError, match=r"shard 'shard-00003.bin' of .*was altered.*tokens 384 to 511.*harvest"):
-        for batch in made:
+        for batch in source:
             assert torch.equal(batch, next(good))
     with pytest.raises(ValueError, match="altered"):  # nor when one tries again
-        list(made)
+        list(source)
     with pytest.raises(ValueError, match="altered"):
-        made.verify()
+        source.verify()
     with pytest.raises(ValueError, match="altered"):
-        made.read([5000])
-    assert token_of(made.read([0, 9599])[0]).tolist() == STORED[[0, 9599]].tolist()
+        source.read([5000])
+    assert token_of(source.read([0, 9599])[0]).tolist() == STORED[[0, 9599]].tolist()
 
 
 MEMORY_CHILD = """
@@ -192,8 +192,8 @@ print(max(anonymous() for _ in store) - before)
 def test_memory_does_not_grow_with_the_store(tmp_path):
     model = FakeModel(1024)
     model.activations = lambda tokens, _: (tokens % 251).float()[..., None].expand(*tokens.shape, 1024)
-    made = harvest(model, HOOK, numbered(1600), tmp_path, "bf16", shard_mib=8, progress=False)
-    assert sum(p.stat().st_size for p in tmp_path.iterdir()) > 48e6 and len(made.index.shards) == 6
+    source = harvest(model, HOOK, numbered(1600), tmp_path, "bf16", shard_mib=8, progress=False)
+    assert sum(p.stat().st_size for p in tmp_path.iterdir()) > 48e6 and len(source.index.shards) == 6
     done = subprocess.run([sys.executable, "-c", MEMORY_CHILD, tmp_path], env=CHILD, check=True, capture_output=True)
     assert int(done.stdout) < 32_000  # kB, for 98 MB read: a buffer of 4 MiB, batches of 1 MB, the allocator's slack
 

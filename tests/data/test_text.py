@@ -18,11 +18,11 @@ def write(path, records):
 
 def test_plain_and_packed(tmp_path):
     path = write(tmp_path / "a.jsonl", [{"source": "x", "text": "héé"}, {"text": "no source"}])
-    wanted = [Document("x", "héé"), Document("text", "no source")]
-    assert list(read_jsonl(path)) == wanted
+    expected = [Document("x", "héé"), Document("text", "no source")]
+    assert list(read_jsonl(path)) == expected
     packed = tmp_path / "a.jsonl.xz"
     packed.write_bytes(lzma.compress(path.read_bytes() + b"\n\n"))
-    assert list(read_jsonl(packed)) == wanted
+    assert list(read_jsonl(packed)) == expected
 
 
 @pytest.mark.parametrize(

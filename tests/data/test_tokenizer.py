@@ -30,13 +30,13 @@ def test_training_is_deterministic(tokenizer):
     assert train_tokenizer((d.text for d in tiny_documents()), 300).to_str() == tokenizer.to_str()
 
 
-def test_the_tokenizer_that_is_given_stays_as_it_is():
+def test_the_given_tokenizer_is_not_changed():
     """A model reads a spelled special token as letters; its caller's tokenizer does what the caller set."""
     model = tiny_model()
     mine = Tokenizer.from_str(model.tokenizer.to_str())
     mine.encode_special_tokens = False
-    made = NativeModel(model.module, mine)
-    assert made.encode_batch([BOS])[0] != [BOS_ID] and mine.encode(BOS).ids == [BOS_ID]
+    model_ = NativeModel(model.module, mine)
+    assert model_.encode_batch([BOS])[0] != [BOS_ID] and mine.encode(BOS).ids == [BOS_ID]
     assert mine.encode_special_tokens is False
 
 

@@ -14,42 +14,45 @@ BYTES = [f"<0x{b:02X}>" for b in range(256)]
 
 
 def byte_level() -> Tokenizer:
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=400, special_tokens=[BOS], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    made.train_from_iterator(CORPUS, trainer)
-    return made
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return tokenizer
 
 
 def llama_like() -> Tokenizer:
     """BPE over ▁, bytes for what is not in the vocabulary, the blank in front put there by a normalizer (Llama 2)."""
-    made = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=["<unk>", BOS, *BYTES], show_progress=False)
-    made.train_from_iterator(CORPUS, trainer)
+    tokenizer.train_from_iterator(CORPUS, trainer)
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    made.decoder = decoders.Sequence(steps)
-    return made
+    tokenizer.decoder = decoders.Sequence(steps)
+    return tokenizer
 
 
 def t5_like() -> Tokenizer:
-    made = Tokenizer(models.Unigram())
-    made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     trainer = trainers.UnigramTrainer(
         vocab_size=120, special_tokens=["<unk>", BOS], unk_token="<unk>", show_progress=False
     )
-    made.train_from_iterator([*CORPUS, LINE], trainer)
-    return made
+    tokenizer.train_from_iterator([*CORPUS, LINE], trainer)
+    return tokenizer
 
 
 def bert_like() -> Tokenizer:
-    made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    made.pre_tokenizer, made.decoder = pre_tokenizers.Whitespace(), decoders.WordPiece(prefix="##", cleanup=False)
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.pre_tokenizer, tokenizer.decoder = (
+        pre_tokenizers.Whitespace(),
+        decoders.WordPiece(prefix="##", cleanup=False),
+    )
     trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=["[UNK]", BOS], show_progress=False)
-    made.train_from_iterator([*CORPUS, LINE], trainer)
-    return made
+    tokenizer.train_from_iterator([*CORPUS, LINE], trainer)
+    return tokenizer
 
 
 FAMILIES = {
@@ -63,9 +66,9 @@ FAMILIES = {
 @pytest.fixture(params=FAMILIES)
 def family(request):
     make, spelling = FAMILIES[request.param]
-    made = make()
-    made.add_tokens([AddedToken("nâoĠ▁<0x41>", normalized=False)])
-    return request.param, plain_text(made), spelling
+    tokenizer = make()
+    tokenizer.add_tokens([AddedToken("nâoĠ▁<0x41>", normalized=False)])
+    return request.param, plain_text(tokenizer), spelling
 
 
 def vocabulary(tokenizer: Tokenizer) -> Vocabulary:
@@ -93,7 +96,7 @@ def test_an_added_word_is_spelled_as_it_stands(family):
 
 
 @pytest.mark.parametrize("make", [llama_like, t5_like, bert_like])
-def test_letters_are_no_bytes(make):
+def test_letters_are_not_decoded_as_bytes(make):
     tokenizer = make()
     spelled = vocabulary(tokenizer)
     shown = [readable(spelled.bytes_of(i)) for i in tokenizer.encode("café ÿ", add_special_tokens=False).ids]
@@ -123,7 +126,7 @@ def test_a_special_token_that_a_text_spells_is_text(make, unknown):
     assert model.encode("the cat") == model.encode_batch(["x", "the cat"])[1]
 
 
-def test_bytes_are_bytes_only_where_there_are_all(family):
+def test_byte_tokens_need_all_256_bytes(family):
     _, tokenizer, _ = family
     few = Tokenizer(models.WordLevel({"<0x41>": 0, "▁a": 1}, unk_token="<0x41>"))
     few.decoder = decoders.Metaspace()
@@ -149,44 +152,44 @@ def test_bytes_are_bytes_only_where_there_are_all(family):
         (["a", "naïve"], Spelling.PLAIN, "naïve".encode()),
     ],
 )
-def test_without_a_decoder_the_vocabulary_decides(entries, spelling, last):
-    found = Vocabulary(lambda i: entries[i], len(entries))
-    assert found.spelling is spelling and found.bytes_of(len(entries) - 1) == last
+def test_spelling_is_inferred_from_the_vocabulary_without_a_decoder(entries, spelling, last):
+    vocabulary_ = Vocabulary(lambda i: entries[i], len(entries))
+    assert vocabulary_.spelling is spelling and vocabulary_.bytes_of(len(entries) - 1) == last
 
 
 def cut_at_blanks() -> Tokenizer:
     """Whole words, no decoder: `decode` puts blanks between them."""
-    made = Tokenizer(models.WordLevel(unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Digits()])
-    made.train_from_iterator(CORPUS, trainers.WordLevelTrainer(special_tokens=["<unk>"], show_progress=False))
-    return made
+    tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Digits()])
+    tokenizer.train_from_iterator(CORPUS, trainers.WordLevelTrainer(special_tokens=["<unk>"], show_progress=False))
+    return tokenizer
 
 
 def gpt_like() -> Tokenizer:
     """The first GPT, and CLIP: a suffix at the end of each word."""
-    made = Tokenizer(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"))
-    made.pre_tokenizer, made.decoder = pre_tokenizers.BertPreTokenizer(), decoders.BPEDecoder("</w>")
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.BertPreTokenizer(), decoders.BPEDecoder("</w>")
     trainer = trainers.BpeTrainer(
         vocab_size=200, special_tokens=["<unk>"], end_of_word_suffix="</w>", show_progress=False
     )
-    made.train_from_iterator(CORPUS, trainer)
-    return made
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return tokenizer
 
 
 def other_blank() -> Tokenizer:
-    made = Tokenizer(models.BPE(unk_token="<unk>"))
-    made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace("_"), decoders.Metaspace("_")
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace("_"), decoders.Metaspace("_")
     trainer = trainers.BpeTrainer(vocab_size=200, special_tokens=["<unk>"], show_progress=False)
-    made.train_from_iterator(CORPUS, trainer)
-    return made
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return tokenizer
 
 
 def few_bytes() -> Tokenizer:
     """Byte-level, not all bytes in the vocabulary, no decoder."""
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    made.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=300, show_progress=False))
-    return made
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=300, show_progress=False))
+    return tokenizer
 
 
 @pytest.mark.parametrize("make", [cut_at_blanks, gpt_like, other_blank, few_bytes])
@@ -196,15 +199,15 @@ def test_blanks_of_other_spellings(make):
 
 def test_runs_of_blanks_that_are_added_words_are_blanks():
     """Gemma: ▁▁ is an added word, and the model finds it where the text has two blanks."""
-    made = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    made.normalizer = normalizers.Replace(" ", "▁")
-    made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=["<unk>", BOS, *BYTES], show_progress=False)
-    made.train_from_iterator([*CORPUS, "x:\n    return  y" * 9], trainer)
-    made.add_tokens([AddedToken("▁▁", normalized=True), AddedToken("▁▁▁▁", normalized=False)])
+    tokenizer.train_from_iterator([*CORPUS, "x:\n    return  y" * 9], trainer)
+    tokenizer.add_tokens([AddedToken("▁▁", normalized=True), AddedToken("▁▁▁▁", normalized=False)])
     text = "x:\n    return  y"
-    assert made.token_to_id("▁▁") in made.encode(text).ids
-    assert joined(made, text).decode() == text
+    assert tokenizer.token_to_id("▁▁") in tokenizer.encode(text).ids
+    assert joined(tokenizer, text).decode() == text
 
 
 class Shown:
@@ -246,7 +249,7 @@ def test_the_shipped_tokenizer():
 def test_entries_that_are_bytes():
     """The slow tokenizer of Qwen 1 gives them so; its special tokens are text."""
     entries = [b"the", b" cat", "\u05e9".encode()[:1], "\u05e9".encode()[1:], b"\xe2\x96\x81x", "<|endoftext|>", None]
-    made = Vocabulary(lambda i: entries[i], len(entries))
-    assert [made.bytes_of(i) for i in range(5)] == entries[:5]
-    assert b"".join(map(made.bytes_of, range(4))).decode() == "the cat\u05e9"
-    assert made.bytes_of(5) == b"<|endoftext|>" and made.bytes_of(6) == b"[6]"
+    tokenizer = Vocabulary(lambda i: entries[i], len(entries))
+    assert [tokenizer.bytes_of(i) for i in range(5)] == entries[:5]
+    assert b"".join(map(tokenizer.bytes_of, range(4))).decode() == "the cat\u05e9"
+    assert tokenizer.bytes_of(5) == b"<|endoftext|>" and tokenizer.bytes_of(6) == b"[6]"

@@ -42,7 +42,7 @@ def test_every_claim_on_one_page(reproduction, capsys):
     assert "done before" in capsys.readouterr().out
 
 
-def test_a_rating_by_hand_comes_into_the_report(tmp_path):
+def test_hand_ratings_are_included_in_the_report(tmp_path):
     from monosem.reproduce.context import Context
     from monosem.reproduce.page import _human
 

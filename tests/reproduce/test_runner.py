@@ -25,15 +25,15 @@ def counting(name, calls, fail=()):
     return Stage(name, name.title(), work)
 
 
-def test_a_stage_that_is_done_is_not_done_again(tmp_path):
-    calls, said = [], []
+def test_a_finished_stage_is_not_repeated(tmp_path):
+    calls, messages = [], []
     with pytest.raises(KeyboardInterrupt):
-        run(context(tmp_path), [counting(n, calls, fail="b") for n in "abc"], said.append)
+        run(context(tmp_path), [counting(n, calls, fail="b") for n in "abc"], messages.append)
     assert calls == ["a", "b"]
-    results = run(context(tmp_path), [counting(n, calls) for n in "abc"], said.append)
+    results = run(context(tmp_path), [counting(n, calls) for n in "abc"], messages.append)
     assert calls == ["a", "b", "b", "c"]
     assert [results[n]["value"] for n in "abc"] == ["a", "b", "c"] and results["a"]["seconds"] >= 0
-    assert any("1/3  A: done before" in line for line in said)
+    assert any("1/3  A: done before" in line for line in messages)
     assert json.loads((tmp_path / "out/evidence/c.json").read_text())["value"] == "c"
 
 
@@ -91,15 +91,15 @@ def test_a_model_that_changed_in_its_folder_is_refused(tmp_path, which):
         run(context(tmp_path, **options), [counting("a", [])])
 
 
-def test_a_folder_from_before_goes_on_and_says_so(tmp_path):
+def test_a_folder_of_an_older_version_continues_with_a_note(tmp_path):
     run(context(tmp_path), [counting("a", [])])
     for name in ("reproduce.json", "evidence/a.json"):
         held = json.loads((tmp_path / "out" / name).read_text())
         del held["made_from"], held["digests"], held["sha256"]
         (tmp_path / "out" / name).write_text(json.dumps(held))
-    said = []
-    run(context(tmp_path), [counting("a", [])], said.append)
-    assert "whether they are the same is unknown" in said[0]
+    messages = []
+    run(context(tmp_path), [counting("a", [])], messages.append)
+    assert "whether they are the same is unknown" in messages[0]
 
 
 @pytest.mark.parametrize("damage", ['{"value": "fir', "[1]", '{"value": 1}', "\udcff", "[" * 100_000])
