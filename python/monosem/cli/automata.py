@@ -6,8 +6,6 @@ import argparse
 
 from monosem.cli import claim, made_from, remembered
 
-HELP = "loops, cycles and chains of features that raise each other's tokens"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (

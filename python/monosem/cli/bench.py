@@ -9,8 +9,6 @@ from pathlib import Path
 
 from monosem.cli import options
 
-HELP = "time a training step here, next to plain PyTorch and the floor of this machine"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (

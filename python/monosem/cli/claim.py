@@ -12,16 +12,33 @@ from monosem.cli import made_from, options
 _FOLDER = "a dictionary written by `monosem train` or monosem.save; or neurons:MODEL, the neurons of a model"
 
 
-def add_text(parser: argparse.ArgumentParser, tokens: int) -> None:
-    """``--model``, ``--hook``, ``--text``, ``--split``, ``--tokens``, ``--out``, ``--device``, ``--quiet``."""
-    options.add_model(parser, as_trained=True)
+def add_reading(parser: argparse.ArgumentParser, tokens: int | None, out: str = "the dictionary's") -> None:
+    """``--text``, ``--split``, ``--context``, ``--tokens``, ``--out``, ``--device``, ``--quiet``.
+
+    Args:
+        tokens: read so many by default; None: all.
+        out: the folder that ``--out`` means by default.
+    """
     options.add_reading(parser, "all")
-    parser.add_argument(
-        "--tokens", type=int, default=tokens, metavar="N", help="read about N tokens, in evenly spaced contexts"
-    )
-    parser.add_argument("--out", help="output folder (default: the dictionary's)")
-    parser.add_argument("--device", default="cpu", help="where the dictionary runs: cpu or cuda")
+    count = "read about N tokens, in evenly spaced contexts" + (" (default: all)" if tokens is None else "")
+    parser.add_argument("--tokens", type=int, default=tokens, metavar="N", help=count)
+    parser.add_argument("--out", help=f"output folder (default: {out})")
+    parser.add_argument("--device", default="cpu", help="where dictionaries run: cpu or cuda")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def add_text(parser: argparse.ArgumentParser, tokens: int) -> None:
+    """``--model`` and ``--hook``, and :func:`add_reading`."""
+    options.add_model(parser, as_trained=True)
+    add_reading(parser, tokens)
+
+
+def add_pairs(parser: argparse.ArgumentParser, per: str) -> None:
+    """``--memory`` and ``--scratch`` of a command that sums over pairs of features of two dictionaries."""
+    parser.add_argument("--memory", type=float, default=1.0, metavar="GiB", help=f"sums held at a time, per {per}")
+    parser.add_argument(
+        "--scratch", metavar="FOLDER", help="where codes go when the sums do not fit (default: temporary)"
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser, tokens: int) -> None:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from monosem.cli import claim, made_from, options, remembered
-
-HELP = "are the features of two models the same?"
+from monosem.cli import claim, made_from, remembered
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,18 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for side in "ab":
         parser.add_argument(f"--model-{side}", help=f"model of RUN_{side.upper()} (default: as trained)")
         parser.add_argument(f"--hook-{side}", help=f"hook of RUN_{side.upper()} (default: as trained)")
-    options.add_reading(parser, "all")
-    parser.add_argument("--tokens", type=int, metavar="N", help="read about N tokens, evenly spaced (default: all)")
+    claim.add_reading(parser, tokens=None, out="RUN_A")
     parser.add_argument("--least", type=int, default=20, help="compare features that fire on at least so many tokens")
     parser.add_argument("--no-baseline", action="store_true", help="do not match with random directions too")
-    parser.add_argument("--memory", type=float, default=1.0, metavar="GiB", help="sums held at a time, by comparison")
-    parser.add_argument(
-        "--scratch", metavar="FOLDER", help="where codes go when the sums do not fit (default: temporary)"
-    )
+    claim.add_pairs(parser, "comparison")
     parser.add_argument("--seed", type=int, default=0, help="of the random directions")
-    parser.add_argument("--out", help="folder of universality.json and .html (default: RUN_A)")
-    parser.add_argument("--device", default="cpu", help="where the dictionaries run: cpu or cuda")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,8 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from monosem.analysis.evidence.compare_page import section, title
     from monosem.analysis.inputs import load_rows, load_subject
 
-    if args.out is None and not Path(args.folder_a).is_dir():
-        raise ValueError(f"out: {args.folder_a!r} is not a folder to write into; name one with --out")
+    out = claim.folder_of(args, args.folder_a)
     a = load_subject(args.folder_a, args.model_a, args.hook_a, args.device)
     remembered.recall_text(args, a.sae.metadata)
     b = load_subject(args.folder_b, args.model_b, args.hook_b, args.device)
@@ -59,7 +48,6 @@ def run(args: argparse.Namespace) -> int:
         folder=args.scratch,
         progress=not args.quiet,
     )
-    out = Path(args.out or args.folder_a)
     title_ = title(result.to_dict())
     origin = made_from.of(args, {"A": (args.folder_a, a), "B": (args.folder_b, b)})
     claim.write(out, "universality", result, [section], title_, {"A": args.folder_a, "B": args.folder_b}, origin)

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from monosem.cli import evaluated, options
 
-HELP = "train a dictionary on the shipped model and text, and write a report of its features"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-HELP = "Reports what was built, the instruction set in use, the GPU, and why each backend is or is not used."
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """No options."""
+    parser.description = (
+        "Report what was built, the instruction set in use and the GPU, and why each backend is or is not used."
+    )
 
 
 def run(args: argparse.Namespace) -> int:

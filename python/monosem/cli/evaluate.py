@@ -7,8 +7,6 @@ from pathlib import Path
 
 from monosem.cli import evaluated, options, remembered
 
-HELP = "L0, explained variance, CE loss recovered, dead features"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (

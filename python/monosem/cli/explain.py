@@ -13,8 +13,6 @@ from monosem.cli import claim, made_from, subjects
 if TYPE_CHECKING:
     from monosem.analysis.evidence.explain.chat import Chat
 
-HELP = "have features explained, and test the explanations"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (

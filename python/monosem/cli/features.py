@@ -7,8 +7,6 @@ from pathlib import Path
 
 from monosem.cli import options, remembered
 
-HELP = "a browser of all features: search, examples, logits, relatives"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from monosem.cli import options, remembered
 
-HELP = "write the activations of a model at one hook to disk"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (

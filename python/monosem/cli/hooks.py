@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-HELP = "the hooks of a model, their widths, and which are usual for dictionaries"
-
 # The ends of names at which dictionaries are usually trained, with what is there.
 _USUAL = {
     "hook_resid_pre": "the residual stream before the layer",

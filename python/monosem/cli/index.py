@@ -7,8 +7,6 @@ from pathlib import Path
 
 from monosem.cli import options, remembered
 
-HELP = "read text once and store examples and statistics of every feature"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (

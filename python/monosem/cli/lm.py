@@ -7,7 +7,6 @@ import json
 from dataclasses import fields
 from pathlib import Path
 
-HELP = "train, evaluate or sample the small language models"
 MODEL_HELP = "A or B (shipped), a folder of `monosem lm train`, or a name or path that TransformerLens loads"
 
 

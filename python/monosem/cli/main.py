@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     verb = parser().parse_args(argv[:1]).verb
     module = importlib.import_module(f"monosem.cli.{verb}")
-    own = _Parser(prog=f"monosem {verb}", description=module.HELP, formatter_class=_Help)
+    own = _Parser(prog=f"monosem {verb}", description=VERBS[verb], formatter_class=_Help)
     module.add_arguments(own)
     options.add_import(own)
     args = own.parse_args(argv[1:])

@@ -6,8 +6,6 @@ import argparse
 
 from monosem.cli import claim, made_from, remembered
 
-HELP = "for each feature the nearest neuron: by correlation, by decoder weight, by top examples"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (

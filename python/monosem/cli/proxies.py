@@ -6,8 +6,6 @@ import argparse
 
 from monosem.cli import claim, made_from, remembered
 
-HELP = "which features follow a script, DNA, base64, hexadecimal, or a pattern of yours"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from monosem.cli import claim, made_from, subjects
 
-HELP = "rate features and neurons by hand, blindly, and score the answers"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from monosem.cli import options
 
-HELP = "train the paper's dictionaries and set each of its claims next to your own figure"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from monosem.cli import claim, made_from, options, remembered
-
-HELP = "how features split as a dictionary grows"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,15 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--least", type=int, default=20, help="leave out features that fire on fewer tokens")
     parser.add_argument("--most", type=int, default=24, help="follow at most so many new members in each dictionary")
     parser.add_argument("--no-map", action="store_true", help="no map of decoder directions (it needs umap-learn)")
-    options.add_reading(parser, "all")
-    parser.add_argument("--tokens", type=int, metavar="N", help="read about N tokens, evenly spaced (default: all)")
-    parser.add_argument("--memory", type=float, default=1.0, metavar="GiB", help="sums held at a time, by pair of runs")
-    parser.add_argument(
-        "--scratch", metavar="FOLDER", help="where codes go when the sums do not fit (default: temporary)"
-    )
-    parser.add_argument("--out", help="folder of splitting.json and .html (default: the last RUN)")
-    parser.add_argument("--device", default="cpu", help="where the dictionaries run: cpu or cuda")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    claim.add_reading(parser, tokens=None, out="the last RUN")
+    claim.add_pairs(parser, "pair of runs")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
     if len(args.folders) < 2:
         raise ValueError(f"RUN: got {len(args.folders)} dictionary; wanted two or more, the smallest first")
+    out = claim.folder_of(args, args.folders[-1])
     subjects = [load_subject(folder, args.model, args.hook, args.device) for folder in args.folders]
     remembered.recall_text(args, subjects[0].sae.metadata)
     rows = load_rows(subjects[0].model, args.text, args.split, args.context)
@@ -66,7 +57,6 @@ def run(args: argparse.Namespace) -> int:
         folder=args.scratch,
         progress=not args.quiet,
     )
-    out = Path(args.out or args.folders[-1])
     runs = {str(folder): folder for folder in args.folders}
     origin = made_from.of(args, {str(f): (f, s) for f, s in zip(args.folders, subjects, strict=True)})
     claim.write(out, "splitting", result, [split.section], "Features split", runs, origin)

@@ -8,8 +8,6 @@ from typing import Any
 
 from monosem.cli import claim, made_from, options, remembered
 
-HELP = "pin, add or ablate features while the model writes or reads"
-
 _DESCRIPTION = """\
 Splice a dictionary into its model and change features.
 
@@ -190,8 +188,7 @@ def _read(args: argparse.Namespace, subject: Any, steering: Any) -> int:
 def _evidence(args: argparse.Namespace, subject: Any) -> int:
     from monosem.analysis.evidence import steer
 
-    if args.out is None and not Path(args.folder).is_dir():
-        raise ValueError(f"out: {args.folder!r} is not a folder to write into; name one with --out")
+    out = claim.folder_of(args, args.folder)
     index = _LookUp(args, subject).index
     labels = steer.labels_of(index, args.labels)
     result = steer.measure(
@@ -210,7 +207,6 @@ def _evidence(args: argparse.Namespace, subject: Any) -> int:
         judged=steer.JUDGED,
         progress=not args.quiet,
     )
-    out = Path(args.out or args.folder)
     origin = made_from.of(args, {"": (args.folder, subject)})
     claim.write(out, "steering", result, [steer.section], "Features cause text", {"": args.folder}, origin)
     return 0

@@ -7,7 +7,6 @@ import json
 
 from monosem.cli import options, remembered
 
-HELP = "train a dictionary on activations"
 SWEPT = {"k": "k", "l1": "l1_coefficient"}  # options that take several values, and the fields that they set
 
 

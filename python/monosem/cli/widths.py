@@ -6,8 +6,6 @@ import argparse
 
 from monosem.cli import claim, made_from, remembered
 
-HELP = "live features, CE loss recovered and L0 against the width of the dictionary"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
