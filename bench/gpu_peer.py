@@ -1,8 +1,8 @@
-"""One contestant's training steps on a GPU, in a process of its own: ``python gpu_peer.py JOB.json RESULT.json``.
+"""One entrant's training steps on a GPU, in a process of its own: ``python gpu_peer.py JOB.json RESULT.json``.
 
-The job is the workload with ``script`` (a contestant's file), ``precision``, ``variant`` and ``device``. What fails,
+The job is the workload with ``script`` (an entrant's file), ``precision``, ``variant`` and ``device``. What fails,
 memory included, is written as an error: the others are not touched by it. Steps are timed from launch to the loss that
-the contestant returns, which waits for the GPU, as training loops do when they log; median of ``steps``.
+the entrant returns, which waits for the GPU, as training loops do when they log; median of ``steps``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 
 
 def start(job: dict[str, Any], device: torch.device) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Batches [4, N, D] and initial weights, made on the device from a fixed seed: the same for all contestants."""
+    """Batches [4, N, D] and initial weights, made on the device from a fixed seed: the same for all entrants."""
     g = torch.Generator(device).manual_seed(0)
     n, d, f, k = (job[name] for name in "ndfk")
     w = torch.randn(f, d, generator=g, device=device)
@@ -41,21 +41,21 @@ def start(job: dict[str, Any], device: torch.device) -> tuple[torch.Tensor, dict
 
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:
-    """Steps of the contestant: time, peak memory, loss."""
+    """Steps of the entrant: time, peak memory, loss."""
     device = torch.device(job["device"])
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("high" if job["precision"] == "tf32" else "highest")
     batches, weights = start(job, device)
-    spec = importlib.util.spec_from_file_location("contestant", job["script"])
+    spec = importlib.util.spec_from_file_location("entrant", job["script"])
     module = importlib.util.module_from_spec(spec)
-    sys.modules["contestant"] = module
+    sys.modules["entrant"] = module
     spec.loader.exec_module(module)
-    contestant = module.build(job, weights)
+    entrant = module.build(job, weights)
     del weights
     data = batches.numel() * 4
     cuda = device.type == "cuda"
     for i in range(3):
-        contestant.step(batches[i % 4])
+        entrant.step(batches[i % 4])
     if cuda:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -64,18 +64,18 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     deadline = time.perf_counter() + job["seconds"]
     while len(times) < job["steps"] and (len(times) < 3 or time.perf_counter() < deadline):
         begin = time.perf_counter()
-        loss = contestant.step(batches[len(times) % 4])
+        loss = entrant.step(batches[len(times) % 4])
         if cuda:
             torch.cuda.synchronize()
         times.append(1e3 * (time.perf_counter() - begin))
-    names = ["torch", *getattr(contestant, "packages", [])]
+    names = ["torch", *getattr(entrant, "packages", [])]
     return {
         "ms": statistics.median(times),
         "fastest_ms": min(times),
         "steps": len(times),
         "loss": loss,
         "peak_bytes": torch.cuda.max_memory_allocated() - data if cuda else None,
-        "notes": list(getattr(contestant, "notes", [])),
+        "notes": list(getattr(entrant, "notes", [])),
         "versions": {n: metadata.version(n) for n in names},
     }
 

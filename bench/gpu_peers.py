@@ -17,13 +17,13 @@ from gpu_run import NO_TIME, Row, Run
 from monosem.bench.workloads import WORKLOADS
 
 HERE = Path(__file__).resolve().parent
-CONTESTANTS = HERE.parent / "python/monosem/bench/contestants"
-PEERS = {  # title: file of the contestant, what must be importable, variants
-    "monosem": (CONTESTANTS / "engine.py", "monosem", ("",)),
-    "PyTorch": (CONTESTANTS / "dense.py", "torch", ("eager", "compiled")),
-    "sparsify": (HERE / "contestants/sparsify_step.py", "sparsify", ("",)),
-    "SAELens": (HERE / "contestants/sae_lens_step.py", "sae_lens", ("dense", "sparse")),
-    "dictionary_learning": (HERE / "contestants/dictionary_learning_step.py", "dictionary_learning", ("",)),
+ENTRANTS = HERE.parent / "python/monosem/bench/entrants"
+PEERS = {  # title: file of the entrant, what must be importable, variants
+    "monosem": (ENTRANTS / "engine.py", "monosem", ("",)),
+    "PyTorch": (ENTRANTS / "dense.py", "torch", ("eager", "compiled")),
+    "sparsify": (HERE / "libraries/sparsify_step.py", "sparsify", ("",)),
+    "SAELens": (HERE / "libraries/sae_lens_step.py", "sae_lens", ("dense", "sparse")),
+    "dictionary_learning": (HERE / "libraries/dictionary_learning_step.py", "dictionary_learning", ("",)),
 }
 QUICK, SLOW = ("", "eager", "dense", "sparse"), "compiled"  # most of a minute each: after everything else
 

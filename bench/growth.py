@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from monosem.bench import machine, step
+from monosem.bench import machine, step_comparison
 from monosem.bench.rounds import DENSE, MONOSEM
 from monosem.bench.workloads import Workload
 
@@ -34,7 +34,7 @@ def measure(
         def tell(text: str, value: int = value) -> None:
             say(f"{axis.upper()}={value:,}: {text}")
 
-        comparison = step.compare(w, entrants, rounds=rounds, budget=budget, timeout=timeout, say=tell)
+        comparison = step_comparison.compare(w, entrants, rounds=rounds, budget=budget, timeout=timeout, say=tell)
         points.append({"value": value} | {name: comparison[name] for name in ("floor", "state_bytes", "rows")})
     return {
         "what": "growth",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from monosem.bench import step
+from monosem.bench import step_comparison
 from monosem.bench.rounds import DENSE, MONOSEM, Entrant
 from monosem.bench.workloads import Workload
 from monosem.ops import backend
@@ -41,5 +41,5 @@ def entrants() -> list[Entrant]:
 
 def measure(w: Workload, **how: Any) -> dict[str, Any]:
     """``step.compare`` of all levels; ratios are to monosem as it is."""
-    result = step.compare(w, entrants(), **how)
+    result = step_comparison.compare(w, entrants(), **how)
     return result | {"what": "instruction_sets"}

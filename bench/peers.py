@@ -9,13 +9,13 @@ import environments
 from monosem.bench import machine
 from monosem.bench.rounds import COMPILED, DENSE, MONOSEM, Entrant
 
-FOLDER = Path(__file__).resolve().parent / "contestants"
+FOLDER = Path(__file__).resolve().parent / "libraries"
 NO_BF16 = (
     "peers ran in their default precision (fp32) only: this processor has no bf16 products, and autocast to bf16 "
     "makes every one of them slower"
 )
 
-# name, its contestant's file, its environment, variants by kind of autoencoder
+# name, its entrant's file, its environment, variants by kind of autoencoder
 _PEERS = (
     ("SAELens", "sae_lens_step.py", "sae_lens", {"topk": ("dense", "sparse"), "relu": ("",)}),
     ("dictionary_learning", "dictionary_learning_step.py", "dictionary_learning", {"topk": ("",), "relu": ("",)}),

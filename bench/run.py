@@ -107,10 +107,10 @@ def sections(full: bool, quick: bool, errors: dict[str, str], say: Callable[[str
 
 def _alone(w: Workload, **how: Any) -> dict[str, Any]:
     """A width at which only ours is tried: does it train in this machine's memory?"""
-    from monosem.bench import step
+    from monosem.bench import step_comparison
     from monosem.bench.rounds import MONOSEM
 
-    return step.compare(w, [MONOSEM], **how)
+    return step_comparison.compare(w, [MONOSEM], **how)
 
 
 def _doubling(first: int, last: int) -> list[int]:

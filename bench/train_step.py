@@ -17,7 +17,7 @@ from typing import Any
 import peers
 import torch
 
-from monosem.bench import machine, show, step
+from monosem.bench import machine, show, step_comparison
 from monosem.bench.workloads import WORKLOADS, Workload
 from monosem.data import files
 from monosem.nn import KINDS
@@ -26,9 +26,9 @@ from monosem.nn import KINDS
 def measure(
     w: Workload, errors: dict[str, str] | None = None, who: Sequence[str] | None = None, say=lambda _: None, **how: Any
 ) -> dict[str, Any]:
-    """``monosem.bench.step.compare`` of everyone, or of the libraries in ``who``, and what is to be said of it."""
+    """``step_comparison.compare`` of all entrants, or of those in ``who``, with remarks on the result."""
     everyone = peers.entrants(w.kind, errors=errors)
-    result = step.compare(w, [e for e in everyone if who is None or e.name in who], say=say, **how)
+    result = step_comparison.compare(w, [e for e in everyone if who is None or e.name in who], say=say, **how)
     remarks = [] if machine.multiplies_bf16() else [peers.NO_BF16]
     if who is not None:
         left_out = sorted({e.name for e in everyone} - set(who))

@@ -169,7 +169,7 @@ def test_floor_counts_every_byte_and_product():
     assert best["ms"] == pytest.approx(sum(best[name] for name in parts))
 
 
-def test_a_contestant_is_timed_and_a_failing_one_reported(tmp_path):
+def test_an_entrant_is_timed_and_a_failing_one_reported(tmp_path):
     script = gpu_peers.PEERS["PyTorch"][0]
     job = WORKLOADS["tiny"].to_json() | {
         "script": str(script),
@@ -208,7 +208,7 @@ def test_measured_peers_are_kept_and_slow_ones_run_last(tmp_path, monkeypatch):
     assert len([r for r in run_in(tmp_path).stored("peers")["rows"] if "ms" in r]) == 8
 
 
-def test_contestants_of_relu_start_with_k_active():
+def test_entrants_of_relu_start_with_k_active():
     job = WORKLOADS["tiny"].with_(kind="relu").to_json()
     batches, start = gpu_peer.start(job, torch.device("cpu"))
     active = (batches[0] @ start["W_enc"].T + start["b_enc"] > 0).sum(1).float().mean()

@@ -125,7 +125,7 @@ def test_growth_as_table_and_plot(tmp_path):
 def test_dense_is_left_out_where_its_arrays_are_too_large(monkeypatch):
     asked = []
     fake = {"floor": FLOOR, "state_bytes": 1, "rows": []}
-    monkeypatch.setattr(growth.step, "compare", lambda w, e, **how: asked.append((w.f, len(e))) or fake)
+    monkeypatch.setattr(growth.step_comparison, "compare", lambda w, e, **how: asked.append((w.f, len(e))) or fake)
     from monosem.bench.workloads import WORKLOADS
 
     growth_result = growth.measure(WORKLOADS["laptop"], "f", [4096, 8192], dense_elements=2048 * 4096)

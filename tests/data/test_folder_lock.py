@@ -93,7 +93,7 @@ def test_monosem_is_imported_where_the_modules_of_posix_are_not():
 import importlib, pkgutil
 import monosem
 for module in pkgutil.walk_packages(monosem.__path__, "monosem."):
-    if not module.name.startswith(("monosem.kernels", "monosem._", "monosem.bench.contestants")):
+    if not module.name.startswith(("monosem.kernels", "monosem._", "monosem.bench.entrants")):
         importlib.import_module(module.name)
 from monosem.ops.memory import available_memory
 assert available_memory() > 0

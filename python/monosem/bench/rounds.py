@@ -1,4 +1,4 @@
-"""Contestants in processes of their own, taking turns: one runs, the others wait.
+"""Entrants in processes of their own, taking turns: one runs, the others wait.
 
 Libraries whose requirements contradict each other cannot share an interpreter, and a fair comparison needs them in
 the same minutes: the parent starts a ``worker.py`` for each under its own Python and lets them step in turn.
@@ -26,7 +26,7 @@ import torch
 from monosem.bench.workloads import Workload
 
 WORKER = Path(__file__).parent / "worker.py"
-CONTESTANTS = Path(__file__).parent / "contestants"
+ENTRANTS = Path(__file__).parent / "entrants"
 PAUSE = 0.05  # seconds between two turns: the threads of the one before spin for a moment before they sleep
 SHORT = 1.0  # a step shorter than this takes one untimed step in each turn, to bring its weights back into the caches
 
@@ -38,7 +38,7 @@ class Entrant:
     Attributes:
         name: the library.
         precision: ``"default"`` or ``"bf16"`` (autocast).
-        variant: what the contestant's file makes of it.
+        variant: what the entrant's file makes of it.
         python: interpreter of its environment.
         env: further environment variables.
         missing: why it cannot be started, when that is known before.
@@ -57,13 +57,13 @@ class Entrant:
         return self.name + (f" {self.variant}" if self.variant else "") + (" bf16" if self.precision == "bf16" else "")
 
 
-MONOSEM = Entrant("monosem", CONTESTANTS / "engine.py")
-DENSE = Entrant("PyTorch", CONTESTANTS / "dense.py", variant="eager")
-COMPILED = Entrant("PyTorch", CONTESTANTS / "dense.py", variant="compiled")
+MONOSEM = Entrant("monosem", ENTRANTS / "engine.py")
+DENSE = Entrant("PyTorch", ENTRANTS / "dense.py", variant="eager")
+COMPILED = Entrant("PyTorch", ENTRANTS / "dense.py", variant="compiled")
 
 
 class Failed(RuntimeError):
-    """A contestant could not do what it was asked; the message goes into the table."""
+    """An entrant could not do what it was asked; the message goes into the table."""
 
 
 class Worker:
@@ -153,7 +153,7 @@ class Row:
 
 
 def write_data(w: Workload, path: Path, batches: int = 4, trained: bool = True) -> None:
-    """Weights and batches for all contestants. ``trained``: the dictionary starts as the directions of the data."""
+    """Weights and batches for all entrants. ``trained``: the dictionary starts as the directions of the data."""
     directions = w.directions()
     data_batches = w.batches(batches + 1, directions)
     start = directions if trained else w.directions(seed=2)

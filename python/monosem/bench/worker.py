@@ -1,13 +1,13 @@
-"""A process that takes training steps when it is told to: ``python worker.py CONTESTANT.py JOB.json``.
+"""A process that takes training steps when it is told to: ``python worker.py ENTRANT.py JOB.json``.
 
 It runs under the interpreter of the library that it measures, in that library's own environment, so it imports PyTorch
-and the contestant only, nothing of monosem. One line of JSON comes in, one goes out:
+and the entrant only, nothing of monosem. One line of JSON comes in, one goes out:
 
     {"do": "steps", "first": 0, "count": 2, "settle": 1}   ``settle`` untimed steps, then ``count`` timed ones
-    {"do": "evaluate"}                                     what the contestant says of the held-out batch
-    {"do": "run"}                                          the contestant's own run, for whole programs
+    {"do": "evaluate"}                                     what the entrant says of the held-out batch
+    {"do": "run"}                                          the entrant's own run, for whole programs
 
-A contestant is a file with ``build(job, weights)``, which returns an object with ``step(x)`` (the loss, or None),
+An entrant is a file with ``build(job, weights)``, which returns an object with ``step(x)`` (the loss, or None),
 ``evaluate(x) -> dict``, or ``run() -> dict``, and may have ``notes`` and ``packages`` (lists of strings). While
 others have their turn this process waits in a read, its threads asleep.
 """
@@ -63,30 +63,30 @@ def stored(job: dict, *names: str) -> list:
 
 
 class Turns:
-    """The contestant and its data, and what can be asked of them."""
+    """The entrant and its data, and what can be asked of them."""
 
     def __init__(self, script: str, job: dict) -> None:
         self.job = job
         if job.get("data"):
             self.batches, self.held_out = (t.clone() for t in stored(job, "batches", "held_out"))
-        spec = importlib.util.spec_from_file_location("contestant", script)
+        spec = importlib.util.spec_from_file_location("entrant", script)
         module = importlib.util.module_from_spec(spec)
-        sys.modules["contestant"] = module
+        sys.modules["entrant"] = module
         spec.loader.exec_module(module)
         self.before = status("VmRSS")
         limit_memory()
         names = ("W_enc", "W_dec", "b_enc", "b_dec")
         weights = dict(zip(names, stored(job, *names), strict=True)) if job.get("data") else {}
-        self.contestant = module.build(job, weights)
+        self.entrant = module.build(job, weights)
         # Pages of the file count as resident while they are mapped: they must be in neither figure.
         weights.clear()
         gc.collect()
         reset_peak()
 
     def ready(self) -> dict:
-        packages = [*(["torch"] * ("torch" in sys.modules)), *getattr(self.contestant, "packages", [])]
+        packages = [*(["torch"] * ("torch" in sys.modules)), *getattr(self.entrant, "packages", [])]
         return {
-            "notes": list(getattr(self.contestant, "notes", [])),
+            "notes": list(getattr(self.entrant, "notes", [])),
             "versions": {name: metadata.version(name) for name in packages},
         }
 
@@ -96,21 +96,21 @@ class Turns:
         for i in range(settle + count):
             x = self.batches[(first + i) % len(self.batches)]
             begin, used = time.perf_counter(), time.process_time()
-            loss = self.contestant.step(x)
+            loss = self.entrant.step(x)
             if i >= settle:
                 seconds.append(time.perf_counter() - begin)
                 processor.append(time.process_time() - used)
         return {"seconds": seconds, "cpu_seconds": processor, "loss": loss, "peak_bytes": self._peak()}
 
     def evaluate(self) -> dict:
-        return {name: float(value) for name, value in self.contestant.evaluate(self.held_out).items()}
+        return {name: float(value) for name, value in self.entrant.evaluate(self.held_out).items()}
 
     def run(self) -> dict:
         limit_memory()
-        return self.contestant.run() | {"peak_bytes": self._peak()}
+        return self.entrant.run() | {"peak_bytes": self._peak()}
 
     def _peak(self) -> int | None:
-        """Most resident memory since the contestant was built, above what the process had before."""
+        """Most resident memory since the entrant was built, above what the process had before."""
         peak = status("VmHWM")
         return None if peak is None or self.before is None else peak - self.before
 

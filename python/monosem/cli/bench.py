@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from tqdm.auto import tqdm
 
-    from monosem.bench import operations, show, step
+    from monosem.bench import operations, show, step_comparison
     from monosem.bench.rounds import COMPILED, DENSE, MONOSEM, Entrant
     from monosem.bench.workloads import WORKLOADS
     from monosem.data import files
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     with tqdm(bar_format="{desc}", leave=False, disable=None) as bar:
         if args.only != "operations":
             entrants: list[Entrant] = [MONOSEM, *([] if args.no_dense else [DENSE]), *([COMPILED] * args.compiled)]
-            results["train_step"] = step.compare(
+            results["train_step"] = step_comparison.compare(
                 w, entrants, rounds=args.rounds, budget=args.seconds, say=bar.set_description_str
             )
         if args.only != "step":

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from monosem.bench import show, step
+from monosem.bench import show, step_comparison
 from monosem.bench.rounds import DENSE, MONOSEM, Entrant
 from monosem.bench.workloads import WORKLOADS
 from monosem.cli.main import main
@@ -11,7 +11,7 @@ from monosem.cli.main import main
 @pytest.fixture(scope="module", params=["topk", "relu"])
 def result(request):
     entrants = [MONOSEM, DENSE, Entrant("absent", DENSE.script, missing="its environment is not set up")]
-    comparison = step.compare(WORKLOADS["tiny"].with_(kind=request.param), entrants, rounds=3, budget=20)
+    comparison = step_comparison.compare(WORKLOADS["tiny"].with_(kind=request.param), entrants, rounds=3, budget=20)
     return json.loads(json.dumps(comparison))  # as it is read again from its file
 
 

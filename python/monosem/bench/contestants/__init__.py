@@ -1,1 +1,0 @@
-"""What takes the steps: monosem itself, and plain PyTorch beside it. Run by ``worker.py``, each in its own process."""
