@@ -55,10 +55,8 @@ class Context:
     def made_from(self) -> dict[str, Any]:
         """Digests of the text and of the models: a name alone does not say what stands under it today."""
         models = {FIRST: self.model} | ({SECOND: self.other} if self.other is not None else {})
-        models_digests = {
-            f"model {name}": fingerprint.of_model(self.language_model(which)) for which, name in models.items()
-        }
-        return {f"text {self.text}": fingerprint.of_text(self.text)["sha256"]} | models_digests
+        digests = {f"model {name}": fingerprint.of_model(self.language_model(which)) for which, name in models.items()}
+        return {f"text {self.text}": fingerprint.of_text(self.text)["sha256"]} | digests
 
     @property
     def runs(self) -> list[Run]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from monosem.analysis.dashboard import write_site
@@ -20,7 +22,7 @@ from monosem.analysis.evidence import (
 )
 from monosem.analysis.evidence import explain as explaining
 from monosem.analysis.evidence.rate import candidates, write_study
-from monosem.analysis.evidence.section import numbered_in
+from monosem.analysis.evidence.section import Section, numbered_in
 from monosem.analysis.index import IndexSettings, build_index
 from monosem.analysis.inputs import load_subject
 from monosem.analysis.sources import paper_groups, sources_read
@@ -34,46 +36,49 @@ LABEL_PROMPTS = {"Arabic": "قال الملك"}  # where the text has that label
 RATED = 20  # of each kind, on the page for rating by hand
 
 
-def all_stages(context: Context) -> list[Stage]:
-    """Training, then the index of what is looked at closely, then one stage a claim."""
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper: the stage that measures it, and what makes sections of the report from its result."""
+
+    stage: Stage
+    sections: tuple[Callable[[dict[str, Any]], Section], ...] = ()
+
+
+def claims(context: Context) -> list[Claim]:
+    """In the order of the report. ``page.py`` adds the two that have no stage: the loss, and ratings by hand."""
     small, main = context.preset.of(FIRST)[0].name, context.preset.main
-    indexed = [main, "neurons", *(r.name for r in context.runs if r.model == CONTROL)]
-    stages = [
+    kinds_of_text = Stage("proxies", "kinds of text: which feature follows which", _proxies)
+    explained = Stage("explain", "automated interpretability, with the local interpreter", _explain)
+    listed = [
+        Claim(kinds_of_text, (proxies.section,)),
+        Claim(explained, (explaining.section, explaining.logit_section)),
+        Claim(Stage("rate", "the page for rating by hand", _rate)),
+        Claim(Stage("neurons", "are the features just neurons?", _neurons), (neurons.section,)),
+        Claim(Stage("steering", "steering by features", _steering), (steer_page.section,)),
+        Claim(Stage("universality", "the same features in another model", _universality), (compare_page.section,)),
+        Claim(Stage("splitting", "how features split", _splitting), (split_page.section,)),
+        Claim(Stage("widths", "live features against width", _widths), (widths.section,)),
+        Claim(_automata_stage(small), (lambda result: numbered_in(automata.section(result), small),)),
+        Claim(_automata_stage(main)),
+    ]
+    return [c for c in listed if c.stage.name != "universality" or context.other is not None]
+
+
+def all_stages(context: Context) -> list[Stage]:
+    """Training, then the indexes that several claims read, then one stage per claim, then the browser."""
+    indexed = [context.preset.main, "neurons", *(r.name for r in context.runs if r.model == CONTROL)]
+    return [
         *training.stages(context),
         *(Stage(f"index-{n.replace('/', '-')}", f"reading text with {n}", _reader(n)) for n in indexed),
-        Stage("proxies", "kinds of text: which feature follows which", _proxies),
-        Stage("neurons", "are the features just neurons?", _neurons),
-        Stage("explain", "automated interpretability, with the local interpreter", _explain),
-        Stage("rate", "the page for rating by hand", _rate),
-        Stage("steering", "steering by features", _steering),
-        Stage("universality", "the same features in another model", _universality),
-        Stage("splitting", "how features split", _splitting),
-        Stage("widths", "live features against width", _widths),
-        *(
-            Stage(f"automata-{n.replace('/', '-')}", f"finite-state automata of {n}", _automata(n))
-            for n in (small, main)
-        ),
+        *(claim.stage for claim in claims(context)),
         Stage("features", "the browser of all features", _features),
     ]
-    return [s for s in stages if s.name != "universality" or context.other is not None]
 
 
-def sections(context: Context, results: dict[str, dict[str, Any]]) -> list[Any]:
+def sections(context: Context, results: dict[str, dict[str, Any]]) -> list[Section]:
     """The sections of the report, in the order of the paper's claims, from stored results."""
-    small = context.preset.of(FIRST)[0].name
-    makers = {
-        "proxies": [proxies.section],
-        "explain": [explaining.section, explaining.logit_section],
-        "neurons": [neurons.section],
-        "steering": [steer_page.section],
-        "universality": [compare_page.section],
-        "splitting": [split_page.section],
-        "widths": [widths.section],
-        f"automata-{small.replace('/', '-')}": [lambda result: numbered_in(automata.section(result), small)],
-    }
-    return [
-        make(results[name]) for name, section_makers in makers.items() if name in results for make in section_makers
-    ]
+    measured = [claim for claim in claims(context) if claim.stage.name in results]
+    return [make(results[claim.stage.name]) for claim in measured for make in claim.sections]
 
 
 def subject_of(context: Context, name: str) -> Any:
@@ -215,12 +220,12 @@ def _widths(context: Context) -> dict[str, Any]:
     ).to_dict()
 
 
-def _automata(name: str):
+def _automata_stage(name: str) -> Stage:
     def work(context: Context) -> dict[str, Any]:
         tokens = context.preset.compare_tokens
         return automata.measure(*_pieces(context, name), tokens=tokens, progress=context.progress).to_dict()
 
-    return work
+    return Stage(f"automata-{name.replace('/', '-')}", f"finite-state automata of {name}", work)
 
 
 def _features(context: Context) -> dict[str, Any]:
