@@ -1,15 +1,14 @@
-"""Everything that only a GPU can say, in one command: the tests of each backend, then its speeds against that very
-card's floor.
+"""Measure on a GPU in one command: the tests of each backend, then its times against the floor of that card.
 
     python bench/gpu.py --out DIR [--anyway] [--only SECTIONS] [--shapes NAMES] [--minutes 8.5]
     python bench/gpu.py --rehearse --out DIR
 
 Nothing is built here; bench/README.md has the build command. Sections run in this order, within ``--minutes``, and are
-written to ``DIR/<section>.json`` as they go; the same command again, with the same folder, GPU, commit and build, does
-what is still to do. A backend whose tests are not green is not measured; with ``--anyway`` it is, and each row says
-what its tests said. A test file, shape, operation or library that fails, hangs or ends its process stands in the JSON
-with its error, and the rest goes on. ``--rehearse`` does all of it on a processor, with Triton's interpreter and tiny
-shapes, and breaks a test and a kernel on purpose.
+written to ``DIR/<section>.json`` as they go; the same command again, with the same folder, GPU, commit and build,
+continues. A backend whose tests are not green is not measured; with ``--anyway`` it is, and each row has the outcome of
+its tests. A test file, shape, operation or library that fails, hangs or ends its process is recorded with its error,
+and the rest goes on. ``--rehearse`` does all of it on a processor, with Triton's interpreter and tiny shapes,
+and breaks a test and a kernel on purpose.
 
 Exit code: 0, 1 when something of ours failed (in a rehearsal: other than on purpose), 2 without a GPU.
 """
@@ -30,7 +29,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-BEGAN = time.monotonic()  # what is imported takes time too
+BEGAN = time.monotonic()  # imports take time too
 
 import gpu_checks  # noqa: E402
 import gpu_peers  # noqa: E402
@@ -47,7 +46,7 @@ from monosem.bench.workloads import WORKLOADS  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 SECTIONS = ("tests", "floor", "step", "kernels", "ops", "peers", "sanitizer")
-SHAPES = ("gpt2", "widest", "llama3", "gemma2", "widest_relu", "million_gpu")  # what tells most comes first
+SHAPES = ("gpt2", "widest", "llama3", "gemma2", "widest_relu", "million_gpu")  # in order of importance
 OPTIONS = (
     {"product": "int8"},
     {"adam_state": "bf16"},
@@ -172,7 +171,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def of_another_kind(folder: Path, rehearsal: bool) -> str:
-    """What in a folder is of a rehearsal where measurements are wanted, or the other way round; empty if nothing is."""
+    """Name of a file of a rehearsal in a folder of measurements, or the reverse; empty if there is none."""
     for path in sorted(folder.glob("*.json")):
         about = json.loads(path.read_text()).get("about", {})
         if bool(about.get("rehearsal")) != rehearsal:
@@ -203,7 +202,7 @@ def tasks(run: Run, args: argparse.Namespace, backends: Sequence[str], options: 
     for section in ("step", "kernels", "ops"):
         if section in args.only:
             todo += [one(section, shape, backend) for backend in backends for shape in args.shapes]
-        if section == "step" and section in args.only and backends:  # what less memory, or dead features, cost in time
+        if section == "step" and section in args.only and backends:  # time that less memory, or dead features, cost
             todo += [
                 one(section, shape, backends[0], options=some)
                 for some in options

@@ -140,8 +140,8 @@ def outcome(part: Row) -> str:
 
 
 def state(run: Run, section: str, row: Row) -> str | None:
-    """What the tests say of the kernels that a row was measured with: the worst of its backend's parts, and of those
-    of the selection by Triton, which a step of either backend uses. None for what is not ours."""
+    """Outcome of the tests of the kernels that a row was measured with: the worst of its backend's parts, and of those
+    of the selection by Triton, which a step of either backend uses. None for other libraries."""
     if "backend" not in row:
         return None
     tests = run.stored("tests")

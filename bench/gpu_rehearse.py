@@ -126,7 +126,7 @@ def stand_in(emulated: str) -> Clock:
 
 
 def verdict(run: Run, shapes: Sequence[str], backends: Sequence[str]) -> list[str]:
-    """What did not go as it must: nothing but what was broken on purpose may lack a figure."""
+    """Deviations from the expected result: only the parts broken on purpose may lack a figure."""
     wrong = [f"no figure: {row}" for row in failures(run) if not (row.get("name") == FAULTY and "7: " in row["error"])]
     tests = run.stored("tests")
     red = RED if RED in backends else "triton"

@@ -12,7 +12,7 @@ from typing import Any
 
 Row = dict[str, Any]
 NO_TIME = "no time was left"
-SAME = ("gpu", "commit", "sources", "torch", "triton")  # what figures of one folder have in common
+SAME = ("gpu", "commit", "sources", "torch", "triton")  # equal for all figures of one folder
 MARKED = ("step", "kernels", "ops")  # sections whose rows say what the tests of their backend said
 
 
@@ -60,7 +60,7 @@ class Run:
         self._replace(self.folder / f"{section}.json", json.dumps(self.results[section], indent=1) + "\n")
 
     def mark(self) -> None:
-        """Say anew what the tests said, in all rows that are there."""
+        """Update the outcome of the tests in all stored rows."""
         for section in MARKED:
             if stored := self.stored(section):
                 self.keep(section, {name: value for name, value in stored.items() if name != "about"})
@@ -83,7 +83,7 @@ class Run:
         return [row for row in (self.stored(section) or {}).get("rows", []) if row["shape"] == shape]
 
     def rates(self, shape: str) -> dict[str, Any] | None:
-        """What the floor section measured for this shape."""
+        """Rates that the floor section measured for this shape."""
         for row in self.rows("floor", shape):
             if "error" not in row:
                 return {name: row[name] for name in ("flops_per_second", "bytes_per_second", "product")}
@@ -109,7 +109,7 @@ class Run:
 
 
 def task_name(about: dict[str, Any]) -> str:
-    """What a task and its rows have in common within a section."""
+    """Name shared by a task and its rows within a section."""
     options = about.get("options") or {}
     return " ".join([about["shape"], about.get("backend", ""), *(f"{k}={v}" for k, v in sorted(options.items()))])
 
@@ -146,7 +146,7 @@ class Section:
         """A row, or what more there is to say of it."""
         for old in self.rows:
             if task_name(old) == task_name(row) and old.get("name") == row.get("name"):
-                old.pop("error", None)  # what there was no figure of still stands under "lost"
+                old.pop("error", None)  # missing figures are still listed under "lost"
                 old.update(row)
                 return
         self.rows.append(row)

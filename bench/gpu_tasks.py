@@ -99,7 +99,7 @@ def perform(task: Task, clock: Any, tell: Tell) -> None:
 
 
 def rates(task: Task) -> floor.Rates | None:
-    """What the floor section measured; None where it could not."""
+    """Rates that the floor section measured; None where it could not."""
     return floor.Rates(**task["rates"]) if task.get("rates") else None
 
 

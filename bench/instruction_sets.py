@@ -13,7 +13,7 @@ from monosem.bench.rounds import DENSE, MONOSEM, Entrant
 from monosem.bench.workloads import Workload
 from monosem.ops import backend
 
-# What each level of our kernels is called by PyTorch's own, by oneDNN and by MKL, and how the encoder multiplies there.
+# For each level of our kernels: its name in PyTorch, in oneDNN and in MKL, and the precision of the encoder's product.
 _LEVELS = {
     "avx512vnni": ("avx512", "AVX512_CORE_VNNI", "AVX512", "int8"),
     "avx512": ("avx512", "AVX512_CORE", "AVX512", "int16"),

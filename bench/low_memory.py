@@ -1,4 +1,4 @@
-"""What do the low-memory options cost in loss?
+"""Cost in loss of the low-memory options of Adam.
 
 Model A's MLP activations of the shipped text (512 wide), a TopK and a ReLU dictionary; the same weights, batches and
 learning rate, the moments of Adam in fp32, bf16 and int8, and rows left alone in batches without a gradient for them.

@@ -16,7 +16,7 @@ from monosem.bench import machine
 
 
 def answer(figures: dict[str, Any]) -> None:
-    """Print what a phase found, with the peak of memory of this process, as its last line."""
+    """Print the figures of a phase, with the peak memory of this process, as its last line."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(json.dumps(figures | {"peak_gb": round(peak / 1e6, 2)}))
 

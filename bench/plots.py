@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 _COLOURS = ("#0b6bcb", "#c2410c", "#4d7c0f", "#7e22ce")
-_NAMES = {"f": "features F", "n": "tokens a step N", "k": "active features a token K"}
+_NAMES = {"f": "features F", "n": "tokens per step N", "k": "active features per token K"}
 
 
 def growth(result: dict[str, Any], path: Path) -> Path:
@@ -33,7 +33,7 @@ def growth(result: dict[str, Any], path: Path) -> Path:
         dashes = {"ls": "--", "color": "#555", "lw": 1.2}
         time.plot(xs, [point["floor"]["ms"] for point in points], label="floor of this machine", **dashes)
         memory.plot(xs, [point["state_bytes"] / 1e9 for point in points], label="weights and Adam's state", **dashes)
-        for axes, what in ((time, "ms a step"), (memory, "peak memory, GB")):
+        for axes, what in ((time, "ms per step"), (memory, "peak memory, GB")):
             axes.set(xscale="log", yscale="log", xlabel=_NAMES[result["axis"]], ylabel=what)
             axes.set_xscale("log", base=2)
             axes.xaxis.set_major_locator(LogLocator(base=2, numticks=len(xs) + 2))

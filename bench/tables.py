@@ -55,7 +55,7 @@ def growth_table(result: dict[str, Any]) -> Table:
 
 
 def end_to_end_table(result: dict[str, Any]) -> Table:
-    head = ["whole training run", "tokens a second", "× SAELens", "peak memory"]
+    head = ["whole training run", "tokens per second", "× SAELens", "peak memory"]
     theirs = result["rows"][-1]["tokens_per_second"]
     rows = []
     for row in result["rows"]:
@@ -79,7 +79,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], Table]] = {
 
 
 def title(result: dict[str, Any]) -> str:
-    """What was measured, in a line: the shape and the machine."""
+    """Shape and machine of a measurement, in one line."""
     m = result["machine"]
     if result["what"] == "end_to_end":
         shape = f"model {result['model']}, {result['hook']}, {result['steps']} steps of N={result['n']:,}, "
@@ -95,7 +95,7 @@ def title(result: dict[str, Any]) -> str:
 
 
 def remarks(result: dict[str, Any]) -> list[str]:
-    """What belongs under a table: what it comes to, and in what the steps differ."""
+    """Remarks below a table: its summary, and the differences between the steps."""
     lines = best_of_peers(result) if result["what"] == "train_step" else []
     return [*lines, *result.get("remarks", []), *show.notes(result if "rows" in result else {"rows": []})]
 

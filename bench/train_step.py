@@ -33,12 +33,14 @@ def measure(
     if who is not None:
         left_out = sorted({e.name for e in everyone} - set(who))
         size = 4e-9 * w.n * w.f
-        remarks.append(f"{', '.join(left_out)}: left out, for they keep several arrays of {size:.1f} GB (N × F) a step")
+        remarks.append(
+            f"{', '.join(left_out)}: left out, for they keep several arrays of {size:.1f} GB (N × F) per step"
+        )
     return result | {"remarks": remarks}
 
 
 def best_of_peers(result: dict[str, Any]) -> list[str]:
-    """What the table comes to: how many times faster than the fastest other, in any precision and in fp32."""
+    """Summary of the table: our speed relative to the fastest other, in any precision and in fp32."""
     ours = result["rows"][0]["name"]  # which stands in every group
     rows = [row for row in result["rows"] if row.get("ratio") and row["name"] != ours]
     lines = []

@@ -100,7 +100,7 @@ def _within(anchor: str, result: Any) -> Counts:
 
 
 def claim(stem: str, writer: str, *anchors: str) -> Page:
-    """A page of one verb of the evidence, its result as JSON beside it."""
+    """A page of one command of the evidence, its result as JSON beside it."""
 
     def counts(page: Path) -> Counts:
         result = record(page.with_suffix(".json"))

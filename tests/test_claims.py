@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from monosem.analysis.evidence.guide import GUIDES
-from monosem.cli.main import VERBS
+from monosem.cli.main import COMMANDS
 from monosem.reproduce.context import Context
 from monosem.reproduce.presets import PRESETS
 from monosem.reproduce.stages import all_stages, claims
@@ -28,7 +28,7 @@ def test_the_document_lists_the_guides_in_their_order():
 
 
 def test_every_guide_has_a_command():
-    assert {guide.command.split()[1] for guide in GUIDES.values()} <= set(VERBS)
+    assert {guide.command.split()[1] for guide in GUIDES.values()} <= set(COMMANDS)
 
 
 def test_every_guide_has_a_stage_and_every_stage_a_guide(tmp_path):

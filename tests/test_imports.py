@@ -1,4 +1,4 @@
-"""The arrows of the house: who may import whom."""
+"""The direction of imports between layers."""
 
 import ast
 from pathlib import Path
@@ -30,7 +30,7 @@ def imports(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             names = [a.name for a in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import; the house imports one way, `from monosem.…`"
+            assert node.level == 0, f"{path}: relative import; this project writes, `from monosem.…`"
             names = [f"{node.module}.{a.name}" for a in node.names]
         else:
             continue

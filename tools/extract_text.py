@@ -15,7 +15,7 @@ from pathlib import Path
 
 LINES = ("\n", ". ")
 
-# What a paragraph must be written in to count as this language (translations leave some of it in English).
+# Script that a paragraph must be written in to count as this language (translations leave some of it in English).
 SCRIPTS = {
     "arabic": "\u0600-\u06ff",
     "hebrew": "\u0590-\u05ff",

@@ -145,7 +145,7 @@ def sampled(documents: Iterable[Listed], groups: Sequence[Group], size: float) -
 
 
 def _rooms(there: dict[str, int], groups: Sequence[Group], total: float) -> dict[str, float]:
-    """What each source gives to a total: its group's share, in proportion to what there is of it."""
+    """Share of each source in a total: its group's share, in proportion to the size of the source."""
     of_group = {g.name: 0 for g in groups}
     for source, size in there.items():
         of_group[group_of(source, groups).name] += size

@@ -1,7 +1,7 @@
 """The sample text in two parts: one in which rare kinds are as rare as in the mixture, one that is rich in them.
 
-What is measured (how often a feature fires, what a dictionary costs) is measured on the first; the second is for
-looking at examples, and shares no document with it.
+Figures (how often a feature fires, the loss of a dictionary) are measured on the first; the second is for looking at
+examples, and shares no document with it.
 """
 
 from __future__ import annotations

@@ -164,7 +164,7 @@ def test_floor_counts_every_byte_and_product():
     assert best["product_ms"] == pytest.approx(1e3 * 2 * 8192 * 4096 * 131_072 / 800e12)  # 11 ms
     assert best["gathers_ms"] == pytest.approx(1e3 * 3 * 8192 * 64 * 4096 * 4 / 4e12)  # three passes over N·K rows
     assert best["adam_ms"] == pytest.approx(1e3 * 2 * 131_072 * 4096 * 24 / 4e12)  # w, m, v read and written, twice
-    assert best["rescore_ms"] == pytest.approx(1e3 * 8192 * 64 * 4096 * 4 / 4e12)  # K candidates a token, once more
+    assert best["rescore_ms"] == pytest.approx(1e3 * 8192 * 64 * 4096 * 4 / 4e12)  # K candidates per token, once more
     parts = ("product_ms", "rescore_ms", "gathers_ms", "adam_ms")
     assert best["ms"] == pytest.approx(sum(best[name] for name in parts))
 

@@ -62,7 +62,7 @@ def test_entrants_alternate_and_one_failure_does_not_stop_the_others(fake, data)
     assert "ended with status 3" in dies.error
     assert not other.error and absent.error == "its environment is not set up"
     first = [next(s for s in messages if s.startswith(f"round {n}/3")) for n in (1, 2, 3)]
-    assert first == ["round 1/3: good", "round 2/3: good", "round 3/3: good"], "the order moves on by one a round"
+    assert first == ["round 1/3: good", "round 2/3: good", "round 3/3: good"], "the order rotates by one per round"
 
 
 def test_a_silent_worker_is_stopped(fake, tmp_path):

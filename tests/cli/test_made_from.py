@@ -29,8 +29,8 @@ def workspace(tmp_path_factory):
     return folder
 
 
-def run(workspace, verb, *words, text="text.jsonl"):
-    return main([verb, *map(str, words), "--text", str(workspace / text), "--quiet"])
+def run(workspace, command, *words, text="text.jsonl"):
+    return main([command, *map(str, words), "--text", str(workspace / text), "--quiet"])
 
 
 def answers(out):
@@ -43,7 +43,7 @@ def answers(out):
 
 
 FEW = ("--features", 2, "--neurons", 1)
-VERBS = {
+COMMANDS = {
     "evaluate": (("small",), "evaluation.json"),
     "proxies": (("small",), "proxies.json"),
     "neurons": (("small",), "neurons.json"),
@@ -59,17 +59,17 @@ VERBS = {
 }
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_a_result_records_its_text_and_dictionaries(workspace, tmp_path, verb, capsys):
-    words, name = VERBS[verb]
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_result_records_its_text_and_dictionaries(workspace, tmp_path, command, capsys):
+    words, name = COMMANDS[command]
     words = [workspace / w if w in ("small", "large") else w for w in words]
-    assert run(workspace, verb.split()[0], *words, "--out", tmp_path) == 0, capsys.readouterr().err
+    assert run(workspace, command.split()[0], *words, "--out", tmp_path) == 0, capsys.readouterr().err
     check(workspace, tmp_path / name, [w for w in words if w in (workspace / "small", workspace / "large")])
-    if verb == "rate":
+    if command == "rate":
         assert main(["rate", "--score", str(answers(tmp_path))]) == 0
         check(workspace, tmp_path / "rubric.json", [workspace / "small"])
     written = {path.name for path in tmp_path.glob("*.json")}
-    assert written == {name} | ({"answers.json", "rubric.json"} if verb == "rate" else set())
+    assert written == {name} | ({"answers.json", "rubric.json"} if command == "rate" else set())
 
 
 def check(workspace, path, folders):

@@ -1,18 +1,18 @@
-"""The command itself: help that is there at once, and verbs that are spelled wrongly."""
+"""The command itself: help that is there at once, and commands that are spelled wrongly."""
 
 import subprocess
 import sys
 
 import pytest
 
-from monosem.cli.main import VERBS, main
+from monosem.cli.main import COMMANDS, main
 
 # Every help in one process in which PyTorch and numpy cannot be imported at all.
 HELP = """
 import sys
 sys.modules["torch"] = sys.modules["numpy"] = None
-from monosem.cli.main import VERBS, main
-for argv in [["--help"], *([verb, "--help"] for verb in VERBS)]:
+from monosem.cli.main import COMMANDS, main
+for argv in [["--help"], *([command, "--help"] for command in COMMANDS)]:
     try:
         main(argv)
     except SystemExit as end:
@@ -23,8 +23,8 @@ for argv in [["--help"], *([verb, "--help"] for verb in VERBS)]:
 def test_help_needs_no_torch():
     done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for verb in VERBS:
-        assert f"usage: monosem {verb} " in done.stdout
+    for command in COMMANDS:
+        assert f"usage: monosem {command} " in done.stdout
 
 
 def test_every_public_name_is_found():

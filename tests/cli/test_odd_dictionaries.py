@@ -1,4 +1,4 @@
-"""Every verb of the evidence on dictionaries and texts at their edges: a page that says what is so, or one line."""
+"""Every command of the evidence on dictionaries and texts at their edges: a page that says what is so, or one line."""
 
 import base64
 import json
@@ -53,7 +53,7 @@ CASES = [
     ("one dead feature", "one source"),
     ("k = 1", "one row"),
 ]
-VERBS = {
+COMMANDS = {
     "proxies": ["proxies", "A"],
     "neurons": ["neurons", "A"],
     "automata": ["automata", "A", "--support", 3],
@@ -102,10 +102,10 @@ def call(workspace, folder, text, words):
 
 
 @pytest.mark.parametrize(("case", "text"), CASES, ids=lambda value: value)
-@pytest.mark.parametrize("page", VERBS)
+@pytest.mark.parametrize("page", COMMANDS)
 def test_odd_dictionaries_give_a_page_or_a_one_line_error(workspace, capsys, page, case, text):
     folder = runs(workspace, case)
-    code = call(workspace, folder, text, VERBS[page])
+    code = call(workspace, folder, text, COMMANDS[page])
     output = capsys.readouterr().err
     if code:
         assert code == 2 and output.count("\n") == 1, output
@@ -133,9 +133,9 @@ def test_every_source_is_a_label(workspace, capsys):
     folder = runs(workspace, "none dead")
     for words in (
         ["split", "A", "wide", "--least", 3, "--no-map", "--label", "python"],
-        [*VERBS["steering"], "--labels", "python"],
+        [*COMMANDS["steering"], "--labels", "python"],
         ["steer", "A", "--ablate", "python", "--read"],
-        VERBS["report"],
+        COMMANDS["report"],
     ):
         assert call(workspace, folder, "own", words) == 0, capsys.readouterr().err
     assert json.loads((folder / "out" / "splitting.json").read_text())["label"] == "python"
@@ -150,9 +150,9 @@ def test_the_papers_figures_are_shown_only_for_its_labels(workspace, capsys):
     folder = runs(workspace, "none dead")
     shown = {}
     for text in ("papers", "own"):
-        assert call(workspace, folder, text, VERBS["proxies"]) == 0
+        assert call(workspace, folder, text, COMMANDS["proxies"]) == 0
         shown[text] = capsys.readouterr().out, json.loads((folder / "out" / "proxies.json").read_text())
-        assert call(workspace, folder, text, VERBS["neurons"]) == 0
+        assert call(workspace, folder, text, COMMANDS["neurons"]) == 0
         shown[text] += (capsys.readouterr().out,)
     told, result, neurons = shown["papers"]
     assert "paper" in told and {"Arabic", "DNA", "base64"} <= {p["name"] for p in result["proxies"]}
@@ -161,7 +161,7 @@ def test_the_papers_figures_are_shown_only_for_its_labels(workspace, capsys):
     assert "paper" not in told and {"DNA", "base64"} <= set(result["absent"])
     assert all(p["paper"] is None for p in result["proxies"])
     assert not re.search("DNA|base64", neurons)
-    asked = [*VERBS["proxies"], "--proxy", "base64", "--only-own"]
+    asked = [*COMMANDS["proxies"], "--proxy", "base64", "--only-own"]
     assert call(workspace, folder, "own", asked) == 0
     (only,) = json.loads((folder / "out" / "proxies.json").read_text())["proxies"]
     assert only["name"] == "base64" and only["paper"] is None
@@ -169,13 +169,12 @@ def test_the_papers_figures_are_shown_only_for_its_labels(workspace, capsys):
 
 def test_feature_numbers_link_to_the_browser(workspace, capsys):
     folder = runs(workspace, "none dead")
-    assert call(workspace, folder, "own", VERBS["neurons"]) == 0
+    assert call(workspace, folder, "own", COMMANDS["neurons"]) == 0
     page = folder / "out" / "neurons.html"
     assert 'class="feature"' in page.read_text() and "features/index.html#" not in page.read_text()
     words = [*map(str, ("features", folder / "A", "--text", workspace / "own.jsonl", "--quiet"))]
     assert main(words) == 0
-    for verb in ("neurons", "proxies", "splitting"):
-        assert call(workspace, folder, "own", VERBS[verb]) == 0, capsys.readouterr().err
-        assert '<a class="feature" href="../A/features/index.html#' in (folder / "out" / f"{verb}.html").read_text(), (
-            verb
-        )
+    for command in ("neurons", "proxies", "splitting"):
+        assert call(workspace, folder, "own", COMMANDS[command]) == 0, capsys.readouterr().err
+        page = (folder / "out" / f"{command}.html").read_text()
+        assert '<a class="feature" href="../A/features/index.html#' in page, command

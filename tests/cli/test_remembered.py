@@ -41,15 +41,15 @@ def train(folder, out, *more):
     return main([str(w) for w in words])
 
 
-def run(verb, folder, *more):
-    return main([verb, str(folder), "--quiet", *map(str, more)])
+def run(command, folder, *more):
+    return main([command, str(folder), "--quiet", *map(str, more)])
 
 
 def test_later_commands_read_the_text_of_the_run_and_print_it(trained, workspace, capsys):
     text = str((trained / "text.jsonl").resolve())
     assert ms.load(workspace / "run").metadata["text"]["text"] == text
-    for verb, more in (("evaluate", ()), ("proxies", ()), ("index", ("--split", "all"))):
-        assert run(verb, workspace / "run", *more) == 0
+    for command, more in (("evaluate", ()), ("proxies", ()), ("index", ("--split", "all"))):
+        assert run(command, workspace / "run", *more) == 0
         assert f"text: {text}, as trained" in capsys.readouterr().out
     evidence = json.loads((workspace / "run" / "proxies.json").read_text())
     assert "weights" in str(evidence) and ms.load(workspace / "run").metadata["text"]["sha256"] in str(evidence)
@@ -175,7 +175,7 @@ def test_a_run_is_extended_and_a_new_run_starts_from_it(trained, workspace, caps
 def test_every_command_uses_the_context_of_the_run(trained, tmp_path, capsys):
     assert train(tmp_path, "run", "--model", trained / "model", "--text", trained / "text.jsonl", "--context", 16) == 0
     few = ("--features", 2, "--neurons", 0)
-    verbs = {
+    commands = {
         "evaluate": ("evaluation.json", ("--split", "all")),
         "proxies": ("proxies.json", ()),
         "neurons": ("neurons.json", ()),
@@ -186,12 +186,12 @@ def test_every_command_uses_the_context_of_the_run(trained, tmp_path, capsys):
         "steer": ("steered_reading.json", ("--pin", "1=2.0", "--read")),
         "index": ("index.json", ()),
     }
-    for verb, (name, more) in verbs.items():
+    for command, (name, more) in commands.items():
         capsys.readouterr()
-        assert run(verb, tmp_path / "run", *more, "--out", tmp_path / verb) == 0, verb
-        assert "--context 16, as trained" in capsys.readouterr().out, verb
-        held = json.loads((tmp_path / verb / name).read_text())
-        assert (held["n_ctx"] if verb == "index" else held["made_from"].get("context", 16)) == 16, verb
+        assert run(command, tmp_path / "run", *more, "--out", tmp_path / command) == 0, command
+        assert "--context 16, as trained" in capsys.readouterr().out, command
+        held = json.loads((tmp_path / command / name).read_text())
+        assert (held["n_ctx"] if command == "index" else held["made_from"].get("context", 16)) == 16, command
     read = json.loads((tmp_path / "evaluate" / "evaluation.json").read_text())
     assert read["tokens"] < 16 * read["contexts"]  # BOS does not count; rows are of 16
     assert run("evaluate", tmp_path / "run", "--split", "all", "--context", 32, "--out", tmp_path / "other") == 0

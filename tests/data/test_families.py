@@ -126,7 +126,7 @@ def test_the_middle_of_a_layer_is_read_and_not_written(family):
         return
     with pytest.raises(ValueError, match=r"replace: 'blocks.0.hook_resid_mid' .* does not reach the residual stream"):
         ours.token_losses(TOKENS, {hook: torch.zeros_like})
-    with pytest.raises(ValueError, match="replace: "):  # what verbs ask before they begin
+    with pytest.raises(ValueError, match="replace: "):  # what commands ask before they begin
         ours.check_written(hook)
     ours.check_written("blocks.0.hook_resid_post")
     after = ours.logit_directions("blocks.0.hook_resid_post")  # the same stream

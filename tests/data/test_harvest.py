@@ -229,7 +229,7 @@ BAD = [
     ({"tokens": numbered(2) - 1}, "ids -1 to 30"),
     ({"skip_positions": 16}, "skip_positions: got 16; wanted 0 to 15"),
     ({"forward_contexts": 0}, "forward_contexts: got 0"),
-    ({"model": Crooked()}, r"gave \[.*, 16, 5, 1\].*one vector a token"),
+    ({"model": Crooked()}, r"gave \[.*, 16, 5, 1\].*one vector per token"),
 ]
 
 

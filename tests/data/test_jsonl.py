@@ -124,15 +124,15 @@ def test_rows_of_strings(model):
             ms.pack_rows([Document("x", words), wrong], model)
 
 
-@pytest.mark.parametrize("verb", ["train", "harvest", "lm"])
-def test_a_command_names_the_bad_line_without_a_traceback(tmp_path, capsys, verb):
+@pytest.mark.parametrize("command", ["train", "harvest", "lm"])
+def test_a_command_names_the_bad_line_without_a_traceback(tmp_path, capsys, command):
     lines = [json.dumps({"text": d.text, "source": d.source}) for d in tiny_documents()]
     lines[13] = '{"text": "cut here \\ud83d"}'
     (tmp_path / "t.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    verbs = ["lm", "train"] if verb == "lm" else [verb]
-    assert main.main([*verbs, "--text", str(tmp_path / "t.jsonl"), "--out", str(tmp_path / "out")]) == 2
+    commands = ["lm", "train"] if command == "lm" else [command]
+    assert main.main([*commands, "--text", str(tmp_path / "t.jsonl"), "--out", str(tmp_path / "out")]) == 2
     output = capsys.readouterr().err.strip().splitlines()[-1]
-    assert output.startswith(f"monosem {verb}: text: ") and "t.jsonl, line 14 holds a lone surrogate" in output
+    assert output.startswith(f"monosem {command}: text: ") and "t.jsonl, line 14 holds a lone surrogate" in output
 
 
 def test_arguments_that_are_not_utf8(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Shuffled batches of a stream: every token once an epoch, contexts mixed, exact position."""
+"""Shuffled batches of a stream: every token once per epoch, contexts mixed, exact position."""
 
 import json
 import os

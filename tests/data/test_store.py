@@ -1,4 +1,4 @@
-"""ActivationStore: every token once an epoch from all over the store, exact position, bounded memory, damage found."""
+"""ActivationStore: every token once per epoch from all over the store, exact position, bounded memory, damage found."""
 
 import json
 import os
@@ -21,7 +21,7 @@ STORED = numbered(640)[:, 1:].flatten()
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """640 contexts of 15 tokens, width 512, bf16 (128 tokens a block), in 7 shards of up to 100 contexts."""
+    """640 contexts of 15 tokens, width 512, bf16 (128 tokens per block), in 7 shards of up to 100 contexts."""
     written = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("monosem.data.harvest._per_shard", lambda *_: 100)

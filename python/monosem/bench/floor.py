@@ -1,4 +1,4 @@
-"""The least time that this machine can take: products at its measured rate, bytes at its measured bandwidth."""
+"""The floor: the roofline lower bound on time, from the measured rate of products and the measured bandwidth."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from monosem.ops import backend
 
 @dataclass(frozen=True)
 class Rates:
-    """What was measured at this width.
+    """Measured rates of this machine at one width.
 
     Attributes:
         flops_per_second: of a product in the precision that the encoder multiplies in here.

@@ -27,7 +27,7 @@ Launches = dict[str, list[float]]  # kernel → microseconds of each of its laun
 
 @dataclass(frozen=True)
 class Work:
-    """What no implementation of a kernel can avoid, all its launches of a step together.
+    """Least work of a kernel in any implementation, all its launches of a step together.
 
     ``moved``: inputs read once, outputs written once; a gathered row every time, as the rows of a batch do not stay in
     cache at these sizes. How many candidates there are depends on the data: the fewest are counted, N·K.
@@ -57,7 +57,7 @@ def of_step(w: Workload, adam_state: str = "fp32") -> list[tuple[str, Work]]:
     sort = {
         "sort_count_kernel": Work(0, passes * (4 * e + 4 * tiles)),
         "sort_scan_kernel": Work(0, passes * 8 * tiles),
-        # Each pass reads features and, after the first, entries; writes both, the last 8 bytes an entry and its token.
+        # Each pass reads features and, after the first, entries; writes both, the last 8 bytes per entry and its token.
         "sort_place_kernel": Work(0, passes * (8 * e + 8 * e + 4 * tiles)),
         "sort_starts_kernel": Work(0, 4 * e + 8 * f),
     }
@@ -128,7 +128,7 @@ def profiled(call: Callable[[], Any], device: torch.device) -> tuple[Launches, f
 
 
 def by_name(events: Any) -> tuple[Launches, float]:
-    """What ran on the GPU, of a profiler's events."""
+    """Launches on the GPU among a profiler's events."""
     launches: Launches = {}
     times: list[float] = []
     for event in events:

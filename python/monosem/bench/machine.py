@@ -1,4 +1,4 @@
-"""What a figure was measured on, and how fast that machine is at the two things a step is made of."""
+"""Description of this machine, and its measured rates of products and of memory."""
 
 from __future__ import annotations
 
@@ -77,11 +77,11 @@ def multiplies_bf16() -> bool:
 
 @cache
 def int_rate(d: int, bits: int) -> float:
-    """FLOP/s (two a multiply-add) of our integer product, on one panel of tokens and one of features."""
+    """FLOP/s (two per multiply-add) of our integer product, on one panel of tokens and one of features."""
     if backend.native is None:
         raise RuntimeError(
             f"bench: monosem's compiled CPU module cannot be used ({backend.native_error}); without it there is no "
-            "floor to measure for whole numbers. Install it, or set MONOSEM_PRODUCT=fp32."
+            "floor to measure for an integer product. Install it, or set MONOSEM_PRODUCT=fp32."
         )
     tokens, features = backend.native.panels()
     left = cpu_int.QuantizedRows(torch.randn(tokens, d, dtype=torch.float32, device="cpu"), bits, tokens=True)

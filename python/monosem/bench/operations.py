@@ -47,7 +47,7 @@ def operations(w: Workload, device: torch.device | str = "cpu", encoded: bool = 
     x = w.batches(1, directions)[0]
     bias = torch.full((w.f,), w.bias(directions, x), dtype=torch.float32, device=device)
     w_dec, b_dec = directions, torch.zeros(w.d, device=device, dtype=torch.float32)
-    moved, moved_bias = directions.clone(), bias.clone()  # what is written in place
+    moved, moved_bias = directions.clone(), bias.clone()  # written in place
     n, d, f = w.n, w.d, w.f
     if w.fixed_k:
         rounded = _Rounded(w_dec)
@@ -132,7 +132,7 @@ class _Rounded:
 
 
 def drawn(w: Workload, device: torch.device) -> SparseCode:
-    """K different features a token, ascending, with random values: what an encoder could have given."""
+    """K different features per token, ascending, with random values, as an encoder could return."""
     g = torch.Generator(device).manual_seed(2)
     step = w.f // w.k  # one feature out of each K-th of them
     indices = torch.randint(step, (w.n, w.k), generator=g, device=device, dtype=torch.int32)

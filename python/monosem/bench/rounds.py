@@ -1,4 +1,4 @@
-"""Entrants in processes of their own, taking turns: one runs, the others wait.
+"""Entrants in processes of their own, interleaved: one runs while the others block.
 
 Libraries whose requirements contradict each other cannot share an interpreter, and a fair comparison needs them in
 the same minutes: the parent starts a ``worker.py`` for each under its own Python and lets them step in turn.
@@ -38,10 +38,10 @@ class Entrant:
     Attributes:
         name: the library.
         precision: ``"default"`` or ``"bf16"`` (autocast).
-        variant: what the entrant's file makes of it.
+        variant: passed to the entrant's file.
         python: interpreter of its environment.
-        env: further environment variables.
-        missing: why it cannot be started, when that is known before.
+        env: more environment variables.
+        missing: the reason, when it is known before that it cannot start.
     """
 
     name: str
@@ -63,7 +63,7 @@ COMPILED = Entrant("PyTorch", ENTRANTS / "dense.py", variant="compiled")
 
 
 class Failed(RuntimeError):
-    """An entrant could not do what it was asked; the message goes into the table."""
+    """An entrant failed; the message goes into the table."""
 
 
 class Worker:
@@ -136,7 +136,7 @@ class Worker:
 
 @dataclass
 class Row:
-    """What one entrant did."""
+    """Measurements of one entrant."""
 
     entrant: Entrant
     group: int = 0
@@ -190,11 +190,11 @@ def take_turns(
     timed: int = 2,
     say: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Let the entrants of ``rows`` step in turn, and fill in what they did.
+    """Let the entrants of ``rows`` step in turn, and fill in their measurements.
 
-    Each first takes three untimed steps; then come ``rounds`` rounds of ``timed`` timed steps each, the order moved on
-    by one a round, fewer when ``budget`` seconds have passed (never fewer than three). At the end each says what it
-    makes of the held-out batch. An entrant that fails gets an ``error`` and the others go on.
+    Each first takes three untimed steps; then come ``rounds`` rounds of ``timed`` timed steps each, the order rotated
+    by one per round, fewer when ``budget`` seconds have passed (never fewer than three). At the end each
+    evaluates the held-out batch. An entrant that fails gets an ``error`` and the others go on.
     """
     with tempfile.TemporaryDirectory() as folder:
         workers: dict[int, Worker] = {}

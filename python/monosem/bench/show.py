@@ -82,7 +82,7 @@ def operations_table(result: dict[str, Any]) -> Table:
 
 
 def notes(result: dict[str, Any]) -> list[str]:
-    """What differs between the steps that are compared, by entrant."""
+    """Differences between the compared steps, by entrant."""
     return [f"{row['name']}: {note}" for row in result["rows"] for note in row.get("notes", [])]
 
 

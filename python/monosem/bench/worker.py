@@ -1,15 +1,15 @@
-"""A process that takes training steps when it is told to: ``python worker.py ENTRANT.py JOB.json``.
+"""A process that takes training steps on request: ``python worker.py ENTRANT.py JOB.json``.
 
 It runs under the interpreter of the library that it measures, in that library's own environment, so it imports PyTorch
 and the entrant only, nothing of monosem. One line of JSON comes in, one goes out:
 
     {"do": "steps", "first": 0, "count": 2, "settle": 1}   ``settle`` untimed steps, then ``count`` timed ones
-    {"do": "evaluate"}                                     what the entrant says of the held-out batch
+    {"do": "evaluate"}                                     the entrant's evaluation of the held-out batch
     {"do": "run"}                                          the entrant's own run, for whole programs
 
 An entrant is a file with ``build(job, weights)``, which returns an object with ``step(x)`` (the loss, or None),
 ``evaluate(x) -> dict``, or ``run() -> dict``, and may have ``notes`` and ``packages`` (lists of strings). While
-others have their turn this process waits in a read, its threads asleep.
+others take steps this process blocks in a read.
 """
 
 import gc
@@ -116,7 +116,7 @@ class Turns:
 
 
 def main() -> None:
-    # What libraries print must not get between the lines of the protocol: it goes where errors go, to the log.
+    # Output of libraries must not mix with the lines of the protocol: it is redirected to the log.
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
 

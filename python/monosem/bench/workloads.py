@@ -14,7 +14,7 @@ from monosem.nn.config import SAEConfig
 
 @dataclass(frozen=True)
 class Workload:
-    """N tokens a step, width D, F features, K active a token (ReLU: on average, at the start).
+    """N tokens per step, width D, F features, K active per token (ReLU: on average, at the start).
 
     The data are sums of K random unit directions out of F, with weights uniform in [0, 1). A dictionary starts as
     those directions (``start``), as after training, or as others (``start(trained=False)``).
@@ -111,7 +111,7 @@ class Workload:
         return 2 * self.f * self.d * 24
 
     def state_bytes(self, product: str, adam_state: str = "fp32") -> int:
-        """What must be kept: parameters in fp32, Adam's two moments, and the encoder as this product multiplies it."""
+        """Bytes of the state: parameters in fp32, Adam's two moments, and the encoder as this product multiplies it."""
         moments = {"fp32": 8, "bf16": 4, "int8": 2}[adam_state] * 2 * self.f * self.d
         scales = 16 * self.f if adam_state == "int8" else 0
         copy = {"fp32": 0, "bf16": 2, "int16": 2, "int8": 1}[product] * self.f * self.d

@@ -1,4 +1,4 @@
-"""What the verbs of the evidence share: their options, and writing ``<claim>.json`` and ``<claim>.html``."""
+"""Shared by the commands of the claims: their options, and writing ``<claim>.json`` and ``<claim>.html``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user reads when a verb fails: one line, with the files that it was given where the error names none."""
+"""The error message of a command: one line, with the files that were given where the error names none."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import re
 import sys
 import traceback
 
-EXPECTED = (ValueError, OSError, RuntimeError, ImportError)  # what the package raises, and what the system says
+EXPECTED = (ValueError, OSError, RuntimeError, ImportError)  # raised by the package and by the system
 SHOW = "MONOSEM_TRACEBACK"
 
 
-def say(verb: str, error: Exception, args: argparse.Namespace) -> int:
+def say(command: str, error: Exception, args: argparse.Namespace) -> int:
     """Print the error as one line, and all of it where ``MONOSEM_TRACEBACK`` is set; returns the exit status."""
     if os.environ.get(SHOW):
         traceback.print_exception(error)
-    print(f"monosem {verb}: {_line(error, args)}", file=sys.stderr)
+    print(f"monosem {command}: {_line(error, args)}", file=sys.stderr)
     return 2
 
 
@@ -30,7 +30,7 @@ def _line(error: Exception, args: argparse.Namespace) -> str:
         return _of_the_system(error)
     if isinstance(error, EXPECTED) and text:
         return text
-    # Nothing is known to end here: what does is a file in which monosem did not expect what stands there, or a fault.
+    # No known error ends here: it is a file with unexpected content, or a fault.
     return (
         f"unexpected {type(error).__name__} ({text or 'without a word'}){_of(args)}: a file there may be damaged or of "
         f"another kind; if none is, this is a fault of monosem. {SHOW}=1 shows where it happened."
@@ -38,7 +38,7 @@ def _line(error: Exception, args: argparse.Namespace) -> str:
 
 
 def _of_the_system(error: OSError) -> str:
-    """What the system says of a path, with what to do."""
+    """An error of the system about a path, with the remedy."""
     path = os.fspath(error.filename)
     path = path.decode(errors="replace") if isinstance(path, bytes) else str(path)
     if isinstance(error, (FileExistsError, NotADirectoryError)):

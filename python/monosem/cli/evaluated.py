@@ -1,4 +1,4 @@
-"""What an evaluation was made from, and whether it may take the place of the one that is there."""
+"""The inputs of an evaluation, and whether it may replace the one in its folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def made_from(
     skip_positions: int = 1,
     tokens: int | None = None,
 ) -> dict[str, Any]:
-    """What the figures depend on, for ``evaluation.json``; to be compared before the work is done."""
+    """Everything that the figures depend on, for ``evaluation.json``; compared before the work is done."""
     from monosem.analysis.index import fingerprint as of
     from monosem.analysis.scan import spread
     from monosem.data import fingerprint

@@ -1,4 +1,4 @@
-"""What a result was made from, in its JSON; and what becomes of an earlier one that was made from something else."""
+"""The inputs of a result, recorded in its JSON; an earlier result of other inputs is set aside."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ def of(args: argparse.Namespace, runs: Mapping[str, tuple[str | Path, Any]]) -> 
     """The text and the dictionaries, with a digest of each.
 
     Args:
-        args: ``text``, ``split`` and, where the verb has them, ``tokens``, ``context``, ``skip_positions`` and
+        args: ``text``, ``split`` and, where the command has them, ``tokens``, ``context``, ``skip_positions`` and
             ``skip_tokens``. Without a ``text`` none was read.
-        runs: {what it is called in the result: (its folder, the subject)}.
+        runs: {name in the result: (folder, subject)}.
     """
     from monosem.data import fingerprint
 

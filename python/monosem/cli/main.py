@@ -1,4 +1,4 @@
-"""The ``monosem`` command: picks the verb, imports only that one, turns errors into one clear line."""
+"""``monosem``: imports the module of the given command only, and turns errors into one line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from monosem.cli.device import check_device
 from monosem.cli.errors import say
 from monosem.data.nearest import did_you_mean
 
-VERBS = {
+COMMANDS = {
     "demo": "train a dictionary on the shipped model and text, and write a report of its features",
     "lm": "train, evaluate or sample the small language models",
     "hooks": "the hooks of a model, their widths, and which are usual for dictionaries",
@@ -38,21 +38,21 @@ VERBS = {
 
 
 def parser() -> argparse.ArgumentParser:
-    """The top-level parser; a verb's own options are added when that verb is chosen."""
+    """The top-level parser; a command's own options are added when that command is chosen."""
     top = _Parser(
         prog="monosem",
         description="Fast sparse autoencoders for PyTorch. Begin with `monosem demo`.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="verbs:\n"
-        + "\n".join(f"  {name:10} {what}" for name, what in VERBS.items())
-        + "\n\n`monosem VERB --help` explains a verb.",
+        epilog="commands:\n"
+        + "\n".join(f"  {name:10} {what}" for name, what in COMMANDS.items())
+        + "\n\n`monosem COMMAND --help` explains a command.",
     )
-    top.add_argument("verb", choices=VERBS, metavar="VERB", help="the command (see below)")
+    top.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="the command (see below)")
     return top
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says which verb, option or choice was probably meant by one that does not exist."""
+    """Suggests names for a command, option or choice that does not exist."""
 
     def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized arguments: "):
@@ -65,18 +65,18 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Says the default of an option where there is one to say."""
+    """Shows the default of an option that has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default is None or action.default is False else super()._get_help_string(action)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb. Returns 0, or 2 after an error that the user can mend, or 130 after Ctrl-C."""
+    """Run one command. Returns 0, or 2 after an error that the user can mend, or 130 after Ctrl-C."""
     argv = sys.argv[1:] if argv is None else argv
-    verb = parser().parse_args(argv[:1]).verb
-    module = importlib.import_module(f"monosem.cli.{verb}")
-    own = _Parser(prog=f"monosem {verb}", description=VERBS[verb], formatter_class=_Help)
+    command = parser().parse_args(argv[:1]).command
+    module = importlib.import_module(f"monosem.cli.{command}")
+    own = _Parser(prog=f"monosem {command}", description=COMMANDS[command], formatter_class=_Help)
     module.add_arguments(own)
     options.add_import(own)
     args = own.parse_args(argv[1:])
@@ -90,9 +90,9 @@ def main(argv: list[str] | None = None) -> int:
             check_device(args.device)
         return module.run(args)
     except Exception as error:  # no traceback reaches a user who did not ask for it
-        return say(verb, error, args)
+        return say(command, error, args)
     except KeyboardInterrupt:
-        print(f"monosem {verb}: stopped", file=sys.stderr)
+        print(f"monosem {command}: stopped", file=sys.stderr)
         return 130
 
 

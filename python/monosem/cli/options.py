@@ -1,4 +1,4 @@
-"""Options that several verbs share, worded once."""
+"""Options that several commands share, worded once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ HOOK = "blocks.0.mlp.hook_post"
 TEXT_HELP = "JSON lines with 'text' and 'source' (plain, .gz or .xz), or 'sample': the shipped text"
 
 
-# What activations on disk have settled.
+# Fixed by activations on disk.
 READS = ("model", "hook", "text", "tokens", "split", "contexts", "context", "skip_positions", "skip_tokens")
 
 
@@ -26,7 +26,7 @@ def add_text(parser, *, default: str | None = None) -> None:
 
 
 def add_reading(parser, split: str) -> None:
-    """``--text``, ``--split``, ``--context`` of a verb that reads text with a dictionary: as trained, unless given."""
+    """``--text``, ``--split``, ``--context`` of a command that reads text: as trained, unless given."""
     add_text(parser)
     add_split(parser, split)
     add_context(parser, " (default: as trained, or else the longest that the model reads)")
@@ -47,7 +47,7 @@ def refuse(args: argparse.Namespace, names, why: str) -> None:
 
 
 def add_import(parser) -> None:
-    """``--import``, of every verb."""
+    """``--import``, of every command."""
     parser.add_argument(
         "--import",
         dest="imports",
@@ -78,7 +78,7 @@ def add_split(parser, default: str) -> None:
 
 
 def add_contexts(parser) -> None:
-    """What activations are made of: ``--text`` or ``--tokens``, ``--split``, ``--contexts``."""
+    """Inputs of activations: ``--text`` or ``--tokens``, ``--split``, ``--contexts``."""
     source = parser.add_mutually_exclusive_group()
     add_text(source, default="sample")
     source.add_argument("--tokens", metavar="FILE.npy", help="an array of tokens [rows, n_ctx] instead of text")

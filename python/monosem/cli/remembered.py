@@ -1,4 +1,4 @@
-"""What a run remembers of its making, so that later verbs need not be told again: its model, hook and text."""
+"""The model, hook and text of a run, stored with it so that later commands need not be given them again."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def made_of(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def write_beside(folder: str | Path, args: argparse.Namespace) -> None:
-    """Keep what activations were harvested from."""
+    """Store the inputs of harvested activations."""
     from monosem.data import sealed
 
     sealed.write(Path(folder) / BESIDE, made_of(args))
 
 
 def read_beside(folder: str | Path) -> dict[str, Any]:
-    """What activations were harvested from; {} where an older version wrote them.
+    """The inputs of harvested activations; {} where an older version wrote them.
 
     Raises:
         ValueError: the file is damaged.
@@ -147,7 +147,7 @@ def _same(name: str, value: Any, notes: dict[str, Any], meta: dict[str, Any]) ->
 
 
 def index_notes(args: argparse.Namespace) -> dict[str, Any]:
-    """What an index keeps of its making."""
+    """The inputs of an index, as stored in it."""
     from monosem.data import fingerprint
 
     text = args.text if args.text == "sample" else str(Path(args.text).resolve())

@@ -1,4 +1,4 @@
-"""What monosem asks of a language model, whatever library it comes from: hooks, losses, logit directions, text."""
+"""The interface to a language model of any library: hooks, losses, logit directions, text."""
 
 from __future__ import annotations
 
@@ -104,12 +104,12 @@ class Model(ABC):
 
     @torch.no_grad()
     def activations(self, tokens: Tensor, hook_name: str) -> Tensor:
-        """What stands at a hook: tokens [B, T] → fp32 [B, T, d]; the forward pass stops there.
+        """Activations at a hook: tokens [B, T] → fp32 [B, T, d]; the forward pass stops there.
 
         Attention hooks with a head axis, [B, T, heads, d_head], are laid flat.
 
         Raises:
-            ValueError: unknown hook (names the nearest), a hook without one vector a token, or bad tokens.
+            ValueError: unknown hook (names the nearest), a hook without one vector per token, or bad tokens.
         """
         self._check_hook(hook_name)
         tokens = self._check_tokens(tokens)

@@ -86,7 +86,8 @@ class Contexts:
             if activations.shape != (*tokens.shape, self.d_in):
                 raise ValueError(
                     f"hook_name: {self.hook_name!r} of {self.model.name!r} gave {list(activations.shape)} for tokens "
-                    f"{list(tokens.shape)}; wanted {[*tokens.shape, self.d_in]}. Choose a hook with one vector a token."
+                    f"{list(tokens.shape)}; wanted {[*tokens.shape, self.d_in]}. Choose "
+                    "a hook with one vector per token."
                 )
             yield activations[torch.from_numpy(self.counted(part)).to(activations.device)]
 

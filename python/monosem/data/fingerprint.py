@@ -1,4 +1,4 @@
-"""What tells one set of data from another of the same name: digests of arrays, files and models, and their words.
+"""Digests of arrays, files and models, which tell data of the same name apart, and their descriptions.
 
 A fingerprint is a flat dict that JSON keeps. Two are of the same data when every field that both have is equal; a
 field that one of them lacks (it was written by an older version) says nothing.

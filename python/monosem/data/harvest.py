@@ -32,7 +32,7 @@ class ActivationStream(ShuffledSource):
     """Activations computed on the fly, as an iterable of batches [N, d_in] that mix contexts.
 
     An epoch is a permutation of all contexts; ``buffer_contexts`` of them at a time are run through the model and
-    their tokens are shuffled together. Each token comes exactly once an epoch. ``state_dict`` holds the exact
+    their tokens are shuffled together. Each token comes exactly once per epoch. ``state_dict`` holds the exact
     position; a loaded stream runs one buffer of contexts again and continues bitwise (on the same machine, with the
     same number of threads).
 

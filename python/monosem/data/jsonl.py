@@ -114,12 +114,12 @@ def _integer(digits: str) -> float:
 
 
 def _layout(raw: bytes) -> str:
-    """What to do about JSON that is laid out otherwise, or about text that is none."""
+    """The remedy for JSON in another layout, or for text that is not JSON."""
     if b"\0" in raw[:8]:
         return ". It looks like UTF-16: convert it with `iconv -f utf-16 -t utf-8`"
     begin = raw.lstrip()[:1]
     if begin == b"[":
-        return ". It is a JSON array: `jq -c '.[]'` writes its elements one a line"
+        return ". It is a JSON array: `jq -c '.[]'` writes one element per line"
     if begin == b"{":
         return ". Where an object spans several lines, `jq -c .` writes it on one"
     return ""

@@ -1,4 +1,4 @@
-"""What a folder is that some verb wrote, and which verbs read it: for the message where another kind was wanted."""
+"""The kind of a folder that a command wrote, and the commands that read it, for messages where another was expected."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ STORE = "monosem activations"  # how index.json of a store begins; an index of a
 
 # (files that such a folder holds, what it is, how it is read); the first that fits counts.
 _KINDS = (
-    (("cfg.json", "sae.safetensors"), "a dictionary", "`monosem evaluate FOLDER` and the other verbs that take RUN"),
+    (("cfg.json", "sae.safetensors"), "a dictionary", "`monosem evaluate FOLDER` and the other commands that take RUN"),
     (("model.safetensors", "config.json"), "a language model", "`--model FOLDER` or `monosem lm evaluate`"),
     (("tokens.npy", "corpus.json"), "tokenized text of `monosem lm train`", "`monosem lm train` with the same --out"),
     (("ckpt-*",), "an unfinished training", "the command that started it, which resumes it"),

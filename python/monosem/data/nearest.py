@@ -1,4 +1,4 @@
-"""What was probably meant by a name that does not exist: the one place that decides which names are alike."""
+"""Suggestions for a name that does not exist: the one place that decides which names are similar."""
 
 from __future__ import annotations
 

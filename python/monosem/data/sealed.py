@@ -60,7 +60,7 @@ def write(
         return writer
 
     def write_record(part: Path) -> None:
-        # What will be read: lists for tuples, strings for keys.
+        # As it will be read: lists for tuples, strings for keys.
         body = json.loads(json.dumps(dict(record) | {"digests": digests}, allow_nan=allow_nan))
         text = json.dumps(body | {"sha256": _own(body)}, indent=indent, ensure_ascii=False)
         part.write_text(text + "\n", encoding="utf-8")

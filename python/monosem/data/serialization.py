@@ -111,7 +111,7 @@ def _described(record: dict[str, Any], path: Path) -> tuple[SAEConfig, torch.dty
 
 
 def unfinished(metadata: dict[str, Any]) -> str:
-    """What to say of a dictionary whose training ended too early."""
+    """Description of a dictionary whose training ended too early."""
     return (
         f"an unfinished dictionary: {metadata.get('steps')} of {metadata.get('steps_planned')} steps, then "
         "its activations ended; call the same training again with more of them"

@@ -157,7 +157,7 @@ def as_bits(activations: Tensor, dtype: str) -> np.ndarray:
 
 @dataclass
 class Index:
-    """What a store holds. ``shards[i]`` is None, or the CRC-32 of shard i once that shard is on disk."""
+    """Contents of a store. ``shards[i]`` is None, or the CRC-32 of shard i once that shard is on disk."""
 
     folder: Path
     # d_in, dtype, hook_name, model, rows, n_ctx, skip_positions, tokens_crc32, contexts_per_shard[, skip_tokens]

@@ -1,4 +1,4 @@
-"""Shuffled batches with an exact position: what the stream from a model and the store on disk have in common."""
+"""Shuffled batches with an exact position: the common base of the stream from a model and the store on disk."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class FillingStopped(Exception):
 
 
 class ShuffledSource:
-    """Batches [N, d_in] in which every token occurs exactly once an epoch, in an order that only the seed decides.
+    """Batches [N, d_in] in which every token occurs exactly once per epoch, in an order that only the seed decides.
 
     Tokens come in *units* (the contexts of a stream, the blocks of a store). An epoch is a permutation of the units,
     cut into windows of nearly equal size; a window is brought into memory and its tokens are permuted. Windows after
@@ -43,7 +43,7 @@ class ShuffledSource:
     n_tokens: int  # in one epoch
     progress: bool = False  # show a bar while a window is brought into memory
     filling = "filling the shuffle buffer"  # its words
-    stopping: Callable[[], bool] | None = None  # asked while a window is brought into memory
+    stopping: Callable[[], bool] | None = None  # called while a window is brought into memory
     _bar_delay = 1.0  # seconds before it is shown
     _planned: tuple[int, np.ndarray, np.ndarray] | None = None  # epoch, order of the units, window ends
     _loaded: tuple[int, int, Tensor] | None = None  # epoch, window, order of its tokens
@@ -71,8 +71,8 @@ class ShuffledSource:
             window_tokens: tokens that are in memory at one time (at least one unit).
             stored: type of the window in memory; batches are of ``dtype``.
             buffer: name of the option that sets ``window_tokens``, for messages.
-            settings: what else must be the same for a saved position to mean the same tokens.
-            windows_follow: ``window_tokens`` is nobody's wish: a loaded position brings its own number of windows.
+            settings: other values that must be equal for a saved position to mean the same tokens.
+            windows_follow: ``window_tokens`` is a default: a loaded position sets its own number of windows.
         """
         for name, value, minimum in (("batch_size", batch_size, 1), ("seed", seed, 0), ("epochs", epochs, 1)):
             if not (value is None and name == "epochs") and (not isinstance(value, Integral) or value < minimum):
@@ -100,7 +100,7 @@ class ShuffledSource:
         self._planned, self._loaded = None, None
 
     def fingerprint(self) -> dict[str, Any]:
-        """What tells these activations from others, whatever their order."""
+        """The identity of these activations, independent of their order."""
         settings = {name: value for name, value in self._settings.items() if name not in _ORDER}
         return {"kind": f"activations ({type(self).__name__})", **settings}
 

@@ -18,7 +18,7 @@ class ActivationStore(ShuffledSource):
 
     Blocks of about 128 KiB are drawn without replacement from the whole store, read in the order in which they lie
     on disk, ``buffer_mib`` of them at a time, and their tokens are shuffled: a batch mixes up to two thousand places
-    of the store, each token comes exactly once an epoch, and memory does not grow with the store. Same folder, same
+    of the store, each token comes exactly once per epoch, and memory does not grow with the store. Same folder, same
     seed: bitwise the same batches.
 
     Args:

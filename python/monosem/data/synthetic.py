@@ -92,7 +92,7 @@ class SyntheticDictionary:
         self._next = int(state["batch"])
 
     def fingerprint(self) -> dict[str, Any]:
-        """What tells these activations from others."""
+        """The identity of these activations."""
         return {"kind": "synthetic activations"} | self._settings()
 
     def _settings(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the stages of a reproduction share: models, text, dictionaries; each loaded once, when first asked for."""
+"""Shared by the stages of a reproduction: models, text, dictionaries; each loaded once, on first use."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Context:
 
     Args:
         folder: where everything goes: ``dictionaries/``, ``evidence/``, ``features/``, ``report.html``.
-        model, other: the two language models (other None: universality is left out, and said so).
+        model, other: the two language models (other None: universality is left out, with a note).
         hook_name: where both are looked into.
         text: JSON lines, or ``"sample"``.
     """
@@ -40,7 +40,7 @@ class Context:
     _loaded: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def settings(self) -> dict[str, Any]:
-        """What results depend on: a folder made with other settings is not gone on with."""
+        """The settings that results depend on: a folder with other settings is refused."""
         return {
             "preset": self.preset.to_dict(),
             "model": self.model,
@@ -53,7 +53,7 @@ class Context:
 
     @cached_property
     def made_from(self) -> dict[str, Any]:
-        """Digests of the text and of the models: a name alone does not say what stands under it today."""
+        """Digests of the text and of the models: a name alone does not identify its content."""
         models = {FIRST: self.model} | ({SECOND: self.other} if self.other is not None else {})
         digests = {f"model {name}": fingerprint.of_model(self.language_model(which)) for which, name in models.items()}
         return {f"text {self.text}": fingerprint.of_text(self.text)["sha256"]} | digests

@@ -1,4 +1,4 @@
-"""What a new reader needs first: the words of the page, and the way to the same page for a model of one's own."""
+"""The terms of the page, and the commands that make the same page for another model."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def own_model(context: Context) -> str:
 
 
 def places(context: Context) -> dict[str, str]:
-    """What the capitals of the commands stand for in this reproduction."""
+    """Values of the placeholders of the commands in this reproduction."""
     folder = lambda name: context.dictionary(name).relative_to(context.folder).as_posix()
     control = next((run.name for run in context.runs if run.model == CONTROL), None)
     placeholders = {

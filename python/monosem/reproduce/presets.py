@@ -1,4 +1,4 @@
-"""What a reproduction trains and how much text it reads."""
+"""The dictionaries that a reproduction trains, and the amount of text that it reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs the stages in order; what is done stays done."""
+"""Runs the stages in order; finished stages are not repeated."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def run(context: Context, stages: Sequence[Stage], say: Callable[[str], None] = 
         result |= {"seconds": round(time.perf_counter() - start, 1), "made_from": context.made_from}
         path.parent.mkdir(parents=True, exist_ok=True)
         sealed.write(path, result, indent=None, allow_nan=False)
-        # What a stage returns is what the next start will read.
+        # As the next start will read it.
         results[stage.name] = read_evidence(path)
     return results
 
@@ -89,7 +89,7 @@ def _check_same(context: Context, held: dict[str, Any], what: str) -> None:
 
 
 def read_evidence(path: Path) -> dict[str, Any]:
-    """What a stage found.
+    """Stored result of a stage.
 
     Raises:
         ValueError: the file is no such result, or was altered; names it.

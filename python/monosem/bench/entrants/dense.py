@@ -11,7 +11,7 @@ from torch.nn.functional import linear
 
 
 class Dense:
-    """What one writes without a library. ``job["variant"]`` is ``"eager"`` or ``"compiled"``."""
+    """A training step written without a library. ``job["variant"]`` is ``"eager"`` or ``"compiled"``."""
 
     packages = []
     notes = []
