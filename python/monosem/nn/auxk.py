@@ -1,4 +1,4 @@
-"""AuxK by products with all dead features, while they are so few that gathering rows costs more."""
+"""AuxK: the terms that dead features add to a batch's gradients, by gathering rows or by products with all of them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,94 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from monosem import ops
+from monosem.ops.code import uniform_offsets
 from monosem.ops.precision import as_given
 
-BYTES = 64 << 20  # of an array of tokens × dead features; tokens come in blocks of so many
+BYTES = 64 << 20  # of an array of tokens × dead features: tokens are processed in blocks of this size
+
+
+@dataclass(frozen=True)
+class DeadFeatures:
+    """R dead features: their numbers (int64 [R]), encoder rows and decoder rows [R, D], and encoder biases [R]."""
+
+    numbers: Tensor
+    w_enc: Tensor
+    bias: Tensor
+    w_dec: Tensor
+
+
+@dataclass(frozen=True)
+class ExtraTokens:
+    """Entries that stand below the batch's own, as M further tokens with a residual and an input of their own.
+
+    Attributes:
+        loss: the AuxK loss, a mean over tokens and D, before its weight; 0-dim.
+        values, indices, slopes: of each entry; ``offsets`` [M + 1] from 0.
+        residual, inputs: [M, D].
+        bias: gradient of each entry's encoder bias, where it is not its slope.
+    """
+
+    loss: Tensor
+    values: Tensor
+    indices: Tensor
+    offsets: Tensor
+    slopes: Tensor
+    residual: Tensor
+    inputs: Tensor
+    bias: Tensor | None = None
+
+
+def by_gathering(dead: DeadFeatures, inputs: Tensor, residual: Tensor, size: int, weight: float) -> ExtraTokens:
+    """AuxK on inputs [N, D] (centred) whose residual x̂ − x [N, D] the ``size`` largest of R features reconstruct.
+
+    Each token stands a second time, with the entries of its dead features.
+
+    Args:
+        weight: of the AuxK loss in the loss.
+    """
+    n, d = inputs.shape
+    code = ops.topk_encode(inputs, dead.w_enc, dead.bias, size)
+    z, local = code.values.reshape(-1), code.indices.reshape(-1)
+    offsets = uniform_offsets(n, size, inputs.device)
+    no_bias = dead.w_dec.new_zeros(d)
+    token_aux, left, slopes = ops.decode_loss_rows(z, local, offsets, dead.w_dec, no_bias, -residual)
+    return ExtraTokens(
+        loss=token_aux.mean(),
+        values=z,
+        indices=dead.numbers[local.long()].int(),
+        offsets=offsets,
+        slopes=torch.where(z > 0, slopes, 0).mul_(weight / n),
+        residual=left.mul_(weight),
+        inputs=inputs,
+    )
+
+
+def by_products(dead: DeadFeatures, inputs: Tensor, residual: Tensor, size: int, weight: float) -> ExtraTokens:
+    """The same by products with all R features, while they are so few that gathering rows costs more.
+
+    The gradient rows of each dead feature stand as a further token with one entry.
+    """
+    (n, d), r = inputs.shape, len(dead.numbers)
+    sums = dense(dead, inputs, residual, size)
+    ones, share = inputs.new_ones(r), 2 * weight / (n * d)
+    return ExtraTokens(
+        loss=sums.loss,
+        values=ones,
+        indices=dead.numbers.int(),
+        offsets=uniform_offsets(r, 1, inputs.device),
+        slopes=ones,
+        residual=sums.decoder.mul_(weight),
+        inputs=sums.encoder.mul_(share),
+        bias=sums.bias * share,
+    )
 
 
 @dataclass(frozen=True)
 class DenseAux:
-    """The AuxK loss of a batch, a mean over tokens and D, and sums that its gradients are made of.
+    """The AuxK loss of a batch, and the sums that its gradients consist of.
 
-    With the error of the reconstruction ê − e [N, D] and z [N, R], what each dead feature gives to it:
+    With the error of the reconstruction ê − e [N, D] and z [N, R], the activations of the dead features:
 
     Attributes:
         loss: 0-dim.
@@ -32,17 +110,17 @@ class DenseAux:
 
 
 @as_given
-def dense(inputs: Tensor, residual: Tensor, w_enc: Tensor, bias: Tensor, w_dec: Tensor, size: int) -> DenseAux:
-    """AuxK on inputs [N, D] (centred) whose residual x̂ − x [N, D] the ``size`` largest of R features are to explain."""
+def dense(dead: DeadFeatures, inputs: Tensor, residual: Tensor, size: int) -> DenseAux:
     n, d = inputs.shape
+    w_enc, w_dec, bias = dead.w_enc, dead.w_dec, dead.bias
     decoder, encoder = torch.zeros_like(w_dec), torch.zeros_like(w_enc)
     slopes, squares = torch.zeros_like(bias), torch.zeros((), dtype=torch.float64, device=inputs.device)
     block = max(1, BYTES // (inputs.element_size() * len(w_enc)))
     for x, error in zip(inputs.split(block), residual.split(block), strict=True):
         z = torch.addmm(bias, x, w_enc.T)
         if size < len(w_enc):
-            kept = torch.zeros_like(z).scatter_(1, z.topk(size, sorted=False).indices, 1.0)
-            z = z.relu_().mul_(kept)
+            is_largest = torch.zeros_like(z).scatter_(1, z.topk(size, sorted=False).indices, 1.0)
+            z = z.relu_().mul_(is_largest)
         else:
             z = z.relu_()
         left = torch.addmm(error, z, w_dec)

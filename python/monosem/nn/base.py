@@ -1,24 +1,24 @@
-"""What every autoencoder shares: parameters, decode, the unit-norm decoder."""
+"""The base class of all autoencoders: parameters, decode, the unit-norm decoder."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from monosem import ops
-from monosem.nn.config import SAEConfig
+from monosem.nn.config import JsonDict, SAEConfig
 from monosem.nn.geometric_median import geometric_median
 from monosem.nn.gradients import Gradients, Multiplied
 from monosem.nn.parameters import Declared, Rows, Vector
-from monosem.ops import SparseCode, backend
+from monosem.ops import SparseCode, backend, checks
 from monosem.ops.capacity import Capacity
 from monosem.ops.memory import check_memory
 from monosem.ops.step_stats import phase
-from monosem.ops.topk_encode import Rounded
+from monosem.ops.topk_encode import Rounded as EncoderCopy
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class LossOutput:
     code: SparseCode
 
 
-_SMALL = 64 << 20  # bytes of weights for which nobody asks how much memory there is
+_SMALL = 64 << 20  # bytes of weights that are allocated without a look at the free memory
 
 
 class SAE(nn.Module, ABC):
     r"""``f = act(W_enc·(x − b_dec) + b_enc)``, ``x̂ = W_dec·f + b_dec``, rows of the decoder of unit norm.
 
-    Parameters (one row a feature in both matrices, which is what the kernels read): ``W_enc_rows`` [d_sae, d_in],
+    Parameters (one row per feature in both matrices, as the kernels read them): ``W_enc_rows`` [d_sae, d_in],
     ``W_dec`` [d_sae, d_in], ``b_enc`` [d_sae], ``b_dec`` [d_in]. ``W_enc`` is the [d_in, d_sae] view of the first.
 
     ``Trainer`` keeps the decoder's rows unit. A loop of your own with any optimizer has to do so::
@@ -64,18 +64,19 @@ class SAE(nn.Module, ABC):
     cfg: SAEConfig
     capacity: Capacity  # how a step runs on this device; no result depends on it
 
-    def __init__(self, cfg: SAEConfig, device=None, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, cfg: SAEConfig, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
+    ) -> None:
         super().__init__()
         self.cfg = cfg
-        self.metadata: dict[str, Any] = {}
-        options = {"device": device, "dtype": dtype}
-        self.W_enc_rows = nn.Parameter(torch.empty(cfg.d_sae, cfg.d_in, **options))
-        self.W_dec = nn.Parameter(torch.empty(cfg.d_sae, cfg.d_in, **options))
+        self.metadata: JsonDict = {}
+        self.W_enc_rows = nn.Parameter(torch.empty(cfg.d_sae, cfg.d_in, device=device, dtype=dtype))
+        self.W_dec = nn.Parameter(torch.empty(cfg.d_sae, cfg.d_in, device=device, dtype=dtype))
         _check_fits(self.W_enc_rows, self.W_dec)
         for w in (self.W_enc_rows, self.W_dec):  # before anything is written: their rows are read in no order
             backend.large_pages(w)
-        self.b_enc = nn.Parameter(torch.zeros(cfg.d_sae, **options))
-        self.b_dec = nn.Parameter(torch.zeros(cfg.d_in, **options))
+        self.b_enc = nn.Parameter(torch.zeros(cfg.d_sae, device=device, dtype=dtype))
+        self.b_dec = nn.Parameter(torch.zeros(cfg.d_in, device=device, dtype=dtype))
         self.capacity = Capacity()
 
     @property
@@ -98,7 +99,11 @@ class SAE(nn.Module, ABC):
 
     @torch.no_grad()
     def gradients(
-        self, x: Tensor, sparsity_scale: float = 1.0, dead: Tensor | None = None, rounded: Rounded | None = None
+        self,
+        x: Tensor,
+        sparsity_scale: float = 1.0,
+        dead: Tensor | None = None,
+        encoder_copy: EncoderCopy | None = None,
     ) -> Gradients:
         """The same loss of x [N, d_in] with its gradients.
 
@@ -106,20 +111,30 @@ class SAE(nn.Module, ABC):
         overrides this computes the same in sparse factors, which is faster.
 
         Args:
-            rounded: ``W_enc_rows`` in bfloat16, for ``ops.topk_encode``; it must be of the present weights.
+            encoder_copy: the present ``W_enc_rows`` in low precision, for ``ops.topk_encode``.
         """
-        every = dict(self.named_parameters())
-        named = [name for name, p in every.items() if p.requires_grad]
+        parameters = dict(self.named_parameters())
+        trained = [name for name, p in parameters.items() if p.requires_grad]
         with torch.enable_grad():
             phase("forward")
             out = self.loss(x, sparsity_scale, dead)
             phase("backward")
-            gradients = torch.autograd.grad(out.loss, [every[name] for name in named], allow_unused=True)
-        given = {name: g for name, g in zip(named, gradients, strict=True) if g is not None}
-        arrays = {name: given[name].contiguous() if name in given else torch.zeros_like(p) for name, p in every.items()}
+            gradients = torch.autograd.grad(out.loss, [parameters[name] for name in trained], allow_unused=True)
+        by_name = {name: g for name, g in zip(trained, gradients, strict=True) if g is not None}
+        arrays = {
+            name: by_name[name].contiguous() if name in by_name else torch.zeros_like(p)
+            for name, p in parameters.items()
+        }
         phase("statistics")
-        loss, mse, sparsity, aux = (t.detach() for t in (out.loss, out.mse, out.sparsity, out.aux))
-        return Gradients(loss, mse, sparsity, aux, out.code.l0(), out.code.fired(), Multiplied(arrays))
+        return Gradients(
+            loss=out.loss.detach(),
+            mse=out.mse.detach(),
+            sparsity=out.sparsity.detach(),
+            aux=out.aux.detach(),
+            l0=out.code.l0(),
+            fired=out.code.fired(),
+            parameters=Multiplied(arrays),
+        )
 
     def declared(self) -> dict[str, Declared]:
         """How each parameter is updated, by name. An autoencoder with further parameters adds them::
@@ -133,8 +148,8 @@ class SAE(nn.Module, ABC):
     def token_losses(self, x: Tensor, sparsity_scale: float = 1.0) -> Tensor:
         """The training loss of each token of x [N, d_in] by itself, float32 [N]; its mean is the loss of the batch.
 
-        Here the squared error alone; a kind with a penalty adds it. AuxK, which is no loss of a token, is left out.
-        Resampling draws its inputs by it: the paper does not say whether "the loss" includes the L1 term; it does here,
+        Here the squared error alone; a kind with a penalty adds it. AuxK, which is not a loss per token, is left out.
+        Resampling draws its inputs by it. The paper does not say whether "the loss" includes the L1 term; it does here,
         because that is the loss being trained.
         """
         return (x - self.forward(x)).float().square().mean(-1)
@@ -153,11 +168,11 @@ class SAE(nn.Module, ABC):
             )
         if x.ndim < 1 or x.shape[-1] != self.cfg.d_in:
             raise ValueError(f"x: got shape {list(x.shape)}; wanted [..., d_in={self.cfg.d_in}]")
-        ops.checks.same("x", x, "the autoencoder's weights", self.W_dec)
+        checks.same("x", x, "the autoencoder's weights", self.W_dec)
         return x - self.b_dec
 
     def some(self, x: Tensor) -> Tensor:
-        """``x``, of which a mean is asked: ValueError where it has no row."""
+        """``x``; ValueError where it has no row, so that a mean over tokens is defined."""
         if isinstance(x, Tensor) and not x.numel():
             raise ValueError(
                 f"x: got no row, shape {list(x.shape)}; wanted [..., d_in={self.cfg.d_in}] with at least one"

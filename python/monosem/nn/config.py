@@ -1,4 +1,4 @@
-"""Configurations of the autoencoders: small frozen dataclasses that go into JSON and back."""
+"""Configurations of the autoencoders: small frozen dataclasses that are written to JSON and read back."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Any, ClassVar
 
 from monosem.ops import checks
 
+JsonDict = dict[str, Any]  # an object of a JSON file: its values have no static type
+
 
 @dataclass(frozen=True)
 class SAEConfig:
-    """What every autoencoder has.
+    """The settings that all autoencoders have.
 
     Attributes:
         d_in: width of the activations.
@@ -35,7 +37,7 @@ class SAEConfig:
                 raise ValueError(f"{name}: got {value!r}; wanted a positive integer")
 
 
-MOST_AUX = 512  # dead features that AuxK uses unless told otherwise, at most
+MOST_AUX = 512  # the default number of dead features that AuxK uses is at most this
 
 
 def auto_aux_k(d_in: int) -> int:
@@ -48,7 +50,7 @@ class TopKConfig(SAEConfig):
     """A TopK autoencoder.
 
     Attributes:
-        k: active features a token.
+        k: active features per token.
         aux_k: dead features used to explain what is left over (AuxK); 0 switches AuxK off. "auto", which becomes a
             number: d_in // 2, but at most 512 (Gao et al. 2024). None: d_in // 2, as it was in older files.
         aux_coefficient: weight of the AuxK loss.
@@ -68,8 +70,8 @@ class TopKConfig(SAEConfig):
         checks.topk(self.k, self.d_sae)
         if self.aux_k == "auto":
             object.__setattr__(self, "aux_k", auto_aux_k(self.d_in))
-        whole = isinstance(self.aux_k, int) and not isinstance(self.aux_k, bool)
-        if self.aux_k is not None and not (whole and self.aux_k >= 0):
+        is_count = isinstance(self.aux_k, int) and not isinstance(self.aux_k, bool) and self.aux_k >= 0
+        if self.aux_k is not None and not is_count:
             raise ValueError(
                 f'aux_k: got {self.aux_k!r}; wanted an integer ≥ 0, "auto" (d_in // 2, at most {MOST_AUX}), or '
                 "None for d_in // 2"
@@ -99,7 +101,7 @@ class ReLUConfig(SAEConfig):
             raise ValueError(f"l1_coefficient: got {self.l1_coefficient}; wanted a number ≥ 0")
 
 
-def from_dict(config: type[SAEConfig], values: dict[str, Any]) -> SAEConfig:
+def from_dict(config: type[SAEConfig], values: JsonDict) -> SAEConfig:
     """A configuration from JSON; a field it does not know is an error, not ignored."""
     known = {f.name for f in fields(config)}
     unknown = sorted(set(values) - known)

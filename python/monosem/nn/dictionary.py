@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
-from monosem.nn.config import SAEConfig
+from monosem.nn.config import JsonDict, SAEConfig
 from monosem.ops import SparseCode
 
 
@@ -20,7 +20,7 @@ class Dictionary(Protocol):
         b_dec: [d_in].
     """
 
-    metadata: dict[str, Any]
+    metadata: JsonDict
 
     @property
     def cfg(self) -> SAEConfig: ...

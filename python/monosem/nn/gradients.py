@@ -1,4 +1,4 @@
-"""The gradients that a step takes from an autoencoder: in sparse factors, in dense blocks, or multiplied out."""
+"""The gradients of an autoencoder, as a step uses them: in sparse factors, in dense blocks, or as arrays."""
 
 from __future__ import annotations
 
@@ -11,20 +11,25 @@ from monosem import ops
 from monosem.ops.sparse_decode import weighted_sum
 from monosem.ops.step_stats import phase
 
+Csc = tuple[Tensor, Tensor, Tensor]  # entries sorted by feature, as ``ops.csc`` returns them
+
 
 class RowOptimizer(Protocol):
     """Updates rows as their gradients are computed, so that none of size F × D goes to memory (``FastStep``)."""
 
     def update_rows(self, name: str, part: slice, gradient: Tensor) -> None:
         """Update the rows ``part`` of a parameter by their gradient."""
+        ...
 
-    def update_factors(self, name: str, csc: tuple, coef: Tensor, u: Tensor, scale: float) -> None:
+    def update_factors(self, name: str, csc: Csc, coef: Tensor, u: Tensor, scale: float) -> None:
         """Update all rows by ``scale · row_grad(*csc, coef, u)``."""
+        ...
 
     def update_encoder(
-        self, name: str, csc: tuple, coef: Tensor, u: Tensor, bias: Tensor | None
+        self, name: str, csc: Csc, coef: Tensor, u: Tensor, bias: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Update all rows by ``row_grad(*csc, coef, u)``; returns the sums of ``ops.encoder_grad_adam_``."""
+        ...
 
 
 class ParameterGradients(Protocol):
@@ -32,9 +37,11 @@ class ParameterGradients(Protocol):
 
     def multiplied(self) -> dict[str, Tensor]:
         """All of them as arrays, by name; the caller may write to these."""
+        ...
 
     def update(self, optimizer: RowOptimizer) -> dict[str, Tensor]:
         """Give those of rows to the optimizer, and return the others by name."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,7 @@ class RowFactors:
         optimizer.update_factors("W_dec", csc, self.values, self.residual, self.decoder_scale)
         return {"b_enc": b_enc, "b_dec": self.b_dec - through_encoder, **self.others}
 
-    def _by_feature(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _by_feature(self) -> Csc:
         phase("sort")
         return ops.csc(self.indices, self.offsets, len(self.w_enc))
 
@@ -111,8 +118,8 @@ class Gradients:
         loss, mse, sparsity, aux, l0: 0-dim.
         fired: bool [d_sae], features active on at least one token.
         parameters: gradients of all of them.
-        redone: tokens for whose entries there was no room at first, so that the batch was encoded once more. On a GPU.
-        left_out: tokens that are not in these means, int64, 0-dim: in a CUDA graph, where nothing can be done again.
+        redone: tokens whose entries exceeded the capacity at first, so that the batch was encoded once more. On a GPU.
+        left_out: tokens that are not in these means, int64, 0-dim: in a CUDA graph, which cannot encode again.
     """
 
     loss: Tensor

@@ -1,11 +1,11 @@
-"""The kinds of autoencoders by name: what files, the command line, benchmarks and the reproduction take them from."""
+"""The kinds of autoencoders by name, for files, the command line, benchmarks and the reproduction."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 
@@ -68,15 +68,22 @@ def import_modules(names: Iterable[str]) -> None:
             ) from None
 
 
-def build(config: SAEConfig, seed: int | None = None, device=None, dtype: torch.dtype = torch.float32) -> SAE:
+def build(
+    config: SAEConfig,
+    seed: int | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> SAE:
     """The autoencoder of a configuration."""
     seeded = {} if seed is None else {"seed": seed}
-    return find(config.kind)(**asdict(config), **seeded, device=device, dtype=dtype)
+    make = cast("Callable[..., SAE]", find(config.kind))  # the arguments differ from kind to kind
+    return make(**asdict(config), **seeded, device=device, dtype=dtype)
 
 
 def configure(kind: str, d_in: int, d_sae: int, **offered: object) -> SAEConfig:
     """The configuration of a kind with those of the offered settings that it has."""
-    return find(kind).Config(d_in, d_sae, **setting(kind, **offered))
+    make = cast("Callable[..., SAEConfig]", find(kind).Config)
+    return make(d_in, d_sae, **setting(kind, **offered))
 
 
 def setting(kind: str, **offered: object) -> dict[str, object]:

@@ -16,7 +16,7 @@ from monosem.nn.registry import register
 from monosem.ops import SparseCode, step_stats
 from monosem.ops.capacity import Encoded, EncoderInputs, EntryCapacity, Step
 from monosem.ops.step_stats import phase
-from monosem.ops.topk_encode import Rounded
+from monosem.ops.topk_encode import Rounded as EncoderCopy
 
 
 @register
@@ -34,20 +34,25 @@ class ReLUSAE(SAE):
     """
 
     Config = ReLUConfig
-    cfg: ReLUConfig
-    capacity: EntryCapacity
+    cfg: ReLUConfig  # pyright: ignore[reportIncompatibleVariableOverride]  # set once, in __init__
 
     def __init__(
-        self, d_in: int, d_sae: int, l1_coefficient: float = 1e-3, *,
-        seed: int | None = None, device=None, dtype: torch.dtype = torch.float32,
-    ) -> None:  # fmt: skip
+        self,
+        d_in: int,
+        d_sae: int,
+        l1_coefficient: float = 1e-3,
+        *,
+        seed: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__(ReLUConfig(d_in, d_sae, l1_coefficient), device, dtype)
         generator = None if seed is None else torch.Generator(self.W_dec.device).manual_seed(seed)
         # The paper's default Kaiming-uniform of nn.Linear: ±1/√fan_in, each matrix with its own fan-in.
         nn.init.uniform_(self.W_enc_rows, -(d_in**-0.5), d_in**-0.5, generator=generator)
         nn.init.uniform_(self.W_dec, -(d_sae**-0.5), d_sae**-0.5, generator=generator)
         self.normalize_decoder()
-        self.capacity = EntryCapacity(d_sae, device)
+        self.capacity: EntryCapacity = EntryCapacity(d_sae, device)  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def encode(self, x: Tensor) -> SparseCode:
         """The positive features of each token, in CSR form."""
@@ -74,7 +79,11 @@ class ReLUSAE(SAE):
 
     @torch.no_grad()
     def gradients(
-        self, x: Tensor, sparsity_scale: float = 1.0, dead: Tensor | None = None, rounded: Rounded | None = None
+        self,
+        x: Tensor,
+        sparsity_scale: float = 1.0,
+        dead: Tensor | None = None,
+        encoder_copy: EncoderCopy | None = None,
     ) -> Gradients:
         """The same loss of x [N, d_in] and its gradients, without an autograd graph.
 
@@ -85,7 +94,7 @@ class ReLUSAE(SAE):
         centred = self.centred(self.some(x))
         weight = sparsity_scale * self.cfg.l1_coefficient
         step = Step(
-            inputs=EncoderInputs(centred, self.W_enc_rows, self.b_enc, rounded),
+            inputs=EncoderInputs(centred, self.W_enc_rows, self.b_enc, encoder_copy),
             sparse=lambda encoded: self._sparse(x, centred, encoded, weight),
             dense=lambda: self._dense(x, centred, weight),
         )

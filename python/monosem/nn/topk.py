@@ -13,9 +13,8 @@ from monosem.nn.gradients import Gradients, RowFactors
 from monosem.nn.registry import register
 from monosem.ops import SparseCode, step_stats
 from monosem.ops.capacity import DeadFeatureCapacity
-from monosem.ops.code import uniform_offsets
 from monosem.ops.step_stats import phase
-from monosem.ops.topk_encode import Rounded
+from monosem.ops.topk_encode import Rounded as EncoderCopy
 
 
 @register
@@ -34,20 +33,27 @@ class TopKSAE(SAE):
     """
 
     Config = TopKConfig
-    cfg: TopKConfig
-    capacity: DeadFeatureCapacity
+    cfg: TopKConfig  # pyright: ignore[reportIncompatibleVariableOverride]  # set once, in __init__
 
     def __init__(
-        self, d_in: int, d_sae: int, k: int = 32, aux_k: int | str | None = "auto", aux_coefficient: float = 1 / 32, *,
-        seed: int | None = None, device=None, dtype: torch.dtype = torch.float32,
-    ) -> None:  # fmt: skip
+        self,
+        d_in: int,
+        d_sae: int,
+        k: int = 32,
+        aux_k: int | str | None = "auto",
+        aux_coefficient: float = 1 / 32,
+        *,
+        seed: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__(TopKConfig(d_in, d_sae, k, aux_k, aux_coefficient), device, dtype)
         generator = None if seed is None else torch.Generator(self.W_dec.device).manual_seed(seed)
         nn.init.normal_(self.W_dec, generator=generator)
         self.normalize_decoder()
         with torch.no_grad():
             self.W_enc_rows.copy_(self.W_dec)
-        self.capacity = DeadFeatureCapacity(d_sae, used=bool(self._most_aux()), device=device)
+        self.capacity: DeadFeatureCapacity = DeadFeatureCapacity(d_sae, used=bool(self._most_aux()), device=device)  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def encode(self, x: Tensor) -> SparseCode:
         """The k largest features of each token; ``values`` and ``indices`` are [..., k]."""
@@ -55,7 +61,7 @@ class TopKSAE(SAE):
 
     def _most_aux(self) -> int:
         """Dead features that AuxK uses per token, if so many are dead."""
-        aux_k = self.cfg.d_in // 2 if self.cfg.aux_k is None else self.cfg.aux_k
+        aux_k = self.cfg.aux_k if isinstance(self.cfg.aux_k, int) else self.cfg.d_in // 2
         return aux_k if self.cfg.aux_coefficient else 0
 
     def _aux_size(self, n_dead: int) -> int:
@@ -68,19 +74,23 @@ class TopKSAE(SAE):
         token_mse, residual = ops.decode_loss(code, self.W_dec, self.b_dec, x)
         mse = token_mse.mean()
         aux = mse.new_zeros(())
-        rows = dead.nonzero()[:, 0] if dead is not None else ()
+        rows = dead.nonzero()[:, 0] if dead is not None else self.b_enc.new_zeros(0, dtype=torch.int64)
         if size := self._aux_size(len(rows)):
             aux_code = ops.topk_encode(centred, self.W_enc_rows[rows], self.b_enc[rows], size)
-            aux = ops.decode_loss(aux_code, self.W_dec[rows], torch.zeros_like(self.b_dec), -residual.detach())[
-                0
-            ].mean()
+            no_bias = torch.zeros_like(self.b_dec)
+            token_aux, _ = ops.decode_loss(aux_code, self.W_dec[rows], no_bias, -residual.detach())
+            aux = token_aux.mean()
         sparsity = code.values.sum(-1).mean()
         loss = mse + self.cfg.aux_coefficient * aux
         return LossOutput(loss, mse, sparsity, aux, x + residual, code)
 
     @torch.no_grad()
     def gradients(
-        self, x: Tensor, sparsity_scale: float = 1.0, dead: Tensor | None = None, rounded: Rounded | None = None
+        self,
+        x: Tensor,
+        sparsity_scale: float = 1.0,
+        dead: Tensor | None = None,
+        encoder_copy: EncoderCopy | None = None,
     ) -> Gradients:
         """The same loss of x [N, d_in] and its gradients, without an autograd graph.
 
@@ -90,7 +100,7 @@ class TopKSAE(SAE):
         phase("encode")
         centred = self.centred(self.some(x))
         n, d = x.shape
-        code = ops.topk_encode(centred, self.W_enc_rows, self.b_enc, self.cfg.k, rounded)
+        code = ops.topk_encode(centred, self.W_enc_rows, self.b_enc, self.cfg.k, encoder_copy)
         phase("decode_loss")
         values, indices, offsets = code.csr()
         token_mse, residual, slopes = ops.decode_loss_rows(values, indices, offsets, self.W_dec, self.b_dec, x)
@@ -101,43 +111,38 @@ class TopKSAE(SAE):
         phase("statistics")
         l0, fired, sparsity = code.l0(), code.fired(), code.values.sum(-1).mean()
         phase("aux")
-        inputs = centred
-        rows, bias = self.capacity.rows(dead, self.b_enc) if dead is not None and self._most_aux() else ((), None)
-        size, bias_slopes = self._aux_size(len(rows)), None
-        if size and self.capacity.products_are_cheaper(len(rows), size):
-            step_stats.aux("dense", len(rows), size)
-            alpha = self.cfg.aux_coefficient
-            made = auxk.dense(centred, residual, self.W_enc_rows[rows], bias, self.W_dec[rows], size)
-            aux = made.loss * dead.any()
-            loss = mse + alpha * aux
-            # The dead features' gradient rows stand below the batch's own, as further tokens with one entry each.
-            ones = values.new_ones(len(rows))
-            values, indices = torch.cat([values, ones]), torch.cat([indices, rows.int()])
-            offsets = torch.cat([offsets, offsets[-1] + uniform_offsets(len(rows), 1, x.device)[1:]])
-            share = 2 * alpha / (n * d)
-            bias_slopes, slopes = torch.cat([slopes, made.bias * share]), torch.cat([slopes, ones])
-            residual = torch.cat([residual, made.decoder.mul_(alpha)])
-            inputs = torch.cat([centred, made.encoder.mul_(share)])
-        elif size:
-            step_stats.aux("gathered", len(rows), size)
-            alpha = self.cfg.aux_coefficient
-            w_dead = self.W_dec[rows]
-            aux_code = ops.topk_encode(centred, self.W_enc_rows[rows], bias, size)
-            z = aux_code.values.reshape(-1)
-            local = aux_code.indices.reshape(-1)
-            at = uniform_offsets(n, size, x.device)
-            token_aux, left, slope = ops.decode_loss_rows(z, local, at, w_dead, torch.zeros_like(self.b_dec), -residual)
-            aux = token_aux.mean() * dead.any()
-            loss = mse + alpha * aux
-            # The dead features' entries stand below the batch's own, as n further tokens with their own residual.
-            values = torch.cat([values, z])
-            indices = torch.cat([indices, rows[local.long()].int()])
-            offsets = torch.cat([offsets, offsets[-1] + at[1:]])
-            slopes = torch.cat([slopes, torch.where(z > 0, slope, 0).mul_(alpha / n)])
-            residual = torch.cat([residual, left.mul_(alpha)])
-            inputs = torch.cat([centred, centred])
+        inputs, bias_slopes = centred, None
+        if dead is not None and (extra := self._aux_tokens(dead, centred, residual)) is not None:
+            aux = extra.loss * dead.any()
+            loss = mse + self.cfg.aux_coefficient * aux
+            values, indices = torch.cat([values, extra.values]), torch.cat([indices, extra.indices])
+            offsets = torch.cat([offsets, offsets[-1] + extra.offsets[1:]])
+            bias_slopes = None if extra.bias is None else torch.cat([slopes, extra.bias])
+            slopes = torch.cat([slopes, extra.slopes])
+            residual, inputs = torch.cat([residual, extra.residual]), torch.cat([inputs, extra.inputs])
         factors = RowFactors(
-            indices=indices, offsets=offsets, values=values, residual=residual, decoder_scale=2 / (n * d),
-            slopes=slopes, inputs=inputs, w_enc=self.W_enc_rows.detach(), b_dec=b_dec, bias=bias_slopes,
-        )  # fmt: skip
-        return Gradients(loss, mse, sparsity, aux, l0, fired, factors)
+            indices=indices,
+            offsets=offsets,
+            values=values,
+            residual=residual,
+            decoder_scale=2 / (n * d),
+            slopes=slopes,
+            inputs=inputs,
+            w_enc=self.W_enc_rows.detach(),
+            b_dec=b_dec,
+            bias=bias_slopes,
+        )
+        return Gradients(loss=loss, mse=mse, sparsity=sparsity, aux=aux, l0=l0, fired=fired, parameters=factors)
+
+    def _aux_tokens(self, dead: Tensor, centred: Tensor, residual: Tensor) -> auxk.ExtraTokens | None:
+        """The entries of AuxK on the dead features (bool [F]); None where it is off or none is dead."""
+        if not self._most_aux():
+            return None
+        numbers, bias = self.capacity.rows(dead, self.b_enc)
+        if not (size := self._aux_size(len(numbers))):
+            return None
+        features = auxk.DeadFeatures(numbers, self.W_enc_rows[numbers], bias, self.W_dec[numbers])
+        by_products = self.capacity.products_are_cheaper(len(numbers), size)
+        step_stats.aux("dense" if by_products else "gathered", len(numbers), size)
+        form = auxk.by_products if by_products else auxk.by_gathering
+        return form(features, centred, residual, size, self.cfg.aux_coefficient)

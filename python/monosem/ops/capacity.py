@@ -17,7 +17,7 @@ from monosem.ops import delayed_stats, gpu, step_stats
 from monosem.ops.code import SparseCode
 from monosem.ops.delayed_stats import LAG, DelayedStats, PendingCopy
 from monosem.ops.threshold_encode import threshold_encode, threshold_encode_within
-from monosem.ops.topk_encode import Rounded
+from monosem.ops.topk_encode import Rounded as EncoderCopy
 
 DENSE_ABOVE = 0.1  # share of active features above which dense products are faster than gathering rows
 MAX_SLOTS = 1024  # on a GPU: largest number of entries per token for which the sparse path reserves space
@@ -126,7 +126,7 @@ class EncoderInputs:
     x: Tensor
     w: Tensor
     b: Tensor
-    encoder_copy: Rounded | None = None
+    encoder_copy: EncoderCopy | None = None
 
 
 @dataclass(frozen=True)

@@ -4,24 +4,46 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from monosem.data import fingerprint
+from monosem.nn.config import JsonDict
 from monosem.train.rng import rng_state, set_rng_state
+
+# A batch [N, d_in]; a ``DataLoader`` gives a sequence of one.
+Batch = Tensor | np.ndarray | Sequence[Tensor | np.ndarray]
+# Batches, or all activations [n, d_in] in one array.
+Activations = Tensor | np.ndarray | Iterable[Batch]
+
+
+@runtime_checkable
+class Positioned(Protocol):
+    """A source that knows its position in the data and can return to it."""
+
+    def state_dict(self) -> JsonDict: ...
+
+    def load_state_dict(self, state: JsonDict) -> None: ...
+
+
+@runtime_checkable
+class Fingerprinted(Protocol):
+    """A source that identifies its data by a flat dict for JSON."""
+
+    def fingerprint(self) -> JsonDict: ...
 
 
 def check_batch(x: object, like: Tensor, d_in: int, number: int, movable: bool = False) -> Tensor:
     """``x`` [N, d_in], ready for a step, in the dtype of the weights ``like``; bf16 and fp16 widen exactly.
 
-    An array of NumPy is taken as it is, and a list or tuple of one tensor (what a ``DataLoader`` gives) as that tensor.
+    An array of NumPy is used as it is, and a list or tuple of one tensor (as a ``DataLoader`` gives) as that tensor.
 
-    ``movable``: a batch on the CPU goes to the weights' device, once it is checked: so that no one waits for a GPU to
-    say that it is finite. A batch that is on a GPU already is waited for.
+    ``movable``: a batch on the CPU is checked there and then copied to the weights' device, so that the check does not
+    synchronise with a GPU. A batch that is on a GPU already synchronises.
 
     Raises:
         TypeError: not a tensor, or a dtype that does not fit the weights.
@@ -29,8 +51,8 @@ def check_batch(x: object, like: Tensor, d_in: int, number: int, movable: bool =
     """
     x = as_tensor(x)
     if not isinstance(x, Tensor):
-        what = f"{type(x).__name__} of {len(x)}" if isinstance(x, (list, tuple)) and len(x) > 1 else type(x).__name__
-        raise TypeError(f"batch {number}: got {what}; wanted a tensor [N, d_in={d_in}]")
+        kind = f"{type(x).__name__} of {len(x)}" if isinstance(x, (list, tuple)) and len(x) > 1 else type(x).__name__
+        raise TypeError(f"batch {number}: got {kind}; wanted a tensor [N, d_in={d_in}]")
     if x.ndim != 2 or x.shape[1] != d_in:
         hint = "; flatten leading dimensions with x.flatten(0, -2)" if x.ndim > 2 else ""
         raise ValueError(f"batch {number}: got shape {list(x.shape)}; wanted [N, d_in={d_in}]{hint}")
@@ -56,7 +78,7 @@ def check_batch(x: object, like: Tensor, d_in: int, number: int, movable: bool =
                 f"at row {row}, column {column}; wanted finite activations. No weight was changed by this batch. Find "
                 "out where they come from (half-precision overflow in the model is common), or leave that input out."
             )
-    if x.device != like.device:  # from pinned memory: from other memory a copy waits
+    if x.device != like.device:  # from pinned memory: a copy from other memory synchronises
         x = x.pin_memory().to(like.device, non_blocking=True).to(like.dtype)
     return x
 
@@ -66,20 +88,20 @@ def as_tensor(x: object) -> object:
     if isinstance(x, (list, tuple)) and len(x) == 1 and isinstance(x[0], (Tensor, np.ndarray)):
         x = x[0]
     if isinstance(x, np.ndarray) and x.dtype.kind in "fiu" and x.dtype.isnative:
-        with warnings.catch_warnings():  # that a read-only array may not be written: nothing here writes
+        with warnings.catch_warnings():  # of read-only arrays: nothing here writes
             warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
             return torch.from_numpy(np.ascontiguousarray(x))
     return x
 
 
 class TensorBatches:
-    """Endless shuffled batches of a tensor [n, D] in memory: each epoch without replacement, in an order of its own."""
+    """Endless shuffled batches of a tensor [n, D] in memory: each epoch is a new permutation."""
 
     def __init__(self, x: Tensor, batch_size: int, seed: int) -> None:
         self._x, self._batch_size, self._seed = x, min(batch_size, len(x)), seed
         self._epoch, self._next = 0, 0
 
-    def fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self) -> JsonDict:
         return {"kind": "tensor", **fingerprint.of_array(self._x)}
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -92,10 +114,10 @@ class TensorBatches:
                 yield self._x[rows.to(self._x.device)]
             self._epoch, self._next = self._epoch + 1, 0
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> JsonDict:
         return {"epoch": self._epoch, "next": self._next}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: JsonDict) -> None:
         self._epoch, self._next = state["epoch"], state["next"]
 
 
@@ -103,20 +125,19 @@ class Batches:
     """One walk over a source of activations.
 
     ``source`` is any iterable of [N, d_in] batches, or a tensor [n, d_in] (see ``TensorBatches``). A source with
-    ``state_dict`` and ``load_state_dict`` is put back exactly where it was; any other one is read again from its
-    beginning, with the random numbers of then, skipping the batches already used. Batches on the CPU are moved to the
+    ``state_dict`` and ``load_state_dict`` returns exactly to its position; any other one is read again from its
+    beginning, with the same random numbers, skipping the batches already used. Batches on the CPU are moved to the
     weights' device.
 
-    A position is kept with what tells these data from others: the source's own ``fingerprint()`` (a flat dict for
-    JSON), or, where there is only an iterable, a checksum of each batch's first and last row.
+    A position is saved with an identification of the data: the source's own ``fingerprint()`` (a flat dict for JSON),
+    or, where there is only an iterable, a checksum of each batch's first and last row.
 
     Attributes:
         start: the random numbers before the first batch of a source without state (``rng_state``), else None.
     """
 
-    def __init__(self, source: Any, like: Tensor, d_in: int, batch_size: int, seed: int) -> None:
-        if isinstance(source, np.ndarray):
-            source = as_tensor(source)
+    def __init__(self, activations: Activations, like: Tensor, d_in: int, batch_size: int, seed: int) -> None:
+        source = as_tensor(activations) if isinstance(activations, np.ndarray) else activations
         if isinstance(source, Tensor):
             if source.ndim != 2 or source.shape[1] != d_in or not len(source):
                 raise ValueError(f"activations: got a tensor {list(source.shape)}; wanted [n ≥ 1, d_in={d_in}]")
@@ -126,21 +147,22 @@ class Batches:
         width = getattr(source, "d_in", d_in)
         if width != d_in:
             raise ValueError(f"activations: got width {width}; wanted d_in={d_in} of the autoencoder")
-        self.source, self.number = source, 0
+        self.source: Iterable[Batch] = source
+        self.number = 0
         self._like, self._d_in = like, d_in
-        self._iterator: Iterator | None = None
-        self.start: tuple[dict[str, Tensor], dict[str, Any]] | None = None
-        self._crc, self._data = 0, None
+        self._iterator: Iterator[Batch] | None = None
+        self.start: tuple[dict[str, Tensor], JsonDict] | None = None
+        self._crc = 0
+        self._data: JsonDict | None = None
 
     def __iter__(self) -> Batches:
         return self
 
     def __next__(self) -> Tensor:
         """The next batch, checked. Raises StopIteration at the end, ValueError if there was no batch at all."""
-        if self._iterator is None:
-            self._begin()
+        iterator = self._begin() if self._iterator is None else self._iterator
         try:
-            x = next(self._iterator)
+            x = next(iterator)
         except StopIteration:
             if self.number == 0:
                 raise ValueError(
@@ -154,37 +176,39 @@ class Batches:
             self._crc = _followed_by(self._crc, x)
         return checked
 
-    def _begin(self) -> None:
+    def _begin(self) -> Iterator[Batch]:
         if not self.exact and self.start is None:
             self.start = rng_state()
         self._iterator = iter(self.source)
+        return self._iterator
 
     @property
     def exact(self) -> bool:
-        """Whether the source can tell its position."""
-        return hasattr(self.source, "state_dict") and hasattr(self.source, "load_state_dict")
+        """Whether the source knows its position."""
+        return isinstance(self.source, Positioned)
 
-    def fingerprint(self) -> dict[str, Any]:
-        """What tells these data from others, for JSON; made once, a tensor is read for it."""
+    def fingerprint(self) -> JsonDict:
+        """An identification of the data, for JSON; computed once, for which a tensor is read."""
         if self._data is None:
-            if hasattr(self.source, "fingerprint"):
+            if isinstance(self.source, Fingerprinted):
                 self._data = self.source.fingerprint()
             else:
-                named = ("d_in", "n_tokens", "hook_name", "model_name")
-                known = {name: getattr(self.source, name, None) for name in named}
-                known = {name: value for name, value in known.items() if isinstance(value, (int, str))}
+                names = ("d_in", "n_tokens", "hook_name", "model_name")
+                attributes = {name: getattr(self.source, name, None) for name in names}
+                known = {name: value for name, value in attributes.items() if isinstance(value, (int, str))}
                 self._data = {"kind": "batches", **known}
         return self._data
 
-    def state_dict(self) -> dict[str, Any]:
-        source = self.source.state_dict() if self.exact else None
+    def state_dict(self) -> JsonDict:
+        source = self.source.state_dict() if isinstance(self.source, Positioned) else None
         return {"number": self.number, "source": source, "data": self.fingerprint(), "crc32": self._crc}
 
-    def load_state_dict(self, state: dict[str, Any], where: str = "the folder") -> None:
-        """Go to the position of ``state``, which ``where`` holds; ``start`` is set before where it was saved.
+    def load_state_dict(self, state: JsonDict, where: str = "the folder") -> None:
+        """Go to the position of ``state``, which ``where`` holds; the caller sets ``start`` before, if it was saved.
 
         Raises:
-            ValueError: the source is of the other sort than the one saved, of other data, or ends before that position.
+            ValueError: the source saved had a position and this one has none, or the reverse; it has other data, or
+                ends before that position.
         """
         if (state["source"] is not None) != self.exact:
             had, has = ("a", "no") if state["source"] is not None else ("no", "a")
@@ -196,22 +220,23 @@ class Batches:
             warnings.warn(
                 f"activations: {where} was written before runs knew their data; whether these are the same data "
                 "cannot be checked",
-                RuntimeWarning, stacklevel=4,
-            )  # fmt: skip
+                RuntimeWarning,
+                stacklevel=4,
+            )
         elif names := fingerprint.different(state["data"], self.fingerprint()):
             raise _other_data(where, state["data"], self.fingerprint(), names)
-        if self.exact:
+        if isinstance(self.source, Positioned):
             self.source.load_state_dict(state["source"])
             self.number = state["number"]
             return
         self._skip(state, where)
 
-    def _skip(self, state: dict[str, Any], where: str) -> None:
+    def _skip(self, state: JsonDict, where: str) -> None:
         if self.start is not None:
             set_rng_state(*self.start)
-        self._begin()
+        iterator = self._begin()
         for skipped in range(state["number"]):
-            if (x := next(self._iterator, None)) is None:
+            if (x := next(iterator, None)) is None:
                 raise ValueError(
                     f"activations: ended after {skipped} batches, while skipping the {state['number']} that the run "
                     "has used already; wanted the same stream from its beginning"
@@ -231,7 +256,7 @@ _ADVICE = (
 )
 
 
-def _other_data(where: str, saved: dict[str, Any], mine: dict[str, Any], names: list[str]) -> ValueError:
+def _other_data(where: str, saved: JsonDict, mine: JsonDict, names: list[str]) -> ValueError:
     differing = "; ".join(f"{name}: {saved[name]!r} there, {mine[name]!r} here" for name in names)
     return ValueError(
         f"activations: {where} was trained on other data ({differing}). There: {fingerprint.words(saved)}. Here: "

@@ -5,42 +5,46 @@ from __future__ import annotations
 import gc
 import warnings
 from collections.abc import Callable, Hashable
-from typing import Any, Protocol
+from typing import Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 Work = Callable[[Tensor], dict[str, Tensor]]
+Output = TypeVar("Output")
 STILL = 2  # steps of a kind that are called before one is captured: the first of them compiles and loads kernels
 
 
 class Graph(Protocol):
+    """A captured step, such as ``torch.cuda.CUDAGraph``."""
+
     def replay(self) -> None: ...
 
 
 class CaptureFailed(RuntimeError):
-    """A step could not be captured; nothing of it has run, and the process is as it was."""
+    """A step could not be captured; no operation of it has run, and the state of the process is as before."""
 
 
-failed = ""  # why a capture failed in this process, in which none is tried again
+failed = ""  # the reason why a capture failed in this process, after which none is tried again
 
 
-def capture(call: Callable[[], Any], device: torch.device) -> tuple[Graph, Any]:
-    """The graph of a call, and what it returned: memory that each replay writes anew.
+def capture(call: Callable[[], Output], device: torch.device) -> tuple[Graph, Output]:
+    """The graph of a call, and the value that it returned: tensors that each replay overwrites.
 
-    ``torch.cuda.graph`` is not used, for where a capture fails it leaves the process on the capture's stream, with the
-    capture's memory pool open and the generator of random numbers in the middle of it.
+    ``torch.cuda.graph`` is not used: after a failed capture it leaves the process on the capture's stream, with the
+    capture's memory pool open and the random number generator registered with it.
 
     Raises:
         CaptureFailed: the call did something that cannot be captured.
     """
     torch.cuda.synchronize(device)
     gc.collect()
-    torch.cuda.empty_cache()  # what called steps keep is free for the graph, which has memory of its own
-    pool, graph, out = torch.cuda.graph_pool_handle(), torch.cuda.CUDAGraph(), None
+    torch.cuda.empty_cache()  # memory cached by called steps is free for the graph, which has a pool of its own
+    pool, graph = torch.cuda.graph_pool_handle(), torch.cuda.CUDAGraph()
+    out: Output | None = None
     error: Exception | None = None
     with torch.cuda.device(device), torch.cuda.stream(torch.cuda.Stream(device)):
-        # What other threads do meanwhile (a model that fills a buffer) is no error of ours.
+        # Calls of other threads meanwhile (a model that fills a buffer) are no error of this capture.
         graph.capture_begin(pool=pool, capture_error_mode="thread_local")
         try:
             out = call()
@@ -53,11 +57,11 @@ def capture(call: Callable[[], Any], device: torch.device) -> tuple[Graph, Any]:
             error = error or raised
     if error is not None:
         raise CaptureFailed(f"{type(error).__name__}: {error}".splitlines()[0][:300]) from error
-    return graph, out
+    return graph, cast("Output", out)  # without an error the call has returned
 
 
-def _close(pool: Any, device: torch.device) -> None:
-    """End what ``capture_end`` does not when CUDA has given up a capture."""
+def _close(pool: tuple[int, int], device: torch.device) -> None:
+    """Close the parts of a capture that ``capture_end`` leaves open after an error."""
     index = torch.cuda.current_device() if device.index is None else device.index
     torch._C._cuda_endAllocateToPool(index, pool)
     generator = torch.cuda.default_generators[index]
@@ -67,11 +71,11 @@ def _close(pool: Any, device: torch.device) -> None:
 class CapturedStep:
     """``work`` on batches: called, or replayed from its graph when the last ``STILL`` batches were of the same kind.
 
-    One graph is kept, that of the present kind. A capture that fails is said once; from then on all is called.
+    One graph is kept, that of the present kind. A failed capture is reported once; all later steps are called.
 
     Args:
-        work: all that a step does on the device. It reads its batch and whatever changes from step to step from
-            memory that stays where it is, and returns metrics, 0-dim and float32.
+        work: the part of a step that runs on the device. It reads its batch, and all that changes from step to step,
+            from memory at fixed addresses, and returns metrics, 0-dim and float32.
     """
 
     def __init__(self, work: Work, device: torch.device) -> None:
@@ -87,17 +91,17 @@ class CapturedStep:
         """The metrics of the step on x.
 
         Args:
-            kind: what decides about the step's launches beside the shape of x.
+            kind: all that the step's launches depend on beside the shape of x.
         """
         if self._kind != (x.shape, kind):
-            self._graph = self._numbers = None  # its memory is free before another takes some
-            if self._x is None or self._x.shape != x.shape:
-                self._x = torch.empty_like(x, memory_format=torch.contiguous_format)
+            self._graph = self._numbers = None  # its memory is free before another graph is captured
             self._kind, self._seen = (x.shape, kind), 0
+        if self._x is None or self._x.shape != x.shape:
+            self._x = torch.empty_like(x, memory_format=torch.contiguous_format)
         self._x.copy_(x)
         if self._graph is None and self._seen >= STILL and not failed:
-            self._capture()
-        if self._graph is None:
+            self._capture(self._x)
+        if self._graph is None or self._numbers is None:
             self._seen += 1
             return self._work(self._x)
         self._graph.replay()
@@ -108,11 +112,11 @@ class CapturedStep:
         """Whether the last step was replayed."""
         return self._graph is not None
 
-    def _capture(self) -> None:
+    def _capture(self, x: Tensor) -> None:
         global failed
 
         def call() -> Tensor:
-            metrics = self._work(self._x)
+            metrics = self._work(x)
             self._names = list(metrics)
             return torch.stack(list(metrics.values()))
 
@@ -123,5 +127,6 @@ class CapturedStep:
             warnings.warn(
                 f"cuda_graph: the step could not be captured as a CUDA graph ({failed}). Training goes on without: the "
                 "same weights, with more work for the host. TrainConfig(cuda_graph=False) does not try.",
-                RuntimeWarning, stacklevel=2,
-            )  # fmt: skip
+                RuntimeWarning,
+                stacklevel=2,
+            )

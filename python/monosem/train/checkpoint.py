@@ -13,12 +13,12 @@ import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import load_file
 from torch import Tensor
 
 from monosem.data import files
+from monosem.nn.config import JsonDict
 
 FORMAT = 1
 KEEP = 2
@@ -30,7 +30,7 @@ class Checkpoint:
 
     step: int
     tensors: dict[str, Tensor]
-    state: dict[str, Any] = field(default_factory=dict)
+    state: JsonDict = field(default_factory=dict)
 
 
 def path_of(folder: Path, step: int) -> Path:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TypeGuard
 
+from monosem.nn.config import JsonDict
 from monosem.ops.adam import STATES
 from monosem.train.resample import ResampleConfig
 
@@ -19,13 +20,13 @@ class TrainConfig:
     Attributes:
         lr: peak learning rate of Adam. The paper states none and found that lower is better given enough steps: 1e-3 to
             3e-3 suits runs of a few million tokens, 1e-4 to 4e-4 long ones and wide dictionaries.
-        batch_size: tokens of a batch. The source makes the batches; this one sizes progress and memory estimates.
+        batch_size: tokens per batch. The source makes the batches; this is for the estimates of progress and memory.
         steps: optimizer steps of the whole run, to which the schedules below refer.
         betas, eps: Adam's.
-        adam_state: ``"fp32"``, ``"bf16"`` or ``"int8"``: Adam's moments of both matrices in 8, 4 or 2 bytes a weight;
-            what has fewer bits is rounded stochastically and repeatably.
-        lazy_rows: leave a feature's row alone in a batch that gives it no gradient; saves time in wide dictionaries,
-            but is not ``torch.optim.Adam`` any more (see ``FastStep``).
+        adam_state: ``"fp32"``, ``"bf16"`` or ``"int8"``: Adam's moments of both matrices in 8, 4 or 2 bytes per weight;
+            fewer bits than fp32 are rounded stochastically and reproducibly.
+        lazy_rows: do not update a feature's row in a batch that gives it no gradient; saves time in wide dictionaries,
+            but differs from ``torch.optim.Adam`` (see ``FastStep``).
         lr_warmup: time over which the learning rate rises linearly from 0.
         lr_decay: time at the end over which it falls to 0.
         decay_shape: ``"linear"`` or ``"cosine"``.
@@ -39,8 +40,8 @@ class TrainConfig:
         seed: of the draws that resampling makes.
         log_every: steps between two rows of metrics, each the mean over the steps since the last.
         checkpoint_every: steps between two checkpoints (one is always written at the end).
-        cuda_graph: on a GPU, replay the step from a CUDA graph while its shapes stand still (TopK; a ReLU step may wait
-            for the GPU and is called). The same weights either way.
+        cuda_graph: on a GPU, replay the step from a CUDA graph while its shapes are constant (TopK; a ReLU step may
+            synchronise and is called). The same weights either way.
     """
 
     lr: float = 1e-3
@@ -103,21 +104,23 @@ class TrainConfig:
         value = getattr(self, name)
         return value if isinstance(value, int) else round(value * self.steps)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonDict:
         """A dict that JSON keeps as it is: ``TrainConfig.from_json(json.loads(json.dumps(c.to_json()))) == c``."""
-        made = asdict(self) | {"betas": list(self.betas)}
+        values: JsonDict = asdict(self) | {"betas": list(self.betas)}
         if self.resample is not None:
-            made["resample"]["at_steps"] = list(self.resample.at_steps)
-        return made
+            values["resample"]["at_steps"] = list(self.resample.at_steps)
+        return values
 
     @classmethod
-    def from_json(cls, made: dict[str, Any]) -> TrainConfig:
+    def from_json(cls, values: JsonDict) -> TrainConfig:
         """The inverse of ``to_json``. Raises ValueError for a field that this version does not know."""
-        unknown = sorted(set(made) - {f.name for f in fields(cls)})
+        unknown = sorted(set(values) - {f.name for f in fields(cls)})
         if unknown:
             raise ValueError(f"config: got the unknown fields {unknown}; wanted those of TrainConfig")
-        resample = made.get("resample")
-        return cls(**made | {"resample": ResampleConfig(**resample) if resample else None})
+        settings = dict(values)
+        if resample := settings.pop("resample", None):
+            settings["resample"] = ResampleConfig(**resample)
+        return cls(**settings)
 
 
 def _check(name: str, value: object, ok: bool, wanted: str) -> None:
@@ -125,7 +128,7 @@ def _check(name: str, value: object, ok: bool, wanted: str) -> None:
         raise ValueError(f"{name}: got {value!r}; wanted {wanted}")
 
 
-def _number(value: object) -> bool:
+def _number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 

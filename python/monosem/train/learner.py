@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from monosem.nn import SAE
+from monosem.nn.config import JsonDict
 from monosem.ops import gpu
 from monosem.ops.step_stats import PhaseTimes, StepStats, phase, recording
 from monosem.train.captured import CapturedStep
@@ -18,6 +18,8 @@ from monosem.train.ema import Ema
 from monosem.train.resample import InputDraw, write_neurons
 from monosem.train.schedule import learning_rate, sparsity_scale
 from monosem.train.step import FastStep
+
+Metrics = dict[str, Tensor | float]
 
 
 class Learner:
@@ -42,7 +44,7 @@ class Learner:
         self.stats = StepStats()  # of the last step that was called; a graph replays what that one did
         self._plain: dict[str, float] = {}  # its metrics that the host knows
 
-    def step(self, x: Tensor, step: int) -> dict[str, Tensor | float]:
+    def step(self, x: Tensor, step: int) -> Metrics:
         """Optimizer step number ``step`` (0 is the first) on x [N, D]; metrics are 0-dim tensors, ``lr`` a float.
 
         ``dead`` is the share of features that fired on none of the last ``cfg.dead_after`` tokens, after this step.
@@ -50,14 +52,14 @@ class Learner:
         products follows a sparse one. The others say how the step was computed: ``StepStats.metrics``.
         """
         lr, scale = learning_rate(self.cfg, step), sparsity_scale(self.cfg, step)
-        asynchronous = self.captured is not None and gpu.asynchronous(self.sae.W_dec)
-        decision = self.sae.capacity.decision() if asynchronous else None
-        if decision is None:
+        captured = self.captured if gpu.asynchronous(self.sae.W_dec) else None
+        decision = self.sae.capacity.decision() if captured is not None else None
+        if captured is None or decision is None:
             return self._step(x, lr, scale) | self._plain | {"lr": lr}
         self.fast.count_step(lr)
         at = tuple(p.data_ptr() for p in self.sae.parameters())  # a graph knows addresses
-        metrics = self.captured(x, (decision, at))
-        if self.captured.replaying:
+        metrics: Metrics = dict(captured(x, (decision, at)))
+        if captured.replaying:
             self.sae.capacity.replayed()
         return metrics | self._plain | {"lr": lr}
 
@@ -106,13 +108,15 @@ class Learner:
         return InputDraw(self.sae, n_dead, plan, self.generator, sparsity_scale(self.cfg, steps_done - 1))
 
     def resample(self, inputs: Tensor) -> int:
-        """Give the neurons dead over the window a new start from ``inputs`` [R, D]; returns how many that were."""
+        """Restart the neurons dead over the window from ``inputs`` [R, D]; returns how many that were."""
         with recording(self.times):
             phase("resample")
             return self._resample(inputs)
 
     def _resample(self, inputs: Tensor) -> int:
         plan = self.cfg.resample
+        if plan is None:
+            raise ValueError("resample: got None in the configuration; wanted TrainConfig(resample=ResampleConfig(…))")
         features = write_neurons(self.sae, self.dead.dead_for_steps(plan.window), inputs, plan)
         self.fast.reset_features(features)
         self.dead.reset(features)
@@ -147,8 +151,8 @@ class Learner:
         self.generator.set_state(state["generator"])
         self.resampled = int(state["resampled"])
 
-    def describe(self) -> dict[str, Any]:
-        """What must be the same for a checkpoint to be of this run: the dictionary's shape and how it is trained."""
+    def describe(self) -> JsonDict:
+        """The settings that a checkpoint of this run has too: those of the dictionary and of its training."""
         train = self.cfg.to_json()
         for name in ("log_every", "checkpoint_every", "cuda_graph"):  # these do not change what is learned
             del train[name]

@@ -9,7 +9,6 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from monosem.data.corpus import Corpus
 from monosem.data.folder_lock import folder_lock
 from monosem.data.language_model import LMConfig, Transformer
 from monosem.data.native import save_folder
+from monosem.nn.config import JsonDict
 from monosem.train import checkpoint
 from monosem.train.interrupt import StopRequest
 from monosem.train.loggers import JsonlLogger
@@ -189,7 +189,7 @@ class _Run:
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{self.names[index]}.{k}": v for k, v in state.items()}
-        state: dict[str, Any] = {"identity": self.identity, "losses": self.losses, "seconds": self.seconds}
+        state: JsonDict = {"identity": self.identity, "losses": self.losses, "seconds": self.seconds}
         checkpoint.save(self.out, checkpoint.Checkpoint(self.step, tensors, state))
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:

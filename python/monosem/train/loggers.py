@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from monosem.data import files
 
@@ -28,11 +28,11 @@ class Logger(Protocol):
 
 
 class JsonlLogger:
-    """One JSON object a line, each on disk as soon as it is logged; after a resume no step stands there twice."""
+    """One JSON object per line, flushed as it is logged; after a resume no step is in the file twice."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._out = None
+        self._out: TextIO | None = None
 
     def start(self, step: int) -> None:
         if self.path.exists():
@@ -44,6 +44,8 @@ class JsonlLogger:
         self._out = self.path.open("a", encoding="utf-8")
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        if self._out is None:
+            raise _NotStarted(self)
         self._out.write(json.dumps({"step": step, **metrics}) + "\n")
         self._out.flush()
 
@@ -51,6 +53,11 @@ class JsonlLogger:
         if self._out is not None:
             self._out.close()
             self._out = None
+
+
+class _NotStarted(RuntimeError):
+    def __init__(self, logger: object) -> None:
+        super().__init__(f"log: {type(logger).__name__} was not started; wanted start(step) before log(...)")
 
 
 def _step_of(line: str) -> float:
@@ -64,18 +71,21 @@ def _step_of(line: str) -> float:
 class WandbLogger:
     """Weights & Biases. ``options`` go to ``wandb.init``; give ``id`` and a resumed run continues the same curve."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, **options: object) -> None:
         try:
             import wandb
         except ImportError as error:
             raise ImportError("WandbLogger: the package wandb is not installed; pip install wandb") from error
-        self._wandb, self._options, self._run = wandb, options, None
+        self._wandb: Any = wandb
+        self._options, self._run = options, None
 
     def start(self, step: int) -> None:
         resume = {"resume": "allow"} if "id" in self._options else {}
         self._run = self._wandb.init(**resume | self._options)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        if self._run is None:
+            raise _NotStarted(self)
         self._run.log(dict(metrics), step=step)
 
     def close(self) -> None:
@@ -93,12 +103,15 @@ class TensorBoardLogger:
             raise ImportError(
                 "TensorBoardLogger: the package tensorboard is not installed; pip install tensorboard"
             ) from error
-        self._make, self._folder, self._writer = SummaryWriter, str(folder), None
+        self._make, self._folder = SummaryWriter, str(folder)
+        self._writer: SummaryWriter | None = None
 
     def start(self, step: int) -> None:
         self._writer = self._make(self._folder, purge_step=step + 1)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        if self._writer is None:
+            raise _NotStarted(self)
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
 

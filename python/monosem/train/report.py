@@ -1,22 +1,22 @@
-"""What the user sees of a run: means of the metrics in rows, and a progress bar in tokens."""
+"""The rows of metrics of a run (means over steps), and its progress bar in tokens."""
 
 from __future__ import annotations
 
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from monosem.nn.config import JsonDict
 from monosem.train.loggers import Logger
 from monosem.train.notices import unusual
 
 
 class Meter:
-    """Sums metrics, tensors on their device; reads them, which waits for it, only when asked."""
+    """Sums of metrics, tensors on their device; only ``take`` and ``finite`` synchronise with it."""
 
     def __init__(self) -> None:
         self._names: list[str] = []
@@ -37,8 +37,9 @@ class Meter:
             for name, value in zip(tensors, row.unbind(), strict=True):
                 sums[name] = sums[name] + value if name in sums else value
             self._sums, self._names = torch.stack(list(sums.values())), list(sums)
-        for name in metrics.keys() - tensors.keys():
-            self._plain[name] = self._plain.get(name, 0.0) + metrics[name]
+        for name, value in metrics.items():
+            if not isinstance(value, Tensor):
+                self._plain[name] = self._plain.get(name, 0.0) + value
         self.count += 1
 
     def finite(self) -> bool:
@@ -47,17 +48,18 @@ class Meter:
 
     def take(self) -> dict[str, float]:
         """The means since the last ``take``."""
-        sums = dict(zip(self._names, self._sums.tolist(), strict=True)) | self._plain
+        tensors = [] if self._sums is None else self._sums.tolist()
+        sums = dict(zip(self._names, tensors, strict=True)) | self._plain
         means = {name: value / self.count for name, value in sums.items()}
         self._sums, self._plain, self.count = None, {}, 0
         return means
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> JsonDict:
         """JSON; a Python float comes back from it bit for bit."""
         sums = None if self._sums is None else self._sums.tolist()
         return {"names": self._names, "sums": sums, "plain": self._plain, "count": self.count}
 
-    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+    def load_state_dict(self, state: JsonDict, device: torch.device) -> None:
         sums = state["sums"]
         self._sums = None if sums is None else torch.tensor(sums, dtype=torch.float64, device=device)
         self._names, self._plain, self.count = state["names"], dict(state["plain"]), state["count"]
@@ -66,8 +68,8 @@ class Meter:
 class Report:
     """Progress bar and loggers of one call of ``fit``, from ``step`` on.
 
-    A logger that raises when the run starts ends it: nothing is lost then. Later it is left out of the rest of the run,
-    with a warning: what has been learned is worth more than its curve.
+    A logger that raises when the run starts ends the run, which has lost nothing yet. One that raises later is left out
+    of the rest of the run, with a warning: the weights are worth more than their curve.
 
     Where a row of metrics shows that steps are slower than they might be, the last field of the bar says so, and a
     warning once per call of ``fit`` says what to do.
@@ -82,7 +84,7 @@ class Report:
                 logger.start(step)
                 self._loggers.append(logger)
         except BaseException:
-            self._tell("close")
+            self._call("close")
             raise
         self._bar = tqdm(
             total=total,
@@ -102,7 +104,7 @@ class Report:
 
     def __exit__(self, *exc: object) -> None:
         self._bar.close()
-        self._tell("close")
+        self._call("close")
 
     @property
     def seconds(self) -> float:
@@ -121,7 +123,7 @@ class Report:
             rows[0] if len(rows) == 1 else {f"{i}/{name}": v for i, row in enumerate(rows) for name, v in row.items()}
         )
         timing = {"tokens_per_second": round(rate, 1), "seconds": round(self.seconds, 2)}
-        self._tell("log", step, {"tokens": tokens} | flat | timing)
+        self._call("log", step, {"tokens": tokens} | flat | timing)
         forms = {"loss": "{:.4g}", "l0": "{:.1f}", "dead": "{:.1%}"}
         shown = {name: "|".join(form.format(row[name]) for row in rows) for name, form in forms.items()}
         self._bar.set_postfix(shown | self._unusual(rows), refresh=False)
@@ -135,15 +137,16 @@ class Report:
                 warnings.warn_explicit(notice.sentence, RuntimeWarning, __file__, 0, registry={})
         return {"slow": ", ".join(dict.fromkeys(notice.short for notice in notices))} if notices else {}
 
-    def _tell(self, what: str, *args: Any) -> None:
+    def _call(self, method: str, *args: object) -> None:
         for logger in list(self._loggers):
             try:
-                getattr(logger, what)(*args)
+                getattr(logger, method)(*args)
             except Exception as error:
                 self._loggers.remove(logger)
                 warnings.warn(
-                    f"loggers: {type(logger).__name__}.{what} raised {type(error).__name__}: {error}. Training "
+                    f"loggers: {type(logger).__name__}.{method} raised {type(error).__name__}: {error}. Training "
                     "continues without this logger; fix it and call again after the run, or stop with Ctrl-C and "
                     "resume.",
-                    RuntimeWarning, stacklevel=4,
-                )  # fmt: skip
+                    RuntimeWarning,
+                    stacklevel=4,
+                )

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from monosem.nn import SAE
-from monosem.nn.config import auto_aux_k
+from monosem.nn.config import JsonDict, TopKConfig, auto_aux_k
 from monosem.train.config import TrainConfig
 from monosem.train.schedule import learning_rate
 
@@ -17,7 +17,7 @@ _BEFORE = {"adam_state": "fp32", "lazy_rows": False}
 _GROWS = ("steps", "resample")
 
 
-def check_same_run(mine: list[dict], saved: list[dict], folder: Path) -> bool:
+def check_same_run(mine: list[JsonDict], saved: list[JsonDict], folder: Path) -> bool:
     """Whether this run is the saved one made longer (False: the same).
 
     Raises:
@@ -43,11 +43,12 @@ def check_same_run(mine: list[dict], saved: list[dict], folder: Path) -> bool:
     return grown
 
 
-def keep_older_default(sae: SAE, saved: dict) -> bool:
-    """Let a run that began when AuxK used d_in // 2 features by default go on so; whether that is another number."""
+def keep_older_default(sae: SAE, saved: JsonDict) -> bool:
+    """Keep d_in // 2 features for AuxK in a run that began when that was the default; whether the number differs."""
     cfg = sae.cfg
-    older = cfg.kind == saved.get("kind") == "topk" and saved.get("aux_k", 0) is None
-    if not older or cfg.aux_k != auto_aux_k(cfg.d_in):
+    if not isinstance(cfg, TopKConfig) or saved.get("kind") != cfg.kind or saved.get("aux_k", 0) is not None:
+        return False
+    if cfg.aux_k != auto_aux_k(cfg.d_in):
         return False
     sae.cfg = replace(cfg, aux_k=None)
     return cfg.aux_k != cfg.d_in // 2

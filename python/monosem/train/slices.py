@@ -55,7 +55,7 @@ class Slices:
             if not sums:
                 sums = [g.mul_(share) for g in gradients]
             else:
-                torch._foreach_add_(sums, gradients, alpha=share)
+                torch._foreach_add_(sums, gradients, alpha=share)  # pyright: ignore[reportPrivateImportUsage]
         for parameter, gradient in zip(self._parameters, sums, strict=True):
             parameter.grad = gradient
         return loss

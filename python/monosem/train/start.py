@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from monosem.data.serialization import load
+from monosem.nn.config import JsonDict
 from monosem.train import checkpoint
 from monosem.train.learner import Learner
 
 
 @torch.no_grad()
-def start_from(learners: Sequence[Learner], folder: str | Path, moments: bool) -> dict[str, Any]:
+def start_from(learners: Sequence[Learner], folder: str | Path, moments: bool) -> JsonDict:
     """Copy the weights of the run in ``folder``; returns what to remember of it.
 
     They come from the last checkpoint, or where there is none (what ``monosem.save`` wrote) from the result.
@@ -56,7 +56,7 @@ def _results(folder: Path) -> list[Path]:
     return found
 
 
-def _from_checkpoint(learners: Sequence[Learner], folder: Path, step: int, moments: bool) -> dict[str, Any]:
+def _from_checkpoint(learners: Sequence[Learner], folder: Path, step: int, moments: bool) -> JsonDict:
     found = checkpoint.load(folder, step)
     runs = list(enumerate(found.state["run"]))
     for learner, (i, run) in zip(learners, _one_each(runs, learners, folder), strict=True):

@@ -154,7 +154,7 @@ class FastStep:
             raise ValueError(
                 f"lr: got {list(lr.shape)} on {lr.device}; wanted a 0-dim tensor on {self.sae.W_dec.device}"
             )
-        if self._steps is None:
+        if self._steps is None or self._live is None:
             self._steps = torch.tensor(self._count, dtype=torch.int64, device=lr.device)
             self._live = adam.live_factors(*self.betas, self.eps, lr.device)
         gpu.advance_live_(self._live, lr, self._steps, *self.betas)
@@ -176,8 +176,9 @@ class FastStep:
     def _options(self, name: str) -> tuple:
         """``unit, lazy, live, scales, copy, norms`` of a matrix."""
         copy = self._copy if name == "W_enc_rows" and self._copy is not None else (None, None)
-        rows = isinstance(self.declared[name], Rows)
-        unit, lazy = rows and self.declared[name].unit, rows and self.lazy_rows
+        declared = self.declared[name]
+        is_rows = isinstance(declared, Rows)
+        unit, lazy = is_rows and declared.unit, is_rows and self.lazy_rows
         return unit, lazy, self._live_of(name), self.scales.get(name), *copy
 
     def _fresh_copy(self) -> tuple[Tensor, Tensor] | None:

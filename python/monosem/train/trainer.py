@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -16,19 +15,18 @@ from monosem.data.folder_lock import folder_lock
 from monosem.data.serialization import save
 from monosem.data.shuffled import FillingStopped, ShuffledSource
 from monosem.nn import SAE
+from monosem.nn.config import JsonDict
 from monosem.train import checkpoint, memory
-from monosem.train.batches import Batches, check_batch
+from monosem.train.batches import Activations, Batches, check_batch
 from monosem.train.checkpoint import Checkpoint
 from monosem.train.config import TrainConfig
 from monosem.train.interrupt import StopRequest
-from monosem.train.learner import Learner
+from monosem.train.learner import Learner, Metrics
 from monosem.train.loggers import JsonlLogger, Logger
 from monosem.train.report import Meter, Report
 from monosem.train.rng import rng_state, set_rng_state
 from monosem.train.same_run import check_same_run, keep_older_default, rest_of
 from monosem.train.start import start_from
-
-Metrics = dict[str, Tensor | float]
 
 
 class Trainer:
@@ -58,7 +56,7 @@ class Trainer:
 
     def __init__(
         self, sae: SAE | Sequence[SAE], config: TrainConfig | Sequence[TrainConfig], folder: str | Path | None = None,
-        *, loggers: Sequence[Logger] | None = None, progress: bool = True, metadata: dict[str, Any] | None = None,
+        *, loggers: Sequence[Logger] | None = None, progress: bool = True, metadata: JsonDict | None = None,
         start: str | Path | None = None, moments: bool = False, time_phases: bool = False,
     ) -> None:  # fmt: skip
         self._single = isinstance(sae, SAE)
@@ -110,7 +108,7 @@ class Trainer:
         self.tokens_done += len(x)
         return metrics[0] if self._single else metrics
 
-    def fit(self, activations: Any, resume: bool | int = True) -> Trainer:
+    def fit(self, activations: Activations, resume: bool | int = True) -> Trainer:
         """Train until ``config.steps`` steps are done, from the last checkpoint in ``folder`` if there is one.
 
         Ctrl-C (and SIGTERM) finishes the step, saves a checkpoint and stops; the same call again goes on, and ends
@@ -298,7 +296,7 @@ class Trainer:
     def _export(self, batches: Batches) -> None:
         """The result, for ``ms.load``; a stream that ended too early is said, here and by whoever loads it."""
         if self.folder is not None:
-            self._write_result(batches)
+            self._write_result(self.folder, batches)
         if self.steps_done < self.cfg.steps:
             # Not `warn`: that shows what was said once from the same line no second time.
             warnings.warn_explicit(
@@ -310,7 +308,7 @@ class Trainer:
                 0,
             )
 
-    def _write_result(self, batches: Batches) -> None:
+    def _write_result(self, run: Path, batches: Batches) -> None:
         known = {
             "hook_name": getattr(batches.source, "hook_name", None),
             "model": getattr(batches.source, "model_name", None),
@@ -320,7 +318,7 @@ class Trainer:
         metadata |= {"steps": self.steps_done, "steps_planned": self.cfg.steps, "tokens": self.tokens_done}
         metadata |= {"finished": self.steps_done >= self.cfg.steps, "data": batches.fingerprint()}
         for i, learner in enumerate(self.learners):
-            folder = self.folder if self._single else self.folder / str(i)
+            folder = run if self._single else run / str(i)
             described = metadata | {"train": learner.cfg.to_json(), "resampled": learner.resampled}
             save(learner.sae, folder, described)
             if learner.ema is not None:
