@@ -20,13 +20,12 @@ CPU_BYTES, GPU_BYTES = 2 << 20, 64 << 20
 class DenseBlocks:
     """Gradients multiplied out, used while so many features fire that dense products are cheaper than gathering rows.
 
-    No array has the size of tokens × features or of a weight matrix. The reconstruction needs all features: it is made
-    first. Then, block by block, the activations are computed again beside the gradients, which costs six products
-    instead of five. ``update`` reads the rows of a block, hands over their gradients and never reads them again, so
-    that the optimizer may change them at once.
+    No array has the size of tokens × features or of a weight matrix. The reconstruction needs all features and comes
+    first. Then the activations of each block are computed again for its gradients, which costs six products instead of
+    five. A block's gradients depend on no weight of another block, so ``update`` can change one block after the other.
 
     Args:
-        x: [N, D], what is reconstructed. ``centred``: x − b_dec.
+        x: [N, D], the target of the reconstruction. ``centred``: x − b_dec.
         w_enc, w_dec: rows [F, D]; ``b_enc``: [F]; ``b_dec``: [D].
         penalty: gradient of the loss in each active feature's value, by sparsity.
 
@@ -45,10 +44,10 @@ class DenseBlocks:
         self._centred, self._penalty, self._used = centred, penalty, False
         size = CPU_BYTES if x.device.type == "cpu" else GPU_BYTES
         self._step = min(features, max(64, size // (x.element_size() * max(1, n))))
-        # Kept from block to block: fresh memory costs more than what is done in it.
+        # Reused by all blocks: allocating them anew costs more than the work done in them.
         self._f, self._other = x.new_empty(n * self._step), x.new_empty(n * self._step)
         self._on = torch.empty(n * self._step, dtype=torch.bool, device=x.device)
-        number = torch.promote_types(x.dtype, torch.float32)  # in which whole numbers below 2²⁴ are exact
+        number = torch.promote_types(x.dtype, torch.float32)  # integers below 2²⁴ are exact in it
         counts, per_token = x.new_empty(features, dtype=number), x.new_zeros(n, dtype=number)
         self.total = torch.zeros((), dtype=torch.float64, device=x.device)
         residual = b_dec - x
@@ -67,10 +66,12 @@ class DenseBlocks:
     def update(self, optimizer: RowOptimizer) -> dict[str, Tensor]:
         """Update both matrices block by block; returns the gradients of the biases."""
         phase("dense_sweep")
+        self._use()
         b_enc, b_dec = torch.empty_like(self._b_enc), self.b_dec
-        for part, w_enc, w_dec, bias in self._blocks():
-            b_enc[part] = bias
-            b_dec = b_dec - weighted_sum(bias, self._w_enc[part])
+        for part in self._parts():
+            # All reads of this block's rows stand before the two updates, which change them.
+            w_enc, w_dec, b_enc[part] = self._gradients(part)
+            b_dec = b_dec - weighted_sum(b_enc[part], self._w_enc[part])
             optimizer.update_rows("W_enc_rows", part, w_enc)
             optimizer.update_rows("W_dec", part, w_dec)
         return {"b_enc": b_enc, "b_dec": b_dec}
@@ -78,24 +79,23 @@ class DenseBlocks:
     def multiplied(self) -> dict[str, Tensor]:
         """The gradients of all features."""
         phase("dense_gradients")
+        self._use()
         w_enc, w_dec, b_enc = (torch.empty_like(w) for w in (self._w_enc, self._w_dec, self._b_enc))
-        for part, *gradients in self._blocks():
-            w_enc[part], w_dec[part], b_enc[part] = gradients
+        for part in self._parts():
+            w_enc[part], w_dec[part], b_enc[part] = self._gradients(part)
         b_dec = self.b_dec - weighted_sum(b_enc, self._w_enc)
         return {"W_enc_rows": w_enc, "W_dec": w_dec, "b_enc": b_enc, "b_dec": b_dec}
 
-    def _blocks(self) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-        """Features of each block and the gradients of their encoder rows, decoder rows and biases, once."""
+    def _use(self) -> None:
         if self._used:  # the weights may have changed since
             raise RuntimeError(
                 "gradients: asked for a second time; wanted once per batch. Call sae.gradients(x) again."
             )
         self._used = True
-        for part in self._parts():
-            yield part, *self._gradients(part)
 
     @as_given
     def _gradients(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of the encoder rows, decoder rows and biases of a block, from its present weights."""
         f, on, slope = self._activations(part)
         torch.mm(self._slope, self._w_dec[part].T, out=slope).add_(self._penalty).mul_(on)
         return torch.mm(slope.T, self._centred), torch.mm(f.T, self._slope), slope.sum(0)
@@ -106,7 +106,7 @@ class DenseBlocks:
 
     @as_given
     def _activations(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Activations of a block, which of them are not 0, and room for as many numbers, all [N, its features]."""
+        """Activations of a block, a mask of those that are not 0, and a scratch array, all [N, its features]."""
         n, width = len(self._centred), part.stop - part.start
         f, on, other = (t[: n * width].view(n, width) for t in (self._f, self._on, self._other))
         torch.addmm(self._b_enc[part], self._centred, self._w_enc[part].T, out=f).relu_()
