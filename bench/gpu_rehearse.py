@@ -104,13 +104,13 @@ def stand_in(emulated: str) -> Clock:
     from emulator import build
     from ops import conftest
 
-    from monosem.ops import cuda_rows, gpu
+    from monosem.ops import cuda_launch, gpu
 
     conftest._patch_the_language_once()
     gpu.interpreted = lambda: True
-    cuda_rows._cuda = build.load(Path(emulated)) if emulated else None
-    cuda_rows.stream = lambda t: 0
-    gpu._load("monosem.ops.triton_rows:gather_dot")  # so that what it launches can be replaced
+    cuda_launch.kernels = build.load(Path(emulated)) if emulated else None
+    cuda_launch.stream = lambda t: 0
+    gpu.implementation("gather_dot", "triton")  # imports the launcher, which is then replaced
 
     def launch(kernel: str, go: Callable[[], Any]) -> Any:
         if kernel == FAULTY and os.environ["MONOSEM_BACKEND"] == "triton":

@@ -10,11 +10,15 @@ from pathlib import Path
 
 import torch
 import triton
+from by_backend import implementations
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from monosem.kernels import launch
-from monosem.ops import backend, triton_encode, triton_launch, triton_operand, triton_rows, triton_threshold
+from monosem.ops import backend, triton_launch
+from monosem.ops.row_adam.triton import advance_live_
+from monosem.ops.selection import triton_operand
+from monosem.ops.threshold_encode import triton as threshold_triton
 from monosem.ops.tune_table import override
 
 TARGETS = {
@@ -93,9 +97,8 @@ def recorded(monkeypatch, arch: str, calls: Callable[[], None]) -> list[Launch]:
         seen[launch] = None
 
     monkeypatch.setattr(triton_launch, "assumed", ("", arch))
-    for module in (triton_encode, triton_operand, triton_rows, triton_threshold):
-        monkeypatch.setattr(module, "run", record)
-        monkeypatch.setattr(module, "_wait_for", lambda *n: [100, 1000][: len(n)], raising=False)
+    monkeypatch.setattr(triton_launch, "run", record)
+    monkeypatch.setattr(threshold_triton, "_wait_for", lambda *n: [100, 1000][: len(n)])
     calls()
     return list(seen)
 
@@ -132,46 +135,47 @@ def step(n: int, d: int, f: int, k: int) -> Callable[[], None]:
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return torch.empty(*shape, dtype=dtype, device="meta")
 
+    kernels = implementations("triton")
+
     def calls() -> None:
         x, w, b, b_dec = empty(n, d), empty(f, d), empty(f), empty(d)
         for form in launch.forms(triton_launch.assumed[1]):
             with override(launch.table(""), "select", d, {"form": form}):
-                triton_encode.topk(x, w, b, k)
+                kernels.topk_encode(x, w, b, k)
         # By products in int8 too: what reads them, and what writes them.
         small = []
         if backend.gpu_product() == "auto":
             with override(launch.table(""), "product", d, {"kind": "int8"}):
-                triton_encode.topk(x, w, b, k)
-                triton_threshold.threshold(x, w, b)
+                kernels.topk_encode(x, w, b, k)
+                kernels.threshold_encode(x, w, b)
                 small = [triton_operand.empty_copy(w)]
-        triton_threshold.threshold(x, w, b)
+        kernels.threshold_encode(x, w, b)
         copy = triton_operand.empty_copy(w)
-        triton_threshold.threshold_within(x, w, b, 40 * n, 256, *(copy or (None, None)))
+        kernels.threshold_encode_within(x, w, b, 40 * n, 256, *(copy or (None, None)))
         values, indices = empty(n * k), empty(n * k, dtype=torch.int32)
         offsets = empty(n + 1, dtype=torch.int64)
-        triton_rows._code = lambda i, o, f: (i, o, len(o) - 1)
-        triton_rows.sparse_decode(values, indices, offsets, w, b_dec)
-        triton_rows.gather_dot(x, indices, offsets, w)
-        triton_rows.decode_loss(values, indices, offsets, w, b_dec, x)
-        csc = triton_rows.csc(indices, offsets, f)
-        triton_rows.row_grad(*csc, values, x)
-        triton_rows.feature_sum(*csc[:2], values)
+        kernels.sparse_decode(values, indices, offsets, w, b_dec)
+        kernels.gather_dot(x, indices, offsets, w)
+        kernels.decode_loss(values, indices, offsets, w, b_dec, x)
+        csc = kernels.csc(indices, offsets, f)
+        kernels.row_grad(*csc, values, x)
+        kernels.feature_sum(*csc[:2], values)
         adam = (1e-3, 0.9, 0.999, 1e-8, 1)
         for unit in (False, True):
-            triton_rows.row_adam_(w, empty(f, d), empty(f, d), w, *adam, unit)
-            triton_rows.row_grad_adam_(w, empty(f, d), empty(f, d), *csc, values, x, 1.0, *adam, unit)
-        triton_rows.encoder_grad_adam_(
+            kernels.row_adam_(w, empty(f, d), empty(f, d), w, *adam, unit)
+            kernels.row_grad_adam_(w, empty(f, d), empty(f, d), *csc, values, x, 1.0, *adam, unit)
+        kernels.encoder_grad_adam_(
             w, empty(f, d), empty(f, d), *csc, values, x, None, *adam, False, None, None, *(copy or (None, None))
         )
-        triton_rows.advance_live_(empty(8), empty(1, dtype=torch.float64), empty(1, dtype=torch.int64), 0.9, 0.999)
+        advance_live_(empty(8), empty(1, dtype=torch.float64), empty(1, dtype=torch.int64), 0.9, 0.999)
         for int8 in small:
             for moments in (
                 (empty(f, d), empty(f, d)),
                 (empty(f, d, dtype=torch.int8), empty(f, d, dtype=torch.uint8)),
             ):
                 given = (False, False, None, empty(2, f) if moments[0].dtype == torch.int8 else None, *int8)
-                triton_rows.row_adam_(w, *moments, w, *adam, *given)
-                triton_rows.encoder_grad_adam_(w, *moments, *csc, values, x, None, *adam, *given[1:])
+                kernels.row_adam_(w, *moments, w, *adam, *given)
+                kernels.encoder_grad_adam_(w, *moments, *csc, values, x, None, *adam, *given[1:])
         # Less memory: what is read and written differs. By a feature's row, given or reduced.
         live, scales, kept = empty(8), empty(2, f), copy or (None, None)
         for m, v, given in (
@@ -180,10 +184,10 @@ def step(n: int, d: int, f: int, k: int) -> Callable[[], None]:
             (torch.int8, torch.uint8, (True, True, None, scales, None, None)),
         ):
             moments = empty(f, d, dtype=m), empty(f, d, dtype=v)
-            triton_rows.row_adam_(w, *moments, w, *adam, *given)
-            triton_rows.row_grad_adam_(w, *moments, *csc, values, x, 1.0, *adam, *given)
-            triton_rows.encoder_grad_adam_(w, *moments, *csc, values, x, values, *adam, *given[1:])
+            kernels.row_adam_(w, *moments, w, *adam, *given)
+            kernels.row_grad_adam_(w, *moments, *csc, values, x, 1.0, *adam, *given)
+            kernels.encoder_grad_adam_(w, *moments, *csc, values, x, values, *adam, *given[1:])
         chosen = empty(10, dtype=torch.int64)
-        triton_rows.resample_(w, w, b, [], chosen, empty(10, d), empty(f, dtype=torch.bool), 0.2)
+        kernels.resample_(w, w, b, [], chosen, empty(10, d), empty(f, dtype=torch.bool), 0.2)
 
     return calls

@@ -1,5 +1,5 @@
 // Launcher of the counting sort: two passes of up to ten bits each for up to a million features.
-#include "../../kernels/csc.cuh"
+#include "../../kernels/csc/csc.cuh"
 
 #include "kernels.h"
 #include "launch.h"

@@ -3,7 +3,7 @@
 
 #include <cuda_runtime.h>
 
-#include "../../kernels/arguments.h"
+#include "../../kernels/common/arguments.h"
 
 namespace ms::cuda {
 

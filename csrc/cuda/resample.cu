@@ -1,5 +1,5 @@
 // Launcher of resample: the mean norm of the living first, then the chosen rows.
-#include "../../kernels/resample.cuh"
+#include "../../kernels/resample/resample.cuh"
 
 #include "kernels.h"
 #include "launch.h"

@@ -1,5 +1,5 @@
 // Launchers of row_grad, feature_sum, row_adam and the two in one: how a row is shared out to threads.
-#include "../../kernels/row_adam.cuh"
+#include "../../kernels/row_adam/row_adam.cuh"
 
 #include <cmath>
 

@@ -1,7 +1,7 @@
 // Launchers of sparse_decode, gather_dot and decode_loss: which load width, how many threads.
-#include "../../kernels/sparse_decode.cuh"
+#include "../../kernels/sparse_decode/sparse_decode.cuh"
 
-#include "../../kernels/decode_loss.cuh"
+#include "../../kernels/decode_loss/decode_loss.cuh"
 #include "kernels.h"
 #include "launch.h"
 

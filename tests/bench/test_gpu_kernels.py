@@ -110,29 +110,29 @@ def test_the_bytes_of_the_kernels_are_those_of_the_floor():
 @pytest.fixture
 def recorded(monkeypatch):
     """Steps whose kernels are named and not run: call(kind, backend, **options of FastStep) → names."""
-    from monosem.ops import backend, cpu_rows, cuda_rows, triton_encode, triton_operand, triton_rows, triton_threshold
+    from monosem.ops import backend, cuda_launch, layout, triton_launch
+    from monosem.ops.topk_encode import triton as topk_triton
 
     seen: set[str] = set()
 
     def record(kernel, grid, *args, **options):
         seen.update({kernel.__name__} if grid else ())
 
-    for module in (triton_encode, triton_operand, triton_rows, triton_threshold):
-        monkeypatch.setattr(module, "run", record)
-    monkeypatch.setattr(cuda_rows, "_cuda", SimpleNamespace(csc_workspace=lambda *_: 1))
+    monkeypatch.setattr(triton_launch, "run", record)
+    monkeypatch.setattr(cuda_launch, "kernels", SimpleNamespace(csc_workspace=lambda *_: 1))
     for name in ("sparse_decode", "gather_dot", "decode_loss", "csc", "row_grad", "feature_sum", "row_adam",
                  "row_grad_adam", "encoder_grad_adam"):  # fmt: skip
-        setattr(cuda_rows._cuda, name, lambda *_, name=name: seen.add(name))
-    monkeypatch.setattr(cuda_rows, "stream", lambda _: 0)
+        setattr(cuda_launch.kernels, name, lambda *_, name=name: seen.add(name))
+    monkeypatch.setattr(cuda_launch, "stream", lambda _: 0)
     monkeypatch.setattr(gpu, "interpreted", lambda: True)
     monkeypatch.setattr(gpu, "asynchronous", lambda _: True)
     monkeypatch.setattr(gpu, "available", lambda _: "")
-    monkeypatch.setattr(cpu_rows, "_code", lambda i, o, _: (i.contiguous(), o.contiguous(), len(o) - 1))
+    monkeypatch.setattr(layout, "checked_code", lambda i, o, _: (i.contiguous(), o.contiguous(), len(o) - 1))
     monkeypatch.setattr(torch, "empty", torch.zeros)  # what no kernel writes is a code of feature 0
 
     def call(kind: str, name: str, form: str = "scan", clip: float | None = None, live: bool = False, **options):
         monkeypatch.setattr(backend, "requested", lambda: name)
-        monkeypatch.setattr(triton_encode, "form_at", lambda *_: form)
+        monkeypatch.setattr(topk_triton, "form_at", lambda *_: form)
         sae = ms.TopKSAE(16, 4096, 4, aux_k=3, seed=1) if kind == "topk" else ms.ReLUSAE(16, 4096, seed=1)
         if kind == "relu":
             sae.capacity.expect(30, 5.0)
@@ -183,7 +183,7 @@ def test_a_step_that_counts_itself_launches_one_kernel_more_than_one_that_is_cou
 def test_every_cuda_kernel_of_a_step_has_its_work():
     """What a launcher starts has names of its own, which a profiler sees."""
     table = gpu_kernels.of_step(WORKLOADS["gpt2"])
-    sources = "".join(path.read_text() for path in (Path(__file__).parents[2] / "kernels").glob("*.cuh"))
+    sources = "".join(path.read_text() for path in (Path(__file__).parents[2] / "kernels").rglob("*.cuh"))
     defined = set(re.findall(r"__global__\s+void\s+(?:__launch_bounds__\((?:[^()]|\([^)]*\))*\)\s+)?(\w+)\(", sources))
     in_no_step = {"sparse_decode_kernel", "gather_dot_kernel", "alive_norms_kernel", "resample_kernel"}
     assert len(defined) >= 15 and in_no_step < defined
@@ -192,7 +192,7 @@ def test_every_cuda_kernel_of_a_step_has_its_work():
 
 @pytest.mark.skipif(bool(available("triton")), reason=available("triton"))
 def test_every_launch_is_recorded_and_timed_with_events(monkeypatch):
-    from monosem.ops import cuda_rows, triton_launch, triton_rows
+    from monosem.ops import cuda_launch, triton_launch
 
     ran = []
 
@@ -203,20 +203,20 @@ def test_every_launch_is_recorded_and_timed_with_events(monkeypatch):
             return lambda *args, **options: ran.append((grid, args, options))
 
     launcher = SimpleNamespace(csc=lambda *args: ran.append(args), csc_workspace=lambda n: n)
-    monkeypatch.setattr(cuda_rows, "_cuda", launcher)
-    plain = triton_rows.run
+    monkeypatch.setattr(cuda_launch, "kernels", launcher)
+    plain = triton_launch.run
 
     def call():
-        triton_rows.run(Kernel(), 3, 1, D=2)
-        triton_rows.run(Kernel(), 0)
+        triton_launch.run(Kernel(), 3, 1, D=2)
+        triton_launch.run(Kernel(), 0)
         triton_launch.run(Kernel(), 1)
-        assert cuda_rows._cuda.csc_workspace(7) == 7
-        cuda_rows._cuda.csc(5)
+        assert cuda_launch.kernels.csc_workspace(7) == 7
+        cuda_launch.kernels.csc(5)
 
     launches, span = gpu_kernels.from_outside(call, torch.device("cpu"))
     assert {name: len(times) for name, times in launches.items()} == {"decode_loss": 2, "csc": 1}
     assert ran == [((3,), (1,), {"D": 2}), ((1,), (), {}), (5,)] and span >= sum(map(sum, launches.values()))
-    assert triton_rows.run is plain and triton_launch.run is plain and cuda_rows._cuda is launcher
+    assert triton_launch.run is plain and cuda_launch.kernels is launcher
 
 
 def test_launches_are_timed_where_the_profiler_traces_no_kernel(monkeypatch):

@@ -15,7 +15,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from monosem.ops import cuda_rows, reference
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from by_backend import implementations
+
+from monosem.ops import cuda_launch, reference
+
+cuda = implementations("cuda")
 
 PAGE = mmap.PAGESIZE
 _PROTECT = ctypes.CDLL(None, use_errno=True).mprotect
@@ -91,17 +96,17 @@ def cases(fence: Fences) -> Iterator[str]:
 
         yield f"sparse_decode, {name}"
         decoded = reference.sparse_decode(*plain, weights, weights.mean(0))
-        close(cuda_rows.sparse_decode(values, indices, offsets, w, b), decoded)
+        close(cuda.sparse_decode(values, indices, offsets, w, b), decoded)
         yield f"decode_loss, {name}"
-        loss, residual, slopes = cuda_rows.decode_loss(values, indices, offsets, w, b, target)
+        loss, residual, slopes = cuda.decode_loss(values, indices, offsets, w, b, target)
         wanted = reference.decode_loss(*plain, weights, weights.mean(0), x)
         for ours, exact in zip((loss, residual, slopes[:nnz]), wanted, strict=True):
             close(ours, exact)
         yield f"gather_dot, {name}"
-        close(cuda_rows.gather_dot(target, indices, offsets, w)[:nnz], reference.gather_dot(x, *plain[1:], weights))
+        close(cuda.gather_dot(target, indices, offsets, w)[:nnz], reference.gather_dot(x, *plain[1:], weights))
 
         yield f"csc, {name}"
-        starts, entries, tokens = cuda_rows.csc(indices, offsets, f)
+        starts, entries, tokens = cuda.csc(indices, offsets, f)
         for ours, exact in zip((starts, entries[:nnz], tokens[:nnz]), reference.csc(*plain[1:], f), strict=True):
             assert torch.equal(ours, exact)
         assert (tokens[nnz:] == n).all()  # of no token, and never read
@@ -109,9 +114,9 @@ def cases(fence: Fences) -> Iterator[str]:
         csc = reference.csc(*plain[1:], f)
         yield f"row_grad, {name}"
         gradient = reference.row_grad(*csc, plain[0], x)
-        close(cuda_rows.row_grad(starts, entries, tokens, values, target), gradient)
+        close(cuda.row_grad(starts, entries, tokens, values, target), gradient)
         yield f"feature_sum, {name}"
-        close(cuda_rows.feature_sum(starts, entries, values), reference.feature_sum(csc[0], csc[1], plain[0]))
+        close(cuda.feature_sum(starts, entries, values), reference.feature_sum(csc[0], csc[1], plain[0]))
         for unit in (False, True):
             for moments in (torch.float32, torch.bfloat16):
                 unitary = torch.nn.functional.normalize(weights, dim=-1)
@@ -123,9 +128,9 @@ def cases(fence: Fences) -> Iterator[str]:
                     mine = [fence(t) for t in start]
                     copy, norms = fence(torch.zeros(f, d, dtype=torch.bfloat16)), fence(torch.zeros(2, f))
                     if op == "row_adam_":
-                        cuda_rows.row_adam_(*mine, fence(gradient), *HYPER, unit, copy=copy, norms=norms)
+                        cuda.row_adam_(*mine, fence(gradient), *HYPER, unit, copy=copy, norms=norms)
                     else:
-                        cuda_rows.row_grad_adam_(
+                        cuda.row_grad_adam_(
                             *mine, starts, entries, tokens, values, target, 1.0, *HYPER, unit, copy=copy, norms=norms
                         )
                     close(mine[0], exact[0])
@@ -133,7 +138,7 @@ def cases(fence: Fences) -> Iterator[str]:
             yield f"encoder_grad_adam_, bias {own}, {name}"
             mine = [fence(t) for t in (weights, torch.zeros(f, d), torch.full((f, d), 1e-3))]
             copy, norms = fence(torch.zeros(f, d, dtype=torch.bfloat16)), fence(torch.zeros(2, f))
-            sums, weighted = cuda_rows.encoder_grad_adam_(
+            sums, weighted = cuda.encoder_grad_adam_(
                 *mine, starts, entries, tokens, values, target, fence(values) if own else None, *HYPER, copy=copy,
                 norms=norms,
             )  # fmt: skip
@@ -145,7 +150,7 @@ def cases(fence: Fences) -> Iterator[str]:
         living[chosen] = f == 1
         inputs, both = torch.randn(1, d), [torch.randn(f, d), torch.randn(f, d), torch.randn(f)]
         mine = [fence(t) for t in both]
-        cuda_rows.resample_(*mine, [], fence(chosen), fence(inputs), fence(living), 0.2)
+        cuda.resample_(*mine, [], fence(chosen), fence(inputs), fence(living), 0.2)
         reference.resample_(*both, [], chosen, inputs, living, 0.2)
         close(mine[0], both[0])
 
@@ -153,13 +158,13 @@ def cases(fence: Fences) -> Iterator[str]:
 def main(folder: str) -> None:
     import build
 
-    cuda_rows._cuda = build.load(build.build(Path(folder)))
-    cuda_rows.stream = lambda t: 0
-    cuda_rows.CUT_BITS = 3  # hot features of a few entries
+    cuda_launch.kernels = build.load(build.build(Path(folder)))
+    cuda_launch.stream = lambda t: 0
+    cuda_launch.CUT_BITS = 3  # hot features of a few entries
     torch.manual_seed(0)
     for at_end in (True, False):
         fence = Fences(at_end)
-        cuda_rows._empty = fence.empty
+        cuda_launch.empty = fence.empty
         for name in cases(fence):
             print(name, "behind" if at_end else "in front", flush=True)
     print("all is well", flush=True)

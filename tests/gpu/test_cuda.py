@@ -8,10 +8,13 @@ import importlib.util
 
 import pytest
 import torch
+from by_backend import implementations
 from ops import every_kernel
 from ops.cases import within_twice
 
-from monosem.ops import cuda_rows, reference
+from monosem.ops import cuda_launch, reference
+
+cuda = implementations("cuda")
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine"),
@@ -47,13 +50,13 @@ def test_many_entries_are_sorted_and_reduced_the_same_every_time():
     i = torch.randint(f, (n, k), device="cuda", dtype=torch.int32)
     i[:, 0] = 7  # on every token
     i, o = i.reshape(-1), torch.arange(n + 1, device="cuda") * k
-    csc = cuda_rows.csc(i, o, f)
+    csc = cuda.csc(i, o, f)
     for mine, wanted in zip(csc, reference.csc(i, o, f), strict=True):
         assert torch.equal(mine, wanted)
     v, u = torch.rand(n * k, device="cuda"), torch.randn(n, d, device="cuda")
-    first = cuda_rows.row_grad(*csc, v, u)
+    first = cuda.row_grad(*csc, v, u)
     for _ in range(5):
-        assert torch.equal(first, cuda_rows.row_grad(*csc, v, u))
+        assert torch.equal(first, cuda.row_grad(*csc, v, u))
     # PyTorch's own loss on the processor, where index_add adds in order: on a GPU it adds in another each time.
     csc, v, u = (*(t.cpu() for t in csc),), v.cpu(), u.cpu()
     exact = reference.row_grad(*csc, v.double(), u.double())
@@ -61,8 +64,8 @@ def test_many_entries_are_sorted_and_reduced_the_same_every_time():
 
 
 def test_every_block_size_that_tuning_may_choose_is_right(monkeypatch):
-    for threads in cuda_rows.THREADS:
-        monkeypatch.setattr(cuda_rows, "tuned", lambda *_, threads=threads: threads)
+    for threads in cuda_launch.THREADS:
+        monkeypatch.setattr(cuda_launch, "tuned", lambda *_, threads=threads: threads)
         right(every_kernel.TUNED)
 
 
@@ -72,6 +75,6 @@ def test_the_stream_of_the_caller_is_used():
     torch.cuda.synchronize()
     with torch.cuda.stream(side):
         g = torch.empty(1 << 28, device="cuda").fill_(0).sum() + torch.ones(4, 8, device="cuda")  # takes a while
-        cuda_rows.row_adam_(w, m, v, g, *HYPER, False)
+        cuda.row_adam_(w, m, v, g, *HYPER, False)
     side.synchronize()
     torch.testing.assert_close(m.cpu(), torch.full((4, 8), 0.1))

@@ -116,7 +116,7 @@ def other_choices(launches: list[ahead.Launch], arch: str) -> list[ahead.Launch]
     for l in launches:
         product = l.name in ("sample", "collect")  # those for hits have the same alternatives
         choices = launch.alternatives(l.name, 2 if product else LLAMA[1], arch)
-        if dict(l.constants).get("BITS"):  # gets more warps than were chosen (ops/triton_rows.py::_row_blocks)
+        if dict(l.constants).get("BITS"):  # gets more warps than were chosen (ops/row_adam/triton.py::_row_blocks)
             continue
         if not choices or (product and (("ALL", True) in l.constants or ("CAP", 512) in l.constants)):
             continue

@@ -5,7 +5,9 @@ import torch
 from ops.cases import code, here, plainly, within_twice
 
 from monosem import ops
-from monosem.ops import adam, dithered, gpu, reference
+from monosem.ops import adam, gpu, reference
+from monosem.ops.selection import dithered
+from monosem.ops.structs import Moments
 
 pytestmark = pytest.mark.usefixtures("device")
 SMALL = gpu.interpreted()
@@ -18,7 +20,7 @@ def state_of(kind: str, f: int, d: int) -> tuple[list[torch.Tensor], torch.Tenso
     m[0], v[0] = 0.0, 0.0  # a feature that never fired
     kept = [torch.empty(f, d).to(dtype).zero_() for dtype in adam.DTYPES[kind]]
     scales = torch.zeros(2, f) if kind == "int8" else None
-    adam.write_moments_(*kept, scales, m, v, torch.ones(f, 1, dtype=torch.bool), 1)
+    adam.write_moments_(Moments(*kept, scales), m, v, torch.ones(f, 1, dtype=torch.bool), 1)
     return [torch.nn.functional.normalize(torch.randn(f, d), dim=-1), *kept], scales
 
 
@@ -56,7 +58,7 @@ def test_moments_in_fewer_bits(kind, unit, sparse):
     low, low_scales = clones(state, scales)
     again, again_scales = clones(state, scales)
     defined, defined_scales = clones(state, scales)
-    full = [state[0].clone(), *(t.clone() for t in adam.read_moments(*state[1:], scales))]
+    full = [state[0].clone(), *(t.clone() for t in adam.read_moments(Moments(*state[1:], scales)))]
     take(low, low_scales, csc, values, u, sparse, unit)
     take(again, again_scales, csc, values, u, sparse, unit)
     take(full, None, csc, values, u, sparse, unit)
@@ -69,7 +71,7 @@ def test_moments_in_fewer_bits(kind, unit, sparse):
         assert (difference == 0).float().mean() > 0.99
         if kind == "int8":
             assert difference.max() <= 1
-    kept = adam.read_moments(*low[1:], low_scales)
+    kept = adam.read_moments(Moments(*low[1:], low_scales))
     if kind == "bf16":
         for mine, exact in zip(kept, full[1:], strict=True):  # one step of bf16 at most, 2⁻⁷ of the value
             assert ((mine - exact).abs() <= exact.abs() * 2.0**-7).all()
@@ -91,10 +93,10 @@ def test_rounding_is_right_on_average(kind):
     scales = torch.zeros(2, f) if kind == "int8" else None
     spread = torch.linspace(0.5, 1.0, d).expand(f, d)  # columns of different sizes share a scale
     ones = torch.ones(f, 1, dtype=torch.bool)
-    adam.write_moments_(m, v, scales, torch.zeros(f, d), spread.square(), ones, 0)
+    adam.write_moments_(Moments(m, v, scales), torch.zeros(f, d), spread.square(), ones, 0)
     for step in range(1, steps + 1):
         ops.row_adam_(w, m, v, 0.3 * spread, 1e-3, 0.9, 0.999, 1e-8, step, False, False, None, scales)
-    kept_m, kept_v = adam.read_moments(m, v, scales)
+    kept_m, kept_v = adam.read_moments(Moments(m, v, scales))
     exact_v = (0.09 + 0.91 * 0.999**steps) * spread.square()
     exact_m = 0.3 * (1 - 0.9**steps) * spread
     # f independent walks a column of steps of at most 1 % (2⁻⁸ and 2/127 or 2/255 of the value): the mean over all is

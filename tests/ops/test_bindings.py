@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from monosem import ops
-from monosem.ops import cpu_int
 from monosem.ops.backend import native as _C
+from monosem.ops.selection import cpu_integers
 
 N, F, D, K = 4, 6, 5, 2
 
@@ -31,8 +31,8 @@ def block(kind):
 
 
 def whole():
-    x, w = cpu_int.QuantizedRows(fp32(N, D), 16, True), cpu_int.QuantizedRows(fp32(F, D), 16, False)
-    margins = cpu_int.ErrorBounds(x, w, D, 0.0)
+    x, w = cpu_integers.QuantizedRows(fp32(N, D), 16, True), cpu_integers.QuantizedRows(fp32(F, D), 16, False)
+    margins = cpu_integers.ErrorBounds(x, w, D, 0.0)
     return x, w, margins
 
 

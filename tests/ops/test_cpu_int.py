@@ -5,8 +5,11 @@ import torch
 from ops.cases import encoder
 
 from monosem import ops
-from monosem.ops import backend, cpu_encode, cpu_int, reference
-from monosem.ops.cpu_encode import _C
+from monosem.ops import backend, reference
+from monosem.ops.backend import native as _C
+from monosem.ops.selection import cpu_integers
+from monosem.ops.selection.cpu import Encoder
+from monosem.ops.threshold_encode import cpu as threshold_cpu
 
 
 @pytest.fixture(autouse=True, params=[16, 8])
@@ -19,7 +22,7 @@ def bits(request, monkeypatch):
         t = empty(*size, **options)
         return t.fill_(torch.nan) if t.is_floating_point() else t.fill_(torch.iinfo(t.dtype).max - 7)
 
-    monkeypatch.setattr(cpu_int.torch, "empty", poison)
+    monkeypatch.setattr(cpu_integers.torch, "empty", poison)
     return request.param
 
 
@@ -53,14 +56,14 @@ def test_no_product_is_further_off_than_its_margin(kind, d, bits):
     x, w = ROWS[kind](n, d), ROWS[kind](f, d)
     w[::3], x[::4] = torch.randn(len(w[::3]), d), torch.randn(len(x[::4]), d)
     x[1] = w[2]  # as aligned as can be: the sum comes close to the largest that 32 bits must hold
-    left, right = cpu_int.QuantizedRows(x, bits, True), cpu_int.QuantizedRows(w, bits, False)
+    left, right = cpu_integers.QuantizedRows(x, bits, True), cpu_integers.QuantizedRows(w, bits, False)
     a, b = (numbers(p, len(t), d, panel, bits, p is left)
             for p, t, panel in zip((left, right), (x, w), _C.panels(), strict=True))  # fmt: skip
     assert a.abs().amax() <= (127 if bits == 8 else 32_767) and (a @ b.T).abs().amax() < 2**31
     if bits == 8:
         assert torch.equal(right.start[:f].double(), -128 * b.sum(1))
     value = (a * left.scale[:n, None].double()) @ (b * right.scale[:f, None].double()).T
-    m = cpu_int.ErrorBounds(left, right, d, 0.0)
+    m = cpu_integers.ErrorBounds(left, right, d, 0.0)
     margin = (
         m.token_off[:n, None].double() * m.norm[:f] + m.token_norm[:n, None].double() * m.off[:f] + m.token[:n, None]
     )
@@ -77,7 +80,7 @@ def test_no_product_is_further_off_than_its_margin(kind, d, bits):
 @pytest.mark.parametrize("shape", [(29, 511, 700, 8), (1, 2, 3, 3), (64, 96, 2053, 2053), (300, 40, 5000, 40)])
 def test_the_choice_is_that_of_fp32(shape, monkeypatch):
     n, d, f, k = shape
-    monkeypatch.setattr(cpu_encode, "BLOCK", 100)  # several blocks of tokens
+    monkeypatch.setattr(threshold_cpu, "BLOCK", 100)  # several blocks of tokens
     for seed, scale in enumerate((1.0, 1e-6, 1e6)):
         x, w, b = encoder(n, d, f, seed=seed)
         x, b = x * scale, b * scale
@@ -118,9 +121,9 @@ def test_ties_beyond_the_buffer_are_redone():
 def test_a_few_large_columns_cost_8_bits_nothing(bits):
     """Turned rows: without that the margins would be as wide as the values."""
     x, w, b = encoder(300, 512, 900)
-    plain = cpu_encode._Encoder(w, b).integers(x, f"int{bits}").bounds
+    plain = Encoder(w, b).integers(x, f"int{bits}").bounds
     x[:, :3] *= 30
-    large = cpu_encode._Encoder(w, b).integers(x, f"int{bits}").bounds
+    large = Encoder(w, b).integers(x, f"int{bits}").bounds
     share, before = ((m.token_off / m.token_norm).median() for m in (large, plain))
     assert share < 1.3 * before
     got, pre = ops.topk_encode(x, w, b, 5), x.double() @ w.double().T + b.double()
@@ -129,8 +132,8 @@ def test_a_few_large_columns_cost_8_bits_nothing(bits):
 
 def test_rows_that_one_product_does_not_suit_go_to_the_next(bits, monkeypatch):
     used = []
-    made = cpu_int.IntProduct
-    monkeypatch.setattr(cpu_int, "IntProduct", lambda *a: (used.append((a[-1], len(a[0]))), made(*a))[1])
+    made = cpu_integers.IntProduct
+    monkeypatch.setattr(cpu_integers, "IntProduct", lambda *a: (used.append((a[-1], len(a[0]))), made(*a))[1])
     x, w, b = encoder(150, 32, 3000)
     w[1000:] = w[0] * (1 + 1e-4 * torch.randn(2000, 1))  # closer than 8 bits can tell, and far apart in 16
     x[:70] = w[0] * 5

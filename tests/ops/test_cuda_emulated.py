@@ -11,11 +11,15 @@ import sys
 
 import pytest
 import torch
+from by_backend import implementations
 from emulator import build, fenced
 from ops import every_kernel
 from ops.cases import code, within_twice
 
-from monosem.ops import adam, cuda_rows, gpu, reference
+from monosem import ops
+from monosem.ops import adam, cuda_launch, gpu, reference
+
+cuda = implementations("cuda")
 
 pytestmark = pytest.mark.skipif(bool(build.missing()), reason=build.missing())
 # (tokens, D, F): odd, one, none, D for 16-byte loads in fp32 only and in both types, wider than a tile, hot features.
@@ -41,9 +45,9 @@ def emulated(module, monkeypatch):
         guarded.append((whole, n))
         return whole[GUARD : GUARD + n].view(shape)
 
-    monkeypatch.setattr(cuda_rows, "_cuda", module)
-    monkeypatch.setattr(cuda_rows, "stream", lambda t: 0)
-    monkeypatch.setattr(cuda_rows, "_empty", empty)
+    monkeypatch.setattr(cuda_launch, "kernels", module)
+    monkeypatch.setattr(cuda_launch, "stream", lambda t: 0)
+    monkeypatch.setattr(cuda_launch, "empty", empty)
     yield
     for whole, n in guarded:
         edges = torch.cat([whole[:GUARD], whole[GUARD + n :]])
@@ -67,18 +71,18 @@ def test_decode_and_loss(size, dtype, shift):
     single = values.float(), indices, offsets, w.float(), b.float()
     double = values.double(), indices, offsets, w.double(), b.double()
     within_twice(
-        cuda_rows.sparse_decode(values, indices, offsets, w, b),
+        cuda.sparse_decode(values, indices, offsets, w, b),
         reference.sparse_decode(*single).to(dtype),
         reference.sparse_decode(*double),
     )
-    ours = cuda_rows.decode_loss(values, indices, offsets, w, b, x)
+    ours = cuda.decode_loss(values, indices, offsets, w, b, x)
     plain, exact = reference.decode_loss(*single, x.float()), reference.decode_loss(*double, x.double())
     for o, p, e in zip(ours, plain, exact, strict=True):
         assert o.dtype == dtype
         within_twice(o, p.to(dtype), e)
     g = torch.randn(n, d).to(dtype)
     within_twice(
-        cuda_rows.gather_dot(g, indices, offsets, w),
+        cuda.gather_dot(g, indices, offsets, w),
         reference.gather_dot(g.float(), indices, offsets, w.float()).to(dtype),
         reference.gather_dot(g.double(), indices, offsets, w.double()),
     )
@@ -91,7 +95,7 @@ def test_long_rows_of_a_code_and_a_wide_decoder():
         indices = torch.cat([torch.randperm(f, generator=g)[:count] for _ in range(n)]).int()
         offsets, values = torch.arange(n + 1) * count, torch.rand(n * count, generator=g)
         w, x = weights(d, f), torch.randn(n, d)
-        ours = cuda_rows.decode_loss(values, indices, offsets, w, w[0], x)
+        ours = cuda.decode_loss(values, indices, offsets, w, w[0], x)
         plain = reference.decode_loss(values, indices, offsets, w, w[0], x)
         exact = reference.decode_loss(values.double(), indices, offsets, w.double(), w[0].double(), x.double())
         for o, p, e in zip(ours, plain, exact, strict=True):
@@ -104,12 +108,12 @@ def test_sort(size):
     _, indices, offsets = code(n, d, min(f, 3000))
     if f > 3000:  # three passes; features far apart
         indices = indices * (f // 3000) + f % 3000
-    for ours, theirs in zip(cuda_rows.csc(indices, offsets, f), reference.csc(indices, offsets, f), strict=True):
+    for ours, theirs in zip(cuda.csc(indices, offsets, f), reference.csc(indices, offsets, f), strict=True):
         assert ours.dtype == theirs.dtype and torch.equal(ours, theirs)
 
 
 def split_hot_features(monkeypatch, cut_bits):
-    monkeypatch.setattr(cuda_rows, "CUT_BITS", cut_bits)
+    monkeypatch.setattr(cuda_launch, "CUT_BITS", cut_bits)
 
 
 @pytest.mark.parametrize("cut_bits", [2, 8])
@@ -120,9 +124,9 @@ def test_row_gradients(size, cut_bits, monkeypatch):
     values, indices, offsets = code(n, d, f)
     csc, u = reference.csc(indices, offsets, f), torch.randn(n, d)
     exact = reference.row_grad(*csc, values.double(), u.double())
-    within_twice(cuda_rows.row_grad(*csc, values, u), reference.row_grad(*csc, values, u), exact)
+    within_twice(cuda.row_grad(*csc, values, u), reference.row_grad(*csc, values, u), exact)
     exact = reference.feature_sum(csc[0], csc[1], values.double())
-    within_twice(cuda_rows.feature_sum(csc[0], csc[1], values), reference.feature_sum(csc[0], csc[1], values), exact)
+    within_twice(cuda.feature_sum(csc[0], csc[1], values), reference.feature_sum(csc[0], csc[1], values), exact)
 
 
 @pytest.mark.parametrize("unit", [False, True])
@@ -142,9 +146,9 @@ def test_adam(size, unit, sparse, monkeypatch):
     reference.row_adam_(*exact, g, *hyper)
     copy, norms = torch.full((f, d), torch.nan, dtype=torch.bfloat16), torch.full((2, f), torch.nan)
     if sparse:
-        cuda_rows.row_grad_adam_(w, m, v, *csc, values, u, 0.5, *hyper, copy=copy, norms=norms)
+        cuda.row_grad_adam_(w, m, v, *csc, values, u, 0.5, *hyper, copy=copy, norms=norms)
     else:
-        cuda_rows.row_adam_(w, m, v, g.float(), *hyper, copy=copy, norms=norms)
+        cuda.row_adam_(w, m, v, g.float(), *hyper, copy=copy, norms=norms)
     # Weights ≤ 1 and steps of 1e-2: half a unit of rounding of each, and 2⁻²² of the step for the quick quotient.
     assert (w.double() - exact[0]).abs().max() < 2e-7
     # 30 fp32 terms of size 1 each in a gradient, tenth and hundredth of it added; m and v keep their relative error.
@@ -170,12 +174,12 @@ def test_the_encoder_in_one_sweep_is_the_kernels_one_by_one(size, cut_bits, lazy
     kept = [[t.clone() for t in start] for _ in range(2)]
     copies = [(torch.zeros(f, d, dtype=torch.bfloat16), torch.zeros(2, f)) for _ in range(2)]
     hyper, options = (1e-2, 0.9, 0.99, 1e-8, 7), (lazy, None, None)
-    cuda_rows.row_grad_adam_(*kept[0], *csc, values, u, 1.0, *hyper, False, *options, *copies[0])
-    sums, weighted = cuda_rows.encoder_grad_adam_(*kept[1], *csc, values, u, bias, *hyper, *options, *copies[1])
+    cuda.row_grad_adam_(*kept[0], *csc, values, u, 1.0, *hyper, False, *options, *copies[0])
+    sums, weighted = cuda.encoder_grad_adam_(*kept[1], *csc, values, u, bias, *hyper, *options, *copies[1])
     assert all(torch.equal(a, b) for a, b in zip([*kept[0], *copies[0]], [*kept[1], *copies[1]], strict=True))
     coef = values if bias is None else bias
     plain, exact = (reference.feature_sum(*csc[:2], c) for c in (coef, coef.double()))
-    assert torch.equal(sums, cuda_rows.feature_sum(*csc[:2], coef)) or cut_bits == 2
+    assert torch.equal(sums, cuda.feature_sum(*csc[:2], coef)) or cut_bits == 2
     within_twice(sums, plain, exact)
     within_twice(weighted, plain @ start[0], exact @ start[0].double())
 
@@ -196,9 +200,9 @@ def test_adam_in_bf16_and_lazy(size, unit, sparse):
     g = reference.row_grad(*csc, values, u)
     reference.row_adam_(*wanted, g, *hyper)
     if sparse:
-        cuda_rows.row_grad_adam_(w, m, v, *csc, values, u, 1.0, *hyper)
+        cuda.row_grad_adam_(w, m, v, *csc, values, u, 1.0, *hyper)
     else:
-        cuda_rows.row_adam_(w, m, v, g, *hyper)
+        cuda.row_adam_(w, m, v, g, *hyper)
     still = (g == 0).all(-1)
     assert still[1] and not still.all()
     for mine, before, defined in zip((w, m, v), start, wanted, strict=True):
@@ -219,14 +223,14 @@ def test_adam_takes_its_factors_from_memory():
     mine, theirs = ([torch.full((3, 8), 0.25), torch.ones(3, 8), torch.ones(3, 8)] for _ in range(2))
     g, good, other = torch.randn(3, 8), (1e-2, 0.9, 0.99, 1e-8, 7), (9.0, 0.1, 0.1, 1.0, 1)
     for unit in (False, True):
-        cuda_rows.row_adam_(*theirs, g, *good, unit)
-        cuda_rows.row_adam_(*mine, g, *other, unit, live=live_of(*good))
+        cuda.row_adam_(*theirs, g, *good, unit)
+        cuda.row_adam_(*mine, g, *other, unit, live=live_of(*good))
         assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
 
 
 def test_a_row_of_zeros_stays():
     w, m, v = (torch.zeros(2, 8) for _ in range(3))
-    cuda_rows.row_adam_(w, m, v, torch.zeros(2, 8), 1e-3, 0.9, 0.999, 1e-8, 1, True)
+    cuda.row_adam_(w, m, v, torch.zeros(2, 8), 1e-3, 0.9, 0.999, 1e-8, 1, True)
     assert torch.equal(w, torch.zeros(2, 8))
 
 
@@ -240,7 +244,7 @@ def test_resample(size, some_alive):
     alive = torch.full((f,), some_alive)
     alive[chosen] = False
     mine, plain = ([t.clone() for t in (w_enc, w_dec, b_enc, *moments)] for _ in range(2))
-    cuda_rows.resample_(*mine[:3], mine[3:], chosen, inputs, alive, 0.2)
+    cuda.resample_(*mine[:3], mine[3:], chosen, inputs, alive, 0.2)
     reference.resample_(*plain[:3], plain[3:], chosen, inputs, alive, 0.2)
     for a, b in zip(mine, plain, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
@@ -261,8 +265,8 @@ def test_what_a_gpu_is_asked_is_right_here_with_room_to_spare(size, dtype):
 
 
 def test_so_it_is_with_every_block_size_that_tuning_may_choose(monkeypatch):
-    for threads in cuda_rows.THREADS:
-        monkeypatch.setattr(cuda_rows, "tuned", lambda *_, threads=threads: threads)
+    for threads in cuda_launch.THREADS:
+        monkeypatch.setattr(cuda_launch, "tuned", lambda *_, threads=threads: threads)
         used = every_kernel.everything(*every_kernel.TUNED, torch.float32, "cpu")
         assert max(used.values()) <= 0.8, (threads, used)
 
@@ -275,11 +279,11 @@ def test_sums_over_constant_rows_lose_no_more_than_others():
     indices = torch.cat([torch.randperm(f, generator=g)[:k].sort().values for _ in range(n)]).int()
     w, x = torch.full((f, d), 0.7) / d**0.5, torch.full((n, d), 2.1)
     exact = reference.gather_dot(x.double(), indices, offsets, w.double())
-    within_twice(cuda_rows.gather_dot(x, indices, offsets, w), reference.gather_dot(x, indices, offsets, w), exact)
+    within_twice(cuda.gather_dot(x, indices, offsets, w), reference.gather_dot(x, indices, offsets, w), exact)
     x[0, 5] = torch.inf
-    infinite = cuda_rows.gather_dot(x, indices, offsets, w)[:k]
+    infinite = cuda.gather_dot(x, indices, offsets, w)[:k]
     assert infinite.isinf().all()  # what rounding took off such a sum is not a number
-    loss, _, _ = cuda_rows.decode_loss(values, indices, offsets, w, w[0], x)
+    loss, _, _ = cuda.decode_loss(values, indices, offsets, w, w[0], x)
     assert loss[0].isinf() and loss[1:].isfinite().all()
 
 
@@ -292,13 +296,13 @@ def test_threads_of_a_block_change_nothing_but_speed(monkeypatch):
     g = reference.row_grad(*csc, values.double(), x.double())
     decoded = reference.sparse_decode(values.double(), indices, offsets, w.double(), w[0].double())
     hyper, start = (1e-2, 0.9, 0.99, 1e-8, 7), (w, torch.zeros(40, 200), torch.full((40, 200), 1e-3))
-    for threads in cuda_rows.THREADS:
-        monkeypatch.setattr(cuda_rows, "tuned", lambda *_, threads=threads: threads)
-        for ours, wanted in zip(cuda_rows.decode_loss(values, indices, offsets, w, w[0], x), exact, strict=True):
+    for threads in cuda_launch.THREADS:
+        monkeypatch.setattr(cuda_launch, "tuned", lambda *_, threads=threads: threads)
+        for ours, wanted in zip(cuda.decode_loss(values, indices, offsets, w, w[0], x), exact, strict=True):
             torch.testing.assert_close(ours.double(), wanted, rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(cuda_rows.row_grad(*csc, values, x).double(), g, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(cuda.row_grad(*csc, values, x).double(), g, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(
-            cuda_rows.sparse_decode(values, indices, offsets, w, w[0]).double(), decoded, rtol=1e-5, atol=1e-6
+            cuda.sparse_decode(values, indices, offsets, w, w[0]).double(), decoded, rtol=1e-5, atol=1e-6
         )
         for unit, lazy in (
             (False, False),
@@ -310,8 +314,8 @@ def test_threads_of_a_block_change_nothing_but_speed(monkeypatch):
             dense, sparse = ([t.clone() for t in start] for _ in range(2))
             norms = [torch.empty(2, 40) for _ in range(2)]
             copies = [torch.empty(40, 200, dtype=torch.bfloat16) for _ in range(2)]
-            cuda_rows.row_adam_(*dense, g.float(), *hyper, unit, lazy, copy=copies[0], norms=norms[0])
-            cuda_rows.row_grad_adam_(*sparse, *csc, values, x, 1.0, *hyper, unit, lazy, copy=copies[1], norms=norms[1])
+            cuda.row_adam_(*dense, g.float(), *hyper, unit, lazy, copy=copies[0], norms=norms[0])
+            cuda.row_grad_adam_(*sparse, *csc, values, x, 1.0, *hyper, unit, lazy, copy=copies[1], norms=norms[1])
             moved = (g != 0).any(-1) if lazy else torch.ones(40, dtype=torch.bool)
             for mine, norm in ((dense, norms[0]), (sparse, norms[1])):
                 assert (mine[0].double() - wanted[0]).abs().max() < 2e-7, threads
@@ -333,21 +337,25 @@ def test_blocks_in_another_order_give_the_same_bits():
     """The emulator draws a new order of blocks and threads for every launch."""
     values, indices, offsets = code(40, 64, 30)
     w, x, csc = weights(64, 30), torch.randn(40, 64), reference.csc(indices, offsets, 30)
-    runs = [
-        (*cuda_rows.decode_loss(values, indices, offsets, w, w[0], x), cuda_rows.row_grad(*csc, values, x))
-        for _ in range(3)
-    ]
+    runs = [(*cuda.decode_loss(values, indices, offsets, w, w[0], x), cuda.row_grad(*csc, values, x)) for _ in range(3)]
     for again in runs[1:]:
         assert all(torch.equal(a, b) for a, b in zip(runs[0], again, strict=True))
 
 
 def test_the_table_of_backends_finds_them_with_the_arguments_of_the_operation():
-    found = [op for op, where in gpu.IMPLEMENTATIONS.items() if "cuda" in where]
-    assert len(found) == 10
-    for op in found:
-        mine = inspect.signature(gpu._load(gpu.IMPLEMENTATIONS[op]["cuda"])).parameters.values()
-        wanted = getattr(torch.ops.monosem, op).default._schema.arguments
-        assert [p.name for p in mine if p.kind is not p.KEYWORD_ONLY] == [a.name for a in wanted], op
+    by_cuda = [op for op, where in gpu.IMPLEMENTATIONS.items() if "cuda" in where]
+    assert len(by_cuda) == 10
+    for op in by_cuda:
+        folder = gpu.IMPLEMENTATIONS[op]["cuda"].partition(".cuda:")[0]
+        mine = inspect.signature(gpu._load(f"{folder}.cuda:{op}")).parameters
+        assert list(mine) == list(inspect.signature(gpu._load(f"{folder}.reference:{op}")).parameters), op
+        schema = getattr(torch.ops.monosem, op).default._schema.arguments
+        if folder.endswith("row_adam"):  # its implementations take structs; the operation has their fields
+            assert {"moments", "step", "copy"} < set(mine), op
+        else:
+            assert list(mine) == [a.name for a in schema], op
+        public = ops.decode_loss_rows if op == "decode_loss" else getattr(ops, op)
+        assert list(inspect.signature(public).parameters) == [a.name for a in schema], op
 
 
 def test_dispatched_as_on_a_gpu(monkeypatch):

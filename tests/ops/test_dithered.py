@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from monosem.ops import dithered, gpu
-from monosem.ops.dithered import FEATURE, TOKEN
+from monosem.ops import gpu
+from monosem.ops.selection import dithered
+from monosem.ops.selection.dithered import FEATURE, TOKEN
 
 CPU = torch.device("cpu")
 C = dithered.MARGIN * math.sqrt(12) / 1.01
@@ -116,7 +117,7 @@ def test_rows_that_are_not_numbers_say_so():
 def test_the_kernel_is_the_definition(shape, side):
     from ops.cases import here
 
-    from monosem.ops.triton_operand import rounded
+    from monosem.ops.selection.triton_operand import rounded
 
     t = here(rows_of("large entries", *shape).float())
     t[-1] = 0

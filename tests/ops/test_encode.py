@@ -5,7 +5,8 @@ import torch
 from ops.cases import SHAPES, encoder, here, plainly, within_twice
 
 from monosem import ops
-from monosem.ops import backend, cpu_encode, gpu, reference
+from monosem.ops import backend, gpu, reference
+from monosem.ops.selection import cpu as selection_cpu
 
 pytestmark = pytest.mark.usefixtures("device")
 DTYPES = [torch.float32, torch.bfloat16]
@@ -162,8 +163,8 @@ def test_rows_beyond_the_margin_buffer_are_redone(monkeypatch, native_only):
     x, w = torch.ones(2, 4), torch.full((f, 4), 0.25)
     b = torch.linspace(0, 1e-4, f)
     used = []
-    tiles = cpu_encode._tiles
-    monkeypatch.setattr(cpu_encode, "_tiles", lambda *a: (used.append(a[-1]), tiles(*a))[1])
+    tiles = selection_cpu._tiles
+    monkeypatch.setattr(selection_cpu, "_tiles", lambda *a: (used.append(a[-1]), tiles(*a))[1])
     got = ops.topk_encode(x, w, b, 4)
     assert used == [False, True]  # exact: no, then yes
     assert torch.equal(got.indices, reference.topk_encode(x, w, b, 4)[1])

@@ -5,7 +5,9 @@ import torch
 from ops.cases import here
 
 from monosem import ops
-from monosem.ops import backend, cpu_encode, cpu_int, gpu, reference
+from monosem.ops import backend, gpu, reference
+from monosem.ops.selection import cpu as selection_cpu
+from monosem.ops.selection import cpu_integers
 
 pytestmark = pytest.mark.usefixtures("device")
 IN_PYTHON = gpu.interpreted()  # its programs run one after the other, in Python
@@ -69,8 +71,10 @@ def test_no_product_in_bf16_is_further_off_than_its_margin(d, native_only, monke
     for low, high in ((1 + 2**-8, 1 + 2**-8), (1 + 3 * 2**-8 + 1e-6, 1 + 2**-8 - 1e-6), (1.0, 1 + 2**-8), (0.7, 0.9)):
         x, w = torch.full((3, d), low), torch.full((5, d), high)
         w[1] *= -1
-        encoder = cpu_encode._Encoder(w, torch.zeros(5))
-        (tile,) = [t for _, t in cpu_encode._tiles(x, w, False)]
+        encoder = selection_cpu.Encoder(w, torch.zeros(5))
+        (tile,) = [t for _, t in selection_cpu._tiles(x, w, False)]
         error = (tile.double() - x.double() @ w.double().T).abs()
         assert (error <= encoder._error_in_bf16(x)[:, None]).all()
-        assert (encoder._error_in_bf16(x) <= 0.0125 * d * low * high + cpu_int.TINY * 1e3).all()  # and worth having
+        assert (
+            encoder._error_in_bf16(x) <= 0.0125 * d * low * high + cpu_integers.TINY * 1e3
+        ).all()  # and worth having

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("device", "triton_only")
 @pytest.fixture(params=[*launch.FORMS, "int8"])
 def form(request, monkeypatch):
     """In small blocks of features, so that the threshold of a slab rises."""
-    from monosem.ops import triton_encode
+    from monosem.ops.selection import triton as selection_triton
 
     if request.param == "int8":
         monkeypatch.setattr(backend, "gpu_product", lambda: "int8")
@@ -31,7 +31,7 @@ def form(request, monkeypatch):
         monkeypatch.setitem(
             launch._CHOICES, "select_active", lambda d, arch: {"form": request.param.replace("slab", "scan")}
         )
-    monkeypatch.setattr(triton_encode, "SLAB", 512)
+    monkeypatch.setattr(selection_triton, "SLAB", 512)
     return request.param
 
 
@@ -95,7 +95,8 @@ def test_a_feature_far_longer_than_the_rest(form):
 
 
 def test_what_is_left_out_is_below_the_bar(form):
-    from monosem.ops import triton_encode as encode
+    from monosem.ops.selection import triton as encode
+    from monosem.ops.selection.triton_plan import Plan
 
     x, w, b = encoder(4, 200, 2100)
     w[::7] *= 5.0
@@ -104,7 +105,7 @@ def test_what_is_left_out_is_below_the_bar(form):
     if form == "slab":
         keys, count, threshold = p.sift(64, 8)
     else:
-        threshold = p.thresholds(encode.Plan(1024, False, 256, 9, 60))
+        threshold = p.thresholds(Plan(1024, False, 256, 9, 60))
         keys, count = p.collect(threshold, 1024, False, form in encode.LOOSE)
     assert (count <= keys.shape[1]).all() and (count >= 8).all()
     exact = p.x.double() @ p.w.double().T + p.b.double()

@@ -86,7 +86,7 @@ def test_a_batch_that_does_not_suit_the_product_falls_back_and_is_counted(by, pr
 
 
 def test_wide_error_bounds_fall_back_to_int16(by, monkeypatch):
-    monkeypatch.setattr("monosem.ops.cpu_int.WIDE", 1e-3)
+    monkeypatch.setattr("monosem.ops.selection.cpu_integers.WIDE", 1e-3)
     for stats in by("int8", *encoder(N, D, F)):
         assert stats.fallbacks == {"wide_bound": N} and stats.tokens == {"int16": N}
 

@@ -57,10 +57,10 @@ def chip(request, monkeypatch):
 
 
 def upper_bounds(x, w, b):
-    from monosem.ops import triton_encode
+    from monosem.ops.selection.triton import Problem
 
     f = len(w)
-    keys, _ = triton_encode.Problem(x, w, b).collect(torch.zeros(len(x)), 1 << f.bit_length(), True)
+    keys, _ = Problem(x, w, b).collect(torch.zeros(len(x)), 1 << f.bit_length(), True)
     rank = (keys[:, :f] >> 32).int()
     return (rank ^ ((rank >> 31) & 0x7FFFFFFF)).view(torch.float32)
 

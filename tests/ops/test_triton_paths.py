@@ -8,6 +8,7 @@ from monosem import ops
 from monosem.kernels import launch
 from monosem.ops import backend, reference
 from monosem.ops.gpu import available
+from monosem.ops.selection.triton_plan import CHANCE, Plan, _poisson_tail, plan_of
 
 if available("triton"):
     pytest.skip(available("triton"), allow_module_level=True)
@@ -16,9 +17,9 @@ pytestmark = pytest.mark.usefixtures("device", "triton_only")
 
 @pytest.fixture
 def encode():
-    from monosem.ops import triton_encode
+    from monosem.ops.topk_encode import triton
 
-    return triton_encode
+    return triton
 
 
 def whole_numbers(n, d, f, seed=0):
@@ -42,7 +43,7 @@ def check(encode, x, w, b, k, plan):
 def test_no_luck_is_made_good(encode, monkeypatch, j, redone, room):
     x, w, b = encoder(2, 16, 2500)
     monkeypatch.setattr(encode, "SPACE_BYTES", room * 4 * 2500)  # with 1, all rows but one go the slow way
-    plan = encode.Plan(512, False, 256, j, 256)
+    plan = Plan(512, False, 256, j, 256)
     values, indices = torch.empty(2, 30), torch.empty(2, 30, dtype=torch.int32)
     report = encode._select(encode.Problem(x, w, b), plan, 30, values, indices)
     assert (report["redone"].item() > 0) == redone
@@ -56,7 +57,7 @@ def test_ties_beyond_all_room(encode, monkeypatch, room):
     x, w, b = whole_numbers(3, 2, 2500)
     x[1] = 0  # its pre-activations are the biases: seven different ones
     monkeypatch.setattr(encode, "SPACE_BYTES", room * 4 * 2500)
-    report = check(encode, x, w, b, 40, encode.Plan(64, False, 256, 8, 16))
+    report = check(encode, x, w, b, 40, Plan(64, False, 256, 8, 16))
     assert report["redone"].item() >= 1
 
 
@@ -65,7 +66,7 @@ def test_equal_rows_have_equal_bits_redone_or_not(encode):
     found = []
     for j in (20, 1):  # a threshold that is right, and one too high
         values, indices = torch.empty(2, 30), torch.empty(2, 30, dtype=torch.int32)
-        report = encode._select(encode.Problem(x, w, b), encode.Plan(512, False, 256, j, 256), 30, values, indices)
+        report = encode._select(encode.Problem(x, w, b), Plan(512, False, 256, j, 256), 30, values, indices)
         found.append((report["redone"].item(), values, indices))
     assert found[0][0] == 0 < found[1][0]
     assert torch.equal(found[0][1], found[1][1]) and torch.equal(found[0][2], found[1][2])
@@ -76,7 +77,7 @@ def test_many_equal_rows_are_redone_together(encode, monkeypatch):
     x, w, b = torch.ones(21, 3), torch.ones(2500, 3), torch.zeros(2500)
     b[2400:2403] = 1.0
     monkeypatch.setattr(encode, "SPACE_BYTES", 9 * 4 * 2500)
-    assert check(encode, x, w, b, 40, encode.Plan(256, False, 256, 8, 16))["redone"].item() == 21
+    assert check(encode, x, w, b, 40, Plan(256, False, 256, 8, 16))["redone"].item() == 21
 
 
 @pytest.mark.parametrize("finite", [700, 3])
@@ -84,7 +85,7 @@ def test_biases_of_minus_infinity(encode, finite):
     """Features that are never to fire are no candidates; where fewer than k are left, they come last."""
     x, w, b = whole_numbers(3, 4, 2500)
     b[torch.randperm(2500)[finite:]] = -torch.inf
-    report = check(encode, x, w, b, 5, encode.Plan(1024, False, 256, 12, 256))
+    report = check(encode, x, w, b, 5, Plan(1024, False, 256, 12, 256))
     assert (report["count"] <= finite).all()
     assert report["redone"].item() == (3 if finite < 5 else 0)
 
@@ -93,7 +94,7 @@ def test_biases_of_minus_infinity(encode, finite):
 def test_rows_that_are_not_numbers(encode, everything):
     x, w, b = encoder(4, 8, 700)
     x[1, 3], x[2, 0] = torch.nan, torch.inf
-    plan = encode.Plan(1024, True) if everything else encode.Plan(256, False, 128, 12, 40)
+    plan = Plan(1024, True) if everything else Plan(256, False, 128, 12, 40)
     values, indices = torch.empty(4, 5), torch.empty(4, 5, dtype=torch.int32)
     encode._select(encode.Problem(x, w, b), plan, 5, values, indices)
     wanted = reference.topk_encode(x, w, b, 5)
@@ -123,24 +124,24 @@ def test_the_bound_holds(encode):
 
 def test_plans_keep_their_promise(encode):
     for f, k in [(24_576, 32), (65_536, 64), (131_072, 64), (131_072, 32), (1 << 20, 32), (2053, 32), (20_000, 384)]:
-        plan = encode.plan(f, k)
+        plan = plan_of(f, k)
         assert plan.slots >= 2 * k and plan.sample <= f // 4 and plan.j < plan.j_most <= plan.sample
-        assert encode._poisson_tail(k * plan.sample / f, plan.j) <= encode.CHANCE
-        assert 1 - encode._poisson_tail(plan.slots * plan.sample / f, plan.j_most) <= encode.CHANCE
-    assert encode.plan(257, 257).everything and encode.plan(300_000, 50_000) is None
-    assert encode._poisson_tail(2.0, 1) == pytest.approx(1 - 2.718281828459045**-2)
+        assert _poisson_tail(k * plan.sample / f, plan.j) <= CHANCE
+        assert 1 - _poisson_tail(plan.slots * plan.sample / f, plan.j_most) <= CHANCE
+    assert plan_of(257, 257).everything and plan_of(300_000, 50_000) is None
+    assert _poisson_tail(2.0, 1) == pytest.approx(1 - 2.718281828459045**-2)
 
 
 def test_k_beyond_every_plan(encode, monkeypatch):
-    monkeypatch.setattr(encode, "MOST_SLOTS", 64)
-    encode.plan.cache_clear()
+    monkeypatch.setattr("monosem.ops.selection.triton_plan.MOST_SLOTS", 64)
+    plan_of.cache_clear()
     monkeypatch.setattr(encode, "DENSE_BYTES", 16 * 300 * 2)
     x, w, b = whole_numbers(5, 4, 300)
     x[3, 1] = torch.nan
     try:
-        values, indices = encode.topk(x, w, b, 300)
+        values, indices = encode.topk_encode(x, w, b, 300)
     finally:
-        encode.plan.cache_clear()
+        plan_of.cache_clear()
     wanted = reference.topk_encode(x, w, b, 300)
     good = [0, 1, 2, 4]
     assert torch.equal(values[good], wanted[0][good]) and torch.equal(indices[good], wanted[1][good])
@@ -149,21 +150,21 @@ def test_k_beyond_every_plan(encode, monkeypatch):
 
 @pytest.mark.parametrize("dense", [False, True])
 def test_more_active_features_than_slots(monkeypatch, dense):
-    from monosem.ops import triton_threshold as encode
+    from monosem.ops.threshold_encode import triton as encode
 
     monkeypatch.setattr(encode, "SLOTS", 32)
     if dense:
         monkeypatch.setattr(encode, "DENSE_BYTES", 1)
     x, w, b = whole_numbers(4, 6, 300)
     x[2] = 0
-    got, wanted = encode.threshold(x, w, b), reference.threshold_encode(x, w, b)
+    got, wanted = encode.threshold_encode(x, w, b), reference.threshold_encode(x, w, b)
     for a, c in zip(got, wanted, strict=True):
         assert torch.equal(a, c)
 
 
 @pytest.fixture
 def triton_operand():
-    from monosem.ops import triton_operand
+    from monosem.ops.selection import triton_operand
 
     return triton_operand
 
@@ -245,14 +246,14 @@ def test_a_feature_of_every_token():
 
 
 def test_rows_too_wide_for_one_program(monkeypatch):
-    from monosem.ops import triton_rows
+    from monosem.ops.row_adam import triton as row_adam_triton
 
     values, indices, offsets = torch.rand(9), torch.arange(9, dtype=torch.int32) % 4, torch.tensor([0, 4, 4, 9])
     x, w, _ = encoder(3, 40, 4)
     csc = ops.csc(indices, offsets, 4)
     steps = []
-    for widest in (triton_rows.WIDEST, 16):
-        monkeypatch.setattr(triton_rows, "WIDEST", widest)
+    for widest in (row_adam_triton.WIDEST, 16):
+        monkeypatch.setattr(row_adam_triton, "WIDEST", widest)
         mine = [torch.nn.functional.normalize(w, dim=-1), w * 0, w * 0]
         ops.row_grad_adam_(*mine, *csc, values, x, 0.5, 1e-2, 0.9, 0.99, 1e-8, 1, True)
         steps.append(mine)
@@ -264,7 +265,7 @@ def test_tokens_in_turn(encode, monkeypatch):
     x, w, b = whole_numbers(8, 3, 40)
     monkeypatch.setattr(encode, "BUFFER_BYTES", 1)
     monkeypatch.setattr(encode, "FEWEST_ROWS", 3)
-    got, wanted = encode.topk(x, w, b, 2), reference.topk_encode(x, w, b, 2)
+    got, wanted = encode.topk_encode(x, w, b, 2), reference.topk_encode(x, w, b, 2)
     assert torch.equal(got[0], wanted[0]) and torch.equal(got[1], wanted[1])
 
 

@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from monosem.bench.operations import operations
 from monosem.bench.workloads import WORKLOADS
-from monosem.ops import cpu_rows, gpu
+from monosem.ops import gpu, layout
 from monosem.ops.gpu import available
 
 if available("triton"):
@@ -56,7 +56,7 @@ def waits_here(call, device, monkeypatch) -> bool:
         patch.setattr(torch.Tensor, "tolist", lambda t: mode.seen.append("tolist") or tolist(t))
         patch.setattr(gpu, "call", looked_into)
         # Codes on a CPU, the interpreter's too, are checked before they are read; on a GPU with MONOSEM_CHECK=1 only.
-        patch.setattr(cpu_rows, "_code", lambda i, o, _: (i, o, len(o) - 1))
+        patch.setattr(layout, "checked_code", lambda i, o, _: (i, o, len(o) - 1))
         with mode:
             call()
     return bool(mode.seen)

@@ -181,7 +181,7 @@ def _timed(name: str, launch: Callable[[], Any], event: Callable[[], Any], kept:
 @contextmanager
 def launches_wrapped(around: Callable[[str, Callable[[], Any]], Any]) -> Iterator[None]:
     """``around(name of the kernel, launch)`` in place of every launch of ours, by Triton or CUDA, for a while."""
-    from monosem.ops import cuda_rows
+    from monosem.ops import cuda_launch
 
     replaced: list[tuple[Any, str, Any]] = []
 
@@ -189,18 +189,16 @@ def launches_wrapped(around: Callable[[str, Callable[[], Any]], Any]) -> Iterato
         replaced.append((where, name, getattr(where, name)))
         setattr(where, name, by)
 
-    if "monosem.ops.triton_launch" in sys.modules:
-        plain = sys.modules["monosem.ops.triton_launch"].run
+    if triton_launch := sys.modules.get("monosem.ops.triton_launch"):
+        plain = triton_launch.run
 
         def run(kernel: Any, grid: int, *args: Any, **options: Any) -> None:
             if grid:
                 around(kernel.__name__, lambda: plain(kernel, grid, *args, **options))
 
-        for module in list(sys.modules.values()):
-            if getattr(module, "__name__", "").startswith("monosem.ops") and getattr(module, "run", None) is plain:
-                replace(module, "run", run)
-    if cuda_rows._cuda is not None:
-        replace(cuda_rows, "_cuda", _Wrapped(cuda_rows._cuda, around))
+        replace(triton_launch, "run", run)
+    if cuda_launch.kernels is not None:
+        replace(cuda_launch, "kernels", _Wrapped(cuda_launch.kernels, around))
     try:
         yield
     finally:

@@ -15,8 +15,9 @@ import torch
 
 import monosem
 from monosem import doctor
-from monosem.ops import backend, cpu_int
+from monosem.ops import backend
 from monosem.ops.memory import available_memory, total_memory
+from monosem.ops.selection import cpu_integers
 
 _FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "sve", "bf16")
 
@@ -84,8 +85,8 @@ def int_rate(d: int, bits: int) -> float:
             "floor to measure for an integer product. Install it, or set MONOSEM_PRODUCT=fp32."
         )
     tokens, features = backend.native.panels()
-    left = cpu_int.QuantizedRows(torch.randn(tokens, d, dtype=torch.float32, device="cpu"), bits, tokens=True)
-    right = cpu_int.QuantizedRows(torch.randn(features, d, dtype=torch.float32, device="cpu"), bits, tokens=False)
+    left = cpu_integers.QuantizedRows(torch.randn(tokens, d, dtype=torch.float32, device="cpu"), bits, tokens=True)
+    right = cpu_integers.QuantizedRows(torch.randn(features, d, dtype=torch.float32, device="cpu"), bits, tokens=False)
     times, threads = 1 << 14, torch.get_num_threads()
 
     def run() -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from monosem.bench import operations
 from monosem.bench.gpu_clock import CaptureFailed
 from monosem.bench.workloads import Workload
-from monosem.ops import cuda_rows, gpu, tune_table
+from monosem.ops import cuda_launch, gpu, tune_table
 from monosem.ops.tune_table import override, sizes_used
 
 GAIN = 0.98
@@ -132,7 +132,7 @@ def _alternatives(
 ) -> list[tuple[str, int, list[dict[str, int]]]]:
     """Kernel, size and choices."""
     if backend == "cuda":
-        return [(f"cuda_{kernel}", d, [{"threads": t} for t in cuda_rows.THREADS]) for kernel in kernels]
+        return [(f"cuda_{kernel}", d, [{"threads": t} for t in cuda_launch.THREADS]) for kernel in kernels]
     with sizes_used() as used:
         op.call()
     asked = [(k, s) for k in kernels for s in sorted(used.get(k, ()))]

@@ -18,7 +18,7 @@ from monosem.ops import SparseCode, backend, checks
 from monosem.ops.capacity import Capacity
 from monosem.ops.memory import check_memory
 from monosem.ops.step_stats import phase
-from monosem.ops.topk_encode import Rounded as EncoderCopy
+from monosem.ops.structs import EncoderCopy as EncoderCopy
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """The kernels as functions on tensors: differentiable, and fit for ``torch.compile``."""
 
 from monosem.ops.code import SparseCode
+from monosem.ops.csc import csc
 from monosem.ops.decode_loss import decode_loss, decode_loss_rows
 from monosem.ops.resample import resample_
 from monosem.ops.row_adam import encoder_grad_adam_, row_adam_, row_grad_adam_
-from monosem.ops.row_grad import csc, feature_sum, row_grad
+from monosem.ops.row_grad import feature_sum, row_grad
 from monosem.ops.sparse_decode import decode, gather_dot, sparse_decode
 from monosem.ops.threshold_encode import threshold_encode, threshold_encode_within
 from monosem.ops.topk_encode import topk_encode

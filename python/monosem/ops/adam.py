@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from monosem.ops import dithered
+from monosem.ops.selection import dithered
+from monosem.ops.structs import EncoderCopy, Moments
 
 STATES = ("fp32", "bf16", "int8")
 DTYPES = {  # of m and v
@@ -77,19 +78,19 @@ def noise(step: int | Tensor, shape: torch.Size, device: torch.device) -> Tensor
     return _mixed((seed[:, None] + columns) & _WORD)
 
 
-def read_moments(m: Tensor, v: Tensor, scales: Tensor | None) -> tuple[Tensor, Tensor]:
+def read_moments(moments: Moments) -> tuple[Tensor, Tensor]:
     """The moments as numbers. In int8: ``m = ±(q/127)² · scales[0]``, ``√v = (q/255)² · scales[1]``, row by row."""
+    m, v, scales = moments
     if scales is None:
         return (m, v) if m.dtype == torch.float64 else (m.float(), v.float())
     a, b = m.float(), v.float()
     return a * a.abs() / 16129 * scales[0, :, None], (b * b / 65025 * scales[1, :, None]).square()
 
 
-def write_moments_(
-    m: Tensor, v: Tensor, scales: Tensor | None, new_m: Tensor, new_v: Tensor, touched: Tensor, step: int | Tensor
-) -> None:
+def write_moments_(moments: Moments, new_m: Tensor, new_v: Tensor, touched: Tensor, step: int | Tensor) -> None:
     """Keep the numbers of the rows ``touched`` (bool [F, 1]); what has fewer bits is rounded up with the probability
     that makes the mean right. √v of what is not 0 stays above 0: beside an m that was rounded up, it divides."""
+    m, v, scales = moments
     if m.dtype in (torch.float32, torch.float64):
         kept = new_m, new_v
     elif m.dtype == torch.bfloat16:
@@ -118,20 +119,20 @@ def _code(square: Tensor, bits: Tensor, most: int) -> Tensor:
     return (low + up).clamp(max=most)
 
 
-def write_copy_(w: Tensor, copy: Tensor | None, norms: Tensor | None) -> None:
-    """Round rows w [F, D] to ``copy`` [F, ≥ D] with, in ``norms`` [2, F], ‖w‖ and ‖w − copy‖, a little more of each.
+def write_copy_(w: Tensor, copy: EncoderCopy | None) -> None:
+    """Round rows w [F, D] to ``copy`` with, in its ``norms`` [2, F], ‖w‖ and ‖w − copy‖, a little more of each.
     In int8: ``dithered.quantize``, with ``norms`` [4, F].
 
     All rows: those that were left alone have the copy that they had.
     """
     if copy is None:
         return
-    assert norms is not None  # a copy comes with them
-    if copy.dtype == torch.int8:
+    rows, norms = copy
+    if rows.dtype == torch.int8:
         level, known = dithered.quantize(w, dithered.FEATURE)
-        copy.copy_(level)
+        rows.copy_(level)
         norms.copy_(known)
     else:
-        copy[:, : w.shape[1]] = w
+        rows[:, : w.shape[1]] = w
         norms[0] = w.norm(dim=-1) * 1.001 + 1e-14
-        norms[1] = (w - copy[:, : w.shape[1]].to(w.dtype)).norm(dim=-1) * 1.001 + 1e-14
+        norms[1] = (w - rows[:, : w.shape[1]].to(w.dtype)).norm(dim=-1) * 1.001 + 1e-14

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from monosem.ops import delayed_stats, gpu, step_stats
 from monosem.ops.code import SparseCode
 from monosem.ops.delayed_stats import LAG, DelayedStats, PendingCopy
+from monosem.ops.structs import EncoderCopy as EncoderCopy
 from monosem.ops.threshold_encode import threshold_encode, threshold_encode_within
-from monosem.ops.topk_encode import Rounded as EncoderCopy
 
 DENSE_ABOVE = 0.1  # share of active features above which dense products are faster than gathering rows
 MAX_SLOTS = 1024  # on a GPU: largest number of entries per token for which the sparse path reserves space

@@ -18,17 +18,11 @@ from torch.utils._pytree import tree_leaves
 
 from monosem.ops import adam, backend
 
-_ROWS = (
-    "sparse_decode", "gather_dot", "decode_loss", "csc", "row_grad", "feature_sum", "row_adam_", "row_grad_adam_",
-    "encoder_grad_adam_", "resample_",
-)  # fmt: skip
-# operation → backend → where its implementation is ("module:function"); imported when first used.
-IMPLEMENTATIONS: dict[str, dict[str, str]] = {
-    "topk_encode": {"triton": "monosem.ops.triton_encode:topk"},
-    "threshold_encode": {"triton": "monosem.ops.triton_threshold:threshold"},
-    "threshold_encode_within": {"triton": "monosem.ops.triton_threshold:threshold_within"},
-    **{op: {"triton": f"monosem.ops.triton_rows:{op}", "cuda": f"monosem.ops.cuda_rows:{op}"} for op in _ROWS},
-}
+# operation → backend → where its implementation is ("module:function"), which is
+# imported when first used. ``register`` fills this table and the next.
+IMPLEMENTATIONS: dict[str, dict[str, str]] = {}
+# operation → makes of an implementation that takes structs one that takes the operation's arguments one by one.
+PACKED: dict[str, Callable[[Callable], Callable]] = {}
 # operation → backend, where something other than Triton was measured to be faster.
 PREFERRED: dict[str, str] = {}
 
@@ -66,17 +60,17 @@ def copy_dtype(w: torch.Tensor) -> torch.dtype | None:
     """Of the encoder rows w as ``topk_encode(rounded=…)`` takes them; None where they would not be used."""
     if not runs_kernels(w) or w.dtype != torch.float32 or choose("topk_encode")[0] != "triton":
         return None
-    return _load("monosem.ops.triton_operand:copy_dtype")(w)
+    return _load("monosem.ops.selection.triton_operand:copy_dtype")(w)
 
 
 def empty_copy(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Room for such rows and what is known of them, or None."""
-    return None if copy_dtype(w) is None else _load("monosem.ops.triton_operand:empty_copy")(w)
+    return None if copy_dtype(w) is None else _load("monosem.ops.selection.triton_operand:empty_copy")(w)
 
 
 def round_into(copy: torch.Tensor, norms: torch.Tensor, w: torch.Tensor) -> None:
     """Make the copy that of w."""
-    _load("monosem.ops.triton_operand:round_into")(copy, norms, w)
+    _load("monosem.ops.selection.triton_operand:round_into")(copy, norms, w)
 
 
 def advance_live_(live: torch.Tensor, lr: torch.Tensor, steps: torch.Tensor, beta1: float, beta2: float) -> None:
@@ -86,7 +80,7 @@ def advance_live_(live: torch.Tensor, lr: torch.Tensor, steps: torch.Tensor, bet
         adam.set_live_(live, lr, steps.add_(1), beta1, beta2)
         return
     with torch.cuda.device(live.device) if live.device.type == "cuda" else nullcontext():
-        _load("monosem.ops.triton_rows:advance_live_")(live, lr, steps, beta1, beta2)
+        _load("monosem.ops.row_adam.triton:advance_live_")(live, lr, steps, beta1, beta2)
 
 
 def choose(op: str) -> tuple[str, str]:
@@ -124,6 +118,12 @@ def _load(path: str) -> Callable:
     return getattr(importlib.import_module(module), function)
 
 
+@cache
+def implementation(op: str, name: str) -> Callable:
+    """The function by which this backend computes the operation; it takes the operation's arguments."""
+    return PACKED[op](_load(IMPLEMENTATIONS[op][name]))
+
+
 def call(op: str, reference: Callable, args: tuple) -> object:
     """Run an operation on GPU tensors."""
     name, reason = choose(op)
@@ -132,7 +132,7 @@ def call(op: str, reference: Callable, args: tuple) -> object:
         if backend.requested() != "reference":
             backend.warn_device(device.type, reason)
         return reference(*args)
-    function = _load(IMPLEMENTATIONS[op][name])
+    function = implementation(op, name)
     if device.type != "cuda":
         return function(*args)
     with torch.cuda.device(device):

@@ -1,1 +1,0 @@
-"""Device code: Triton (``<stem>.py``) and CUDA (``<stem>.cuh``). Nothing here is imported without a need for it."""

@@ -1,0 +1,27 @@
+"""The native kernel, given tensors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from monosem.ops.backend import native as _C
+from monosem.ops.layout import fp32, threads
+from monosem.ops.structs import in_place
+
+
+def resample_(
+    w_enc: Tensor,
+    w_dec: Tensor,
+    b_enc: Tensor,
+    moments: list[Tensor],
+    features: Tensor,
+    inputs: Tensor,
+    alive: Tensor,
+    factor: float,
+) -> None:
+    in_place(w_enc=w_enc, w_dec=w_dec, b_enc=b_enc)
+    chosen, x, living = features.long().contiguous(), fp32(inputs), alive.to(torch.uint8).contiguous()
+    _C.resample(w_enc, w_dec, b_enc, *w_dec.shape, chosen, len(chosen), x, living, factor, threads())
+    for moment in moments:
+        moment[chosen] = 0.0

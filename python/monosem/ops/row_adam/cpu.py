@@ -1,0 +1,61 @@
+"""The native kernels, given tensors."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from monosem.ops.adam import write_copy_
+from monosem.ops.backend import native as _C
+from monosem.ops.layout import fp32, threads
+from monosem.ops.row_adam import reference
+from monosem.ops.row_grad import cpu as row_grad
+from monosem.ops.sparse_decode import weighted_sum
+from monosem.ops.structs import AdamStep, EncoderCopy, Moments, SortedCode
+
+
+def row_adam_(w: Tensor, moments: Moments, g: Tensor, step: AdamStep, copy: EncoderCopy | None) -> None:
+    moments.check(w)
+    if step.live is not None:  # for graphs, of which a CPU has none
+        return reference.row_adam_(w, moments, fp32(g), step, copy)
+    _C.row_adam(w, *moments, fp32(g), *w.shape, *step[:7], threads())
+    write_copy_(w, copy)
+
+
+def row_grad_adam_(
+    w: Tensor,
+    moments: Moments,
+    code: SortedCode,
+    coef: Tensor,
+    u: Tensor,
+    scale: float,
+    step: AdamStep,
+    copy: EncoderCopy | None,
+) -> None:
+    moments.check(w)
+    if step.live is not None:
+        return reference.row_adam_(w, moments, row_grad.row_grad(*code, coef, u).float() * scale, step, copy)
+    if u.shape[1:] != w.shape[1:] or len(code.starts) != len(w) + 1:
+        raise ValueError(
+            f"u, starts: got {list(u.shape)} and {list(code.starts.shape)}; wanted [tokens, {w.shape[1]}] and "
+            f"[{len(w) + 1}], which fit w"
+        )
+    _C.row_grad_adam(
+        w, *moments, *code.contiguous(), len(w), fp32(coef), fp32(u), *u.shape, scale, *step[:7], threads()
+    )
+    write_copy_(w, copy)
+
+
+def encoder_grad_adam_(
+    w: Tensor,
+    moments: Moments,
+    code: SortedCode,
+    coef: Tensor,
+    u: Tensor,
+    bias: Tensor | None,
+    step: AdamStep,
+    copy: EncoderCopy | None,
+) -> tuple[Tensor, Tensor]:
+    sums = row_grad.feature_sum(code.starts, code.entries, coef if bias is None else bias)
+    weighted = weighted_sum(sums, w)
+    row_grad_adam_(w, moments, code, coef, u, 1.0, step, copy)
+    return sums, weighted

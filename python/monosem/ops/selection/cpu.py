@@ -1,0 +1,117 @@
+"""Encode and select on a CPU: pre-activations are computed in cache-sized tiles, filtered there, and never stored.
+
+Four products, by ``backend.cpu_product()``. ``fp32``: exact tiles by PyTorch. ``bf16``, where the processor multiplies
+it in tiles, ``int8`` and ``int16``, where it has instructions for those: every feature that the certified error bound
+cannot rule out is a candidate and is rescored in fp32, so that the choice is that of the fp32 definition. Tokens that a
+product does not suit (wide error bounds, too many ties) go to the next: int8, int16, fp32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from monosem.ops import backend, step_stats
+from monosem.ops.backend import native as _C
+from monosem.ops.layout import fp32, threads
+from monosem.ops.selection import cpu_integers
+
+BITS = {"int8": 8, "int16": 16}  # integer products: their bits
+FEW = 64  # tokens
+HUGE = 1e30  # no sum of values and bounds below this comes near to what fp32 can hold
+ROWS, COLS = 1024, 1024  # of a tile by PyTorch, which stays in cache between product and selection
+SHORT = 64 * cpu_integers.TINY  # shorter rows are mostly error bound
+
+
+class Encoder:
+    """The encoder's weights, and the product that suits them."""
+
+    def __init__(self, w: Tensor, b: Tensor) -> None:
+        self.rows, self.bias = w.contiguous(), fp32(b)
+        self.product = backend.cpu_product()
+        self._rows_by_bits: dict[int, cpu_integers.QuantizedRows] = {}
+        if self.product != "fp32":
+            # Of all rows: the largest norm, not finite if any entry is not; in bf16 the largest rounding error.
+            if self.product in BITS:
+                self._largest_norm, self._rounded = float(self._quantized(BITS[self.product]).norm.amax()), 0.0
+            else:
+                self._largest_norm, self._rounded = _C.largest_norms(self.rows, *self.rows.shape, threads())
+            self._largest_bias = float(self.bias.abs().amax())  # NaN, if any is
+
+    def _quantized(self, bits: int) -> cpu_integers.QuantizedRows:
+        if bits not in self._rows_by_bits:
+            self._rows_by_bits = {bits: cpu_integers.QuantizedRows(self.rows, bits, tokens=False)}
+        return self._rows_by_bits[bits]
+
+    def suited(self, x: Tensor, product: str) -> str:
+        """This product, or the next that suits x; rows that are not finite, or may overflow, are computed in fp32."""
+        d = x.shape[1]
+        if product != "fp32":
+            norms = x.norm(dim=1)
+            if not (norms * self._largest_norm + self._largest_bias < HUGE).all():
+                return _instead("fp32", "overflow", x)
+            # Of short rows nearly every feature would be rescored.
+            if self._largest_norm < SHORT:
+                return _instead("fp32", "short_rows", x)
+            if int((norms < SHORT).sum()) > FEW + len(x) // 16:
+                return _instead("fp32", "short_tokens", x)
+        if product == "int8" and d > cpu_integers.WIDEST[8]:
+            product = _instead("int16", "too_wide", x)
+        elif product == "int8" and self.integers(x[:256], product).bounds.wide(d):
+            product = _instead("int16", "wide_bound", x)
+        return _instead("fp32", "too_wide", x) if product == "int16" and d > cpu_integers.WIDEST[16] else product
+
+    def exact(self, x: Tensor):
+        """The operands that candidates of x are rescored with: the addresses of these tensors, not the tensors."""
+        return _C.Exact(x, self.rows, self.bias, x.shape[1])
+
+    def integers(self, x: Tensor, product: str) -> cpu_integers.IntProduct:
+        """The integer product with x; the weights are quantised once."""
+        bits = BITS[product]
+        packed = self._quantized(bits)
+        return cpu_integers.IntProduct(x, packed, self.exact(x), self.bias, self._largest_bias, bits)
+
+    def filter(self, block, x: Tensor, product: str) -> bool:
+        """Filter every feature's pre-activation for x, in tiles by PyTorch; returns whether the values are exact."""
+        exact = product == "fp32"
+        block.begin(exact)
+        error = None if exact else self._error_in_bf16(x)
+        for first, tile in _tiles(x, self.rows, exact):
+            block.filter(tile, len(x), tile.shape[1], first, self.bias[first:], error, threads())
+        return exact
+
+    def _error_in_bf16(self, x: Tensor) -> Tensor:
+        """Error bound of each token's values, [tokens]: x·wᵀ in bf16 plus bias, against fp32.
+
+        x is rounded to x̃ = x − δx and w to w̃ = w − δw, so that |x·w − x̃·w̃| ≤ ‖δx‖·‖w‖ + ‖x̃‖·‖δw‖ (Cauchy-Schwarz),
+        with the measured rounding errors. The result is rounded to 8 bits, 2⁻⁸ of at most ‖x̃‖·‖w̃‖. Added: fp32's
+        rounding, 2⁻²⁴ an addition, in the product (chains of D, two of them or less), in the rescored values and in
+        the norms; that of adding the bias. What is below 2⁻¹²⁶ may be lost anywhere: in squares that takes at most
+        √D·2⁻⁶³ off a norm, which TINY covers; in factors, products, sums and results at most √D·2⁻¹²⁶·(‖x‖ + ‖w‖) +
+        3D·2⁻¹²⁶, which the products of TINY and the norms cover, and that of TINY and TINY.
+        """
+        share = (2 * x.shape[1] + 128) * 2.0**-24
+        up, tiny = 1 + share, cpu_integers.TINY
+        off = (x - x.to(torch.bfloat16).to(torch.float32)).norm(dim=1) * up + tiny
+        length = x.norm(dim=1) * up + off + tiny
+        w_off = self._rounded * up + tiny
+        w_length = self._largest_norm * up + w_off + tiny
+        return fp32(off * w_length + length * (w_off + w_length * (2.0**-8 + share)) + self._largest_bias * 2.0**-21)
+
+
+def _instead(product: str, reason: str, x: Tensor) -> str:
+    step_stats.fell_back(reason, len(x))
+    return product
+
+
+def _tiles(x: Tensor, w: Tensor, exact: bool) -> Iterator[tuple[int, Tensor]]:
+    f, wanted = len(w), torch.float32 if exact else torch.bfloat16
+    left = x.to(wanted)
+    buffer = torch.empty(len(x) * min(COLS, f), dtype=wanted, device="cpu")
+    for first in range(0, f, COLS):
+        rows = w[first : first + COLS].to(wanted)
+        tile = buffer[: len(x) * len(rows)].view(len(x), len(rows))
+        torch.mm(left, rows.T, out=tile)
+        yield first, tile

@@ -1,0 +1,111 @@
+"""What travels together between the operations and their kernels, under one name each."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class SortedCode(NamedTuple):
+    """A code's entries sorted by (feature, token), as ``ops.csc`` gives them.
+
+    Attributes:
+        starts: int64 [F + 1]; the entries of feature f stand at ``starts[f]:starts[f + 1]``.
+        entries: int64 [nnz], the place of each in the code.
+        tokens: int32 [nnz], the token of each.
+    """
+
+    starts: Tensor
+    entries: Tensor
+    tokens: Tensor
+
+    def contiguous(self) -> SortedCode:
+        return SortedCode(*(t.contiguous() for t in self))
+
+
+class EncoderCopy(NamedTuple):
+    """Encoder rows as a GPU's product reads them, kept beside the weights so that they are not rounded in each step.
+
+    Attributes:
+        rows: bfloat16 [F, ≥ D], or int8 [F, ≥ D], rotated and dithered (``ops/selection/dithered.py``).
+        norms: float32 [2, F], ‖w‖ and ‖w − rows‖, a little more of each; for int8 [4, F].
+    """
+
+    rows: Tensor
+    norms: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor | None, norms: Tensor | None) -> EncoderCopy | None:
+        return None if rows is None or norms is None else cls(rows, norms)
+
+
+class Moments(NamedTuple):
+    """Adam's two moments of rows [F, D], updated in place.
+
+    Attributes:
+        m, v: float32; bfloat16; or int8 and uint8.
+        scales: float32 [2, F], of moments in 8 bits; else None.
+    """
+
+    m: Tensor
+    v: Tensor
+    scales: Tensor | None = None
+
+    @property
+    def state(self) -> str:
+        """The word of ``adam.STATES`` for these dtypes; float64 counts as ``fp32``: neither is rounded."""
+        pair = self.m.dtype, self.v.dtype, self.scales is not None
+        small = {(torch.bfloat16, torch.bfloat16, False): "bf16", (torch.int8, torch.uint8, True): "int8"}
+        return small.get(pair, "fp32")
+
+    def check(self, w: Tensor) -> None:
+        """Raise unless w and these can be updated in place by a kernel.
+
+        Raises:
+            ValueError: they cannot, or their dtypes do not go together.
+        """
+        in_place(w=w, **({} if self.state != "fp32" else {"m": self.m, "v": self.v}))
+        if not (self.m.is_contiguous() and self.v.is_contiguous()):
+            raise ValueError(f"m, v: got strided {self.m.dtype}; wanted contiguous, which is updated in place")
+        scales = self.scales
+        fits = scales is None or (self.state == "int8" and scales.shape == (2, len(w)) and scales.is_contiguous())
+        if scales is not None and not fits:
+            raise ValueError(
+                f"scales: got {list(scales.shape)} with moments of {self.m.dtype} and {self.v.dtype}; wanted "
+                f"contiguous [2, {len(w)}] with int8 and uint8, or None"
+            )
+
+
+class AdamStep(NamedTuple):
+    """One step of Adam on rows.
+
+    Attributes:
+        lr, beta1, beta2, eps: as in ``torch.optim.Adam``.
+        step: number of this step, from 1.
+        unit: the part of a gradient parallel to its row is removed before, and the row is made unit after.
+        lazy: rows whose gradient is 0 everywhere are left as they are, moments included.
+        live: float32 [8] on the device, used instead of ``lr`` … ``step`` (``ops/adam.py``).
+    """
+
+    lr: float
+    beta1: float
+    beta2: float
+    eps: float
+    step: int
+    unit: bool = False
+    lazy: bool = False
+    live: Tensor | None = None
+
+
+def in_place(**tensors: Tensor) -> None:
+    """Raise unless each is contiguous float32.
+
+    Raises:
+        ValueError: one is not; the message names it.
+    """
+    for name, t in tensors.items():
+        if t.dtype != torch.float32 or not t.is_contiguous():
+            layout = "contiguous" if t.is_contiguous() else "strided"
+            raise ValueError(f"{name}: got {t.dtype}, {layout}; wanted contiguous float32, which is updated in place")

@@ -1,0 +1,125 @@
+"""ReLU features in CSR form: only what is above the threshold leaves the cache."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from monosem.ops import checks
+from monosem.ops.code import SparseCode
+from monosem.ops.library import register
+from monosem.ops.selection.gradients import encoder_gradients
+from monosem.ops.structs import EncoderCopy
+from monosem.ops.threshold_encode import cpu, reference
+
+
+def _fake(x: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    nnz = torch.library.get_ctx().new_dynamic_size()
+    offsets = x.new_empty(x.shape[0] + 1, dtype=torch.int64)
+    return x.new_empty(nnz), x.new_empty(nnz, dtype=torch.int32), offsets
+
+
+def _setup(ctx, inputs, output) -> None:
+    x, w, _ = inputs
+    _, indices, offsets = output
+    ctx.save_for_backward(x, w, indices, offsets)
+    ctx.mark_non_differentiable(indices, offsets)
+
+
+def _backward(ctx, g: Tensor, _, __):
+    x, w, indices, offsets = ctx.saved_tensors
+    return encoder_gradients(g.contiguous(), indices, offsets, x, w, *ctx.needs_input_grad)
+
+
+_threshold_encode = register(
+    "threshold_encode(Tensor x, Tensor w, Tensor b) -> (Tensor, Tensor, Tensor)",
+    folder=__name__,
+    cpu=cpu.threshold_encode,
+    reference=reference.threshold_encode,
+    fake=_fake,
+    backward=_backward,
+    setup=_setup,
+    on_gpu=("triton",),
+)
+
+
+def threshold_encode(x: Tensor, w: Tensor, b: Tensor) -> SparseCode:
+    r"""The sparse code of ReLU: the positive entries of ``x·wᵀ + b``, in CSR form.
+
+    Args:
+        x: [..., D], the centred input ``x − b_dec``.
+        w: encoder rows [F, D].
+        b: encoder bias [F].
+
+    Returns:
+        Code in CSR form over the flattened tokens, features ascending within a token. NaN counts as active, so that
+        it shows.
+
+    Memory grows with the number of active features, not with tokens × F. Differentiable in x, w and b. Under
+    ``torch.compile(fullgraph=True)`` set ``torch._dynamo.config.capture_dynamic_output_shape_ops = True``: the number
+    of active features depends on the data.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not fit.
+
+    Source: *Towards Monosemanticity* (2023), appendix "Autoencoder Architecture".
+    """
+    checks.shape("w", w, ("d_sae", "d_in"))
+    checks.shape("b", b, (w.shape[0],))
+    checks.shape("x", x.reshape(-1, x.shape[-1]) if x.ndim else x, ("tokens", w.shape[1]))
+    checks.same("x", x, "w", w)
+    checks.same("b", b, "w", w)
+    values, indices, offsets = _threshold_encode(x.reshape(-1, x.shape[-1]), w, b)
+    return SparseCode(values, indices, offsets, w.shape[0], x.shape[:-1])
+
+
+def _within_fake(x: Tensor, w: Tensor, b: Tensor, room: int, slots: int, *rounded):
+    n = x.shape[0]
+    offsets = x.new_empty(n + 1, dtype=torch.int64)
+    counts, kept = x.new_empty(n, dtype=torch.int32), x.new_empty(n, dtype=torch.bool)
+    return x.new_empty(room), x.new_empty(room, dtype=torch.int32), offsets, counts, kept
+
+
+def _within_reference(x: Tensor, w: Tensor, b: Tensor, room: int, slots: int, *rounded):
+    return reference.threshold_encode_within(x, w, b, room, slots)
+
+
+_threshold_encode_within = register(
+    "threshold_encode_within(Tensor x, Tensor w, Tensor b, int room, int slots, Tensor? copy=None, Tensor? norms=None) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    folder=__name__,
+    cpu=_within_reference,
+    reference=_within_reference,
+    fake=_within_fake,
+    on_gpu=("triton",),
+)
+
+
+def threshold_encode_within(
+    x: Tensor, w: Tensor, b: Tensor, room: int, slots: int, rounded: EncoderCopy | tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    r"""``threshold_encode`` into arrays of a given size, so that no host waits to learn how many entries there are.
+
+    Args:
+        x: [N, D], the centred input. w, b: as in ``threshold_encode``.
+        room: entries that there is room for.
+        slots: entries that a token may have, a power of two.
+        rounded: as in ``topk_encode``.
+
+    Returns:
+        ``values`` [room], ``indices`` [room] and ``offsets`` [N + 1] of the code. Behind the last entry values are 0
+        and indices F. ``counts`` int32 [N]: entries of each token, or more, never less. ``kept`` bool [N]: tokens whose
+        entries are in the code. A token with more than ``slots``, and tokens from the first on for which there is no
+        room, have none: it is for the caller to count them out. Not differentiable.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not fit, or ``slots`` not a power of two.
+    """
+    checks.shape("w", w, ("d_sae", "d_in"))
+    checks.shape("b", b, (w.shape[0],))
+    checks.shape("x", x, ("tokens", w.shape[1]))
+    checks.same("x", x, "w", w)
+    checks.same("b", b, "w", w)
+    if slots < 1 or slots & (slots - 1):
+        raise ValueError(f"slots: got {slots}; wanted a power of two")
+    return _threshold_encode_within(x, w, b, room, slots, *(rounded or (None, None)))

@@ -1,0 +1,28 @@
+"""The definitions in plain PyTorch: what every kernel of these operations must compute."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def threshold_encode(x: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The entries of ReLU(x·wᵀ + b) that are not 0, in CSR form, features ascending."""
+    f = (x @ w.T + b).relu()
+    rows, indices = f.nonzero(as_tuple=True)
+    offsets = torch.cat([rows.new_zeros(1), torch.bincount(rows, minlength=len(x)).cumsum(0)])
+    return f[rows, indices], indices.int(), offsets
+
+
+def threshold_encode_within(
+    x: Tensor, w: Tensor, b: Tensor, room: int, slots: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The same in arrays of ``room`` entries, less the tokens that have more than ``slots`` or come when it is full."""
+    f = (x @ w.T + b).relu()
+    counts = (f != 0).sum(-1)
+    kept = (counts <= slots) & (torch.where(counts <= slots, counts, 0).cumsum(0) <= room)
+    rows, columns = (f * kept[:, None]).nonzero(as_tuple=True)
+    values, indices = f.new_zeros(room), columns.new_full((room,), len(w), dtype=torch.int32)
+    values[: len(rows)], indices[: len(rows)] = f[rows, columns], columns.int()
+    offsets = torch.cat([counts.new_zeros(1), torch.where(kept, counts, 0).cumsum(0)])
+    return values, indices, offsets, counts.int(), kept
