@@ -43,6 +43,7 @@ import monosem  # noqa: E402
 from monosem import doctor  # noqa: E402
 from monosem.bench.machine import commit  # noqa: E402
 from monosem.bench.workloads import WORKLOADS  # noqa: E402
+from monosem.nn import registry  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 SECTIONS = ("tests", "floor", "step", "kernels", "ops", "peers", "sanitizer")
@@ -207,7 +208,7 @@ def tasks(run: Run, args: argparse.Namespace, backends: Sequence[str], options: 
                 one(section, shape, backends[0], options=some)
                 for some in options
                 for shape in args.shapes
-                if "dead" not in some or WORKLOADS[shape].kind == "topk"
+                if "dead" not in some or registry.setting(WORKLOADS[shape].kind, aux_k=None)
             ]
     return todo
 

@@ -1,8 +1,8 @@
 """One entrant's training steps on a GPU, in a process of its own: ``python gpu_peer.py JOB.json RESULT.json``.
 
-The job is the workload with ``script`` (an entrant's file), ``precision``, ``variant`` and ``device``. What fails,
-memory included, is written as an error: the others are not touched by it. Steps are timed from launch to the loss that
-the entrant returns, which waits for the GPU, as training loops do when they log; median of ``steps``.
+The job is ``Workload.job()`` with ``script`` (an entrant's file), ``precision``, ``variant`` and ``device``. A failure,
+memory included, is written as an error and does not affect the others. Steps are timed from launch to the loss that the
+entrant returns, which synchronises with the GPU, as training loops do when they log; median of ``steps``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def start(job: dict[str, Any], device: torch.device) -> tuple[torch.Tensor, dict
         weights = torch.rand(n, k, generator=g, device=device)
         x.copy_(torch.nn.functional.embedding_bag(chosen, w, per_sample_weights=weights, mode="sum"))
     bias = 0.0
-    if job["kind"] == "relu":  # at which k of them fire on average
+    if not job["fixed_k"]:  # at which k of them fire on average
         some = batches[0, :256] @ w.T
         bias = -float(some.flatten().kthvalue(some.numel() - len(some) * k).values)
         del some

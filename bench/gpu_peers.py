@@ -74,7 +74,7 @@ def measure(
         elif run.left < 20:
             row["error"] = NO_TIME
         else:
-            job = WORKLOADS[row["shape"]].to_json() | {
+            job = WORKLOADS[row["shape"]].job() | {
                 "script": str(script),
                 "variant": row["variant"],
                 "precision": row["precision"],

@@ -23,7 +23,6 @@ import gpu_peer
 import torch
 from gpu_worker import DATA, SPOILED
 
-import monosem as ms
 from monosem.bench import floor, gpu_clock, gpu_kernels, operations
 from monosem.bench.workloads import WORKLOADS, Workload
 from monosem.nn import registry
@@ -151,10 +150,9 @@ class Step:
         dead, device = options.pop("dead", 0.0), clock.device
         os.environ["MONOSEM_PRODUCT"] = options.pop("product", PRODUCT)
         self.empty = clock.allocated()
-        self.batches, start = gpu_peer.start(w.to_json(), device)
+        self.batches, start = gpu_peer.start(w.job(), device)
         sae = registry.build(w.architecture, device=device)
-        if isinstance(sae, ms.ReLUSAE):
-            sae.capacity.expect(most=8 * w.k, mean=float(w.k))
+        sae.capacity.expect(most=8 * w.k, mean=float(w.k))
         names = {"W_enc_rows": "W_enc", "W_dec": "W_dec", "b_enc": "b_enc", "b_dec": "b_dec"}
         with torch.no_grad():
             for mine, name in names.items():

@@ -20,6 +20,7 @@ from torch import Tensor
 import monosem as ms
 from monosem.bench import machine
 from monosem.data import files
+from monosem.nn import registry
 
 FEATURES, K, L1, BATCH, LR, SEEDS = 8192, 16, 3e-3, 256, 1e-3, (0, 1)
 OPTIONS = {
@@ -44,7 +45,7 @@ def activations(split: str, tokens: int) -> Tensor:
 
 def trained(kind: str, seed: int, train: Tensor, held_out: Tensor, steps: int, options: dict) -> dict:
     """Train and evaluate one dictionary."""
-    sae = ms.TopKSAE(512, FEATURES, K, seed=seed) if kind == "topk" else ms.ReLUSAE(512, FEATURES, L1, seed=seed)
+    sae = registry.build(registry.configure(kind, 512, FEATURES, k=K, l1_coefficient=L1), seed)
     config = ms.TrainConfig(lr=LR, batch_size=BATCH, steps=steps, dead_after=100_000, seed=seed, **options)
     trainer = ms.Trainer(sae, config, progress=False)
     began = time.perf_counter()

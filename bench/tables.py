@@ -19,15 +19,16 @@ from train_step import best_of_peers
 from monosem.bench import show
 from monosem.bench.show import Table, figure
 from monosem.data import files
+from monosem.nn import registry
 from monosem.ops.memory import human_bytes
 
 _MARK = re.compile(r"(<!-- bench (\S+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 
 
 def losses_table(result: dict[str, Any]) -> Table:
-    relu = result["workload"]["kind"] == "relu"
+    has_penalty = registry.find(result["workload"]["kind"]).Config.has_penalty
     head = ["library", f"held-out MSE after {result['steps']} steps", "against monosem", "L0"]
-    head += ["objective"] if relu else []
+    head += ["objective"] if has_penalty else []
     ours = result["rows"][0].get("mse")
     rows = []
     for row in result["rows"]:
@@ -36,7 +37,7 @@ def losses_table(result: dict[str, Any]) -> Table:
             continue
         against = f"{row['mse'] / ours - 1:+.2%}" if ours else ""
         line = [row["name"], figure(row["mse"], 5), against, figure(row["l0"])]
-        rows.append(line + ([figure(row["objective"], 5)] if relu else []))
+        rows.append(line + ([figure(row["objective"], 5)] if has_penalty else []))
     return head, rows
 
 

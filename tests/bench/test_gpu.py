@@ -171,7 +171,7 @@ def test_floor_counts_every_byte_and_product():
 
 def test_an_entrant_is_timed_and_a_failing_one_reported(tmp_path):
     script = gpu_peers.PEERS["PyTorch"][0]
-    job = WORKLOADS["tiny"].to_json() | {
+    job = WORKLOADS["tiny"].job() | {
         "script": str(script),
         "variant": "eager",
         "precision": "default",
@@ -209,7 +209,7 @@ def test_measured_peers_are_kept_and_slow_ones_run_last(tmp_path, monkeypatch):
 
 
 def test_entrants_of_relu_start_with_k_active():
-    job = WORKLOADS["tiny"].with_(kind="relu").to_json()
+    job = WORKLOADS["tiny"].with_(kind="relu").job()
     batches, start = gpu_peer.start(job, torch.device("cpu"))
     active = (batches[0] @ start["W_enc"].T + start["b_enc"] > 0).sum(1).float().mean()
     assert float(active) == pytest.approx(job["k"], rel=0.1)

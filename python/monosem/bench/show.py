@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from monosem.nn import registry
 from monosem.ops.memory import human_bytes
 
 Table = tuple[list[str], list[list[str]]]
@@ -41,7 +42,7 @@ def step_table(result: dict[str, Any]) -> Table:
     """One line an entrant: time, how many times ours, over the floor, memory, error on held-out data."""
     ours = result["rows"][0]["name"]
     head = ["step of", "ms", f"× {ours}", "× floor", "peak memory", "over its state", "held-out MSE"]
-    if result["workload"]["kind"] == "relu":
+    if not registry.setting(result["workload"]["kind"], k=None):  # else L0 is given
         head.append("L0")
     rows = [
         ["floor of this machine", figure(result["floor"]["ms"]), "", "1", "", "", "", ""][: len(head)],

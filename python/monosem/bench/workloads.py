@@ -55,6 +55,10 @@ class Workload:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    def job(self) -> dict[str, Any]:
+        """The workload for a process that may not have monosem: also whether the number of active features is fixed."""
+        return self.to_json() | {"fixed_k": self.fixed_k}
+
     def __str__(self) -> str:
         shape = f"N={self.n:,} D={self.d:,} F={self.f:,} K={self.k:,}"
         return f"{self.name + ': ' if self.name else ''}{self.kind}, {shape}"

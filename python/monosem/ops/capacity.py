@@ -36,6 +36,12 @@ def bucketed_capacity(count: float) -> int:
 class Capacity(nn.Module):
     """The scheduling of an autoencoder without any: each step runs as it is called."""
 
+    def expect(self, most: int, mean: float) -> None:
+        """Set how many features are active per token, at most and on average, before a first step has measured it.
+
+        No effect where that number is fixed.
+        """
+
     def decision(self) -> Hashable | None:
         """All that the next step's launches depend on beside the shape of its batch, on a GPU; None where it may
         synchronise.
@@ -182,7 +188,6 @@ class EntryCapacity(Capacity):
         self.register_buffer("stats_history", history, persistent=False)
 
     def expect(self, most: int, mean: float) -> None:
-        """Set how many features are active, at most and on average, before a first step has measured it."""
         self.density.fill_(mean / self._d_sae)
         self.stats_history.copy_(torch.tensor([float(most), mean], dtype=torch.float32, device="cpu"))
 

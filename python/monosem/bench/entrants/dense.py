@@ -10,6 +10,19 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 
+def _topk(pre: Tensor, k: int) -> Tensor:
+    values, indices = pre.topk(k, sorted=False)
+    return torch.zeros_like(pre).scatter(1, indices, values.relu())
+
+
+def _relu(pre: Tensor, k: int) -> Tensor:
+    return pre.relu()
+
+
+# The kinds that are written in plain PyTorch: the activation, and whether the loss has an L1 penalty.
+KINDS = {"topk": (_topk, False), "relu": (_relu, True)}
+
+
 class Dense:
     """A training step written without a library. ``job["variant"]`` is ``"eager"`` or ``"compiled"``."""
 
@@ -17,10 +30,12 @@ class Dense:
     notes = []
 
     def __init__(self, job: dict[str, Any], weights: dict[str, Tensor]) -> None:
-        if job["kind"] not in ("topk", "relu"):
+        if job["kind"] not in KINDS:
             raise ValueError(
-                f"kind: got {job['kind']!r}; plain PyTorch is written for topk and relu here. Give --no-dense."
+                f"kind: got {job['kind']!r}; plain PyTorch is written for {' and '.join(KINDS)} here. Give --no-dense."
             )
+        self.activation, has_penalty = KINDS[job["kind"]]
+        self.l1 = job["l1"] if has_penalty else 0.0
         self.job, self.device = job, torch.device(job.get("device", "cpu"))
         self.w_enc, self.w_dec, self.b_enc, self.b_dec = (
             torch.nn.Parameter(weights[name].to(self.device, copy=True))
@@ -35,18 +50,14 @@ class Dense:
 
     def code(self, x: Tensor) -> Tensor:
         """Activations [N, F]."""
-        pre = linear(x - self.b_dec, self.w_enc, self.b_enc)
-        if self.job["kind"] == "relu":
-            return pre.relu()
-        values, indices = pre.topk(self.job["k"], sorted=False)
-        return torch.zeros_like(pre).scatter(1, indices, values.relu())
+        return self.activation(linear(x - self.b_dec, self.w_enc, self.b_enc), self.job["k"])
 
     def loss(self, x: Tensor) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16) if self.job["precision"] == "bf16" else nullcontext():
             code = self.code(x)
             x_hat = code @ self.w_dec + self.b_dec
         loss = (x_hat.float() - x).square().mean()
-        return loss + self.job["l1"] * code.float().sum(-1).mean() if self.job["kind"] == "relu" else loss
+        return loss + self.l1 * code.float().sum(-1).mean() if self.l1 else loss
 
     def project(self, g: Tensor, w: Tensor) -> None:
         g.sub_((g * w).sum(-1, keepdim=True) * w)
@@ -68,7 +79,7 @@ class Dense:
     def evaluate(self, x: Tensor) -> dict[str, float]:
         code = self.code(x)
         mse = (code @ self.w_dec + self.b_dec - x).square().mean()
-        penalty = self.job["l1"] * code.sum(-1).mean() if self.job["kind"] == "relu" else 0.0
+        penalty = self.l1 * code.sum(-1).mean() if self.l1 else 0.0
         return {"mse": float(mse), "l0": float((code > 0).sum() / len(x)), "objective": float(mse + penalty)}
 
 
