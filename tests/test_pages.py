@@ -172,8 +172,9 @@ def unknown(package):
                 asks = name.split(".")[-1] in set(WRITING.values()) - {"write"} or name == "claim.write"
                 if makes or (asks and module not in registered):
                     out.add(f"{module} writes a page")
-                if name.split(".")[-1] == "Section" and node.args and ast.literal_eval(node.args[0]) not in SECTIONS:
-                    out.add(f"{module}: section {ast.literal_eval(node.args[0])}")
+                anchors = [*node.args[:1], *(k.value for k in node.keywords if k.arg == "anchor")]
+                if name.split(".")[-1] == "Section" and anchors and ast.literal_eval(anchors[0]) not in SECTIONS:
+                    out.add(f"{module}: section {ast.literal_eval(anchors[0])}")
             elif isinstance(node, ast.Constant) and re.fullmatch(r"[\w./-]+\.(html|svg)", str(node.value)):
                 out |= {f"{module}: {node.value}"} if Path(node.value).name not in files else set()
     templates = {"template.html", "page.html", "rate.html", "site.html"}
@@ -195,6 +196,7 @@ def test_every_writer_of_pages_is_in_the_registry():
         ("cli/tree.py", "files.write_text(out / 'tree.html', text)\n"),
         ("analysis/tree.py", "page = environment.get_template('page.html')\n"),
         ("analysis/evidence/tree.py", "part = Section('tree', 'Tree', lede, (), body)\n"),
+        ("analysis/evidence/tree.py", "part = Section(anchor='tree', title='Tree')\n"),
         ("analysis/tree/tree.html", "<!doctype html>"),
     ],
 )

@@ -23,7 +23,7 @@ def test_extremes_are_shifted_and_only_of_used_entries(model, lossy, hook):
 
 
 def test_used_vocabulary():
-    assert used_vocabulary(torch.tensor([[1, 1, 2], [1, 2, 3]]), 5, least=2).tolist() == [
+    assert used_vocabulary(torch.tensor([[1, 1, 2], [1, 2, 3]]), 5, min_count=2).tolist() == [
         False,
         True,
         True,

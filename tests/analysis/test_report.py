@@ -46,9 +46,16 @@ def page(model, lossy, rows, hook, tmp_path):
     found = study(lossy, model, hook, rows, progress=False)
     curves = {"step": [1, 2], "tokens": [10, 20], "loss": [1.0, 0.5]}
     out = write_report(
-        tmp_path / "new" / "report.html", lossy, model, hook, evaluation, found,
-        held_out=held_out, curves=curves, notes=("a <note> & more",),
-    )  # fmt: skip
+        tmp_path / "new" / "report.html",
+        lossy,
+        model,
+        hook,
+        evaluation,
+        found,
+        held_out=held_out,
+        curves=curves,
+        notes=("a <note> & more",),
+    )
     return out.read_text(encoding="utf-8")
 
 

@@ -43,8 +43,11 @@ def test_what_the_index_holds_is_read_back(model, exact, rows, hook, tmp_path, m
     assert [e.row in read for _, e in calls[0]] == [False] * len(calls[0]) and len(calls[0]) < len(wanted)
     for mine, computed in zip(got, windows(exact, model, hook, rows, wanted, before=3, after=2), strict=True):
         assert (mine.text, mine.row, mine.position, mine.source) == (
-            computed.text, computed.row, computed.position, computed.source
-        )  # fmt: skip
+            computed.text,
+            computed.row,
+            computed.position,
+            computed.source,
+        )
         assert np.allclose([p.value for p in mine.pieces], [p.value for p in computed.pieces], atol=1e-6)
         assert [p.focus for p in mine.pieces] == [p.focus for p in computed.pieces]
 

@@ -7,12 +7,12 @@ from fake_model import HOOK as FAKE_HOOK
 from fake_model import FakeModel
 from tiny import HOOK, tiny_documents, tiny_model
 
-from monosem.analysis.evidence.effect import reading
 from monosem.analysis.evidence.explain import gather
 from monosem.analysis.evidence.steer import ablation
 from monosem.analysis.index import IndexSettings, build_index
 from monosem.analysis.inputs import Subject
 from monosem.analysis.metrics import evaluate
+from monosem.analysis.steered_reading import reading
 from monosem.analysis.steering import Edit, Steering, log_likelihood_change
 from monosem.data.contexts import load_contexts
 from monosem.data.counted import counted, skipped_ids

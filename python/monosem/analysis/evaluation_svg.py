@@ -72,12 +72,12 @@ def _headline(e: Evaluation) -> list[str]:
 def _losses(e: Evaluation) -> list[str]:
     out = ['<text class="head" x="30" y="140">Loss, nats per token</text>']
     rows = (("untouched", e.ce_clean), ("with the SAE", e.ce_sae), ("with zeros", e.ce_zero))
-    most = max(_finite(v) for _, v in rows) or 1.0
+    largest = max(_finite(v) for _, v in rows) or 1.0
     for i, (name, value) in enumerate(rows):
         y = 172 + 46 * i
         out += [
             f'<text x="30" y="{y}">{name}</text><text class="end" x="380" y="{y}">{value:.4f}</text>',
-            _bar(30, y + 6, 350 * _finite(value) / most, 14, "bar" if i == 1 else "pale"),
+            _bar(30, y + 6, 350 * _finite(value) / largest, 14, "bar" if i == 1 else "pale"),
         ]
     return [
         *out,
@@ -88,7 +88,7 @@ def _losses(e: Evaluation) -> list[str]:
 def _density(e: Evaluation) -> list[str]:
     left, right, top, base = 470.0, 870.0, 160.0, 330.0
     low, high = e.density_edges[0], e.density_edges[-1]
-    most = max(1, *e.density_counts)
+    highest = max(1, *e.density_counts)
 
     def at(edge: float) -> float:
         return left + (edge - low) / (high - low) * (right - left)
@@ -96,10 +96,10 @@ def _density(e: Evaluation) -> list[str]:
     out = [
         '<text class="head" x="470" y="140">Feature density, share of tokens</text>',
         f'<line x1="{left}" x2="{right}" y1="{base}" y2="{base}"/>',
-        f'<text class="end" x="{right}" y="{top - 4}">most in a bin: {most:,}</text>',
+        f'<text class="end" x="{right}" y="{top - 4}">most in a bin: {highest:,}</text>',
     ]
     for a, b, count in zip(e.density_edges, e.density_edges[1:], e.density_counts, strict=False):
-        tall = (base - top) * count / most
+        tall = (base - top) * count / highest
         if count:
             out.append(_bar(at(a) + 0.5, base - tall, at(b) - at(a) - 1, tall))
     out += [

@@ -28,9 +28,10 @@ class LogitWeights:
     spread: Tensor
 
 
-def used_vocabulary(tokens: Any, d_vocab: int, least: int = 3) -> Tensor:
-    """Entries seen at least ``least`` times in ``tokens``: bool [d_vocab]. The weights of the others mean nothing."""
-    return torch.bincount(torch.as_tensor(tokens, device="cpu").flatten().long(), minlength=d_vocab)[:d_vocab] >= least
+def used_vocabulary(tokens: Any, d_vocab: int, min_count: int = 3) -> Tensor:
+    """Entries seen ``min_count`` times in ``tokens``, or more: bool [d_vocab]. Weights of the others mean nothing."""
+    ids = torch.as_tensor(tokens, device="cpu").flatten().long()
+    return torch.bincount(ids, minlength=d_vocab)[:d_vocab] >= min_count
 
 
 @torch.no_grad()

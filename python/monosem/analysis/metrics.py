@@ -251,9 +251,18 @@ def evaluate(
     sums = _Sums(sae.cfg.d_in, len(rows.sources))
     select, left_out = spread(rows, tokens), skipped_ids(model, skip_tokens)
     for block in blocks(
-        sae, model, hook_name, rows, losses=True, select=select, contexts=contexts, skip_positions=skip_positions,
-        skip_tokens=skip_tokens, baselines=baselines, progress="evaluating" if progress else None,
-    ):  # fmt: skip
+        sae,
+        model,
+        hook_name,
+        rows,
+        losses=True,
+        select=select,
+        contexts=contexts,
+        skip_positions=skip_positions,
+        skip_tokens=skip_tokens,
+        baselines=baselines,
+        progress="evaluating" if progress else None,
+    ):
         moments.update(block)
         sums.update(block, torch.from_numpy(np.asarray(rows.source)[block.row.numpy(), 1:].astype(np.int64)), left_out)
         for observe in observers:

@@ -98,8 +98,8 @@ def spread(rows: Rows, tokens: int | None) -> np.ndarray:
     count, length = np.shape(rows.tokens)
     if tokens is not None and tokens <= 0:
         raise ValueError(f"tokens: got {tokens}; wanted at least 1")
-    wanted = count if tokens is None else min(count, -(-tokens // length))
-    return (2 * np.arange(wanted) + 1) * count // (2 * wanted) if wanted else np.arange(0)
+    number = count if tokens is None else min(count, -(-tokens // length))
+    return (2 * np.arange(number) + 1) * count // (2 * number) if number else np.arange(0)
 
 
 @torch.no_grad()
@@ -161,15 +161,18 @@ def blocks(
                 if start not in kept:
                     kept[start] = model.token_losses(tokens, None), put(torch.zeros_like(x))
                 measured = Losses(kept[start][0], put(reconstruction), kept[start][1])
+            values, features, at = entries(code)
             yield Block(
-                torch.from_numpy(run.astype(np.int64)),
-                tokens,
-                source[scored],
-                scored.flatten().nonzero().flatten(),
-                x,
-                reconstruction,
-                *entries(code),
-                measured,
+                row=torch.from_numpy(run.astype(np.int64)),
+                tokens=tokens,
+                source=source[scored],
+                where=scored.flatten().nonzero().flatten(),
+                x=x,
+                reconstruction=reconstruction,
+                values=values,
+                features=features,
+                at=at,
+                losses=measured,
             )
             bar.update(tokens.numel())
     if not scored_any and not done and len(select):

@@ -52,7 +52,7 @@ def choose(
     per_band: int = 3,
     sharp: int = 12,
     random: int = 12,
-    least: int = 20,
+    min_tokens: int = 20,
     seed: int = 0,
 ) -> list[Group]:
     """Choose features by rules that are told to the reader; none appears twice.
@@ -64,11 +64,11 @@ def choose(
             another main source.
         sharp: further features with the most skewed logit weights of all, at most two of one main source.
         random: further features drawn blindly among all that fire.
-        least: a feature that fires on fewer tokens is shown only for a label or by the blind draw.
+        min_tokens: a feature that fires on fewer tokens is shown only for a label or by the blind draw.
     """
     moments = index.moments
     picker = _Picker(moments.active.argmax(1))
-    often = index.counts >= least
+    often = index.counts >= min_tokens
     groups = []
     for label, members in labels.items():
         r = moments.correlations({label: members})[:, 0]

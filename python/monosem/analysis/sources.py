@@ -58,7 +58,7 @@ def paper_groups(sources: Sequence[str]) -> dict[str, list[int]]:
         label: [i for i, name in enumerate(sources) if any(bears(name, p) for p in prefixes)]
         for label, prefixes in LABELS.items()
     }
-    return {label: found for label, found in groups.items() if found}
+    return {label: members for label, members in groups.items() if members}
 
 
 def all_groups(sources: Sequence[str]) -> dict[str, list[int]]:
@@ -81,7 +81,7 @@ def group_sources(sources: Sequence[str], labels: Mapping[str, Sequence[str]] | 
         label: [i for i, name in enumerate(sources) if name.startswith(tuple(prefixes))]
         for label, prefixes in labels.items()
     }
-    return {label: found for label, found in groups.items() if found}
+    return {label: members for label, members in groups.items() if members}
 
 
 def named(label: str, groups: Mapping[str, Sequence[int]], what: str = "label") -> str:
@@ -186,20 +186,20 @@ class SourceMoments:
         hits = self.active[feature, members].sum()
         r = self.feature_correlations(feature, {label: members})[0]
         return LabelFeature(
-            label,
-            feature,
-            r,
-            float(hits / self.active[feature].sum().clamp_min(1)),
-            float(self.mass[feature, members].sum() / self.mass[feature].sum().clamp_min(1e-300)),
-            float(hits / self.tokens[members].sum().clamp_min(1)),
-            float(self.tokens[members].sum() / self.tokens.sum()),
+            label=label,
+            feature=feature,
+            correlation=r,
+            precision=float(hits / self.active[feature].sum().clamp_min(1)),
+            mass=float(self.mass[feature, members].sum() / self.mass[feature].sum().clamp_min(1e-300)),
+            recall=float(hits / self.tokens[members].sum().clamp_min(1)),
+            base_rate=float(self.tokens[members].sum() / self.tokens.sum()),
         )
 
-    def telling(self, groups: Mapping[str, Sequence[int]], most: int = SHOWN) -> dict[str, list[int]]:
-        """The labels that some tokens bear and others do not: at most ``most``, those with most tokens, in order."""
+    def telling(self, groups: Mapping[str, Sequence[int]], limit: int = SHOWN) -> dict[str, list[int]]:
+        """The labels that some tokens bear and others do not: at most ``limit``, those with most tokens, in order."""
         n = {label: float(self.tokens[list(members)].sum()) for label, members in groups.items()}
         present = [label for label in groups if 0 < n[label] < float(self.tokens.sum())]
-        kept = set(sorted(present, key=lambda label: -n[label])[:most])
+        kept = set(sorted(present, key=lambda label: -n[label])[:limit])
         return {label: list(groups[label]) for label in present if label in kept}
 
     def best(self, groups: Mapping[str, Sequence[int]]) -> tuple[LabelFeature, ...]:

@@ -103,11 +103,11 @@ class Steering:
         weights = self._directions
         flat = part.reshape(-1, x.shape[-1]).to(weights.device, weights.dtype)
         code = self.sae.encode(flat)
-        made = flat if self.error == "keep" else self.sae.decode(code)
+        output = flat if self.error == "keep" else self.sae.decode(code)
         if self.edits:
-            made = made + ((self._keep - 1) * self._activations(code) + self._value).to(weights.dtype) @ weights
+            output = output + ((self._keep - 1) * self._activations(code) + self._value).to(weights.dtype) @ weights
         out = x.clone()
-        out[..., self.skip_positions :, :] = made.view(part.shape).to(x)
+        out[..., self.skip_positions :, :] = output.view(part.shape).to(x)
         return out
 
     def where(self, mask: Tensor) -> Callable[..., Tensor]:
@@ -193,10 +193,18 @@ class Sample:
 
 
 def side_by_side(
-    model: Any, hook_name: str, steering: Steering, prompt: str | Sequence[int], *, samples: int = 10,
-    length: int = 48, temperature: float = 1.0, seed: int = 0,
-    unsteered: Sequence[Sequence[int]] | None = None, progress: Callable[[int], Any] | None = None,
-) -> list[Sample]:  # fmt: skip
+    model: Any,
+    hook_name: str,
+    steering: Steering,
+    prompt: str | Sequence[int],
+    *,
+    samples: int = 10,
+    length: int = 48,
+    temperature: float = 1.0,
+    seed: int = 0,
+    unsteered: Sequence[Sequence[int]] | None = None,
+    progress: Callable[[int], Any] | None = None,
+) -> list[Sample]:
     """Write on from a prompt with and without steering, sample i with seed ``seed + i`` in both.
 
     Args:
@@ -223,7 +231,7 @@ def side_by_side(
 
 def log_likelihood_change(
     model: Any, hook_name: str, tokens: Tensor, steering: Steering, skip_tokens: SkipTokens = BY_NAME
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """log P(token | …) with steering minus without, in nats: tokens [B, T] → [B, T − 1].
 
     Entry t belongs to token t + 1. Ablating a feature lowers it where the feature had helped to predict the token

@@ -94,7 +94,14 @@ def lay_out(
     pieces = trim(show(model, ids, values, focus), characters)
     source = rows.sources[int(rows.source[example.row, example.position])]
     right = is_right_to_left("".join(p.text for p in pieces))
-    return Window(example.row, example.position, example.value, source, pieces, right)
+    return Window(
+        row=example.row,
+        position=example.position,
+        value=example.value,
+        source=source,
+        pieces=pieces,
+        right_to_left=right,
+    )
 
 
 def _in_reach(texts: TextCache, ids: Sequence[int], focus: int, characters: tuple[int, int]) -> tuple[int, int]:
@@ -128,36 +135,60 @@ def stored_window(
 
 
 def windows_of(
-    subject: Any, index: Any, wanted: Sequence[tuple[int, Example]],
-    *, before: int = 28, after: int = 16, characters: tuple[int, int] = (48, 28), skip_positions: int = 1,
-) -> list[Window]:  # fmt: skip
+    subject: Any,
+    index: Any,
+    examples: Sequence[tuple[int, Example]],
+    *,
+    before: int = 28,
+    after: int = 16,
+    characters: tuple[int, int] = (48, 28),
+    skip_positions: int = 1,
+) -> list[Window]:
     """Show each (feature, example) as :func:`windows` does; what the index holds is not computed again.
 
     A wide dictionary encodes the tokens of a window as slowly as any others; reading them back costs nothing.
     """
     stored, texts = set(index.stored_rows.tolist()), TextCache(subject.model)
-    others = [pair for pair in wanted if pair[1].row not in stored]
+    others = [pair for pair in examples if pair[1].row not in stored]
     computed = iter(
         windows(
-            subject.sae, subject.model, subject.hook_name, index.rows, others, before=before, after=after,
-            characters=characters, skip_positions=skip_positions,
+            subject.sae,
+            subject.model,
+            subject.hook_name,
+            index.rows,
+            others,
+            before=before,
+            after=after,
+            characters=characters,
+            skip_positions=skip_positions,
             skip_tokens=index.meta["settings"].get("skip_tokens", ()),
         )
-        if others else ()
-    )  # fmt: skip
+        if others
+        else ()
+    )
     return [
-        stored_window(index, texts, feature, example, before, after, characters) if example.row in stored
+        stored_window(index, texts, feature, example, before, after, characters)
+        if example.row in stored
         else next(computed)
-        for feature, example in wanted
-    ]  # fmt: skip
+        for feature, example in examples
+    ]
 
 
 @torch.no_grad()
 def windows(
-    sae: Any, model: Any, hook_name: str, rows: Rows, wanted: Sequence[tuple[int, Example]],
-    *, before: int = 28, after: int = 16, characters: tuple[int, int] = (48, 28), contexts: int = 16,
-    skip_positions: int = 1, skip_tokens: SkipTokens = BY_NAME,
-) -> list[Window]:  # fmt: skip
+    sae: Any,
+    model: Any,
+    hook_name: str,
+    rows: Rows,
+    examples: Sequence[tuple[int, Example]],
+    *,
+    before: int = 28,
+    after: int = 16,
+    characters: tuple[int, int] = (48, 28),
+    contexts: int = 16,
+    skip_positions: int = 1,
+    skip_tokens: SkipTokens = BY_NAME,
+) -> list[Window]:
     """Show each (feature, example) with the tokens around it and the feature's activation on them.
 
     The rows that occur run through the model once; only the tokens of the windows are encoded.
@@ -168,24 +199,24 @@ def windows(
     """
     tokens, texts = np.asarray(rows.tokens), TextCache(model)
     left_out = skipped_ids(model, skip_tokens)
-    out: list[Window | None] = [None] * len(wanted)
-    numbers = sorted({example.row for _, example in wanted})
+    out: list[Window | None] = [None] * len(examples)
+    numbers = sorted({example.row for _, example in examples})
     by_row: dict[int, list[int]] = {}
-    for i, (_, example) in enumerate(wanted):
+    for i, (_, example) in enumerate(examples):
         by_row.setdefault(example.row, []).append(i)
     for start in range(0, len(numbers), contexts):
         run = numbers[start : start + contexts]
         ids = torch.from_numpy(tokens[run].astype(np.int64))
         activations = model.activations(ids, hook_name)
         spans = [
-            (i, local, max(0, wanted[i][1].position - before), min(ids.shape[1], wanted[i][1].position + after + 1))
+            (i, local, max(0, examples[i][1].position - before), min(ids.shape[1], examples[i][1].position + after + 1))
             for local, row in enumerate(run)
             for i in by_row[row]
         ]
         scored = torch.from_numpy(counted(ids.numpy(), skip_positions, left_out))
-        values = _window_values(sae, activations, [(wanted[i][0], r, a, b) for i, r, a, b in spans], scored)
+        values = _window_values(sae, activations, [(examples[i][0], r, a, b) for i, r, a, b in spans], scored)
         for (i, _, a, _), of_window in zip(spans, values, strict=True):
-            out[i] = lay_out(texts, rows, wanted[i][1], a, of_window, characters)
+            out[i] = lay_out(texts, rows, examples[i][1], a, of_window, characters)
     return [w for w in out if w is not None]
 
 

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         b,
         load_rows(a.model, args.text, args.split, args.context),
         tokens=args.tokens,
-        least=args.least,
+        min_tokens=args.least,
         baseline=not args.no_baseline,
         seed=args.seed,
         memory=int(args.memory * 2**30),

@@ -24,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from monosem.analysis.evidence.neurons import measure, section
+    from monosem.analysis.evidence.neurons import measure
+    from monosem.analysis.evidence.neurons_page import section
     from monosem.analysis.inputs import load_rows
 
     if args.memory <= 0:

@@ -55,7 +55,7 @@ def _write(args: argparse.Namespace) -> int:
             index.rows,
             choose_features(index, count, args.seed),
             compared.kind,
-            each=args.each,
+            per_interval=args.each,
             skip_positions=index.meta["settings"]["skip_positions"],
             progress=not args.quiet,
         )

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from monosem.analysis.evidence import split
+    from monosem.analysis.evidence import split, split_page
     from monosem.analysis.inputs import load_rows, load_subject
 
     if len(args.folders) < 2:
@@ -50,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
         names=args.folders,
         tokens=args.tokens,
         threshold=args.threshold,
-        least=args.least,
-        most=args.most,
+        min_tokens=args.least,
+        max_children=args.most,
         umap=not args.no_map,
         memory=int(args.memory * 2**30),
         folder=args.scratch,
@@ -59,5 +59,5 @@ def run(args: argparse.Namespace) -> int:
     )
     runs = {str(folder): folder for folder in args.folders}
     origin = made_from.of(args, {str(f): (f, s) for f, s in zip(args.folders, subjects, strict=True)})
-    claim.write(out, "splitting", result, [split.section], "Features split", runs, origin)
+    claim.write(out, "splitting", result, [split_page.section], "Features split", runs, origin)
     return 0

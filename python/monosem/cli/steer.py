@@ -174,8 +174,8 @@ def _write(args: argparse.Namespace, subject: Any, steering: Any) -> int:
 
 
 def _read(args: argparse.Namespace, subject: Any, steering: Any) -> int:
-    from monosem.analysis.evidence.effect import reading
     from monosem.analysis.inputs import load_rows
+    from monosem.analysis.steered_reading import reading
 
     rows = load_rows(subject.model, args.text, args.split, args.context)
     result = reading(subject, rows, steering, tokens=args.tokens, progress=not args.quiet)
@@ -186,7 +186,7 @@ def _read(args: argparse.Namespace, subject: Any, steering: Any) -> int:
 
 
 def _evidence(args: argparse.Namespace, subject: Any) -> int:
-    from monosem.analysis.evidence import steer
+    from monosem.analysis.evidence import steer, steer_judges, steer_page
 
     out = claim.folder_of(args, args.folder)
     index = _LookUp(args, subject).index
@@ -194,7 +194,7 @@ def _evidence(args: argparse.Namespace, subject: Any) -> int:
     result = steer.measure(
         subject,
         index,
-        steer.proxy_judges(subject.model, index.rows, labels),
+        steer_judges.proxy_judges(subject.model, index.rows, labels),
         labels,
         prompts=args.prompt or steer.PROMPTS,
         samples=args.samples,
@@ -208,7 +208,7 @@ def _evidence(args: argparse.Namespace, subject: Any) -> int:
         progress=not args.quiet,
     )
     origin = made_from.of(args, {"": (args.folder, subject)})
-    claim.write(out, "steering", result, [steer.section], "Features cause text", {"": args.folder}, origin)
+    claim.write(out, "steering", result, [steer_page.section], "Features cause text", {"": args.folder}, origin)
     return 0
 
 
@@ -222,4 +222,6 @@ def _save(args: argparse.Namespace, subject: Any, name: str, record: dict[str, A
 
 
 def _line(text: str) -> str:
-    return text.replace("\n", "⏎")
+    from monosem.analysis.evidence import token_html
+
+    return token_html.one_line(text)

@@ -28,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from monosem.analysis.evidence.widths import measure, section
+    from monosem.analysis.evidence.widths import measure
+    from monosem.analysis.evidence.widths_page import section
     from monosem.analysis.inputs import load_rows, load_subject
 
     out = claim.folder_of(args, args.folders[-1])

@@ -151,7 +151,14 @@ def _loss(context: Context, results: dict[str, dict[str, Any]]) -> Section:
         [f"{r['name']}, {r['d_sae']:,} features" for r in rows],
         caption="Of held-out text, by dictionary",
     )
-    return Section("loss", "Loss recovered", lede, tuple(findings), body, paper=_beside_the_paper(results))
+    return Section(
+        anchor="loss",
+        title="Loss recovered",
+        lede=lede,
+        findings=tuple(findings),
+        body=body,
+        paper=_beside_the_paper(results),
+    )
 
 
 def _share(value: float | None) -> float:
@@ -171,7 +178,7 @@ def _human(context: Context, beside: bool = True) -> Section:
     )
     lede = "The paper’s rubric needs a person. The page for it is ready: features, neurons and controls, unlabelled."
     body = '<p><a href="rate/rate.html">Rate them</a>: about a minute per item. Ratings are kept in the browser.</p>'
-    return Section("rubric", "Rated by hand", lede, (finding,), body, paper=beside)
+    return Section(anchor="rubric", title="Rated by hand", lede=lede, findings=(finding,), body=body, paper=beside)
 
 
 def _notes(context: Context, results: dict[str, dict[str, Any]]) -> list[str]:

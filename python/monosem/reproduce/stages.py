@@ -13,12 +13,15 @@ from monosem.analysis.evidence import (
     compare,
     compare_page,
     neurons,
+    neurons_page,
     proxies,
     split,
     split_page,
     steer,
+    steer_judges,
     steer_page,
     widths,
+    widths_page,
 )
 from monosem.analysis.evidence import explain as explaining
 from monosem.analysis.evidence.rate import candidates, write_study
@@ -53,11 +56,11 @@ def claims(context: Context) -> list[Claim]:
         Claim(kinds_of_text, (proxies.section,)),
         Claim(explained, (explaining.section, explaining.logit_section)),
         Claim(Stage("rate", "the page for rating by hand", _rate)),
-        Claim(Stage("neurons", "are the features just neurons?", _neurons), (neurons.section,)),
+        Claim(Stage("neurons", "are the features just neurons?", _neurons), (neurons_page.section,)),
         Claim(Stage("steering", "steering by features", _steering), (steer_page.section,)),
         Claim(Stage("universality", "the same features in another model", _universality), (compare_page.section,)),
         Claim(Stage("splitting", "how features split", _splitting), (split_page.section,)),
-        Claim(Stage("widths", "live features against width", _widths), (widths.section,)),
+        Claim(Stage("widths", "live features against width", _widths), (widths_page.section,)),
         Claim(_automata_stage(small), (lambda result: numbered_in(automata.section(result), small),)),
         Claim(_automata_stage(main)),
     ]
@@ -184,7 +187,7 @@ def _steering(context: Context) -> dict[str, Any]:
             sources=tuple(sources_read(index.rows)),
         )
         return none.to_dict()
-    judges = steer.proxy_judges(subject.model, index.rows, groups)
+    judges = steer_judges.proxy_judges(subject.model, index.rows, groups)
     return steer.measure(
         subject, index, judges, groups, seed=context.seed, judged=steer.JUDGED, progress=context.progress
     ).to_dict()

@@ -13,24 +13,74 @@ from monosem.analysis.inputs import Subject
 
 # Fields of a feature in SAEDashboard's batches.
 DASHBOARD = {
-    "feature_index", "neuron_alignment_indices", "neuron_alignment_values", "neuron_alignment_l1",
-    "correlated_neurons_indices", "correlated_neurons_l1", "correlated_neurons_pearson",
-    "correlated_features_indices", "correlated_features_l1", "correlated_features_pearson", "neg_str", "neg_values",
-    "pos_str", "pos_values", "frac_nonzero", "freq_hist_data_bar_values", "freq_hist_data_bar_heights",
-    "logits_hist_data_bar_heights", "logits_hist_data_bar_values", "n_prompts_total", "n_tokens_in_prompt",
-    "dataset", "activations", "decoder_weights_dist", "vector",
-}  # fmt: skip
+    "feature_index",
+    "neuron_alignment_indices",
+    "neuron_alignment_values",
+    "neuron_alignment_l1",
+    "correlated_neurons_indices",
+    "correlated_neurons_l1",
+    "correlated_neurons_pearson",
+    "correlated_features_indices",
+    "correlated_features_l1",
+    "correlated_features_pearson",
+    "neg_str",
+    "neg_values",
+    "pos_str",
+    "pos_values",
+    "frac_nonzero",
+    "freq_hist_data_bar_values",
+    "freq_hist_data_bar_heights",
+    "logits_hist_data_bar_heights",
+    "logits_hist_data_bar_values",
+    "n_prompts_total",
+    "n_tokens_in_prompt",
+    "dataset",
+    "activations",
+    "decoder_weights_dist",
+    "vector",
+}
 ACTIVATION = {"bin_min", "bin_max", "bin_contains", "tokens", "values", "qualifying_token_index"}
 # Fields of the rows of Neuronpedia's exports.
 FEATURE_ROW = {
-    "modelId", "layer", "index", "creatorId", "createdAt", "maxActApprox", "hasVector", "vector", "vectorLabel",
-    "vectorDefaultSteerStrength", "hookName", "topkCosSimIndices", "topkCosSimValues", "sourceSetName",
-} | (DASHBOARD - {"feature_index", "n_prompts_total", "n_tokens_in_prompt", "dataset", "activations"})  # fmt: skip
+    "modelId",
+    "layer",
+    "index",
+    "creatorId",
+    "createdAt",
+    "maxActApprox",
+    "hasVector",
+    "vector",
+    "vectorLabel",
+    "vectorDefaultSteerStrength",
+    "hookName",
+    "topkCosSimIndices",
+    "topkCosSimValues",
+    "sourceSetName",
+} | (DASHBOARD - {"feature_index", "n_prompts_total", "n_tokens_in_prompt", "dataset", "activations"})
 ACTIVATION_ROW = {
-    "id", "tokens", "index", "layer", "modelId", "maxValue", "maxValueTokenIndex", "minValue", "values", "creatorId",
-    "dataSource", "dataIndex", "dfaValues", "dfaTargetIndex", "dfaMaxValue", "lossValues", "logitContributions",
-    "binMin", "binMax", "binContains", "qualifyingTokenIndex", "createdAt",
-}  # fmt: skip
+    "id",
+    "tokens",
+    "index",
+    "layer",
+    "modelId",
+    "maxValue",
+    "maxValueTokenIndex",
+    "minValue",
+    "values",
+    "creatorId",
+    "dataSource",
+    "dataIndex",
+    "dfaValues",
+    "dfaTargetIndex",
+    "dfaMaxValue",
+    "lossValues",
+    "logitContributions",
+    "binMin",
+    "binMax",
+    "binContains",
+    "qualifyingTokenIndex",
+    "createdAt",
+}
 
 
 @pytest.fixture
@@ -77,9 +127,11 @@ def test_saedashboard(subject, index, dense, rows, tmp_path):
         assert row["correlated_neurons_pearson"][0] == pytest.approx(float(r), abs=1e-3)
         assert row["correlated_neurons_l1"][0] == pytest.approx(float(cosine), abs=1e-3)
         for g, phi, cos in zip(
-            row["correlated_features_indices"], row["correlated_features_pearson"], row["correlated_features_l1"],
+            row["correlated_features_indices"],
+            row["correlated_features_pearson"],
+            row["correlated_features_l1"],
             strict=True,
-        ):  # fmt: skip
+        ):
             on = (flat[:, [f, g]] > 0).double()
             assert phi == pytest.approx(float(torch.corrcoef(on.T)[0, 1]), abs=1e-3)
             assert cos == pytest.approx(float(torch.nn.functional.cosine_similarity(*on.T, dim=0)), abs=1e-3)

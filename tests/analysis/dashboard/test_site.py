@@ -19,7 +19,7 @@ from monosem.analysis.inputs import Subject
 from monosem.analysis.nearest import nearest
 from monosem.analysis.windows import Piece, Window
 
-COUNTS = Counts(top=5, each=2, random=3)
+COUNTS = Counts(top=5, per_interval=2, random=3)
 
 
 def contents(path):
@@ -44,9 +44,15 @@ def index(subject, rows, tmp_path):
 def site(subject, index, rows, tmp_path):
     marks = {"Hebrew": rows.tokens == 7, "x": np.isin(rows.tokens, [7, 11])}  # Hebrew goes before x
     write_site(
-        subject, index, tmp_path / "site", prompts=["the x שלום", "שלום"], counts=COUNTS, marks=marks,
-        following={0: [(3, 0.5)]}, progress=False,
-    )  # fmt: skip
+        subject,
+        index,
+        tmp_path / "site",
+        prompts=["the x שלום", "שלום"],
+        counts=COUNTS,
+        marks=marks,
+        following={0: [(3, 0.5)]},
+        progress=False,
+    )
     return tmp_path / "site"
 
 
@@ -101,7 +107,7 @@ def test_words_find_their_features(site, index, subject):
 
 def test_words_of_examples():
     piece = lambda text, value=0.0: Piece(text, value, value > 0, ((text, value),))
-    window = lambda *pieces: Window(0, 0, 1.0, "s", pieces, False)
+    window = lambda *pieces: Window(row=0, position=0, value=1.0, source="s", pieces=pieces, right_to_left=False)
     first = window(piece("red "), piece("fo", 1.0), piece("xes run"))
     second = window(piece("a red "), piece("house", 1.0))
     assert of_examples([first, second]) == {"foxes", "house", "red"}  # on which it fires, or in both

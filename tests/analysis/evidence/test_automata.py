@@ -153,7 +153,7 @@ def test_sums_of_keys_in_little_memory():
     random = np.random.default_rng(0)
     keys = np.concatenate([np.repeat(np.arange(5), 2000), random.integers(10, 10_000, 8000)])
     random.shuffle(keys)
-    whole, small = KeySums(), KeySums(most=400, buffer=100)
+    whole, small = KeySums(), KeySums(capacity=400, buffer=100)
     for part in np.split(keys, 60):
         whole.add(part)
         small.add(part)

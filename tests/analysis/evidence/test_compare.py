@@ -8,7 +8,7 @@ import torch
 from tiny import HOOK, tiny_documents, tiny_model
 
 import monosem as ms
-from monosem.analysis.evidence import compare
+from monosem.analysis.evidence import compare, compare_page
 from monosem.analysis.evidence.section import render_page
 from monosem.analysis.inputs import Subject
 from monosem.analysis.logit_table import LogitTable
@@ -45,7 +45,7 @@ def permuted(sae: ms.TopKSAE, order: torch.Tensor) -> ms.TopKSAE:
 def test_a_permuted_dictionary_matches_at_one(a, rows):
     order = torch.randperm(40, generator=torch.Generator().manual_seed(1))
     twin = Subject(permuted(a.sae, order), a.model, HOOK)
-    found = compare.measure(a, twin, rows, least=5)
+    found = compare.measure(a, twin, rows, min_tokens=5)
     assert found.same_model and [c.name for c in found.comparisons] == ["features", "random directions"]
     m = found["features"].matches
     assert len(m.r) >= 20 and torch.equal(order[m.match], m.feature)
@@ -75,7 +75,7 @@ def dense(subject, rows):
 @pytest.mark.parametrize("memory", [1 << 30, 40_000])  # in memory; block by block through the disk, no logit table
 def test_against_numpy(a, b, rows, memory, tmp_path):
     least = 8
-    found = compare.measure(a, b, rows, least=least, memory=memory, folder=tmp_path, contexts=7)
+    found = compare.measure(a, b, rows, min_tokens=least, memory=memory, folder=tmp_path, contexts=7)
     (fa, ta, na, wa), (fb, tb, nb, wb) = dense(a, rows), dense(b, rows)
     with np.errstate(invalid="ignore", divide="ignore"):
         r = np.nan_to_num(np.corrcoef(fa.T, fb.T)[:40, 40:])
@@ -111,10 +111,10 @@ def test_a_logit_table_and_single_weights_agree(a):
 
 
 def test_labels_section_and_table(a, b, rows):
-    found = compare.measure(a, b, rows, least=5)
+    found = compare.measure(a, b, rows, min_tokens=5)
     assert {p.label for p in found.labels} <= {"DNA"}
     record = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-    made = compare.section(record)
+    made = compare_page.section(record)
     assert made.findings[0].paper == "median 0.72" and f"{found['features'].median:.2f}" in made.findings[0].ours
     page = render_page("Universality", [made])
     assert "random directions" in page and "neurons" in page and "matches" not in record["comparisons"][0]
@@ -123,7 +123,7 @@ def test_labels_section_and_table(a, b, rows):
 
 def test_what_cannot_be_compared(a, b, rows):
     with pytest.raises(ValueError, match=r"no feature of A fires on 100000 of the"):
-        compare.measure(a, b, rows, least=100_000)
+        compare.measure(a, b, rows, min_tokens=100_000)
     other = tiny_model()
     other.encode_batch = lambda texts: [[5] for _ in texts]
     with pytest.raises(ValueError, match="do not share a tokenizer"):

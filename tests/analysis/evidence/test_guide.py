@@ -47,9 +47,13 @@ def test_a_function_is_where_it_is_said_to_be(anchor):
 def test_every_section_says_how_to_get_it():
     root = Path(importlib.import_module("monosem").__file__).parent
     sources = [p.read_text(encoding="utf-8") for part in ("analysis", "reproduce") for p in (root / part).rglob("*.py")]
-    anchors = {a for text in sources for a in re.findall(r'\bSection\(\s*"([\w-]+)"', text)}
+    anchors = {a for text in sources for a in re.findall(r'\bSection\(\s*(?:anchor=)?"([\w-]+)"', text)}
     assert anchors == set(GUIDES)
-    page = render_page("t", [Section("automata", "A", "", (Finding("c", "p", "o", "h"),), "")], places={"RUN": "x/A-1"})
+    page = render_page(
+        "t",
+        [Section(anchor="automata", title="A", lede="", findings=(Finding("c", "p", "o", "h"),), body="")],
+        places={"RUN": "x/A-1"},
+    )
     assert page.count(GUIDES["automata"].command) == 2 and GUIDES["automata"].function in page
     assert "Here: <code>x/A-1</code>" in page
 

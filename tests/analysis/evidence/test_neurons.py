@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from monosem.analysis.evidence import neurons
+from monosem.analysis.evidence import neurons, neurons_page
 from monosem.analysis.evidence.section import render_page
 from monosem.analysis.neuron_basis import NeuronBasis
 
@@ -114,7 +114,7 @@ def test_block_by_block_is_the_same(case):
 def test_page_and_refusals(case):
     _, rows, sae, model = case
     r = neurons.measure(sae, model, HOOK, rows, progress=False)
-    page = render_page("t", [neurons.section(json.loads(json.dumps(r.to_dict(), allow_nan=False)))])
+    page = render_page("t", [neurons_page.section(json.loads(json.dumps(r.to_dict(), allow_nan=False)))])
     assert "nearest to a neuron" in page and f"{r.live:,} live features" in page and "neuron" in r.table()
     with pytest.raises(ValueError, match="the neurons themselves"):
         neurons.measure(NeuronBasis(D), model, HOOK, rows, progress=False)
@@ -122,4 +122,4 @@ def test_page_and_refusals(case):
     dead.read = torch.zeros_like(dead.read)
     nothing = neurons.measure(dead, model, HOOK, rows, progress=False)
     assert nothing.live == 0 and "no feature fires" in nothing.table()
-    assert render_page("t", [neurons.section(nothing.to_dict())])
+    assert render_page("t", [neurons_page.section(nothing.to_dict())])

@@ -155,9 +155,12 @@ def test_pattern_and_function(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"for 2 tokens my_scores:short gave an array of shape \(1,\)"):
         scores(proxies.parse("s=my_scores:short", BytesModel()), text, [X, X])
     for spec, said in (
-        ("my_scores:long", "NAME=REGEX"), ("a=(", "not a regular expression"), ("a=my_scores:none", "none"),
-        ("a=nowhere_at_all:f", "MODULE:FUNCTION"), ("a=my_scores:number", "no function"),
-    ):  # fmt: skip
+        ("my_scores:long", "NAME=REGEX"),
+        ("a=(", "not a regular expression"),
+        ("a=my_scores:none", "none"),
+        ("a=nowhere_at_all:f", "MODULE:FUNCTION"),
+        ("a=my_scores:number", "no function"),
+    ):
         with pytest.raises(ValueError, match=said):
             proxies.parse(spec, BytesModel())
     with pytest.raises(ValueError, match="more than once"):
@@ -205,9 +208,15 @@ def test_a_proxy_of_known_precision():
     text = rows_of(*lines, sources=("ar_text",))
     arabic = proxies.Script("Arabic", [(0x600, 0x6FF)])
     result = proxies.measure(
-        Planted(), BytesModel(), HOOK, text, proxies=[arabic], extra=[proxies.parse("ex=x", BytesModel())],
-        contexts=2, progress=False,
-    )  # fmt: skip
+        Planted(),
+        BytesModel(),
+        HOOK,
+        text,
+        proxies=[arabic],
+        extra=[proxies.parse("ex=x", BytesModel())],
+        contexts=2,
+        progress=False,
+    )
     first, ex = result.proxies
     feature = first["feature"]
     y = np.array([1, 1, 0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0] + [0] * 7)

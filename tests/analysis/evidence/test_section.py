@@ -23,12 +23,15 @@ def test_every_chart_is_well_formed_and_escapes_its_words():
         chart.bars({odd: [0.2, float("nan")], "b": [-1.0, 3.0]}, [odd, "y"], caption=odd),
         chart.lines(
             {odd: ([1, 10, 100], [3.0, 0.0, 5.0]), "floor": ([1, 100], [1, 2])},
-            x_label="x", y_label=odd, dashed=("floor",), **logs,
+            x_label="x",
+            y_label=odd,
+            dashed=("floor",),
+            **logs,
         ),
         chart.scatter({odd: ([0.0, 1.0], [float("inf"), 2.0])}, x_label="x", y_label="y", tips={odd: [odd, odd]}),
         chart.lines({"one": ([4.0], [4.0])}, x_label="x", y_label="y"),
         chart.scatter({"none": ([], [])}, x_label="x", y_label="y", log_x=True),
-    ]  # fmt: skip
+    ]
     for figure in figures:
         assert parse(figure).tag == "figure"
 
@@ -52,8 +55,15 @@ def test_wrong_lengths_are_named():
 
 def test_a_page_holds_every_finding_and_section(tmp_path):
     finding = Finding("claim <x>", "0.7", "0.8", "monosem x RUN")
-    one = Section("a", "First <one>", "lede & more", (finding,), "<p>body</p>", "let x = 1;")
-    two = Section("b", "Second", "", (), "")
+    one = Section(
+        anchor="a",
+        title="First <one>",
+        lede="lede & more",
+        findings=(finding,),
+        body="<p>body</p>",
+        script="let x = 1;",
+    )
+    two = Section(anchor="b", title="Second", lede="", findings=(), body="")
     page = write_page(tmp_path / "deep" / "page.html", "A <title>", [one, two], notes=["made <so>"]).read_text()
     expected = ("First &lt;one&gt;", "claim &lt;x&gt;", "<p>body</p>", "let x = 1;", 'href="#b"', "made &lt;so&gt;")
     assert [e for e in expected if e not in page] == []

@@ -8,7 +8,7 @@ import torch
 from chain_model import HOOK, LETTERS, ChainModel, chain_rows
 
 import monosem as ms
-from monosem.analysis.evidence import arrangement, feature_map, split
+from monosem.analysis.evidence import arrangement, feature_map, split, split_page
 from monosem.analysis.evidence.section import render_page
 from monosem.analysis.inputs import Subject
 
@@ -40,15 +40,19 @@ THREE = ("a", "b", "cd", "gh", "i", "j", "k", "l", "mn", "op")
 
 @pytest.fixture(scope="module")
 def found():
-    return split.measure(row(ONE, TWO, THREE), chain_rows(), label="Arabic", least=3, umap=False)
+    return split.measure(row(ONE, TWO, THREE), chain_rows(), label="Arabic", min_tokens=3, umap=False)
 
 
 def test_a_planted_split_is_found(found):
     assert [(n["level"], n["feature"]) for n in found.nodes] == [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]
     assert found.family == found.joined == (1, 2, 3)
     assert {(k["level"], k["parent"], k["child"]) for k in found.links} == {
-        (0, 0, 0), (0, 0, 1), (1, 0, 0), (1, 0, 1), (1, 1, 2),
-    }  # fmt: skip
+        (0, 0, 0),
+        (0, 0, 1),
+        (1, 0, 0),
+        (1, 0, 1),
+        (1, 1, 2),
+    }
     assert all(k["masked"] == pytest.approx(1) for k in found.links)  # a child does on its tokens what the parent does
     assert found.links[0]["decoder"] == pytest.approx(2 / np.sqrt(8))
     first, second = found.steps
@@ -62,7 +66,7 @@ def test_a_planted_split_is_found(found):
 
 
 def test_another_root_and_a_short_leash():
-    found = split.measure(row(ONE, TWO, THREE), chain_rows(), feature=2, least=3, most=2, umap=False)
+    found = split.measure(row(ONE, TWO, THREE), chain_rows(), feature=2, min_tokens=3, max_children=2, umap=False)
     assert found.family == (1, 2, 2) and found.omitted == 3 and found.label == ""
     assert "begun from #2; 3 more are left out" in found.table()
 
@@ -77,7 +81,7 @@ def test_masked_cosine_is_its_definition(memory, tmp_path):
     subjects = [Subject(ms.TopKSAE(D, f, k=4, seed=f), Noisy(), HOOK) for f in (12, 20)]
     rows = chain_rows()
     found = split.measure(
-        subjects, rows, feature=3, least=5, threshold=0.5, umap=False, contexts=4, memory=memory, folder=tmp_path
+        subjects, rows, feature=3, min_tokens=5, threshold=0.5, umap=False, contexts=4, memory=memory, folder=tmp_path
     )
     x = torch.cat([subjects[0].model.activations(torch.from_numpy(rows.tokens[i : i + 4]), HOOK) for i in (0, 4, 8)])
     with torch.no_grad():
@@ -112,18 +116,19 @@ def test_masked_cosine_is_its_definition(memory, tmp_path):
 
 def test_section_table_and_map(found, monkeypatch):
     monkeypatch.setattr(
-        feature_map, "arrange",
+        feature_map,
+        "arrange",
         lambda d, n: arrangement.Arrangement(
             np.linspace(0, 1, 2 * len(d)).reshape(-1, 2), np.arange(len(d)) % 4 - 1, np.arange(len(d))[::-1]
         ),
-    )  # fmt: skip
-    with_map = split.measure(row(ONE, TWO, THREE), chain_rows(), label="Arabic", least=3)
+    )
+    with_map = split.measure(row(ONE, TWO, THREE), chain_rows(), label="Arabic", min_tokens=3)
     m = with_map.map
     assert len(m["x"]) == len(m["raised"]) == 19 and m["y"][-1] == 10_000 and m["edges_left_out"] == 0
     assert m["cluster"][:5] == [-1, 0, 1, 2, -1] and m["order"] == list(range(18, -1, -1))
     assert {tuple(e[:2]) for e in m["edges"] if e[0] == 0} == {(0, 3), (0, 4)} and m["family"] == [0, 3, 4, 9, 10, 11]
     record = json.loads(json.dumps(with_map.to_dict(), allow_nan=False))
-    made = split.section(record)
+    made = split_page.section(record)
     assert made.findings[0].ours == "1 → 2 → 3" and made.findings[1].ours == "2 → 3 → 4"
     # Of 19 dots 14 are in one of three clusters, each with members of at least two dictionaries.
     assert (
@@ -132,14 +137,14 @@ def test_section_table_and_map(found, monkeypatch):
     page = render_page("Splitting", [made])
     assert 'id="map-data"' in page and page.count("<circle") >= 6 and "getElementById('map')" in page
     assert "mostly Arabic" in found.table()
-    without = render_page("Splitting", [split.section(json.loads(json.dumps(found.to_dict())))])
+    without = render_page("Splitting", [split_page.section(json.loads(json.dumps(found.to_dict())))])
     assert "map-data" not in without
 
 
 def test_without_umap_it_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(arrangement.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="pip install umap-learn"):
-        split.measure(row(ONE, TWO), chain_rows(), label="Arabic", least=3)
+        split.measure(row(ONE, TWO), chain_rows(), label="Arabic", min_tokens=3)
 
 
 def test_what_cannot_be_split():

@@ -4,44 +4,73 @@ import json
 
 import pytest
 
-from monosem.analysis.evidence import split
+from monosem.analysis.evidence import split_page
 from monosem.analysis.evidence.section import write_page
 
 MAP = {
-    "x": [1000, 5000, 9000, 9000], "y": [5000, 5000, 5000, 1000], "level": [0, 1, 1, 1], "feature": [7, 3, 4, 5],
-    "density": [-1.0, -2.0, -2.0, -3.0], "source": [0, 0, 1, 1], "share": [90, 80, 70, 60],
-    "cluster": [0, 0, -1, 1], "order": [3, 2, 0, 1],
-    "raised": [[0, 1], [0, 2], [1, 2], [2, 0]], "vocabulary": [" the", "</script><b>", "שלום"],
-    "sources": ["base64", "he_ui"], "family": [0, 1, 2], "edges": [[0, 1, 93], [0, 2, 55]], "edges_left_out": 0,
-}  # fmt: skip
+    "x": [1000, 5000, 9000, 9000],
+    "y": [5000, 5000, 5000, 1000],
+    "level": [0, 1, 1, 1],
+    "feature": [7, 3, 4, 5],
+    "density": [-1.0, -2.0, -2.0, -3.0],
+    "source": [0, 0, 1, 1],
+    "share": [90, 80, 70, 60],
+    "cluster": [0, 0, -1, 1],
+    "order": [3, 2, 0, 1],
+    "raised": [[0, 1], [0, 2], [1, 2], [2, 0]],
+    "vocabulary": [" the", "</script><b>", "שלום"],
+    "sources": ["base64", "he_ui"],
+    "family": [0, 1, 2],
+    "edges": [[0, 1, 93], [0, 2, 55]],
+    "edges_left_out": 0,
+}
 NODE = {
-    "tokens": 100, "density": 0.1, "source": "base64", "share": 0.9, "precision": 0.9, "correlation": 0.8,
-    "words": [[" the", 3], ["</script><b>", 2]], "raised": [["שלום", 1.0]],
+    "tokens": 100,
+    "density": 0.1,
+    "source": "base64",
+    "share": 0.9,
+    "precision": 0.9,
+    "correlation": 0.8,
+    "words": [[" the", 3], ["</script><b>", 2]],
+    "raised": [["שלום", 1.0]],
     "examples": [{"source": "he_ui", "right_to_left": True, "pieces": [{"text": "<i>", "value": 1.0, "focus": True}]}],
-}  # fmt: skip
+}
 RESULT = {
-    "model": "A", "hook_name": "h", "tokens": 1000, "threshold": 0.4, "least": 20, "label": "base64", "omitted": 1,
+    "model": "A",
+    "hook_name": "h",
+    "tokens": 1000,
+    "threshold": 0.4,
+    "least": 20,
+    "label": "base64",
+    "omitted": 1,
     "joined": [1, 4],
     "levels": [
-        {"name": str(n), "d_sae": n, "alive": n, "compared": n, "label_features": 1,
-         "label_best": 7, "label_correlation": 0.9}
+        {
+            "name": str(n),
+            "d_sae": n,
+            "alive": n,
+            "compared": n,
+            "label_features": 1,
+            "label_best": 7,
+            "label_correlation": 0.9,
+        }
         for n in (512, 4096)
     ],
-    "steps": [
-        {"edges": 2, "children": [0, 0, 1, 0, 0, 0, 0, 0, 0], "orphans": 1, "several_parents": 0, "agreed": 1.0}
-    ],
+    "steps": [{"edges": 2, "children": [0, 0, 1, 0, 0, 0, 0, 0, 0], "orphans": 1, "several_parents": 0, "agreed": 1.0}],
     "nodes": [NODE | {"level": 0, "feature": 7}, NODE | {"level": 1, "feature": 3}, NODE | {"level": 1, "feature": 4}],
     "links": [
         {"level": 0, "parent": 7, "child": 3, "masked": 0.93, "decoder": 0.7},
         {"level": 0, "parent": 7, "child": 4, "masked": 0.55, "decoder": 0.4},
     ],
     "map": MAP,
-}  # fmt: skip
+}
 
 
 @pytest.fixture
 def page(tmp_path, tab):
-    path = write_page(tmp_path / "splitting.html", "Features split", [split.section(json.loads(json.dumps(RESULT)))])
+    path = write_page(
+        tmp_path / "splitting.html", "Features split", [split_page.section(json.loads(json.dumps(RESULT)))]
+    )
     tab.open(path)
     return tab
 
@@ -87,8 +116,10 @@ def test_the_map(page):
 
 
 def lines(page):
-    return page.run("[...document.querySelectorAll('#map-list .item')].sort((a, b) => parseInt(a.style.top) - "
-                    "parseInt(b.style.top)).map(e => e.querySelector('b').textContent).join(' ')")  # fmt: skip
+    return page.run(
+        "[...document.querySelectorAll('#map-list .item')].sort((a, b) => parseInt(a.style.top) - "
+        "parseInt(b.style.top)).map(e => e.querySelector('b').textContent).join(' ')"
+    )
 
 
 def test_the_list_and_the_clusters(page):

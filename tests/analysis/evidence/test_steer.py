@@ -7,7 +7,8 @@ import pytest
 import torch
 from chain_model import HOOK, LETTERS, ChainModel, chain_rows, letters_sae
 
-from monosem.analysis.evidence import effect, steer
+from monosem.analysis import steered_reading
+from monosem.analysis.evidence import steer, steer_page
 from monosem.analysis.evidence.section import render_page
 from monosem.analysis.index import build_index
 from monosem.analysis.inputs import Subject
@@ -33,10 +34,19 @@ def low(ids):
 def result(subject, index):
     """The prompt is in i…p, so the model by itself stays there, and feature h, which is followed by i, is no good."""
     return steer.measure(
-        subject, index, {"Arabic": low, "Hebrew": low}, group_sources(index.sources), prompts=("ij", "ijk"),
-        length=5, samples=4,
-        trials=2, multiples=(0.1, 3.0, 9.0), contexts=3, temperature=0.5, judged="by the letters",
-    )  # fmt: skip
+        subject,
+        index,
+        {"Arabic": low, "Hebrew": low},
+        group_sources(index.sources),
+        prompts=("ij", "ijk"),
+        length=5,
+        samples=4,
+        trials=2,
+        multiples=(0.1, 3.0, 9.0),
+        contexts=3,
+        temperature=0.5,
+        judged="by the letters",
+    )
 
 
 def test_a_feature_writes_its_text(result):
@@ -63,7 +73,7 @@ def test_ablation_is_felt_on_the_label_only(result):
 
 def test_section_and_table_from_json(result):
     record = json.loads(json.dumps(result.to_dict()))
-    made = steer.section(record)
+    made = steer_page.section(record)
     assert "4 of 4 samples at 3× the maximum; 0 of 4 without steering" in made.findings[0].ours
     page = render_page("Steering", [made])
     assert "judged Arabic" in page and "by the letters" in page and page.count('class="side"') == 2 * 4 + 1
@@ -77,8 +87,8 @@ def test_without_a_label_it_says_so(subject, index):
 
 def test_reading_by_source(subject):
     rows = chain_rows()
-    steer = Steering(subject.sae, [Edit(LETTERS.index("c"), "ablate")])
-    found = effect.reading(subject, rows, steer, contexts=5)
+    steering = Steering(subject.sae, [Edit(LETTERS.index("c"), "ablate")])
+    found = steered_reading.reading(subject, rows, steering, contexts=5)
     lost = float(torch.tensor([12.0] + [0.0] * 16).log_softmax(0)[0] + np.log(17))
     low_rows = rows.tokens[rows.source[:, 0] == 0]
     share = (low_rows[:, 1:-1] == LETTERS.index("c")).mean()

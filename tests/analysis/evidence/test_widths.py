@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import monosem as ms
-from monosem.analysis.evidence import widths
+from monosem.analysis.evidence import widths, widths_page
 from monosem.analysis.evidence.section import render_page
 from monosem.analysis.evidence.ultralow import separate, valley
 from monosem.analysis.metrics import evaluate
@@ -100,7 +100,7 @@ def test_widths_against_the_evaluation(model, rows, exact, hook, monkeypatch):
     assert fewer.tokens == 22 and fewer.density_tokens == result.density_tokens == 110
     assert fewer.runs[0]["counts"] == result.runs[1]["counts"]
 
-    page = render_page("t", [widths.section(json.loads(json.dumps(result.to_dict(), allow_nan=False)))])
+    page = render_page("t", [widths_page.section(json.loads(json.dumps(result.to_dict(), allow_nan=False)))])
     assert "live features outside the ultralow cluster" in page and "wide" in result.table()
     with pytest.raises(ValueError, match="at least one"):
         widths.measure({}, model, hook, rows)

@@ -9,7 +9,7 @@ from monosem.analysis.index.activation_histograms import ActivationHistograms
 
 def test_counts_are_exact_while_the_range_grows():
     generator = torch.Generator().manual_seed(1)
-    levels = ActivationHistograms(3, 2, bins=8, each=300)
+    levels = ActivationHistograms(3, 2, bins=8, per_bin=300)
     values = torch.rand(600, generator=generator) * torch.linspace(0.1, 9, 600)
     features, source = torch.arange(600) % 2, torch.arange(600) // 2 % 2
     for part in torch.arange(600).split(50):
@@ -28,14 +28,14 @@ def test_counts_are_exact_while_the_range_grows():
             assert sorted(p for p in places.tolist() if p >= 0) == inside.nonzero().flatten().tolist()
     assert levels.counts[2].sum() == 0
     with pytest.raises(ValueError, match="even number"):
-        ActivationHistograms(3, 2, bins=7, each=1)
+        ActivationHistograms(3, 2, bins=7, per_bin=1)
 
 
 def test_merged_samples_are_those_of_one_pass():
     """Where the range doubles late, the samples are those that the final bins would have drawn from the beginning."""
     values = torch.cat([torch.linspace(0.01, 1, 500), torch.tensor([3.9])])
     places, features = torch.arange(501), torch.zeros(501, dtype=torch.int64)
-    grown, known = ActivationHistograms(1, 1, 8, each=6, seed=3), ActivationHistograms(1, 1, 8, each=6, seed=3)
+    grown, known = ActivationHistograms(1, 1, 8, per_bin=6, seed=3), ActivationHistograms(1, 1, 8, per_bin=6, seed=3)
     for part in torch.arange(501).split(100):
         column = [(torch.arange(len(part)), features[part])]
         grown.update(features[part], values[part], places[part], column)

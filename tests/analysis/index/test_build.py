@@ -168,12 +168,18 @@ def test_memory_depends_on_the_width_and_not_on_the_text(monkeypatch):
         at = torch.arange(510).repeat_interleave(30)
         collector.update(
             Block(
-                torch.tensor([2 * block, 2 * block + 1]), tokens, torch.randint(0, 24, (510,), generator=generator),
-                    torch.arange(512).view(2, 256)[:, 1:].flatten(),
-                torch.rand(510, 512, generator=generator), None, on.flatten(),
-                torch.rand(510, 1000, generator=generator).topk(30).indices.flatten(), at, None,
+                row=torch.tensor([2 * block, 2 * block + 1]),
+                tokens=tokens,
+                source=torch.randint(0, 24, (510,), generator=generator),
+                where=torch.arange(512).view(2, 256)[:, 1:].flatten(),
+                x=torch.rand(510, 512, generator=generator),
+                reconstruction=None,
+                values=on.flatten(),
+                features=torch.rand(510, 1000, generator=generator).topk(30).indices.flatten(),
+                at=at,
+                losses=None,
             )
-        )  # fmt: skip
+        )
     arrays = collector.arrays()
     assert {name: array.shape for name, array in arrays.items()} == before
     size = sum(array.numel() * array.element_size() for array in arrays.values())

@@ -44,9 +44,16 @@ def gather(subject: Any, index: Index, *, neighbours: int = 8, neurons: int = 5,
         logits = logit_weights(subject.sae, subject.model, subject.hook_name, used)
         bar.update(index.d_sae)
         near, cosines = _nearest_alive(subject.sae.W_dec, index.counts > 0, neighbours, bar)
-        best = _neurons(index, neurons, bar) if index.meta["settings"]["neurons"] else (None, None)
+        nearest_neurons = _neurons(index, neurons, bar) if index.meta["settings"]["neurons"] else (None, None)
     sources = {name: [i] for i, name in enumerate(index.sources)}
-    return Facts(logits, near, cosines, *best, index.moments.correlations(sources).float())
+    return Facts(
+        logits=logits,
+        neighbours=near,
+        cosines=cosines,
+        neurons=nearest_neurons[0],
+        correlations=nearest_neurons[1],
+        source_r=index.moments.correlations(sources).float(),
+    )
 
 
 def _nearest_alive(directions: Tensor, alive: Tensor, count: int, bar: Any) -> tuple[Tensor, Tensor]:

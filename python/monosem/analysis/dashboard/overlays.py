@@ -33,7 +33,7 @@ def proxy_marks(model: Any, index: Index, proxies: Any = None, block: int = 256)
     return marks
 
 
-def automaton_links(path: str | Path, most: int = 8) -> dict[int, list[tuple[int, float]]] | None:
+def automaton_links(path: str | Path, limit: int = 8) -> dict[int, list[tuple[int, float]]] | None:
     """The steps of the automata that ``monosem automata`` wrote: {feature: [(next feature, strength), …]}; None where
     there is no such file. Those are the strongest loops, cycles and chains, not every transition.
 
@@ -58,4 +58,4 @@ def automaton_links(path: str | Path, most: int = 8) -> dict[int, list[tuple[int
     links: dict[int, list[tuple[int, float]]] = {}
     for (i, j), strength in sorted(steps.items(), key=lambda step: -step[1]):
         links.setdefault(i, []).append((j, strength))
-    return {i: found[:most] for i, found in links.items()}
+    return {i: found[:limit] for i, found in links.items()}

@@ -12,12 +12,9 @@ const prompt = (() => {
     const text = el("div", { class: "text prompt", dir: data.rtl ? "rtl" : "ltr" });
     for (const [shown, first, end] of data.pieces) {
       const own = values.slice(first, end), value = Math.max(...own), here = token >= first && token < end;
-      const node = el("span", { role: "button", class: here ? "tok focus" : "tok" }); // a <button> would tear joined letters apart
-      write(node, shown);
-      if (value > 0) node.style.background = `rgba(var(--heat), ${(0.1 + 0.8 * value / max).toFixed(2)})`;
-      node.dataset.tip = own.map((v, i) => `${plain(data.tokens[first + i])}  ${v || "·"}`).join("\n");
-      node.addEventListener("click", () => { token = here && token + 1 < end ? token + 1 : first; chosen = null; refresh(); });
-      text.append(node);
+      const tip = own.map((v, i) => `${plain(data.tokens[first + i])}  ${v || "·"}`).join("\n");
+      const onclick = () => { token = here && token + 1 < end ? token + 1 : first; chosen = null; refresh(); };
+      text.append(draw.token(shown, value / max, { focus: here, tip, onclick, role: "button" })); // a <button> would tear joined letters apart
     }
     const table = el("div", { class: "rels on" });
     for (const [f, value] of on) {

@@ -12,12 +12,12 @@ from monosem.analysis.windows import is_right_to_left, show
 
 
 @torch.no_grad()
-def read_prompt(subject: Any, text: str, most: int = 64) -> dict[str, Any]:
+def read_prompt(subject: Any, text: str, per_token: int = 64) -> dict[str, Any]:
     """A prompt behind a BOS: {"text", "rtl", "pieces": [text, first token, end], "tokens", "on": [[feature, value], …]
     of each token, strongest first}. BOS itself is shown and not encoded, as in the index.
 
     Args:
-        most: features kept of each token.
+        per_token: features kept of each token.
 
     Raises:
         ValueError: an empty prompt, or one longer than the model's context.
@@ -35,13 +35,16 @@ def read_prompt(subject: Any, text: str, most: int = 64) -> dict[str, Any]:
     for value, feature, token in sorted(
         zip(values.tolist(), features.tolist(), at.tolist(), strict=True), reverse=True
     ):
-        if len(on[token + 1]) < most:
+        if len(on[token + 1]) < per_token:
             on[token + 1].append([feature, short(value)])
     pieces, first = [], 0
     for piece in show(model, ids, [0.0] * len(ids), 0):
         pieces.append([piece.text, first, first + len(piece.tokens)])
         first += len(piece.tokens)
     return {
-        "text": text, "rtl": is_right_to_left(text), "pieces": pieces, "tokens": [model.token_str(i) for i in ids],
+        "text": text,
+        "rtl": is_right_to_left(text),
+        "pieces": pieces,
+        "tokens": [model.token_str(i) for i in ids],
         "on": on,
-    }  # fmt: skip
+    }

@@ -22,7 +22,7 @@ class Counts:
     """How many examples a feature's page shows: hardest, of each of the 11 intervals, at random."""
 
     top: int
-    each: int
+    per_interval: int
     random: int
 
     @classmethod
@@ -41,9 +41,14 @@ class Records:
     """
 
     def __init__(
-        self, model: Any, index: Index, facts: Facts, counts: Counts, marks: Mapping[str, np.ndarray] | None = None,
+        self,
+        model: Any,
+        index: Index,
+        facts: Facts,
+        counts: Counts,
+        marks: Mapping[str, np.ndarray] | None = None,
         following: Mapping[int, Sequence[tuple[int, float]]] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.texts, self.index, self.facts, self.counts = TextCache(model), index, facts, counts
         self.marks = {name: np.asarray(mark, dtype=bool).reshape(-1) for name, mark in (marks or {}).items()}
         self.following = following or {}
@@ -56,13 +61,13 @@ class Records:
 
     def top(self, feature: int) -> list[Window]:
         """The hardest examples whose texts differ: boilerplate repeats itself."""
-        found: dict[str, Window] = {}
+        by_text: dict[str, Window] = {}
         for example in self.index.top(feature):
             window = self.window(feature, example)
-            found.setdefault(window.text, window)
-            if len(found) == self.counts.top:
+            by_text.setdefault(window.text, window)
+            if len(by_text) == self.counts.top:
                 break
-        return list(found.values())
+        return list(by_text.values())
 
     def record(self, feature: int, top: list[Window]) -> dict[str, Any]:
         """The record.
@@ -82,7 +87,7 @@ class Records:
         r = facts.source_r[feature]
         best = torch.argsort(r, descending=True, stable=True)[:4].tolist()
         show = lambda examples: [pack(self.window(feature, e), index.sources, self.bos) for e in examples]
-        spans = index.spectrum(feature, self.counts.each)
+        spans = index.spectrum(feature, self.counts.per_interval)
         return base | {
             "mean": short(float(index.moments.mass[feature].sum()) / n),
             "h": histogram(index.histogram(feature)),
@@ -120,14 +125,14 @@ class Records:
             mine = free & mark[places]
             counts.append(np.bincount(bin[mine], minlength=bins))
             free &= ~mine
-        found = [i for i, c in enumerate(counts) if c.any()]
-        found.sort(key=lambda i: -int(counts[i].sum()))
-        return {"upper": short(whole.upper), "sources": found, "counts": [counts[i].tolist() for i in found]}
+        shown = [i for i, c in enumerate(counts) if c.any()]
+        shown.sort(key=lambda i: -int(counts[i].sum()))
+        return {"upper": short(whole.upper), "sources": shown, "counts": [counts[i].tolist() for i in shown]}
 
 
-def histogram(found: ActivationHistogram) -> dict[str, Any]:
+def histogram(stored: ActivationHistogram) -> dict[str, Any]:
     """A histogram as the pages draw it."""
-    return {"upper": short(found.upper), "sources": found.columns, "counts": found.counts.tolist()}
+    return {"upper": short(stored.upper), "sources": stored.columns, "counts": stored.counts.tolist()}
 
 
 def pairs(ids: Any, values: Any, feature: int) -> list[list[Any]]:

@@ -28,11 +28,11 @@ def words(text: str) -> Iterator[str]:
 def of_examples(windows: Iterable[Window]) -> set[str]:
     """The words that say what a feature's examples are about: on which it fires, or in at least two examples."""
     seen: Counter[str] = Counter()
-    found: set[str] = set()
+    chosen: set[str] = set()
     for window in windows:
         seen.update(set(words(window.text)))
-        found.update(words(_on_words(window)))
-    return found | {word for word, count in seen.items() if count > 1}
+        chosen.update(words(_on_words(window)))
+    return chosen | {word for word, count in seen.items() if count > 1}
 
 
 def _on_words(window: Window) -> str:
@@ -52,9 +52,9 @@ class WordIndex:
     def __init__(self, shards: int) -> None:
         self.shards = [dict[str, array]() for _ in range(shards)]
 
-    def add(self, feature: int, found: Iterable[str]) -> None:
+    def add(self, feature: int, new: Iterable[str]) -> None:
         """Features come in ascending order."""
-        for word in found:
+        for word in new:
             self.shards[shard_of(word, len(self.shards))].setdefault(word, array("I")).append(feature)
 
     def shard(self, number: int) -> dict[str, list[int]]:

@@ -26,10 +26,17 @@ _LISTED = 4  # tokens and logits in a line of the list
 
 
 def write_site(
-    subject: Any, index: Index, folder: str | Path, *, prompts: Sequence[str] = (), counts: Counts | None = None,
-    marks: Mapping[str, np.ndarray] | None = None, following: Mapping[int, Sequence[tuple[int, float]]] | None = None,
-    title: str | None = None, progress: bool = True,
-) -> Path:  # fmt: skip
+    subject: Any,
+    index: Index,
+    folder: str | Path,
+    *,
+    prompts: Sequence[str] = (),
+    counts: Counts | None = None,
+    marks: Mapping[str, np.ndarray] | None = None,
+    following: Mapping[int, Sequence[tuple[int, float]]] | None = None,
+    title: str | None = None,
+    progress: bool = True,
+) -> Path:
     """Write ``index.html`` and ``data/`` into a folder; returns the page. Nothing is loaded from any network.
 
     Args:
@@ -57,11 +64,20 @@ def write_site(
         _write_data(folder / "data" / f"words-{number}.js", "words", number, search.shard(number))
     _write_data(folder / "data" / "summary.js", "summary", _summary(subject.model, index, facts))
     meta = {
-        "model": index.meta["model"], "hook": index.meta["hook_name"], "kind": index.meta["kind"],
-        "d_in": index.meta["d_in"], "d_sae": index.d_sae, "tokens": index.tokens, "sources": index.sources,
-        "marks": list(marks or {}), "per_file": FEATURES_A_FILE, "shards": len(search.shards),
-        "bos": subject.model.token_str(subject.model.bos_id), "prompts": shown, "automata": following is not None,
-    }  # fmt: skip
+        "model": index.meta["model"],
+        "hook": index.meta["hook_name"],
+        "kind": index.meta["kind"],
+        "d_in": index.meta["d_in"],
+        "d_sae": index.d_sae,
+        "tokens": index.tokens,
+        "sources": index.sources,
+        "marks": list(marks or {}),
+        "per_file": FEATURES_A_FILE,
+        "shards": len(search.shards),
+        "bos": subject.model.token_str(subject.model.bos_id),
+        "prompts": shown,
+        "automata": following is not None,
+    }
     page = folder / "index.html"
     files.write_text(page, _page(meta, title or _title(meta)))
     return page

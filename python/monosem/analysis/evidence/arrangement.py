@@ -58,9 +58,9 @@ def arrange(directions: np.ndarray, dictionaries: int, seed: int = 0) -> Arrange
     known = neighbours(directions)
     places = embed(directions, known, 2, 0.05 if dictionaries <= 2 else 0.01, seed)
     low, high = places.min(0), places.max(0)
-    found = clusters(embed(directions, known, 10, 0.1, seed))
-    order = in_line(embed(directions, known, 1, 0.1, seed)[:, 0].astype(np.float64), found)
-    return Arrangement((places - low) / np.maximum(high - low, 1e-9), _renumbered(found, order), order)
+    cluster = clusters(embed(directions, known, 10, 0.1, seed))
+    order = in_line(embed(directions, known, 1, 0.1, seed)[:, 0].astype(np.float64), cluster)
+    return Arrangement((places - low) / np.maximum(high - low, 1e-9), _renumbered(cluster, order), order)
 
 
 def neighbours(directions: np.ndarray, count: int = NEIGHBOURS) -> tuple[np.ndarray, np.ndarray]:
@@ -81,18 +81,24 @@ def embed(directions: np.ndarray, known: Any, dimensions: int, min_dist: float, 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a seed means one thread, and that new points cannot be placed later
         return UMAP(
-            n_neighbors=known[0].shape[1], n_components=dimensions, metric="cosine", min_dist=min_dist, init=init,
-            random_state=seed, n_jobs=1, precomputed_knn=known,
-        ).fit_transform(directions)  # fmt: skip
+            n_neighbors=known[0].shape[1],
+            n_components=dimensions,
+            metric="cosine",
+            min_dist=min_dist,
+            init=init,
+            random_state=seed,
+            n_jobs=1,
+            precomputed_knn=known,
+        ).fit_transform(directions)
 
 
-def clusters(places: np.ndarray, least: int = LEAST_MEMBERS) -> np.ndarray:
+def clusters(places: np.ndarray, min_size: int = LEAST_MEMBERS) -> np.ndarray:
     """HDBSCAN of places [n, d]: the cluster of each, int64 [n], −1 for those in none."""
     from sklearn.cluster import HDBSCAN
 
-    if len(places) <= least:
+    if len(places) <= min_size:
         return np.full(len(places), -1)
-    return HDBSCAN(min_cluster_size=least, copy=True).fit_predict(places).astype(np.int64)
+    return HDBSCAN(min_cluster_size=min_size, copy=True).fit_predict(places).astype(np.int64)
 
 
 def in_line(places: np.ndarray, cluster: np.ndarray) -> np.ndarray:

@@ -35,13 +35,13 @@ class _Axis:
 
     def ticks(self) -> list[float]:
         if self.log:
-            found: list[float] = []
+            ticks: list[float] = []
             for mantissas in _MANTISSAS:  # powers of ten, and between them where there are fewer than three
-                found = self._within(mantissas)
-                if len(found) >= 3:
+                ticks = self._within(mantissas)
+                if len(ticks) >= 3:
                     break
-            if len(found) >= 3:
-                return found[:: -(-len(found) // 10)]
+            if len(ticks) >= 3:
+                return ticks[:: -(-len(ticks) // 10)]
             # less than a few tenths of a decade: as on a linear axis
         step = 10.0 ** math.floor(math.log10((self.high - self.low) or 1.0))
         step *= next(m for m in (0.2, 0.5, 1.0, 2.0) if (self.high - self.low) / (step * m) <= 6 or m == 2.0)
@@ -66,7 +66,7 @@ def _axis(values: Sequence[float], start: float, end: float, log: bool, zero: bo
         low = min(0.0, low) if zero else low
         room = (high - low) * 0.04 or 1.0
         low, high = (low if zero and low == 0 else low - room), high + room
-    return _Axis(low, high, start, end, log)
+    return _Axis(low=low, high=high, start=start, end=end, log=log)
 
 
 def number(value: float) -> str:
@@ -118,10 +118,18 @@ def _figure(parts: Sequence[str], names: Sequence[str], caption: str, height: fl
 
 
 def histogram(
-    series: Series, edges: Sequence[float], *, x_label: str, y_label: str = "features", caption: str = "",
-    stacked: bool = False, log_x: bool = False, log_y: bool = False, marks: Mapping[str, float] | None = None,
+    series: Series,
+    edges: Sequence[float],
+    *,
+    x_label: str,
+    y_label: str = "features",
+    caption: str = "",
+    stacked: bool = False,
+    log_x: bool = False,
+    log_y: bool = False,
+    marks: Mapping[str, float] | None = None,
     height: float = 260,
-) -> str:  # fmt: skip
+) -> str:
     """Counts in the bins between ``edges``: overlaid outlines, or stacked bars (the parts of one whole).
 
     Args:
@@ -132,7 +140,7 @@ def histogram(
         if len(counts) != len(edges) - 1:
             raise ValueError(f"series: {name!r} has {len(counts)} counts; wanted {len(edges) - 1}, one a bin")
     base = height - _BOTTOM
-    x = _Axis(edges[0], edges[-1], _LEFT, _WIDTH - _RIGHT, log_x)
+    x = _Axis(low=edges[0], high=edges[-1], start=_LEFT, end=_WIDTH - _RIGHT, log=log_x)
     sums = [sum(column) for column in zip(*series.values(), strict=True)] if stacked else []
     tops = sums or [v for counts in series.values() for v in counts]
     y = _axis([*tops, *([0.5] if log_y else [0.0])], base, _TOP, log_y, zero=True)
@@ -203,9 +211,17 @@ def bars(series: Series, labels: Sequence[str], *, caption: str = "", x_label: s
 
 
 def lines(
-    curves: Curves, *, x_label: str, y_label: str, caption: str = "", log_x: bool = False, log_y: bool = False,
-    dashed: Sequence[str] = (), zero: bool = False, height: float = 280,
-) -> str:  # fmt: skip
+    curves: Curves,
+    *,
+    x_label: str,
+    y_label: str,
+    caption: str = "",
+    log_x: bool = False,
+    log_y: bool = False,
+    dashed: Sequence[str] = (),
+    zero: bool = False,
+    height: float = 280,
+) -> str:
     """Curves with their points: {name: (xs, ys)}; those named in ``dashed`` (a floor, a bound) without points."""
     parts, x, y = _plane(curves, x_label, y_label, log_x, log_y, zero, height)
     for i, (name, (xs, ys)) in enumerate(curves.items()):
@@ -220,9 +236,17 @@ def lines(
 
 
 def scatter(
-    points: Curves, *, x_label: str, y_label: str, caption: str = "", tips: Mapping[str, Sequence[str]] | None = None,
-    log_x: bool = False, log_y: bool = False, height: float = 340, radius: float = 2.2,
-) -> str:  # fmt: skip
+    points: Curves,
+    *,
+    x_label: str,
+    y_label: str,
+    caption: str = "",
+    tips: Mapping[str, Sequence[str]] | None = None,
+    log_x: bool = False,
+    log_y: bool = False,
+    height: float = 340,
+    radius: float = 2.2,
+) -> str:
     """Dots: {name: (xs, ys)}; ``tips`` {name: one text a dot} is shown under the pointer."""
     parts, x, y = _plane(points, x_label, y_label, log_x, log_y, False, height)
     for i, (name, (xs, ys)) in enumerate(points.items()):

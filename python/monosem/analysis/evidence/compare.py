@@ -8,15 +8,20 @@ seen in their logit weights, and in attributions, activation × logit weight of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from monosem.analysis.cross_products import CrossProducts, Entries
-from monosem.analysis.evidence.compare_page import section as section
+from monosem.analysis.cross_products import Entries
+from monosem.analysis.evidence.best_matches import (
+    Comparison,
+    Matches,
+    MatchSums,
+    Side,
+)
 from monosem.analysis.logit_table import LogitTable
 from monosem.analysis.logits import used_vocabulary
 from monosem.analysis.metrics import plain
@@ -24,67 +29,6 @@ from monosem.analysis.neuron_basis import NeuronBasis
 from monosem.analysis.scan import Block, Rows, blocks, entries, spread
 from monosem.analysis.sources import SourceMoments, group_sources, sources_read
 from monosem.nn import TopKSAE
-
-BINS = 50
-
-
-@dataclass(frozen=True)
-class Matches:
-    """For each feature of one dictionary its best match in the other.
-
-    Attributes:
-        feature: int64 [n], the features that fire on at least ``least`` tokens.
-        match: int64 [n], the feature of the other dictionary with the largest correlation.
-        r: float64 [n], that Pearson correlation of the activations.
-        attribution: float64 [n], Pearson correlation of the attributions of the pair; NaN where not measured.
-        logits: float64 [n], Pearson correlation of their logit weights over the used vocabulary; NaN likewise.
-        tokens: int64 [n], on how many tokens the feature fires.
-    """
-
-    feature: Tensor
-    match: Tensor
-    r: Tensor
-    attribution: Tensor
-    logits: Tensor
-    tokens: Tensor
-
-    def quantiles(self) -> list[float]:
-        """The 10, 25, 50, 75 and 90 % quantiles of r."""
-        if not len(self.r):
-            return [float("nan")] * 5
-        return torch.quantile(
-            self.r, torch.tensor([0.1, 0.25, 0.5, 0.75, 0.9], dtype=torch.float64, device="cpu")
-        ).tolist()
-
-
-@dataclass(frozen=True)
-class Side:
-    """One side of a comparison: name, number of features, how many fire at all."""
-
-    name: str
-    features: int
-    alive: int
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Best matches of A's features among B's, and of B's among A's (``backward``), as a distribution.
-
-    ``histogram``: counts of r in ``BINS`` equal bins from 0 to 1 (a negative best match counts in the first).
-    """
-
-    name: str
-    a: Side
-    b: Side
-    compared: int
-    quantiles: tuple[float, ...]
-    backward: tuple[float, ...]
-    histogram: tuple[int, ...]
-    matches: Matches = field(repr=False, compare=False)
-
-    @property
-    def median(self) -> float:
-        return self.quantiles[2]
 
 
 @dataclass(frozen=True)
@@ -153,16 +97,26 @@ class Universality:
 
 @torch.no_grad()
 def measure(
-    a: Any, b: Any, rows: Rows, *, tokens: int | None = None, least: int = 20, baseline: bool = True, seed: int = 0,
-    skip_positions: int = 1, contexts: int = 16, memory: int = 1 << 30, folder: str | Path | None = None,
+    a: Any,
+    b: Any,
+    rows: Rows,
+    *,
+    tokens: int | None = None,
+    min_tokens: int = 20,
+    baseline: bool = True,
+    seed: int = 0,
+    skip_positions: int = 1,
+    contexts: int = 16,
+    memory: int = 1 << 30,
+    folder: str | Path | None = None,
     progress: bool = False,
-) -> Universality:  # fmt: skip
+) -> Universality:
     """Compare two dictionaries on the same tokens; their models' neurons too, if the models differ.
 
     Args:
         a, b: subjects (``load_subject``): of two models, or two dictionaries of one. The models share a tokenizer.
         tokens: read about so many, in evenly spaced rows (default: all).
-        least: features of fewer active tokens are not compared: a correlation of so few says nothing.
+        min_tokens: features of fewer active tokens are not compared: a correlation of so few says nothing.
         baseline: also match with random directions in B: as many, as many of them active on a token as B's features.
         memory: bytes of sums held at a time by each comparison; beyond it codes go to ``folder`` (``CrossProducts``).
 
@@ -176,13 +130,19 @@ def measure(
     select = spread(rows, tokens)
     read = [
         blocks(
-            s.sae, s.model, s.hook_name, rows, select=select, contexts=contexts, skip_positions=skip_positions,
+            s.sae,
+            s.model,
+            s.hook_name,
+            rows,
+            select=select,
+            contexts=contexts,
+            skip_positions=skip_positions,
             progress="comparing" if progress and s is b else None,
         )
         for s in (a, b)
-    ]  # fmt: skip
+    ]
     ours, theirs = (SourceMoments(s.sae.cfg.d_sae, rows.sources) for s in (a, b))
-    pairs: dict[str, _Pair] = {}
+    pairs: dict[str, MatchSums] = {}
     try:
         for block_a, block_b in zip(*read, strict=True):
             n = len(block_a.x)
@@ -196,16 +156,25 @@ def measure(
                 if name in pairs:
                     first = _encoded(pairs[name].a, x) if x is not None else _first(code_a)
                     pairs[name].update(first, _encoded(pairs[name].b, block_b.x), n)
-        comparisons = tuple(pair.finish(least, logits if name == "features" else None) for name, pair in pairs.items())
+        comparisons = tuple(
+            pair.finish(min_tokens, logits if name == "features" else None) for name, pair in pairs.items()
+        )
     finally:
         for pair in pairs.values():
             pair.products.close()
-    found = comparisons[0].matches
+    matches = comparisons[0].matches
     return Universality(
-        int(ours.tokens.sum()), least, same, comparisons, _labels(ours, theirs, found),
-        float(found.logits.nanmedian()), float(found.attribution.nanmedian()), _points(found),
-        _examples(found, a.model, logits), tuple(sources_read(rows)),
-    )  # fmt: skip
+        tokens=int(ours.tokens.sum()),
+        least=min_tokens,
+        same_model=same,
+        comparisons=comparisons,
+        labels=_labels(ours, theirs, matches),
+        logits_median=float(matches.logits.nanmedian()),
+        attribution_median=float(matches.attribution.nanmedian()),
+        points=_points(matches),
+        examples=_examples(matches, a.model, logits),
+        sources=tuple(sources_read(rows)),
+    )
 
 
 def check_tokenizers(a: Any, b: Any, rows: Rows) -> None:
@@ -218,112 +187,20 @@ def check_tokenizers(a: Any, b: Any, rows: Rows) -> None:
         )
 
 
-class _Pair:
-    """Two dictionaries and the sums of their codes."""
-
-    def __init__(self, name: str, a: Any, b: Any, sides: tuple[str, str], products: int, memory: int, folder: Any):
-        self.name, self.a, self.b, self.sides = name, a, b, sides
-        self.products = CrossProducts(a.cfg.d_sae, b.cfg.d_sae, products, memory, folder)
-        self.moments = [_Moments(s.cfg.d_sae, products) for s in (a, b)]
-
-    def update(self, a: Entries, b: Entries, tokens: int) -> None:
-        self.products.update(a, b, tokens)
-        for moments, code in zip(self.moments, (a, b), strict=True):
-            moments.update(code, tokens)
-
-    def finish(self, least: int, logits: Sequence[LogitTable] | None) -> Comparison:
-        a, b = self.moments
-        n = len(a.counts)
-        best, match = torch.zeros(n, dtype=torch.float64, device="cpu"), torch.zeros(n, dtype=torch.int64, device="cpu")
-        back = torch.full((len(b.counts),), -1.0, dtype=torch.float64, device="cpu")
-        attribution = torch.full((n,), torch.nan, dtype=torch.float64, device="cpu")
-        fires, answers = a.counts >= least, b.counts > 0
-        columns = (answers if answers.any() else ~answers).nonzero().flatten()
-        for numbers, sums in self.products.blocks(fires.nonzero().flatten(), columns):
-            r = correlation(sums[0], a, b, 0, numbers, columns)
-            best[numbers], at = r.max(1)
-            match[numbers] = columns[at]
-            back[columns] = torch.maximum(back[columns], r.max(0).values)
-            if len(sums) > 1:
-                attribution[numbers] = _pairwise(
-                    sums[1][torch.arange(len(at), device="cpu"), at], a, b, 1, numbers, match[numbers]
-                )  # fmt: skip
-        feature = fires.nonzero().flatten()
-        if not len(feature):
-            raise ValueError(
-                f"least: no feature of {self.sides[0]} fires on {least} of the {a.tokens:,} tokens; read more "
-                "text, or compare rarer features too"
-            )
-        agreed = torch.full((len(feature),), torch.nan, dtype=torch.float64, device="cpu")
-        if logits is not None:
-            for start in range(0, len(feature), 512):
-                f = feature[start : start + 512]
-                agreed[start : start + 512] = _row_correlation(logits[0].rows(f), logits[1].rows(match[f]))
-        found = Matches(feature, match[feature], best[feature], attribution[feature], agreed, a.counts[feature])
-        back = Matches(*[back[b.counts >= least]] * 6)
-        counts = torch.histc(found.r.clamp(0, 1).float(), BINS, 0, 1).int().tolist()
-        sides = [
-            Side(name, len(m.counts), int((m.counts > 0).sum()))
-            for name, m in zip(self.sides, self.moments, strict=True)
-        ]
-        return Comparison(
-            self.name, *sides, len(feature), tuple(found.quantiles()), tuple(back.quantiles()), tuple(counts), found
-        )
-
-
-class _Moments:
-    """Σu, Σu² of each value of each feature, float64 [P, F]; the tokens on which it fires; tokens read."""
-
-    def __init__(self, d_sae: int, products: int) -> None:
-        self.sum, self.square = (torch.zeros(products, d_sae, dtype=torch.float64, device="cpu") for _ in range(2))
-        self.counts, self.tokens = torch.zeros(d_sae, dtype=torch.int64, device="cpu"), 0
-
-    def update(self, code: Entries, tokens: int) -> None:
-        values = code.values.double()
-        self.sum.index_add_(1, code.features, values)
-        self.square.index_add_(1, code.features, values.square())
-        self.counts += torch.bincount(code.features, minlength=len(self.counts))
-        self.tokens += tokens
-
-    def mean(self, p: int) -> Tensor:
-        return self.sum[p] / self.tokens
-
-    def deviation(self, p: int) -> Tensor:
-        return (self.square[p] / self.tokens - self.mean(p).square()).clamp_min(0).sqrt()
-
-
-def correlation(sums: Tensor, a: _Moments, b: _Moments, p: int, rows: Tensor, columns: Tensor) -> Tensor:
-    """Pearson's r of some features of A (``rows``) with some of B (``columns``); 0 where either never varies."""
-    scale = a.deviation(p)[rows, None] * b.deviation(p)[columns]
-    r = sums / a.tokens - a.mean(p)[rows, None] * b.mean(p)[columns]
-    return torch.where(scale > 0, r / scale, torch.zeros((), dtype=r.dtype, device="cpu"))
-
-
-def _pairwise(sums: Tensor, a: _Moments, b: _Moments, p: int, i: Tensor, j: Tensor) -> Tensor:
-    scale = a.deviation(p)[i] * b.deviation(p)[j]
-    r = sums / a.tokens - a.mean(p)[i] * b.mean(p)[j]
-    return torch.where(scale > 0, r / scale, torch.zeros((), dtype=r.dtype, device="cpu"))
-
-
-def _row_correlation(u: Tensor, v: Tensor) -> Tensor:
-    u, v = (w.double() - w.double().mean(1, keepdim=True) for w in (u, v))
-    return (u * v).sum(1) / (u.norm(dim=1) * v.norm(dim=1)).clamp_min(1e-300)
-
-
 def _pairs(
     a: Any, b: Any, block: Block, same: bool, baseline: bool, memory: int, folder: Any, seed: int
-) -> dict[str, _Pair]:
-    out = {"features": _Pair("features", a.sae, b.sae, ("A", "B"), 2, memory, folder)}
+) -> dict[str, MatchSums]:
+    out = {"features": MatchSums("features", a.sae, b.sae, ("A", "B"), 2, memory, folder)}
     if not same:
         neurons = [NeuronBasis(s.model.width(s.hook_name), s.sae.W_dec.device) for s in (a, b)]
-        out["neurons"] = _Pair("neurons", *neurons, ("A's neurons", "B's neurons"), 1, memory, folder)
+        out["neurons"] = MatchSums("neurons", *neurons, ("A's neurons", "B's neurons"), 1, memory, folder)
     if baseline:
         k = max(1, min(b.sae.cfg.d_sae, round(len(block.values) / len(block.x))))
         # Not the seed that a dictionary may have begun from: it would be compared with its own beginnings.
         random = TopKSAE(b.sae.cfg.d_in, b.sae.cfg.d_sae, k=k, seed=seed + 1_000_003).to(b.sae.W_dec.device)
         random.b_dec.copy_(b.sae.b_dec)
         sides = ("A", "random directions in B")
-        out["random directions"] = _Pair("random directions", a.sae, random, sides, 1, memory, folder)
+        out["random directions"] = MatchSums("random directions", a.sae, random, sides, 1, memory, folder)
     return out
 
 
@@ -346,46 +223,62 @@ def _encoded(sae: Any, x: Tensor) -> Entries:
     return Entries(features, at, values[None])
 
 
-def _labels(a: SourceMoments, b: SourceMoments, found: Matches) -> tuple[LabelPair, ...]:
+def _labels(a: SourceMoments, b: SourceMoments, matches: Matches) -> tuple[LabelPair, ...]:
     groups = group_sources(a.sources)
-    at = {f: i for i, f in enumerate(found.feature.tolist())}
+    at = {f: i for i, f in enumerate(matches.feature.tolist())}
     out = []
     theirs = {best.label: best for best in b.best(groups)}
     for best in a.best(groups):
         there = theirs.get(best.label)
         if best.feature in at and there is not None:
             i = at[best.feature]
-            figures = (float(v[i]) for v in (found.r, found.attribution, found.logits))
-            correlations = best.correlation, there.correlation
-            out.append(LabelPair(best.label, best.feature, int(found.match[i]), *figures, there.feature, *correlations))
+            out.append(
+                LabelPair(
+                    label=best.label,
+                    a=best.feature,
+                    b=int(matches.match[i]),
+                    r=float(matches.r[i]),
+                    attribution=float(matches.attribution[i]),
+                    logits=float(matches.logits[i]),
+                    b_of_label=there.feature,
+                    label_a=best.correlation,
+                    label_b=there.correlation,
+                )
+            )
     return tuple(out)
 
 
-def _points(found: Matches, most: int = 1500) -> dict[str, Any]:
+def _points(matches: Matches, limit: int = 1500) -> dict[str, Any]:
     """A fair sample of the pairs for the scatter plots."""
-    step = max(1, -(-len(found.r) // most))
-    columns = {"feature": found.feature, "match": found.match, "tokens": found.tokens}
-    rounded = {"r": found.r, "attribution": found.attribution, "logits": found.logits}
+    step = max(1, -(-len(matches.r) // limit))
+    columns = {"feature": matches.feature, "match": matches.match, "tokens": matches.tokens}
+    rounded = {"r": matches.r, "attribution": matches.attribution, "logits": matches.logits}
     return {k: v[::step].tolist() for k, v in columns.items()} | {
         k: [round(x, 4) for x in v[::step].tolist()] for k, v in rounded.items()
     }
 
 
-def _examples(found: Matches, model: Any, logits: Sequence[LogitTable], count: int = 12) -> tuple[dict[str, Any], ...]:
+def _examples(
+    matches: Matches, model: Any, logits: Sequence[LogitTable], count: int = 12
+) -> tuple[dict[str, Any], ...]:
     """Pairs at evenly spaced ranks of r, with the tokens that each side raises most."""
-    order = torch.argsort(found.r, descending=True)
+    order = torch.argsort(matches.r, descending=True)
     count = min(count, len(order))
     out = []
     for n in range(count):
         i = int(order[(2 * n + 1) * len(order) // (2 * count)])
         raised = [
             [model.token_str(token) for token, _ in table.top(int(f[i]), 6)]
-            for table, f in zip(logits, (found.feature, found.match), strict=True)
+            for table, f in zip(logits, (matches.feature, matches.match), strict=True)
         ]
         out.append(
             {
-                "a": int(found.feature[i]), "b": int(found.match[i]), "r": float(found.r[i]),
-                "logits": float(found.logits[i]), "raised_a": raised[0], "raised_b": raised[1],
+                "a": int(matches.feature[i]),
+                "b": int(matches.match[i]),
+                "r": float(matches.r[i]),
+                "logits": float(matches.logits[i]),
+                "raised_a": raised[0],
+                "raised_b": raised[1],
             }
-        )  # fmt: skip
+        )
     return tuple(out)

@@ -16,11 +16,17 @@ _EDGES = 60_000  # most links between dots that a page carries, the closest firs
 
 
 def feature_map(
-    subjects: Sequence[Any], moments: Sequence[SourceMoments], tables: Sequence[LogitTable], edges: Sequence[Any],
-    least: int, family: Sequence[tuple[int, int]], words: int = 4,
-) -> dict[str, Any] | None:  # fmt: skip
-    """One dot a feature that fires on at least ``least`` tokens: its place, and what a page says about it. None where
-    fewer than ``FEWEST`` do, which make no map.
+    subjects: Sequence[Any],
+    moments: Sequence[SourceMoments],
+    tables: Sequence[LogitTable],
+    edges: Sequence[Any],
+    min_tokens: int,
+    family: Sequence[tuple[int, int]],
+    words: int = 4,
+) -> dict[str, Any] | None:
+    """One dot a feature that fires on at least ``min_tokens`` tokens: its place, and what a page says about it.
+
+    None where fewer than ``FEWEST`` do, which make no map.
 
     Columns: ``x``, ``y`` (0 … 10,000), ``level`` (which dictionary), ``feature``, ``density`` (log10), ``source`` (the
     most frequent on its tokens) with ``share`` (%), ``raised`` (numbers of ``vocabulary``) and ``cluster`` (−1: in
@@ -32,7 +38,7 @@ def feature_map(
     directions = []
     seen: dict[int, int] = {}
     for level, (subject, m, table) in enumerate(zip(subjects, moments, tables, strict=True)):
-        kept = (m.counts >= least).nonzero().flatten()
+        kept = (m.counts >= min_tokens).nonzero().flatten()
         dots.append({f: len(columns["level"]) + i for i, f in enumerate(kept.tolist())})
         directions.append(torch.nn.functional.normalize(subject.sae.W_dec.detach()[kept].float().cpu(), dim=1))
         active = m.active[kept]
@@ -48,17 +54,21 @@ def feature_map(
                 columns["raised"].append([seen.setdefault(token, len(seen)) for token in row])
     if len(columns["level"]) < FEWEST:
         return None
-    made = arrange(torch.cat(directions).numpy(), len(subjects))
-    places = (made.places * 10_000).round().astype(int)
-    found = []
+    arrangement = arrange(torch.cat(directions).numpy(), len(subjects))
+    places = (arrangement.places * 10_000).round().astype(int)
+    links = []
     for level, e in enumerate(edges):
         rows = zip(e.parent.tolist(), e.child.tolist(), (100 * e.masked).round().int().tolist(), strict=True)
-        found += [[dots[level][p], dots[level + 1][c], cosine] for p, c, cosine in rows]
-    found.sort(key=lambda edge: -edge[2])
+        links += [[dots[level][p], dots[level + 1][c], cosine] for p, c, cosine in rows]
+    links.sort(key=lambda edge: -edge[2])
     return columns | {
-        "x": places[:, 0].tolist(), "y": places[:, 1].tolist(), "cluster": made.cluster.tolist(),
-        "order": made.order.tolist(),
-        "vocabulary": [subjects[0].model.token_str(token) for token in seen], "sources": list(moments[0].sources),
+        "x": places[:, 0].tolist(),
+        "y": places[:, 1].tolist(),
+        "cluster": arrangement.cluster.tolist(),
+        "order": arrangement.order.tolist(),
+        "vocabulary": [subjects[0].model.token_str(token) for token in seen],
+        "sources": list(moments[0].sources),
         "family": [dots[level][f] for level, f in family if f in dots[level]],
-        "edges": found[:_EDGES], "edges_left_out": max(0, len(found) - _EDGES),
-    }  # fmt: skip
+        "edges": links[:_EDGES],
+        "edges_left_out": max(0, len(links) - _EDGES),
+    }

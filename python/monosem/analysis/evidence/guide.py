@@ -42,43 +42,66 @@ _EVIDENCE = "monosem.analysis.evidence"
 GUIDES = MappingProxyType(
     {
         "loss": Guide(
-            "monosem evaluate RUN --text TEXT.jsonl --report", "monosem.analysis.metrics.evaluate", "report.html",
+            command="monosem evaluate RUN --text TEXT.jsonl --report",
+            function="monosem.analysis.metrics.evaluate",
+            page="report.html",
         ),
         "proxies": Guide(
-            "monosem proxies RUN --text TEXT.jsonl", f"{_EVIDENCE}.proxies.measure", "proxies.html",
-            "A kind of text of your own: --proxy 'hex=[0-9a-f]{6,}', a regular expression; in Python any function.",
+            command="monosem proxies RUN --text TEXT.jsonl",
+            function=f"{_EVIDENCE}.proxies.measure",
+            page="proxies.html",
+            more="A kind of text of your own: --proxy 'hex=[0-9a-f]{6,}', a regular expression; in Python any "
+            "function.",
         ),
         "rubric": Guide(
-            "monosem rate RUN --shuffled RUN_SHUFFLED --text TEXT.jsonl", f"{_EVIDENCE}.rate.write_study",
-            "rate.html", "monosem rate --score ANSWERS.json --out RUN scores the saved answers.",
+            command="monosem rate RUN --shuffled RUN_SHUFFLED --text TEXT.jsonl",
+            function=f"{_EVIDENCE}.rate.write_study",
+            page="rate.html",
+            more="monosem rate --score ANSWERS.json --out RUN scores the saved answers.",
         ),
         "explain": Guide(
-            "monosem explain RUN --shuffled RUN_SHUFFLED --text TEXT.jsonl", f"{_EVIDENCE}.explain.measure",
-            "explain.html",
-            "By a language model instead of rules: --client URL --client-model NAME (any OpenAI-compatible endpoint).",
+            command="monosem explain RUN --shuffled RUN_SHUFFLED --text TEXT.jsonl",
+            function=f"{_EVIDENCE}.explain.measure",
+            page="explain.html",
+            more="By a language model instead of rules: --client URL --client-model NAME (any OpenAI-compatible "
+            "endpoint).",
         ),
         "explain-logits": Guide(
-            "monosem explain RUN --shuffled RUN_SHUFFLED --text TEXT.jsonl", f"{_EVIDENCE}.explain.measure",
-            "explain.html",
+            command="monosem explain RUN --shuffled RUN_SHUFFLED --text TEXT.jsonl",
+            function=f"{_EVIDENCE}.explain.measure",
+            page="explain.html",
         ),
-        "neurons": Guide("monosem neurons RUN --text TEXT.jsonl", f"{_EVIDENCE}.neurons.measure", "neurons.html"),
+        "neurons": Guide(
+            command="monosem neurons RUN --text TEXT.jsonl",
+            function=f"{_EVIDENCE}.neurons.measure",
+            page="neurons.html",
+        ),
         "steering": Guide(
-            "monosem steer RUN --text TEXT.jsonl", f"{_EVIDENCE}.steer.measure",
-            "steering.html", "Labels of yours: --labels SOURCE …; features of your choice: --pin 12=2x --add 7=0.5x.",
+            command="monosem steer RUN --text TEXT.jsonl",
+            function=f"{_EVIDENCE}.steer.measure",
+            page="steering.html",
+            more="Labels of yours: --labels SOURCE …; features of your choice: --pin 12=2x --add 7=0.5x.",
         ),
         "universality": Guide(
-            "monosem compare RUN RUN_B --text TEXT.jsonl", f"{_EVIDENCE}.compare.measure", "universality.html",
+            command="monosem compare RUN RUN_B --text TEXT.jsonl",
+            function=f"{_EVIDENCE}.compare.measure",
+            page="universality.html",
         ),
         "splitting": Guide(
-            "monosem split RUN_512 RUN_4096 RUN_16384 --text TEXT.jsonl", f"{_EVIDENCE}.split.measure",
-            "splitting.html", "Begin from any feature of the smallest: --feature 45.",
+            command="monosem split RUN_512 RUN_4096 RUN_16384 --text TEXT.jsonl",
+            function=f"{_EVIDENCE}.split.measure",
+            page="splitting.html",
+            more="Begin from any feature of the smallest: --feature 45.",
         ),
         "widths": Guide(
-            "monosem widths RUN_512 RUN_4096 RUN_16384 --text TEXT.jsonl", f"{_EVIDENCE}.widths.measure",
-            "widths.html",
+            command="monosem widths RUN_512 RUN_4096 RUN_16384 --text TEXT.jsonl",
+            function=f"{_EVIDENCE}.widths.measure",
+            page="widths.html",
         ),
         "automata": Guide(
-            "monosem automata RUN --text TEXT.jsonl", f"{_EVIDENCE}.automata.measure", "automata.html",
+            command="monosem automata RUN --text TEXT.jsonl",
+            function=f"{_EVIDENCE}.automata.measure",
+            page="automata.html",
         ),
     }
-)  # fmt: skip
+)

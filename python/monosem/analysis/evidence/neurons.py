@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from html import escape
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from monosem.analysis.evidence import chart
-from monosem.analysis.evidence.numbers import feature
 from monosem.analysis.evidence.proxies import ProxySet
 from monosem.analysis.evidence.proxies.moments import ProxyMoments
-from monosem.analysis.evidence.section import Finding, Section, papers_setting
-from monosem.analysis.evidence.tables import table
 from monosem.analysis.index.neuron_moments import NeuronMoments, correlation
 from monosem.analysis.index.reservoir import Reservoir
 from monosem.analysis.neuron_basis import NeuronBasis, NeuronConfig
@@ -105,9 +100,17 @@ class NeuronResult:
 
 @torch.no_grad()
 def measure(
-    sae: Any, model: Any, hook_name: str, rows: Any, *, tokens: int | None = None, contexts: int = 16,
-    skip_positions: int = 1, memory: int = _BYTES, progress: bool = True,
-) -> NeuronResult:  # fmt: skip
+    sae: Any,
+    model: Any,
+    hook_name: str,
+    rows: Any,
+    *,
+    tokens: int | None = None,
+    contexts: int = 16,
+    skip_positions: int = 1,
+    memory: int = _BYTES,
+    progress: bool = True,
+) -> NeuronResult:
     """Compare every feature with every neuron (*Towards Monosemanticity*, "The Feature Is Not a Neuron").
 
     Neurons are the entries of the activation at the hook, their positive part where they may be negative. The cross
@@ -133,9 +136,15 @@ def measure(
 
     def read(what: str) -> Iterator[Block]:
         yield from blocks(
-            sae, model, hook_name, rows, select=select, contexts=contexts, skip_positions=skip_positions,
+            sae,
+            model,
+            hook_name,
+            rows,
+            select=select,
+            contexts=contexts,
+            skip_positions=skip_positions,
             progress=what if progress else None,
-        )  # fmt: skip
+        )
 
     neuron, pearson = (
         torch.zeros(d_sae, dtype=torch.int64, device="cpu"),
@@ -184,16 +193,33 @@ def measure(
 
     broad = (decoder.abs() >= 0.1).sum(1)
     return NeuronResult(
-        model.name, hook_name, str(sae.cfg.kind), d_sae, d_in, proxies.tokens,
-        column(neuron, int), column(pearson, float), column(largest, int),
-        column(decoder.gather(1, largest[:, None])[:, 0], float), column(broad, int), column(count, int),
-        column(share, float), (active.double() / proxies.tokens).tolist(), len(alive), median(pearson),
-        {str(b): float((pearson[live] > b).double().mean()) if len(alive) else 0.0 for b in (0.3, 0.5, 0.8)},
-        float((neuron == largest)[live].double().mean()) if len(alive) else None,
-        median(broad), median(count), median(share), edges.tolist(),
-        np.histogram(shown, edges)[0].tolist(), named, nearest,
-        tuple(here),
-    )  # fmt: skip
+        model=model.name,
+        hook_name=hook_name,
+        kind=str(sae.cfg.kind),
+        d_sae=d_sae,
+        d_in=d_in,
+        tokens=proxies.tokens,
+        neuron=column(neuron, int),
+        correlation=column(pearson, float),
+        largest=column(largest, int),
+        coefficient=column(decoder.gather(1, largest[:, None])[:, 0], float),
+        wide=column(broad, int),
+        top_neurons=column(count, int),
+        top_share=column(share, float),
+        density=(active.double() / proxies.tokens).tolist(),
+        live=len(alive),
+        median=median(pearson),
+        above={str(b): float((pearson[live] > b).double().mean()) if len(alive) else 0.0 for b in (0.3, 0.5, 0.8)},
+        same=float((neuron == largest)[live].double().mean()) if len(alive) else None,
+        median_wide=median(broad),
+        median_top_neurons=median(count),
+        median_top_share=median(share),
+        edges=edges.tolist(),
+        histogram=np.histogram(shown, edges)[0].tolist(),
+        named=named,
+        nearest=nearest,
+        sources=tuple(here),
+    )
 
 
 def _strongest(held: Reservoir, basis: NeuronBasis, block: Block) -> None:
@@ -244,96 +270,3 @@ def _in_top(
         0, feature, number.double() / TOP, "amax"
     )
     return count, share
-
-
-def section(result: Mapping[str, Any]) -> Section:
-    """The section of :func:`measure`'s result, as a plain dict."""
-    r, command = result, "monosem neurons RUN"
-    lede = (
-        "If features were neurons under another name, each would have a neuron that fires with it. For every live "
-        "feature: the neuron with the highest Pearson correlation over all tokens (the paper trusts it more than the "
-        "largest decoder weight, as neurons differ in scale), how many neurons its decoder direction is spread over, "
-        f"and how often its context stands among any neuron's {TOP} strongest examples."
-    )
-    if r["median"] is None:
-        none = (
-            f'<p class="note">None of the {r["d_sae"]:,} features fires on the {r["tokens"]:,} tokens of this text.</p>'
-        )
-        return Section("neurons", "Features are not neurons", lede, (), none, paper=papers_setting(r))
-    how = f"{r['live']:,} live features, {r['tokens']:,} tokens; {command}"
-    findings = [
-        Finding(
-            "Features are not neurons: Pearson with the most correlated neuron, all features", "not given",
-            f"{r['median']:.2f} (median); {r['above']['0.5']:.0%} above 0.5, {r['above']['0.8']:.0%} above 0.8", how,
-        ),
-        *(
-            Finding(
-                f"The {name} feature's most correlated neuron", f"{d['paper']:.2f}",
-                f"{r['correlation'][d['feature']]:.2f} (feature #{d['feature']}, neuron {r['neuron'][d['feature']]})",
-                f"The feature with the best Pearson for the {name} proxy; {command}",
-            )
-            for name, d in r["named"].items()
-            if d["paper"] is not None
-        ),
-        *(
-            Finding(
-                "The Arabic feature's direction is spread over many neurons", "27 with |weight| ≥ 0.1",
-                f"{r['wide'][d['feature']]} (feature #{d['feature']}); median of all features {r['median_wide']:.0f}",
-                f"Decoder rows of unit norm, {r['d_in']:,} neurons; {command}",
-            )
-            for name, d in r["named"].items()
-            if name == "Arabic" and r["median_wide"] is not None
-        ),
-        *(
-            Finding(
-                f"The {name} context is in no neuron's top {TOP} examples", paper,
-                f"in those of {r['top_neurons'][d['feature']]} neurons, at most "
-                f"{r['top_share'][d['feature']] * TOP:.0f} of {TOP}",
-                f"Examples where feature #{d['feature']} is active at half its maximum or more; {command}",
-            )
-            for name, d in r["named"].items()
-            for paper in [{"Arabic": "1 neuron, 1 example", "Hebrew": "none"}.get(name)]
-            if paper
-        ),
-    ]  # fmt: skip
-    live = [i for i, v in enumerate(r["correlation"]) if v is not None]
-    dots = live if len(live) <= 6000 else live[:: -(-len(live) // 6000)]
-    marked = {name: d["feature"] for name, d in r["named"].items()}
-
-    def points(which: list[int]) -> tuple[list[float], list[float]]:
-        return [r["density"][i] for i in which], [r["correlation"][i] for i in which]
-
-    body = [
-        '<div class="side">',
-        chart.histogram(
-            {"features": r["histogram"]}, r["edges"], x_label="Pearson with the most correlated neuron",
-            caption="How close is the closest neuron?", marks={"median": r["median"]},
-        ),
-        chart.scatter(
-            {"features": points(dots), "the named ones": points(list(marked.values()))},
-            x_label="density: share of tokens", y_label="Pearson with the most correlated neuron", log_x=True,
-            tips={"features": [f"feature {i}, neuron {r['neuron'][i]}" for i in dots], "the named ones": list(marked)},
-            caption="Common features and rare ones", height=260,
-        ),
-        "</div>",
-        f'<p class="note">The most correlated neuron is also the one of the largest decoder weight for '
-        f"{r['same']:.0%} of the features.</p>",
-        _table([*((name, i) for name, i in marked.items()), *(("nearest to a neuron", i) for i in r["nearest"])], r),
-    ]  # fmt: skip
-    return Section(
-        "neurons", "Features are not neurons", lede, tuple(findings), "\n".join(body), paper=papers_setting(r)
-    )
-
-
-def _table(which: list[tuple[str, int]], r: Mapping[str, Any]) -> str:
-    heads = ("", "Feature", "Most correlated neuron", "Pearson", "Largest decoder weight", "Neurons with |w| ≥ 0.1",
-             f"Neurons with it in their top {TOP}", "Most of one neuron's", "Active on")  # fmt: skip
-    rows = [
-        [
-            escape(name), feature(i), f"{r['neuron'][i]}", f"{r['correlation'][i]:.3f}",
-            f"neuron {r['largest'][i]} ({r['coefficient'][i]:+.2f})", f"{r['wide'][i]}", f"{r['top_neurons'][i]}",
-            f"{r['top_share'][i] * TOP:.0f} of {TOP}", f"{r['density'][i]:.3%}",
-        ]
-        for name, i in which
-    ]  # fmt: skip
-    return table(heads, rows, "No feature fires on this text.")

@@ -45,7 +45,7 @@ def plain(text: str, dictionaries: Mapping[str, str]) -> str:
     ending = f"( of (?:{'|'.join(map(re.escape, names))}))?(?![\\w/])" if names else "()"
     return re.sub(
         rf"#(\d+){ending}",
-        lambda found: feature(int(found[1]), names.get((found[2] or "")[4:], "")) + (found[2] or ""),
+        lambda match: feature(int(match[1]), names.get((match[2] or "")[4:], "")) + (match[2] or ""),
         escape(text, quote=False),
     )
 
@@ -57,8 +57,8 @@ def link(page: str, dictionaries: Mapping[str, str]) -> str:
         dictionaries: {``of``: address of its browser of features, "" where none is known}.
     """
 
-    def one(found: re.Match[str]) -> str:
-        home, of, number = found[1] == "home", unescape(found[2]), found[3]
+    def one(match: re.Match[str]) -> str:
+        home, of, number = match[1] == "home", unescape(match[2]), match[3]
         browser, anchor = dictionaries.get(of, ""), _anchor(of, number)
         if browser:
             return f'<a class="feature" href="{escape(browser)}#{number}">'

@@ -7,9 +7,14 @@ from typing import Any
 
 
 def index_of(
-    subject: Any, folder: str | Path | None, text: str = "sample", split: str = "all", tokens: int | None = 200_000,
-    progress: bool = True, context: int | None = None,
-) -> Any:  # fmt: skip
+    subject: Any,
+    folder: str | Path | None,
+    text: str = "sample",
+    split: str = "all",
+    tokens: int | None = 200_000,
+    progress: bool = True,
+    context: int | None = None,
+) -> Any:
     """``folder/index`` if `monosem index` has written it; else one pass over about ``tokens`` tokens, kept in memory.
 
     Raises:

@@ -76,9 +76,13 @@ def papers_setting(result: Mapping[str, Any]) -> bool:
 
 
 def render_page(
-    title: str, sections: Sequence[Section], intro: str = "", notes: Sequence[str] = (),
-    places: Mapping[str, str] | None = None, browsers: Mapping[str, str] | None = None,
-) -> str:  # fmt: skip
+    title: str,
+    sections: Sequence[Section],
+    intro: str = "",
+    notes: Sequence[str] = (),
+    places: Mapping[str, str] | None = None,
+    browsers: Mapping[str, str] | None = None,
+) -> str:
     """One HTML page, nothing loaded from anywhere: the table of claims, then the sections.
 
     Each section says how to get it for another model, where ``guide.GUIDES`` knows its anchor.
@@ -97,19 +101,31 @@ def render_page(
     dictionaries = {of: "" for s in sections for of in s.dictionaries} | dict(browsers or {})
     environment.filters["numbered"] = lambda text: Markup(numbers.plain(text, dictionaries))
     page = environment.get_template("page.html").render(
-        title=title, sections=sections, intro=intro, notes=notes, today=date.today().isoformat(),
-        guides=GUIDES, words=WORDS, places=places or {}, browsers=embed(dictionaries),
+        title=title,
+        sections=sections,
+        intro=intro,
+        notes=notes,
+        today=date.today().isoformat(),
+        guides=GUIDES,
+        words=WORDS,
+        places=places or {},
+        browsers=embed(dictionaries),
         paper=any(f.paper is not None for s in sections for f in s.findings),
         style=(_HERE.parent / "report" / "style.css").read_text(encoding="utf-8")
         + (_HERE / "section.css").read_text(encoding="utf-8"),
-    )  # fmt: skip
+    )
     return numbers.link(page, dictionaries)
 
 
 def write_page(
-    path: str | Path, title: str, sections: Sequence[Section], intro: str = "", notes: Sequence[str] = (),
-    places: Mapping[str, str] | None = None, browsers: Mapping[str, str] | None = None,
-) -> Path:  # fmt: skip
+    path: str | Path,
+    title: str,
+    sections: Sequence[Section],
+    intro: str = "",
+    notes: Sequence[str] = (),
+    places: Mapping[str, str] | None = None,
+    browsers: Mapping[str, str] | None = None,
+) -> Path:
     """Write :func:`render_page`'s HTML whole; returns its path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -58,7 +58,7 @@ const list = featureList(document.getElementById('map-list'), data.order, (node,
   const dot = el('i');
   dot.style.background = palette[i];
   node.style.borderLeftColor = ofCluster(data.cluster[i]);
-  node.append(dot, el('b', `#${data.feature[i]}`), ...data.raised[i].slice(0, 3).map(r => el('bdi', visible(data.vocabulary[r]))));
+  node.append(dot, el('b', `#${data.feature[i]}`), ...data.raised[i].slice(0, 3).map(r => el('bdi', data.vocabulary[r])));
 }, i => keep(i), i => { hover = i; draw(); });
 const shown = i => !hidden.has(data.level[i]);
 let waiting = false;
@@ -95,7 +95,6 @@ function paint() {
 }
 
 // ---- words about a dot
-const visible = t => t.replaceAll('\n', '⏎').replaceAll(' ', '␣');
 const name = i => `#${data.feature[i]} of ${data.names[data.level[i]]}`;
 // The number of a feature, linked to its dictionary's browser where there is one.
 function numbered(i) {
@@ -106,7 +105,7 @@ function numbered(i) {
 function describe(box, i) {
   const words = el('p', null, 'words');
   words.append('raises ');
-  for (const r of data.raised[i]) words.append(el('bdi', visible(data.vocabulary[r])), ' ');
+  for (const r of data.raised[i]) words.append(el('bdi', data.vocabulary[r]), ' ');
   box.replaceChildren(numbered(i), el('p', `fires on ${(100 * 10 ** data.density[i]).toPrecision(2)} % of tokens, ${data.share[i]} % of them ${data.sources[data.source[i]]}`), words);
 }
 function chips(dots, words) {
@@ -209,7 +208,7 @@ search.setAttribute('aria-label', 'Find a feature by number, token or source');
 search.onchange = () => {
   const q = search.value.trim().replace(/^#/, '');
   if (!q) return;
-  const hit = i => String(data.feature[i]) === q || data.sources[data.source[i]] === q || data.raised[i].some(r => data.vocabulary[r].trim() === q);
+  const hit = i => String(data.feature[i]) === q || data.sources[data.source[i]] === q || data.raised[i].some(r => data.vocabulary[r].replaceAll('␣', ' ').trim() === q);
   for (let k = 1; k <= count; k++) { const i = (chosen + k + count) % count; if (shown(i) && hit(i)) { keep(i); return; } }
 };
 tools.append(search);

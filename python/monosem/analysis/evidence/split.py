@@ -14,32 +14,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from monosem.analysis.cross_products import CrossProducts, Entries
-from monosem.analysis.evidence.split_page import section as section
+from monosem.analysis.cross_products import CrossProducts
+from monosem.analysis.evidence.split_edges import (
+    THRESHOLD,
+    Edges,
+    Step,
+    closest,
+    entries_of,
+    join,
+    step_between,
+)
 from monosem.analysis.evidence.summaries import summaries
 from monosem.analysis.logit_table import LogitTable
 from monosem.analysis.logits import used_vocabulary
-from monosem.analysis.scan import Block, Rows, blocks, spread
+from monosem.analysis.scan import Rows, blocks, spread
 from monosem.analysis.sources import SourceMoments, all_groups, named, paper_groups, sources_read
-from monosem.ops.precision import as_given
-
-THRESHOLD = 0.4  # the paper's
-
-
-@dataclass(frozen=True)
-class Edges:
-    """Pairs of features of two dictionaries that fire alike, masked cosine above the threshold.
-
-    ``parent`` [n] in the smaller one, ``child`` [n] in the larger one, ``masked`` and ``decoder`` [n]: cosines of
-    their activations (see :func:`masked_cosine`) and of their decoder directions.
-    """
-
-    parent: Tensor
-    child: Tensor
-    masked: Tensor
-    decoder: Tensor
 
 
 @dataclass(frozen=True)
@@ -53,23 +43,6 @@ class Level:
     label_features: int
     label_best: int
     label_correlation: float
-
-
-@dataclass(frozen=True)
-class Step:
-    """From one dictionary to the next.
-
-    ``children``: counts of features that are the closest parent of 0, 1, 2, … (the last: that many or more).
-    ``edges``: all joined pairs. ``orphans``: features of the larger one without a parent. ``several_parents``: those
-    with more than one (the graph is no tree). ``agreed``: share of the children whose closest parent is also the
-    feature of the smaller one with the nearest decoder direction.
-    """
-
-    edges: int
-    children: tuple[int, ...]
-    orphans: int
-    several_parents: int
-    agreed: float
 
 
 @dataclass(frozen=True)
@@ -132,12 +105,23 @@ class Splitting:
 
 @torch.no_grad()
 def measure(
-    subjects: Sequence[Any], rows: Rows, *, label: str | None = None, feature: int | None = None,
-    names: Sequence[str] = (), tokens: int | None = None, threshold: float = THRESHOLD, least: int = 20,
-    most: int = 24, umap: bool = True,
-    skip_positions: int = 1, contexts: int = 16, memory: int = 1 << 30, folder: str | Path | None = None,
+    subjects: Sequence[Any],
+    rows: Rows,
+    *,
+    label: str | None = None,
+    feature: int | None = None,
+    names: Sequence[str] = (),
+    tokens: int | None = None,
+    threshold: float = THRESHOLD,
+    min_tokens: int = 20,
+    max_children: int = 24,
+    umap: bool = True,
+    skip_positions: int = 1,
+    contexts: int = 16,
+    memory: int = 1 << 30,
+    folder: str | Path | None = None,
     progress: bool = False,
-) -> Splitting:  # fmt: skip
+) -> Splitting:
     """Join the features of dictionaries of growing width, and follow one of them.
 
     Args:
@@ -148,8 +132,8 @@ def measure(
         feature: begin from this feature of the first instead.
         tokens: read about so many, in evenly spaced rows (default: all).
         threshold: masked cosine above which two features are joined.
-        least: features of fewer active tokens are left out (the paper leaves out the ultralow-density ones).
-        most: of the children that one dictionary adds to the family, at most so many are followed, the closest.
+        min_tokens: features of fewer active tokens are left out (the paper leaves out the ultralow-density ones).
+        max_children: of the children that one dictionary adds to the family, at most so many are followed, the closest.
         umap: also arrange the decoder directions of all: map, clusters, order (``arrangement.arrange``).
         memory, folder: as in ``CrossProducts``.
 
@@ -165,10 +149,18 @@ def measure(
         need_packages()
     select = spread(rows, tokens)
     read = [
-        blocks(s.sae, s.model, s.hook_name, rows, select=select, contexts=contexts, skip_positions=skip_positions,
-               progress="reading" if progress and i == len(subjects) - 1 else None)
+        blocks(
+            s.sae,
+            s.model,
+            s.hook_name,
+            rows,
+            select=select,
+            contexts=contexts,
+            skip_positions=skip_positions,
+            progress="reading" if progress and i == len(subjects) - 1 else None,
+        )
         for i, s in enumerate(subjects)
-    ]  # fmt: skip
+    ]
     moments = [SourceMoments(s.sae.cfg.d_sae, rows.sources) for s in subjects]
     sums = [CrossProducts(a.sae.cfg.d_sae, b.sae.cfg.d_sae, 3, memory, folder) for a, b in pairwise(subjects)]
     try:
@@ -176,30 +168,46 @@ def measure(
             for m, block in zip(moments, level, strict=True):
                 m.update(block)
             for s, a, b in zip(sums, level, level[1:], strict=False):
-                s.update(_entries(a, parent=True), _entries(b, parent=False), len(a.x))
-        edges = tuple(_edges(s, moments[i : i + 2], subjects[i : i + 2], threshold, least) for i, s in enumerate(sums))
+                s.update(entries_of(a, parent=True), entries_of(b, parent=False), len(a.x))
+        edges = tuple(
+            join(s, moments[i : i + 2], subjects[i : i + 2], threshold, min_tokens) for i, s in enumerate(sums)
+        )
     finally:
         for s in sums:
             s.close()
     label, root = _root(moments[0], groups, label, feature)
-    nodes, links, omitted, joined = _family(root, edges, most)
+    nodes, links, omitted, joined = _family(root, edges, max_children)
     used = used_vocabulary(torch.as_tensor(rows.tokens, device="cpu"), subjects[0].model.d_vocab)
     tables = [LogitTable(s.sae, s.model, s.hook_name, used, memory // 2) for s in subjects]
     members = groups[label] if label else []
     described = _described(nodes, subjects, moments, tables, rows, select, members, skip_positions)
-    levels = tuple(_level(n, s, m, members, least, label) for n, s, m in zip(names, subjects, moments, strict=True))
-    made = None
+    levels = tuple(
+        _level(n, s, m, members, min_tokens, label) for n, s, m in zip(names, subjects, moments, strict=True)
+    )
+    feature_map_ = None
     if umap:
         from monosem.analysis.evidence.feature_map import feature_map
 
-        made = feature_map(subjects, moments, tables, edges, least, nodes)
-    steps = tuple(_step(e, moments[i : i + 2], subjects[i : i + 2], least) for i, e in enumerate(edges))
+        feature_map_ = feature_map(subjects, moments, tables, edges, min_tokens, nodes)
+    steps = tuple(step_between(e, moments[i : i + 2], subjects[i : i + 2], min_tokens) for i, e in enumerate(edges))
     first = subjects[0]
     return Splitting(
-        first.model.name, first.hook_name, int(moments[0].tokens.sum()), threshold, least,
-        label, levels, steps, described, links, omitted, joined, made, edges,
-        tuple(sources_read(rows)),
-    )  # fmt: skip
+        model=first.model.name,
+        hook_name=first.hook_name,
+        tokens=int(moments[0].tokens.sum()),
+        threshold=threshold,
+        least=min_tokens,
+        label=label,
+        levels=levels,
+        steps=steps,
+        nodes=described,
+        links=links,
+        omitted=omitted,
+        joined=joined,
+        map=feature_map_,
+        edges=edges,
+        sources=tuple(sources_read(rows)),
+    )
 
 
 def _checked(
@@ -242,71 +250,8 @@ def _root(
     return ("", int(moments.counts.argmax())) if best is None else (best.label, best.feature)
 
 
-def _entries(block: Block, parent: bool) -> Entries:
-    """What the three sums of :func:`masked_cosine` multiply: (f, 1, f²) of a parent, (g, g², 1) of a child."""
-    v, one = block.values, torch.ones_like(block.values)
-    return Entries(block.features, block.at, torch.stack([v, one, v.square()] if parent else [v, v.square(), one]))
-
-
-def masked_cosine(sums: Tensor, square_f: Tensor, square_g: Tensor) -> Tensor:
-    """The cosine of two features' activations over the tokens where one of them fires, the larger of both ways.
-
-    max( Σ f·g / √(Σ f² · Σ_{f>0} g²), Σ f·g / √(Σ_{g>0} f² · Σ g²) ): 1 where one is the other restricted to some of
-    its tokens, however few. *Towards Monosemanticity*, fn 32.
-
-    Args:
-        sums: [3, rows, columns]: Σ f·g, Σ 1[f > 0]·g², Σ f²·1[g > 0].
-        square_f, square_g: [rows], [columns]: Σ f², Σ g².
-    """
-    both, g_where_f, f_where_g = sums
-    where_f = both / (square_f[:, None] * g_where_f).sqrt().clamp_min(1e-300)
-    where_g = both / (f_where_g * square_g).sqrt().clamp_min(1e-300)
-    return torch.maximum(where_f, where_g)
-
-
-def _edges(
-    sums: CrossProducts, moments: Sequence[SourceMoments], subjects: Sequence[Any], threshold: float, least: int
-) -> Edges:
-    a, b = moments
-    fires_a, fires_b = ((m.counts >= least).nonzero().flatten() for m in (a, b))
-    none = torch.zeros(0, dtype=torch.int64, device="cpu")
-    parts = [(none, none, none.double())]
-    for numbers, block in sums.blocks(fires_a, fires_b):
-        cosine = masked_cosine(block, a.square[numbers], b.square[fires_b])
-        parent, child = (cosine > threshold).nonzero().T
-        parts.append((numbers[parent], fires_b[child], cosine[parent, child]))
-    parent, child, masked = (torch.cat(column) for column in zip(*parts, strict=True))
-    d_a, d_b = (torch.nn.functional.normalize(s.sae.W_dec.detach().double().cpu(), dim=1) for s in subjects)
-    return Edges(parent, child, masked, (d_a[parent] * d_b[child]).sum(1))
-
-
-def closest(edges: Edges) -> Tensor:
-    """Numbers of the edges that lead each child to the parent with the largest masked cosine; of equals the first."""
-    order = torch.argsort(edges.masked, descending=True, stable=True)
-    order = order[torch.argsort(edges.child[order], stable=True)]
-    first = torch.ones(len(order), dtype=torch.bool, device="cpu")
-    first[1:] = edges.child[order[1:]] != edges.child[order[:-1]]
-    return order[first]
-
-
-@as_given
-def _step(edges: Edges, moments: Sequence[SourceMoments], subjects: Sequence[Any], least: int, top: int = 8) -> Step:
-    parents, children = ((m.counts >= least) for m in moments)
-    best = closest(edges)
-    n = torch.bincount(edges.parent[best], minlength=len(parents))[parents].clamp_max(top)
-    above = torch.bincount(edges.child, minlength=len(children))[children]
-    d_a, d_b = (torch.nn.functional.normalize(s.sae.W_dec.detach().float().cpu(), dim=1) for s in subjects)
-    d_a = d_a.masked_fill(~parents[:, None], 0)
-    nearest = torch.cat([(part @ d_a.T).argmax(1) for part in d_b.split(1024)])
-    agreed = (nearest[edges.child[best]] == edges.parent[best]).double()
-    return Step(
-        len(edges.parent), tuple(torch.bincount(n, minlength=top + 1).tolist()), int((above == 0).sum()),
-        int((above > 1).sum()), float(agreed.mean()) if len(agreed) else 0.0,
-    )  # fmt: skip
-
-
 def _family(
-    root: int, edges: Sequence[Edges], most: int
+    root: int, edges: Sequence[Edges], max_children: int
 ) -> tuple[list[tuple[int, int]], tuple[dict[str, Any], ...], int, tuple[int, ...]]:
     """(level, feature) of the root and what it became; the links; how many were left out; how many are joined.
 
@@ -319,24 +264,31 @@ def _family(
         nearest = closest(e)
         nearest = nearest[mine[nearest]]
         heirs = dict(zip(e.child[nearest].tolist(), e.masked[nearest].tolist(), strict=True))
-        kept = sorted(heirs, key=lambda c: (-heirs[c], c))[:most]
+        kept = sorted(heirs, key=lambda c: (-heirs[c], c))[:max_children]
         omitted += len(heirs) - len(kept)
         known = set(kept)
         columns = e.parent[mine].tolist(), e.child[mine].tolist(), e.masked[mine].tolist(), e.decoder[mine].tolist()
         links += [
             {"level": level, "parent": p, "child": c, "masked": m, "decoder": d}
-            for p, c, m, d in zip(*columns, strict=True) if c in known
-        ]  # fmt: skip
+            for p, c, m, d in zip(*columns, strict=True)
+            if c in known
+        ]
         nodes += [(level + 1, c) for c in kept]
         current = kept
     return nodes, tuple(links), omitted, tuple(joined)
 
 
 def _described(
-    nodes: Sequence[tuple[int, int]], subjects: Sequence[Any], moments: Sequence[SourceMoments],
-    tables: Sequence[LogitTable], rows: Rows, select: np.ndarray, members: Sequence[int], skip_positions: int,
+    nodes: Sequence[tuple[int, int]],
+    subjects: Sequence[Any],
+    moments: Sequence[SourceMoments],
+    tables: Sequence[LogitTable],
+    rows: Rows,
+    select: np.ndarray,
+    members: Sequence[int],
+    skip_positions: int,
     most_rows: int = 192,
-) -> tuple[dict[str, Any], ...]:  # fmt: skip
+) -> tuple[dict[str, Any], ...]:
     """The nodes with their figures and summaries; these are read from rows of the label, if there is one."""
     inside = np.isin(np.asarray(rows.source)[select], list(members)).mean(1) if members else np.ones(len(select))
     order = np.argsort(-inside, kind="stable")[:most_rows]
@@ -351,22 +303,34 @@ def _described(
             figures = m.describe("", members, f) if members else None
             out.append(
                 {
-                    "level": level, "feature": f, "tokens": int(active.sum()),
+                    "level": level,
+                    "feature": f,
+                    "tokens": int(active.sum()),
                     "density": float(active.sum() / m.tokens.sum()),
-                    "source": rows.sources[source], "share": float(active[source] / active.sum().clamp_min(1)),
+                    "source": rows.sources[source],
+                    "share": float(active[source] / active.sum().clamp_min(1)),
                     "precision": figures.precision if figures else None,
-                    "correlation": figures.correlation if figures else None, **seen[f],
+                    "correlation": figures.correlation if figures else None,
+                    **seen[f],
                 }
-            )  # fmt: skip
+            )
     return tuple(out)
 
 
-def _level(name: str, subject: Any, m: SourceMoments, members: Sequence[int], least: int, label: str) -> Level:
+def _level(name: str, subject: Any, m: SourceMoments, members: Sequence[int], min_tokens: int, label: str) -> Level:
     counts = m.counts
     mostly, best, r = 0, -1, 0.0
     if members:
         precision = m.active[:, list(members)].sum(1) / counts.clamp_min(1)
-        mostly = int(((precision >= 0.5) & (counts >= least)).sum())
+        mostly = int(((precision >= 0.5) & (counts >= min_tokens)).sum())
         correlations = m.correlations({label: members})[:, 0]
         best, r = int(correlations.argmax()), float(correlations.max())
-    return Level(name, subject.sae.cfg.d_sae, int((counts > 0).sum()), int((counts >= least).sum()), mostly, best, r)
+    return Level(
+        name=name,
+        d_sae=subject.sae.cfg.d_sae,
+        alive=int((counts > 0).sum()),
+        compared=int((counts >= min_tokens).sum()),
+        label_features=mostly,
+        label_best=best,
+        label_correlation=r,
+    )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from monosem.analysis.evidence import chart
+from monosem.analysis.evidence import chart, token_html
 from monosem.analysis.evidence.numbers import feature, place
 from monosem.analysis.evidence.section import Finding, Section, papers_setting
+from monosem.analysis.report.page import embed
 
 _PAPER = "1 → 3 → many more (512 → 4,096 → 16,384 features)"  # of base64 features
 
@@ -61,9 +61,15 @@ def section(result: Mapping[str, Any]) -> Section:
     scripts = ("feature_list.js", "split.js") if result["map"] else ()
     script = "".join((here / name).read_text(encoding="utf-8") for name in scripts)
     return Section(
-        "splitting", "Features split", lede, tuple(findings), body, script, papers_setting(result),
-        tuple(level["name"] for level in levels),
-    )  # fmt: skip
+        anchor="splitting",
+        title="Features split",
+        lede=lede,
+        findings=tuple(findings),
+        body=body,
+        script=script,
+        paper=papers_setting(result),
+        dictionaries=tuple(level["name"] for level in levels),
+    )
 
 
 def _clusters(result: Mapping[str, Any]) -> Finding:
@@ -120,7 +126,7 @@ def graph(result: Mapping[str, Any]) -> str:
         radius = max(3.0, min(9.0, 12 + 2.2 * _log(n["density"])))
         last = n["level"] == len(levels) - 1
         own = n["precision"] is None or n["precision"] >= 0.5
-        words = " ".join(_visible(w) for w, _ in n["words"][:3])
+        words = " ".join(token_html.token(w) for w, _ in n["words"][:3])
         tip = f"#{n['feature']}: {n['tokens']:,} tokens, {n['share']:.0%} of them {n['source']}"
         node = (
             f'<g><title>{escape(tip)}</title><circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" '
@@ -164,8 +170,8 @@ def _family(result: Mapping[str, Any]) -> str:
     parts = []
     for n in result["nodes"]:
         own = f", {n['precision']:.0%} of them {escape(result['label'])}" if n["precision"] is not None else ""
-        words = " ".join(f"<bdi>{escape(_visible(w))}</bdi>" for w, _ in n["words"])
-        raised = " ".join(f"<bdi>{escape(_visible(w))}</bdi>" for w, _ in n["raised"])
+        words = " ".join(token_html.bdi(w) for w, _ in n["words"])
+        raised = " ".join(token_html.bdi(w) for w, _ in n["raised"])
         lines = "".join(_example(e) for e in n["examples"])
         width, name = (result["levels"][n["level"]][key] for key in ("d_sae", "name"))
         parts.append(
@@ -178,17 +184,11 @@ def _family(result: Mapping[str, Any]) -> str:
 
 def _example(example: Mapping[str, Any]) -> str:
     top = max((p["value"] for p in example["pieces"]), default=0) or 1.0
-    spans = "".join(
-        f'<span class="tok{" focus" if p["focus"] else ""}" style="background:rgba(var(--heat),'
-        f'{0.75 * max(0.0, p["value"]) / top:.2f})" '
-        f'title="{p["value"]:.2f}">{escape(p["text"].replace(chr(10), "⏎"))}</span>'
+    spans = [
+        token_html.span(p["text"], p["value"] / top, tip=f"{p['value']:.2f}", focus=p["focus"])
         for p in example["pieces"]
-    )
-    direction = ' dir="rtl"' if example["right_to_left"] else ""
-    return (
-        f'<div class="line"><div class="text"{direction}>{spans}</div><div class="src fine">'
-        f"{escape(example['source'])}</div></div>"
-    )
+    ]
+    return token_html.row(spans, example["right_to_left"], example["source"])
 
 
 def _counts(result: Mapping[str, Any]) -> str:
@@ -198,10 +198,12 @@ def _counts(result: Mapping[str, Any]) -> str:
         labels = [str(i) if i < last else f"{last} or more" for i in range(last + 1)]
         charts.append(
             chart.bars(
-                {"features": step["children"]}, labels, digits=0,
+                {"features": step["children"]},
+                labels,
+                digits=0,
                 caption=f"Children of each feature of {a['d_sae']:,} among {b['d_sae']:,}, by closest parent",
             )
-        )  # fmt: skip
+        )
     return f'<h3>How many does a feature become?</h3><div class="side">{"".join(charts)}</div>'
 
 
@@ -211,12 +213,11 @@ def _map(result: Mapping[str, Any]) -> str:
             '<p class="note">There is no map of all features: it was not asked for, or too few fire often enough.</p>'
         )
     record = dict(result["map"]) | {
-        "names": [f"{level['d_sae']:,} features" for level in result["levels"]], "label": result["label"],
+        "names": [f"{level['d_sae']:,} features" for level in result["levels"]],
+        "label": result["label"],
         "dictionaries": [level["name"] for level in result["levels"]],
-    }  # fmt: skip
-    text = json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
+        "vocabulary": [token_html.token(text) for text in result["map"]["vocabulary"]],
+    }
     left_out = f" {record['edges_left_out']:,} weaker links are left out." if record["edges_left_out"] else ""
     return (
         "<h3>All features on one map</h3>"
@@ -233,12 +234,8 @@ def _map(result: Mapping[str, Any]) -> str:
         "</div>"
         '<div id="map-keys" class="keys"></div><div id="map-chosen" class="panel" style="margin-top:.8rem" '
         "hidden></div>"
-        f'<script type="application/json" id="map-data">{text}</script>'
+        f'<script type="application/json" id="map-data">{embed(record)}</script>'
     )
-
-
-def _visible(text: str) -> str:
-    return text.replace("\n", "⏎").replace(" ", "␣")
 
 
 def _log(value: float) -> float:

@@ -6,7 +6,7 @@ feature makes base64 and the Arabic feature Arabic; ablated, it lowers the log-l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,9 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from monosem.analysis.evidence.steer_page import HIT
-from monosem.analysis.evidence.steer_page import section as section
-from monosem.analysis.scan import spread
+from monosem.analysis.evidence.steer_judges import Judge
 from monosem.analysis.sources import all_groups, named, paper_groups, sources_read
 from monosem.analysis.steering import Edit, Steering, log_likelihood_change, side_by_side
 from monosem.analysis.windows import is_right_to_left, show
@@ -31,9 +29,8 @@ MULTIPLES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 JUDGED = (
     "a sample counts when at least half of its tokens score as the label's text does on its log-likelihood-ratio proxy"
 )
+HIT = 0.5  # a sample counts when at least this share of its tokens is judged to be of the label
 _APART = 10_000  # the seeds that choose the strength, and those that are reported, have nothing in common
-
-Judge = Callable[[Sequence[int]], float]  # token ids → the share of them that is of the label
 
 
 @dataclass(frozen=True)
@@ -119,11 +116,24 @@ class SteeringResult:
 
 
 def measure(
-    subject: Any, index: Any, judges: Mapping[str, Judge], groups: Mapping[str, Sequence[int]], *,
-    prompts: Sequence[str] = PROMPTS, samples: int = 10, length: int = 48, temperature: float = 1.0,
-    error: str = "keep", multiples: Sequence[float] = MULTIPLES, trials: int = 5, contexts: int = 16,
-    skip_positions: int = 1, seed: int = 0, judged: str = "", progress: bool = False,
-) -> SteeringResult:  # fmt: skip
+    subject: Any,
+    index: Any,
+    judges: Mapping[str, Judge],
+    groups: Mapping[str, Sequence[int]],
+    *,
+    prompts: Sequence[str] = PROMPTS,
+    samples: int = 10,
+    length: int = 48,
+    temperature: float = 1.0,
+    error: str = "keep",
+    multiples: Sequence[float] = MULTIPLES,
+    trials: int = 5,
+    contexts: int = 16,
+    skip_positions: int = 1,
+    seed: int = 0,
+    judged: str = "",
+    progress: bool = False,
+) -> SteeringResult:
     """Steer by the feature of each label that ``groups`` and ``judges`` share.
 
     Args:
@@ -155,12 +165,20 @@ def measure(
     with tqdm(total=runs * length, unit="tok", desc="steering", disable=not progress) as bar:
 
         def write(label: str, pinned: Steering, prompt: str, count: int, first: int, unsteered: Any) -> list[Any]:
-            made = side_by_side(
-                subject.model, subject.hook_name, pinned, prompt, samples=count, length=length,
-                temperature=temperature, seed=first, unsteered=unsteered, progress=bar.update,
-            )  # fmt: skip
+            pairs = side_by_side(
+                subject.model,
+                subject.hook_name,
+                pinned,
+                prompt,
+                samples=count,
+                length=length,
+                temperature=temperature,
+                seed=first,
+                unsteered=unsteered,
+                progress=bar.update,
+            )
             judge = judges[label]
-            return [(s, judge(s.unsteered) if s.unsteered else 0.0, judge(s.steered)) for s in made]
+            return [(s, judge(s.unsteered) if s.unsteered else 0.0, judge(s.steered)) for s in pairs]
 
         for label in labels:
             feature = cause(subject, index, groups[label])
@@ -175,35 +193,57 @@ def measure(
                 sweep["hits"].append(sum(share >= HIT for *_, share in tried) / trials)
                 sweep["shares"].append(sum(share for *_, share in tried) / trials)
             multiple = _best(sweep)
-            told = []
+            runs_of_label = []
             for prompt in prompts:
-                made = write(label, at[multiple], prompt, samples, seed, plain.get(prompt))
-                plain[prompt] = [s.unsteered for s, *_ in made]
-                told.append(_run(prompt, made))
+                judged_samples = write(label, at[multiple], prompt, samples, seed, plain.get(prompt))
+                plain[prompt] = [s.unsteered for s, *_ in judged_samples]
+                runs_of_label.append(_run(prompt, judged_samples))
             effect, passage = ablation(subject, index, feature, groups[label], contexts, error, skip_positions)
             d = index.moments.describe(label, groups[label], feature)
-            logits = _top_logits(subject, index, feature)
             cases.append(
                 Case(
-                    label, feature, d.correlation, d.precision, d.recall, top, multiple, multiple * top, tuple(told),
-                    sweep, effect, passage, logits,
+                    label=label,
+                    feature=feature,
+                    correlation=d.correlation,
+                    precision=d.precision,
+                    recall=d.recall,
+                    maximum=top,
+                    multiple=multiple,
+                    strength=multiple * top,
+                    runs=tuple(runs_of_label),
+                    sweep=sweep,
+                    effect=effect,
+                    passage=passage,
+                    top_logits=_top_logits(subject, index, feature),
                 )
-            )  # fmt: skip
+            )
     return SteeringResult(
-        subject.model.name, subject.hook_name, subject.sae.cfg.kind, subject.sae.cfg.d_sae, index.tokens,
-        length, temperature, error, judged, tuple(cases), tuple(sources_read(index.rows)),
-    )  # fmt: skip
+        model=subject.model.name,
+        hook_name=subject.hook_name,
+        kind=subject.sae.cfg.kind,
+        d_sae=subject.sae.cfg.d_sae,
+        tokens=index.tokens,
+        length=length,
+        temperature=temperature,
+        error=error,
+        judged=judged,
+        cases=tuple(cases),
+        sources=tuple(sources_read(index.rows)),
+    )
 
 
-def _run(prompt: str, made: Sequence[Any]) -> dict[str, Any]:
+def _run(prompt: str, judged: Sequence[Any]) -> dict[str, Any]:
     """One prompt's samples as a dict, with the shares of the label's tokens and how many are hits."""
     samples = [
         {
-            "seed": s.seed, "unsteered": s.unsteered_text, "steered": s.steered_text, "unsteered_share": before,
+            "seed": s.seed,
+            "unsteered": s.unsteered_text,
+            "steered": s.steered_text,
+            "unsteered_share": before,
             "steered_share": after,
         }
-        for s, before, after in made
-    ]  # fmt: skip
+        for s, before, after in judged
+    ]
     hits, control = (sum(t[f"{k}_share"] >= HIT for t in samples) for k in ("steered", "unsteered"))
     return {"prompt": prompt, "hits": hits, "control_hits": control, "samples": samples}
 
@@ -214,19 +254,19 @@ def _best(sweep: Mapping[str, Any]) -> float:
     return min(rows, key=lambda row: (-row[0], row[1]))[1]
 
 
-def labels_of(index: Any, wanted: Sequence[str] | None = None) -> dict[str, list[int]]:
+def labels_of(index: Any, labels: Sequence[str] | None = None) -> dict[str, list[int]]:
     """{label: its sources} to steer by.
 
     Args:
-        wanted: labels of the text; default base64 and Arabic, by which the paper steers, where the text has them, else
+        labels: labels of the text; default base64 and Arabic, by which the paper steers, where the text has them, else
             the two labels that features follow best (none where none is followed).
 
     Raises:
         ValueError: the text has no such label.
     """
     groups = all_groups(index.sources)
-    if wanted is not None:
-        return {known: groups[known] for known in (named(label, groups, "labels") for label in wanted)}
+    if labels is not None:
+        return {known: groups[known] for known in (named(label, groups, "labels") for label in labels)}
     known = paper_groups(index.sources)
     papers = {label: known[label] for label in STEERED if label in known}
     best = sorted(index.moments.best(papers or groups), key=lambda b: -b.correlation)
@@ -282,17 +322,23 @@ def _top_logits(subject: Any, index: Any, feature: int, count: int = 8) -> tuple
 
 @torch.no_grad()
 def ablation(
-    subject: Any, index: Any, feature: int, members: Sequence[int], contexts: int, error: str = "keep",
-    skip_positions: int = 1, batch: int = 16,
-) -> tuple[Effect, dict[str, Any]]:  # fmt: skip
+    subject: Any,
+    index: Any,
+    feature: int,
+    members: Sequence[int],
+    contexts: int,
+    error: str = "keep",
+    skip_positions: int = 1,
+    batch: int = 16,
+) -> tuple[Effect, dict[str, Any]]:
     """What ablating a feature does to the log-likelihood of text: means, and one passage token by token."""
     tokens, source = np.asarray(index.rows.tokens), np.asarray(index.rows.source)
     inside = np.isin(source, list(members))
     per_row = inside.mean(1)
-    most = np.argsort(-per_row, kind="stable")[:contexts]
+    richest = np.argsort(-per_row, kind="stable")[:contexts]
     none = np.flatnonzero(per_row == 0)
     none = none[(2 * np.arange(min(contexts, len(none))) + 1) * len(none) // (2 * max(1, min(contexts, len(none))))]
-    chosen = np.concatenate([most, none])
+    chosen = np.concatenate([richest, none])
     steering = Steering(subject.sae, [Edit(feature, "ablate")], error=error, skip_positions=skip_positions)
     left_out, parts = skipped_ids(subject.model), []
     for start in range(0, len(chosen), batch):
@@ -312,7 +358,9 @@ def ablation(
         return (float(change[mask & scored].mean()) if (mask & scored).any() else 0.0), int((mask & scored).sum())
 
     (label, n_label), (other, n_other), (active, n_active) = mean(of_label), mean(~of_label), mean(fired)
-    effect = Effect(label, other, active, n_label, n_other, n_active)
+    effect = Effect(
+        label=label, other=other, active=active, tokens_label=n_label, tokens_other=n_other, tokens_active=n_active
+    )
     return effect, _passage(subject.model, tokens[chosen], at, change)
 
 
@@ -329,56 +377,3 @@ def _passage(model: Any, tokens: np.ndarray, at: Tensor, change: Tensor, length:
         pieces.append({"text": piece.text, "value": piece.value, "change": sum(moved[i : i + n])})
         i += n
     return {"pieces": pieces, "right_to_left": is_right_to_left("".join(p["text"] for p in pieces))}
-
-
-def proxy_judges(
-    model: Any, rows: Any, groups: Mapping[str, Sequence[int]], tokens: int = 200_000
-) -> dict[str, Judge]:  # fmt: skip
-    """Judges by log-likelihood ratios: the share of tokens whose score is above a threshold.
-
-    The ratio is that of the label's proxy; of a label without one, that of its tokens' frequencies (``Frequencies``).
-
-    The threshold is the one that best tells the label's tokens from all others in the text (largest true positive rate
-    minus false positive rate). 0 would do for a script; a run of digits or a word scores above 0 for base64 too (the
-    paper calls that proxy too broad), but no run of it is as long as one of base64.
-    """
-    from monosem.analysis.evidence.proxies import Frequencies, ProxySet
-
-    select = spread(rows, tokens)
-    ids, source = np.asarray(rows.tokens)[select], np.asarray(rows.source)[select]
-    told = {label: np.isin(source, list(members)) for label, members in groups.items()}
-    told = {label: mine for label, mine in told.items() if mine.any()}
-    ready = ProxySet(model, rows, most=tokens)
-    others = [Frequencies(label, ids[mine]) for label, mine in told.items() if label not in ready.names]
-    sets = [ready, ProxySet(model, rows, [], extra=others, most=tokens)]
-
-    def judge(proxies: ProxySet, number: int, threshold: float) -> Judge:
-        def share(ids: Sequence[int]) -> float:
-            return float((proxies.scores(np.asarray([ids]))[number] > threshold).double().mean()) if len(ids) else 0.0
-
-        return share
-
-    out = {}
-    for proxies in sets:
-        wanted = [label for label in proxies.names if label in told]
-        scores = proxies.scores(ids) if wanted else ()
-        for number, label in ((proxies.names.index(label), label) for label in wanted):
-            mine = torch.from_numpy(told[label])
-            out[label] = judge(proxies, number, separating(scores[number][mine], scores[number][~mine]))
-    return {label: out[label] for label in told}
-
-
-def separating(inside: Tensor, outside: Tensor) -> float:
-    """The threshold t ≥ 0 with the largest P(inside > t) − P(outside > t); of equals the smallest."""
-    candidates = torch.cat(
-        [torch.zeros(1, dtype=torch.float32, device="cpu").double(), inside[inside > 0].double()]
-    ).unique()
-    candidates = candidates[
-        torch.linspace(0, len(candidates) - 1, min(1000, len(candidates)), dtype=torch.float32, device="cpu").long()
-    ]
-
-    def above(scores: Tensor) -> Tensor:
-        ordered = scores.double().flatten().sort().values
-        return 1 - torch.searchsorted(ordered, candidates, right=True) / max(1, len(ordered))
-
-    return float(candidates[(above(inside) - above(outside)).argmax()])

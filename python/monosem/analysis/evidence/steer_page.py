@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from monosem.analysis.evidence import chart
+from monosem.analysis.evidence import chart, token_html
 from monosem.analysis.evidence.numbers import feature
 from monosem.analysis.evidence.section import Finding, Section, papers_setting
+from monosem.analysis.evidence.steer import HIT
 
 _ERROR = {"keep": "kept", "drop": "dropped"}
 NO_LABEL = "No feature follows a label of this text, so there is none to steer by."
-HIT = 0.5  # a sample counts when at least this share of its tokens is judged to be of the label
 
 
 def section(result: Mapping[str, Any]) -> Section:
@@ -50,29 +50,41 @@ def section(result: Mapping[str, Any]) -> Section:
         f"while the model reads text. The rest of the activation is unchanged; the part that the dictionary does not "
         f"explain, the error term, is {_ERROR[result['error']]}."
     )
-    return Section("steering", "Features cause text", lede, tuple(findings), body, paper=papers_setting(result))
+    return Section(
+        anchor="steering",
+        title="Features cause text",
+        lede=lede,
+        findings=tuple(findings),
+        body=body,
+        paper=papers_setting(result),
+    )
 
 
 def _case(c: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     runs = "".join(_samples(run, c, result) for run in c["runs"])
     logits = ", ".join(
-        f'<bdi style="white-space:nowrap"><code>{escape(_visible(t))}</code></bdi> {v:+.2f}' for t, v in c["top_logits"]
+        f'<bdi style="white-space:nowrap"><code>{escape(token_html.token(t))}</code></bdi> {v:+.2f}'
+        for t, v in c["top_logits"]
     )
     sweep = chart.lines(
         {
             f"judged {c['label']}": (c["sweep"]["multiples"], c["sweep"]["hits"]),
             "mean share of tokens": (c["sweep"]["multiples"], c["sweep"]["shares"]),
         },
-        x_label="pinned to … × the maximum seen", y_label="share", log_x=True, zero=True,
+        x_label="pinned to … × the maximum seen",
+        y_label="share",
+        log_x=True,
+        zero=True,
         caption=f"How strongly it must be pinned: {c['sweep']['trials']} samples each after "
         f"{c['runs'][-1]['prompt']!r}, other seeds than below.",
-    )  # fmt: skip
+    )
     effect = c["effect"]
     losses = chart.bars(
         {"nats lost a token": [max(0.0, -effect[k]) for k in ("label", "active", "other")]},
-        [f"on {c['label']}", "where it fires", "on other text"], digits=3,
+        [f"on {c['label']}", "where it fires", "on other text"],
+        digits=3,
         caption="Ablated: how much less likely the next token becomes (mean log-likelihood lost).",
-    )  # fmt: skip
+    )
     return (
         f"<h3>{escape(c['label'])}: feature {feature(c['feature'])}</h3>"
         f'<p class="note">Correlation with the label {c["correlation"]:.2f}; {c["precision"]:.0%} of the tokens it '
@@ -115,18 +127,9 @@ def _text(passage: Mapping[str, Any]) -> str:
     top = max((p["value"] for p in pieces), default=0) or 1.0
     spans = []
     for p in pieces:
-        heat = 0.75 * max(0.0, p["value"]) / top
         lost = min(1.0, max(0.0, -p["change"] / 2))
-        line = f"border-bottom:{1 + 3 * lost:.1f}px solid var(--s3);" if lost > 0.02 else ""
+        line = f"border-bottom:{1 + 3 * lost:.1f}px solid var(--s3)" if lost > 0.02 else ""
         tip = f"activation {p['value']:.2f}; log-likelihood {p['change']:+.2f} when ablated"
-        spans.append(
-            f'<span style="background:rgba(var(--heat),{heat:.2f});{line}" title="{tip}">'
-            f"{escape(_visible(p['text'], spaces=False))}</span>"
-        )
+        spans.append(token_html.span(p["text"], p["value"] / top, tip=tip, style=line, breaks=True))
     direction = ' dir="rtl"' if passage["right_to_left"] else ""
     return f'<div class="sample"{direction}>{"".join(spans)}</div>'
-
-
-def _visible(text: str, spaces: bool = True) -> str:
-    shown = text.replace("\n", "⏎" if spaces else "⏎\n")
-    return shown.replace(" ", "␣") if spaces else shown

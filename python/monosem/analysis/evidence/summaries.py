@@ -16,9 +16,16 @@ from monosem.analysis.windows import windows
 
 
 def summaries(
-    subject: Any, rows: Rows, features: Sequence[int], logits: LogitTable, select: np.ndarray, *, words: int = 6,
-    examples: int = 3, skip_positions: int = 1,
-) -> dict[int, dict[str, Any]]:  # fmt: skip
+    subject: Any,
+    rows: Rows,
+    features: Sequence[int],
+    logits: LogitTable,
+    select: np.ndarray,
+    *,
+    words: int = 6,
+    examples: int = 3,
+    skip_positions: int = 1,
+) -> dict[int, dict[str, Any]]:
     """{feature: ``words`` (token, count) it fires on, ``raised`` (token, weight), ``examples`` in context}.
 
     Args:
@@ -30,7 +37,7 @@ def summaries(
     best: list[dict[int, Example]] = [{} for _ in features]
     for block in blocks(
         subject.sae, subject.model, subject.hook_name, rows, select=select, skip_positions=skip_positions
-    ):  # fmt: skip
+    ):
         mine = slot[block.features] >= 0
         length = block.tokens.shape[1]
         places = block.places[mine]
@@ -42,11 +49,20 @@ def summaries(
             if row not in best[i] or best[i][row].value < value:
                 best[i][row] = Example(row, position, value)
     chosen = [sorted(b.values(), key=lambda e: (-e.value, e.row))[:examples] for b in best]
-    wanted = [(f, e) for f, found in zip(features, chosen, strict=True) for e in found]
+    pairs = [(f, e) for f, own in zip(features, chosen, strict=True) for e in own]
     shown = iter(
-        windows(subject.sae, subject.model, subject.hook_name, rows, wanted, before=14, after=8, characters=(40, 24),
-                skip_positions=skip_positions)
-    )  # fmt: skip
+        windows(
+            subject.sae,
+            subject.model,
+            subject.hook_name,
+            rows,
+            pairs,
+            before=14,
+            after=8,
+            characters=(40, 24),
+            skip_positions=skip_positions,
+        )
+    )
     out = {}
     for i, feature in enumerate(features):
         texts = []

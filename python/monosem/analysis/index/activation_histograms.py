@@ -19,17 +19,17 @@ class ActivationHistograms:
 
     Args:
         columns: sources (and marks) that are counted apart.
-        each: entries kept of every bin.
+        per_bin: entries kept of every bin.
     """
 
-    def __init__(self, d_sae: int, columns: int, bins: int, each: int, seed: int = 0, wide: bool = True) -> None:
+    def __init__(self, d_sae: int, columns: int, bins: int, per_bin: int, seed: int = 0, wide: bool = True) -> None:
         if bins < 2 or bins % 2:
             raise ValueError(f"bins: got {bins}; wanted an even number ≥ 2 (bins are merged in pairs)")
         self.bins = bins
         check_sources(4 * d_sae * columns * bins, columns, f"the histograms of each over {d_sae:,} features")
         self.upper = torch.zeros(d_sae, dtype=torch.float32, device="cpu")
         self.counts = torch.zeros(d_sae, columns, bins, dtype=torch.int32, device="cpu")
-        self.sample = Reservoir(d_sae * bins, each, "random", seed, wide)
+        self.sample = Reservoir(d_sae * bins, per_bin, "random", seed, wide)
 
     def update(self, features: Tensor, values: Tensor, places: Tensor, columns: list[tuple[Tensor, Tensor]]) -> None:
         """Count entries [nnz]. ``columns``: pairs (which entries, their column), all counted in the same bins."""
@@ -48,9 +48,9 @@ class ActivationHistograms:
         old = self.counts[grown]
         self.counts[grown] = 0
         self.counts[grown, :, :half] = old.unflatten(-1, (-1, 2)).sum(-1, dtype=torch.int32)
-        kept, each = self.sample, self.sample.size
+        kept, size = self.sample, self.sample.size
         lists = (grown[:, None] * self.bins + torch.arange(self.bins, device="cpu")).flatten()
-        pairs = kept.values[lists].view(-1, 2 * each), kept.places[lists].view(-1, 2 * each)
+        pairs = kept.values[lists].view(-1, 2 * size), kept.places[lists].view(-1, 2 * size)
         kept.values[lists], kept.places[lists] = 0.0, -1
         lower = lists.view(-1, self.bins)[:, :half].flatten()
         kept.values[lower], kept.places[lower] = kept.best(*pairs)

@@ -35,17 +35,35 @@ from monosem.ops.memory import human_bytes
 FORMAT = 1
 _STATE = "unfinished.safetensors"
 _KINDS = {
-    "model": str, "hook_name": str, "d_in": int, "d_sae": int, "d_vocab": int, "dictionary": str, "rows": int,
-    "rows_read": int, "n_ctx": int, "sources": list, "settings": dict, "marks": list, "arrays": list,
-}  # fmt: skip
+    "model": str,
+    "hook_name": str,
+    "d_in": int,
+    "d_sae": int,
+    "d_vocab": int,
+    "dictionary": str,
+    "rows": int,
+    "rows_read": int,
+    "n_ctx": int,
+    "sources": list,
+    "settings": dict,
+    "marks": list,
+    "arrays": list,
+}
 _AGAIN = "remove it, and the index is built anew"
 
 
 def build_index(
-    subject: Any, rows: Rows, folder: str | Path | None = None, *, tokens: int | None = None,
-    settings: IndexSettings | None = None, marks: Mapping[str, np.ndarray] | None = None,
-    notes: Mapping[str, Any] | None = None, checkpoint_seconds: float = 60.0, progress: bool = True,
-) -> Index:  # fmt: skip
+    subject: Any,
+    rows: Rows,
+    folder: str | Path | None = None,
+    *,
+    tokens: int | None = None,
+    settings: IndexSettings | None = None,
+    marks: Mapping[str, np.ndarray] | None = None,
+    notes: Mapping[str, Any] | None = None,
+    checkpoint_seconds: float = 60.0,
+    progress: bool = True,
+) -> Index:
     """Read text once with a dictionary and keep, for every feature, what all the analyses ask.
 
     Called again after an interruption it goes on from the last checkpoint and ends with the same bits; called again
@@ -73,13 +91,24 @@ def build_index(
     marks = _checked_marks(marks, rows)
     select = spread(rows, tokens)
     meta = {
-        "format": FORMAT, "model": model.name, "hook_name": hook_name, "kind": sae.cfg.kind, "d_in": sae.cfg.d_in,
-        "d_sae": sae.cfg.d_sae, "d_vocab": model.d_vocab, "dictionary": fingerprint.of_dictionary(sae),
-        "weights": of_model(model), "text": fingerprint.of_text(rows), "rows": int(np.shape(rows.tokens)[0]),
-        "rows_read": len(select), "n_ctx": int(np.shape(rows.tokens)[1]), "sources": list(rows.sources),
+        "format": FORMAT,
+        "model": model.name,
+        "hook_name": hook_name,
+        "kind": sae.cfg.kind,
+        "d_in": sae.cfg.d_in,
+        "d_sae": sae.cfg.d_sae,
+        "d_vocab": model.d_vocab,
+        "dictionary": fingerprint.of_dictionary(sae),
+        "weights": of_model(model),
+        "text": fingerprint.of_text(rows),
+        "rows": int(np.shape(rows.tokens)[0]),
+        "rows_read": len(select),
+        "n_ctx": int(np.shape(rows.tokens)[1]),
+        "sources": list(rows.sources),
         "settings": asdict(settings) | {"skip_tokens": list(skipped_ids(model, settings.skip_tokens))},
-        "marks": list(marks), "notes": dict(notes or {}),
-    }  # fmt: skip
+        "marks": list(marks),
+        "notes": dict(notes or {}),
+    }
     collector = Collector(
         sae.cfg.d_sae, sae.cfg.d_in, model.d_vocab, rows.sources, (meta["rows"], meta["n_ctx"]), settings, marks
     )
@@ -129,8 +158,15 @@ def _check_disk(folder: Path, saver: _Saver, run: _Run, progress: bool) -> None:
 class _Run:
     """One pass over the chosen rows."""
 
-    def __init__(self, collector: Collector, subject: Any, rows: Rows, select: np.ndarray, settings: IndexSettings,
-                 progress: bool) -> None:  # fmt: skip
+    def __init__(
+        self,
+        collector: Collector,
+        subject: Any,
+        rows: Rows,
+        select: np.ndarray,
+        settings: IndexSettings,
+        progress: bool,
+    ) -> None:
         self.collector, self.subject, self.rows, self.select = collector, subject, rows, select
         self.settings, self.progress = settings, progress
 
@@ -147,10 +183,17 @@ class _Run:
     def read(self, done: int, after: Any) -> None:
         """Read the rows from number ``done`` on, calling ``after(rows done, block)`` behind every block."""
         for block in blocks(
-            self.subject.sae, self.subject.model, self.subject.hook_name, self.rows, select=self.select, done=done,
-            contexts=self.settings.contexts, skip_positions=self.settings.skip_positions,
-            skip_tokens=self.settings.skip_tokens, progress="indexing" if self.progress else None,
-        ):  # fmt: skip
+            self.subject.sae,
+            self.subject.model,
+            self.subject.hook_name,
+            self.rows,
+            select=self.select,
+            done=done,
+            contexts=self.settings.contexts,
+            skip_positions=self.settings.skip_positions,
+            skip_tokens=self.settings.skip_tokens,
+            progress="indexing" if self.progress else None,
+        ):
             self.collector.update(block)
             done = int(np.searchsorted(self.select, int(block.row[-1]))) + 1  # rows of padding gave no block
             after(done, block)
@@ -253,12 +296,17 @@ def check_subject(meta: Mapping[str, Any], subject: Any, what: str) -> None:
         warnings.warn_explicit(
             f"{what} was written before indexes knew the weights of their model: whether it is of this "
             f"{subject.model.name!r} cannot be checked",
-            RuntimeWarning, __file__, 0,
-        )  # fmt: skip
+            RuntimeWarning,
+            __file__,
+            0,
+        )
     wanted = {
-        "model": subject.model.name, "weights": of_model(subject.model), "hook_name": subject.hook_name,
-        "d_sae": subject.sae.cfg.d_sae, "dictionary": fingerprint.of_dictionary(subject.sae),
-    }  # fmt: skip
+        "model": subject.model.name,
+        "weights": of_model(subject.model),
+        "hook_name": subject.hook_name,
+        "d_sae": subject.sae.cfg.d_sae,
+        "dictionary": fingerprint.of_dictionary(subject.sae),
+    }
     for name in different(meta, wanted):
         other = "model" if name in ("model", "weights") else "dictionary"
         raise ValueError(

@@ -27,9 +27,15 @@ class Collector:
     """
 
     def __init__(
-        self, d_sae: int, d_in: int, d_vocab: int, sources: Sequence[str], shape: tuple[int, int],
-        settings: IndexSettings, marks: Mapping[str, np.ndarray] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        d_sae: int,
+        d_in: int,
+        d_vocab: int,
+        sources: Sequence[str],
+        shape: tuple[int, int],
+        settings: IndexSettings,
+        marks: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
         self.settings, self.length = settings, shape[1]
         self.marks = [torch.from_numpy(np.ascontiguousarray(m, dtype=bool)).flatten() for m in (marks or {}).values()]
         wide = shape[0] * shape[1] >= 1 << 31
@@ -85,10 +91,14 @@ class Collector:
         """Everything gathered, by name: the live arrays."""
         moments = {k: getattr(self.moments, k) for k in ("square", "mass", "active", "tokens")}
         parts = {
-            "top": self.top.arrays(), "random": self.random.arrays(), "levels": self.histograms.arrays(),
-            "words": self.fired_on.arrays(), "together": self.cooccurrence.arrays(), "moments": moments,
+            "top": self.top.arrays(),
+            "random": self.random.arrays(),
+            "levels": self.histograms.arrays(),
+            "words": self.fired_on.arrays(),
+            "together": self.cooccurrence.arrays(),
+            "moments": moments,
             "crossed": self.neuron_moments.arrays() if self.neuron_moments is not None else {},
-        }  # fmt: skip
+        }
         flat = {f"{part}.{name}": array for part, own in parts.items() for name, array in own.items()}
         return {"tokens": self.tokens, "maximum": self.maximum} | flat
 

@@ -76,10 +76,10 @@ class Cooccurrence:
             other = every if self.pairs is not None else self.commonest.ids[mine].long()
             score = phi(both, self.active[mine, None], self.active[other.clamp_min(0)], tokens)
             best = torch.where(both > 0, score, -torch.inf).topk(slots, dim=1).indices
-            found = both.gather(1, best)
+            together = both.gather(1, best)
             names = other[best] if self.pairs is not None else other.gather(1, best)
-            ids[mine] = torch.where(found > 0, names, -1).int()
-            counts[mine] = found
+            ids[mine] = torch.where(together > 0, names, -1).int()
+            counts[mine] = together
         return ids, counts
 
     def arrays(self) -> dict[str, Tensor]:

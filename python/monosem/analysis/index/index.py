@@ -81,12 +81,12 @@ class Index:
         return self._inside(self._sampled(feature), feature, i, intervals)[:count]
 
     def spectrum(
-        self, feature: int, each: int | None = None, intervals: int = INTERVALS
+        self, feature: int, per_interval: int | None = None, intervals: int = INTERVALS
     ) -> list[tuple[float, float, list[Example]]]:
-        """All intervals, the strongest first: (low, high, at most ``each`` random examples)."""
-        found = self._sampled(feature)
+        """All intervals, the strongest first: (low, high, at most ``per_interval`` random examples)."""
+        sampled = self._sampled(feature)
         return [
-            (*self.bounds(feature, i, intervals), self._inside(found, feature, i, intervals)[:each])
+            (*self.bounds(feature, i, intervals), self._inside(sampled, feature, i, intervals)[:per_interval])
             for i in reversed(range(intervals))
         ]
 
@@ -119,8 +119,8 @@ class Index:
         rows = zip(
             *(self._view(f"words.{k}")[feature].tolist() for k in ("ids", "counts", "missed", "sums")), strict=True
         )
-        found = sorted((row for row in rows if row[0] >= 0), key=lambda row: (-row[1], row[0]))[:count]
-        return [TokenCount(i, n, m, s / n) for i, n, m, s in found]
+        ranked = sorted((row for row in rows if row[0] >= 0), key=lambda row: (-row[1], row[0]))[:count]
+        return [TokenCount(i, n, m, s / n) for i, n, m, s in ranked]
 
     def common_tokens(self, count: int) -> tuple[Tensor, Tensor]:
         """(ids, counts) of the commonest tokens of every feature, [F, count], as in ``top_tokens``; id −1: none."""
@@ -207,9 +207,9 @@ class Index:
         first, bins = self._known(feature) * settings["bins"], settings["bins"]
         return self._examples("levels.sample", slice(first, first + bins), 2 * settings["seed"] + 1)
 
-    def _inside(self, found: list[Example], feature: int, i: int, intervals: int) -> list[Example]:
+    def _inside(self, examples: list[Example], feature: int, i: int, intervals: int) -> list[Example]:
         low, high = self.bounds(feature, i, intervals)
-        return [e for e in found if low < e.value and (e.value <= high or i == intervals - 1)]
+        return [e for e in examples if low < e.value and (e.value <= high or i == intervals - 1)]
 
     def _examples(self, part: str, at: int | slice, seed: int | None = None) -> list[Example]:
         """The examples of one list, or of several random samples together in their random order."""

@@ -45,9 +45,9 @@ class IndexSettings:
         for field in fields(self):
             if field.name == "skip_tokens":  # the model says which it knows
                 continue
-            value, least = getattr(self, field.name), 0 if field.name in may_be_zero else 1
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{field.name}: got {value!r}; wanted an integer ≥ {least}")
+            value, minimum = getattr(self, field.name), 0 if field.name in may_be_zero else 1
+            if not isinstance(value, int) or value < minimum:
+                raise ValueError(f"{field.name}: got {value!r}; wanted an integer ≥ {minimum}")
         if self.bins < 2 * INTERVALS or self.bins % 2:
             raise ValueError(
                 f"bins: got {self.bins}; wanted an even number ≥ {2 * INTERVALS}: they are merged in pairs, and after "

@@ -30,10 +30,19 @@ class Study:
 
 
 def study(
-    sae: Any, model: Any, hook_name: str, rows: Rows, *, tokens: int | None = None, vocabulary: Any = None,
-    labels: Mapping[str, Sequence[str]] | None = None, skip_positions: int = 1, progress: bool = True, seed: int = 0,
+    sae: Any,
+    model: Any,
+    hook_name: str,
+    rows: Rows,
+    *,
+    tokens: int | None = None,
+    vocabulary: Any = None,
+    labels: Mapping[str, Sequence[str]] | None = None,
+    skip_positions: int = 1,
+    progress: bool = True,
+    seed: int = 0,
     skip_tokens: SkipTokens = BY_NAME,
-) -> Study:  # fmt: skip
+) -> Study:
     """Read text with a dictionary and choose what to show.
 
     Args:
@@ -47,44 +56,53 @@ def study(
     used = used_vocabulary(np.asarray(rows.tokens if vocabulary is None else vocabulary), model.d_vocab)
     logits = logit_weights(sae, model, hook_name, used)
     grouped = index.moments.telling(group_sources(rows.sources, labels))
-    return Study(index, logits, choose(index, logits, grouped, seed=seed), grouped, rows)
+    return Study(
+        index=index, logits=logits, groups=choose(index, logits, grouped, seed=seed), labels=grouped, rows=rows
+    )
 
 
 def cards(
-    sae: Any, model: Any, hook_name: str, found: Study, *, top: int = 8, intervals: int = 4, each: int = 2,
+    sae: Any,
+    model: Any,
+    hook_name: str,
+    chosen: Study,
+    *,
+    top: int = 8,
+    intervals: int = 4,
+    per_interval: int = 2,
     skip_positions: int = 1,
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     """One dictionary of plain data for each chosen feature, in the order of the groups."""
-    wanted: list[tuple[int, Example]] = []
-    for feature in (f for group in found.groups for f in group.features):
-        wanted += [(feature, e) for e in found.index.top(feature)]
-        wanted += [(feature, e) for _, _, es in found.index.spectrum(feature, each, intervals) for e in es]
-    unique = list(dict.fromkeys(wanted))
-    left_out = found.index.meta["settings"]["skip_tokens"]
-    shown = windows(sae, model, hook_name, found.rows, unique, skip_positions=skip_positions, skip_tokens=left_out)
+    pairs: list[tuple[int, Example]] = []
+    for feature in (f for group in chosen.groups for f in group.features):
+        pairs += [(feature, e) for e in chosen.index.top(feature)]
+        pairs += [(feature, e) for _, _, es in chosen.index.spectrum(feature, per_interval, intervals) for e in es]
+    unique = list(dict.fromkeys(pairs))
+    left_out = chosen.index.meta["settings"]["skip_tokens"]
+    shown = windows(sae, model, hook_name, chosen.rows, unique, skip_positions=skip_positions, skip_tokens=left_out)
     by_example = dict(zip(unique, shown, strict=True))
     out = []
-    for number, group in enumerate(found.groups):
+    for number, group in enumerate(chosen.groups):
         for feature in group.features:
-            tops = _distinct([by_example[feature, e] for e in found.index.top(feature)], top)
+            tops = _distinct([by_example[feature, e] for e in chosen.index.top(feature)], top)
             spans = [
-                {"low": low, "high": high, "examples": [_window(found, by_example[feature, e]) for e in es]}
-                for low, high, es in found.index.spectrum(feature, each, intervals)
+                {"low": low, "high": high, "examples": [_window(chosen, by_example[feature, e]) for e in es]}
+                for low, high, es in chosen.index.spectrum(feature, per_interval, intervals)
             ]
             out.append(
-                _card(model, found, feature)
-                | {"group": number, "top": [_window(found, w) for w in tops], "intervals": spans}
+                _card(model, chosen, feature)
+                | {"group": number, "top": [_window(chosen, w) for w in tops], "intervals": spans}
             )
     return out
 
 
-def _distinct(found: list[Window], count: int) -> list[Window]:
+def _distinct(candidates: list[Window], count: int) -> list[Window]:
     """The first ``count`` windows whose text differs: boilerplate repeats itself."""
-    return list({w.text: w for w in reversed(found)}.values())[::-1][:count]
+    return list({w.text: w for w in reversed(candidates)}.values())[::-1][:count]
 
 
-def _card(model: Any, found: Study, feature: int) -> dict[str, Any]:
-    index, moments, logits = found.index, found.index.moments, found.logits
+def _card(model: Any, chosen: Study, feature: int) -> dict[str, Any]:
+    index, moments, logits = chosen.index, chosen.index.moments, chosen.logits
     histogram = index.histogram(feature)
     active = moments.active[feature]
     total = float(active.sum())
@@ -94,7 +112,7 @@ def _card(model: Any, found: Study, feature: int) -> dict[str, Any]:
         return [[model.token_str(i), _short(v)] for i, v in pairs]
 
     tokens = [[model.token_str(t.token), _short(t.count / total)] for t in index.top_tokens(feature, 4)]
-    columns = dict(found.labels) | {name: [i] for i, name in enumerate(moments.sources)}  # of equals the label wins
+    columns = dict(chosen.labels) | {name: [i] for i, name in enumerate(moments.sources)}  # of equals the label wins
     r = dict(zip(columns, moments.feature_correlations(feature, columns), strict=True))
     best = max(r, key=lambda name: r[name])
     return {
@@ -113,19 +131,17 @@ def _card(model: Any, found: Study, feature: int) -> dict[str, Any]:
 
 def histogram_data(histogram: ActivationHistogram) -> dict[str, Any]:
     """A histogram as the pages draw it."""
-    return {
-        "upper": _short(histogram.upper), "sources": histogram.columns, "counts": histogram.counts.tolist()
-    }  # fmt: skip
+    return {"upper": _short(histogram.upper), "sources": histogram.columns, "counts": histogram.counts.tolist()}
 
 
-def _window(found: Study, window: Window) -> dict[str, Any]:
+def _window(chosen: Study, window: Window) -> dict[str, Any]:
     pieces = [
         [p.text, _short(p.value), *([[[t, _short(v)] for t, v in p.tokens]] if len(p.tokens) > 1 else [])]
         for p in window.pieces
     ]
     focus = next(i for i, p in enumerate(window.pieces) if p.focus)
     return {
-        "source": found.rows.sources.index(window.source),
+        "source": chosen.rows.sources.index(window.source),
         "value": _short(window.value),
         "rtl": window.right_to_left,
         "focus": focus,
@@ -133,15 +149,15 @@ def _window(found: Study, window: Window) -> dict[str, Any]:
     }
 
 
-def overview(found: Study) -> dict[str, Any]:
+def overview(chosen: Study) -> dict[str, Any]:
     """Every feature as a point: density, the source it correlates best with, and how well."""
-    r = found.index.moments.correlations({name: [i] for i, name in enumerate(found.index.moments.sources)})
+    r = chosen.index.moments.correlations({name: [i] for i, name in enumerate(chosen.index.moments.sources)})
     best = r.max(1)
     return {
-        "count": found.index.counts.tolist(),
+        "count": chosen.index.counts.tolist(),
         "source": best.indices.tolist(),
         "r": [round(v, 3) for v in best.values.tolist()],
-        "tokens": found.index.tokens,
+        "tokens": chosen.index.tokens,
     }
 
 

@@ -5,7 +5,10 @@ const draw = (() => {
   const SVG = "http://www.w3.org/2000/svg"; // a name, not an address: nothing is loaded
   const el = (tag, attributes = {}, ...children) => {
     const node = document.createElement(tag);
-    for (const [k, v] of Object.entries(attributes)) if (v !== null && v !== undefined) node.setAttribute(k, v);
+    for (const [k, v] of Object.entries(attributes)) {
+      if (typeof v === "function") node.addEventListener(k.slice(2), v); // onclick, …
+      else if (v !== null && v !== undefined && v !== false) node.setAttribute(k, v);
+    }
     node.append(...children);
     return node;
   };
@@ -48,16 +51,19 @@ const draw = (() => {
     return node;
   }
   const plain = (text) => write(el("span"), text).textContent;
+  // A token on the background of share = activation / maximum; style.css has the colour (.lit), token_html.py the twin.
+  function token(text, share, { focus = false, tip = null, ...attributes } = {}) {
+    const node = el("span", { class: `tok${share > 0 ? " lit" : ""}${focus ? " focus" : ""}`, "data-tip": tip, ...attributes });
+    if (share > 0) node.style.setProperty("--v", Math.min(1, share).toFixed(2));
+    return write(node, text);
+  }
 
   // An example { source, rtl, focus, pieces: [text, value, tokens of a joint piece?] } on one line; max: full colour.
   function line(example, max, names) {
     const text = el("div", { class: "text", dir: example.rtl ? "rtl" : "ltr" });
     example.pieces.forEach(([shown, value, parts], i) => {
-      const token = el("span", { class: i === example.focus ? "tok focus" : "tok" });
-      write(token, shown);
-      if (value > 0) token.style.background = `rgba(var(--heat), ${(0.1 + 0.8 * Math.min(1, value / max)).toFixed(2)})`;
-      token.dataset.tip = parts ? parts.map(([t, v]) => `${plain(t)}  ${v || "·"}`).join("\n") : value > 0 ? `activation ${value}` : "silent";
-      text.append(token);
+      const tip = parts ? parts.map(([t, v]) => `${plain(t)}  ${v || "·"}`).join("\n") : value > 0 ? `activation ${value}` : "silent";
+      text.append(token(shown, value / max, { focus: i === example.focus, tip }));
     });
     return el("div", { class: "line" }, text, el("span", { class: "src", title: names[example.source] }, names[example.source]));
   }
@@ -143,5 +149,5 @@ const draw = (() => {
     return el("div", {}, el("h5", {}, title), items);
   }
 
-  return { page, el, svg, percent, compact, colour, write, plain, ticks, frame, tenth, logTicks, line, histogram, logits };
+  return { page, el, svg, percent, compact, colour, write, plain, token, ticks, frame, tenth, logTicks, line, histogram, logits };
 })();

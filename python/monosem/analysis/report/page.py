@@ -16,17 +16,26 @@ _HERE = Path(__file__).parent
 
 
 def write_report(
-    path: str | Path, sae: Any, model: Any, hook_name: str, evaluation: Evaluation, found: Study,
-    *, held_out: SourceMoments | None = None, curves: dict[str, list[Any]] | None = None,
-    title: str | None = None, notes: tuple[str, ...] = (), skip_positions: int = 1,
-) -> Path:  # fmt: skip
+    path: str | Path,
+    sae: Any,
+    model: Any,
+    hook_name: str,
+    evaluation: Evaluation,
+    chosen: Study,
+    *,
+    held_out: SourceMoments | None = None,
+    curves: dict[str, list[Any]] | None = None,
+    title: str | None = None,
+    notes: tuple[str, ...] = (),
+    skip_positions: int = 1,
+) -> Path:
     """Write ``report.html``: opens from disk, loads nothing from anywhere.
 
     Args:
         evaluation: the headline figures (of held-out text).
-        found: the features to show, from :func:`monosem.analysis.report.content.study`.
+        chosen: the features to show, from :func:`monosem.analysis.report.content.study`.
         held_out: sums over the held-out text (an observer of the evaluation); the page then gives, for the feature
-            that was chosen for each label on the text of ``found``, its correlation on held-out text too.
+            that was chosen for each label on the text of ``chosen``, its correlation on held-out text too.
         curves: from :func:`monosem.analysis.report.curves.read_curves`; without them, or
             with a single point, that section is left out.
         notes: sentences on how the run was made, shown at the end.
@@ -35,13 +44,13 @@ def write_report(
         "evaluation": evaluation.to_dict(),
         "curves": curves if curves and len(curves["step"]) > 1 else None,  # one point is no line
         "bos": model.token_str(model.bos_id),
-        "sources": found.index.moments.sources,
-        "labels": _labels(found, held_out),
-        "groups": [{"title": g.title, "note": g.note, "count": len(g.features)} for g in found.groups],
-        "cards": cards(sae, model, hook_name, found, skip_positions=skip_positions),
-        "overview": overview(found),
+        "sources": chosen.index.moments.sources,
+        "labels": _labels(chosen, held_out),
+        "groups": [{"title": g.title, "note": g.note, "count": len(g.features)} for g in chosen.groups],
+        "cards": cards(sae, model, hook_name, chosen, skip_positions=skip_positions),
+        "overview": overview(chosen),
         "held_out": held_out is not None,
-        "silent": _silent(found, held_out),
+        "silent": _silent(chosen, held_out),
     }
     page = render(content, title or f"{evaluation.d_sae:,} features of model {evaluation.model}", notes)
     path = Path(path)
@@ -50,24 +59,24 @@ def write_report(
     return path
 
 
-def _silent(found: Study, held_out: SourceMoments | None) -> dict[str, int]:
+def _silent(chosen: Study, held_out: SourceMoments | None) -> dict[str, int]:
     """Features that never fire on all the text that was read, and how many tokens that is."""
-    counts, tokens = found.index.counts.double(), found.index.tokens
+    counts, tokens = chosen.index.counts.double(), chosen.index.tokens
     if held_out is not None:
         counts, tokens = counts + held_out.counts, tokens + int(held_out.tokens.sum())
     return {"features": int((counts == 0).sum()), "tokens": tokens}
 
 
-def _labels(found: Study, held_out: SourceMoments | None) -> list[dict[str, Any]]:
+def _labels(chosen: Study, held_out: SourceMoments | None) -> list[dict[str, Any]]:
     """The best feature of each label; how the same feature does on held-out text, and which is best there.
 
     The two may differ where the little text that is held out has one kind of a label only (DNA in lower case, say).
     """
     rows = []
-    for best in found.index.moments.best(found.labels):
+    for best in chosen.index.moments.best(chosen.labels):
         checked = there = None
         if held_out is not None:
-            names = {found.index.moments.sources[i] for i in found.labels[best.label]}
+            names = {chosen.index.moments.sources[i] for i in chosen.labels[best.label]}
             members = [i for i, name in enumerate(held_out.sources) if name in names]
             if held_out.tokens[members].sum():
                 checked = held_out.describe(best.label, members, best.feature).to_dict()

@@ -84,13 +84,23 @@ def ask(url, folder, **options):
 @pytest.mark.parametrize(
     "body",
     [
-        b"null", b"[]", b"3", b"<html>", b"", b"[" * 200_000, b'{"choices": {"0": 1}}', b'{"choices": [[]]}',
-        b'{"choices": [{"message": {"content": null}}]}', b'{"choices": [{"message": {"content": 7}}]}',
-        b'{"choices": [{"message": {"content": "a\\ud800b"}}]}', b'\xff\xfe{"choices": []}',
-        b'{"n": ' + b"9" * 6000 + b"}", b'{"choices": [{"message": {"content": "\xe9"}}]}',
+        b"null",
+        b"[]",
+        b"3",
+        b"<html>",
+        b"",
+        b"[" * 200_000,
+        b'{"choices": {"0": 1}}',
+        b'{"choices": [[]]}',
+        b'{"choices": [{"message": {"content": null}}]}',
+        b'{"choices": [{"message": {"content": 7}}]}',
+        b'{"choices": [{"message": {"content": "a\\ud800b"}}]}',
+        b'\xff\xfe{"choices": []}',
+        b'{"n": ' + b"9" * 6000 + b"}",
+        b'{"choices": [{"message": {"content": "\xe9"}}]}',
     ],
     ids=range(14),
-)  # fmt: skip
+)
 def test_odd_answers_are_unusable(tmp_path, body):
     with Raw(answer(body)) as server:
         answers, chat = ask(server.url, tmp_path)
@@ -98,9 +108,16 @@ def test_odd_answers_are_unusable(tmp_path, body):
 
 
 @pytest.mark.parametrize(
-    "usage", ["many", 5, [1], {"prompt_tokens": "x", "completion_tokens": [1]}, {"prompt_tokens": float("inf")},
-              {"prompt_tokens": -4, "completion_tokens": True}]
-)  # fmt: skip
+    "usage",
+    [
+        "many",
+        5,
+        [1],
+        {"prompt_tokens": "x", "completion_tokens": [1]},
+        {"prompt_tokens": float("inf")},
+        {"prompt_tokens": -4, "completion_tokens": True},
+    ],
+)
 def test_odd_counts_count_nothing(tmp_path, usage):
     with Raw(answer(completion("fine", usage=usage))) as server:
         answers, chat = ask(server.url, tmp_path)

@@ -29,9 +29,16 @@ def test_an_explanation_is_the_last_description():
 def test_a_simulation_is_read_whole_or_not_at_all():
     good = 'Here:\n```json\n{"1": [0, 9], "2": [0, 0, 3.5]}\n```'
     assert prompts.read_simulation(good, QUESTION) == [[0.0, 9.0], [0.0, 0.0, 3.5]]
-    for bad in ('{"1": [0, 9]}', '{"1": [0], "2": [0, 0, 3]}', '{"1": [0, "9"], "2": [0, 0, 3]}',
-                '{"1": [0, -1], "2": [0, 0, 3]}', '{"1": [0, true], "2": [0, 0, 3]}', '{"1": [0, 9], "2": [0, 0', "[]",
-                "I cannot"):  # fmt: skip
+    for bad in (
+        '{"1": [0, 9]}',
+        '{"1": [0], "2": [0, 0, 3]}',
+        '{"1": [0, "9"], "2": [0, 0, 3]}',
+        '{"1": [0, -1], "2": [0, 0, 3]}',
+        '{"1": [0, true], "2": [0, 0, 3]}',
+        '{"1": [0, 9], "2": [0, 0',
+        "[]",
+        "I cannot",
+    ):
         with pytest.raises(Unusable):
             prompts.read_simulation(bad, QUESTION)
 

@@ -69,8 +69,13 @@ def test_what_was_not_answered_is_counted_not_scored(ruled):
     result = measure(list(ruled[3].values()), Silent())
     summary = result.summary("neurons")
     assert summary["failed"] == {
-        "explanation": 1, "simulation": 4, "weighted": 0, "detection": 0, "fuzzing": 0, "logits": 0,
-    }  # fmt: skip
+        "explanation": 1,
+        "simulation": 4,
+        "weighted": 0,
+        "detection": 0,
+        "fuzzing": 0,
+        "logits": 0,
+    }
     assert summary["scores"]["simulation"] is None and summary["scores"]["detection"]["n"] == 4
     assert summary["scores"]["fuzzing"]["median"] == 0.5
     assert "n/a" in result.table()

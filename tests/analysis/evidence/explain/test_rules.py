@@ -39,8 +39,11 @@ def test_only_what_stands_before_counts():
 
 def test_text_and_back():
     odd = 'a "quoted" ∧ \n where otherwise'
-    rules = Rules(((7.5, (f"token {quote(odd)}", "previous token: digits")), (2.0, ("token: digits",))), 0.3,
-                  ((1.2, f"token {quote(odd)}"), (-0.7, "token: UPPER CASE")))  # fmt: skip
+    rules = Rules(
+        ((7.5, (f"token {quote(odd)}", "previous token: digits")), (2.0, ("token: digits",))),
+        0.3,
+        ((1.2, f"token {quote(odd)}"), (-0.7, "token: UPPER CASE")),
+    )
     assert Rules.parse(str(rules)) == rules
     assert len(str(rules).splitlines()) == 5
     with pytest.raises(ValueError, match="no rule"):
@@ -48,8 +51,9 @@ def test_text_and_back():
 
 
 def test_a_token_is_learned():
-    rules, otherwise = learn([[" a", " the", " b"], [" the", " c", " d"], [" e", " f", " the"]] * 3,
-                             [[0, 9, 0], [9, 0, 0], [0, 0, 9]] * 3)  # fmt: skip
+    rules, otherwise = learn(
+        [[" a", " the", " b"], [" the", " c", " d"], [" e", " f", " the"]] * 3, [[0, 9, 0], [9, 0, 0], [0, 0, 9]] * 3
+    )
     assert otherwise == 0 and rules[0][0] == 9.0 and len(rules) == 1 and "the" in rules[0][1][0]
 
 

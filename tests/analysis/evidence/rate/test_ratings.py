@@ -14,11 +14,13 @@ KEY = {
     "format": 1,
     "study": "abc",
     "items": {
-        "1": {"kind": "neurons", "feature": 7}, "2": {"kind": "features", "feature": 70},
-        "3": {"kind": "features", "feature": 71}, "4": {"kind": "neurons", "feature": 8},
+        "1": {"kind": "neurons", "feature": 7},
+        "2": {"kind": "features", "feature": 70},
+        "3": {"kind": "features", "feature": 71},
+        "4": {"kind": "neurons", "feature": 8},
         "5": {"kind": "shuffled", "feature": 3},
     },
-}  # fmt: skip
+}
 
 
 def file(answers, study="abc", name="Ada"):
@@ -30,14 +32,17 @@ def test_points():
     assert total(FULL | {"logits": 2, "separation": 1}) == 14
     assert total(FULL | {"logits": 2}) is None and total(ZERO) == 0 and total({}) is None
     assert total({**ZERO, "high": 4, "confidence": 2, "separation": 1}) == 7
-    assert sum(s.most for s in STEPS) == 15  # separation counts only where the next tokens are not perfect
+    assert sum(s.max_points for s in STEPS) == 15  # separation counts only where the next tokens are not perfect
 
 
 def test_medians_by_kind():
     answers = {
-        "1": ZERO, "2": FULL | {"hypothesis": "<b>base64</b>", "fits": {"11": True, "10": True, "1": False}},
-        "3": FULL | {"logits": 1, "separation": 0}, "4": ZERO | {"high": 1}, "5": {"confidence": 1},
-    }  # fmt: skip
+        "1": ZERO,
+        "2": FULL | {"hypothesis": "<b>base64</b>", "fits": {"11": True, "10": True, "1": False}},
+        "3": FULL | {"logits": 1, "separation": 0},
+        "4": ZERO | {"high": 1},
+        "5": {"confidence": 1},
+    }
     result = measure([file(answers)], KEY)
     assert result.kinds == ["features", "neurons"] and result.open == 1 and result.agreement is None
     features = result.summary("features")

@@ -17,8 +17,8 @@ def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     subject, rows = ruled_subject(), ruled_rows(120)
     index = ruled_index(subject, rows)
-    found = candidates(subject, index, rows, range(len(RULES)), "features", each=3)
-    found += candidates(subject, index, rows, [0, 2], "neurons", each=3)
+    found = candidates(subject, index, rows, range(len(RULES)), "features", per_interval=3)
+    found += candidates(subject, index, rows, [0, 2], "neurons", per_interval=3)
     write_study(folder, found, seed=3)
     return folder, json.loads((folder / "rate.key.json").read_text()), found
 
@@ -133,4 +133,4 @@ def test_rate_save_resume_score_in_a_browser(study, tmp_path, browser):
 
 def test_steps_leave_no_gap():
     assert [s.name for s in STEPS] == ["confidence", "high", "logits", "separation", "specificity"]
-    assert [s.most for s in STEPS] == [3, 5, 3, 1, 3]
+    assert [s.max_points for s in STEPS] == [3, 5, 3, 1, 3]

@@ -10,8 +10,10 @@ from monosem.analysis.index import Index, check_subject
 FORMATS = ("neuronpedia", "saedashboard")
 
 
-def export(kind: str, subject: Any, index: Index, folder: str | Path, *, least: int = 1, progress: bool = True) -> Path:
-    """Write all features that fire at least ``least`` times; returns the folder that was written.
+def export(
+    kind: str, subject: Any, index: Index, folder: str | Path, *, min_tokens: int = 1, progress: bool = True
+) -> Path:
+    """Write all features that fire at least ``min_tokens`` times; returns the folder that was written.
 
     ``"saedashboard"``: ``run_settings.json`` and ``batch-N.json``, as SAEDashboard writes them for Neuronpedia.
     ``"neuronpedia"``: ``v1/MODEL/SOURCE/…`` of gzipped JSON lines, as Neuronpedia exports and imports them.
@@ -25,5 +27,5 @@ def export(kind: str, subject: Any, index: Index, folder: str | Path, *, least: 
     if kind not in FORMATS:
         raise ValueError(f"export: got {kind!r}; wanted one of {', '.join(FORMATS)}")
     check_subject(index.meta, subject, "index: it")
-    rows = FeatureRows(subject, index, least, progress)
+    rows = FeatureRows(subject, index, min_tokens, progress)
     return (neuronpedia if kind == "neuronpedia" else saedashboard).write(rows, Path(folder))

@@ -30,11 +30,11 @@ class FeatureRows:
     n_fg / √(n_f·n_g), over the tokens that the index pairs.
     """
 
-    def __init__(self, subject: Any, index: Index, least: int, progress: bool) -> None:
+    def __init__(self, subject: Any, index: Index, min_tokens: int, progress: bool) -> None:
         self.subject, self.index, self.progress = subject, index, progress
         self.texts, self.codes = TextCache(subject.model), index.codes
         self.facts: Facts = gather(subject, index, neurons=TABLE, progress=progress)
-        self.features = (index.counts >= least).nonzero().flatten().tolist()
+        self.features = (index.counts >= min_tokens).nonzero().flatten().tolist()
         used = used_vocabulary(np.asarray(index.rows.tokens).astype(np.int64), subject.model.d_vocab)
         self.directions = subject.model.logit_directions(subject.hook_name).detach().float().cpu()[:, used]
         self.hook, self.model_id = subject.hook_name, re.sub(r"[^\w.~-]+", "-", subject.model.name.strip("/"))
@@ -107,8 +107,10 @@ class FeatureRows:
             "neuron_alignment_indices": aligned.tolist(),
             "neuron_alignment_values": rounded(direction[aligned].tolist()),
             "neuron_alignment_l1": rounded((direction[aligned] / direction.abs().sum().clamp_min(1e-12)).tolist()),
-            "correlated_neurons_indices": [], "correlated_neurons_pearson": [], "correlated_neurons_l1": [],
-        }  # fmt: skip
+            "correlated_neurons_indices": [],
+            "correlated_neurons_pearson": [],
+            "correlated_neurons_l1": [],
+        }
         if self.facts.neurons is not None:
             best = self.facts.neurons[f]
             out["correlated_neurons_indices"] = best.tolist()
@@ -143,12 +145,14 @@ class FeatureRows:
         end = min(self.index.length, example.position + AFTER + 1)
         ids = np.asarray(self.index.rows.tokens[example.row, first:end]).tolist()
         return {
-            "bin_min": round(low, 3), "bin_max": round(high, 3), "bin_contains": round(share, 6),
+            "bin_min": round(low, 3),
+            "bin_max": round(high, 3),
+            "bin_contains": round(share, 6),
             "tokens": [self.texts.token_str(i) for i in ids],
             "values": rounded(self.codes.window(f, example.row, first, end).tolist()),
             "qualifying_token_index": example.position - first,
             "row": example.row,
-        }  # fmt: skip
+        }
 
 
 def rounded(values: list[float], digits: int = 3) -> list[float]:

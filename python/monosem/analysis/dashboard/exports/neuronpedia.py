@@ -16,12 +16,26 @@ from monosem.data import files
 CREATOR = "monosem"  # to be replaced by the importer's own user
 # Fields of a feature that keep SAEDashboard's names.
 _SAME = (
-    "neuron_alignment_indices", "neuron_alignment_values", "neuron_alignment_l1", "correlated_neurons_indices",
-    "correlated_neurons_pearson", "correlated_neurons_l1", "correlated_features_indices",
-    "correlated_features_pearson", "correlated_features_l1", "neg_str", "neg_values", "pos_str", "pos_values",
-    "frac_nonzero", "freq_hist_data_bar_heights", "freq_hist_data_bar_values", "logits_hist_data_bar_heights",
-    "logits_hist_data_bar_values", "decoder_weights_dist",
-)  # fmt: skip
+    "neuron_alignment_indices",
+    "neuron_alignment_values",
+    "neuron_alignment_l1",
+    "correlated_neurons_indices",
+    "correlated_neurons_pearson",
+    "correlated_neurons_l1",
+    "correlated_features_indices",
+    "correlated_features_pearson",
+    "correlated_features_l1",
+    "neg_str",
+    "neg_values",
+    "pos_str",
+    "pos_values",
+    "frac_nonzero",
+    "freq_hist_data_bar_heights",
+    "freq_hist_data_bar_values",
+    "logits_hist_data_bar_heights",
+    "logits_hist_data_bar_values",
+    "decoder_weights_dist",
+)
 
 
 def write(rows: FeatureRows, folder: Path) -> Path:
@@ -45,26 +59,50 @@ def feature(rows: FeatureRows, f: Mapping[str, Any], now: str) -> dict[str, Any]
     number = f["feature_index"]
     near, cosines = rows.facts.neighbours[number].tolist(), rows.facts.cosines[number].tolist()
     return {
-        "modelId": rows.model_id, "layer": rows.source_id, "index": str(number), "creatorId": CREATOR,
-        "createdAt": now, "sourceSetName": rows.source_set, "hookName": rows.hook,
-        "maxActApprox": float(rows.index.maximum[number]), "hasVector": True, "vector": f["vector"],
-        "vectorLabel": None, "vectorDefaultSteerStrength": 10, "topkCosSimIndices": near,
+        "modelId": rows.model_id,
+        "layer": rows.source_id,
+        "index": str(number),
+        "creatorId": CREATOR,
+        "createdAt": now,
+        "sourceSetName": rows.source_set,
+        "hookName": rows.hook,
+        "maxActApprox": float(rows.index.maximum[number]),
+        "hasVector": True,
+        "vector": f["vector"],
+        "vectorLabel": None,
+        "vectorDefaultSteerStrength": 10,
+        "topkCosSimIndices": near,
         "topkCosSimValues": [round(c, 4) for c in cosines],
-    } | {name: f[name] for name in _SAME}  # fmt: skip
+    } | {name: f[name] for name in _SAME}
 
 
 def activation(rows: FeatureRows, f: Mapping[str, Any], n: int, a: Mapping[str, Any], now: str) -> dict[str, Any]:
     values = a["values"]
-    most = max(range(len(values)), key=values.__getitem__)
+    largest = max(range(len(values)), key=values.__getitem__)
     return {
-        "id": identity(rows.model_id, rows.source_id, f["feature_index"], n), "tokens": a["tokens"],
-        "dataIndex": str(a["row"]), "index": str(f["feature_index"]), "layer": rows.source_id,
-        "modelId": rows.model_id, "dataSource": rows.dataset, "maxValue": values[most], "maxValueTokenIndex": most,
-        "minValue": min(values), "values": values, "dfaValues": [], "dfaTargetIndex": None, "dfaMaxValue": None,
-        "creatorId": CREATOR, "createdAt": now, "lossValues": [], "logitContributions": None,
-        "binMin": a["bin_min"], "binMax": a["bin_max"], "binContains": a["bin_contains"],
+        "id": identity(rows.model_id, rows.source_id, f["feature_index"], n),
+        "tokens": a["tokens"],
+        "dataIndex": str(a["row"]),
+        "index": str(f["feature_index"]),
+        "layer": rows.source_id,
+        "modelId": rows.model_id,
+        "dataSource": rows.dataset,
+        "maxValue": values[largest],
+        "maxValueTokenIndex": largest,
+        "minValue": min(values),
+        "values": values,
+        "dfaValues": [],
+        "dfaTargetIndex": None,
+        "dfaMaxValue": None,
+        "creatorId": CREATOR,
+        "createdAt": now,
+        "lossValues": [],
+        "logitContributions": None,
+        "binMin": a["bin_min"],
+        "binMax": a["bin_max"],
+        "binContains": a["bin_contains"],
         "qualifyingTokenIndex": a["qualifying_token_index"],
-    }  # fmt: skip
+    }
 
 
 def identity(*parts: Any) -> str:
@@ -86,11 +124,16 @@ def _belongings(rows: FeatureRows, now: str) -> dict[str, dict[str, Any]]:
         "sourceset": own | {"modelId": model, "name": rows.source_set, "releaseName": release, "hasDashboards": True},
         "source": own
         | {
-            "id": rows.source_id, "modelId": model, "setName": rows.source_set, "dataset": rows.dataset,
-            "hookPoint": rows.hook, "num_prompts": rows.index.meta["rows_read"],
-            "num_tokens_in_prompt": rows.index.meta["n_ctx"], "hasDashboards": True,
+            "id": rows.source_id,
+            "modelId": model,
+            "setName": rows.source_set,
+            "dataset": rows.dataset,
+            "hookPoint": rows.hook,
+            "num_prompts": rows.index.meta["rows_read"],
+            "num_tokens_in_prompt": rows.index.meta["n_ctx"],
+            "hasDashboards": True,
         },
-    }  # fmt: skip
+    }
 
 
 def _layers(rows: FeatureRows) -> int:

@@ -20,18 +20,31 @@ def write(rows: FeatureRows, folder: Path) -> Path:
             for activation in feature["activations"]:
                 del activation["row"]
         content = {
-            "model_id": rows.model_id, "layer": rows.layer, "sae_set": rows.source_set, "sae_id_suffix": None,
+            "model_id": rows.model_id,
+            "layer": rows.layer,
+            "sae_set": rows.source_set,
+            "sae_id_suffix": None,
             "features": features,
-        }  # fmt: skip
+        }
         files.write_text(folder / f"batch-{number}.json", json.dumps(content, ensure_ascii=False, allow_nan=False))
         batches += 1
     settings = {
-        "sae_set": rows.source_set, "sae_path": meta["notes"].get("folder"), "np_set_name": rows.source_set,
-        "np_sae_id_suffix": None, "huggingface_dataset_path": rows.dataset, "model_id": rows.model_id,
-        "layer": rows.layer, "hook_name": rows.hook, "n_features": rows.index.d_sae,
-        "n_features_at_a_time": BATCH, "n_batches": batches, "n_prompts_total": meta["rows_read"],
-        "n_tokens_in_prompt": meta["n_ctx"], "n_quantiles": INTERVALS, "top_acts_group_size": TOP,
+        "sae_set": rows.source_set,
+        "sae_path": meta["notes"].get("folder"),
+        "np_set_name": rows.source_set,
+        "np_sae_id_suffix": None,
+        "huggingface_dataset_path": rows.dataset,
+        "model_id": rows.model_id,
+        "layer": rows.layer,
+        "hook_name": rows.hook,
+        "n_features": rows.index.d_sae,
+        "n_features_at_a_time": BATCH,
+        "n_batches": batches,
+        "n_prompts_total": meta["rows_read"],
+        "n_tokens_in_prompt": meta["n_ctx"],
+        "n_quantiles": INTERVALS,
+        "top_acts_group_size": TOP,
         "quantile_group_size": EACH,
-    }  # fmt: skip
+    }
     files.write_text(folder / "run_settings.json", json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
     return folder

@@ -9,15 +9,15 @@ class KeySums:
     """``sums[key] += weight`` over a stream of int64 keys, of which few of the possible ones occur.
 
     Args:
-        most: keys held. When more occur, the smallest sums are dropped until half are left (lossy counting): no sum is
-            then more than ``lost`` too small, none is too large.
+        capacity: keys held. When more occur, the smallest sums are dropped until half are left (lossy counting): no sum
+            is then more than ``lost`` too small, none is too large.
         buffer: keys gathered before they are sorted in.
     """
 
-    def __init__(self, most: int = 24_000_000, buffer: int = 4_000_000) -> None:
-        if most < 2 or buffer < 1:
-            raise ValueError(f"most, buffer: got {most}, {buffer}; wanted at least 2 and 1")
-        self.most, self.buffer, self.lost = most, buffer, 0.0
+    def __init__(self, capacity: int = 24_000_000, buffer: int = 4_000_000) -> None:
+        if capacity < 2 or buffer < 1:
+            raise ValueError(f"capacity, buffer: got {capacity}, {buffer}; wanted at least 2 and 1")
+        self.capacity, self.buffer, self.lost = capacity, buffer, 0.0
         self._keys, self._sums = np.zeros(0, np.int64), np.zeros(0)
         self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
         self._held = 0
@@ -35,8 +35,8 @@ class KeySums:
         parts = [(self._keys, self._sums), *self._waiting]
         self._keys, self._sums = _reduce(*(np.concatenate(column) for column in zip(*parts, strict=True)))
         self._waiting, self._held = [], 0
-        if len(self._keys) > self.most:
-            bar = np.partition(self._sums, len(self._sums) - self.most // 2)[len(self._sums) - self.most // 2]
+        if len(self._keys) > self.capacity:
+            bar = np.partition(self._sums, len(self._sums) - self.capacity // 2)[len(self._sums) - self.capacity // 2]
             kept = self._sums > bar if (self._sums > bar).any() else self._sums >= bar
             self.lost += float(self._sums[~kept].max(initial=0.0))
             self._keys, self._sums = self._keys[kept], self._sums[kept]

@@ -33,7 +33,7 @@ def networkx() -> Any:
 
 
 def paths(
-    found: Edges, *, cycle_length: int = 4, chain_length: int = 5, apart: float = 0.2
+    edges: Edges, *, cycle_length: int = 4, chain_length: int = 5, apart: float = 0.2
 ) -> tuple[list[Path], list[Path], list[Path]]:
     """(self-loops, cycles of 2 to ``cycle_length`` features, chains of 3 to ``chain_length``), each strongest first.
 
@@ -44,11 +44,11 @@ def paths(
     nx = networkx()
     graph = nx.DiGraph()
     loops = []
-    for n in range(len(found)):
-        i, j, strength = int(found.source[n]), int(found.target[n]), float(found.strength[n])
+    for n in range(len(edges)):
+        i, j, strength = int(edges.source[n]), int(edges.target[n]), float(edges.strength[n])
         if i == j:
             loops.append(Path((i,), (n,), strength, True))
-        elif found.together[n] <= apart:
+        elif edges.together[n] <= apart:
             graph.add_edge(i, j, strength=strength, number=n)
     cycles = [_path(graph, cycle, True) for cycle in nx.simple_cycles(graph, length_bound=cycle_length)]
     return _ranked(loops), _ranked(cycles), _ranked(_chains(graph, chain_length))
@@ -79,8 +79,8 @@ def _chains(graph: Any, longest: int) -> list[Path]:
     return out
 
 
-def _ranked(found: list[Path]) -> list[Path]:
-    return sorted(found, key=lambda p: (-p.strength, p.features))
+def _ranked(unordered: list[Path]) -> list[Path]:
+    return sorted(unordered, key=lambda p: (-p.strength, p.features))
 
 
 def choose(ranked: Sequence[Path], count: int, kind: Callable[[Path], str], per_kind: int = 2) -> list[Path]:

@@ -83,9 +83,9 @@ class AutomataResult:
                 f"logit weight of the first feature on the second's tokens: {self.alignment:+.2f} nats above the mean "
                 f"(median; {self.alignment_shuffled:+.2f} with the second drawn at random)"
             )
-        for name, found in (("loops", self.loops), ("cycles", self.cycles), ("chains", self.chains)):
+        for name, automata in (("loops", self.loops), ("cycles", self.cycles), ("chains", self.chains)):
             out += ["", f"{name} (strength: how much likelier than chance a step is taken)"]
-            for path in found:
+            for path in automata:
                 states = [
                     f"{f} [{self.nodes[str(f)]['source']}: {' '.join(self.nodes[str(f)]['tokens'][:4])}]"
                     for f in path["features"]
@@ -93,17 +93,29 @@ class AutomataResult:
                 out.append(
                     f"  {path['strength']:.2f}  " + " -> ".join([*states, *states[: 1 if path["closed"] else 0]])
                 )
-            if not found:
+            if not automata:
                 out.append("  none")
         return "\n".join(out)
 
 
 @torch.no_grad()
 def measure(
-    sae: Any, model: Any, hook_name: str, rows: Any, *, tokens: int | None = None, contexts: int = 16,
-    skip_positions: int = 1, support: int = 20, lift: float = 2.0, strength: float = 0.02, show: int = 12,
-    pairs: int = 24_000_000, seed: int = 0, progress: bool = True,
-) -> AutomataResult:  # fmt: skip
+    sae: Any,
+    model: Any,
+    hook_name: str,
+    rows: Any,
+    *,
+    tokens: int | None = None,
+    contexts: int = 16,
+    skip_positions: int = 1,
+    support: int = 20,
+    lift: float = 2.0,
+    strength: float = 0.02,
+    show: int = 12,
+    pairs: int = 24_000_000,
+    seed: int = 0,
+    progress: bool = True,
+) -> AutomataResult:
     """Find the automata of a dictionary (*Towards Monosemanticity*, "Finite State Automata").
 
     The paper reads them off logit weights and top activations; here they are counted. For each feature the tokens that
@@ -129,43 +141,54 @@ def measure(
     moments = SourceMoments(sae.cfg.d_sae, rows.sources)
     strongest = Reservoir(sae.cfg.d_sae, 1, "value")
     for block in blocks(
-        sae, model, hook_name, rows, select=select, contexts=contexts, skip_positions=skip_positions,
+        sae,
+        model,
+        hook_name,
+        rows,
+        select=select,
+        contexts=contexts,
+        skip_positions=skip_positions,
         progress="counting transitions" if progress else None,
-    ):  # fmt: skip
+    ):
         counts.update(block)
         moments.update(block)
         strongest.update(block.features, block.values, block.places)
 
-    found = edges(counts, support=support, lift=lift, strength=strength)
+    kept = edges(counts, support=support, lift=lift, strength=strength)
     kind = moments.active.argmax(1).tolist()
-    ranked = paths(found)
+    ranked = paths(kept)
     chosen = [choose(some, show, lambda p: rows.sources[kind[p.features[0]]]) for some in ranked]
     shown = sorted({f for some in chosen for p in some for f in p.features})
     length = rows.tokens.shape[1]
     places = {f: int(strongest.places[f, 0]) for f in shown}
-    wanted = [(f, Example(places[f] // length, places[f] % length, float(strongest.values[f, 0]))) for f in shown]
-    texts = windows(sae, model, hook_name, rows, wanted, skip_positions=skip_positions) if wanted else []
+    examples = [(f, Example(places[f] // length, places[f] % length, float(strongest.values[f, 0]))) for f in shown]
+    texts = windows(sae, model, hook_name, rows, examples, skip_positions=skip_positions) if examples else []
     nodes = {
         str(f): _node(f, counts, raised, moments, model) | {"example": token_html.as_dict(text)}
         for f, text in zip(shown, texts, strict=True)
     }
     scored = int(moments.tokens.sum())
+    raise_lift, raise_lift_above_1 = _raising(counts, raised)
+    loops, cycles, chains = (tuple(_path(p, kept, counts, raised, model) for p in some) for some in chosen)
     return AutomataResult(
-        model.name,
-        hook_name,
-        str(sae.cfg.kind),
-        sae.cfg.d_sae,
-        scored,
-        len(found),
-        len(np.union1d(found.source, found.target)),
-        max(counts.pairs.lost, counts.together.lost),
-        *_raising(counts, raised),
-        *_alignment(found, counts, sae, model, hook_name, seed),
-        len(ranked[0]),
-        len(ranked[1]),
-        *(tuple(_path(p, found, counts, raised, model) for p in some) for some in chosen),
-        nodes,
-        tuple(sources_read(rows)),
+        model=model.name,
+        hook_name=hook_name,
+        kind=str(sae.cfg.kind),
+        d_sae=sae.cfg.d_sae,
+        tokens=scored,
+        transitions=len(kept),
+        features=len(np.union1d(kept.source, kept.target)),
+        lost=max(counts.pairs.lost, counts.together.lost),
+        raise_lift=raise_lift,
+        raise_lift_above_1=raise_lift_above_1,
+        **_alignment(kept, counts, sae, model, hook_name, seed),
+        all_loops=len(ranked[0]),
+        all_cycles=len(ranked[1]),
+        loops=loops,
+        cycles=cycles,
+        chains=chains,
+        nodes=nodes,
+        sources=tuple(sources_read(rows)),
     )
 
 
@@ -186,10 +209,10 @@ def _words(tokens: Sequence[int] | np.ndarray, model: Any) -> list[str]:
     return [token_html.token(model.token_str(int(t))) for t in tokens]
 
 
-def _path(path: Path, found: Edges, counts: Transitions, raised: Raised, model: Any) -> dict[str, Any]:
+def _path(path: Path, transitions: Edges, counts: Transitions, raised: Raised, model: Any) -> dict[str, Any]:
     steps = []
     for n in path.edges:
-        i, j = int(found.source[n]), int(found.target[n])
+        i, j = int(transitions.source[n]), int(transitions.target[n])
         mine = raised.of(i)[0]
         carried = counts.firing.get(j * model.d_vocab + mine)  # of the tokens that i raises, those on which j fires
         top = np.argsort(-carried, kind="stable")[:4]
@@ -197,11 +220,11 @@ def _path(path: Path, found: Edges, counts: Transitions, raised: Raised, model: 
             {
                 "from": i,
                 "to": j,
-                "support": int(found.support[n]),
-                "probability": float(found.probability[n]),
-                "base": float(found.base[n]),
-                "raise_share": float(found.raise_share[n]),
-                "strength": float(found.strength[n]),
+                "support": int(transitions.support[n]),
+                "probability": float(transitions.probability[n]),
+                "base": float(transitions.base[n]),
+                "raise_share": float(transitions.raise_share[n]),
+                "strength": float(transitions.strength[n]),
                 "tokens": _words(mine[top[carried[top] > 0]], model),
             }
         )
@@ -214,21 +237,21 @@ def _raising(counts: Transitions, raised: Raised) -> tuple[float | None, float |
     base = np.bincount(
         raised.keys // raised.d_vocab, weights=follows[raised.keys % raised.d_vocab], minlength=counts.d_sae
     )
-    told = (counts.active >= 100) & (base * counts.active >= 1)  # else the ratio says nothing
-    if not told.any():
+    reliable = (counts.active >= 100) & (base * counts.active >= 1)  # else the ratio says nothing
+    if not reliable.any():
         return None, None
-    ratio = counts.hits[told] / counts.active[told] / base[told]
+    ratio = counts.hits[reliable] / counts.active[reliable] / base[reliable]
     return float(np.median(ratio)), float((ratio > 1).mean())
 
 
 @as_given
 def _alignment(
-    found: Edges, counts: Transitions, sae: Any, model: Any, hook_name: str, seed: int
-) -> tuple[float | None, float | None, float | None, float | None]:
+    transitions: Edges, counts: Transitions, sae: Any, model: Any, hook_name: str, seed: int
+) -> dict[str, float | None]:
     """Do logit weights say the same? Σ_t q_j(t)·w_i(t) − Σ_t p(t)·w_i(t), q_j(t) the share of j's activation on t."""
-    if not len(found):
-        return None, None, None, None
-    source, target = found.source[:_CHECKED], found.target[:_CHECKED]
+    if not len(transitions):
+        return dict.fromkeys(("alignment", "alignment_shuffled", "aligned", "aligned_shuffled"))
+    source, target = transitions.source[:_CHECKED], transitions.target[:_CHECKED]
     drawn = np.random.default_rng(seed).permutation(target)
     directions = model.logit_directions(hook_name).float().cpu()
     follows = torch.from_numpy(counts.follows / max(counts.steps, 1)).float()
@@ -241,6 +264,9 @@ def _alignment(
     decoder = sae.W_dec.detach().float().cpu()
     rows = decoder[torch.from_numpy(source)]
     ours, shuffled = ((rows * torch.stack([means[j] for j in to.tolist()])).sum(1) for to in (target, drawn))
-    return tuple(
-        float(x) for x in (ours.median(), shuffled.median(), (ours > 0).float().mean(), (shuffled > 0).float().mean())
-    )
+    return {
+        "alignment": float(ours.median()),
+        "alignment_shuffled": float(shuffled.median()),
+        "aligned": float((ours > 0).float().mean()),
+        "aligned_shuffled": float((shuffled > 0).float().mean()),
+    }

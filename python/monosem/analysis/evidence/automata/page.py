@@ -14,13 +14,18 @@ from monosem.analysis.evidence.tables import table
 
 COMMAND = "monosem automata RUN"
 _KINDS = (
-    ("loops", "Features that lead to themselves",
-     "The tokens that the feature raises are tokens on which it fires: once started, text of this kind continues."),
-    ("cycles", "Cycles",
-     "Different states in turn: each raises the tokens that fire the next, and they do not fire together."),
-    ("chains", "Chains",
-     "From each feature the strongest transitions, as long as they do not return."),
-)  # fmt: skip
+    (
+        "loops",
+        "Features that lead to themselves",
+        "The tokens that the feature raises are tokens on which it fires: once started, text of this kind continues.",
+    ),
+    (
+        "cycles",
+        "Cycles",
+        "Different states in turn: each raises the tokens that fire the next, and they do not fire together.",
+    ),
+    ("chains", "Chains", "From each feature the strongest transitions, as long as they do not return."),
+)
 
 _STYLE = (
     "<style>.loops, .cycles { display: grid; gap: 0 1rem; align-items: start; "
@@ -82,7 +87,12 @@ def section(result: Mapping[str, Any]) -> Section:
         "labelled by the tokens that carry most of their activation, and the kind of text they fire on most."
     )
     return Section(
-        "automata", "Finite-state automata", lede, tuple(findings), "\n".join(body), paper=papers_setting(result)
+        anchor="automata",
+        title="Finite-state automata",
+        lede=lede,
+        findings=tuple(findings),
+        body="\n".join(body),
+        paper=papers_setting(result),
     )
 
 
@@ -103,11 +113,15 @@ def _automaton(path: Mapping[str, Any], nodes: Mapping[str, Any], name: str) -> 
     )
     steps = [
         [
-            f"{feature(e['from'])} → {feature(e['to'])}", f"<bdi>{escape(' '.join(e['tokens']))}</bdi>",
-            f"{e['raise_share']:.0%}", f"{e['probability']:.0%}", f"{e['base']:.2%}", f"{e['support']:,}",
+            f"{feature(e['from'])} → {feature(e['to'])}",
+            f"<bdi>{escape(' '.join(e['tokens']))}</bdi>",
+            f"{e['raise_share']:.0%}",
+            f"{e['probability']:.0%}",
+            f"{e['base']:.2%}",
+            f"{e['support']:,}",
         ]
         for e in path["edges"]
-    ]  # fmt: skip
+    ]
     heads = ("step", "by tokens", "raised token comes", "then it fires", "fires on all tokens", "steps")
     return (
         f'<div class="card"><p class="fine">strength {path["strength"]:.2f}</p>{draw(path, nodes, name)}'

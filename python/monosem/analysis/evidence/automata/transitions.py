@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,10 +25,10 @@ class Raised:
 
     def holds(self, features: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """Whether each feature raises each token: bool."""
-        wanted = features * self.d_vocab + tokens
+        keys = features * self.d_vocab + tokens
         if not len(self.keys):
-            return np.zeros(len(wanted), dtype=bool)
-        return self.keys[np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)] == wanted
+            return np.zeros(len(keys), dtype=bool)
+        return self.keys[np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)] == keys
 
     def of(self, feature: int) -> tuple[np.ndarray, np.ndarray]:
         """(tokens, weights) of one feature, largest weight first."""
@@ -38,16 +38,16 @@ class Raised:
 
 
 def raised_tokens(
-    sae: Any, model: Any, hook_name: str, used: Tensor, sigmas: float = 3.0, most: int = 256, block: int = 1024
+    sae: Any, model: Any, hook_name: str, used: Tensor, sigmas: float = 3.0, per_feature: int = 256, block: int = 1024
 ) -> Raised:
     """The tokens whose logit weight stands out: above ``sigmas`` standard deviations of the heap around the median.
 
-    The heap's deviation is 1.4826 · median |w|. At most ``most`` tokens of a feature; ``used`` as in
+    The heap's deviation is 1.4826 · median |w|. At most ``per_feature`` tokens of a feature; ``used`` as in
     :func:`monosem.analysis.logits.logit_weights`.
     """
     keys, weights, first = [], [], 0
     for rows in sae.W_dec.detach().split(block):
-        w = logit_weights(SimpleNamespace(W_dec=rows), model, hook_name, used, most, block)
+        w = logit_weights(SimpleNamespace(W_dec=rows), model, hook_name, used, per_feature, block)
         on = w.top_values > sigmas * 1.4826 * w.spread[:, None]
         feature = torch.arange(first, first + len(rows), device="cpu")[:, None].expand_as(on)
         keys.append((feature * model.d_vocab + w.top_ids)[on].numpy())
@@ -68,11 +68,11 @@ class Transitions:
     steps, and how often each token is the second.
     """
 
-    def __init__(self, d_sae: int, raised: Raised, bos_id: int, most: int = 24_000_000) -> None:
+    def __init__(self, d_sae: int, raised: Raised, bos_id: int, capacity: int = 24_000_000) -> None:
         self.d_sae, self.raised, self.bos_id = d_sae, raised, bos_id
         self.active, self.hits, self.after = np.zeros((3, d_sae), dtype=np.int64)
         self.follows = np.zeros(raised.d_vocab, dtype=np.int64)
-        self.pairs, self.together, self.firing = KeySums(most), KeySums(most), KeySums(most)
+        self.pairs, self.together, self.firing = KeySums(capacity), KeySums(capacity), KeySums(capacity)
 
     @property
     def steps(self) -> int:
@@ -103,9 +103,13 @@ class Transitions:
         hit = on[self.raised.holds(features[on], following[at[on]])]
         self.hits += np.bincount(features[hit], minlength=self.d_sae)
         for total, where in ((self.pairs, at[hit] + 1), (self.together, at[hit])):
-            many = count[where]
-            first = np.repeat(features[hit], many)
-            entry = np.arange(many.sum()) - np.repeat(many.cumsum() - many, many) + np.repeat(start[where], many)
+            partners = count[where]
+            first = np.repeat(features[hit], partners)
+            entry = (
+                np.arange(partners.sum())
+                - np.repeat(partners.cumsum() - partners, partners)
+                + np.repeat(start[where], partners)
+            )
             total.add(first * self.d_sae + features[entry])
 
 
@@ -136,13 +140,18 @@ class Edges:
 
 
 def edges(
-    counts: Transitions, *, support: int = 20, lift: float = 2.0, strength: float = 0.02, each: int = 6,
-    most: int = 20_000,
-) -> Edges:  # fmt: skip
-    """The transitions worth drawing: enough support, ``lift`` times chance, the best ``each`` of a feature.
+    counts: Transitions,
+    *,
+    support: int = 20,
+    lift: float = 2.0,
+    strength: float = 0.02,
+    per_feature: int = 6,
+    limit: int = 20_000,
+) -> Edges:
+    """The transitions worth drawing: enough support, ``lift`` times chance, the best ``per_feature`` of each feature.
 
     Args:
-        most: at most so many in all.
+        limit: at most so many in all.
     """
     keys, sums = counts.pairs.items()
     often = sums >= support
@@ -152,12 +161,21 @@ def edges(
     base = counts.after[j] / max(counts.steps, 1)
     share = counts.hits[i] / counts.active[i]
     strong = share * (probability - base)
-    found = Edges(i, j, sums.astype(np.int64), probability, base, share, strong, np.zeros(len(i)))
-    found = found.take(np.flatnonzero((probability >= lift * base) & (strong >= strength)))
-    order = np.lexsort((found.target, -found.strength, found.source))
-    found = found.take(order)
-    first = np.searchsorted(found.source, found.source)
-    found = found.take(np.flatnonzero(np.arange(len(found)) - first < each))
-    found = found.take(np.argsort(-found.strength, kind="stable")[:most])
-    together = counts.together.get(found.source * counts.d_sae + found.target) / counts.hits[found.source]
-    return Edges(*(getattr(found, n) for n in list(Edges.__dataclass_fields__)[:-1]), together)
+    kept = Edges(
+        source=i,
+        target=j,
+        support=sums.astype(np.int64),
+        probability=probability,
+        base=base,
+        raise_share=share,
+        strength=strong,
+        together=np.zeros(len(i)),  # looked up below, for the edges that are kept
+    )
+    kept = kept.take(np.flatnonzero((probability >= lift * base) & (strong >= strength)))
+    order = np.lexsort((kept.target, -kept.strength, kept.source))
+    kept = kept.take(order)
+    first = np.searchsorted(kept.source, kept.source)
+    kept = kept.take(np.flatnonzero(np.arange(len(kept)) - first < per_feature))
+    kept = kept.take(np.argsort(-kept.strength, kind="stable")[:limit])
+    together = counts.together.get(kept.source * counts.d_sae + kept.target) / counts.hits[kept.source]
+    return replace(kept, together=together)

@@ -53,17 +53,17 @@ def script(character: str) -> str | None:
 def classes(token: str) -> tuple[str, ...]:
     """The classes of one token, from its own text alone."""
     body = token[1:] if token.startswith(" ") and len(token) > 1 else token
-    found = [name for name, pattern in _CLASSES if pattern.fullmatch(body)]
+    names = [name for name, pattern in _CLASSES if pattern.fullmatch(body)]
     if not body.strip():
-        found.append("line break" if "\n" in body else "white space")
+        names.append("line break" if "\n" in body else "white space")
     if token.startswith(" ") and body.strip():
-        found.append("begins with a space")
+        names.append("begins with a space")
     elif body[:1].isalpha():
-        found.append("goes on with a word")
+        names.append("goes on with a word")
     scripts = {s for s in map(script, body) if s}
     if len(scripts) == 1:
-        found.append(f"{scripts.pop()} script")
-    return tuple(found)
+        names.append(f"{scripts.pop()} script")
+    return tuple(names)
 
 
 def quote(text: str) -> str:
@@ -89,19 +89,19 @@ def in_context(tokens: Sequence[str]) -> list[frozenset[str]]:
     out = []
     of_class = [set(classes(t)) for t in tokens]
     for i, token in enumerate(tokens):
-        found = set(of_token(token))
+        attributes = set(of_token(token))
         if i:
             before = tokens[i - 1]
-            found.add(f"previous token {quote(before)}")
+            attributes.add(f"previous token {quote(before)}")
             if before.strip():
-                found.add(f"previous word {quote(before.strip().casefold())}")
-            found |= {f"previous token: {c}" for c in of_class[i - 1]}
+                attributes.add(f"previous word {quote(before.strip().casefold())}")
+            attributes |= {f"previous token: {c}" for c in of_class[i - 1]}
             near = range(max(0, i - SPAN), i)
-            found |= {f"shortly before {quote(tokens[j])}" for j in near}
-            found |= {f"shortly before: {c}" for j in near for c in of_class[j]}
+            attributes |= {f"shortly before {quote(tokens[j])}" for j in near}
+            attributes |= {f"shortly before: {c}" for j in near for c in of_class[j]}
             run = set.intersection(*(of_class[j] for j in range(max(0, i - 2), i + 1)))
-            found |= {f"in a run of: {c}" for c in run}
-        out.append(frozenset(found))
+            attributes |= {f"in a run of: {c}" for c in run}
+        out.append(frozenset(attributes))
     return out
 
 

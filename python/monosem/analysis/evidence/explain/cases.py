@@ -87,9 +87,17 @@ def choose_features(index: Any, count: int, seed: int = 0) -> list[int]:
 
 
 def gather(
-    subject: Any, index: Any, rows: Any, features: Sequence[int], kind: str,
-    *, seed: int = 0, skip_positions: int = 1, batch: int = 64, progress: bool = False,
-) -> list[Case]:  # fmt: skip
+    subject: Any,
+    index: Any,
+    rows: Any,
+    features: Sequence[int],
+    kind: str,
+    *,
+    seed: int = 0,
+    skip_positions: int = 1,
+    batch: int = 64,
+    progress: bool = False,
+) -> list[Case]:
     """Choose the examples of every feature, run the model over them, and set the logit task.
 
     Args:
@@ -132,13 +140,18 @@ def gather(
             picks = {f: _Pick(f, index, places, np.random.default_rng([seed, f])) for f in part}
             bar.update(len(part))
             part = [f for f in part if picks[f].explain and picks[f].test]
-            wanted = [(f, e) for f in part for e, _, _ in picks[f].all()]
+            examples = [(f, e) for f in part for e, _, _ in picks[f].all()]
             shown = iter(
                 windows_of(
-                    subject, index, wanted, before=SIDE, after=SIDE, characters=(1 << 20, 1 << 20),
+                    subject,
+                    index,
+                    examples,
+                    before=SIDE,
+                    after=SIDE,
+                    characters=(1 << 20, 1 << 20),
                     skip_positions=skip_positions,
                 )
-            )  # fmt: skip
+            )
             for f in part:
                 out.append(_case(subject.model, index, picks[f], shown, kind, weights[f], vocabulary, seed))
     return out
@@ -270,7 +283,7 @@ def _case(
             flat = [t for piece in window.pieces for t in piece.tokens]
             weight = 1.0 if group == RANDOM else density * float(shares[interval - 1])
             texts, values = zip(*flat, strict=True)
-            out.append(Snippet(texts, values, SIDE, group, weight, window))
+            out.append(Snippet(tokens=texts, values=values, focus=SIDE, group=group, weight=weight, window=window))
         return tuple(out)
 
     explain, test, spare = snippets(pick.explain), snippets(pick.test), snippets(pick.spare)
@@ -281,12 +294,21 @@ def _case(
     task = [(t, True) for t in raised[:half]] + [(int(t), False) for t in random.permutation(others)[:half]]
     task = [task[i] for i in random.permutation(len(task))]
     top_tokens = {int(pick.places.tokens[e.row, e.position]) for e in index.top(feature)[:20]}
+    strings = lambda ids: tuple(model.token_str(t) for t in ids)
     return Case(
-        kind, feature, density, float(index.maximum[feature]), explain, test, spare,
-        tuple(model.token_str(t) for t in top_ids[:SHOWN_LOGITS]),
-        tuple(model.token_str(t) for t in bottom_ids[:SHOWN_LOGITS]),
-        tuple(model.token_str(t) for t, _ in task), tuple(p for _, p in task), len(top_tokens) == 1,
-    )  # fmt: skip
+        kind=kind,
+        feature=feature,
+        density=density,
+        maximum=float(index.maximum[feature]),
+        explain=explain,
+        test=test,
+        spare=spare,
+        positive=strings(top_ids[:SHOWN_LOGITS]),
+        negative=strings(bottom_ids[:SHOWN_LOGITS]),
+        task=strings(t for t, _ in task),
+        plausible=tuple(raised for _, raised in task),
+        single_token=len(top_tokens) == 1,
+    )
 
 
 def interval_shares(index: Any, feature: int, intervals: int) -> np.ndarray:

@@ -85,10 +85,19 @@ class Chat:
     """
 
     def __init__(
-        self, url: str, model: str, cache: str | Path, *, api_key: str | None = None, concurrency: int = 8,
-        retries: int = 6, timeout: float = 180.0, backoff: float = 1.0, options: Mapping[str, Any] | None = None,
+        self,
+        url: str,
+        model: str,
+        cache: str | Path,
+        *,
+        api_key: str | None = None,
+        concurrency: int = 8,
+        retries: int = 6,
+        timeout: float = 180.0,
+        backoff: float = 1.0,
+        options: Mapping[str, Any] | None = None,
         progress: bool = True,
-    ) -> None:  # fmt: skip
+    ) -> None:
         try:
             import httpx
         except ImportError:
@@ -260,7 +269,7 @@ class Chat:
             "the same command again to resume."
         )
 
-    def _none_again(self, said: str) -> None:
+    def _none_again(self, reason: str) -> None:
         """Count a request that got no chat completion.
 
         Raises:
@@ -274,7 +283,7 @@ class Chat:
             if self._odd >= _NO_ENDPOINT and not self.usage.requests:
                 self._stopped.set()
                 raise RuntimeError(
-                    f"url: {self.url} gave no chat completion in {self._odd} requests, at last {said}. Check the "
+                    f"url: {self.url} gave no chat completion in {self._odd} requests, at last {reason}. Check the "
                     "address; it ends with the version, such as http://localhost:8000/v1."
                 )
 

@@ -40,8 +40,8 @@ class Explanations:
         items = [i for i in self.items if i.case.kind == kind]
         scores: dict[str, Any] = {}
         for task in TASKS:
-            found = median_interval([s for i in items if (s := i.scores[task]) is not None], self.seed)
-            scores[task] = found and found.to_dict() | {"mean": _mean(i.scores[task] for i in items)}
+            median = median_interval([s for i in items if (s := i.scores[task]) is not None], self.seed)
+            scores[task] = median and median.to_dict() | {"mean": _mean(i.scores[task] for i in items)}
         zeros = [share for i in items if (share := _zero_share(i.case)) is not None]
         return {
             "n": len(items),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from monosem.analysis.evidence import chart
+from monosem.analysis.evidence import chart, token_html
 from monosem.analysis.evidence.numbers import feature
 from monosem.analysis.evidence.section import Finding, Section, papers_setting
 from monosem.analysis.evidence.tables import table
@@ -93,10 +93,14 @@ def section(result: dict[str, Any]) -> Section:
         "ones; chance is 0.5 in both."
     )
     return Section(
-        "explain", "Automated interpretability: activations", lede, findings if result["kinds"] else (),
-        _STYLE + "\n".join(filter(None, body)) if result["kinds"] else f'<p class="note">{_NONE}</p>',
-        paper=papers_setting(result), dictionaries=("features", "neurons", "shuffled"),
-    )  # fmt: skip
+        anchor="explain",
+        title="Automated interpretability: activations",
+        lede=lede,
+        findings=findings if result["kinds"] else (),
+        body=_STYLE + "\n".join(filter(None, body)) if result["kinds"] else f'<p class="note">{_NONE}</p>',
+        paper=papers_setting(result),
+        dictionaries=("features", "neurons", "shuffled"),
+    )
 
 
 def logit_section(result: dict[str, Any]) -> Section:
@@ -116,9 +120,13 @@ def logit_section(result: dict[str, Any]) -> Section:
         f"are drawn at random. Interpreter here: {_who(result)}."
     )
     return Section(
-        "explain-logits", "Automated interpretability: logit weights", lede, (finding,) if result["kinds"] else (),
-        _table(result, ("logits",)) + charts, paper=papers_setting(result),
-    )  # fmt: skip
+        anchor="explain-logits",
+        title="Automated interpretability: logit weights",
+        lede=lede,
+        findings=(finding,) if result["kinds"] else (),
+        body=_table(result, ("logits",)) + charts,
+        paper=papers_setting(result),
+    )
 
 
 _NAMES = {
@@ -189,19 +197,18 @@ _STYLE = """<style>
 .told .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 380px), 1fr)); gap: .2rem 1.6rem; margin-top: .4rem; }
 .told pre { font: .82rem/1.5 var(--mono); white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: plaintext; margin: .2rem 0; }
 .told .snip { font: .86rem/1.7 var(--mono); white-space: pre-wrap; overflow-wrap: anywhere; padding: .2rem; border-top: 1px solid var(--grid); }
-.told .snip span { background: rgba(var(--heat), calc(var(--t) * .09)); border-radius: 3px; padding: .1rem 0; border-bottom: calc(var(--p) * .36px) solid var(--s1); }
-.told .snip .nl { color: var(--soft); font-style: normal; }
+.told .snip .tok { border-bottom: calc(var(--p) * .36px) solid var(--s1); }
 </style>"""  # noqa: E501
 
 
 def _list(result: dict[str, Any]) -> str:
     kinds = list(result["kinds"])
     by_kind = {k: [i for i in result["items"] if i["kind"] == k] for k in kinds}
-    each = max(1, _LISTED // max(1, len(kinds)))
+    per_kind = max(1, _LISTED // max(1, len(kinds)))
     out = []
     for kind in kinds:
         ranked = sorted(by_kind[kind], key=lambda i: -(i["scores"]["simulation"] or -9.0))
-        chosen = _spaced(ranked, each)
+        chosen = _spaced(ranked, per_kind)
         note = f"{len(chosen)} of {len(ranked)}, from the best-predicted to the worst"
         out.append(f"<details{' open' if kind == kinds[0] else ''}><summary>{escape(kind)}: {note}</summary>")
         out += [_card(i) for i in chosen]
@@ -219,10 +226,13 @@ def _card(item: dict[str, Any]) -> str:
     scores = " · ".join(
         f"{name} {item['scores'][task]:.2f}" if item["scores"][task] is not None else f"{name} n/a"
         for task, name in (
-            ("simulation", "ρ"), ("weighted", "weighted ρ"), ("detection", "detection"), ("fuzzing", "fuzzing"),
+            ("simulation", "ρ"),
+            ("weighted", "weighted ρ"),
+            ("detection", "detection"),
+            ("fuzzing", "fuzzing"),
             ("logits", "logits"),
         )
-    )  # fmt: skip
+    )
     text = item["explanation"] if item["explanation"] is not None else "(no usable explanation)"
     return (
         f'<article class="told"><header><h4>{escape(_one(item["kind"]))} {feature(item["feature"], item["kind"])}</h4>'
@@ -240,10 +250,8 @@ def _one(kind: str) -> str:
 def _snippet(example: dict[str, Any]) -> str:
     spans = []
     for text, level, guess in example["pieces"]:
-        shown = escape(text).replace("\n", '<i class="nl">↵</i>')
         tip = f"level {level}" + ("" if guess is None else f", predicted {guess:g}")
-        spans.append(
-            f'<span style="--t:{level};--p:{guess if guess and guess >= 1 else 0:g}" title="{tip}">{shown}</span>'
-        )
+        predicted = f"--p:{guess if guess and guess >= 1 else 0:g}"
+        spans.append(token_html.span(text, level / 9, tip=tip, style=predicted))
     direction = "rtl" if example["rtl"] else "ltr"
     return f'<div class="snip" dir="{direction}">{"".join(spans)}</div>'

@@ -107,8 +107,8 @@ def read_completion(body: bytes) -> tuple[str, dict[str, int]]:
         text.encode("utf-8")  # lone surrogates cannot be stored
     except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
         raise Odd(f"an answer that is no chat completion ({type(error).__name__}: {error})") from None
-    said = answer.get("usage") if isinstance(answer.get("usage"), dict) else {}
-    return text, {name: _count(said.get(name)) for name in ("prompt_tokens", "completion_tokens")}
+    counts = answer.get("usage") if isinstance(answer.get("usage"), dict) else {}
+    return text, {name: _count(counts.get(name)) for name in ("prompt_tokens", "completion_tokens")}
 
 
 def _count(value: Any) -> int:

@@ -83,10 +83,10 @@ def explain(case: Case) -> Request:
 def read_explanation(text: str) -> str:
     """The description at the end of the answer."""
     text = _answer(text)
-    found = re.findall(r"DESCRIPTION:\s*(.+)", text)
-    if not found or not found[-1].strip(" *"):
+    descriptions = re.findall(r"DESCRIPTION:\s*(.+)", text)
+    if not descriptions or not descriptions[-1].strip(" *"):
         raise Unusable("no line that begins with DESCRIPTION:")
-    return found[-1].strip(" *")
+    return descriptions[-1].strip(" *")
 
 
 def _numbered(question: Question) -> str:

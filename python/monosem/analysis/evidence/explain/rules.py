@@ -47,12 +47,12 @@ class Rules:
         """
         rules, otherwise, following = [], 0.0, []
         for line in text.splitlines():
-            if found := _RULE.match(line):
-                rules.append((float(found[1]), tuple(found[2].split(AND))))
-            elif found := _OTHERWISE.match(line):
-                otherwise = float(found[1])
-            elif found := _NEXT.match(line):
-                following.append((float(found[1]), found[2]))
+            if match := _RULE.match(line):
+                rules.append((float(match[1]), tuple(match[2].split(AND))))
+            elif match := _OTHERWISE.match(line):
+                otherwise = float(match[1])
+            elif match := _NEXT.match(line):
+                following.append((float(match[1]), match[2]))
             else:
                 raise ValueError(f"explanation: {line[:80]!r} is no rule; wanted 'level L where …'")
         return Rules(tuple(rules), otherwise, tuple(following))
@@ -60,14 +60,14 @@ class Rules:
     def levels(self, tokens: Sequence[str]) -> list[float]:
         """The predicted level of each token of a snippet."""
         out = []
-        for found in in_context(tokens):
-            out.append(next((v for v, c in self.rules if all(a in found for a in c)), self.otherwise))
+        for attributes in in_context(tokens):
+            out.append(next((v for v, c in self.rules if all(a in attributes for a in c)), self.otherwise))
         return out
 
     def odds(self, token: str) -> float:
         """Sum of the log-odds of a token's attributes: above 0, likelier than not to follow."""
-        found = set(of_token(token))
-        return sum(v for v, a in self.next if a in found)
+        attributes = set(of_token(token))
+        return sum(v for v, a in self.next if a in attributes)
 
 
 def learn(snippets: Sequence[Sequence[str]], levels: Sequence[Sequence[float]]) -> tuple[tuple, float]:
@@ -76,15 +76,15 @@ def learn(snippets: Sequence[Sequence[str]], levels: Sequence[Sequence[float]]) 
     Each step splits the tokens not yet covered by the one condition, or pair of conditions, that lowers the squared
     error most; a rule must explain more than its length costs, so that noise is left alone.
     """
-    found = list(chain.from_iterable(in_context(s) for s in snippets))
+    tokens = list(chain.from_iterable(in_context(s) for s in snippets))
     y = np.asarray(list(chain.from_iterable(levels)), dtype=np.float64)
-    held = Counter(chain.from_iterable(found))
-    names = sorted(a for a, n in held.items() if 2 <= n < len(found))
+    held = Counter(chain.from_iterable(tokens))
+    names = sorted(a for a, n in held.items() if 2 <= n < len(tokens))
     number = {a: i for i, a in enumerate(names)}
-    table = np.zeros((len(names), len(found)), dtype=np.float32)
-    for j, attributes in enumerate(found):
+    table = np.zeros((len(names), len(tokens)), dtype=np.float32)
+    for j, attributes in enumerate(tokens):
         table[[number[a] for a in attributes if a in number], j] = 1
-    left = np.ones(len(found), dtype=bool)
+    left = np.ones(len(tokens), dtype=bool)
     total = ((y - y.mean()) ** 2).sum() if len(y) else 0.0
     rules: list[tuple[float, tuple[str, ...]]] = []
     while len(rules) < MOST_RULES and left.sum() > 2 and names:
@@ -99,7 +99,7 @@ def learn(snippets: Sequence[Sequence[str]], levels: Sequence[Sequence[float]]) 
 
 
 @as_given
-def _best_split(table: np.ndarray, y: np.ndarray, least: float) -> tuple[int, ...] | None:
+def _best_split(table: np.ndarray, y: np.ndarray, threshold: float) -> tuple[int, ...] | None:
     """Numbers of the one or two attributes that lower the squared error most, if by more than they cost."""
     centred = (y - y.mean()).astype(np.float32)
     variance = float(centred.astype(np.float64).var())
@@ -116,7 +116,7 @@ def _best_split(table: np.ndarray, y: np.ndarray, least: float) -> tuple[int, ..
     where = np.unravel_index(int(two.argmax()), two.shape)
     if two[where] > best + 1e-6 * variance * len(y):
         best, choice = two[where], (int(order[where[0]]), int(where[1]))
-    return choice if best > least else None
+    return choice if best > threshold else None
 
 
 def _gain(sums: np.ndarray, counts: np.ndarray, n: int) -> np.ndarray:
@@ -127,7 +127,7 @@ def _gain(sums: np.ndarray, counts: np.ndarray, n: int) -> np.ndarray:
     return np.where((counts >= 2) & (counts <= n - 1), gain, -np.inf)
 
 
-def learn_next(raised: Sequence[str], background: Sequence[str], most: int = 12) -> tuple[tuple[float, str], ...]:
+def learn_next(raised: Sequence[str], background: Sequence[str], limit: int = 12) -> tuple[tuple[float, str], ...]:
     """Log-odds of a token's attributes among tokens that a feature raises, against a background.
 
     log (n₊ + ½) / (N₊ + 1) − log (n₋ + ½) / (N₋ + 1); attributes that almost coincide are counted once.
@@ -151,6 +151,6 @@ def learn_next(raised: Sequence[str], background: Sequence[str], most: int = 12)
             continue
         out.append((round(odds, 1), a))
         members.append(mine)
-        if len(out) == most:
+        if len(out) == limit:
             break
     return tuple(out)

@@ -75,7 +75,7 @@ def parse(spec: str, model: Any) -> Proxy:
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:
-        found = getattr(importlib.import_module(module), function)
+        loaded = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise ValueError(
             f"proxy {name.strip()!r}: {error}; wanted a function as MODULE:FUNCTION, the module in this folder or "
@@ -83,9 +83,9 @@ def parse(spec: str, model: Any) -> Proxy:
         ) from None
     finally:
         sys.path.remove(here)
-    if not callable(found):
+    if not callable(loaded):
         raise ValueError(f"proxy {name.strip()!r}: {what} is no function; wanted one from tokens to scores")
-    return Function(name.strip(), found, model.token_str)
+    return Function(name.strip(), loaded, model.token_str)
 
 
 class ProxySet:
@@ -96,30 +96,35 @@ class ProxySet:
         rows: the text (``tokens`` [rows, T]) that frequencies and shares are measured on.
         proxies: default all of :func:`builtin`. Of these are left out (``absent``): scripts that the text does not
             hold; and DNA and base64, whose characters any text has, unless a source of it is named so.
-        most: at most about this many tokens are read for the shares of scripts, in evenly spaced rows.
+        max_tokens: at most about this many tokens are read for the shares of scripts, in evenly spaced rows.
 
     Raises:
         ValueError: two proxies of one name.
     """
 
     def __init__(
-        self, model: Any, rows: Any, proxies: Sequence[Proxy] | None = None, extra: Sequence[Proxy] = (),
-        most: int = 2_000_000,
-    ) -> None:  # fmt: skip
+        self,
+        model: Any,
+        rows: Any,
+        proxies: Sequence[Proxy] | None = None,
+        extra: Sequence[Proxy] = (),
+        max_tokens: int = 2_000_000,
+    ) -> None:
         asked = {p.name for p in extra}
         ready = [p for p in builtin() if p.name not in asked] if proxies is None else list(proxies)
         labelled = paper_groups(sources_read(rows)) if proxies is None else {}
         self.absent: list[str] = [
-            p.name for p in ready if proxies is None and isinstance(p, CharacterSet) and p.name in LABELS
-            and p.name not in labelled
-        ]  # fmt: skip
+            p.name
+            for p in ready
+            if proxies is None and isinstance(p, CharacterSet) and p.name in LABELS and p.name not in labelled
+        ]
         candidates = [*(p for p in ready if p.name not in self.absent), *extra]
         names = [p.name for p in candidates]
         if twice := sorted({n for n in names if names.count(n) > 1}):
             raise ValueError(f"proxies: {', '.join(twice)} given more than once; wanted different names")
         self.vocabulary = Vocabulary(model)
         whole = np.asarray(rows.tokens)
-        tokens = whole[spread(rows, most)]
+        tokens = whole[spread(rows, max_tokens)]
         counts = np.zeros(len(self.vocabulary))
         for start in range(0, len(whole), 4096):
             counts += np.bincount(whole[start : start + 4096].reshape(-1), minlength=len(counts))

@@ -52,7 +52,16 @@ class Vocabulary:
         first = length.cumsum() - length
         raw = self._bytes[np.arange(len(token)) - first[token] + self._start[flat][token]]
         code, last = _decode(raw, token // max(tokens.shape[1], 1))
-        return Characters(tokens, token, first, length, raw, code, last, self.spaced[flat])
+        return Characters(
+            tokens=tokens,
+            token=token,
+            first=first,
+            length=length,
+            raw=raw,
+            code=code,
+            last=last,
+            spaced=self.spaced[flat],
+        )
 
 
 def _decode(raw: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -112,9 +121,11 @@ class Characters:
     @property
     def complete(self) -> np.ndarray:
         """Tokens that end where a character ends: bool [n]. Only of these does the text so far tell every character."""
-        return (self.length > 0) & self.last[np.maximum(self.first + self.length - 1, 0)] if len(self.last) else (
-            np.zeros(len(self.first), dtype=bool)
-        )  # fmt: skip
+        return (
+            (self.length > 0) & self.last[np.maximum(self.first + self.length - 1, 0)]
+            if len(self.last)
+            else (np.zeros(len(self.first), dtype=bool))
+        )
 
     def coverage(self, inside: np.ndarray) -> np.ndarray:
         """Share of each token's bytes (a leading space apart) that are inside: float64 [n]; ``inside`` bool [M]."""

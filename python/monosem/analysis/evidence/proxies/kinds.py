@@ -168,10 +168,10 @@ class Pattern(Proxy):
         for start, end in text.documents(self._bos):
             string, at = text.text(start, end)
             stop = text.first[end - 1] + text.length[end - 1]
-            for found in self.expression.finditer(string):
-                if found.end() > found.start():
-                    edges[at[found.start()]] += 1
-                    edges[at[found.end()] if found.end() < len(at) else stop] -= 1
+            for match in self.expression.finditer(string):
+                if match.end() > match.start():
+                    edges[at[match.start()]] += 1
+                    edges[at[match.end()] if match.end() < len(at) else stop] -= 1
         return text.coverage(edges.cumsum()[:-1] > 0).reshape(text.tokens.shape)
 
 

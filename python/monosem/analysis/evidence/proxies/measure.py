@@ -80,10 +80,21 @@ class ProxyResult:
 
 @torch.no_grad()
 def measure(
-    sae: Any, model: Any, hook_name: str, rows: Any, *, proxies: Sequence[Proxy] | None = None,
-    extra: Sequence[Proxy] = (), tokens: int | None = None, contexts: int = 16, skip_positions: int = 1,
-    companions: int = 4, neurons: bool = True, seed: int = 0, progress: bool = True,
-) -> ProxyResult:  # fmt: skip
+    sae: Any,
+    model: Any,
+    hook_name: str,
+    rows: Any,
+    *,
+    proxies: Sequence[Proxy] | None = None,
+    extra: Sequence[Proxy] = (),
+    tokens: int | None = None,
+    contexts: int = 16,
+    skip_positions: int = 1,
+    companions: int = 4,
+    neurons: bool = True,
+    seed: int = 0,
+    progress: bool = True,
+) -> ProxyResult:
     """Correlate every feature and every neuron with every proxy (*Towards Monosemanticity*, "Detailed Investigations").
 
     Two passes over the text: the first finds the best feature and neuron of each proxy, the second looks at them level
@@ -117,7 +128,7 @@ def measure(
         levels, positive = fitted.levels(scores), scores > 0
         for total, code in zip(sums, codes, strict=False):
             total.update(*code, levels, positive)
-    found = [total.correlations() for total in sums]
+    correlations = [total.correlations() for total in sums]
     length = rows.tokens.shape[1]
     profiles = [
         [
@@ -125,9 +136,10 @@ def measure(
             for p, (highest, i) in enumerate(zip(*(column.tolist() for column in r.max(1)), strict=True))
             if highest > 0  # else none follows this proxy
         ]
-        if r.shape[1] and len(r) else []
-        for total, r in zip(sums, found, strict=True)
-    ]  # fmt: skip
+        if r.shape[1] and len(r)
+        else []
+        for total, r in zip(sums, correlations, strict=True)
+    ]
     for block, scores, codes in read("levels"):
         for wanted, (values, features, at) in zip(profiles, codes, strict=False):
             places = block.places_of(at)
@@ -136,13 +148,13 @@ def measure(
 
     shown = [
         _describe(dictionary, model, hook_name, rows, total, r, wanted, skip_positions)
-        for dictionary, total, r, wanted in zip((sae, basis), sums, found, profiles, strict=True)
+        for dictionary, total, r, wanted in zip((sae, basis), sums, correlations, profiles, strict=True)
     ]
     here = sources_read(rows)
     labelled = paper_groups(here)
     out = []
     for p, proxy in enumerate(fitted.proxies):
-        order = found[0][p].argsort(descending=True, stable=True)[1 : 1 + companions].tolist()
+        order = correlations[0][p].argsort(descending=True, stable=True)[1 : 1 + companions].tolist()
         out.append(
             {
                 "name": proxy.name,
@@ -152,24 +164,36 @@ def measure(
                 "feature": shown[0].get(p),
                 "neuron": shown[1].get(p),
                 "companions": [
-                    asdict(sums[0].match(p, i, float(found[0][p, i]))) for i in order if sums[0].active[i] > 0
+                    asdict(sums[0].match(p, i, float(correlations[0][p, i]))) for i in order if sums[0].active[i] > 0
                 ],
             }
         )
     return ProxyResult(
-        model.name, hook_name, str(sae.cfg.kind), sae.cfg.d_sae, sums[0].tokens, tuple(out), tuple(fitted.absent),
-        tuple(here),
-    )  # fmt: skip
+        model=model.name,
+        hook_name=hook_name,
+        kind=str(sae.cfg.kind),
+        d_sae=sae.cfg.d_sae,
+        tokens=sums[0].tokens,
+        proxies=tuple(out),
+        absent=tuple(fitted.absent),
+        sources=tuple(here),
+    )
 
 
 def _describe(
-    dictionary: Any, model: Any, hook_name: str, rows: Any, sums: ProxyMoments, r: Tensor, profiles: list[Profile],
+    dictionary: Any,
+    model: Any,
+    hook_name: str,
+    rows: Any,
+    sums: ProxyMoments,
+    r: Tensor,
+    profiles: list[Profile],
     skip_positions: int,
-) -> dict[int, dict[str, Any]]:  # fmt: skip
+) -> dict[int, dict[str, Any]]:
     """The figures of the best of each proxy that one follows, with examples of every level."""
     by_level = [profile.examples() for profile in profiles]
-    wanted = [(p.index, e) for p, levels in zip(profiles, by_level, strict=True) for level in levels for e in level]
-    texts = iter(windows(dictionary, model, hook_name, rows, wanted, skip_positions=skip_positions) if wanted else [])
+    pairs = [(p.index, e) for p, levels in zip(profiles, by_level, strict=True) for level in levels for e in level]
+    texts = iter(windows(dictionary, model, hook_name, rows, pairs, skip_positions=skip_positions) if pairs else [])
     out = {}
     for profile, levels in zip(profiles, by_level, strict=True):
         match = sums.match(profile.proxy, profile.index, float(r[profile.proxy, profile.index]))

@@ -56,13 +56,13 @@ class ProxyMoments:
         """The figures of one feature for one proxy."""
         active, hits = float(self.active[feature]), float(self.hits[proxy, feature])
         return Match(
-            feature,
-            correlation,
-            hits / max(active, 1),
-            float(self.mass[proxy, feature] / self.f[feature].clamp_min(1e-300)),
-            hits / max(float(self.positive[proxy]), 1),
-            active / max(self.tokens, 1),
-            float(self.maximum[feature]),
+            index=feature,
+            correlation=correlation,
+            specificity=hits / max(active, 1),
+            mass=float(self.mass[proxy, feature] / self.f[feature].clamp_min(1e-300)),
+            sensitivity=hits / max(float(self.positive[proxy]), 1),
+            density=active / max(self.tokens, 1),
+            maximum=float(self.maximum[feature]),
         )
 
 

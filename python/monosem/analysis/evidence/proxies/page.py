@@ -42,9 +42,13 @@ def section(result: Mapping[str, Any]) -> Section:
         "of character frequencies, for one, also like words and identifiers that have the same characters."
     )
     return Section(
-        "proxies", "Features follow computational proxies", lede, tuple(findings), "\n".join(body),
+        anchor="proxies",
+        title="Features follow computational proxies",
+        lede=lede,
+        findings=tuple(findings),
+        body="\n".join(body),
         paper=papers_setting(result),
-    )  # fmt: skip
+    )
 
 
 def _pearson(units: Iterable[Mapping[str, Any] | None]) -> list[float]:
@@ -110,9 +114,12 @@ def _table(proxies: list[Mapping[str, Any]]) -> str:
             opens = what == "feature" or p["feature"] is None  # the proxy is named in its first row
             first = [escape(p["name"]), f"{p['base_rate']:.2%}"] if opens else ["", ""]
             figures = [
-                f"{unit['correlation']:.3f}", f"{unit['specificity']:.1%}", f"{unit['mass']:.1%}",
-                f"{unit['sensitivity']:.1%}", f"{unit['density']:.2%}",
-            ]  # fmt: skip
+                f"{unit['correlation']:.3f}",
+                f"{unit['specificity']:.1%}",
+                f"{unit['mass']:.1%}",
+                f"{unit['sensitivity']:.1%}",
+                f"{unit['density']:.2%}",
+            ]
             rows.append([*first, _named(what, unit), *figures])
     heads = ("Proxy", "tokens", "best", "Pearson", "specific", "by activation", "sensitive", "active on")
     notes = (
@@ -142,15 +149,19 @@ def _proxy(p: Mapping[str, Any]) -> str:
     figures = "".join(f"<div>{_histograms(what, unit, used)}</div>" for what, unit in units)
     others = ", ".join(f"{feature(c['index'])} ({c['correlation']:.2f})" for c in p["companions"])
     return (
-        f"<h3>{escape(p['name'])}</h3><p class=\"note\">{escape(p['how'])}. "
+        f'<h3>{escape(p["name"])}</h3><p class="note">{escape(p["how"])}. '
         f"Best: {_named('feature', p['feature'])}; next in correlation: {others or 'none'}.</p>"
         f'<div class="side">{figures}</div>'
         + chart.lines(
-            curves, x_label="activation, as a share of the maximum", y_label="share with the proxy above 0",
-            caption=f"{p['name']}: how specific, by level of activation", zero=True, height=220,
+            curves,
+            x_label="activation, as a share of the maximum",
+            y_label="share with the proxy above 0",
+            caption=f"{p['name']}: how specific, by level of activation",
+            zero=True,
+            height=220,
         )
         + _examples(p["feature"])
-    )  # fmt: skip
+    )
 
 
 def _histograms(what: str, unit: Mapping[str, Any], used: list[int]) -> str:
@@ -163,11 +174,15 @@ def _histograms(what: str, unit: Mapping[str, Any], used: list[int]) -> str:
     ):
         out.append(
             chart.histogram(
-                {names[i]: profile[key][i] for i in used}, profile["edges"], x_label="activation", y_label=y_label,
-                caption=f"{what.capitalize()} {unit['index']}, r = {unit['correlation']:.2f}: {text}", stacked=True,
+                {names[i]: profile[key][i] for i in used},
+                profile["edges"],
+                x_label="activation",
+                y_label=y_label,
+                caption=f"{what.capitalize()} {unit['index']}, r = {unit['correlation']:.2f}: {text}",
+                stacked=True,
                 height=220,
             )
-        )  # fmt: skip
+        )
     return "".join(out)
 
 

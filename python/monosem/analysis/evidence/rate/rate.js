@@ -1,16 +1,7 @@
 "use strict";
 const study = JSON.parse(document.getElementById("data").textContent);
 const at = (id) => document.getElementById(id);
-const make = (tag, attributes = {}, ...children) => {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name === "text") node.textContent = value;
-    else if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (value !== null && value !== false) node.setAttribute(name, value);
-  }
-  node.append(...children);
-  return node;
-};
+const { el } = draw;
 
 const store = `monosem-rate-${study.study}`;
 let kept = { answers: {}, annotator: "", current: 1 };
@@ -68,46 +59,37 @@ function saved() {
 
 // ------------------------------------------------------------------ what is seen
 function snippet(line) {
-  const box = make("div", { class: "snip", dir: line.rtl ? "rtl" : "ltr" });
-  line.pieces.forEach(([text, share], i) => {
-    const span = make("span", { class: i === line.focus ? "focus" : null, title: `${Math.round(share * 100)} %` });
-    if (share > 0) span.style.setProperty("--t", share);
-    text.split("\n").forEach((part, n) => {
-      if (n) span.append(make("i", { class: "nl", text: "↵" }));
-      span.append(part);
-    });
-    box.append(span);
-  });
-  return box;
+  const token = ([text, share], i) => draw.token(text, share, { focus: i === line.focus, tip: `${Math.round(share * 100)} %` });
+  return el("div", { class: "snip", dir: line.rtl ? "rtl" : "ltr" }, ...line.pieces.map(token));
 }
 
 function showItem() {
   const item = study.items[current - 1];
   at("title").textContent = `Item ${current} of ${study.items.length}`;
   at("positive").replaceChildren(...item.positive.map(([token, share]) => {
-    const bar = make("i");
+    const bar = el("i");
     bar.style.width = `${100 * share}%`;
-    return make("li", { title: `${Math.round(100 * share)} % of the largest` }, bar, make("bdi", { text: token.replace(/\n/g, "↵") }));
+    return el("li", { title: `${Math.round(100 * share)} % of the largest` }, bar, draw.write(el("bdi"), token));
   }));
   at("intervals").replaceChildren(...item.intervals.map((lines, n) => {
     const number = study.intervals - n;
     const range = `${number}: ${Math.round((100 * (number - 1)) / study.intervals)} to ${Math.round((100 * number) / study.intervals)} % of the maximum`;
-    const mark = (value, text) => make("button", {
-      type: "button", text, "data-fit": `${number}-${value}`,
+    const mark = (value, text) => el("button", {
+      type: "button", "data-fit": `${number}-${value}`,
       onclick: () => { const f = (answer().fits ??= {}); f[number] === value ? delete f[number] : (f[number] = value); keep(); showAnswer(); },
-    });
-    const head = make("header", {}, make("span", { text: range }));
+    }, text);
+    const head = el("header", {}, el("span", {}, range));
     if (lines.length) head.append(mark(true, "holds"), mark(false, "does not"));
-    return make("div", { class: "interval" }, head, ...(lines.length ? lines.map(snippet) : [make("p", { class: "fine", text: "no example" })]));
+    return el("div", { class: "interval" }, head, ...(lines.length ? lines.map(snippet) : [el("p", { class: "fine" }, "no example")]));
   }));
 }
 
 // ------------------------------------------------------------------ what is answered
-at("steps").append(...study.steps.map((s, n) => make("div", { class: "step", id: `step-${s.name}` },
-  make("div", { class: "q" }, make("b", { text: String(n + 2) }), s.question), make("p", { text: s.help }),
-  make("div", { class: "row" }, ...s.words.map((word, value) => make("button", {
+at("steps").append(...study.steps.map((s, n) => el("div", { class: "step", id: `step-${s.name}` },
+  el("div", { class: "q" }, el("b", {}, String(n + 2)), s.question), el("p", {}, s.help),
+  el("div", { class: "row" }, ...s.words.map((word, value) => el("button", {
     type: "button", "data-value": value, onclick: () => set(s, value),
-  }, String(value), make("small", { text: word })))))));
+  }, String(value), el("small", {}, word)))))));
 
 function set(s, value) {
   answer()[s.name] = value;
@@ -164,14 +146,14 @@ function nothing() {
   showAnswer();
 }
 
-at("items").append(...study.items.map((_, i) => make("button", { type: "button", text: String(i + 1), onclick: () => go(i + 1) })));
+at("items").append(...study.items.map((_, i) => el("button", { type: "button", onclick: () => go(i + 1) }, String(i + 1))));
 at("hypothesis").addEventListener("input", () => { answer().hypothesis = at("hypothesis").value; keep(); showAnswer(); });
 at("annotator").addEventListener("input", () => { kept.annotator = at("annotator").value; keep(); });
 at("none").addEventListener("click", nothing);
 at("back").addEventListener("click", () => go(current - 1));
 at("on").addEventListener("click", () => go(current + 1));
 at("save").addEventListener("click", () => {
-  const link = make("a", { href: URL.createObjectURL(new Blob([saved()], { type: "application/json" })), download: `answers-${study.study}.json` });
+  const link = el("a", { href: URL.createObjectURL(new Blob([saved()], { type: "application/json" })), download: `answers-${study.study}.json` });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   say("Saved. When all is rated: monosem rate --score FILE");

@@ -50,8 +50,8 @@ class Ratings:
         items = [i for i in self.items if i.kind == kind]
 
         def middle(values: list[float | None]) -> dict[str, float] | None:
-            found = median_interval([v for v in values if v is not None])
-            return found and found.to_dict()
+            interval = median_interval([v for v in values if v is not None])
+            return interval and interval.to_dict()
 
         return {
             "n": len(items),
@@ -70,12 +70,17 @@ class Ratings:
             "kinds": {k: self.summary(k) for k in self.kinds},
             "items": [
                 {
-                    "number": i.number, "kind": i.kind, "feature": i.feature, "points": i.points, "steps": i.steps,
-                    "fits": i.fits, "hypotheses": list(i.hypotheses),
+                    "number": i.number,
+                    "kind": i.kind,
+                    "feature": i.feature,
+                    "points": i.points,
+                    "steps": i.steps,
+                    "fits": i.fits,
+                    "hypotheses": list(i.hypotheses),
                 }
                 for i in self.items
             ],
-        }  # fmt: skip
+        }
 
     def table(self) -> str:
         """Medians by kind, for the terminal."""
@@ -122,7 +127,13 @@ def measure(answers: Sequence[dict[str, Any]], key: dict[str, Any]) -> Ratings:
             items.append(_rated(number, what, mine))
     if not items:
         raise ValueError("answers: no item is finished; rate at least one (all steps) and save again")
-    return Ratings(tuple(items), tuple(names), len(key["items"]) - len(items), _agreement(by_annotator), _sources(key))
+    return Ratings(
+        items=tuple(items),
+        annotators=tuple(names),
+        open=len(key["items"]) - len(items),
+        agreement=_agreement(by_annotator),
+        sources=_sources(key),
+    )
 
 
 def _sources(key: dict[str, Any]) -> tuple[str, ...] | None:
@@ -143,10 +154,10 @@ def _checked(one: dict[str, Any], key: dict[str, Any], name: str) -> dict[int, d
             raise ValueError(f"answers: {name} rated item {number!r}, which this study does not have")
         for step in STEPS:
             value = answer.get(step.name)
-            if value is not None and not (type(value) is int and 0 <= value <= step.most):
+            if value is not None and not (type(value) is int and 0 <= value <= step.max_points):
                 raise ValueError(
                     f"answers: item {number} of {name} has {step.name}={value!r}; wanted an integer from 0 to "
-                    f"{step.most}"
+                    f"{step.max_points}"
                 )
         if total(answer) is not None:
             out[int(number)] = answer
@@ -156,15 +167,19 @@ def _checked(one: dict[str, Any], key: dict[str, Any], name: str) -> dict[int, d
 def _rated(number: int, what: dict[str, Any], answers: list[dict[str, Any]]) -> Rated:
     steps: dict[str, float | None] = {}
     for step in STEPS:
-        perfect = [a["logits"] == BY_NAME["logits"].most for a in answers]
+        perfect = [a["logits"] == BY_NAME["logits"].max_points for a in answers]
         kept = [a[step.name] for a, p in zip(answers, perfect, strict=True) if step.name != "separation" or not p]
         steps[step.name] = float(np.mean(kept)) if kept else None
     marked = [f for a in answers if (f := _fits(a)) is not None]
     return Rated(
-        number, what["kind"], int(what["feature"]), float(np.mean([total(a) for a in answers])), steps,
-        float(np.mean(marked)) if marked else None,
-        tuple(str(a["hypothesis"]) for a in answers if a.get("hypothesis")),
-    )  # fmt: skip
+        number=number,
+        kind=what["kind"],
+        feature=int(what["feature"]),
+        points=float(np.mean([total(a) for a in answers])),
+        steps=steps,
+        fits=float(np.mean(marked)) if marked else None,
+        hypotheses=tuple(str(a["hypothesis"]) for a in answers if a.get("hypothesis")),
+    )
 
 
 def _fits(answer: dict[str, Any]) -> float | None:
@@ -174,13 +189,13 @@ def _fits(answer: dict[str, Any]) -> float | None:
 
 
 def _agreement(by_annotator: list[dict[int, dict[str, Any]]]) -> float | None:
-    found = []
+    correlations = []
     for i, a in enumerate(by_annotator):
         for b in by_annotator[i + 1 :]:
             both = sorted(a.keys() & b.keys())
             if len(both) >= 3:
-                found.append(spearman([total(a[n]) for n in both], [total(b[n]) for n in both]))
-    return float(np.mean(found)) if found else None
+                correlations.append(spearman([total(a[n]) for n in both], [total(b[n]) for n in both]))
+    return float(np.mean(correlations)) if correlations else None
 
 
 def measure_files(answers: Sequence[str | Path], key: str | Path) -> Ratings:

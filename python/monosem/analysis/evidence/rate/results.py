@@ -43,9 +43,14 @@ def section(result: dict[str, Any]) -> Section:
         f"rates it, {MOST_POINTS} points at most. Only afterwards the key says which item is which."
     )
     return Section(
-        "rubric", "Human analysis", lede, (finding,), _table(result) + _histogram(result) + _items(result),
-        paper=papers_setting(result), dictionaries=("features", "neurons", "shuffled"),
-    )  # fmt: skip
+        anchor="rubric",
+        title="Human analysis",
+        lede=lede,
+        findings=(finding,),
+        body=_table(result) + _histogram(result) + _items(result),
+        paper=papers_setting(result),
+        dictionaries=("features", "neurons", "shuffled"),
+    )
 
 
 def _table(result: dict[str, Any]) -> str:
@@ -60,8 +65,14 @@ def _table(result: dict[str, Any]) -> str:
         points = f"<b>{p['median']:g}</b> <span class='fine'>[{p['low']:g}, {p['high']:g}]</span>"
         figures = [str(s["n"]), points, f"{s['above_8']:.0%}", *cells, fits]
         rows.append([escape(kind), *figures])
-    heads = ["Medians [bootstrap 95 %]", "n", "Points of 14", "Above 8", *(_TITLES[s.name] for s in STEPS),
-             "Intervals that fit"]  # fmt: skip
+    heads = [
+        "Medians [bootstrap 95 %]",
+        "n",
+        "Points of 14",
+        "Above 8",
+        *(_TITLES[s.name] for s in STEPS),
+        "Intervals that fit",
+    ]
     notes = []
     if result["open"]:
         notes.append(f"Not rated and left out: {result['open']}.")
@@ -86,10 +97,14 @@ def _histogram(result: dict[str, Any]) -> str:
 def _items(result: dict[str, Any]) -> str:
     rows = []
     for i in sorted(result["items"], key=lambda i: (-i["points"], i["number"])):
-        said = " / ".join(i["hypotheses"]) or "(none)"
+        hypotheses = " / ".join(i["hypotheses"]) or "(none)"
         name = f"{escape(i['kind'].removesuffix('s'))} {feature(i['feature'], i['kind'])}"
         rows.append(
-            [f"<b>{i['points']:g}</b>", name, f'<span dir="auto" style="white-space:normal">{escape(said)}</span>']
+            [
+                f"<b>{i['points']:g}</b>",
+                name,
+                f'<span dir="auto" style="white-space:normal">{escape(hypotheses)}</span>',
+            ]
         )
     drawn = table(("Points", "Item", "Hypothesis"), rows, "No item was rated.", figures=(0,))
     return f"<details><summary>All {len(rows)} items with their hypotheses</summary>{drawn}</details>"

@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Step:
-    """A question with one answer of 0 … ``most``; ``words`` says what each answer means."""
+    """A question with one answer of 0 … ``max_points``; ``words`` says what each answer means."""
 
     name: str
     question: str
@@ -16,7 +16,7 @@ class Step:
     words: tuple[str, ...]
 
     @property
-    def most(self) -> int:
+    def max_points(self) -> int:
         return len(self.words) - 1
 
     def to_dict(self) -> dict[str, Any]:
@@ -64,6 +64,6 @@ def total(answer: dict[str, Any]) -> int | None:
 
     The most is 14 either way: 3 + 5 + 3 + 3, or 3 + 5 + 2 + 1 + 3.
     """
-    perfect = answer.get("logits") == BY_NAME["logits"].most
+    perfect = answer.get("logits") == BY_NAME["logits"].max_points
     points = [answer.get(s.name) for s in STEPS if not (s.name == "separation" and perfect)]
     return None if any(p is None for p in points) else sum(points)

@@ -35,9 +35,18 @@ class Candidate:
 
 
 def candidates(
-    subject: Any, index: Any, rows: Any, features: Sequence[int], kind: str,
-    *, each: int = 5, logits: int = 10, skip_positions: int = 1, batch: int = 32, progress: bool = False,
-) -> list[Candidate]:  # fmt: skip
+    subject: Any,
+    index: Any,
+    rows: Any,
+    features: Sequence[int],
+    kind: str,
+    *,
+    per_interval: int = 5,
+    logits: int = 10,
+    skip_positions: int = 1,
+    batch: int = 32,
+    progress: bool = False,
+) -> list[Candidate]:
     """What the page shows of some features: examples of the 11 intervals, and the tokens they raise most.
 
     Activations are given as shares of the feature's own maximum, so that their size does not tell neurons apart.
@@ -46,7 +55,7 @@ def candidates(
         subject: dictionary, model and hook.
         index: an open feature index of ``rows`` (``interval``, ``maximum``).
         kind: "features", "neurons", "shuffled": goes into the key only.
-        each: most examples of an interval.
+        per_interval: most examples of an interval.
         logits: most raised tokens shown.
     """
     used = used_vocabulary(np.asarray(rows.tokens), subject.model.d_vocab)
@@ -61,9 +70,9 @@ def candidates(
     out = []
     with tqdm(total=len(features), unit=kind.rstrip("s"), desc=f"examples of {kind}", disable=not progress) as bar:
         for start in range(0, len(features), batch):
-            part = [(f, _spectrum(index, f, each)) for f in features[start : start + batch]]
-            wanted = [(f, e) for f, intervals in part for es in intervals for e in es]
-            shown = iter(windows_of(subject, index, wanted, characters=(44, 26), skip_positions=skip_positions))
+            part = [(f, _spectrum(index, f, per_interval)) for f in features[start : start + batch]]
+            examples = [(f, e) for f, intervals in part for es in intervals for e in es]
+            shown = iter(windows_of(subject, index, examples, characters=(44, 26), skip_positions=skip_positions))
             for at, (f, intervals) in enumerate(part, start):
                 maximum = float(index.maximum[f])
                 lines = [[_line(next(shown), maximum) for _ in es] for es in intervals]
@@ -78,10 +87,10 @@ def candidates(
     return out
 
 
-def _spectrum(index: Any, feature: int, each: int) -> list[list[Example]]:
-    """At most ``each`` examples of every interval, the strongest interval first; a place occurs once."""
+def _spectrum(index: Any, feature: int, per_interval: int) -> list[list[Example]]:
+    """At most ``per_interval`` examples of every interval, the strongest interval first; a place occurs once."""
     return [
-        sorted(index.interval(feature, i)[:each], key=lambda e: (-e.value, e.row, e.position))
+        sorted(index.interval(feature, i)[:per_interval], key=lambda e: (-e.value, e.row, e.position))
         for i in reversed(range(INTERVALS))
     ]
 
@@ -93,9 +102,12 @@ def _line(window: Window, maximum: float) -> dict[str, Any]:
 
 
 def write_study(
-    folder: str | Path, items: Sequence[Candidate], seed: int = 0, sources: Sequence[str] | None = None,
+    folder: str | Path,
+    items: Sequence[Candidate],
+    seed: int = 0,
+    sources: Sequence[str] | None = None,
     made_from: Mapping[str, Any] | None = None,
-) -> tuple[Path, Path]:  # fmt: skip
+) -> tuple[Path, Path]:
     """Write ``rate.html`` and, beside it, ``rate.key.json``; returns both paths.
 
     The page holds the items in an order drawn with ``seed`` and numbers them; which is which stands in the key only,
@@ -121,11 +133,13 @@ def write_study(
     }
     environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
-    base = (_HERE.parent.parent / "report" / "style.css").read_text(encoding="utf-8")
+    report = _HERE.parent.parent / "report"
     page = environment.get_template("rate.html").render(
-        count=len(items), style=base + (_HERE / "rate.css").read_text(encoding="utf-8"),
-        script=(_HERE / "rate.js").read_text(encoding="utf-8"), data=embed(content),
-    )  # fmt: skip
+        count=len(items),
+        style="".join(path.read_text(encoding="utf-8") for path in (report / "style.css", _HERE / "rate.css")),
+        script="".join(path.read_text(encoding="utf-8") for path in (report / "draw.js", _HERE / "rate.js")),
+        data=embed(content),
+    )
     key = {
         "study": study,
         "format": FORMAT,

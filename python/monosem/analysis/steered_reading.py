@@ -42,9 +42,14 @@ class Reading:
 
 @torch.no_grad()
 def reading(
-    subject: Any, rows: Rows, steering: Steering, *, tokens: int | None = None, contexts: int = 16,
+    subject: Any,
+    rows: Rows,
+    steering: Steering,
+    *,
+    tokens: int | None = None,
+    contexts: int = 16,
     progress: bool = False,
-) -> Reading:  # fmt: skip
+) -> Reading:
     """Read text with and without the changes.
 
     Args:
@@ -73,5 +78,9 @@ def reading(
     error = np.sqrt(np.maximum(squares / np.maximum(n, 1) - mean * mean, 0) / np.maximum(n, 1))
     by_source = {name: (float(mean[i]), float(error[i]), int(n[i])) for i, name in enumerate(rows.sources)}
     return Reading(
-        tuple(map(str, steering.edits)), steering.error, float(sums.sum() / max(1, n.sum())), int(n.sum()), by_source
+        edits=tuple(map(str, steering.edits)),
+        error=steering.error,
+        change=float(sums.sum() / max(1, n.sum())),
+        tokens=int(n.sum()),
+        sources=by_source,
     )
