@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <string>
 
-#include "../core/dtype.h"
+#include "../../kernels/common/arguments.h"
 
 namespace ms {
 

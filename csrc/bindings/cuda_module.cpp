@@ -16,13 +16,13 @@ T* at(Address address) {
 
 cudaStream_t on(Address stream) { return at<std::remove_pointer_t<cudaStream_t>>(stream); }
 
-ms::cuda::Weights weights(Address data, int dtype, int64_t d) { return {at<const void>(data), ms::Dtype(dtype), d}; }
+ms::Weights weights(Address data, int dtype, int64_t d) { return {at<const void>(data), ms::Dtype(dtype), d}; }
 
-ms::TokenEntries code(Address values, Address indices, Address offsets) {
-  return {at<const float>(values), at<const int32_t>(indices), at<const int64_t>(offsets)};
+ms::Code code(Address values, Address indices, Address offsets, int64_t n) {
+  return {at<const float>(values), at<const int32_t>(indices), at<const int64_t>(offsets), n};
 }
 
-ms::FeatureEntries csc_view(Address starts, Address entries, Address tokens, int64_t features) {
+ms::Csc csc_view(Address starts, Address entries, Address tokens, int64_t features) {
   return {at<const int64_t>(starts), at<const int64_t>(entries), at<const int32_t>(tokens), features};
 }
 
@@ -30,10 +30,12 @@ ms::RowSum row_sum(Address coef, Address u, int64_t d, int cut_bits) {
   return {at<const float>(coef), at<const float>(u), d, nullptr, cut_bits, nullptr, nullptr};
 }
 
-ms::AdamRows adam_rows(Address w, Address m, Address v, int state, Address copy, Address norms, int64_t width,
-                       int64_t rows, bool unit, bool lazy) {
-  return {at<float>(w), at<void>(m), at<void>(v), at<ms::bf16>(copy), at<float>(norms), width, rows,
-          ms::Dtype(state) == ms::Dtype::bf16, unit, lazy};
+ms::Moments moments(Address m, Address v, int dtype) {
+  return {at<void>(m), at<void>(v), ms::Dtype(dtype), nullptr, nullptr};
+}
+
+ms::EncoderCopy encoder_copy(Address data, Address norms, int64_t stride) {
+  return {at<ms::bf16>(data), at<float>(norms), stride};
 }
 
 }  // namespace
@@ -46,26 +48,26 @@ PYBIND11_MODULE(_cuda, m) {
   m.def("sparse_decode",
         [](Address v, Address i, Address o, int64_t n, Address w, int dtype, int64_t d, Address b, Address out,
            int threads, Address stream) {
-          cuda::sparse_decode(code(v, i, o), n, weights(w, dtype, d), at<const float>(b), at<float>(out), threads,
+          cuda::sparse_decode(code(v, i, o, n), weights(w, dtype, d), at<const float>(b), at<float>(out), threads,
                               on(stream));
         }, nogil);
   m.def("gather_dot",
         [](Address i, Address o, int64_t n, Address w, int dtype, int64_t d, Address g, double scale, Address out,
            Address stream) {
-          cuda::gather_dot(code(0, i, o), n, weights(w, dtype, d), at<const float>(g), float(scale), at<float>(out),
+          cuda::gather_dot(code(0, i, o, n), weights(w, dtype, d), at<const float>(g), float(scale), at<float>(out),
                            on(stream));
         }, nogil);
   m.def("decode_loss",
         [](Address v, Address i, Address o, int64_t n, int64_t nnz, Address w, int dtype, int64_t d, Address b,
            Address x, Address loss, Address residual, Address slopes, int threads, Address stream) {
-          cuda::decode_loss(code(v, i, o), n, nnz, weights(w, dtype, d), at<const float>(b), at<const float>(x),
+          cuda::decode_loss(code(v, i, o, n), nnz, weights(w, dtype, d), at<const float>(b), at<const float>(x),
                             at<float>(loss), at<float>(residual), at<float>(slopes), threads, on(stream));
         }, nogil);
   m.def("csc_workspace", &cuda::csc_workspace);
   m.def("csc",
         [](Address i, Address o, int64_t n, int64_t nnz, int64_t features, Address starts, Address entries,
            Address tokens, Address workspace, Address stream) {
-          cuda::csc(at<const int32_t>(i), at<const int64_t>(o), n, nnz, features, at<int64_t>(starts),
+          cuda::csc(code(0, i, o, n), nnz, features, at<int64_t>(starts),
                     at<int64_t>(entries), at<int32_t>(tokens), at<int32_t>(workspace), on(stream));
         }, nogil);
   m.def("row_grad",
@@ -82,17 +84,17 @@ PYBIND11_MODULE(_cuda, m) {
         [](Address w, Address mom, Address v, int state, Address copy, Address norms, int64_t width, Address g,
            int64_t rows, int64_t d, double lr, double b1, double b2, double eps, int64_t step, bool unit, bool lazy,
            Address live, int threads, Address stream) {
-          cuda::row_adam(adam_rows(w, mom, v, state, copy, norms, width, rows, unit, lazy), at<const float>(g), d,
-                         {lr, b1, b2, eps, step}, at<const ms::AdamFactors>(live), threads, on(stream));
+          cuda::row_adam(at<float>(w), rows, moments(mom, v, state), encoder_copy(copy, norms, width), at<const float>(g), d,
+                         {lr, b1, b2, eps, step, unit, lazy}, at<const ms::AdamFactors>(live), threads, on(stream));
         }, nogil);
   m.def("row_grad_adam",
         [](Address w, Address mom, Address v, int state, Address copy, Address norms, int64_t width, Address s, Address e,
            Address t, int64_t features, int64_t nnz, Address coef, Address u, int64_t d, int cut_bits, Address pieces,
            double scale, double lr, double b1, double b2, double eps, int64_t step, bool unit, bool lazy, Address live,
            int threads, Address stream) {
-          cuda::row_grad_adam(adam_rows(w, mom, v, state, copy, norms, width, features, unit, lazy),
+          cuda::row_grad_adam(at<float>(w), moments(mom, v, state), encoder_copy(copy, norms, width),
                               csc_view(s, e, t, features), row_sum(coef, u, d, cut_bits), nnz, at<float>(pieces),
-                              float(scale), {lr, b1, b2, eps, step}, at<const ms::AdamFactors>(live), threads,
+                              float(scale), {lr, b1, b2, eps, step, unit, lazy}, at<const ms::AdamFactors>(live), threads,
                               on(stream));
         }, nogil);
   m.def("encoder_grad_adam",
@@ -102,9 +104,9 @@ PYBIND11_MODULE(_cuda, m) {
            double b2, double eps, int64_t step, bool lazy, Address live, int threads, Address stream) {
           ms::RowSum sum = row_sum(coef, u, d, cut_bits);
           sum.bias = at<const float>(bias);
-          cuda::encoder_grad_adam(adam_rows(w, mom, v, state, copy, norms, width, features, false, lazy),
+          cuda::encoder_grad_adam(at<float>(w), moments(mom, v, state), encoder_copy(copy, norms, width),
                                   csc_view(s, e, t, features), sum, nnz, at<float>(pieces), at<double>(totals),
-                                  {at<float>(bias_sums), at<float>(weighted), together}, {lr, b1, b2, eps, step},
+                                  {at<float>(bias_sums), at<float>(weighted), together}, {lr, b1, b2, eps, step, false, lazy},
                                   at<const ms::AdamFactors>(live), threads, on(stream));
         }, nogil);
   m.def("resample_workspace", &cuda::resample_workspace);

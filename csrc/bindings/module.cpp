@@ -230,7 +230,7 @@ class ThresholdBlock {
   ms::RowBuffers rows_;
 };
 
-ms::Adam adam(double lr, double beta1, double beta2, double eps, int64_t step, bool unit, bool lazy) {
+ms::AdamStep adam(double lr, double beta1, double beta2, double eps, int64_t step, bool unit, bool lazy) {
   return {lr, beta1, beta2, eps, step, unit, lazy};
 }
 

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "../core/dtype.h"
+#include "../../kernels/common/arguments.h"
 #include "../core/entry.h"
 
 #if defined(__x86_64__)
@@ -66,12 +66,6 @@ struct IntTile {
   int64_t rows, cols, d;  // cols: in whole panels
 };
 
-struct Weights {
-  const void* data;  // [F, D], one row per feature
-  Dtype dtype;
-  int64_t d;
-};
-
 struct LargestNorms {
   float norm, off;  // largest norm of a row, and largest norm of its rounding error in bf16
 };
@@ -106,33 +100,6 @@ inline int32_t first_limit(int64_t k, int64_t capacity) {
   return int32_t(early < most ? early : most);
 }
 
-struct Code {  // CSR
-  const float* values;
-  const int32_t* indices;
-  const int64_t* offsets;
-  int64_t n;
-};
-
-struct Csc {  // a code sorted by feature
-  const int64_t* starts;
-  const int64_t* entries;
-  const int32_t* tokens;
-  int64_t features;
-};
-
-struct Adam {
-  double lr, beta1, beta2, eps;  // double: 1 − 0.999 loses half its digits in float
-  int64_t step;
-  bool unit;
-  bool lazy;  // skip rows whose gradient is 0 everywhere
-};
-
-struct Moments {  // Adam's two; in bf16 and int8 they are rounded stochastically
-  void *m, *v;
-  Dtype dtype;
-  float *m_scale, *v_scale;  // int8: a row's largest |m| and √v
-};
-
 using RowBuffers = std::vector<std::vector<Entry>>;
 
 struct Kernels {
@@ -157,9 +124,9 @@ struct Kernels {
                       float* slopes, int threads);
   void (*row_grad)(const Csc&, const float* coef, const float* u, int64_t d, float* out, int threads);
   void (*feature_sum)(const Csc&, const float* coef, float* out, int threads);
-  void (*row_adam)(float* w, const Moments&, const float* g, int64_t rows, int64_t d, const Adam&, int threads);
+  void (*row_adam)(float* w, const Moments&, const float* g, int64_t rows, int64_t d, const AdamStep&, int threads);
   void (*row_grad_adam)(float* w, const Moments&, const Csc&, const float* coef, const float* u, int64_t d,
-                        float scale, const Adam&, int threads);
+                        float scale, const AdamStep&, int threads);
   void (*resample)(float* w_enc, float* w_dec, float* b_enc, int64_t features, int64_t d, const int64_t* chosen,
                    int64_t n_chosen, const float* inputs, const uint8_t* alive, float factor, int threads);
 };

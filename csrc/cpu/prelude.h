@@ -13,5 +13,6 @@
 #include <immintrin.h>
 #endif
 
+#include "../core/adam.h"
 #include "../core/parallel.h"
 #include "kernels.h"

@@ -8,8 +8,6 @@
 #include <stdexcept>
 #include <string>
 
-#include "../core/dtype.h"
-
 namespace ms::cuda {
 
 constexpr int64_t kMaxBlocks = 0x7fffffff;

@@ -1,19 +1,31 @@
-// What kernels are given, as plain structures: launchers and bindings need no device code to speak of them.
+// Arguments of the kernels as plain structures: device code, launchers, the CPU kernels and the bindings share them.
+// Includes point from csrc to kernels, never back.
 #pragma once
 
 #include <cstdint>
 
-#include "../../csrc/core/dtype.h"
-
 namespace ms {
 
-struct TokenEntries {  // a code in CSR form
+struct bf16 {
+  uint16_t bits;
+};
+
+enum class Dtype : int { f32, bf16, int8 };  // of weights and moments as they come from PyTorch; int8: moments only
+
+struct Weights {  // [F, D], one row per feature
+  const void* data;
+  Dtype dtype;
+  int64_t d;
+};
+
+struct Code {  // entries of `n` tokens in CSR form
   const float* values;
   const int32_t* indices;
   const int64_t* offsets;
+  int64_t n;
 };
 
-struct FeatureEntries {  // the code sorted by feature (CSC)
+struct Csc {  // a code sorted by feature
   const int64_t* starts;
   const int64_t* entries;
   const int32_t* tokens;
@@ -24,16 +36,35 @@ struct RowSum {  // Σ coef · u
   const float* coef;
   const float* u;
   int64_t d;
-  const float* pieces;  // sums of the pieces that lie inside one feature, 2^cut_bits entries each; null: none was made
+  const float* pieces;  // sums of the pieces that lie inside one feature, 2^cut_bits entries each; null: there are none
   int cut_bits;
-  const float* bias;           // each entry's bias gradient, where their sums are wanted too
-  const double* piece_totals;  // those of the pieces
+  const float* bias;           // each entry's bias gradient, where their sums are computed too
+  const double* piece_totals;  // sums of the bias gradients of each piece
 };
 
-struct EncoderSums {  // what the encoder's sweep also sums
+struct EncoderSums {  // sums that the encoder's sweep computes on its way
   float* bias;        // [F], of the entries' bias gradients
-  float* weighted;    // [F / together, D], of the rows before the step, times that
-  int together;       // features that follow one another in one thread's hands
+  float* weighted;    // [F / together, D], of the rows before the step, times their bias gradient
+  int together;       // consecutive features per thread
+};
+
+struct AdamStep {
+  double lr, beta1, beta2, eps;  // double: 1 − 0.999 loses half its digits in float
+  int64_t step;
+  bool unit;  // rows have unit norm: project the gradient, and normalise after the step
+  bool lazy;  // skip rows whose gradient is 0 everywhere
+};
+
+struct Moments {  // Adam's two; in bf16 and int8 they are rounded stochastically
+  void *m, *v;
+  Dtype dtype;
+  float *m_scale, *v_scale;  // int8: a row's largest |m| and √v; else null
+};
+
+struct EncoderCopy {  // the encoder in bf16, which the next encode reads; null: none
+  bf16* data;
+  float* norms;    // [2, F]: ‖w‖ of every row, then ‖w − copy‖, a thousandth more
+  int64_t stride;  // from row to row
 };
 
 struct AdamFactors {  // as torch.optim.Adam forms them, in double; in device memory where they change between replays
@@ -42,15 +73,12 @@ struct AdamFactors {  // as torch.optim.Adam forms them, in double; in device me
   float root2;    // read by kernels that divide by it instead
 };
 
-struct AdamRows {
+struct AdamRows {  // weight rows that a GPU kernel updates
   float* w;
-  void *m, *v;    // float, or both bf16, rounded stochastically
-  bf16* copy;     // what the next encode reads, or null
-  float* norms;   // with it: ‖w‖ of every row, then ‖w − copy‖, a thousandth more
-  int64_t width;  // of a row of the copy
   int64_t rows;
-  bool bf16_moments, unit;
-  bool lazy;  // leave a row alone whose gradient is 0 everywhere
+  Moments moments;
+  EncoderCopy copy;
+  bool unit, lazy;
 };
 
 }  // namespace ms

@@ -16,7 +16,7 @@ struct Staged {  // shared memory: one chunk of a token's entries
 };
 
 // All threads of the block together: entries [from, from + n) of the code into shared memory.
-MS_DEVICE void stage(Staged& staged, const TokenEntries& code, int64_t from, int n) {
+MS_DEVICE void stage(Staged& staged, const Code& code, int64_t from, int n) {
   __syncthreads();  // whoever still reads the chunk before
   for (int i = threadIdx.x; i < n; i += blockDim.x) {
     staged.values[i] = code.values[from + i];
@@ -85,7 +85,7 @@ MS_DEVICE float row_dot(const T* row, const float* r, int64_t d) {
 // The code's products with r, one warp an entry: out[j] = scale · (w[feature of j] · r). From the last entry to the
 // first, because the rows gathered last are the ones still in cache.
 template <class T, int N>
-MS_DEVICE void entry_dots(const TokenEntries& code, int64_t from, int64_t count, const T* w, int64_t d, const float* r,
+MS_DEVICE void entry_dots(const Code& code, int64_t from, int64_t count, const T* w, int64_t d, const float* r,
                           float scale, float* out) {
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
   for (int64_t j = count - 1 - warp; j >= 0; j -= warps) {
@@ -97,7 +97,7 @@ MS_DEVICE void entry_dots(const TokenEntries& code, int64_t from, int64_t count,
 // bias + Σ value · row of one token, a tile of lanes·N columns at a time; the block's `groups` of `lanes` threads share
 // the entries. finish(column, sum) is called by the first group for every N columns.
 template <class T, int N, class Finish>
-MS_DEVICE void weighted_sum(const TokenEntries& code, int64_t from, int64_t count, const T* w, int64_t d,
+MS_DEVICE void weighted_sum(const Code& code, int64_t from, int64_t count, const T* w, int64_t d,
                             const float* bias, int lanes, Staged& staged, float* partial, Finish finish) {
   const int lane = threadIdx.x % lanes, group = threadIdx.x / lanes, groups = blockDim.x / lanes;
   for (int64_t first = 0; first < d; first += int64_t(lanes) * N) {

@@ -25,7 +25,7 @@ constexpr int decode_loss_blocks(int rows) {
 // R: rows that a warp holds. Entries beyond warps · R are read twice.
 template <class T, int N, int R>
 __global__ void __launch_bounds__(256, decode_loss_blocks(R))
-    decode_loss_kernel(TokenEntries code, const T* w, int64_t d, const float* bias, const float* x, double per_d,
+    decode_loss_kernel(Code code, const T* w, int64_t d, const float* bias, const float* x, double per_d,
                        float* loss, float* residual, float* slopes) {
   constexpr int kSlice = kWarp * N;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;

@@ -43,7 +43,7 @@ struct CopySums {
 
 template <int N>
 MS_DEVICE void write_copy(const AdamRows& rows, int64_t row, int64_t c, const Values<N>& w, CopySums& sums) {
-  store<N>(rows.copy + row * rows.width + c, w);
+  store<N>(rows.copy.data + row * rows.copy.stride + c, w);
 #pragma unroll
   for (int k = 0; k < N; ++k) {
     const float left = w.v[k] - from_bits(bf16_bits(w.v[k]) << 16);
@@ -53,12 +53,12 @@ MS_DEVICE void write_copy(const AdamRows& rows, int64_t row, int64_t c, const Va
 }
 
 MS_DEVICE void write_norms(const AdamRows& rows, int64_t row, int lane, int lanes, CopySums sums, float* slots) {
-  if (!rows.copy) return;
+  if (!rows.copy.data) return;
   sums.length = sum_over(sums.length, lanes, slots);
   sums.left = sum_over(sums.left, lanes, slots);
   if (lane == 0) {
-    rows.norms[row] = sqrtf(sums.length) * 1.001f + 1e-14f;  // the least: product.py
-    rows.norms[rows.rows + row] = sqrtf(sums.left) * 1.001f + 1e-14f;
+    rows.copy.norms[row] = sqrtf(sums.length) * 1.001f + 1e-14f;  // the least: product.py
+    rows.copy.norms[rows.rows + row] = sqrtf(sums.left) * 1.001f + 1e-14f;
   }
 }
 
@@ -68,7 +68,7 @@ template <int N, int V, class T, class Gradient, class Seen>
 MS_DEVICE void adam_row(const AdamRows& rows, int64_t row, int64_t d, int lane, int lanes, const AdamFactors& a,
                         Gradient gradient, Seen seen) {
   float* slots = shared_memory<float>();
-  T *const m = static_cast<T*>(rows.m) + row * d, *const second = static_cast<T*>(rows.v) + row * d;
+  T *const m = static_cast<T*>(rows.moments.m) + row * d, *const second = static_cast<T*>(rows.moments.v) + row * d;
   const int64_t tile = int64_t(lanes) * N * V, base = row * d;
   const bool whole = d <= tile, twice = rows.unit || rows.lazy;
   const unsigned seed = mixed(a.step * 0x9e3779b1u ^ mixed(unsigned(row) + 0x7f4a7c15u));
@@ -112,7 +112,7 @@ MS_DEVICE void adam_row(const AdamRows& rows, int64_t row, int64_t d, int lane, 
         keep<N>(m + c, m1, seed + unsigned(c), 0);
         keep<N>(second + c, m2, seed + unsigned(c), 16);
         if (!rows.unit || !whole) store<N>(rows.w + base + c, w[v]);
-        if (!rows.unit && rows.copy) write_copy<N>(rows, row, c, w[v], sums);
+        if (!rows.unit && rows.copy.data) write_copy<N>(rows, row, c, w[v], sums);
       }
     }
   }
@@ -127,7 +127,7 @@ MS_DEVICE void adam_row(const AdamRows& rows, int64_t row, int64_t d, int lane, 
 #pragma unroll
         for (int k = 0; k < N; ++k) w[v].v[k] *= inverse;
         store<N>(rows.w + base + c, w[v]);
-        if (rows.copy) write_copy<N>(rows, row, c, w[v], sums);
+        if (rows.copy.data) write_copy<N>(rows, row, c, w[v], sums);
       }
     }
   }
@@ -153,7 +153,7 @@ __global__ void __launch_bounds__(512) row_adam_kernel(AdamRows rows, const floa
 
 // g = scale · Σ coef · u[token], reduced here.
 template <int N, int V, class T>
-__global__ void __launch_bounds__(512, 1) row_grad_adam_kernel(AdamRows rows, FeatureEntries code, RowSum sum, float scale,
+__global__ void __launch_bounds__(512, 1) row_grad_adam_kernel(AdamRows rows, Csc code, RowSum sum, float scale,
                                                             int lanes, AdamFactors factors, const AdamFactors* live) {
   const int64_t f = int64_t(blockIdx.x) * (blockDim.x / lanes) + threadIdx.x / lanes;
   if (f >= code.features || (rows.lazy && code.starts[f] == code.starts[f + 1])) return;
@@ -171,7 +171,7 @@ __global__ void __launch_bounds__(512, 1) row_grad_adam_kernel(AdamRows rows, Fe
 // The same for the encoder, which has no scale and no unit rows, with the sums of what passes by. `lanes` threads take
 // `together` features one after the other, so that their weighted sum of rows goes to memory once.
 template <int N, int V, class T>
-__global__ void __launch_bounds__(512, 1) encoder_grad_adam_kernel(AdamRows rows, FeatureEntries code, RowSum sum,
+__global__ void __launch_bounds__(512, 1) encoder_grad_adam_kernel(AdamRows rows, Csc code, RowSum sum,
                                                                    EncoderSums sums, int lanes, AdamFactors factors,
                                                                    const AdamFactors* live) {
   const int64_t group = int64_t(blockIdx.x) * (blockDim.x / lanes) + threadIdx.x / lanes;
@@ -218,7 +218,7 @@ template <int N>
 __global__ void __launch_bounds__(256) adam_entries_kernel(AdamRows rows, const float* g, int64_t length,
                                                            AdamFactors factors, const AdamFactors* live) {
   const AdamFactors a = current(factors, live);
-  float *const m = static_cast<float*>(rows.m), *const v = static_cast<float*>(rows.v);
+  float *const m = static_cast<float*>(rows.moments.m), *const v = static_cast<float*>(rows.moments.v);
   const int64_t step = int64_t(gridDim.x) * blockDim.x * N;
   for (int64_t c = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * N; c < length; c += step) {
     const Values<N> gradient = load<N>(g + c);

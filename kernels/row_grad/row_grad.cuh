@@ -22,7 +22,7 @@ struct Columns {
 
 // g += Σ coef[entries[p]] · u[tokens[p]] over positions [begin, end). Called by whole warps.
 template <int N, int V>
-MS_DEVICE void add_rows(Values<N> (&g)[V], const FeatureEntries& code, const RowSum& sum, int64_t begin, int64_t end,
+MS_DEVICE void add_rows(Values<N> (&g)[V], const Csc& code, const RowSum& sum, int64_t begin, int64_t end,
                         const Columns& columns) {
   constexpr int kRows = V >= 8 ? 1 : 8 / V;  // so that eight loads a thread are under way
   const int lane = threadIdx.x % kWarp;
@@ -64,7 +64,7 @@ MS_DEVICE void add_rows(Values<N> (&g)[V], const FeatureEntries& code, const Row
 struct WholePieces {
   int64_t begin, end, from, to;
   bool none;
-  MS_DEVICE WholePieces(const FeatureEntries& code, const RowSum& sum, int64_t f)
+  MS_DEVICE WholePieces(const Csc& code, const RowSum& sum, int64_t f)
       : begin(code.starts[f]), end(code.starts[f + 1]),
         from((begin + (int64_t{1} << sum.cut_bits) - 1) >> sum.cut_bits), to(end >> sum.cut_bits),
         none(sum.pieces == nullptr || from >= to) {}
@@ -72,7 +72,7 @@ struct WholePieces {
 
 // The gradient row of feature f: its first positions, the pieces summed beforehand, its last positions.
 template <int N, int V>
-MS_DEVICE void reduce_row(Values<N> (&g)[V], const FeatureEntries& code, const RowSum& sum, int64_t f,
+MS_DEVICE void reduce_row(Values<N> (&g)[V], const Csc& code, const RowSum& sum, int64_t f,
                           const Columns& columns) {
 #pragma unroll
   for (int v = 0; v < V; ++v) g[v] = zeros<N>();
@@ -96,7 +96,7 @@ MS_DEVICE void reduce_row(Values<N> (&g)[V], const FeatureEntries& code, const R
 // A lane's share of Σ values over the entries at positions [begin, end), in double, U loads on their way. Called by whole
 // warps.
 template <int U>
-MS_DEVICE double entry_total(const FeatureEntries& code, const float* values, int64_t begin, int64_t end) {
+MS_DEVICE double entry_total(const Csc& code, const float* values, int64_t begin, int64_t end) {
   double total = 0.0;
 #pragma unroll U
   for (int64_t p = begin + threadIdx.x % kWarp; p < end; p += kWarp) total += double(values[code.entries[p]]);
@@ -104,7 +104,7 @@ MS_DEVICE double entry_total(const FeatureEntries& code, const float* values, in
 }
 
 // Σ bias over feature f's entries; every lane of a warp gets it.
-MS_DEVICE float bias_total(const FeatureEntries& code, const RowSum& sum, int64_t f) {
+MS_DEVICE float bias_total(const Csc& code, const RowSum& sum, int64_t f) {
   const WholePieces whole(code, sum, f);
   if (whole.none) return float(warp_sum(entry_total<1>(code, sum.bias, whole.begin, whole.end)));
   double total = entry_total<1>(code, sum.bias, whole.begin, whole.from << sum.cut_bits);
@@ -116,7 +116,7 @@ MS_DEVICE float bias_total(const FeatureEntries& code, const RowSum& sum, int64_
 
 // Block `piece`: the sum of positions [piece · 2^cut_bits, (piece + 1) · 2^cut_bits), if one feature has them all.
 template <int N, int V>
-__global__ void __launch_bounds__(512, 2) hot_piece_kernel(FeatureEntries code, RowSum sum, float* pieces) {
+__global__ void __launch_bounds__(512, 2) hot_piece_kernel(Csc code, RowSum sum, float* pieces) {
   const int64_t begin = int64_t(blockIdx.x) << sum.cut_bits, end = begin + (int64_t{1} << sum.cut_bits);
   // Behind the last entry there may be unused room; a piece that ends there belongs to no feature.
   const int64_t f = upper_bound(code.starts, code.features, begin) - 1;
@@ -135,7 +135,7 @@ __global__ void __launch_bounds__(512, 2) hot_piece_kernel(FeatureEntries code, 
 
 // `lanes` threads a feature: one warp (then several features a block), or the whole block.
 template <int N, int V>
-__global__ void __launch_bounds__(512) row_grad_kernel(FeatureEntries code, RowSum sum, int lanes, float* out) {
+__global__ void __launch_bounds__(512) row_grad_kernel(Csc code, RowSum sum, int lanes, float* out) {
   const int64_t f = int64_t(blockIdx.x) * (blockDim.x / lanes) + threadIdx.x / lanes;
   if (f >= code.features) return;
   Columns columns{0, int(threadIdx.x) % lanes, lanes};
@@ -148,22 +148,24 @@ __global__ void __launch_bounds__(512) row_grad_kernel(FeatureEntries code, RowS
   }
 }
 
-// Σ bias of each piece, whether or not one feature has it all, one warp a piece.
-__global__ void __launch_bounds__(256) piece_total_kernel(FeatureEntries code, RowSum sum, int64_t count,
+// Σ bias of each piece, whether or not one feature has it all, one warp per piece.
+template <int U>
+__global__ void __launch_bounds__(256) piece_total_kernel(Csc code, RowSum sum, int64_t count,
                                                           double* totals) {
   const int64_t piece = int64_t(blockIdx.x) * (blockDim.x / kWarp) + threadIdx.x / kWarp;
   const int64_t begin = piece << sum.cut_bits, end = begin + (int64_t{1} << sum.cut_bits);
   // Behind the last entry there may be unused room, which says nothing.
   if (piece >= count || end > code.starts[code.features]) return;
-  const double total = warp_sum(entry_total<4>(code, sum.bias, begin, end));
+  const double total = warp_sum(entry_total<U>(code, sum.bias, begin, end));
   if (threadIdx.x % kWarp == 0) totals[piece] = total;
 }
 
-// Σ coef over a feature's entries, in double, one warp a feature.
-__global__ void __launch_bounds__(256) feature_sum_kernel(FeatureEntries code, const float* coef, float* out) {
+// Σ coef over a feature's entries, in double, one warp per feature.
+template <int U>
+__global__ void __launch_bounds__(256) feature_sum_kernel(Csc code, const float* coef, float* out) {
   const int64_t f = int64_t(blockIdx.x) * (blockDim.x / kWarp) + threadIdx.x / kWarp;
   if (f >= code.features) return;
-  const double total = warp_sum(entry_total<4>(code, coef, code.starts[f], code.starts[f + 1]));
+  const double total = warp_sum(entry_total<U>(code, coef, code.starts[f], code.starts[f + 1]));
   if (threadIdx.x % kWarp == 0) out[f] = float(total);
 }
 

@@ -6,7 +6,7 @@
 namespace ms {
 
 template <class T, int N>
-__global__ void __launch_bounds__(256, 4) sparse_decode_kernel(TokenEntries code, const T* w, int64_t d,
+__global__ void __launch_bounds__(256, 4) sparse_decode_kernel(Code code, const T* w, int64_t d,
                                                             const float* bias, int lanes, float* out) {
   Staged& staged = *shared_memory<Staged>();
   float* partial = reinterpret_cast<float*>(&staged + 1);
@@ -17,7 +17,7 @@ __global__ void __launch_bounds__(256, 4) sparse_decode_kernel(TokenEntries code
 }
 
 template <class T, int N>
-__global__ void __launch_bounds__(256, 3) gather_dot_kernel(TokenEntries code, const T* w, int64_t d, const float* g,
+__global__ void __launch_bounds__(256, 3) gather_dot_kernel(Code code, const T* w, int64_t d, const float* g,
                                                          float scale, float* out) {
   const int64_t token = blockIdx.x, from = code.offsets[token];
   entry_dots<T, N>(code, from, code.offsets[token + 1] - from, w, d, g + token * d, scale, out);

@@ -26,7 +26,7 @@ RATES = Rates(1e14, 1e12, "bf16")
     [
         ("row_grad_adam", "row_grad_adam"),
         (
-            "void monosem::(anonymous namespace)::decode_loss_kernel<float, 4>(TokenEntries, float const*, long)",
+            "void monosem::(anonymous namespace)::decode_loss_kernel<float, 4>(Code, float const*, long)",
             "decode_loss_kernel",
         ),
         (
