@@ -1,6 +1,6 @@
 """Adam's moments of a row in 4, 2 or 1 bytes; what has fewer bits than fp32 is rounded up with the right probability.
 
-The noise of a rounding is a hash of step, row and column, the same as on a CPU (``csrc/cpu/row_adam.inc``).
+The noise of a rounding is a hash of step, row and column, the same as on a CPU (``csrc/cpu/row_adam-inl.h``).
 """
 
 import triton

@@ -14,7 +14,7 @@ MS_DEVICE float adam_entry(float w, float& m, float& v, float g, const AdamFacto
 // The factors of this step: from device memory where the step is replayed from a graph and they change between replays.
 MS_DEVICE AdamFactors current(const AdamFactors& factors, const AdamFactors* live) { return live ? *live : factors; }
 
-// A well-mixed number; the noise of a rounding is that of step, row and column, as on a CPU (csrc/cpu/row_adam.inc).
+// A well-mixed number; the noise of a rounding is that of step, row and column, as on a CPU (csrc/cpu/row_adam-inl.h).
 MS_DEVICE unsigned mixed(unsigned h) {
   h = (h ^ (h >> 16)) * 0x85ebca6bu;
   h = (h ^ (h >> 13)) * 0xc2b2ae35u;

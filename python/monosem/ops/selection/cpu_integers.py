@@ -1,8 +1,8 @@
 """The encoder's integer product, int16 or int8: two and four times as fast as fp32, and certified.
 
-Rows of both factors are quantised (csrc/cpu/quantize.inc), multiplied (int_gemm.inc), and filtered while their sums are
-in registers. The rounding error of each row is measured and gives the error bound of a product; the candidates that the
-bound leaves open are rescored in fp32. See docs/design/certified_selection.md.
+Rows of both factors are quantised (csrc/cpu/quantize-inl.h), multiplied (int_gemm-inl.h), and filtered while their sums
+are in registers. The rounding error of each row is measured and gives the error bound of a product; the candidates that
+the bound leaves open are rescored in fp32. See docs/design/certified_selection.md.
 """
 
 from __future__ import annotations

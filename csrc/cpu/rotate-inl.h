@@ -2,6 +2,17 @@
 //
 // It preserves inner products and spreads outlier columns over their block, so that int8, whose scale is set by a row's
 // largest entry, loses no more than on normal numbers.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels.h"
+#include "simd-inl.h"
+#include "target.h"
+
+MS_TARGET_BEGIN
+namespace ms::MS_ISA {
 
 // v + or − its neighbour at a distance of `stride` lanes: the smaller lane gets the sum, the larger the difference.
 template <int stride>
@@ -92,3 +103,6 @@ static void rotate(const T* row, const std::vector<float>& signs, float* out) {
   for (; c < d; ++c) out[c] = load1(row + c) * signs[c];
   for_each_block(d, [&](int64_t first, int64_t columns) { hadamard(out + first, columns); });
 }
+
+}  // namespace ms::MS_ISA
+MS_TARGET_END

@@ -1,4 +1,17 @@
 // Σ coef · u[token] over the tokens of a feature. One worker a row, tokens in order: the same bits every run.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "../core/parallel.h"
+#include "kernels.h"
+#include "simd-inl.h"
+#include "target.h"
+
+MS_TARGET_BEGIN
+namespace ms::MS_ISA {
 
 constexpr int64_t kSumBlock = 256;  // rows summed in a chain before their sum joins: rounding grows with √, not n
 
@@ -33,3 +46,6 @@ static void feature_sum(const Csc& s, const float* coef, float* out, int threads
     }
   });
 }
+
+}  // namespace ms::MS_ISA
+MS_TARGET_END

@@ -1,10 +1,22 @@
 // Decode, residual, loss and slope of each value while the token's decoder rows are in cache.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "../core/parallel.h"
+#include "kernels.h"
+#include "simd-inl.h"
+#include "target.h"
+
+MS_TARGET_BEGIN
+namespace ms::MS_ISA {
 
 static void decode_loss(const Code& code, const Weights& w, const float* bias, const float* x, float* loss,
                         float* residual, float* slopes, int threads) {
   const int64_t d = w.d;
   parallel_for(code.n, 16, threads, [&](int64_t begin, int64_t end) {
-    typed(w, [&](const auto* weights) {
+    dispatch_dtype(w, [&](const auto* weights) {
       for (int64_t n = begin; n < end; ++n) {
         const int64_t at = code.offsets[n], count = code.offsets[n + 1] - at;
         float* r = residual + n * d;
@@ -22,3 +34,6 @@ static void decode_loss(const Code& code, const Weights& w, const float* bias, c
     });
   });
 }
+
+}  // namespace ms::MS_ISA
+MS_TARGET_END

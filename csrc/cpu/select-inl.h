@@ -3,6 +3,20 @@
 // Each candidate has an upper and a lower bound. The k-th largest lower bound is a valid threshold: no feature whose
 // upper bound does not exceed it can be in the top k. For exact values both bounds are the value; an equal value that
 // comes later loses to k earlier ones, so that `>` is right for ties.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "../core/entry.h"
+#include "kernels.h"
+#include "simd-inl.h"
+#include "target.h"
+
+MS_TARGET_BEGIN
+namespace ms::MS_ISA {
 
 constexpr float kHuge = 1e38f;
 
@@ -143,3 +157,6 @@ MS_INLINE void append(const Hits<V>& hits, int32_t first, const TopkState& s, in
   s.count[r] = count;
   if (count > s.limit[r]) prune(s, r);
 }
+
+}  // namespace ms::MS_ISA
+MS_TARGET_END

@@ -1,8 +1,19 @@
 // Sum of the active decoder rows of each token, and its gradient in the values.
+#pragma once
+
+#include <cstdint>
+
+#include "../core/parallel.h"
+#include "kernels.h"
+#include "simd-inl.h"
+#include "target.h"
+
+MS_TARGET_BEGIN
+namespace ms::MS_ISA {
 
 static void sparse_decode(const Code& code, const Weights& w, const float* bias, float* out, int threads) {
   parallel_for(code.n, 4, threads, [&](int64_t begin, int64_t end) {
-    typed(w, [&](const auto* weights) {
+    dispatch_dtype(w, [&](const auto* weights) {
       for (int64_t n = begin; n < end; ++n) {
         const int64_t at = code.offsets[n];
         weighted_rows(out + n * w.d, bias, code.values + at, code.indices + at, code.offsets[n + 1] - at, weights, w.d);
@@ -13,10 +24,13 @@ static void sparse_decode(const Code& code, const Weights& w, const float* bias,
 
 static void gather_dot(const Code& code, const Weights& w, const float* g, float scale, float* out, int threads) {
   parallel_for(code.n, 4, threads, [&](int64_t begin, int64_t end) {
-    typed(w, [&](const auto* weights) {
+    dispatch_dtype(w, [&](const auto* weights) {
       for (int64_t n = begin; n < end; ++n)
         for (int64_t j = code.offsets[n]; j < code.offsets[n + 1]; ++j)
           out[j] = float(scale * dot(g + n * w.d, weights + int64_t(code.indices[j]) * w.d, w.d));
     });
   });
 }
+
+}  // namespace ms::MS_ISA
+MS_TARGET_END

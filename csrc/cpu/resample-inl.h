@@ -1,4 +1,16 @@
 // Dead features take the direction of their input: decoder unit, encoder scaled, bias 0.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "../core/parallel.h"
+#include "kernels.h"
+#include "simd-inl.h"
+#include "target.h"
+
+MS_TARGET_BEGIN
+namespace ms::MS_ISA {
 
 static void resample(float* w_enc, float* w_dec, float* b_enc, int64_t features, int64_t d, const int64_t* chosen,
                      int64_t n_chosen, const float* inputs, const uint8_t* alive, float factor, int threads) {
@@ -22,3 +34,6 @@ static void resample(float* w_enc, float* w_dec, float* b_enc, int64_t features,
     }
   });
 }
+
+}  // namespace ms::MS_ISA
+MS_TARGET_END

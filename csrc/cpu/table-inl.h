@@ -1,47 +1,24 @@
-// Every kernel body, in the order in which they build on each other, and the table of this instruction set.
-// The including file has opened a target region and defined MS_ISA (a namespace), MS_WIDTH and MS_TABLE.
+// The table of the kernels of one instruction set, filled by name.
+#pragma once
 
-namespace ms {
-namespace MS_ISA {
-
-#include "simd.inc"
-
-#include "select.inc"
-
-#include "rescore.inc"
-
-#include "topk_encode.inc"
-
-#include "threshold_encode.inc"
-
-#include "rotate.inc"
-
-#include "quantize.inc"
-
-#include "int_gemm.inc"
-
-#include "int_encode.inc"
-
-#include "sparse_decode.inc"
-
-#include "decode_loss.inc"
-
-#include "row_grad.inc"
-
-#include "row_adam.inc"
-
-#include "resample.inc"
-
-}  // namespace MS_ISA
-
-#if defined(MS_VNNI)
-#define MS_FAST_INT8 true
-#else
-#define MS_FAST_INT8 false
-#endif
+#include "decode_loss-inl.h"
+#include "int_encode-inl.h"
+#include "int_gemm-inl.h"
+#include "kernels.h"
+#include "quantize-inl.h"
+#include "resample-inl.h"
+#include "row_adam-inl.h"
+#include "row_grad-inl.h"
+#include "sparse_decode-inl.h"
+#include "target.h"
+#include "threshold_encode-inl.h"
+#include "topk_encode-inl.h"
 
 #define MS_TEXT_(x) #x
 #define MS_TEXT(x) MS_TEXT_(x)
+
+namespace ms {
+
 const Kernels MS_TABLE = {
     .name = MS_TEXT(MS_ISA),
     .topk_filter = MS_ISA::topk_filter,
@@ -51,7 +28,7 @@ const Kernels MS_TABLE = {
     .threshold_rescore = MS_ISA::threshold_rescore,
     .token_panel = MS_ISA::kTokenPanel,
     .feature_panel = MS_ISA::kFeaturePanel,
-    .fast_int8 = MS_FAST_INT8,
+    .fast_int8 = MS_ISA::kFastInt8,
     .quantize = MS_ISA::quantize,
     .int_gemm_repeat = MS_ISA::int_gemm_repeat,
     .largest_norms = MS_ISA::largest_norms,

@@ -1,4 +1,19 @@
 // Features above 0 (or NaN) are taken from the tile; each row collects its own, features ascending.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "../core/entry.h"
+#include "../core/parallel.h"
+#include "kernels.h"
+#include "rescore-inl.h"
+#include "simd-inl.h"
+#include "target.h"
+
+MS_TARGET_BEGIN
+namespace ms::MS_ISA {
 
 template <class T>
 static void threshold_filter_row(const T* row, const Tile& t, std::vector<Entry>& out, float threshold) {
@@ -20,7 +35,7 @@ static void threshold_filter_row(const T* row, const Tile& t, std::vector<Entry>
 
 static void threshold_filter(const Tile& t, RowBuffers& rows, int threads) {
   parallel_for(t.rows, 16, threads, [&](int64_t begin, int64_t end) {
-    typed({t.data, t.dtype, 0}, [&](const auto* tile) {
+    dispatch_dtype({t.data, t.dtype, 0}, [&](const auto* tile) {
       for (int64_t r = begin; r < end; ++r)
         threshold_filter_row(tile + r * t.stride, t, rows[r], t.bounds.token ? -t.bounds.token[r] : 0.0f);
     });
@@ -42,7 +57,7 @@ static Rescored threshold_rescore(RowBuffers& rows, int64_t n, const float* x, c
                                   int threads) {
   return parallel_sum<Rescored>(n, 4, threads, [&](int64_t begin, int64_t end) {
     int64_t count = 0;
-    typed(w, [&](const auto* weights) {
+    dispatch_dtype(w, [&](const auto* weights) {
       for (int64_t r = begin; r < end; ++r) {
         count += int64_t(rows[r].size());
         rescore_active(rows[r], x + r * w.d, weights, bias, w.d);
@@ -51,3 +66,6 @@ static Rescored threshold_rescore(RowBuffers& rows, int64_t n, const float* x, c
     return Rescored{count, count};
   });
 }
+
+}  // namespace ms::MS_ISA
+MS_TARGET_END

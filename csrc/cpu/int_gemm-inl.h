@@ -1,4 +1,24 @@
 // The encoder's integer product, and the selection while its sums are in registers.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "../core/parallel.h"
+#include "kernels.h"
+#include "quantize-inl.h"
+#include "select-inl.h"
+#include "simd-inl.h"
+#include "target.h"
+
+MS_TARGET_BEGIN
+namespace ms::MS_ISA {
+
+#if defined(MS_VNNI)
+constexpr bool kFastInt8 = true;
+#else
+constexpr bool kFastInt8 = false;  // without the instruction, int16 is faster
+#endif
 
 // a + b as the instructions add: sums of rows that hold NaN wrap around, and such rows go by fp32.
 MS_INLINE vi wrapping(vi a, vi b) { return (vi)((vu)a + (vu)b); }
@@ -175,3 +195,6 @@ static void int_gemm_repeat_of(const uint32_t* x, const uint32_t* w, int64_t d, 
 static void int_gemm_repeat(int bits, const uint32_t* x, const uint32_t* w, int64_t d, int64_t times, int threads) {
   (bits == 8 ? int_gemm_repeat_of<int8_t> : int_gemm_repeat_of<int16_t>)(x, w, d, times, threads);
 }
+
+}  // namespace ms::MS_ISA
+MS_TARGET_END

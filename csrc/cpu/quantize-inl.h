@@ -1,7 +1,7 @@
 // Quantisation of rows to int16 or int8 for the encoder's product.
 //
 // A row r becomes round(r/s). In int16 s = ‖r‖/32512: by Cauchy-Schwarz every partial sum of a product of two such rows
-// stays below 32,512² and so within 32 bits, whatever the width. In int8 r is rotated first (rotate.inc), s = max|r|/127,
+// stays below 32,512² and so within 32 bits, whatever the width. In int8 r is rotated first (rotate-inl.h), s = max|r|/127,
 // and the sums of 255·127 stay within 32 bits up to 66,000 columns. The rounding error of each row is measured, not assumed:
 // its norm enters the error bound of a product (ops/cpu_int.py).
 //
@@ -9,6 +9,21 @@
 // bits that one instruction multiplies and adds: one load gives a group of a vector of features, and one broadcast that
 // of a token. The int8 instruction takes one unsigned factor: tokens are stored with 128 added, and the sum of
 // a feature starts at −128 times the sum of its row.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "../core/parallel.h"
+#include "kernels.h"
+#include "rotate-inl.h"
+#include "simd-inl.h"
+#include "target.h"
+
+MS_TARGET_BEGIN
+namespace ms::MS_ISA {
 
 template <class T>
 struct Lanes;  // MS_WIDTH integers of type T
@@ -100,7 +115,7 @@ static void pack_all(const Weights& w, int64_t rows, int64_t width, int32_t bias
   const std::vector<float> signs = sizeof(T) == 1 ? rotation_signs(w.d) : std::vector<float>();
   parallel_for((rows + width - 1) / width, 1, threads, [&](int64_t begin, int64_t end) {
     std::vector<float> wide(w.d);
-    typed(w, [&](const auto* from) {
+    dispatch_dtype(w, [&](const auto* from) {
       const auto ready = [&](int64_t r) {
         if (sizeof(T) == 2) return in_fp32(from + r * w.d, wide, w.d);
         rotate(from + r * w.d, signs, wide.data());
@@ -156,7 +171,7 @@ static LargestNorms largest_norms(const Weights& w, int64_t rows, int threads) {
   parallel_for(rows, kGrain, threads, [&](int64_t begin, int64_t end) {
     std::vector<float> wide(w.d);
     LargestNorms most = {0, 0};
-    typed(w, [&](const auto* from) {
+    dispatch_dtype(w, [&](const auto* from) {
       for (int64_t r = begin; r < end; ++r) {
         const float* row = in_fp32(from + r * w.d, wide, w.d);
         most.norm = worse(float(dot(row, row, w.d)), most.norm);
@@ -169,3 +184,6 @@ static LargestNorms largest_norms(const Weights& w, int64_t rows, int threads) {
   for (const LargestNorms& part : parts) most = {worse(part.norm, most.norm), worse(part.off, most.off)};
   return {__builtin_sqrtf(most.norm), __builtin_sqrtf(most.off)};
 }
+
+}  // namespace ms::MS_ISA
+MS_TARGET_END

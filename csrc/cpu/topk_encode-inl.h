@@ -1,4 +1,22 @@
 // TopK: candidates are taken from a tile while it is in cache; the first k of them are the answer.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include "../core/entry.h"
+#include "../core/parallel.h"
+#include "kernels.h"
+#include "rescore-inl.h"
+#include "select-inl.h"
+#include "simd-inl.h"
+#include "target.h"
+
+MS_TARGET_BEGIN
+namespace ms::MS_ISA {
 
 template <class T>
 static void topk_filter_row(const T* row, const Tile& t, const TopkState& s, int64_t r) {
@@ -18,7 +36,7 @@ static void topk_filter_row(const T* row, const Tile& t, const TopkState& s, int
 
 static void topk_filter(const Tile& t, const TopkState& s, int threads) {
   parallel_for(t.rows, 16, threads, [&](int64_t begin, int64_t end) {
-    typed({t.data, t.dtype, 0}, [&](const auto* tile) {
+    dispatch_dtype({t.data, t.dtype, 0}, [&](const auto* tile) {
       for (int64_t r = begin; r < end; ++r) topk_filter_row(tile + r * t.stride, t, s, r);
     });
   });
@@ -148,9 +166,12 @@ static Rescored topk_rescore(const TopkState& s, int64_t rows, const float* x, c
                              int threads) {
   return parallel_sum<Rescored>(rows, 16, threads, [&](int64_t begin, int64_t end) {
     Rescored sum;
-    typed(w, [&](const auto* weights) {
+    dispatch_dtype(w, [&](const auto* weights) {
       for (int64_t r = begin; r < end; ++r) sum += rescore_row(s, r, x + r * w.d, weights, bias, w.d);
     });
     return sum;
   });
 }
+
+}  // namespace ms::MS_ISA
+MS_TARGET_END

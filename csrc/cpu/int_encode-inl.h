@@ -1,5 +1,28 @@
 // TopK and threshold by the integer product. While one block of tokens is multiplied, the candidates of the previous block
 // are rescored: the product does not use the memory bandwidth that their rows need.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <mutex>
+#include <numeric>
+#include <vector>
+
+#include "../core/entry.h"
+#include "../core/parallel.h"
+#include "int_gemm-inl.h"
+#include "kernels.h"
+#include "quantize-inl.h"
+#include "rescore-inl.h"
+#include "select-inl.h"
+#include "simd-inl.h"
+#include "target.h"
+#include "threshold_encode-inl.h"
+#include "topk_encode-inl.h"
+
+MS_TARGET_BEGIN
+namespace ms::MS_ISA {
 
 // Buffers for the candidates of a block of rows.
 struct Scratch {
@@ -31,13 +54,13 @@ class Rescoring {
   Rescoring(const Queue& queue, const Exact& e, int64_t d, int64_t group, int64_t steps)
       : queue_(queue), exact_(e), d_(d), more_(true) {
     per_step_ = int32_t(std::min<int64_t>(Prefetch::kRows, queue.candidates() / std::max<int64_t>(1, steps) + 1));
-    typed(e.w, [&](const auto* w) { prefetch_.step = group * Prefetch::kRows * int64_t(sizeof *w); });
+    dispatch_dtype(e.w, [&](const auto* w) { prefetch_.step = group * Prefetch::kRows * int64_t(sizeof *w); });
   }
   Rescoring() = default;
 
   __attribute__((noinline)) const Prefetch& step() {
     if (!more_) return prefetch_;
-    typed(exact_.w, [&](const auto* w) {
+    dispatch_dtype(exact_.w, [&](const auto* w) {
       rescore(list_, at_, requested_, w, exact_.bias, d_);
       at_ = requested_;
       if (at_ == list_.n && !next()) return;
@@ -50,7 +73,7 @@ class Rescoring {
 
   void finish() {
     if (!more_) return;
-    typed(exact_.w, [&](const auto* w) {
+    dispatch_dtype(exact_.w, [&](const auto* w) {
       do rescore_rest(list_, at_, w, exact_.bias, d_);
       while (next());
     });
@@ -215,3 +238,5 @@ static Rescored int_threshold(int bits, const IntTile& t, const Exact& e, RowBuf
   return (bits == 8 ? int_threshold_of<int8_t> : int_threshold_of<int16_t>)(t, e, rows, threads);
 }
 
+}  // namespace ms::MS_ISA
+MS_TARGET_END

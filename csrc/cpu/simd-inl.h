@@ -1,11 +1,19 @@
 // Vectors of MS_WIDTH floats on the compiler's vector types; included once per instruction set.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "kernels.h"
+#include "target.h"
+
+MS_TARGET_BEGIN
+namespace ms::MS_ISA {
 
 typedef float vf __attribute__((vector_size(MS_WIDTH * 4)));
 typedef int32_t vi __attribute__((vector_size(MS_WIDTH * 4)));
 typedef uint32_t vu __attribute__((vector_size(MS_WIDTH * 4)));
 typedef uint16_t vh __attribute__((vector_size(MS_WIDTH * 2)));
-
-#define MS_INLINE static inline __attribute__((always_inline))
 
 MS_INLINE vf load(const float* p) {
   vf r;
@@ -174,7 +182,7 @@ MS_INLINE void weighted_rows(float* out, const float* start, const float* coef, 
 
 // Calls f with the weights as a pointer of their own type.
 template <class F>
-MS_INLINE void typed(const Weights& w, const F& f) {
+MS_INLINE void dispatch_dtype(const Weights& w, const F& f) {
   if (w.dtype == Dtype::bf16)
     f(static_cast<const bf16*>(w.data));
   else
@@ -186,3 +194,6 @@ template <class T>
 MS_INLINE void prefetch_row(const T* row, int64_t d) {
   for (int64_t c = 0; c < d; c += int64_t(64 / sizeof(T))) __builtin_prefetch(row + c);
 }
+
+}  // namespace ms::MS_ISA
+MS_TARGET_END

@@ -1,4 +1,21 @@
 // Gradient row → projection → Adam → norm, without leaving the cache.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "../core/adam.h"
+#include "../core/parallel.h"
+#include "kernels.h"
+#include "row_grad-inl.h"
+#include "simd-inl.h"
+#include "target.h"
+
+MS_TARGET_BEGIN
+namespace ms::MS_ISA {
 
 // A well-mixed number for each element of a row: the noise of a rounding must repeat from run to run.
 MS_INLINE uint32_t mixed(uint32_t h) {
@@ -154,3 +171,6 @@ static void row_grad_adam(float* w, const Moments& moments, const Csc& s, const 
     });
   });
 }
+
+}  // namespace ms::MS_ISA
+MS_TARGET_END

@@ -1,4 +1,17 @@
 // Rescoring: the value of a candidate in fp32, x · w[index] + bias[index].
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "../core/entry.h"
+#include "kernels.h"
+#include "simd-inl.h"
+#include "target.h"
+
+MS_TARGET_BEGIN
+namespace ms::MS_ISA {
 
 // Candidates of one token; `stride` from one to the next.
 struct CandidateList {
@@ -47,3 +60,6 @@ MS_INLINE void rescore_rest(const CandidateList& list, int32_t from, const T* w,
     rescore(list, i, std::min(i + kStep, list.n), w, bias, d);
   }
 }
+
+}  // namespace ms::MS_ISA
+MS_TARGET_END
