@@ -1,5 +1,6 @@
 """The command itself: help that is there at once, and commands that are spelled wrongly."""
 
+import re
 import subprocess
 import sys
 
@@ -25,6 +26,8 @@ def test_help_needs_no_torch():
     assert done.returncode == 0, done.stderr
     for command in COMMANDS:
         assert f"usage: monosem {command} " in done.stdout
+    # Defaults are shown as they are typed, and none where there is none.
+    assert "(default: bos pad)" in done.stdout and not re.search(r"\(default: (\)|\[|\(|\{|None|False)", done.stdout)
 
 
 def test_every_public_name_is_found():

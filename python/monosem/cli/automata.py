@@ -14,9 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "automata.json and automata.html. Needs networkx: pip install 'monosem[analysis]'."
     )
     claim.add_arguments(parser, tokens=500_000)
-    parser.add_argument("--support", type=int, default=20, help="least number of steps behind a transition")
-    parser.add_argument("--lift", type=float, default=2.0, help="least factor over chance")
-    parser.add_argument("--show", type=int, default=12, help="how many loops, cycles and chains to draw")
+    parser.add_argument("--support", type=int, default=20, help="minimum count of a transition")
+    parser.add_argument("--lift", type=float, default=2.0, help="minimum factor over chance")
+    parser.add_argument("--show", type=int, default=12, help="number of loops, cycles and chains to draw")
 
 
 def run(args: argparse.Namespace) -> int:

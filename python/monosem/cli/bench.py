@@ -12,13 +12,13 @@ from monosem.cli import options
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Measure a whole training step (forward, backward, Adam, decoder constraint) and every operation of it. The "
-        "floor is the least time that this machine can take: the encoder's product at the rate measured here, the "
-        "bytes at the bandwidth measured here. Plain PyTorch takes the same steps in a process of its own, in turn "
+        "Measure a full training step (forward, backward, Adam, decoder constraint) and every operation of it. The "
+        "floor is the roofline lower bound of this machine: the encoder's product at the rate measured here, the "
+        "bytes at the bandwidth measured here. Plain PyTorch takes the same steps in a process of its own, interleaved "
         "with ours. Shut down other work first; the load of the machine is printed with the figures. Other "
         "libraries are measured by `make bench` in a checkout."
     )
-    shape = parser.add_argument_group("what is measured")
+    shape = parser.add_argument_group("workload")
     shape.add_argument(
         "--workload",
         choices=("tiny", "small", "laptop", "gpt2", "widest", "million"),
@@ -26,28 +26,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a named shape: tiny 256×64×512, small 1,024×128×4,096, laptop 2,048×512×16,384, gpt2 4,096×768×24,576, "
         "widest 8,192×512×131,072, million 2,048×512×1,048,576 (tokens × d_in × d_sae)",
     )
-    options.add_kind(shape, "of autoencoder: topk or relu")
+    options.add_kind(shape, "topk or relu")
     shape.add_argument("--batch-size", type=int, metavar="N", help="tokens per step (default: the workload's)")
     shape.add_argument("--d-in", type=int, metavar="D", help="width (default: the workload's)")
     shape.add_argument("--d-sae", type=int, metavar="F", help="features (default: the workload's)")
     shape.add_argument("--k", type=int, metavar="K", help="active features (default: the workload's)")
-    how = parser.add_argument_group("how")
+    how = parser.add_argument_group("measurement")
     how.add_argument("--only", choices=("step", "operations"), help="one of the two tables (default: both)")
-    how.add_argument("--no-dense", action="store_true", help="without plain PyTorch beside it")
+    how.add_argument("--no-dense", action="store_true", help="leave out plain PyTorch")
     how.add_argument("--compiled", action="store_true", help="also torch.compile of the plain step (a minute or more)")
-    how.add_argument("--rounds", type=int, default=10, help="turns of each; a step's figure is the median over them")
-    how.add_argument("--seconds", type=float, default=120.0, help="no further round after this time")
+    how.add_argument("--rounds", type=int, default=10, help="rounds; a step's figure is the median over them")
+    how.add_argument("--seconds", type=float, default=120.0, help="start no round after this time")
     how.add_argument("--threads", type=int, help="threads to use (default: as PyTorch chooses)")
     how.add_argument(
         "--tune",
         nargs="?",
         const="",
         metavar="DIR",
-        help="on a GPU, instead: measure the block sizes of the kernels at this workload's width; what is faster than "
-        "the rule is used from then on by this installation, or, with DIR, written there and used where MONOSEM_TUNED "
+        help="on a GPU, instead: tune the block sizes of the kernels at this workload's width; those faster than "
+        "the rule are used from then on by this installation, or, with DIR, written there and used where MONOSEM_TUNED "
         "names that folder",
     )
-    how.add_argument("--json", metavar="FILE", help="also write everything that was measured")
+    how.add_argument("--json", metavar="FILE", help="also write all measurements as JSON")
 
 
 def run(args: argparse.Namespace) -> int:

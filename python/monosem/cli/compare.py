@@ -21,10 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--model-{side}", help=f"model of RUN_{side.upper()} (default: as trained)")
         parser.add_argument(f"--hook-{side}", help=f"hook of RUN_{side.upper()} (default: as trained)")
     claim.add_reading(parser, tokens=None, out="RUN_A")
-    parser.add_argument("--least", type=int, default=20, help="compare features that fire on at least so many tokens")
-    parser.add_argument("--no-baseline", action="store_true", help="do not match with random directions too")
+    parser.add_argument("--least", type=int, default=20, help="compare features that fire on at least N tokens")
+    parser.add_argument("--no-baseline", action="store_true", help="leave out the match with random directions")
     claim.add_pairs(parser, "comparison")
-    parser.add_argument("--seed", type=int, default=0, help="of the random directions")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random directions")
 
 
 def run(args: argparse.Namespace) -> int:

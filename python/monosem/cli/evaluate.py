@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--replace",
         action="store_true",
-        help="write over an evaluation.json that was made from something else, or from more tokens",
+        help="replace an evaluation.json of other inputs, or of more tokens",
     )
     options.add_reading(parser, "held_out")
     parser.add_argument(

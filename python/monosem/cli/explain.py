@@ -16,34 +16,42 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Have features and neurons explained from examples, and test each explanation on other examples: simulation "
+        "Explain features and neurons from examples, and test each explanation on other examples: simulation "
         "(Spearman's rho over 60 x 9 tokens, also weighted by importance), detection, fuzzing, and the 100-token task "
         "of the logit weights. The interpreter is a language model behind any OpenAI-compatible address, or `local`: "
-        "rules learned from the same examples, which needs no model and no network and is a floor for what a language "
-        "model can do. Writes explain.json and explain.html. Every answer of a language model is kept on disk; "
-        "after a stop, the same command resumes."
+        "rules learned from the same examples, a baseline that needs neither a model nor a network. Writes "
+        "explain.json and explain.html. Answers of a language model are stored; after a stop, the same command resumes."
     )
     parser.add_argument("folder", help="a dictionary written by `monosem train` or monosem.save")
     subjects.add_arguments(parser, 100)
-    client = parser.add_argument_group("who explains")
+    client = parser.add_argument_group("interpreter")
     client.add_argument("--client", default="local", metavar="local|URL", help="e.g. http://localhost:8000/v1")
     client.add_argument("--client-model", metavar="NAME", help="the model's name at that address")
-    client.add_argument("--key-variable", default="OPENAI_API_KEY", metavar="VARIABLE", help="holds the key, if any")
-    client.add_argument("--cache", metavar="FOLDER", help="where answers are kept (default: OUT/explain-cache)")
-    client.add_argument("--concurrency", type=int, default=8, help="most requests under way at a time")
-    client.add_argument("--retries", type=int, default=6, help="further attempts after 429, 5xx, time-outs, bad JSON")
-    client.add_argument("--timeout", type=float, default=180.0, metavar="SECONDS", help="for one attempt")
     client.add_argument(
-        "--price", type=float, nargs=2, metavar=("READ", "WRITE"), help="per million tokens, for the cost shown first"
+        "--key-variable",
+        default="OPENAI_API_KEY",
+        metavar="VARIABLE",
+        help="environment variable that holds the key, if one is needed",
+    )
+    client.add_argument("--cache", metavar="FOLDER", help="folder of the stored answers (default: OUT/explain-cache)")
+    client.add_argument("--concurrency", type=int, default=8, help="requests in flight at a time")
+    client.add_argument("--retries", type=int, default=6, help="more attempts after 429, 5xx, time-outs, bad JSON")
+    client.add_argument("--timeout", type=float, default=180.0, metavar="SECONDS", help="time limit per attempt")
+    client.add_argument(
+        "--price",
+        type=float,
+        nargs=2,
+        metavar=("READ", "WRITE"),
+        help="prices per million tokens read and written, for the estimate before the start",
     )
     client.add_argument(
         "--request",
         type=_object,
         default={},
         metavar="JSON",
-        help='further fields of each request; null removes one: \'{"seed": null, "max_tokens": null}\'',
+        help='more fields of each request; null removes one: \'{"seed": null, "max_tokens": null}\'',
     )
-    client.add_argument("--yes", action="store_true", help="do not ask before spending")
+    client.add_argument("--yes", action="store_true", help="start without asking for confirmation")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -13,14 +13,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Write a folder of static pages about every feature of a dictionary: search by token, text, source and "
         "statistics; examples of the whole range of activations, histograms, logit weights, neighbours, co-firing "
         "features, correlated neurons. It opens from disk, without a server, and needs no network. Reads the index in "
-        "FOLDER/index (`monosem index`), and makes it first where there is none."
+        "FOLDER/index (`monosem index`), and builds it first where there is none."
     )
     parser.add_argument("folder", help="a dictionary written by `monosem train` or monosem.save; or neurons:MODEL")
     options.add_model(parser, as_trained=True)
     parser.add_argument("--index", metavar="FOLDER", help="the index (default: FOLDER/index)")
     options.add_reading(parser, "all")
-    parser.add_argument("--tokens", type=int, metavar="N", help="for an index that must be made: read about N tokens")
-    parser.add_argument("--out", metavar="FOLDER", help="where the pages go (default: FOLDER/features)")
+    parser.add_argument("--tokens", type=int, metavar="N", help="where the index must be built: read about N tokens")
+    parser.add_argument("--out", metavar="FOLDER", help="folder of the pages (default: FOLDER/features)")
     parser.add_argument(
         "--prompt",
         action="append",
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="automata.json of `monosem automata`, for the automaton links (default: FOLDER's, if it is there)",
     )
-    parser.add_argument("--title", help="of the page")
+    parser.add_argument("--title", help="title of the pages")
     parser.add_argument("--device", default="cpu", help="where the dictionary runs: cpu or cuda")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 

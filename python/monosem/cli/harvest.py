@@ -11,13 +11,15 @@ from monosem.cli import options, remembered
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Run a language model over text, stop at one hook, and write the activations to a folder that `monosem train` "
-        "and `monosem.data.store.ActivationStore` read. A harvest that was interrupted continues when the same "
-        "command is given again; damaged shards are found by their checksums and made anew."
+        "and `monosem.data.store.ActivationStore` read. The same command resumes an interrupted "
+        "harvest; damaged shards are detected by their checksums and written again."
     )
     options.add_model(parser)
     options.add_contexts(parser)
     parser.add_argument("--out", required=True, help="folder for the activations")
-    parser.add_argument("--dtype", choices=("bf16", "fp32"), default="bf16", help="bf16 takes half the space")
+    parser.add_argument(
+        "--dtype", choices=("bf16", "fp32"), default="bf16", help="precision on disk; bf16 takes half the space"
+    )
     options.add_skipped(parser)
     parser.add_argument("--shard-mib", type=int, default=128, help="size of a shard on disk, and the memory needed")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")

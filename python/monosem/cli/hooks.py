@@ -21,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what = "A or B (shipped), a folder from `monosem lm train`, or a TransformerLens name"
     parser.add_argument("--model", default="A", help=what)
-    parser.add_argument("--usual", action="store_true", help="only those that dictionaries are usually trained at")
+    parser.add_argument(
+        "--usual", action="store_true", help="list only the hooks at which dictionaries are usually trained"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

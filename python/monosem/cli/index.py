@@ -11,23 +11,23 @@ from monosem.cli import options, remembered
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Run a trained dictionary over text once and write an index: for every feature its density, activation "
-        "histogram by source, top activations, a fair sample of each of 11 activation intervals and of all, the "
+        "histogram by source, top activations, a uniform sample of each of 11 activation intervals and of all, the "
         "tokens and the features it fires with, and sums for correlations with sources and neurons. The browser of "
-        "features and all the evidence read it. Memory depends on the number of features, not on the text. After "
-        "Ctrl-C or a crash, the same command resumes."
+        "features and the commands of the claims read it. Memory depends on the number of features, not on the text. "
+        "After Ctrl-C or a crash, the same command resumes."
     )
     parser.add_argument("folder", help="a dictionary written by `monosem train` or monosem.save; or neurons:MODEL")
     options.add_model(parser, as_trained=True)
     options.add_reading(parser, "all")
     parser.add_argument("--tokens", type=int, metavar="N", help="read about N tokens, evenly spaced (default: all)")
     options.add_skipped(parser)
-    parser.add_argument("--out", metavar="FOLDER", help="where the index goes (default: FOLDER/index)")
+    parser.add_argument("--out", metavar="FOLDER", help="folder of the index (default: FOLDER/index)")
     parser.add_argument("--top", type=int, default=20, help="top activations kept per feature")
     parser.add_argument("--random", type=int, default=64, help="random examples kept per feature")
     parser.add_argument(
-        "--each", type=int, default=8, help="random examples kept of each of 32 levels of a feature's activation"
+        "--each", type=int, default=8, help="random examples kept per feature and activation level (of 32)"
     )
-    parser.add_argument("--slots", type=int, default=32, help="tokens and co-firing features kept of each feature")
+    parser.add_argument("--slots", type=int, default=32, help="tokens and co-firing features kept per feature")
     parser.add_argument("--no-neurons", action="store_true", help="no sums for correlations with neurons")
     parser.add_argument(
         "--no-codes",
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="do not store every activation (8 bytes for each active feature of each token); `monosem features` then "
         "cannot use the index",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the random examples")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random examples")
     parser.add_argument("--device", default="cpu", help="where the dictionary runs: cpu or cuda")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 

@@ -27,10 +27,10 @@ def _train_arguments(actions: argparse._SubParsersAction, style: type) -> None:
         formatter_class=style,
         help="train a tokenizer and a transformer on JSON lines",
         description=(
-            "Train a byte-level BPE tokenizer and a small transformer. Stop it with Ctrl-C whenever you like: it "
-            "saves, and the same command resumes and ends with exactly the weights of a run that never "
-            "stopped. The defaults are the models of 'Towards Monosemanticity': one layer, d_model 128, 512 ReLU "
-            "neurons, 8,192 tokens, context 256. On one CPU core a million tokens take about three minutes."
+            "Train a byte-level BPE tokenizer and a small transformer. Ctrl-C saves and stops; the same command "
+            "resumes, and ends with exactly the weights of an uninterrupted run. The defaults are the models of "
+            "'Towards Monosemanticity': one layer, d_model 128, 512 ReLU neurons, 8,192 tokens, context 256. On one "
+            "CPU core a million tokens take about three minutes."
         ),
     )
     train.add_argument("--text", required=True, help="JSON lines with 'text' and 'source' (plain or .xz), or 'sample'")
@@ -40,22 +40,22 @@ def _train_arguments(actions: argparse._SubParsersAction, style: type) -> None:
     train.add_argument("--resume-from", type=int, metavar="STEP", help="an earlier checkpoint (default: the last)")
     train.add_argument("--quiet", action="store_true", help="no progress bar")
     group = train.add_argument_group("training")
-    group.add_argument("--seed", type=int, default=0, help="of the weights and of the order of the text")
-    group.add_argument("--epochs", type=float, default=1.0, help="times through the text")
-    group.add_argument("--batch-contexts", type=int, default=32, help="contexts in a step")
+    group.add_argument("--seed", type=int, default=0, help="seed of the weights and of the order of the text")
+    group.add_argument("--epochs", type=float, default=1.0, help="passes over the text")
+    group.add_argument("--batch-contexts", type=int, default=32, help="contexts per step")
     group.add_argument("--lr", type=float, default=3e-3, help="peak of AdamW's learning rate; cosine decay to zero")
-    group.add_argument("--warmup-steps", type=int, default=200, help="steps of rising learning rate")
-    group.add_argument("--weight-decay", type=float, default=0.01, help="on matrices only")
-    group.add_argument("--clip", type=float, default=1.0, help="greatest norm of the gradient")
+    group.add_argument("--warmup-steps", type=int, default=200, help="steps over which the learning rate rises")
+    group.add_argument("--weight-decay", type=float, default=0.01, help="weight decay, on matrices only")
+    group.add_argument("--clip", type=float, default=1.0, help="largest gradient norm")
     group.add_argument("--holdout", type=float, default=0.02, help="share of each source's documents not trained on")
     group.add_argument("--checkpoint-every", type=int, default=250, metavar="STEPS", help="steps between checkpoints")
     shape = train.add_argument_group("model")
-    shape.add_argument("--d-vocab", type=int, default=8192, help="entries of the tokenizer")
+    shape.add_argument("--d-vocab", type=int, default=8192, help="size of the vocabulary")
     shape.add_argument("--n-ctx", type=int, default=256, help="longest context")
     shape.add_argument("--n-layers", type=int, default=1, help="transformer blocks")
     shape.add_argument("--d-model", type=int, default=128, help="width of the residual stream")
     shape.add_argument("--n-heads", type=int, default=4, help="attention heads")
-    shape.add_argument("--d-mlp", type=int, default=512, help="neurons in a block")
+    shape.add_argument("--d-mlp", type=int, default=512, help="neurons per block")
 
 
 def _evaluate_arguments(actions: argparse._SubParsersAction, style: type) -> None:
@@ -76,20 +76,20 @@ def _evaluate_arguments(actions: argparse._SubParsersAction, style: type) -> Non
         default="held_out",
         help="part of the text; 2 %% of the documents of each source are held out",
     )
-    evaluate.add_argument("--json", metavar="FILE", help="write the figures here too")
+    evaluate.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
     evaluate.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def _generate_arguments(actions: argparse._SubParsersAction, style: type) -> None:
     generate = actions.add_parser(
-        "generate", formatter_class=style, help="continue a text", description="Let a model write on from a prompt."
+        "generate", formatter_class=style, help="continue a text", description="Continue a prompt with a model."
     )
     generate.add_argument("--model", default="A", help=MODEL_HELP)
-    generate.add_argument("--prompt", default="", help="text to continue; empty: begin a document")
+    generate.add_argument("--prompt", default="", help="text to continue (default: begin a document)")
     generate.add_argument("--length", type=int, default=100, help="tokens to write")
-    generate.add_argument("--temperature", type=float, default=0.8, help="0: the likeliest token every time")
-    generate.add_argument("--seed", type=int, default=0, help="of the sampling; sample i of several uses seed + i")
-    generate.add_argument("--samples", type=int, default=1, help="how many texts")
+    generate.add_argument("--temperature", type=float, default=0.8, help="of sampling; 0 takes the most likely token")
+    generate.add_argument("--seed", type=int, default=0, help="seed of the sampling; sample i uses seed + i")
+    generate.add_argument("--samples", type=int, default=1, help="number of texts")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -16,22 +16,22 @@ from monosem.data.nearest import did_you_mean
 COMMANDS = {
     "demo": "train a dictionary on the shipped model and text, and write a report of its features",
     "lm": "train, evaluate or sample the small language models",
-    "hooks": "the hooks of a model, their widths, and which are usual for dictionaries",
+    "hooks": "list the hooks of a model, their widths, and those usual for dictionaries",
     "harvest": "write the activations of a model at one hook to disk",
     "train": "train a dictionary on activations",
-    "evaluate": "L0, explained variance, CE loss recovered, dead features",
+    "evaluate": "measure L0, explained variance, CE loss recovered and dead features",
     "index": "read text once and store examples and statistics of every feature",
-    "features": "a browser of all features: search, examples, logits, relatives",
-    "explain": "have features and neurons explained, and test the explanations",
+    "features": "write a browser of all features: search, examples, logits, relatives",
+    "explain": "explain features and neurons, and test the explanations",
     "rate": "rate features and neurons by hand, blindly, and score the answers",
-    "proxies": "which features follow a script, DNA, base64, or a pattern of yours",
-    "automata": "loops, cycles and chains of features that raise each other's tokens",
-    "neurons": "for each feature the nearest neuron",
-    "widths": "live features and CE loss recovered against the width of the dictionary",
+    "proxies": "find the features that follow a script, DNA, base64, or your own pattern",
+    "automata": "find loops, cycles and chains of features that raise each other's tokens",
+    "neurons": "compare each feature with its closest neuron",
+    "widths": "count live features and loss recovered against the width of the dictionary",
     "steer": "pin, add or ablate features while the model writes or reads",
-    "compare": "are the features of two models the same?",
-    "split": "how features split as a dictionary grows",
-    "reproduce": "every claim of the paper next to your own figure, from training to report.html",
+    "compare": "match the features of two models",
+    "split": "show how features split as a dictionary grows",
+    "reproduce": "compute every claim of the paper next to your own figures: report.html",
     "bench": "time a training step here, next to plain PyTorch and the floor of this machine",
     "doctor": "report what was built, what this machine has, and which backend is used",
 }
@@ -68,7 +68,15 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Shows the default of an option that has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
+        default = action.default
+        if default is False or (not default and not isinstance(default, (int, float))):
+            return action.help
+        if isinstance(default, (list, tuple)):
+            return f"{action.help} (default: {' '.join(map(str, default))})"
+        return super()._get_help_string(action)
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        return {int: "N", float: "X"}.get(action.type) or super()._get_default_metavar_for_optional(action)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=1.0,
         metavar="GIB",
-        help="for the cross products of features and neurons; with less the text is read several times",
+        help="memory for the cross products of features and neurons; with less, the text is read several times",
     )
 
 

@@ -89,13 +89,13 @@ def add_contexts(parser) -> None:
 
 def add_context(parser, default: str = " (default: the longest that the model reads)") -> None:
     """``--context``: how long the rows are that text is cut into."""
-    what = f"tokens of a context that text is cut into, BOS included{default}"
+    what = f"tokens per context, BOS included{default}"
     parser.add_argument("--context", type=int, metavar="N", help=what)
 
 
 def add_skipped(parser, *, kept: str = "") -> None:
     """``--skip-positions`` and ``--skip-tokens``; ``kept`` says what happens to what is left out."""
-    what = f"positions at the start of each context that are left out{kept}; 1 is BOS"
+    what = f"number of positions left out at the start of each context{kept}; 1 is BOS"
     parser.add_argument("--skip-positions", type=int, default=1, metavar="N", help=what)
     parser.add_argument(
         "--skip-tokens",
@@ -103,7 +103,7 @@ def add_skipped(parser, *, kept: str = "") -> None:
         type=_token,
         default=("bos", "pad"),
         metavar="ID",
-        help=f"tokens that are left out at every position{kept}: ids, bos, pad; with nothing behind it: none",
+        help=f"tokens left out at every position{kept}: ids, bos, pad; without a value: none",
     )
 
 

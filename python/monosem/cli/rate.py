@@ -19,9 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "with medians for each kind."
     )
     parser.add_argument("folder", nargs="?", help="a dictionary written by `monosem train` or monosem.save")
-    parser.add_argument("--score", nargs="+", metavar="FILE", help="answers saved by the page")
-    parser.add_argument("--key", metavar="FILE", help="default: rate.key.json in --out, the folder, or beside FILE")
-    parser.add_argument("--each", type=int, default=5, help="most examples of an interval")
+    parser.add_argument("--score", nargs="+", metavar="FILE", help="score answers that the page saved")
+    parser.add_argument(
+        "--key", metavar="FILE", help="key to the items (default: rate.key.json in --out, the folder, or beside FILE)"
+    )
+    parser.add_argument("--each", type=int, default=5, help="examples per interval, at most")
     subjects.add_arguments(parser, 20)
 
 

@@ -13,10 +13,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "From a language model to report.html: trains dictionaries of several widths (A/0 512, A/1 4,096, A/2 16,384 "
         "features; `paper` also A/5 131,072), the same on a second model (B/1) and on a copy of the first with "
         "shuffled weights, then computes each claim of Towards Monosemanticity and sets the paper's figure next "
-        "to yours. `small` takes about 12 minutes on two cores. After Ctrl-C, the same command resumes: every "
-        "stage that is done is kept in OUT/evidence."
+        "to yours. `small` takes about 12 minutes on two cores. After Ctrl-C, the same command resumes: finished "
+        "stages are stored in OUT/evidence."
     )
-    parser.add_argument("--preset", choices=("small", "paper"), default="small", help="how wide, and how long")
+    parser.add_argument(
+        "--preset",
+        choices=("small", "paper"),
+        default="small",
+        help="widths of the dictionaries, and length of training",
+    )
     parser.add_argument("--out", default="runs/reproduce", help="folder for everything")
     options.add_model(parser)
     parser.add_argument(

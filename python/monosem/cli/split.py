@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--feature", type=int, metavar="N", help="begin from this feature of the smallest dictionary")
     parser.add_argument("--threshold", type=float, default=0.4, help="masked cosine above which two are joined")
     parser.add_argument("--least", type=int, default=20, help="leave out features that fire on fewer tokens")
-    parser.add_argument("--most", type=int, default=24, help="follow at most so many new members in each dictionary")
+    parser.add_argument("--most", type=int, default=24, help="follow at most N new members in each dictionary")
     parser.add_argument("--no-map", action="store_true", help="no map of decoder directions (it needs umap-learn)")
     claim.add_reading(parser, tokens=None, out="the last RUN")
     claim.add_pairs(parser, "pair of runs")

@@ -13,7 +13,7 @@ Splice a dictionary into its model and change features.
 
   monosem steer RUN --pin base64 --prompt "1,2,3,4,5,6,7,8,9,10"   hold the base64 feature at its maximum
   monosem steer RUN --pin 123=2x --ablate 77 --add 5=-0.5x         several at once
-  monosem steer RUN --ablate base64 --read                         what reading loses without it, source by source
+  monosem steer RUN --ablate base64 --read                         loss without it, by source
   monosem steer RUN                                                the evidence: does a label's feature write its text?
 
 FEATURE is a number or a label (then the feature that stands for it is looked up): any source of the text is one, by its
@@ -45,31 +45,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prompt",
         nargs="+",
         metavar="TEXT",
-        help="texts to write on from (default: the paper's, 1,2,3,4,5,6,7,8,9,10; for the evidence also one in prose)",
+        help="texts to continue (default: the paper's, 1,2,3,4,5,6,7,8,9,10; for the evidence also one in prose)",
     )
-    how.add_argument("--samples", type=int, default=10, help="how many, each with and without the changes")
+    how.add_argument("--samples", type=int, default=10, help="number of texts, each with and without the changes")
     how.add_argument("--length", type=int, default=48, help="tokens to write")
-    how.add_argument("--temperature", type=float, default=1.0, help="0: the likeliest token every time")
+    how.add_argument("--temperature", type=float, default=1.0, help="of sampling; 0 takes the most likely token")
     how.add_argument("--seed", type=int, default=0, help="sample i uses seed + i, with and without")
     reading = parser.add_argument_group("reading")
     reading.add_argument(
         "--read",
         action="store_true",
-        help="do not write: change of the log-likelihood of each token of the text, by source",
+        help="do not write, but measure the change of each token's log-likelihood, by source",
     )
-    what = parser.add_argument_group("the evidence")
+    what = parser.add_argument_group("the claim")
     what.add_argument(
         "--labels",
         nargs="+",
         metavar="LABEL",
         help="labels to steer by (default: base64 and Arabic where the text has them, else the two followed best)",
     )
-    what.add_argument("--trials", type=int, default=5, help="samples that choose the strength, on other seeds")
+    what.add_argument("--trials", type=int, default=5, help="samples that choose the strength, with other seeds")
     text = parser.add_argument_group("inputs and output")
     options.add_model(text, as_trained=True)
     options.add_reading(text, "all")
-    text.add_argument("--tokens", type=int, default=200_000, metavar="N", help="tokens of the pass, or of --read")
-    text.add_argument("--skip-positions", type=int, default=1, help="positions left alone at the start; 1 is BOS")
+    text.add_argument(
+        "--tokens", type=int, default=200_000, metavar="N", help="tokens to read for the pass over text, or for --read"
+    )
+    text.add_argument("--skip-positions", type=int, default=1, help="positions left unchanged at the start; 1 is BOS")
     text.add_argument(
         "--out", help="folder of the JSON and the page (default: the dictionary's, for the evidence only)"
     )

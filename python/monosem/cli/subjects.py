@@ -26,13 +26,16 @@ def add_arguments(parser: argparse.ArgumentParser, count: int) -> None:
         "--features", type=int, default=count, metavar="N", help="features of the dictionary, at random"
     )
     parser.add_argument(
-        "--neurons", type=int, metavar="N", help="neurons of the same hook, at random (default: as many; 0: none)"
+        "--neurons",
+        type=int,
+        metavar="N",
+        help="neurons of the same hook, at random (default: the same number; 0: none)",
     )
     parser.add_argument(
         "--shuffled",
         metavar="RUN2",
         help="a dictionary trained on the model with shuffled weights (`monosem train --model A~shuffled --out RUN2`), "
-        "as the paper's control; as many of its features",
+        "as the paper's control; the same number of its features",
     )
     options.add_model(parser, as_trained=True)
     options.add_reading(parser, "all")

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_skipped(data)
 
     dictionary = parser.add_argument_group("dictionary")
-    options.add_kind(dictionary, "topk (fixed number active) or relu (the paper's, with an L1 penalty)")
+    options.add_kind(dictionary, "topk (k active features per token) or relu (the paper's, with an L1 penalty)")
     dictionary.add_argument("--d-sae", type=int, default=4096, help="number of features")
     dictionary.add_argument("--k", type=int, nargs="+", default=[16], help="topk: active features per token")
     dictionary.add_argument(
@@ -35,11 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         nargs="+",
         default=[1e-3],
-        help="relu: coefficient of the sum of activations, beside the squared error's mean over the width",
+        help="relu: coefficient of the sum of activations; the squared error is averaged over the width",
     )
 
     dictionary.add_argument(
-        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="further settings of the kind: fields of its Config"
+        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="other settings of the kind: fields of its Config"
     )
 
     how = parser.add_argument_group("training")
@@ -51,12 +51,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--batch-size", type=int, default=4096, help="tokens per batch")
     how.add_argument("--lr", type=float, default=1e-3, help="peak learning rate of Adam; lower for long runs")
     how.add_argument(
-        "--lr-warmup", type=_time, default=0.02, help="rise of the learning rate: steps (200) or a share of all (0.02)"
+        "--lr-warmup",
+        type=_time,
+        default=0.02,
+        help="rise of the learning rate: steps (200) or a fraction of the run (0.02)",
     )
-    how.add_argument("--lr-decay", type=_time, default=0.2, help="fall to 0 at the end: steps or a share of all")
-    how.add_argument("--decay-shape", choices=("linear", "cosine"), default="linear", help="shape of that fall")
+    how.add_argument("--lr-decay", type=_time, default=0.2, help="fall to 0 at the end: steps or a fraction of the run")
+    how.add_argument("--decay-shape", choices=("linear", "cosine"), default="linear", help="shape of the fall")
     how.add_argument(
-        "--sparsity-warmup", type=_time, default=0.05, help="relu: rise of the penalty: steps or a share of all"
+        "--sparsity-warmup", type=_time, default=0.05, help="relu: rise of the penalty: steps or a fraction of the run"
     )
     how.add_argument(
         "--adam-state",
@@ -64,9 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="fp32",
         help="precision of Adam's moments: 8, 4 or 2 bytes per weight (default: %(default)s)",
     )
-    how.add_argument(
-        "--lazy-rows", action="store_true", help="leave a feature's row alone in a batch that gives it no gradient"
-    )
+    how.add_argument("--lazy-rows", action="store_true", help="skip the rows of features without a gradient in a batch")
     how.add_argument("--clip", type=float, help="largest gradient norm (default: no clipping)")
     how.add_argument(
         "--ema", type=float, metavar="DECAY", help="also keep averaged weights, with this decay (default: none)"
@@ -78,16 +79,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resample",
         choices=("auto", "paper", "never"),
         default="auto",
-        help="dead neurons start anew: auto = relu: four times in the first half, topk: never; paper = at its steps",
+        help="restart dead features: auto (relu: four times in the first half, topk: never), or at the paper's steps",
     )
-    how.add_argument("--seed", type=int, default=0, help="of the weights, the order of the data, and resampling")
+    how.add_argument("--seed", type=int, default=0, help="seed of the weights, the order of the data, and resampling")
     how.add_argument("--log-every", type=int, default=50, help="steps between two rows of metrics.jsonl")
     how.add_argument("--checkpoint-every", type=int, default=1000, help="steps between two checkpoints")
     how.add_argument(
-        "--resume-from", type=int, metavar="STEP", help="resume from the checkpoint of this step, not from the last"
+        "--resume-from", type=int, metavar="STEP", help="resume from the checkpoint of this step (default: the last)"
     )
-    how.add_argument("--from", dest="start", metavar="RUN", help="a new run that begins with the weights of this one")
-    how.add_argument("--moments", action="store_true", help="with --from: take Adam's moments along too")
+    how.add_argument("--from", dest="start", metavar="RUN", help="start a new run from the weights of RUN")
+    how.add_argument("--moments", action="store_true", help="with --from: also take over Adam's moments")
     how.add_argument("--device", default="cpu", help="cpu or cuda")
     how.add_argument(
         "--no-cuda-graph", action="store_true", help="cuda: call every step instead of replaying it from a CUDA graph"

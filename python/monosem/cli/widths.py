@@ -9,7 +9,7 @@ from monosem.cli import claim, made_from, remembered
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Compare dictionaries of one model: how many features live outside the cluster of ultralow density (separated "
+        "Compare dictionaries of one model: the number of features outside the cluster of ultralow density (separated "
         "by a valley of the density histogram, or in three dimensions with encoder bias and decoder-encoder product), "
         "and what they keep of the model. Writes widths.json and widths.html beside the last dictionary. Needs "
         "scikit-learn: pip install 'monosem[analysis]'."
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1_000_000,
         metavar="N",
-        help="count how often features fire on about N tokens; rarer ones than 1 in N cannot be seen",
+        help="measure densities on about N tokens; features rarer than 1 in N are not seen",
     )
 
 
