@@ -21,9 +21,14 @@ from monosem.data.counted import BY_NAME, SkipTokens, counted, skipped_ids
 class Rows(Protocol):
     """Token rows: ``tokens`` [rows, T], ``source`` [rows, T] (each an index into the names ``sources``)."""
 
-    tokens: Any
-    source: Any
-    sources: list[str]
+    @property
+    def tokens(self) -> Any: ...
+
+    @property
+    def source(self) -> Any: ...
+
+    @property
+    def sources(self) -> list[str]: ...
 
 
 @dataclass(frozen=True)

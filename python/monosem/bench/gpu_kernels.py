@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -132,7 +133,7 @@ def by_name(events: Any) -> tuple[Launches, float]:
     launches: Launches = {}
     times: list[float] = []
     for event in events:
-        if event.device_type == torch.autograd.DeviceType.CUDA and not getattr(event, "is_user_annotation", False):
+        if event.device_type.name == "CUDA" and not getattr(event, "is_user_annotation", False):
             launches.setdefault(short(event.name), []).append(event.time_range.end - event.time_range.start)
             times += [event.time_range.start, event.time_range.end]
     return launches, max(times) - min(times) if times else 0.0
@@ -154,9 +155,12 @@ def from_outside(call: Callable[[], Any], device: torch.device) -> tuple[Launche
     """The same of our own kernels alone, by events around each launch. A CUDA launcher may start several kernels; it
     has the name of its function."""
     on_gpu = device.type == "cuda"
-    event = (lambda: torch.cuda.Event(enable_timing=True)) if on_gpu else HostEvent
+    event: Callable[[], Any] = HostEvent
+    if on_gpu:
+        event = partial(torch.cuda.Event, enable_timing=True)
     kept: list[tuple[str, Any, Any]] = []
-    begin, end = event(), event()
+    begin: Any = event()
+    end: Any = event()
     with launches_wrapped(lambda name, launch: _timed(name, launch, event, kept)):
         begin.record()
         call()

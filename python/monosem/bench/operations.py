@@ -122,13 +122,15 @@ class _Rounded:
     first asked for in that precision. Nothing where there is no use for them."""
 
     def __init__(self, w: torch.Tensor) -> None:
-        self.w, self.made = w, {None: None}
+        self.w = w
+        self.copies: dict[torch.dtype, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __call__(self) -> tuple[torch.Tensor, torch.Tensor] | None:
-        if (dtype := gpu.copy_dtype(self.w)) not in self.made:
-            self.made[dtype] = gpu.empty_copy(self.w)
-            gpu.round_into(*self.made[dtype], self.w)
-        return self.made[dtype]
+        dtype = gpu.copy_dtype(self.w)
+        if dtype is not None and dtype not in self.copies and (copy := gpu.empty_copy(self.w)) is not None:
+            gpu.round_into(*copy, self.w)
+            self.copies[dtype] = copy
+        return None if dtype is None else self.copies[dtype]
 
 
 def drawn(w: Workload, device: torch.device) -> SparseCode:

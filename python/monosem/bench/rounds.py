@@ -84,6 +84,8 @@ class Worker:
                 stderr=log,
                 env=os.environ | threads | entrant.env,
             )
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self._requests, self._replies = self.process.stdin, self.process.stdout
         self._rest = b""
 
     def __enter__(self) -> Worker:
@@ -93,14 +95,14 @@ class Worker:
         self.close()
 
     def answer(self, timeout: float) -> dict[str, Any]:
-        """The next line of the worker. Raises ``Failed`` when it reports an error, ends, or says nothing in time."""
-        deadline, out = time.monotonic() + timeout, self.process.stdout
+        """The next line of the worker. Raises ``Failed`` when it reports an error, ends, or does not reply in time."""
+        deadline = time.monotonic() + timeout
         while b"\n" not in self._rest:
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([out], [], [], left)[0]:
+            if left <= 0 or not select.select([self._replies], [], [], left)[0]:
                 self.close()
                 raise Failed(f"no answer within {timeout:.0f} s; it was stopped")
-            part = os.read(out.fileno(), 1 << 16)
+            part = os.read(self._replies.fileno(), 1 << 16)
             if not part:
                 raise Failed(self._how_it_ended())
             self._rest += part
@@ -111,10 +113,10 @@ class Worker:
         return message
 
     def ask(self, timeout: float, do: str, **what: Any) -> dict[str, Any]:
-        """Tell the worker to do something and wait for what it says."""
+        """Send the worker a request and return its reply."""
         try:
-            self.process.stdin.write(json.dumps({"do": do, **what}).encode() + b"\n")
-            self.process.stdin.flush()
+            self._requests.write(json.dumps({"do": do, **what}).encode() + b"\n")
+            self._requests.flush()
         except BrokenPipeError:
             raise Failed(self._how_it_ended()) from None
         return self.answer(timeout)
@@ -123,7 +125,7 @@ class Worker:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
+        for pipe in (self._requests, self._replies):
             with suppress(BrokenPipeError):
                 pipe.close()
 

@@ -70,6 +70,8 @@ class Turns:
         if job.get("data"):
             self.batches, self.held_out = (t.clone() for t in stored(job, "batches", "held_out"))
         spec = importlib.util.spec_from_file_location("entrant", script)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"script: got {script!r}; wanted a Python file")
         module = importlib.util.module_from_spec(spec)
         sys.modules["entrant"] = module
         spec.loader.exec_module(module)

@@ -7,6 +7,8 @@ import json
 from dataclasses import fields
 from pathlib import Path
 
+from monosem.cli.help import Help
+
 MODEL_HELP = "A or B (shipped), a folder of `monosem lm train`, or a name or path that TransformerLens loads"
 
 
@@ -16,15 +18,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "seed only. `monosem lm train` makes another on text of your own."
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="train|evaluate|generate")
-    _train_arguments(actions, parser.formatter_class)
-    _evaluate_arguments(actions, parser.formatter_class)
-    _generate_arguments(actions, parser.formatter_class)
+    _train_arguments(actions)
+    _evaluate_arguments(actions)
+    _generate_arguments(actions)
 
 
-def _train_arguments(actions: argparse._SubParsersAction, style: type) -> None:
+def _train_arguments(actions: argparse._SubParsersAction) -> None:
     train = actions.add_parser(
         "train",
-        formatter_class=style,
+        formatter_class=Help,
         help="train a tokenizer and a transformer on JSON lines",
         description=(
             "Train a byte-level BPE tokenizer and a small transformer. Ctrl-C saves and stops; the same command "
@@ -58,10 +60,10 @@ def _train_arguments(actions: argparse._SubParsersAction, style: type) -> None:
     shape.add_argument("--d-mlp", type=int, default=512, help="neurons per block")
 
 
-def _evaluate_arguments(actions: argparse._SubParsersAction, style: type) -> None:
+def _evaluate_arguments(actions: argparse._SubParsersAction) -> None:
     evaluate = actions.add_parser(
         "evaluate",
-        formatter_class=style,
+        formatter_class=Help,
         help="nats per token and bits per byte of each source",
         description=(
             "Cross-entropy on text, source by source. Bits per byte can be compared between models with different "
@@ -80,9 +82,9 @@ def _evaluate_arguments(actions: argparse._SubParsersAction, style: type) -> Non
     evaluate.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
-def _generate_arguments(actions: argparse._SubParsersAction, style: type) -> None:
+def _generate_arguments(actions: argparse._SubParsersAction) -> None:
     generate = actions.add_parser(
-        "generate", formatter_class=style, help="continue a text", description="Continue a prompt with a model."
+        "generate", formatter_class=Help, help="continue a text", description="Continue a prompt with a model."
     )
     generate.add_argument("--model", default="A", help=MODEL_HELP)
     generate.add_argument("--prompt", default="", help="text to continue (default: begin a document)")

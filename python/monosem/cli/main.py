@@ -11,6 +11,7 @@ from typing import NoReturn
 from monosem.cli import options
 from monosem.cli.device import check_device
 from monosem.cli.errors import say
+from monosem.cli.help import Help
 from monosem.data.nearest import did_you_mean
 
 COMMANDS = {
@@ -64,27 +65,12 @@ class _Parser(argparse.ArgumentParser):
         super().error(message)
 
 
-class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows the default of an option that has one."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        default = action.default
-        if default is False or (not default and not isinstance(default, (int, float))):
-            return action.help
-        if isinstance(default, (list, tuple)):
-            return f"{action.help} (default: {' '.join(map(str, default))})"
-        return super()._get_help_string(action)
-
-    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
-        return {int: "N", float: "X"}.get(action.type) or super()._get_default_metavar_for_optional(action)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns 0, or 2 after an error that the user can mend, or 130 after Ctrl-C."""
     argv = sys.argv[1:] if argv is None else argv
     command = parser().parse_args(argv[:1]).command
     module = importlib.import_module(f"monosem.cli.{command}")
-    own = _Parser(prog=f"monosem {command}", description=COMMANDS[command], formatter_class=_Help)
+    own = _Parser(prog=f"monosem {command}", description=COMMANDS[command], formatter_class=Help)
     module.add_arguments(own)
     options.add_import(own)
     args = own.parse_args(argv[1:])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from monosem.cli import claim, made_from, options, remembered
+from monosem.cli.help import RawHelp
 
 _DESCRIPTION = """\
 Splice a dictionary into its model and change features.
@@ -27,12 +28,22 @@ Without any change it measures the claim of the paper, and writes steering.json 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = _DESCRIPTION
-    parser.formatter_class = type("_Help", (argparse.RawDescriptionHelpFormatter, parser.formatter_class), {})
+    parser.formatter_class = RawHelp
     parser.add_argument("folder", help="a dictionary written by `monosem train`; or neurons:A, the neurons of a model")
     changes = parser.add_argument_group("changes")
-    one = {"action": "append", "metavar": "FEATURE[=STRENGTH]"}
-    changes.add_argument("--pin", "--feature", **one, help="set the activation on every token (no strength: 1x)")
-    changes.add_argument("--add", **one, help="add to the activation on every token; may be negative")
+    changes.add_argument(
+        "--pin",
+        "--feature",
+        action="append",
+        metavar="FEATURE[=STRENGTH]",
+        help="set the activation on every token (no strength: 1x)",
+    )
+    changes.add_argument(
+        "--add",
+        action="append",
+        metavar="FEATURE[=STRENGTH]",
+        help="add to the activation on every token; may be negative",
+    )
     changes.add_argument("--ablate", action="append", metavar="FEATURE", help="set the activation to 0 on every token")
     changes.add_argument(
         "--error",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,9 +12,7 @@ from torch import Tensor
 
 from monosem.data import files, shards
 from monosem.data.counted import BY_NAME, SkipTokens, counted, lengths, skipped_ids
-
-if TYPE_CHECKING:
-    from monosem.data.adapter import Model
+from monosem.data.protocols import HookedModel, LanguageModel, Tokens
 
 
 class Contexts:
@@ -34,9 +31,9 @@ class Contexts:
 
     def __init__(
         self,
-        model: Model,
+        model: HookedModel,
         hook_name: str,
-        tokens: Any,
+        tokens: Tokens,
         skip_positions: int,
         batch: int,
         skip_tokens: SkipTokens = BY_NAME,
@@ -92,32 +89,32 @@ class Contexts:
             yield activations[torch.from_numpy(self.counted(part)).to(activations.device)]
 
 
-def checked_tokens(tokens: Any, model: Model) -> np.ndarray:
+def checked_tokens(tokens: Tokens, model: HookedModel) -> np.ndarray:
     """Tokens as an array of integers [rows, n_ctx] that the model can read, or a ValueError that says why not."""
-    tokens = getattr(tokens, "tokens", tokens)
-    if isinstance(tokens, Tensor):
-        tokens = tokens.detach().cpu().numpy()
-    tokens = tokens if isinstance(tokens, np.ndarray) else np.asarray(tokens)
-    if tokens.ndim != 2 or tokens.dtype.kind not in "iu":
-        raise ValueError(f"tokens: got {tokens.dtype} {list(tokens.shape)}; wanted integers [rows, n_ctx]")
-    if not tokens.size:
+    rows = getattr(tokens, "tokens", tokens)
+    if isinstance(rows, Tensor):
+        rows = rows.detach().cpu().numpy()
+    array = rows if isinstance(rows, np.ndarray) else np.asarray(rows)
+    if array.ndim != 2 or array.dtype.kind not in "iu":
+        raise ValueError(f"tokens: got {array.dtype} {list(array.shape)}; wanted integers [rows, n_ctx]")
+    if not array.size:
         raise ValueError(
-            f"tokens: got no context {list(tokens.shape)}; wanted at least one row. "
+            f"tokens: got no context {list(array.shape)}; wanted at least one row. "
             f"The text may be shorter than one context of {model.n_ctx} tokens."
         )
-    if tokens.shape[1] > model.n_ctx:
-        raise ValueError(f"tokens: got rows of {tokens.shape[1]} tokens; {model.name!r} reads at most {model.n_ctx}")
-    low, high = int(tokens.min()), int(tokens.max())
+    if array.shape[1] > model.n_ctx:
+        raise ValueError(f"tokens: got rows of {array.shape[1]} tokens; {model.name!r} reads at most {model.n_ctx}")
+    low, high = int(array.min()), int(array.max())
     if low < 0 or high >= model.d_vocab:
         raise ValueError(
             f"tokens: got ids {low} to {high}; {model.name!r} knows 0 to {model.d_vocab - 1}. "
             "Were the tokens made with the tokenizer of another model?"
         )
-    return tokens
+    return array
 
 
 def load_contexts(
-    model: Model,
+    model: LanguageModel,
     text: str = "sample",
     tokens: str | Path | None = None,
     split: str = "train",
@@ -155,7 +152,7 @@ def _load_array(path: Path) -> np.ndarray:
     return files.read_array(path, "tokens", "wanted a whole .npy array of integers [rows, n_ctx]")
 
 
-def _load_text(model: Model, text: str, split: str, context: int | None) -> np.ndarray:
+def _load_text(model: LanguageModel, text: str, split: str, context: int | None) -> np.ndarray:
     from monosem.data.sample import stream_documents
     from monosem.data.token_rows import pack_rows
 

@@ -11,15 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Integral
-from typing import Any
 
 import numpy as np
+
+from monosem.data.protocols import HookedModel
 
 BY_NAME = ("bos", "pad")
 SkipTokens = Sequence["int | str"]
 
 
-def skipped_ids(model: Any, skip_tokens: SkipTokens = BY_NAME) -> tuple[int, ...]:
+def skipped_ids(model: HookedModel, skip_tokens: SkipTokens = BY_NAME) -> tuple[int, ...]:
     """The ids that are left out wherever they stand, sorted.
 
     Args:
@@ -44,7 +45,7 @@ def skipped_ids(model: Any, skip_tokens: SkipTokens = BY_NAME) -> tuple[int, ...
     return tuple(sorted(out))
 
 
-def _own(model: Any, name: str) -> int | None:
+def _own(model: HookedModel, name: str) -> int | None:
     try:
         if name == "bos":
             return getattr(model, "bos_id", None)

@@ -54,7 +54,7 @@ def of_text(text: str | Path) -> dict[str, Any]:
     return {"text": str(text), **of_file(path)}
 
 
-def of_model(model: Any) -> str | None:
+def of_model(model: object) -> str | None:
     """Kind and digest of the weights of a language model, or None for an object that shows none.
 
     The name does not count: a folder may have been moved, and another model may have come under an old name. Libraries

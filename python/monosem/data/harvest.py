@@ -6,7 +6,6 @@ import errno
 import shutil
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,13 +16,10 @@ from monosem.data import files, fingerprint, shards
 from monosem.data.contexts import Contexts
 from monosem.data.counted import BY_NAME, SkipTokens
 from monosem.data.folder_lock import LOCK, OWNER, folder_lock
+from monosem.data.protocols import HookedModel, Tokens
 from monosem.data.shuffled import ShuffledSource, differences
 from monosem.data.store import ActivationStore
 from monosem.ops.memory import available_memory, check_memory, human_bytes
-
-if TYPE_CHECKING:
-    from monosem.data.adapter import Model
-
 
 BUFFER_BYTES = 1 << 30
 
@@ -53,9 +49,9 @@ class ActivationStream(ShuffledSource):
 
     def __init__(
         self,
-        model: Model,
+        model: HookedModel,
         hook_name: str,
-        tokens: Any,
+        tokens: Tokens,
         batch_size: int = 4096,
         seed: int = 0,
         epochs: int | None = None,
@@ -103,9 +99,9 @@ def default_buffer(context_bytes: int, device: torch.device) -> int:
 
 
 def harvest(
-    model: Model,
+    model: HookedModel,
     hook_name: str,
-    tokens: Any,
+    tokens: Tokens,
     folder: str | Path,
     dtype: str = "bf16",
     *,

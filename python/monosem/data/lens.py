@@ -44,14 +44,14 @@ def _is_bridge(model: Any) -> bool:
 class LensModel(Model):
     """A ``HookedTransformer`` or ``TransformerBridge``."""
 
-    def __init__(self, module: Any, name: str | None = None) -> None:
+    def __init__(self, module: torch.nn.Module, name: str | None = None) -> None:
         super().__init__()
-        self.module = module.eval()
+        self.module: Any = module.eval()  # its further attributes are those of an optional package
         self._written: set[str] = set()
-        cfg = module.cfg
+        cfg = self.module.cfg
         self.name = name or getattr(cfg, "model_name", None) or type(module).__name__
         self.n_ctx, self.d_vocab = cfg.n_ctx, cfg.d_vocab
-        self.hook_names = list(module.hook_dict)
+        self.hook_names = list(self.module.hook_dict)
         if BEFORE_UNEMBED not in self.hook_names:
             raise ValueError(
                 f"model: {self.name!r} has no hook {BEFORE_UNEMBED!r}; wanted a model of TransformerLens 3.9 or later"
@@ -268,7 +268,7 @@ def library_version() -> str:
     return version("transformer-lens")
 
 
-def to_lens(model: Model) -> Any:
+def to_lens(model: Model) -> torch.nn.Module:
     """See :func:`monosem.data.models.as_transformer_lens`."""
     if isinstance(model, LensModel):
         return model.module

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from importlib.resources import files as resources
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,7 +14,7 @@ from monosem.data.shuffled_weights import SHUFFLED, shuffle_weights
 BUNDLED = ("A", "B")
 
 
-def load_model(model: Any, device: torch.device | str = "cpu") -> Model:
+def load_model(model: str | Path | Model | torch.nn.Module, device: torch.device | str = "cpu") -> Model:
     """A language model by name, folder or object.
 
     Args:
@@ -31,7 +30,7 @@ def load_model(model: Any, device: torch.device | str = "cpu") -> Model:
         return model.to(device)
     if isinstance(model, str) and model.endswith(SHUFFLED):
         return shuffle_weights(load_model(model.removesuffix(SHUFFLED), device))
-    if model in BUNDLED:
+    if isinstance(model, str) and model in BUNDLED:
         return load_folder(Path(str(resources("monosem"))) / "assets" / "lm" / model, model).to(device)
     if isinstance(model, (str, Path)):
         if Path(model).is_dir():
@@ -49,7 +48,7 @@ def load_model(model: Any, device: torch.device | str = "cpu") -> Model:
     )
 
 
-def as_transformer_lens(model: Any) -> Any:
+def as_transformer_lens(model: str | Path | Model) -> torch.nn.Module:
     """A monosem model's weights as a TransformerLens model with its tokenizer, without network.
 
     ``HookedTransformer`` under TransformerLens 3, ``TransformerBridge`` under 4; the logits agree to fp32 rounding.

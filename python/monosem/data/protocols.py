@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,17 @@ class TextEncoder(Protocol):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, without BOS."""
         ...
+
+
+class WithTokens(Protocol):
+    """Anything with ``tokens`` [rows, n_ctx]: ``TokenRows``."""
+
+    @property
+    def tokens(self) -> Tensor | np.ndarray: ...
+
+
+Tokens = Tensor | np.ndarray | Sequence[Sequence[int]] | WithTokens
+"""Integers [rows, n_ctx], each row one context."""
 
 
 class HookedModel(Protocol):

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import torch
 
+from monosem.data.adapter import Model
 from monosem.data.native import NativeModel
 
 SHUFFLED = "~shuffled"  # behind the name of a model
 
 
 @torch.no_grad()
-def shuffle_weights(model: Any, seed: int = 0) -> NativeModel:
+def shuffle_weights(model: Model, seed: int = 0) -> NativeModel:
     """A copy of one of monosem's own models in which the entries of each weight matrix are permuted at random.
 
     Each matrix keeps its entries and loses its structure; vectors (biases, LayerNorm gains) stay. W_Q, W_K and W_V are

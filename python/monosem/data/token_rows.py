@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monosem.data.adapter import Model
 from monosem.data.pieces import encode_documents
+from monosem.data.protocols import LanguageModel
 from monosem.data.text import Document
 from monosem.data.unicode import check_text
 
@@ -37,7 +37,7 @@ class TokenRows:
         return len(self.tokens)
 
 
-def pack_rows(documents: Iterable[Document], model: Model, n_ctx: int | None = None) -> TokenRows:
+def pack_rows(documents: Iterable[Document], model: LanguageModel, n_ctx: int | None = None) -> TokenRows:
     """Lay documents end to end, each behind a BOS, and cut rows of ``n_ctx`` tokens that begin with a BOS themselves.
 
     Every token of the stream stands in exactly one row, as in training; where a row begins with a document, one BOS

@@ -56,7 +56,7 @@ class Vocabulary:
         tokenizer: of the ``tokenizers`` library, or one of ``transformers``; None when there is neither.
     """
 
-    def __init__(self, entry: Callable[[int], str | bytes | None], size: int, tokenizer: Any = None) -> None:
+    def __init__(self, entry: Callable[[int], str | bytes | None], size: int, tokenizer: object | None = None) -> None:
         self._entry, self.size = entry, size
         backend = _backend(tokenizer)
         entries = {e for i in range(size) if isinstance(e := entry(i), str)}
@@ -125,7 +125,7 @@ class Vocabulary:
         return entry.encode()
 
 
-def _backend(tokenizer: Any) -> Any:
+def _backend(tokenizer: object | None) -> Any:
     """The ``tokenizers.Tokenizer`` in it, or None."""
     for name in ("backend_tokenizer", "_tokenizer"):
         inner = getattr(tokenizer, name, None)
@@ -155,7 +155,7 @@ def _is_blank(step: dict[str, Any]) -> bool:
     return step["type"] == "Replace" and step.get("pattern", {}).get("String") == "▁" and step.get("content") == " "
 
 
-def _added_words(backend: Any, tokenizer: Any) -> dict[int, str]:
+def _added_words(backend: Any, tokenizer: object | None) -> dict[int, str]:
     """Words put into the vocabulary beside what was learned, special ones among them: spelled as they stand."""
     added = (
         backend.get_added_tokens_decoder() if backend is not None else getattr(tokenizer, "added_tokens_decoder", {})

@@ -43,10 +43,11 @@ class Dense:
         )
         parameters = [self.w_enc, self.w_dec, self.b_enc, self.b_dec]
         self.adam = torch.optim.Adam(parameters, lr=job["lr"], fused=True)
-        compiled = job["variant"] == "compiled"
-        self._loss, self._project, self._normalize = (
-            torch.compile(f, dynamic=False) if compiled else f for f in (self.loss, self.project, self.normalize)
-        )
+        self._loss, self._project, self._normalize = self.loss, self.project, self.normalize
+        if job["variant"] == "compiled":
+            self._loss = torch.compile(self.loss, dynamic=False)
+            self._project = torch.compile(self.project, dynamic=False)
+            self._normalize = torch.compile(self.normalize, dynamic=False)
 
     def code(self, x: Tensor) -> Tensor:
         """Activations [N, F]."""
@@ -70,6 +71,7 @@ class Dense:
         self.adam.zero_grad()
         loss.backward()
         with torch.no_grad():
+            assert self.w_dec.grad is not None
             self._project(self.w_dec.grad, self.w_dec)
             self.adam.step()
             self._normalize(self.w_dec)

@@ -38,7 +38,9 @@ class Engine:
         self.trainer = ms.Trainer(self.sae, config, progress=False)
 
     def step(self, x: Tensor) -> float:
-        return float(self.trainer.step(x)["loss"])
+        metrics = self.trainer.step(x)
+        assert isinstance(metrics, dict)  # of one autoencoder
+        return float(metrics["loss"])
 
     @torch.no_grad()
     def evaluate(self, x: Tensor) -> dict[str, float]:
