@@ -7,7 +7,7 @@ Nothing is built here; bench/README.md has the build command. Sections run in th
 written to ``DIR/<section>.json`` as they go; the same command again, with the same folder, GPU, commit and build,
 continues. A backend whose tests are not green is not measured; with ``--anyway`` it is, and each row has the outcome of
 its tests. A test file, shape, operation or library that fails, hangs or ends its process is recorded with its error,
-and the rest goes on. ``--rehearse`` does all of it on a processor, with Triton's interpreter and tiny shapes,
+and the rest continues. ``--rehearse`` runs all of it on a CPU, with Triton's interpreter and tiny shapes,
 and breaks a test and a kernel on purpose.
 
 Exit code: 0, 1 when something of ours failed (in a rehearsal: other than on purpose), 2 without a GPU.
@@ -138,7 +138,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--shapes", metavar="NAMES", help=f"some of {','.join(WORKLOADS)} (default: {','.join(SHAPES)})"
     )
     parser.add_argument("--anyway", action="store_true", help="also measure a backend whose tests are not green")
-    parser.add_argument("--again", action="store_true", help="measure anew what an earlier call measured")
+    parser.add_argument("--again", action="store_true", help="repeat the measurements of an earlier call")
     parser.add_argument(
         "--rehearse", action="store_true", help="the whole script on a processor: no figure of it is one of a GPU"
     )
@@ -234,7 +234,7 @@ def main(argv: list[str] | None = None) -> int:
         print(line, file=sys.stderr)
     speeds(run, args, able, OPTIONS)
     if "peers" in args.only:
-        gpu_peers.measure(run, args.shapes, args.python, args.packages, anew=args.again)
+        gpu_peers.measure(run, args.shapes, args.python, args.packages, again=args.again)
     if "sanitizer" in args.only:
         gpu_checks.run_sanitizer(run)
     red = any(gpu_checks.outcome(part) == "red" for part in (run.stored("tests") or {"parts": []})["parts"])
@@ -253,10 +253,10 @@ def speeds(
     """The sections that measure, in order."""
     if {"floor", "step", "kernels", "ops"} & set(args.only):
         floors = [{"section": "floor", "shape": shape, **more} for shape in args.shapes]
-        gpu_worker.measure(run, floors, environment=environment, anew=args.again and "floor" in args.only)
+        gpu_worker.measure(run, floors, environment=environment, again=args.again and "floor" in args.only)
         print(f"steps, kernels, operations: {run.left:.0f} s left", flush=True)
         todo = tasks(run, args, backends, options, **more)
-        gpu_worker.measure(run, todo, environment=environment, anew=args.again)
+        gpu_worker.measure(run, todo, environment=environment, again=args.again)
 
 
 def finish(run: Run, args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -280,7 +280,7 @@ def rehearse(args: argparse.Namespace) -> int:
     if "tests" in args.only:
         with tempfile.TemporaryDirectory() as folder:
             parts = gpu_rehearse.parts(Path(folder), backends)
-            gpu_checks.run_tests(run, parts, max(60.0, run.left / 2), os.cpu_count() or 1, anew=True)
+            gpu_checks.run_tests(run, parts, max(60.0, run.left / 2), os.cpu_count() or 1, again=True)
     able, _ = measured(run, args, backends)
     speeds(
         run,

@@ -57,10 +57,10 @@ def parts() -> list[Part]:
     ]
 
 
-def run_tests(run: Run, todo: Sequence[Part], seconds: float, processes: int, anew: bool = False) -> None:
+def run_tests(run: Run, todo: Sequence[Part], seconds: float, processes: int, again: bool = False) -> None:
     """Run all parts, ``processes`` at a time: compiling kernels takes most of their time, on one core each. A part that
     was green in an earlier call with this folder is not run again; after ``seconds`` what still runs is stopped."""
-    stored = {} if anew else run.stored("tests") or {}
+    stored = {} if again else run.stored("tests") or {}
     outcomes: dict[str, Row] = {p["name"]: p for p in stored.get("parts", []) if outcome(p) == "green"}
     names = [part.name for part in todo]
     waiting, deadline = [part for part in todo if part.name not in outcomes], run.now() + seconds

@@ -41,7 +41,7 @@ def measure(
     device: str = "cuda",
     variants: Sequence[str] = (*QUICK, SLOW),
     steps: int = 20,
-    anew: bool = False,
+    again: bool = False,
 ) -> None:
     """Every library on every shape, in the default precision and in bf16. What an earlier call measured stays.
 
@@ -58,7 +58,7 @@ def measure(
         for precision in (("default", "bf16") if title != "monosem" else ("default",))
     ]
     todo.sort(key=lambda row: row["variant"] == SLOW)
-    stored = {} if anew else run.stored("peers") or {}
+    stored = {} if again else run.stored("peers") or {}
     rows: dict[tuple[str, ...], Row] = {identity(row): row for row in stored.get("rows", [])}
     missing: dict[str, str] = {}
     for row in todo:

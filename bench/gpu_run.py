@@ -120,9 +120,9 @@ class Section:
     A unit is what is lost together: an operation, or one way to time a step. What failed, a later call tries again.
     """
 
-    def __init__(self, run: Run, name: str, anew: bool = False) -> None:
+    def __init__(self, run: Run, name: str, again: bool = False) -> None:
         self.run, self.name = run, name
-        stored = {} if anew else run.stored(name) or {}
+        stored = {} if again else run.stored(name) or {}
         self.rows: list[Row] = stored.get("rows", [])
         self.done: dict[str, list[str]] = stored.get("done", {})
         self.complete: list[str] = stored.get("complete", [])
@@ -175,5 +175,5 @@ class Section:
         self.run.keep(self.name, {"rows": self.rows, "done": self.done, "complete": self.complete})
 
 
-def sections(run: Run, names: Sequence[str], anew: bool = False) -> dict[str, Section]:
-    return {name: Section(run, name, anew) for name in dict.fromkeys(names)}
+def sections(run: Run, names: Sequence[str], again: bool = False) -> dict[str, Section]:
+    return {name: Section(run, name, again) for name in dict.fromkeys(names)}

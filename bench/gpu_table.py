@@ -116,7 +116,7 @@ def _against(row: Row) -> str:
 
 
 def failures(run: Run) -> list[dict[str, Any]]:
-    """Rows of ours without a figure, or without all of them, whatever the reason."""
+    """Our rows that lack a figure, for any reason."""
     failed = []
     for section in ("floor", "step", "kernels", "ops"):
         failed += [r for r in (run.stored(section) or {}).get("rows", []) if "error" in r or "lost" in r]

@@ -2,8 +2,8 @@
 
     python gpu_tasks.py TASKS.json RESULTS.jsonl
 
-does the tasks of a list in turn and appends a line for whatever happens (``gpu_worker.Worker``). A kernel that faults
-takes its process with it: ``gpu.py`` then goes on in a new one with the unit after.
+does the tasks of a list in order and appends a line per event (``gpu_worker.Worker``). A kernel that faults
+ends its process: ``gpu.py`` then continues in a new one with the next unit.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def environment(**values: str) -> Iterator[None]:
 def perform(task: Task, clock: Any, tell: Tell) -> None:
     """Do the units of one task that are not among those to skip; ``tell`` hears what begins, what is known, what ends.
 
-    After a capture that failed nothing more is done: the rest wants another process.
+    After a failed capture nothing more is done: the rest needs another process.
     """
     w = WORKLOADS[task["shape"]]
     about = {name: task[name] for name in ("section", "shape", "backend", "options") if task.get(name)}

@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 GRACE = 25  # seconds that a unit which has begun may take beyond the end
 PATIENCE = 150  # seconds without a word after which a process is taken to hang
 DATA = "its data"  # the unit that a task begins with, and cannot do without
-SPOILED = 3  # exit code: a graph could not be captured, the rest wants a new process
+SPOILED = 3  # exit code: a graph could not be captured, the rest needs a new process
 
 
 @contextmanager
@@ -128,12 +128,12 @@ def measure(
     *,
     command: Sequence[str] = (),
     environment: dict[str, str] | None = None,
-    anew: bool = False,
+    again: bool = False,
 ) -> None:
     """Do the tasks, each of a section, that are not done yet. A unit that ends its process gets an error in its place;
-    a new process goes on with the unit after it."""
+    a new process continues with the next unit."""
     command = command or [sys.executable, str(HERE / "gpu_tasks.py")]
-    kept = sections(run, [task["section"] for task in tasks], anew)
+    kept = sections(run, [task["section"] for task in tasks], again)
     todo = [task for t in tasks if (task := kept[t["section"]].begin(t)) is not None]
     while todo:
         if run.left < 10:

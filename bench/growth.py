@@ -10,7 +10,7 @@ from monosem.bench import machine, step_comparison
 from monosem.bench.rounds import DENSE, MONOSEM
 from monosem.bench.workloads import Workload
 
-# An array of tokens × features of plain PyTorch takes so many elements at most; beyond, only ours is measured.
+# Elements of an array of tokens × features above which plain PyTorch is not measured.
 DENSE_ELEMENTS = 2048 * 65_536
 
 

@@ -27,7 +27,7 @@ def measure(
 ) -> dict[str, Any]:
     """Train each entrant alone, one after the other, from random weights on the same batches in the same order.
 
-    The error is one definition for all: mean squared error on a batch that nobody trained on, and L0 there; for ReLU
+    The error is one definition for all: mean squared error on a held-out batch, and L0 there; for ReLU
     also the objective, mean (x − x̂)² + λ · mean Σ f·‖w_dec‖.
 
     Args:

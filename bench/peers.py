@@ -28,7 +28,7 @@ def entrants(kind: str, bf16: bool | None = None, errors: dict[str, str] | None 
 
     Args:
         bf16: also each peer under bf16 autocast (default: where the processor multiplies bf16).
-        errors: environments that could not be set up, and why; the row then says so.
+        errors: environments that could not be set up, with the reason, which the row then shows.
     """
     bf16 = machine.multiplies_bf16() if bf16 is None else bf16
     chosen = [MONOSEM, DENSE, COMPILED]

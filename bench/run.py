@@ -3,8 +3,8 @@
     python bench/run.py [--full] [--only SECTION ...] [--again] [--out FOLDER]
 
 The peers' environments are made first, where they are missing. Each section writes its JSON as it ends, so that a run
-that was stopped goes on where it was: a section is skipped when its file holds the same request, of the same commit.
-A peer that fails stands in the tables with its error, and the rest goes on. Then the tables and plots are made.
+that was stopped continues: a section is skipped when its file holds the same request, of the same commit.
+A peer that fails is listed with its error, and the rest continues. Then the tables and plots are made.
 """
 
 from __future__ import annotations
@@ -141,8 +141,8 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="every width, and more rounds: hours rather than minutes")
     parser.add_argument("--quick", action="store_true", help="tiny shapes, to see that everything runs; no figures")
     parser.add_argument("--only", nargs="+", metavar="SECTION", help="sections whose names begin so")
-    parser.add_argument("--again", action="store_true", help="measure also what is there already")
-    parser.add_argument("--keep", action="store_true", help="keep what is there, whatever commit it is of")
+    parser.add_argument("--again", action="store_true", help="repeat measurements that are stored")
+    parser.add_argument("--keep", action="store_true", help="keep stored results of any commit")
     parser.add_argument("--threads", type=int, help="threads (default: as PyTorch chooses)")
     parser.add_argument("--out", type=Path, help="folder (default: bench/results/<this machine>)")
     args = parser.parse_args()
@@ -151,7 +151,7 @@ def main() -> int:
     about_machine = machine.describe()
     about_machine["commit"] = machine.commit(ROOT)
     if about_machine["commit"] is None:
-        print("monosem is not of this checkout: its figures will name no commit, and are measured anew each time")
+        print("monosem is not installed from this checkout: its figures name no commit, and are measured each time")
     out = args.out or RESULTS / folder_name(about_machine)
     out.mkdir(parents=True, exist_ok=True)
     failed = []

@@ -1,4 +1,4 @@
-"""A whole training step (forward, backward, Adam, decoder constraint) beside the peers', in one run, in turn.
+"""A full training step (forward, backward, Adam, decoder constraint) of all libraries, interleaved in one run.
 
     python bench/train_step.py --workload laptop --kind topk --out FILE.json
 

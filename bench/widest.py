@@ -2,7 +2,7 @@
 
     python bench/widest.py --out bench/results/widest.json
 
-The stages are those of `reproduce --preset paper`, with everything that is looked at closely (main dictionary, second
+The stages are those of `reproduce --preset paper`, with everything that is indexed (main dictionary, second
 model, control with shuffled weights) at the paper's greatest width, and as few steps and tokens as make each stage do
 all of its work. So the dictionaries are all but untrained and their figures mean nothing; what is shown is the
 machinery. Each stage runs in a process of its own, so that its peak of memory is its own.
@@ -76,13 +76,11 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=4, help="of training, batches of 1,024")
     parser.add_argument("--explained", type=int, default=5, help="features that are explained, of each kind")
     parser.add_argument(
-        "--folder", type=Path, help="where everything goes and stays, to go on with (default: temporary)"
+        "--folder", type=Path, help="folder of all results, with which a later call continues (default: temporary)"
     )
     parser.add_argument("--only", help="one stage, in this process; prints JSON")
     parser.add_argument("--out", type=Path, help="JSON file")
-    parser.add_argument(
-        "--leave-out", default="", metavar="STAGE,…", help="stages that are not done; the result says so"
-    )
+    parser.add_argument("--leave-out", default="", metavar="STAGE,…", help="stages to leave out; the result lists them")
     args = parser.parse_args()
     if args.only:
         phases.answer(report(args) if args.only == "report" else stage(args))

@@ -53,7 +53,7 @@ class Listed:
     place: int
     source: str
     size: int
-    key: bytes  # of its text and the seed: its turn to be chosen
+    key: bytes  # of its text and the seed: the order of choice
     tokens: int = 0
     part: str | None = None
 
@@ -99,7 +99,7 @@ def everything(texts: Sequence[Path]) -> Iterator[Document]:
 
 
 def survey(texts: Sequence[Path], seed: int) -> list[Listed]:
-    """Each distinct document, in the order of its turn."""
+    """Each distinct document, in the order of choice."""
     distinct: dict[bytes, Listed] = {}
     for place, document in enumerate(everything(texts)):
         plain = " ".join(document.text.split()).encode("utf-8")

@@ -3,7 +3,7 @@
     python tools/pictures.py                    all of them
     python tools/pictures.py report features    some: report, claims, features
 
-Each runs the command whose page it shows, in ``--runs``, where it goes on from what is there: training that is done is
+Each runs the command whose page it shows, in ``--runs``, where it resumes: training that is done is
 not done again, the page is written again. ``claims`` needs a whole `monosem reproduce`, twelve minutes on two cores;
 the others three. ``make pictures`` and ``make pictures ONLY=report`` run this.
 """

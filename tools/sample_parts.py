@@ -35,7 +35,7 @@ def two_parts(
     listed = []
     for place, (document, ids) in enumerate(zip(documents, encode_documents(tokenizer, documents), strict=True)):
         raw = document.text.encode("utf-8")
-        key = hashlib.blake2b(raw, digest_size=16).digest()  # its turn
+        key = hashlib.blake2b(raw, digest_size=16).digest()  # the order of choice
         listed.append(mix_text.Listed(place, document.source, len(raw), key, len(ids)))
     listed.sort(key=lambda f: f.key)
     mix_text.choose(listed, set(), groups, tokens, 0.0)

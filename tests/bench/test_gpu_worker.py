@@ -110,7 +110,7 @@ def test_a_later_call_measures_what_failed_and_nothing_else(measured):
     assert measured.asked() == ["b cuda second", "b cuda second"]
     measured(FAULT)
     assert measured.asked() == []
-    measured(anew=True)
+    measured(again=True)
     assert len(measured.asked()) == 36
 
 

@@ -37,7 +37,7 @@ def measure(d: int) -> Rates:
     """The rates of this machine at width D, now, with the threads that PyTorch has.
 
     PyTorch multiplies fp32 and bf16. It has no integer product of this kind: its rate is that of the instructions
-    alone, on one panel in the first cache, with nothing looked at.
+    alone, on one panel in the first cache, without selection.
     """
     product = backend.cpu_product()
     product_rates = {"fp32": machine.product_rate(d, torch.float32)}

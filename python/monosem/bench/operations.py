@@ -1,4 +1,4 @@
-"""Every operation by itself: the products and bytes that it must do and move, its floor, and how near it comes."""
+"""Every operation by itself: its least products and bytes, its floor, and its time relative to the floor."""
 
 from __future__ import annotations
 
@@ -118,8 +118,8 @@ def operations(w: Workload, device: torch.device | str = "cpu", encoded: bool = 
 
 
 class _Rounded:
-    """The encoder's rows as the optimizer leaves them to the product of the next step, in bfloat16 or int8: made when
-    first asked for in that precision. Nothing where there is no use for them."""
+    """The encoder's rows as the optimizer writes them for the product of the next step, in bfloat16 or int8: built on
+    first use in that precision. None where the product does not use them."""
 
     def __init__(self, w: torch.Tensor) -> None:
         self.w = w
@@ -148,7 +148,7 @@ def drawn(w: Workload, device: torch.device) -> SparseCode:
 def compare(
     w: Workload, *, rounds: int = 7, say: Callable[[str], None] = lambda _: None, rates: Rates | None = None
 ) -> dict[str, Any]:
-    """Time all operations in turn, round after round, and return what was measured as plain data."""
+    """Time all operations, interleaved in rounds, and return the measurements as plain data."""
     began = time.time()
     about_machine = machine.describe()
     say("measuring the machine")

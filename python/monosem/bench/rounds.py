@@ -1,7 +1,7 @@
 """Entrants in processes of their own, interleaved: one runs while the others block.
 
 Libraries whose requirements contradict each other cannot share an interpreter, and a fair comparison needs them in
-the same minutes: the parent starts a ``worker.py`` for each under its own Python and lets them step in turn.
+the same minutes: the parent starts a ``worker.py`` for each under its own Python and interleaves their steps.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class Worker:
     def _how_it_ended(self) -> str:
         code = self.process.wait()
         last = self.log.read_text(errors="replace").strip().splitlines()[-1:]
-        how = f"killed by signal {-code}, perhaps for want of memory" if code < 0 else f"ended with status {code}"
+        how = f"killed by signal {-code}, perhaps out of memory" if code < 0 else f"ended with status {code}"
         return f"its process was {how}" + (f": {last[0][:200]}" if last else "")
 
 
@@ -192,7 +192,7 @@ def take_turns(
     timed: int = 2,
     say: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Let the entrants of ``rows`` step in turn, and fill in their measurements.
+    """Interleave the steps of the entrants of ``rows``, and fill in their measurements.
 
     Each first takes three untimed steps; then come ``rounds`` rounds of ``timed`` timed steps each, the order rotated
     by one per round, fewer when ``budget`` seconds have passed (never fewer than three). At the end each

@@ -27,7 +27,7 @@ def markdown(table: Table) -> str:
 
 
 def figure(value: float | None, digits: int = 3) -> str:
-    """``1,234``, ``56.7``, ``0.89``: so many digits that count."""
+    """``1,234``, ``56.7``, ``0.89``: ``digits`` significant digits."""
     if value is None:
         return ""
     if value == 0 or not value < float("inf"):

@@ -1,4 +1,4 @@
-"""A whole training step of several entrants side by side: times, ratios, memory."""
+"""A full training step of several entrants side by side: times, ratios, memory."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def compare(
     timeout: float = 900.0,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Run the entrants on one workload, ours first, and return what was measured as plain data.
+    """Run the entrants on one workload, ours first, and return the measurements as plain data.
 
     Args:
-        rounds: at most so many rounds; three at least.
+        rounds: greatest number of rounds; at least three.
         budget: seconds after which no further round begins.
         timeout: seconds after which an entrant that does not answer is stopped.
     """

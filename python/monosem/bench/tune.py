@@ -95,7 +95,7 @@ def tune(
 
     Args:
         clock: a ``gpu_clock.Clock``.
-        name, arch: of the GPU, as ``kernels/launch.py`` wants them.
+        name, arch: of the GPU, as ``kernels/launch.py`` takes them.
 
     Returns:
         {kernel: {size: {constant: value}}} of what was faster than the rule; "tried": every choice with its time; and

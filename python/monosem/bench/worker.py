@@ -35,7 +35,7 @@ def status(field: str) -> int | None:
 
 
 def reset_peak() -> None:
-    """Let the peak of the resident memory begin anew (Linux; elsewhere it counts the whole life of the process)."""
+    """Reset the peak of the resident memory (Linux; elsewhere it is that of the whole life of the process)."""
     clear = Path("/proc/self/clear_refs")
     if clear.exists():
         clear.write_text("5")

@@ -40,7 +40,7 @@ class Workload:
 
     @property
     def fixed_k(self) -> bool:
-        """Whether the kind keeps k features by itself, whatever the biases are."""
+        """Whether the kind keeps k features for any biases."""
         return bool(registry.setting(self.kind, k=self.k))
 
     @property

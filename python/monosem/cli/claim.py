@@ -16,7 +16,7 @@ def add_reading(parser: argparse.ArgumentParser, tokens: int | None, out: str = 
     """``--text``, ``--split``, ``--context``, ``--tokens``, ``--out``, ``--device``, ``--quiet``.
 
     Args:
-        tokens: read so many by default; None: all.
+        tokens: number to read by default; None: all.
         out: the folder that ``--out`` means by default.
     """
     options.add_reading(parser, "all")

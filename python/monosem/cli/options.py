@@ -33,7 +33,7 @@ def add_reading(parser, split: str) -> None:
 
 
 def given(parser, argv: list[str]) -> frozenset[str]:
-    """The options that stand in ``argv``, whatever their values."""
+    """The options given in ``argv``, with any value."""
     parser.set_defaults(**dict.fromkeys(vars(parser.parse_args(argv)), _NOWHERE))
     return frozenset(name for name, value in vars(parser.parse_args(argv)).items() if value is not _NOWHERE)
 

@@ -54,7 +54,7 @@ def subject(args: argparse.Namespace, folder: str) -> Any:
 
 
 def recall_text(args: argparse.Namespace, metadata: dict[str, Any]) -> None:
-    """Set ``args.text``, unless it was given, to the text that a run was trained on, and say so; alike its contexts.
+    """Set ``args.text``, unless given, to the text that a run was trained on, and print it; its contexts likewise.
 
     Raises:
         FileNotFoundError: that text is no longer there.

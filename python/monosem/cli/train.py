@@ -190,7 +190,7 @@ def _source(args: argparse.Namespace):
     from monosem.data.models import load_model
 
     model = load_model(args.model, args.device)
-    model.width(args.hook)  # an unknown hook is said before any text is read
+    model.width(args.hook)  # reports an unknown hook before any text is read
     tokens = load_contexts(
         model, text=args.text, tokens=args.tokens, split=args.split, contexts=args.contexts, context=args.context
     )

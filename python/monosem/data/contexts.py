@@ -127,7 +127,7 @@ def load_contexts(
         text: a JSON-lines file, or ``"sample"``: the shipped text.
         tokens: a ``.npy`` file of integers [rows, n_ctx]; goes before ``text``, and is not split.
         split: ``"train"``, ``"held_out"`` (2 % of the documents of each source) or ``"all"``.
-        contexts: at most so many, evenly spaced.
+        contexts: greatest number, evenly spaced.
         context: tokens of each, BOS included, when text is cut; default: the longest that the model reads.
 
     Raises:

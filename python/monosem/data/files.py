@@ -26,7 +26,7 @@ os.umask(_UMASK)
 def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
     """Call ``write`` on a temporary path beside ``path`` and rename it into place once it is safely on disk.
 
-    Whatever goes wrong (a full disk, Ctrl-C, a crash), the old file at ``path`` stays as it was.
+    After any failure (a full disk, Ctrl-C, a crash), the old file at ``path`` stays as it was.
     """
     write_together({Path(path): write})
 

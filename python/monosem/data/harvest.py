@@ -93,7 +93,7 @@ class ActivationStream(ShuffledSource):
 
 
 def default_buffer(context_bytes: int, device: torch.device) -> int:
-    """Contexts that a stream keeps in memory when nobody says how many."""
+    """Contexts that a stream keeps in memory by default."""
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
     return int(max(1, min(1024, min(BUFFER_BYTES, free // 4) // max(1, context_bytes))))
 
@@ -114,7 +114,7 @@ def harvest(
     """Run the model over all contexts and write the activations at one hook to ``folder``; see ``data/shards.py``.
 
     A harvest that was interrupted (a kill, a full disk) continues with the first missing shard when it is called
-    again in the same way; a shard that is damaged is made anew. Calling it on a complete store checks it.
+    again in the same way; a damaged shard is written again. Calling it on a complete store checks it.
 
     Args:
         tokens: integers [rows, n_ctx], each row one context.

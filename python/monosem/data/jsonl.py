@@ -1,4 +1,4 @@
-"""JSON lines: documents out of a file, and what is said about a file that is something else."""
+"""JSON lines: the documents of a file, and error messages for files of another kind."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class LMConfig:
             raise ValueError(f"n_heads: got {self.n_heads}; wanted a divisor of d_model={self.d_model}")
 
 
-FP32: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # whatever the defaults of the process are
+FP32: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # independent of the defaults of the process
 
 
 class Block(nn.Module):
@@ -174,6 +174,6 @@ class _HeadLoss(torch.autograd.Function):
 
 
 def next_token_loss(model: Transformer, rows: Tensor) -> Tensor:
-    """Mean nats per token of rows [B, n_ctx + 1] (see ``pack_contexts``), memory bounded whatever the vocabulary."""
+    """Mean nats per token of rows [B, n_ctx + 1] (see ``pack_contexts``), memory bounded for any vocabulary."""
     h = model.trunk(rows[:, :-1]).flatten(0, 1).contiguous()
     return _HeadLoss.apply(h, model.W_U, model.b_U, rows[:, 1:].flatten().long())

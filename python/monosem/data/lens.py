@@ -310,7 +310,7 @@ def to_lens(model: Model) -> torch.nn.Module:
 
 
 def _hugging_face(tokenizer: Any, folder: str) -> Any:
-    """Our tokenizer as a Hugging Face one. TransformerLens wants one that was loaded from a folder."""
+    """Our tokenizer as a Hugging Face one. TransformerLens needs one that was loaded from a folder."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     special = dict.fromkeys(("bos_token", "eos_token", "pad_token"), BOS)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def nearest(name: str, names: Iterable[str], n: int = 3) -> list[str]:
-    """At most n of ``names`` that are spelled like ``name``, the likest first; whatever the case of the letters."""
+    """At most n of ``names`` that are spelled like ``name``, the most similar first, ignoring case."""
     by_lower = {other.lower(): other for other in reversed(list(names))}  # of two that differ in case, the first
     return [by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower, n=n, cutoff=0.5)]
 

@@ -1,8 +1,8 @@
 """Temporary files that a killed run left half written: known by the process in their name, removed by the next writer.
 
 A part is called ``.<name>.<pid>@<host>.part``. It is removed when its process has ended. That of a process on another
-machine, which cannot be asked, is removed once nobody has written to it for a day; so is every part on Windows, where
-``os.kill`` would end the process that it is to ask about.
+machine, which this machine cannot see, is removed when it has not been written to for a day; so is every part on
+Windows, where ``os.kill`` would end the process instead of checking it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def sweep(folder: Path) -> None:
     """Remove the parts in ``folder`` whose process has ended."""
     try:
         parts = [entry.path for entry in os.scandir(folder) if _NAME.fullmatch(entry.name) and entry.is_file()]
-    except OSError:  # whoever writes there will say what is wrong with the folder
+    except OSError:  # the writer reports what is wrong with the folder
         return
     for path in map(Path, parts):
         try:

@@ -38,7 +38,7 @@ _RECORD = 115  # bytes that a tokenizer keeps of a byte of text while it works o
 
 
 def encode_documents(documents: Iterable[Document], model: TextEncoder) -> Iterator[tuple[str, np.ndarray]]:
-    """(source, token ids int32) of each document in turn, without BOS; some hundred thousand characters at a time."""
+    """(source, token ids int32) of each document in order, without BOS; some hundred thousand characters at a time."""
     held: list[str] = []  # pieces to come, and of each whether its document ends with it and the source of that
     ends: list[str | None] = []
     size, parts = 0, []

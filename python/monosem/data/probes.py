@@ -1,6 +1,6 @@
 """The computation of a wrapped language model between a hook and its logits, measured by running its own modules.
 
-Families differ where no parameter says so: logits are multiplied (Cohere) or divided (Granite) behind the unembedding,
+Families differ where no parameter shows it: logits are multiplied (Cohere) or divided (Granite) behind the unembedding,
 gains are stored as 1 + weight (Gemma, Nemotron), layers end in a norm (Gemma 2, OLMo 2) or a multiplier (Granite). Each
 function here fits a form to outputs of the real modules and raises when none fits.
 """

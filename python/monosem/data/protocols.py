@@ -1,4 +1,4 @@
-"""Types by structure: the methods that an argument must have, whatever its class."""
+"""Structural types: the methods that an argument must have."""
 
 from __future__ import annotations
 

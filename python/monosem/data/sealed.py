@@ -147,5 +147,5 @@ def read_metadata(path: Path, argument: str, advice: str) -> dict[str, str]:
 
 
 def _own(record: Mapping[str, Any]) -> str:
-    """Digest of the content of a record, whatever its layout: what is written and what is read back have the same."""
+    """Digest of the content of a record, independent of its layout: equal when written and when read back."""
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()

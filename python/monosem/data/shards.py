@@ -138,7 +138,7 @@ class Shard:
                 self._checked[chunk] = True
 
     def verify(self) -> None:
-        """Read all of it and compare every checksum, whatever was read before."""
+        """Read all of it and compare every checksum, also of parts read before."""
         self.where()
         self._checked[:] = False
         self.check(self.bits(), 0, self.tokens)
@@ -146,7 +146,7 @@ class Shard:
     def _damaged(self, what: str) -> DamagedShard:
         return DamagedShard(
             f"shard {self.path.name!r} of {str(self.path.parent)!r} {what}. Run the same `monosem harvest` "
-            "(or monosem.data.harvest.harvest) again: it makes only what is damaged or missing anew."
+            "(or monosem.data.harvest.harvest) again: it writes only damaged or missing shards."
         )
 
 
@@ -262,7 +262,7 @@ def read_index(folder: str | Path) -> Index:
 
 
 def tokens_checksum(tokens: np.ndarray) -> int:
-    """CRC-32 of contexts [rows, n_ctx] as int32, whatever integers they come in."""
+    """CRC-32 of contexts [rows, n_ctx] as int32, for any integer dtype."""
     crc = 0
     for start in range(0, len(tokens), 4096):
         crc = zlib.crc32(np.ascontiguousarray(tokens[start : start + 4096], dtype=np.int32).data, crc)

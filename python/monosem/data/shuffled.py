@@ -17,7 +17,7 @@ from monosem.ops.memory import check_memory
 
 # Settings that decide the order of the tokens and not which they are.
 _ORDER = ("seed", "batch_size", "windows", "forward_contexts")
-# Settings that positions did not always have; one without them may be gone on with.
+# Settings that older positions lack; such a position may be resumed.
 _LATER = ("weights", "content")
 
 
@@ -171,7 +171,7 @@ class ShuffledSource:
         window = int(np.searchsorted(ends, within, side="right"))
         begin = int(ends[window - 1]) if window else 0
         if self._loaded is None or self._loaded[:2] != (epoch, window):
-            self._loaded = None  # whatever goes wrong while the buffer is written, it is not taken for whole
+            self._loaded = None  # after any failure while the buffer is written, it does not count as complete
             size = int(ends[window]) - begin
             if len(self._buffer) < size:
                 self._buffer = self._buffer[:0].clone()  # the old one goes before the new one comes
@@ -197,7 +197,7 @@ class ShuffledSource:
             self._fill(units, out)
 
     def _filled(self, tokens: int) -> None:
-        """For ``_fill`` to say that so many tokens more are in memory."""
+        """Called by ``_fill``: so many more tokens are in memory."""
         self._bar.update(tokens)
         if self.stopping is not None and self.stopping():
             raise FillingStopped

@@ -96,7 +96,7 @@ class ActivationStore(ShuffledSource):
         return self._tokens
 
     def read(self, indices: Tensor | np.ndarray | list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Activations by number, 0 … ``n_stored`` - 1 in the order of the contexts, whatever is held out.
+        """Activations by number, 0 … ``n_stored`` - 1 in the order of the contexts, held-out ones included.
 
         Returns:
             activations fp32 [n, d_in], the row of ``tokens`` [n] and the position in it [n], int64.

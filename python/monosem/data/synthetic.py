@@ -24,7 +24,7 @@ class SyntheticDictionary:
         n_features: F, directions of unit length, uniform on the sphere.
         active: mean number of terms of a token.
         noise: standard deviation of Gaussian noise added to every value.
-        batches: end after so many; None: without end.
+        batches: number of batches; None: endless.
 
     Attributes:
         features: the true features [F, d_in].

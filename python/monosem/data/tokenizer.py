@@ -70,7 +70,7 @@ def load_tokenizer(path: str | Path) -> "Tokenizer":
 
 
 def encode_documents(tokenizer: "Tokenizer", documents: Iterable[Document]) -> Iterator[np.ndarray]:
-    """Token ids of each document in turn, int32, each beginning with BOS; long documents go in pieces."""
+    """Token ids of each document in order, int32, each beginning with BOS; long documents go in pieces."""
     for _, ids in pieces.encode_documents(documents, _Encoder(tokenizer)):
         yield np.concatenate([np.array([BOS_ID], dtype=np.int32), ids])
 

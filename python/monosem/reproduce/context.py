@@ -79,7 +79,7 @@ class Context:
         return load_rows(self.language_model(FIRST), self.text, "held_out")
 
     def rows_for(self, which: str, split: str) -> "TokenRows":
-        """The same text as the tokens of a model: made anew only where the tokenizer may differ."""
+        """The same text as the tokens of a model: tokenized again only where the tokenizer may differ."""
         if which != SECOND or self._same_tokenizer():
             return self.train if split == "train" else self.held_out
         return self._once(f"rows {split}", lambda: load_rows(self.language_model(SECOND), self.text, split))

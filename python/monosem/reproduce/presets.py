@@ -30,7 +30,7 @@ class Preset:
     """A reproduction.
 
     Attributes:
-        runs: in the order in which they are trained; the paper's names. ``main`` is the one looked at closest.
+        runs: in the order in which they are trained; the paper's names. ``main`` is the one studied in most detail.
         kind, k, l1: the kind of dictionary and its sparsity, the same for all.
         batch_size, lr: of training.
         index_tokens: text read for examples (None: all of it).

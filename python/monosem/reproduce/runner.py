@@ -53,7 +53,7 @@ def begin(context: Context, say: Callable[[str], None] = print) -> None:
 def run(context: Context, stages: Sequence[Stage], say: Callable[[str], None] = print) -> dict[str, dict[str, Any]]:
     """Do every stage that is not done; {name: result}, in order, each with its ``seconds``.
 
-    A stage that was interrupted starts again (training goes on from its last checkpoint by itself).
+    An interrupted stage starts again (training resumes from its last checkpoint).
     """
     begin(context, say)
     results: dict[str, dict[str, Any]] = {}

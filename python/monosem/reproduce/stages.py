@@ -92,7 +92,7 @@ def subject_of(context: Context, name: str) -> Any:
 
 
 def index_of(context: Context, name: str) -> Any:
-    """The index of :func:`subject_of`'s dictionary: built when first asked for, gone on with after an interruption."""
+    """The index of :func:`subject_of`'s dictionary: built on first use, resumed after an interruption."""
     subject = subject_of(context, name)
     neurons = name == "neurons"
     folder = context.folder / "dictionaries" / "neurons" if neurons else context.dictionary(name)
@@ -172,7 +172,7 @@ def _rate(context: Context) -> dict[str, Any]:
 def _steering(context: Context) -> dict[str, Any]:
     subject, index = context.subject(context.preset.main), index_of(context, context.preset.main)
     groups = steer.labels_of(index)
-    if not groups:  # a text of one source, say: the section says so
+    if not groups:  # a text of one source, for example: the section reports it
         none = steer.SteeringResult(
             subject.model.name,
             subject.hook_name,

@@ -29,7 +29,7 @@ def _work(run: Run):
 
 
 def train(context: Context, run: Run) -> dict[str, Any]:
-    """Train one dictionary (or go on with it) and evaluate it: the evaluation as plain data."""
+    """Train one dictionary, or resume its training, and evaluate it: the evaluation as plain data."""
     preset = context.preset
     model = context.language_model(run.model)
     rows = context.rows_for(run.model, "train")
