@@ -79,9 +79,9 @@ def test_sword(tmp_path):
 
 def test_fasta(tmp_path):
     (tmp_path / "x.fa").write_text("".join(f">r{i}\n{'acgt' * 20}\n" for i in range(200)))
-    made = list(extract.fasta([tmp_path / "x.fa"]))
-    assert len(made) == 5 and made[0].startswith(">r7\n" + "acgt" * 12 + "ac\ngt")
-    assert made[2] == "\n".join(["ACGT" * 12 + "AC", "GTACGTACGTACGTACGTACGTACGTACGT"] * 2)
+    records = list(extract.fasta([tmp_path / "x.fa"]))
+    assert len(records) == 5 and records[0].startswith(">r7\n" + "acgt" * 12 + "ac\ngt")
+    assert records[2] == "\n".join(["ACGT" * 12 + "AC", "GTACGTACGTACGTACGTACGTACGTACGT"] * 2)
 
 
 def test_base64_and_certificates(tmp_path):
@@ -92,5 +92,5 @@ def test_base64_and_certificates(tmp_path):
         "-----BEGIN 2\n",
     ]
     (tmp_path / "x.png").write_bytes(bytes(range(256)) * 400)
-    made = list(extract.encoded([tmp_path / "x.png"]))
-    assert made[0].startswith("AAECAwQF") and max(map(len, made)) < 4200
+    records = list(extract.encoded([tmp_path / "x.png"]))
+    assert records[0].startswith("AAECAwQF") and max(map(len, records)) < 4200

@@ -63,7 +63,7 @@ def run(texts, recipe, out, *more):
 
 
 @pytest.fixture(scope="module")
-def made(texts, recipe, tmp_path_factory):
+def mixed(texts, recipe, tmp_path_factory):
     return run(texts, recipe, tmp_path_factory.mktemp("mix"), "--tokens", "9000", "--holdout", "0.1")
 
 
@@ -75,9 +75,9 @@ def plain(document):
     return " ".join(document.text.split())
 
 
-def test_shares_are_those_of_the_tokens(made):
-    tokenizer = load_tokenizer(made / "tokenizer.json")
-    for part, total in zip(parts(made), (8100, 900), strict=True):
+def test_shares_are_those_of_the_tokens(mixed):
+    tokenizer = load_tokenizer(mixed / "tokenizer.json")
+    for part, total in zip(parts(mixed), (8100, 900), strict=True):
         counts = {}
         for document, ids in zip(part, encode_documents(tokenizer, part), strict=True):
             counts[document.source] = counts.get(document.source, 0) + len(ids)
@@ -86,13 +86,13 @@ def test_shares_are_those_of_the_tokens(made):
             share = {"en": 0.85, "ar": 0.05, "raw": 0.1}[group]
             got = sum(counts[s] for s in sources)
             assert share * total - longest * len(sources) < got <= share * total + longest, (group, got)
-        listed = json.loads((made / "mixture.json").read_text())["sources"]
+        listed = json.loads((mixed / "mixture.json").read_text())["sources"]
         name = "train" if total == 8100 else "held_out"
         assert {r["source"]: r[name]["tokens"] for r in listed} == counts
 
 
-def test_nothing_twice_and_nothing_held_out_in_training(made, texts):
-    train, held_out = parts(made)
+def test_no_document_is_repeated_or_in_both_parts(mixed, texts):
+    train, held_out = parts(mixed)
     both = [plain(d) for d in train + held_out]
     assert len(set(both)) == len(both) and "" not in both
     assert {d.source for d in held_out} == set(WORDS)
@@ -100,46 +100,46 @@ def test_nothing_twice_and_nothing_held_out_in_training(made, texts):
     assert {(d.source, d.text) for d in train + held_out} <= given
 
 
-def test_held_out_stays_so_whatever_the_size(made, texts, recipe, tmp_path):
+def test_held_out_documents_do_not_depend_on_the_size(mixed, texts, recipe, tmp_path):
     """Of a larger or smaller mixture of one seed, none trains on the candidates of another."""
     smaller = run(texts, recipe, tmp_path, "--tokens", "3000", "--holdout", "0.1")
-    trained = {plain(d) for folder in (made, smaller) for d in parts(folder)[0]}
-    assert not trained & {plain(d) for folder in (made, smaller) for d in parts(folder)[1]}
+    trained = {plain(d) for folder in (mixed, smaller) for d in parts(folder)[0]}
+    assert not trained & {plain(d) for folder in (mixed, smaller) for d in parts(folder)[1]}
 
 
-def test_same_seed_same_bytes_and_another_seed_another_order(made, texts, recipe, tmp_path, monkeypatch):
+def test_same_seed_same_bytes_and_another_seed_another_order(mixed, texts, recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(mix_text, "BUCKET", 5000)  # put in order in pieces
     more = ("--tokens", "9000", "--holdout", "0.1")
     again = run([texts[0], texts[1]], recipe, tmp_path / "again", *more)
     for name in ("train.jsonl", "held_out.jsonl", "tokenizer.json", "mixture.json"):
-        assert (again / name).read_bytes() == (made / name).read_bytes(), name
+        assert (again / name).read_bytes() == (mixed / name).read_bytes(), name
     assert sorted(p.name for p in again.iterdir()) == [
         "held_out.jsonl",
         "mixture.json",
         "tokenizer.json",
         "train.jsonl",
     ]
-    other = run(texts, recipe, tmp_path / "other", *more, "--seed", "1", "--tokenizer", str(made / "tokenizer.json"))
-    assert parts(other)[0] != parts(made)[0] and not (other / "tokenizer.json").exists()
+    other = run(texts, recipe, tmp_path / "other", *more, "--seed", "1", "--tokenizer", str(mixed / "tokenizer.json"))
+    assert parts(other)[0] != parts(mixed)[0] and not (other / "tokenizer.json").exists()
 
 
-def test_order_is_mixed(made):
-    sources = [d.source for d in parts(made)[0] if d.source.startswith("en_")]
+def test_order_is_mixed(mixed):
+    sources = [d.source for d in parts(mixed)[0] if d.source.startswith("en_")]
     assert sum(a != b for a, b in pairwise(sources)) > len(sources) / 4
 
 
-def test_as_many_tokens_as_the_recipe_allows(texts, recipe, tmp_path, made, capsys):
-    whole = run(texts, recipe, tmp_path, "--tokenizer", str(made / "tokenizer.json"), "--holdout", "0")
+def test_the_default_size_is_the_largest_that_the_recipe_allows(texts, recipe, tmp_path, mixed, capsys):
+    whole = run(texts, recipe, tmp_path, "--tokenizer", str(mixed / "tokenizer.json"), "--holdout", "0")
     assert "= all of the group" in capsys.readouterr().out and not (whole / "held_out.jsonl").read_text()
     train = parts(whole)[0]
     english = {plain(d) for d in train if d.source.startswith("en_")}
     assert len(english) == 450  # all there is of the group that limits
     with pytest.raises(SystemExit, match=r"tokens: got 90,000; wanted .* at most .* 'english' makes 85.00% with all"):
-        run(texts, recipe, tmp_path / "more", "--tokens", "90000", "--tokenizer", str(made / "tokenizer.json"))
+        run(texts, recipe, tmp_path / "more", "--tokens", "90000", "--tokenizer", str(mixed / "tokenizer.json"))
     assert not (tmp_path / "more" / "train.jsonl").exists()
 
 
-def test_what_is_no_recipe(texts, tmp_path):
+def test_a_bad_recipe_is_refused(texts, tmp_path):
     for groups, message in (
         ([{"group": "a", "share": 0.5, "sources": ["*"]}], "the shares are a 0.5, 0.5 in all; wanted shares above 0"),
         ([{"group": "a", "share": 1, "sources": ["en_*"]}], "the source '.*' fits no group"),
@@ -169,7 +169,7 @@ def test_the_recipe_of_the_shipped_models():
         assert mix_text.group_of(source, groups).name == name
 
 
-def test_a_document_without_room_leaves_it_to_the_next():
-    found = [mix_text.Listed(i, "a", size, bytes([i])) for i, size in enumerate((5, 9, 4, 1))]
-    assert [f.size for f in mix_text.fitting(found, 10, "size")] == [5, 4, 1]
-    assert mix_text.held_apart(found, 0.01) == {3} and mix_text.held_apart(found[:1], 0.5) == set()
+def test_a_document_that_does_not_fit_is_skipped():
+    documents = [mix_text.Listed(i, "a", size, bytes([i])) for i, size in enumerate((5, 9, 4, 1))]
+    assert [f.size for f in mix_text.fitting(documents, 10, "size")] == [5, 4, 1]
+    assert mix_text.held_apart(documents, 0.01) == {3} and mix_text.held_apart(documents[:1], 0.5) == set()

@@ -23,7 +23,7 @@ def size(path):
     return struct.unpack(">II", content[16:24])
 
 
-def test_every_picture_that_is_shown_is_made_and_has_its_size():
+def test_every_picture_of_the_documents_is_written_at_its_size():
     shown = set()
     for text in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
         shown |= {Path(name).name for name in re.findall(r"!\[[^\]]*\]\(([^)]+\.png)\)", text.read_text("utf-8"))}
@@ -32,7 +32,7 @@ def test_every_picture_that_is_shown_is_made_and_has_its_size():
         assert size(ROOT / "docs" / f"{name}.png") == picture.size
 
 
-def test_the_commands_are_run_once_each_and_their_pages_shown(browser, tmp_path, monkeypatch):
+def test_each_command_runs_once_and_its_page_is_opened(browser, tmp_path, monkeypatch):
     asked = []
 
     def monosem(words):
@@ -52,7 +52,7 @@ def test_the_commands_are_run_once_each_and_their_pages_shown(browser, tmp_path,
     assert not (tmp_path / "claims.png").exists()
 
 
-def test_a_page_with_an_error_is_not_shown(browser, tmp_path):
+def test_a_page_with_an_error_gives_no_picture(browser, tmp_path):
     (tmp_path / "page.html").write_text("<!doctype html><script>draw.page.bos = 1</script>")
     with pytest.raises(ValueError, match="not drawn whole: ReferenceError: draw is not defined"):
         pictures.take(tmp_path / "page.html", tmp_path / "page.png", (300, 200))
