@@ -8,17 +8,7 @@ from pathlib import Path
 
 from monosem.analysis.metrics import Evaluation
 from monosem.data import files
-
-_STYLE = """
- :root { --paper:#fbfaf7; --ink:#1d1c1a; --soft:#6a665e; --line:#e0dbd0; --plot:#c2570c; --pale:#efc9a6 }
- @media (prefers-color-scheme: dark) {
-  :root { --paper:#131517; --ink:#e9e6e0; --soft:#a09b91; --line:#33373b; --plot:#f0904a; --pale:#6d4527 }
- }
- text { font: 12px system-ui, "Segoe UI", Arial, sans-serif; fill: var(--soft); font-variant-numeric: tabular-nums }
- .big { font: 600 25px Georgia, serif; fill: var(--ink) } .head { font: 600 14px Georgia, serif; fill: var(--ink) }
- .end { text-anchor: end } .mid { text-anchor: middle }
- .bar { fill: var(--plot) } .pale { fill: var(--pale) } line { stroke: var(--line) }
-"""
+from monosem.svg import bar, picture
 
 
 def write_picture(path: str | Path, evaluation: Evaluation) -> Path:
@@ -42,18 +32,12 @@ def draw(e: Evaluation) -> str:
             length = 200 * min(1.0, max(0.0, _finite(score.ce_loss_recovered)))
             parts += [
                 f'<text x="{x}" y="{y}">{escape(score.source[:22])}</text>',
-                _bar(x + 150, y - 10, 200, 11, "pale"),
-                _bar(x + 150, y - 10, length, 11),
+                bar(x + 150, y - 10, 200, 11, "pale"),
+                bar(x + 150, y - 10, length, 11),
                 f'<text x="{x + 358}" y="{y}">{_percent(score.ce_loss_recovered)}</text>',
             ]
-    what = escape(f"{e.kind} SAE, {e.d_sae:,} features on {e.hook_name} of {e.model}; {e.tokens:,} tokens")
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 900 {height}" role="img" aria-label="{what}">\n'
-        f"<style>{_STYLE}</style>\n"
-        f'<rect width="900" height="{height}" style="fill:var(--paper)"/>\n<text x="30" y="34">{what}</text>\n'
-        + "\n".join(parts)
-        + "\n</svg>\n"
-    )
+    title = f"{e.kind} SAE, {e.d_sae:,} features on {e.hook_name} of {e.model}; {e.tokens:,} tokens"
+    return picture(title, parts, height)
 
 
 def _headline(e: Evaluation) -> list[str]:
@@ -77,7 +61,7 @@ def _losses(e: Evaluation) -> list[str]:
         y = 172 + 46 * i
         out += [
             f'<text x="30" y="{y}">{name}</text><text class="end" x="380" y="{y}">{value:.4f}</text>',
-            _bar(30, y + 6, 350 * _finite(value) / largest, 14, "bar" if i == 1 else "pale"),
+            bar(30, y + 6, 350 * _finite(value) / largest, 14, "bar" if i == 1 else "pale"),
         ]
     return [
         *out,
@@ -101,17 +85,13 @@ def _density(e: Evaluation) -> list[str]:
     for a, b, count in zip(e.density_edges, e.density_edges[1:], e.density_counts, strict=False):
         tall = (base - top) * count / highest
         if count:
-            out.append(_bar(at(a) + 0.5, base - tall, at(b) - at(a) - 1, tall))
+            out.append(bar(at(a) + 0.5, base - tall, at(b) - at(a) - 1, tall))
     out += [
         f'<text class="mid" x="{at(d):.1f}" y="{base + 17}">1e{d}</text>'
         for d in range(math.ceil(low), math.floor(high) + 1)
     ]
     note = f"{e.dead:,} dead, {e.ultralow:,} below {e.ultralow_bound:.1e}, {e.above_1_percent:,} above 1 %"
     return [*out, f'<text x="{left}" y="{base + 38}">{note}</text>']
-
-
-def _bar(x: float, y: float, width: float, height: float, kind: str = "bar") -> str:
-    return f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="1.5"/>'
 
 
 def _finite(value: float) -> float:

@@ -82,6 +82,16 @@ def operations_table(result: dict[str, Any]) -> Table:
     return head, rows
 
 
+def profile_table(result: dict[str, Any]) -> Table:
+    """One line per phase of a run's own step, the whole step, and the wait for its activations."""
+    head = ["phase", "ms", "share", "floor ms", "× floor"]
+    rows = [
+        [row["name"], figure(row["ms"]), f"{row['share']:.1%}", figure(row["floor_ms"]), figure(row["to_floor"])]
+        for row in [*result["phases"], result["step"]]
+    ]
+    return head, [*rows, ["waiting for activations", figure(result["data_ms"]), "", "", ""]]
+
+
 def notes(result: dict[str, Any]) -> list[str]:
     """Differences between the compared steps, by entrant."""
     return [f"{row['name']}: {note}" for row in result["rows"] for note in row.get("notes", [])]

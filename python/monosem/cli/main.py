@@ -33,6 +33,7 @@ COMMANDS = {
     "compare": "match the features of two models",
     "split": "show how features split as a dictionary grows",
     "reproduce": "compute every claim of the paper next to your own figures: report.html",
+    "profile": "time each phase of a run's own training step, against the floor of this machine",
     "bench": "time a training step here, next to plain PyTorch and the floor of this machine",
     "doctor": "report what was built, what this machine has, and which backend is used",
 }

@@ -90,7 +90,7 @@ class ReLUSAE(SAE):
         While many features fire the products are dense, in blocks of features (``ops/capacity.py``). In a CUDA graph
         the means are over the tokens that are in the code; the others are counted (``left_out``).
         """
-        phase("encode")
+        phase("centre")
         centred = self.centred(self.some(x))
         weight = sparsity_scale * self.cfg.l1_coefficient
         step = Step(

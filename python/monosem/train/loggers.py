@@ -21,7 +21,8 @@ class Logger(Protocol):
         """The run begins or goes on after ``step`` steps; rows of later steps belong to an attempt that was lost."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One row: the means since the last row (``loss``, ``mse``, ``sparsity``, ``aux``, ``l0``, ``dead``, …)."""
+        """One row: the means since the last row (``loss``, ``mse``, ``sparsity``, ``aux``, ``l0``, ``dead``, …, and how
+        steps were computed: docs/howto/slow_step.md)."""
 
     def close(self) -> None:
         """The run has ended or stopped."""

@@ -1,0 +1,220 @@
+"""A run's own training step, phase by phase: milliseconds, the floor of this machine, and what the step did."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monosem.bench import floor, machine
+from monosem.bench.floor import Rates
+from monosem.train.learner import Learner
+from monosem.train.notices import unusual, words
+from monosem.train.report import Meter
+
+WARMUP = 3  # steps
+OTHER = "other"  # Python between the phases
+# In the order of a table. docs/howto/slow_step.md has a line on each.
+PHASES = {
+    "centre": "x minus the decoder's bias (ReLU; otherwise part of encode)",
+    "encode": "the encoder's product, selection, and rescoring in fp32",
+    "decode_loss": "rows of the active features: reconstruction, loss, slopes",
+    "dense_products": "products with all features: activations and reconstruction",
+    "forward": "the loss of an architecture whose gradients are autograd's",
+    "backward": "autograd",
+    "statistics": "L0, firing features, means",
+    "aux": "AuxK with the dead features",
+    "sort": "entries by feature",
+    "row_gradients": "gradients of both matrices multiplied out, for clipping",
+    "dense_gradients": "the same by products with all features",
+    "clip": "norm of the gradients, and their scaling",
+    "encoder_sweep": "gradient rows of the encoder and Adam",
+    "decoder_sweep": "gradient rows of the decoder, projection, Adam and unit norm",
+    "dense_sweep": "both sweeps by products with all features",
+    "adam": "Adam of the parameters that have no sweep of their own",
+    "dead": "counters of the tokens since each feature fired",
+    "ema": "averages of the weights",
+    "resample": "dead features that start anew",
+}
+MOMENTS = {"fp32": 4, "bf16": 2, "int8": 1}  # bytes of a moment
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The work of a step that its floors depend on.
+
+    Attributes:
+        n, d, f: tokens, width, features; ``l0``: active features per token.
+        dense: share of steps by products with all features instead of sparse rows.
+        rescored: encoder rows per token that are read in fp32.
+        aux: how AuxK is computed, with ``aux_rows`` dead features, ``aux_size`` of them per token, in a share of steps.
+        moment_bytes: of a weight's moment; ``lazy``: rows without a gradient are not read.
+    """
+
+    n: int
+    d: int
+    f: int
+    l0: float
+    dense: float = 0.0
+    rescored: float = 0.0
+    aux: str | None = None
+    aux_rows: int = 0
+    aux_size: int = 0
+    aux_share: float = 1.0
+    moment_bytes: int = 4
+    lazy: bool = False
+
+
+def floors(s: Shape, rates: Rates) -> dict[str, float]:
+    """The least milliseconds of each phase that has a floor: the longer of its products and its bytes.
+
+    Those of the encoder's product and of the rows that it rescores add up, as in ``floor.step``. A gathered row counts
+    each time it is read. Dense products are fp32.
+    """
+    row, matrix, product = 4 * s.d, 4 * s.f * s.d, 2 * s.n * s.d * s.f
+    entries = s.n * s.l0
+    aux_entries = s.aux_share * {"gathered": s.n * s.aux_size, "dense": s.aux_rows}.get(s.aux or "", 0)
+    adam = 0 if s.lazy else s.f * s.d * (8 + 4 * s.moment_bytes)
+    fp32 = rates.measured.get("fp32", rates.flops_per_second)
+
+    def moved(count: float) -> float:
+        return count / rates.bytes_per_second
+
+    sweep = moved((entries + aux_entries) * row + adam)
+    sparse = {
+        "encode": product / rates.flops_per_second + moved(s.n * s.rescored * row),
+        "decode_loss": moved(entries * row + 2 * s.n * row),
+        "sort": moved(16 * (entries + aux_entries) + 8 * (s.n + s.f)),
+        "encoder_sweep": sweep,
+        "decoder_sweep": sweep,
+        "row_gradients": moved(2 * (entries + aux_entries) * row + 2 * matrix),
+    }
+    dense = {
+        "dense_products": 2 * product / fp32,
+        "dense_sweep": max(4 * product / fp32, moved(2 * adam)),
+        "dense_gradients": max(4 * product / fp32, moved(2 * matrix)),
+    }
+    seconds = {name: (1 - s.dense) * value for name, value in sparse.items()}
+    seconds |= {name: s.dense * value for name, value in dense.items()}
+    seconds |= {"clip": moved(6 * matrix), "ema": moved(6 * matrix)}
+    aux_product = 2 * s.n * s.aux_rows * s.d
+    if s.aux == "dense":
+        seconds["aux"] = s.aux_share * 5 * aux_product / fp32
+    elif s.aux == "gathered":
+        seconds["aux"] = s.aux_share * (aux_product / rates.flops_per_second + moved(s.n * s.aux_size * row))
+    return {name: 1e3 * value for name, value in seconds.items() if value}
+
+
+def measure(
+    learner: Learner,
+    batches: Iterator[Tensor],
+    step: int,
+    steps: int,
+    *,
+    rates: Rates | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Take some steps with the run's own settings and activations; returns what was measured as plain data.
+
+    Figures are means over the steps without the fastest and the slowest tenth, so that phases add up to the step.
+
+    Args:
+        learner: with ``time_phases``.
+        batches: of activations; that they end early is no error.
+        step: whose learning rate and penalty all steps have.
+        steps: to be measured, after ``WARMUP`` others.
+        rates: of this machine; measured, unless given, on a CPU. There are no floors on a GPU.
+    """
+    began = time.time()
+    about, device = machine.describe(), learner.sae.W_dec.device
+    taken: list[tuple[float, float, int, dict[str, float], dict[str, Any]]] = []
+    for number in range(WARMUP + steps):
+        say(f"step {number + 1}/{WARMUP + steps}")
+        begin = time.perf_counter()
+        x = next(batches, None)
+        if x is None:
+            break
+        got = time.perf_counter()
+        row = learner.step(x, step)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        end = time.perf_counter()
+        taken.append((1e3 * (end - got), 1e3 * (got - begin), len(x), learner.take_times(), row))
+    if len(taken) <= WARMUP:
+        raise ValueError(
+            f"steps: the activations ended after {len(taken)} batches; wanted more than the {WARMUP} that warm up. "
+            "Give more of them, or a smaller --batch-size."
+        )
+    waited = sum(data for _, data, *_ in taken) / len(taken)  # of all: a buffer is filled in the first
+    measured = sorted(taken[WARMUP:], key=lambda t: t[0])
+    dropped = len(measured) // 10
+    kept = measured[dropped : len(measured) - dropped]
+    if rates is None and device.type == "cpu":
+        say("measuring the machine")
+        rates = floor.measure(learner.sae.cfg.d_in)
+    return {
+        "what": "profile",
+        "kind": learner.sae.cfg.kind,
+        "sae": asdict(learner.sae.cfg),
+        "steps": len(kept),
+        "machine": about,
+        **_summary(learner, kept, waited, rates),
+        "seconds": round(time.time() - began, 1),
+        "made": time.strftime("%Y-%m-%d %H:%M", time.gmtime(began)),
+    }
+
+
+def _summary(learner: Learner, kept: list, waited: float, rates: Rates | None) -> dict[str, Any]:
+    meter = Meter()
+    for *_, row in kept:
+        meter.add(row)
+    stats = meter.take()
+    total = sum(ms for ms, *_ in kept) / len(kept)
+    phases: dict[str, float] = {}
+    for _, _, _, times, _ in kept:
+        for name, ms in times.items():
+            phases[name] = phases.get(name, 0.0) + ms / len(kept)
+    phases[OTHER] = max(0.0, total - sum(phases.values()))
+    cfg, how = learner.sae.cfg, learner.stats
+    shape = Shape(
+        n=round(sum(n for _, _, n, *_ in kept) / len(kept)),
+        d=cfg.d_in,
+        f=cfg.d_sae,
+        l0=stats["l0"],
+        dense=stats.get("dense", 0.0),
+        rescored=stats.get("rescored", 0.0),
+        aux=how.aux,
+        aux_rows=how.aux_rows,
+        aux_size=how.aux_size,
+        aux_share=stats.get(f"aux_{how.aux}", 0.0),
+        moment_bytes=MOMENTS[learner.cfg.adam_state],
+        lazy=learner.cfg.lazy_rows,
+    )
+    least = floors(shape, rates) if rates is not None else {}
+    names = [name for name in PHASES if name in phases] + [name for name in phases if name not in PHASES]
+    rows = [_phase(name, phases[name], total, least.get(name)) for name in names]
+    whole = sum(row["floor_ms"] or 0.0 for row in rows) if rates is not None else None
+    return {
+        "shape": asdict(shape),
+        "phases": rows,
+        "step": _phase("step", total, total, whole),
+        "data_ms": waited,
+        "floor": asdict(rates) if rates is not None else None,
+        "stats": stats,
+        "words": words(stats),
+        "notices": [notice.sentence for notice in unusual(stats)],
+    }
+
+
+def _phase(name: str, ms: float, total: float, least: float | None) -> dict[str, Any]:
+    return {
+        "name": name,
+        "ms": ms,
+        "share": ms / total,
+        "floor_ms": least,
+        "to_floor": ms / least if least else None,
+    }

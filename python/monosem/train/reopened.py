@@ -1,0 +1,87 @@
+"""A run opened again to be looked at: autoencoder, optimizer and counters as its last checkpoint left them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from monosem.data.serialization import load
+from monosem.nn import SAE, registry
+from monosem.nn.config import from_dict
+from monosem.train import checkpoint
+from monosem.train.config import TrainConfig
+from monosem.train.learner import Learner
+
+
+@dataclass(frozen=True)
+class ReopenedRun:
+    """
+    Attributes:
+        learner: what it learns further stays in memory; no file of the run is written.
+        steps_done: by the run.
+        made_of: model, hook and text, as far as the run knows them.
+    """
+
+    learner: Learner
+    steps_done: int
+    made_of: dict[str, Any]
+
+
+def reopen(folder: str | Path, device: str | torch.device = "cpu", time_phases: bool = False) -> ReopenedRun:
+    """Open a run of ``monosem train`` or ``Trainer``, finished or not; one of several by its own folder, ``RUN/0``.
+
+    Without a checkpoint (a dictionary that ``monosem.save`` wrote) the moments and dead counters are those of a new
+    run, and settings that the folder does not know are the defaults.
+
+    Raises:
+        FileNotFoundError: neither dictionary nor checkpoint there.
+        ValueError: a damaged file, or a run of several autoencoders of which none is named.
+    """
+    folder = Path(folder)
+    root, index = _root(folder)
+    steps = checkpoint.saved_steps(root)
+    if not steps:
+        sae = load(folder, device)
+        train = sae.metadata.get("train")
+        learner = Learner(sae, TrainConfig.from_json(train) if train else TrainConfig(), time_phases)
+        return ReopenedRun(learner, int(sae.metadata.get("steps", 0)), sae.metadata)
+    held = checkpoint.load(root, steps[-1])
+    runs = held.state["run"]
+    if index is None and len(runs) > 1:
+        raise ValueError(
+            f"folder: {str(folder)!r} holds a run of {len(runs)} autoencoders; wanted one, {str(folder / '0')!r} say"
+        )
+    run = runs[index or 0]
+    if (folder / "cfg.json").is_file():
+        sae = load(folder, device)
+        made_of = sae.metadata
+    else:
+        sae, made_of = _of(run["sae"], device), _made_of(held.state["batches"].get("data", {}))
+    learner = Learner(sae, TrainConfig.from_json(run["train"]), time_phases)
+    prefix = f"{index or 0}."
+    learner.load_state_dict(
+        {name.removeprefix(prefix): t for name, t in held.tensors.items() if name.startswith(prefix)}
+    )
+    return ReopenedRun(learner, held.step, made_of)
+
+
+def _root(folder: Path) -> tuple[Path, int | None]:
+    """The folder with the checkpoints, and the number of the autoencoder in it, if the folder's name has one."""
+    if folder.name.isdecimal() and not checkpoint.saved_steps(folder):
+        steps = checkpoint.saved_steps(folder.parent)
+        if steps and int(folder.name) < len(checkpoint.load(folder.parent, steps[-1]).state["run"]):
+            return folder.parent, int(folder.name)
+    return folder, None
+
+
+def _made_of(data: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint knows of the activations, by the names in a result."""
+    return {name: value for name, value in data.items() if name in ("model", "hook_name", "skip_positions")}
+
+
+def _of(described: dict[str, Any], device: str | torch.device) -> SAE:
+    kind = registry.find(described["kind"])
+    return registry.build(from_dict(kind.Config, {n: v for n, v in described.items() if n != "kind"}), device=device)
