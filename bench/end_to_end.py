@@ -1,4 +1,4 @@
-"""Tokens a second of a whole training run, the language model's forward included, beside SAELens' runner."""
+"""Tokens per second of a full training run, the language model's forward pass included, next to SAELens' runner."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def measure(
                     rows[number]["error"] = str(error)
                     if number in workers:
                         workers.pop(number).close()
-            for turn in range(rounds):
+            for round_number in range(rounds):
                 for number in list(workers):
-                    say(f"run {turn + 1}/{rounds} of {entrants[number].title}: {steps * n:,} tokens")
+                    say(f"run {round_number + 1}/{rounds} of {entrants[number].title}: {steps * n:,} tokens")
                     try:
                         rows[number]["runs"].append(workers[number].ask(timeout, "run"))
                     except Failed as error:

@@ -140,7 +140,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--anyway", action="store_true", help="also measure a backend whose tests are not green")
     parser.add_argument("--again", action="store_true", help="repeat the measurements of an earlier call")
     parser.add_argument(
-        "--rehearse", action="store_true", help="the whole script on a processor: no figure of it is one of a GPU"
+        "--rehearse", action="store_true", help="run everything on a CPU: its figures are not those of a GPU"
     )
     parser.add_argument(
         "--python", action="append", default=[], metavar="PEER=PATH", help="interpreter of a library's own environment"

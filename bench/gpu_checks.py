@@ -147,8 +147,8 @@ def state(run: Run, section: str, row: Row) -> str | None:
     tests = run.stored("tests")
     if tests is None:
         return "not run"
-    whole = section != "ops"
-    mine = [p for p in tests["parts"] if p["backend"] == row["backend"] or (whole and p["selection"])]
+    full_step = section != "ops"
+    mine = [p for p in tests["parts"] if p["backend"] == row["backend"] or (full_step and p["selection"])]
     words = {outcome(part) for part in mine}
     if len(tests["parts"]) < tests["of"] or not words:
         words.add("not run")

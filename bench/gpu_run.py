@@ -19,7 +19,7 @@ MARKED = ("step", "kernels", "ops")  # sections whose rows say what the tests of
 class Run:
     """The folder, the time that is left, and what was measured so far.
 
-    A section is one JSON file, replaced whole. One of another card, commit or build is set aside, not overwritten.
+    A section is one JSON file, replaced atomically. One of another card, commit or build is set aside, not overwritten.
 
     Args:
         minutes: from ``began`` (now, if that is not given).
@@ -47,7 +47,7 @@ class Run:
         return self.end - self.now()
 
     def keep(self, section: str, result: dict[str, Any]) -> None:
-        """Write a section's state: whole or not at all."""
+        """Write a section's state atomically."""
         if section not in self.results:
             self.stored(section)
         for row in result.get("rows", ()) if self.about.get("rehearsal") else ():

@@ -77,8 +77,8 @@ def _options(row: Row) -> str:
 
 def _parts(parts: dict[str, float]) -> str:
     """Where the time goes, and where it could still be had: the largest first."""
-    whole = parts["in all"]
-    return ", ".join(f"{name} {ms:.3f} ({100 * ms / whole:.0f} %)" for name, ms in parts.items() if name != "in all")
+    total = parts["in all"]
+    return ", ".join(f"{name} {ms:.3f} ({100 * ms / total:.0f} %)" for name, ms in parts.items() if name != "in all")
 
 
 def _kernels(row: Row) -> list[str]:

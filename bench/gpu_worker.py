@@ -80,7 +80,7 @@ class Worker:
         return code
 
     def listen(self) -> None:
-        """Take in the whole lines that came since, and write down what they say."""
+        """Read the complete lines that were appended since, and record them."""
         if not self.answers.exists():
             return
         with self.answers.open("rb") as lines:

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from monosem.bench import rounds, worker
-from monosem.bench.rounds import MONOSEM, Entrant, Failed, Row, Worker, groups, take_turns
+from monosem.bench.rounds import MONOSEM, Entrant, Failed, Row, Worker, groups, interleave
 from monosem.bench.workloads import WORKLOADS, Workload
 
 # A library that does what its variant says, and prints where a careless protocol would trip over it.
@@ -52,7 +52,7 @@ def test_entrants_alternate_and_one_failure_does_not_stop_the_others(fake, data)
     rows = [Row(Entrant(v or "good", fake, variant=v)) for v in variants]
     rows.append(Row(Entrant("absent", fake, missing="its environment is not set up")))
     messages = []
-    take_turns(rows, {"data": str(data), "threads": 1}, rounds=3, budget=60, timeout=60, say=messages.append)
+    interleave(rows, {"data": str(data), "threads": 1}, rounds=3, budget=60, timeout=60, say=messages.append)
     good, raises, dies, other, absent = rows
     assert [len(r) for r in good.seconds] == [2, 2, 2] and not good.error
     # Three to warm up, and in each round one untimed (the steps are short) and two timed.

@@ -156,12 +156,12 @@ def compare(
     todo = operations(w)
     times: list[list[float]] = [[] for _ in todo]
     with torch.no_grad():
-        for turn in range(rounds + 1):
-            say(f"operations, round {turn}/{rounds}")
+        for number in range(rounds + 1):
+            say(f"operations, round {number}/{rounds}")
             for op, seconds in zip(todo, times, strict=True):
                 begin = time.perf_counter()
                 op.call()
-                if turn:  # the first warms up
+                if number:  # the first warms up
                     seconds.append(time.perf_counter() - begin)
     return {
         "what": "operations",

@@ -27,8 +27,8 @@ from monosem.bench.workloads import Workload
 
 WORKER = Path(__file__).parent / "worker.py"
 ENTRANTS = Path(__file__).parent / "entrants"
-PAUSE = 0.05  # seconds between two turns: the threads of the one before spin for a moment before they sleep
-SHORT = 1.0  # a step shorter than this takes one untimed step in each turn, to bring its weights back into the caches
+PAUSE = 0.05  # seconds between two entrants: the threads of the one before spin for a moment before they sleep
+SHORT = 1.0  # a step shorter than this takes one untimed step per round, to bring its weights back into the caches
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def groups(entrants: Sequence[Entrant], w: Workload, available: int) -> list[lis
     return [[first, *others[i : i + size - 1]] for i in range(0, len(others), size - 1)] or [[first]]
 
 
-def take_turns(
+def interleave(
     rows: Sequence[Row],
     job: dict[str, Any],
     *,

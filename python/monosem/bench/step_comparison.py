@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from monosem.bench import floor, machine
-from monosem.bench.rounds import Entrant, Row, groups, take_turns, write_data
+from monosem.bench.rounds import Entrant, Row, groups, interleave, write_data
 from monosem.bench.workloads import Workload
 from monosem.ops.memory import available_memory
 
@@ -45,7 +45,7 @@ def compare(
         parts = groups(entrants, w, available_memory())
         for number, group in enumerate(parts):
             some = [Row(entrant, number) for entrant in group]
-            take_turns(some, job, rounds=rounds, budget=budget / len(parts), timeout=timeout, say=say)
+            interleave(some, job, rounds=rounds, budget=budget / len(parts), timeout=timeout, say=say)
             rows += some
     best, product = floor.step(w, rates), rates.product
     state = w.state_bytes(product)

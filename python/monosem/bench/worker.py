@@ -62,7 +62,7 @@ def stored(job: dict, *names: str) -> list:
     return [data[name] for name in names]
 
 
-class Turns:
+class Runner:
     """The entrant and its data, and what can be asked of them."""
 
     def __init__(self, script: str, job: dict) -> None:
@@ -132,15 +132,15 @@ def main() -> None:
         say({"error": f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"})
 
     try:
-        turns = Turns(sys.argv[1], json.loads(Path(sys.argv[2]).read_text()))
-        say(turns.ready())
+        runner = Runner(sys.argv[1], json.loads(Path(sys.argv[2]).read_text()))
+        say(runner.ready())
     except BaseException as error:
         fail(error)
         return
     for line in sys.stdin:
         asked = json.loads(line)
         try:
-            say(getattr(turns, asked.pop("do"))(**asked))
+            say(getattr(runner, asked.pop("do"))(**asked))
         except BaseException as error:
             fail(error)
             return

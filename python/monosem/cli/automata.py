@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from monosem.cli import claim, made_from, remembered
+from monosem.cli import claim, provenance, remembered
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         show=args.show,
         progress=not args.quiet,
     )
-    origin = made_from.of(args, {"": (args.folder, subject)})
+    origin = provenance.of(args, {"": (args.folder, subject)})
     title = f"Finite-state automata in model {subject.model.name}"
     claim.write(out, "automata", result, [section], title, {"": args.folder}, origin)
     return 0

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monosem.cli import made_from, options
+from monosem.cli import options, provenance
 
 _FOLDER = "a dictionary written by `monosem train` or monosem.save; or neurons:MODEL, the neurons of a model"
 
@@ -61,16 +61,16 @@ def write(
     sections: Sequence[Callable[[dict[str, Any]], Any]],
     title: str,
     runs: Mapping[str, str | Path],
-    made_of: Mapping[str, Any],
+    origin: Mapping[str, Any],
     *,
     plain: dict[str, Any] | None = None,
 ) -> None:
-    """Print the table; write the JSON and the page, both whole.
+    """Print the table; write the JSON and the page, each atomically.
 
     Args:
         runs: {name in the section ("" is the page's own): folder of that dictionary}. Where one has a browser of
             features (`monosem features`), numbers on the page lead to it.
-        made_of: what the result was made from, ``made_from.of``. A result of something else that stands there already
+        origin: what the result was made from, ``provenance.of``. A result of something else that stands there already
             is kept under another name.
         plain: what is stored, where it is more than ``result.to_dict()``.
     """
@@ -79,10 +79,10 @@ def write(
     from monosem.analysis.metrics import plain as finite
     from monosem.data import sealed
 
-    record = finite((result.to_dict() if plain is None else plain) | {"made_from": dict(made_of)})
+    record = finite((result.to_dict() if plain is None else plain) | {"made_from": dict(origin)})
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{claim}.json"
-    kept = made_from.set_aside(path, made_of)
+    kept = provenance.set_aside(path, origin)
     sealed.write(path, record, indent=None, allow_nan=False)
     # The page is made from what was stored, so that it can be made again from the file alone.
     stored = sealed.read(path, "out", claim)[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from monosem.cli import claim, made_from, remembered
+from monosem.cli import claim, provenance, remembered
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +49,6 @@ def run(args: argparse.Namespace) -> int:
         progress=not args.quiet,
     )
     title_ = title(result.to_dict())
-    origin = made_from.of(args, {"A": (args.folder_a, a), "B": (args.folder_b, b)})
+    origin = provenance.of(args, {"A": (args.folder_a, a), "B": (args.folder_b, b)})
     claim.write(out, "universality", result, [section], title_, {"A": args.folder_a, "B": args.folder_b}, origin)
     return 0

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monosem.cli import claim, made_from, subjects
+from monosem.cli import claim, provenance, subjects
 
 if TYPE_CHECKING:
     from monosem.analysis.evidence.explain.chat import Chat
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     _check_client(args)
     cases, described = [], {}
     everyone = subjects.open_all(args)
-    origin = made_from.of(args, {c.kind: (c.folder, c.subject) for c, _ in everyone})
+    origin = provenance.of(args, {c.kind: (c.folder, c.subject) for c, _ in everyone})
     for compared, count in everyone:
         subject, index = compared.subject, compared.index
         chosen = choose_features(index, count, args.seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from monosem.cli import claim, made_from, remembered
+from monosem.cli import claim, provenance, remembered
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         memory=int(args.memory * 2**30),
         progress=not args.quiet,
     )
-    origin = made_from.of(args, {"": (args.folder, subject)})
+    origin = provenance.of(args, {"": (args.folder, subject)})
     title = f"Features and neurons of model {subject.model.name}"
     claim.write(out, "neurons", result, [section], title, {"": args.folder}, origin)
     return 0

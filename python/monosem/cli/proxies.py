@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from monosem.cli import claim, made_from, remembered
+from monosem.cli import claim, provenance, remembered
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         tokens=args.tokens,
         progress=not args.quiet,
     )
-    origin = made_from.of(args, {"": (args.folder, subject)})
+    origin = provenance.of(args, {"": (args.folder, subject)})
     title = f"Kinds of text in model {subject.model.name}"
     claim.write(out, "proxies", result, [section], title, {"": args.folder}, origin)
     return 0

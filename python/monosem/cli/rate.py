@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from monosem.cli import claim, made_from, subjects
+from monosem.cli import claim, provenance, subjects
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +61,7 @@ def _write(args: argparse.Namespace) -> int:
             skip_positions=index.meta["settings"]["skip_positions"],
             progress=not args.quiet,
         )
-    origin = made_from.of(args, {c.kind: (c.folder, c.subject) for c, _ in everyone})
+    origin = provenance.of(args, {c.kind: (c.folder, c.subject) for c, _ in everyone})
     page, key = write_study(out, items, args.seed, sources, origin)
     print(f"{len(items)} items to rate; key: {key}\nopen {page.resolve().as_uri()}")
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from monosem.cli import claim, made_from, options, remembered
+from monosem.cli import claim, options, provenance, remembered
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +58,6 @@ def run(args: argparse.Namespace) -> int:
         progress=not args.quiet,
     )
     runs = {str(folder): folder for folder in args.folders}
-    origin = made_from.of(args, {str(f): (f, s) for f, s in zip(args.folders, subjects, strict=True)})
+    origin = provenance.of(args, {str(f): (f, s) for f, s in zip(args.folders, subjects, strict=True)})
     claim.write(out, "splitting", result, [split_page.section], "Features split", runs, origin)
     return 0

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from monosem.cli import claim, made_from, options, remembered
+from monosem.cli import claim, options, provenance, remembered
 from monosem.cli.help import RawHelp
 
 _DESCRIPTION = """\
@@ -220,7 +220,7 @@ def _evidence(args: argparse.Namespace, subject: Any) -> int:
         judged=steer.JUDGED,
         progress=not args.quiet,
     )
-    origin = made_from.of(args, {"": (args.folder, subject)})
+    origin = provenance.of(args, {"": (args.folder, subject)})
     claim.write(out, "steering", result, [steer_page.section], "Features cause text", {"": args.folder}, origin)
     return 0
 
@@ -230,7 +230,7 @@ def _save(args: argparse.Namespace, subject: Any, name: str, record: dict[str, A
 
     path = Path(args.out) / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    sealed.write(path, record | {"made_from": made_from.of(args, {"": (args.folder, subject)})}, indent=2)
+    sealed.write(path, record | {"made_from": provenance.of(args, {"": (args.folder, subject)})}, indent=2)
     print(f"\nwritten: {path}")
 
 

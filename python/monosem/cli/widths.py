@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from monosem.cli import claim, made_from, remembered
+from monosem.cli import claim, provenance, remembered
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +58,6 @@ def run(args: argparse.Namespace) -> int:
         density_tokens=args.density_tokens,
         progress=not args.quiet,
     )
-    origin = made_from.of(args, {n: (f, s) for (n, s), f in zip(subjects.items(), args.folders, strict=True)})
+    origin = provenance.of(args, {n: (f, s) for (n, s), f in zip(subjects.items(), args.folders, strict=True)})
     claim.write(out, "widths", result, [section], f"Dictionaries of model {first.model.name}", {}, origin)
     return 0

@@ -86,7 +86,7 @@ class Model(ABC):
 
     @abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of many texts, none with BOS. ValueError: one that is no whole text, see ``data/unicode.py``."""
+        """Token ids of many texts, none with BOS. ValueError: one with a lone surrogate, see ``data/unicode.py``."""
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:

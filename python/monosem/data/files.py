@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all: a temporary neighbour, fsync, rename."""
+"""Files are written completely or not at all: a temporary neighbour, fsync, rename."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def write_together(writers: Mapping[Path, Callable[[Path], object]]) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text whole."""
+    """Write UTF-8 text atomically."""
     write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def write_array(path: str | Path, array: np.ndarray) -> None:
-    """Write a NumPy array (``.npy``) whole."""
+    """Write a NumPy array (``.npy``) atomically."""
 
     def write(part: Path) -> None:
         with part.open("wb") as out:
@@ -71,7 +71,7 @@ def write_array(path: str | Path, array: np.ndarray) -> None:
 
 
 def write_rows(path: str | Path, blocks: Iterable[np.ndarray], dtype: type, width: int) -> None:
-    """Write a NumPy array [rows, width] whole, of blocks of rows, as many as come; none is held."""
+    """Write a NumPy array [rows, width] atomically, from blocks of rows that are not held in memory."""
     path = Path(path)
     bare = parts_of_runs.name(path.with_name(path.name + ".rows"))  # how many rows there are stands before them
 
@@ -144,7 +144,7 @@ def allocate(descriptor: int, size: int) -> None:
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file whole."""
+    """Write a safetensors file atomically."""
     write_whole(path, tensor_writer(tensors, metadata))
 
 
