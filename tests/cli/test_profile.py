@@ -27,7 +27,7 @@ def rates():
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def workspace(tmp_path_factory):
     """A folder with a model, a text, activations and runs: of one dictionary, and of two."""
     folder = tmp_path_factory.mktemp("profile")
     save_folder(folder / "model", tiny_model().module, train_tokenizer((d.text for d in tiny_documents()), 300))
@@ -42,15 +42,15 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
-def profiled(made, capsys):
+def profiled(workspace, capsys):
     """profiled("run", ...): what is printed, profile.json, and the exit code."""
 
     def run(folder, *more):
         capsys.readouterr()
-        code = main([str(w) for w in ("profile", made / folder, "--steps", 4, "--quiet", *more)])
-        said = capsys.readouterr()
-        out = made / folder / "profile.json"
-        return code, said, json.loads(out.read_text()) if out.exists() else None
+        code = main([str(w) for w in ("profile", workspace / folder, "--steps", 4, "--quiet", *more)])
+        output = capsys.readouterr()
+        out = workspace / folder / "profile.json"
+        return code, output, json.loads(out.read_text()) if out.exists() else None
 
     return run
 
@@ -59,52 +59,56 @@ def contents(folder):
     return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and not p.name.startswith("profile.")}
 
 
-def test_a_run_is_profiled_on_its_own_activations_and_its_files_stay(made, profiled):
-    before = contents(made / "run")
-    code, said, result = profiled("run")
-    assert code == 0 and contents(made / "run") == before
-    assert "N=128 D=32 F=64, L0 4.0, after 8 steps; mean of 4 steps" in said.out
-    assert "text.jsonl, as trained" in said.out and "encoder product: " in said.out
+def test_a_run_is_profiled_on_its_own_activations_and_its_files_stay(workspace, profiled):
+    before = contents(workspace / "run")
+    code, output, result = profiled("run")
+    assert code == 0 and contents(workspace / "run") == before
+    assert "N=128 D=32 F=64, L0 4.0, after 8 steps; mean of 4 steps" in output.out
+    assert "text.jsonl, as trained" in output.out and "encoder product: " in output.out
     for name in ("encode", "decode_loss", "sort", "encoder_sweep", "decoder_sweep", "step", "waiting for activations"):
-        assert f"\n{name} " in said.out
+        assert f"\n{name} " in output.out
     assert result["step"]["to_floor"] > 0 and result["shape"]["n"] == 128
-    assert (made / "run" / "profile.svg").read_text().startswith("<svg")
+    assert (workspace / "run" / "profile.svg").read_text().startswith("<svg")
 
 
-def test_activations_on_disk_another_batch_size_and_folder(made, profiled, tmp_path):
-    code, said, _ = profiled("run", "--activations", made / "acts", "--batch-size", 50, "--out", tmp_path / "new")
-    assert code == 0 and "N=50" in said.out and f"written: {tmp_path / 'new' / 'profile.json'}" in said.out
+def test_activations_on_disk_another_batch_size_and_folder(workspace, profiled, tmp_path):
+    code, output, _ = profiled(
+        "run", "--activations", workspace / "acts", "--batch-size", 50, "--out", tmp_path / "new"
+    )
+    assert code == 0 and "N=50" in output.out and f"written: {tmp_path / 'new' / 'profile.json'}" in output.out
 
 
-def test_one_of_several_and_an_unfinished_run(made, profiled, tmp_path):
+def test_one_of_several_and_an_unfinished_run(workspace, profiled, tmp_path):
     assert profiled("several/1")[2]["sae"]["k"] == 8
-    code, said, _ = profiled("several", "--out", tmp_path)
-    assert code == 2 and f"holds a run of 2 autoencoders; wanted one, '{made / 'several' / '0'}' say" in said.err
-    shutil.copytree(made / "run", made / "stopped")
+    code, output, _ = profiled("several", "--out", tmp_path)
+    assert code == 2 and f"holds a run of 2 autoencoders; wanted one, '{workspace / 'several' / '0'}' say" in output.err
+    shutil.copytree(workspace / "run", workspace / "stopped")
     for name in ("cfg.json", "sae.safetensors"):
-        (made / "stopped" / name).unlink()
-    code, said, result = profiled("stopped", "--text", made / "text.jsonl")
-    assert code == 0 and "after 8 steps" in said.out and result["sae"]["k"] == 4
+        (workspace / "stopped" / name).unlink()
+    code, output, result = profiled("stopped", "--text", workspace / "text.jsonl")
+    assert code == 0 and "after 8 steps" in output.out and result["sae"]["k"] == 4
 
 
-def test_a_dictionary_without_a_run_is_profiled_with_a_new_optimizer(made, profiled):
-    ms.save(ms.TopKSAE(32, 48, k=3, seed=0), made / "saved")
-    code, said, _ = profiled("saved")
-    assert code == 2 and "does not say which it was trained on; wanted --model and --hook, or --activations" in said.err
-    code, said, result = profiled("saved", "--activations", made / "acts", "--batch-size", 64)
+def test_a_dictionary_without_a_run_is_profiled_with_a_new_optimizer(workspace, profiled):
+    ms.save(ms.TopKSAE(32, 48, k=3, seed=0), workspace / "saved")
+    code, output, _ = profiled("saved")
+    assert (
+        code == 2 and "does not say which it was trained on; wanted --model and --hook, or --activations" in output.err
+    )
+    code, output, result = profiled("saved", "--activations", workspace / "acts", "--batch-size", 64)
     assert code == 0 and result["sae"]["d_sae"] == 48
 
 
-def test_reopening_takes_the_state_of_the_last_checkpoint(made):
-    opened = reopen(made / "run", time_phases=True)
-    tensors = checkpoint.load(made / "run", 8).tensors
+def test_reopening_takes_the_state_of_the_last_checkpoint(workspace):
+    opened = reopen(workspace / "run", time_phases=True)
+    tensors = checkpoint.load(workspace / "run", 8).tensors
     learner = opened.learner
     assert opened.steps_done == 8 and learner.fast.count == 8 and learner.times is not None
     assert torch.equal(learner.fast.m["W_dec"], tensors["0.adam.m.W_dec"])
     assert torch.equal(learner.dead.tokens_since_fired, tensors["0.dead.tokens_since_fired"])
     assert learner.cfg.batch_size == 128
-    second = reopen(made / "several" / "1").learner.sae
-    assert torch.equal(second.W_dec, ms.load(made / "several" / "1").W_dec)
+    second = reopen(workspace / "several" / "1").learner.sae
+    assert torch.equal(second.W_dec, ms.load(workspace / "several" / "1").W_dec)
 
 
 @pytest.mark.parametrize(
@@ -113,30 +117,45 @@ def test_reopening_takes_the_state_of_the_last_checkpoint(made):
         (["--steps", 0], "--steps: got 0; wanted at least 1"),
         (["--batch-size", 0], "--batch-size: got 0; wanted at least 1"),
         (["--hook", "blocks.7.x"], "blocks.7.x"),
-        (["--activations", "{made}/acts", "--hook", HOOK], "--hook: got"),
-        (["--activations", "{made}/none"], "none"),
+        (["--activations", "{workspace}/acts", "--hook", HOOK], "--hook: got"),
+        (["--activations", "{workspace}/none"], "none"),
     ],
 )
-def test_errors_are_one_line(made, profiled, words, message):
-    code, said, _ = profiled("run", *(str(w).format(made=made) for w in words))
-    assert code == 2 and said.err.startswith("monosem profile: ") and message in said.err and said.err.count("\n") == 1
+def test_errors_are_one_line(workspace, profiled, words, message):
+    code, output, _ = profiled("run", *(str(w).format(workspace=workspace) for w in words))
+    assert (
+        code == 2
+        and output.err.startswith("monosem profile: ")
+        and message in output.err
+        and output.err.count("\n") == 1
+    )
 
 
-def test_a_folder_without_a_run_is_refused(profiled, made):
-    code, said, _ = profiled("acts")
-    assert code == 2 and "no cfg.json" in said.err and "This folder holds activations" in said.err
+def test_a_folder_without_a_run_is_refused(profiled, workspace):
+    code, output, _ = profiled("acts")
+    assert code == 2 and "no cfg.json" in output.err and "This folder holds activations" in output.err
 
 
-def test_activations_of_another_width_are_refused(made, profiled):
-    ms.save(ms.TopKSAE(16, 48, k=3, seed=0), made / "narrow")
-    code, said, _ = profiled("narrow", "--activations", made / "acts")
-    assert code == 2 and "got width 32; wanted d_in=16" in said.err
+def test_activations_of_another_width_are_refused(workspace, profiled):
+    ms.save(ms.TopKSAE(16, 48, k=3, seed=0), workspace / "narrow")
+    code, output, _ = profiled("narrow", "--activations", workspace / "acts")
+    assert code == 2 and "got width 32; wanted d_in=16" in output.err
 
 
-def test_a_run_on_an_array_of_tokens_reads_that_array(made, profiled):
-    np.save(made / "tokens.npy", np.random.default_rng(0).integers(0, 300, (60, 32)))
-    words = ["train", "--model", made / "model", "--hook", HOOK, "--split", "all", "--tokens", made / "tokens.npy"]
-    words += ["--d-sae", 64, "--batch-size", 128, "--steps", 2, "--k", 4, "--quiet", "--out", made / "array"]
+def test_a_run_on_an_array_of_tokens_reads_that_array(workspace, profiled):
+    np.save(workspace / "tokens.npy", np.random.default_rng(0).integers(0, 300, (60, 32)))
+    words = [
+        "train",
+        "--model",
+        workspace / "model",
+        "--hook",
+        HOOK,
+        "--split",
+        "all",
+        "--tokens",
+        workspace / "tokens.npy",
+    ]
+    words += ["--d-sae", 64, "--batch-size", 128, "--steps", 2, "--k", 4, "--quiet", "--out", workspace / "array"]
     assert main([str(w) for w in words]) == 0
-    code, said, _ = profiled("array")
-    assert code == 0 and "text:" not in said.out
+    code, output, _ = profiled("array")
+    assert code == 0 and "text:" not in output.out

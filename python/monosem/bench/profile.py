@@ -194,9 +194,9 @@ def _summary(learner: Learner, kept: list, waited: float, rates: Rates | None) -
         moment_bytes=MOMENTS[learner.cfg.adam_state],
         lazy=learner.cfg.lazy_rows,
     )
-    least = floors(shape, rates) if rates is not None else {}
+    floors_ms = floors(shape, rates) if rates is not None else {}
     names = [name for name in PHASES if name in phases] + [name for name in phases if name not in PHASES]
-    rows = [_phase(name, phases[name], total, least.get(name)) for name in names]
+    rows = [_phase(name, phases[name], total, floors_ms.get(name)) for name in names]
     whole = sum(row["floor_ms"] or 0.0 for row in rows) if rates is not None else None
     return {
         "shape": asdict(shape),
@@ -210,11 +210,11 @@ def _summary(learner: Learner, kept: list, waited: float, rates: Rates | None) -
     }
 
 
-def _phase(name: str, ms: float, total: float, least: float | None) -> dict[str, Any]:
+def _phase(name: str, ms: float, total: float, floor_ms: float | None) -> dict[str, Any]:
     return {
         "name": name,
         "ms": ms,
         "share": ms / total,
-        "floor_ms": least,
-        "to_floor": ms / least if least else None,
+        "floor_ms": floor_ms,
+        "to_floor": ms / floor_ms if floor_ms else None,
     }

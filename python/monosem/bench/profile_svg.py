@@ -35,14 +35,14 @@ def draw(profile: dict[str, Any]) -> str:
     longest = max(max(row["ms"], row["floor_ms"] or 0.0) for row in rows) or 1.0
     for i, row in enumerate(rows):
         y = 154 + LINE * i
-        length, least = WIDTH * row["ms"] / longest, WIDTH * (row["floor_ms"] or 0.0) / longest
-        said = f"{figure(row['ms'])} ms, {row['share']:.1%}"
-        said += f", {figure(row['to_floor'])} × floor" if row["to_floor"] else ""
+        length, floor_length = WIDTH * row["ms"] / longest, WIDTH * (row["floor_ms"] or 0.0) / longest
+        label = f"{figure(row['ms'])} ms, {row['share']:.1%}"
+        label += f", {figure(row['to_floor'])} × floor" if row["to_floor"] else ""
         parts += [
             f'<text class="name end" x="{LEFT - 10}" y="{y + 13}">{escape(row["name"])}</text>',
             bar(LEFT, y, max(length, 1.0), 12),
-            *([bar(LEFT, y + 12, max(least, 1.0), 5, "pale")] if row["floor_ms"] else []),
-            f'<text x="{LEFT + max(length, least, 1.0) + 8:.1f}" y="{y + 13}">{said}</text>',
+            *([bar(LEFT, y + 12, max(floor_length, 1.0), 5, "pale")] if row["floor_ms"] else []),
+            f'<text x="{LEFT + max(length, floor_length, 1.0) + 8:.1f}" y="{y + 13}">{label}</text>',
         ]
     y = 154 + LINE * len(rows) + 24
     for line in profile["words"]:

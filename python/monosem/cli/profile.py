@@ -10,34 +10,36 @@ from typing import Any
 
 from monosem.cli import options, remembered
 
-HELP = "time each phase of a run's own training step, against the floor of this machine"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Take a few dozen training steps in memory, with the dictionary, the optimizer's state, the settings and the "
         "activations of a run, finished or not: the run's files are read and not changed. Prints one line per phase: "
-        "milliseconds, share of the step, its floor (the least time that this machine can take for its products and "
-        "bytes, measured now) and the ratio of both; then how the step was computed: the encoder's product and its "
+        "milliseconds, share of the step, its floor (the roofline lower bound of its products and bytes, with rates "
+        "measured now) and the ratio of both; then how the step was computed: the encoder's product and its "
         "fallbacks, candidates and rescored rows per token, tokens encoded twice, dense or sparse, AuxK. Writes "
-        "profile.json and profile.svg. Shut down other work first. docs/howto/slow_step.md says what to do about each "
+        "profile.json and profile.svg. Shut down other work first. docs/howto/slow_step.md gives the remedy for each "
         "figure."
     )
     parser.add_argument("folder", help="a run of `monosem train` or Trainer; one of several: RUN/0")
-    data = parser.add_argument_group("activations (default: as the run remembers them)")
+    data = parser.add_argument_group("activations (default: those of the run)")
     data.add_argument(
-        "--activations", metavar="FOLDER", help="of `monosem harvest`: read from there instead of running a model"
+        "--activations",
+        metavar="FOLDER",
+        help="read activations written by `monosem harvest`, instead of running a model",
     )
     options.add_model(data, as_trained=True)
     options.add_text(data)
     options.add_split(data, "train")
     options.add_context(data, " (default: as trained, or else the longest that the model reads)")
     options.add_skipped(data)
-    how = parser.add_argument_group("how")
-    how.add_argument("--steps", type=int, default=30, help="steps to measure, after 3 that warm up")
+    how = parser.add_argument_group("measurement")
+    how.add_argument("--steps", type=int, default=30, help="steps to measure, after 3 to warm up")
     how.add_argument("--batch-size", type=int, metavar="N", help="tokens per step (default: the run's)")
     how.add_argument("--threads", type=int, help="threads to use (default: as PyTorch chooses)")
-    how.add_argument("--out", metavar="FOLDER", help="for profile.json and profile.svg (default: the run's folder)")
+    how.add_argument(
+        "--out", metavar="FOLDER", help="folder of profile.json and profile.svg (default: the run's folder)"
+    )
     how.add_argument("--device", default="cpu", help="cpu or cuda; floors are measured on a CPU only")
     how.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -107,12 +109,12 @@ def _source(args: argparse.Namespace, made_of: dict[str, Any], batch_size: int, 
             args.split = made_of["split"]
         remembered.recall_text(args, made_of)
     model = load_model(chosen["model"], args.device)
-    model.width(chosen["hook"])  # an unknown hook is said before any text is read
+    model.width(chosen["hook"])  # reports an unknown hook before any text is read
     context = None if tokens else args.context
     rows = load_contexts(model, text=args.text or "sample", tokens=tokens, split=args.split, context=context)
     # As many contexts as the steps need: to fill a buffer with a whole text takes minutes.
-    wanted = -(-(args.steps + WARMUP) * batch_size // max(1, rows.shape[1] - args.skip_positions))
-    rows = rows[:: max(1, len(rows) // wanted)]
+    contexts = -(-(args.steps + WARMUP) * batch_size // max(1, rows.shape[1] - args.skip_positions))
+    rows = rows[:: max(1, len(rows) // contexts)]
     return ActivationStream(
         model,
         chosen["hook"],
@@ -128,11 +130,11 @@ def _source(args: argparse.Namespace, made_of: dict[str, Any], batch_size: int, 
 def _heading(folder: str, steps_done: int, result: dict[str, Any]) -> str:
     from monosem.bench.show import figure, machine_line
 
-    shape, made = result["shape"], result["machine"]
+    shape, machine = result["shape"], result["machine"]
     lines = [
         f"{folder}: {result['kind']}, N={shape['n']:,} D={shape['d']:,} F={shape['f']:,}, L0 {shape['l0']:.1f}, after "
         f"{steps_done:,} steps; mean of {result['steps']} steps",
-        f"{machine_line(made)}; load {made['load']} when it began",
+        f"{machine_line(machine)}; load {machine['load']} when it began",
     ]
     if rates := result["floor"]:
         flops, moved = rates["flops_per_second"] / 1e9, rates["bytes_per_second"] / 1e9

@@ -94,9 +94,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-cuda-graph", action="store_true", help="cuda: call every step instead of replaying it from a CUDA graph"
     )
     how.add_argument(
-        "--time-phases", action="store_true",
+        "--time-phases",
+        action="store_true",
         help="measure the phases of every step: ms_encode and so on in metrics.jsonl (`monosem profile` has a table)",
-    )  # fmt: skip
+    )
     how.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
