@@ -1,4 +1,4 @@
-"""A language model whose every next token is known: token i is followed by i + 1, and its feature says so."""
+"""A language model whose next token is known: token i is followed by i + 1, and a feature stands for each."""
 
 from collections.abc import Sequence
 from types import SimpleNamespace

@@ -125,7 +125,7 @@ class Tab:
         return self._browser.call(method, self._session, **params)
 
     def theme(self, name: str) -> None:
-        """What the reader prefers: ``light`` or ``dark``."""
+        """The reader's colour scheme: ``light`` or ``dark``."""
         assert name in THEMES
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": name}])
 
@@ -176,13 +176,13 @@ class Tab:
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
 
     def lexical_names(self) -> list[str]:
-        """What scripts of the page declare for all of it by ``const``, ``let`` and ``class``."""
+        """Names that scripts of the page declare globally by ``const``, ``let`` and ``class``."""
         return self.call("Runtime.globalLexicalScopeNames")["names"]
 
     def errors(self) -> list[str]:
-        """What went wrong since this was last asked: exceptions that nothing caught, errors and warnings of the
-        console, files that could not be loaded."""
-        self.run("new Promise((done) => setTimeout(done))")  # what has happened is then reported
+        """Errors since the last call: uncaught exceptions, errors and warnings of the console, files that could not
+        be loaded."""
+        self.run("new Promise((done) => setTimeout(done))")  # pending events are then reported
         mine = [e for e in self._browser.events if e.get("sessionId") == self._session]
         self._browser.events = [e for e in self._browser.events if e.get("sessionId") != self._session]
         return [complaint for event in mine if (complaint := _complaint(event["method"], event["params"]))]

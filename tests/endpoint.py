@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint on the loopback, with the ailments of real ones."""
+"""An OpenAI-compatible endpoint on the loopback interface, with the failures of real ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A language model of a few lines: the activation of a token says which token it was."""
+"""A language model of a few lines: the activation of a token encodes its id."""
 
 import difflib
 import time

@@ -1,4 +1,4 @@
-"""CUDA graphs on a processor: what a graph keeps and what it does not.
+"""CUDA graphs simulated on a CPU: which tensors a graph keeps.
 
 A call is recorded operation by operation, with the tensors and numbers that it was given, and everything it changed is
 put back: as in a capture, nothing has run. A replay runs the same operations on the same memory, writes their results
@@ -37,7 +37,7 @@ class Recorder(TorchDispatchMode):
 
 
 class Graph:
-    """What was recorded. ``did``: a list of what all graphs of a test did."""
+    """A recorded graph. ``did``: the list of replays of all graphs of a test."""
 
     def __init__(self, recorder, did):
         self._operations, self._did = recorder.operations, did

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-# Of another machine, or of another process or file of these tests. All else is something that CI has to bring.
+# For another machine, or covered by another process or file of these tests. CI must provide everything else.
 ELSEWHERE = (
     "no GPU on this machine",
     "monosem._cuda was not built",

@@ -1,4 +1,4 @@
-"""A card, a clock and a run that are made up, for what ``bench/gpu*.py`` does around them."""
+"""A simulated card, clock and run for the tests of ``bench/gpu*.py``."""
 
 import gpu_checks
 import gpu_run
@@ -11,7 +11,7 @@ RATES = {"flops_per_second": 1e12, "bytes_per_second": 1e11, "product": "bf16"}
 
 
 class FakeClock:
-    """Runs every call once and says that it took a millisecond."""
+    """Runs every call once and reports one millisecond."""
 
     device, broken = torch.device("cpu"), ""
 

@@ -1,4 +1,4 @@
-"""Every page that the project writes: by which command, from which module, and what must stand on it.
+"""Every page that the project writes: its command, its module, and its required contents.
 
 ``tests/test_pages.py`` opens them all, and fails for a writer, a template or a section that is not named here.
 """
@@ -100,7 +100,7 @@ def _within(anchor: str, result: Any) -> Counts:
 
 
 def claim(stem: str, writer: str, *anchors: str) -> Page:
-    """A page of one command of the evidence, its result as JSON beside it."""
+    """A page of one claim, with its result as JSON beside it."""
 
     def counts(page: Path) -> Counts:
         result = record(page.with_suffix(".json"))
@@ -109,7 +109,7 @@ def claim(stem: str, writer: str, *anchors: str) -> Page:
     return Page(f"{stem}.html", (writer,), counts, anchors)
 
 
-# ---- the pages that are no evidence
+# ---- the other pages
 def _report(page: Path) -> Counts:
     data = embedded(page)
     # Loss, L0 and dead features; the squared error only where it is not the loss.

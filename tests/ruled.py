@@ -1,4 +1,4 @@
-"""A model whose neurons follow known rules, over text made up of a known vocabulary: what an explanation must find."""
+"""A model whose neurons follow known rules, over text of a known vocabulary: an explanation must find the rules."""
 
 from __future__ import annotations
 

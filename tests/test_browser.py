@@ -1,4 +1,4 @@
-"""The rules about the browser: brought where that may be, missed aloud where not, and never missing under CI."""
+"""The browser of the tests: installed where permitted, reported where missing, required under CI."""
 
 import os
 import re
@@ -14,7 +14,7 @@ SCRIPT = TESTS.parent / "tools" / "get_browser.sh"
 
 
 def without_browser(folder: Path, **changes: str) -> tuple[int, str]:
-    """A file of page tests in a process that finds no Chromium: exit status and what it said."""
+    """A file of page tests in a process that finds no Chromium: exit status and output."""
     env = {k: v for k, v in os.environ.items() if k != "CI"} | {"PATH": str(folder)} | changes
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--color=no"]
     done = subprocess.run(
@@ -44,7 +44,7 @@ def test_under_ci_a_missing_browser_is_a_failure(tmp_path):
 
 @pytest.fixture
 def machine(tmp_path):
-    """A PATH of made-up commands: ``id`` and, where asked for, ``apt-get``, which writes down what it is asked."""
+    """A PATH of fake commands: ``id`` and, on request, ``apt-get``, which records its arguments."""
 
     def install(user: int, apt: int | None, browser: bool = False) -> str:
         commands = {"id": f"echo {user}", "timeout": 'shift; exec "$@"'}

@@ -104,7 +104,7 @@ def test_another_default_dtype(usual, dtype, tmp_path):
 
 
 def test_another_default_device(usual, tmp_path):
-    torch.set_default_device("meta")  # what is made there has no memory: whatever reads it fails
+    torch.set_default_device("meta")  # tensors there have no memory: reading one fails
     try:
         digests = everything(tmp_path)
     finally:

@@ -1,4 +1,4 @@
-"""The documents name files, functions and variables that exist, and their links lead somewhere."""
+"""The documents name files, functions and variables that exist, and their links have targets."""
 
 import os
 import re

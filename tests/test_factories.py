@@ -1,4 +1,4 @@
-"""A user's process may have another default dtype or device: every tensor that the package makes says its own.
+"""A user's process may have another default dtype or device: the package creates every tensor with explicit ones.
 
 Memory that C++ writes is sized by its elements, so that a default of two bytes would be an overrun of the heap.
 """

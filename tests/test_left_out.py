@@ -1,4 +1,4 @@
-"""Which tests were not run is said by reason, and CI accepts few reasons."""
+"""Tests that were not run are counted by reason, and CI accepts few reasons."""
 
 import os
 import subprocess

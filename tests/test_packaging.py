@@ -1,4 +1,4 @@
-"""What stands in several files is the same in each."""
+"""Facts that several files repeat agree."""
 
 import re
 from importlib.util import find_spec

@@ -1,4 +1,4 @@
-"""Every page in a real browser, light and dark; and no writer of pages that these tests do not know."""
+"""Every page in a real browser, light and dark; every writer of pages is registered."""
 
 import ast
 import json
@@ -19,7 +19,7 @@ PHONE = 400  # pixels
 
 @pytest.fixture(scope="module")
 def pages(browser, reproduction, tmp_path_factory):
-    """Everything that is written, command by command, from the dictionaries of one reproduction."""
+    """All pages, command by command, from the dictionaries of one reproduction."""
     folder = tmp_path_factory.mktemp("pages")
     # Without the indexes, so that every command reads the text that it is given.
     runs = shutil.copytree(reproduction.out / "dictionaries", folder / "runs", ignore=shutil.ignore_patterns("index"))

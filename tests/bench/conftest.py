@@ -1,4 +1,4 @@
-"""The bench in the checkout is a folder of scripts; its modules are imported by name."""
+"""`bench/` of the checkout is a folder of scripts; its modules are imported by bare name."""
 
 import sys
 from pathlib import Path

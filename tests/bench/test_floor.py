@@ -26,7 +26,7 @@ def test_operations_count_what_no_implementation_can_avoid():
     by_name = {op.name: op for op in operations.operations(w)}
     e, matrix, batch = 8 * 3, 32 * 6 * 4, 8 * 6 * 4
     assert by_name["topk_encode"].flops == w.product_flops
-    assert by_name["topk_encode"].moved == batch + matrix + e * 8  # x and W once, a value and an index an entry
+    assert by_name["topk_encode"].moved == batch + matrix + e * 8  # x and W once, a value and an index per entry
     assert by_name["sparse_decode"].moved == e * 6 * 4 + batch + e * 8
     assert by_name["row_adam_"].moved == 7 * matrix  # w, m, v read and written, the gradient read
     assert by_name["row_grad"].moved == e * 6 * 4 + matrix + e * 16

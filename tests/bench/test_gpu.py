@@ -1,4 +1,4 @@
-"""``bench/gpu.py`` where there is no GPU: what it refuses, what it measures of which backend, in what order."""
+"""``bench/gpu.py`` without a GPU: refused arguments, and the order in which backends and sections are measured."""
 
 import json
 import sys
@@ -63,7 +63,7 @@ RED = {"failed": 2, "exit_code": 1, "red": ["test_x"]}
 
 @pytest.fixture
 def on_a_card(tmp_path, monkeypatch):
-    """A card that is made up: what comes of the sections asked for, given its tests; and the tasks that were to do."""
+    """A simulated card: runs the requested sections, given the outcome of its tests; returns exit code and tasks."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(gpu, "describe", lambda: ABOUT)
 
@@ -118,7 +118,7 @@ def test_measuring_requires_tests_of_the_same_build(on_a_card, tmp_path, monkeyp
     assert on_a_card("--only", "step", tests=tests)[1][6:] == []  # six floors
     assert sections(on_a_card("--only", "tests,step", tests=tests)[1], "cuda") == ["step"]
     code, done = on_a_card("--only", "step")
-    assert code == 0 and sections(done, "triton") == ["step"]  # those of the call before
+    assert code == 0 and sections(done, "triton") == ["step"]  # those of the previous call
     monkeypatch.setattr(gpu, "describe", lambda: {**ABOUT, "sources": "2"})
     code, done = on_a_card("--only", "step")
     assert code == 1 and sections(done, "triton") == []

@@ -1,4 +1,4 @@
-"""The tests that stand before speeds: each file once, logs elsewhere, and what they say of each backend."""
+"""The tests that run before measurements: each file once, logs elsewhere, and the outcome per backend."""
 
 import os
 import sys
@@ -34,7 +34,7 @@ def tester(tmp_path, monkeypatch):
 def test_every_gpu_test_is_in_exactly_one_part():
     parts = gpu_checks.parts()
     assert all(p.path.exists() for p in parts) and len({p.name for p in parts}) == len(parts)
-    # The operations that CUDA does not have run by Triton whatever is asked for: once is enough.
+    # Operations without a CUDA kernel run in Triton for either backend: once is enough.
     cuda = {p.path.stem for p in parts if p.backend == "cuda"}
     assert cuda.isdisjoint({"test_encode", "test_triton_paths"}) and {"test_rows", "test_cuda", "test_step"} <= cuda
     needs_one = {p.name for p in (gpu_checks.TESTS / "gpu").glob("test_*.py")}
@@ -123,5 +123,5 @@ def test_an_operation_by_cuda_does_not_need_the_selection(tmp_path):
     assert gpu_checks.state(run, "ops", {"backend": "cuda"}) == "not run"
     run.keep("tests", kept_tests(part(selection=True, **RED), part("cuda")))
     assert gpu_checks.state(run, "ops", {"backend": "cuda"}) == "green"
-    run.keep("tests", kept_tests(part(), part("cuda")) | {"of": 3})  # one did not come to its end
+    run.keep("tests", kept_tests(part(), part("cuda")) | {"of": 3})  # one did not finish
     assert gpu_checks.state(run, "ops", {"backend": "cuda"}) == "not run"

@@ -1,4 +1,4 @@
-"""The clock for GPUs, with PyTorch's part made up: a process in which a capture failed measures nothing more."""
+"""The clock for GPUs with a simulated PyTorch: after a failed capture a process measures nothing more."""
 
 from contextlib import contextmanager, nullcontext
 
@@ -115,7 +115,7 @@ def test_a_call_that_fails_by_itself_breaks_nothing(clock):
 
 
 class FakeEvent:
-    """Each is a millisecond after the one before."""
+    """Each event is one millisecond after the previous one."""
 
     now = 0
 

@@ -1,4 +1,4 @@
-"""The kernels of a step: their names, their times, and the work that each cannot avoid."""
+"""The kernels of a step: names, times and least work of each."""
 
 import re
 from pathlib import Path
@@ -72,7 +72,7 @@ def test_figures_of_each_kernel():
     assert first["to_floor"] == pytest.approx(2.0 / first["floor_ms"])
     assert "bytes" not in next(row for row in rest if row["kernel"] == "other") and figures["ms"] == 2.1
     vain = next(row for row in rest if row["kernel"] == "emit")
-    assert vain["floor_ms"] == 0.0 and "to_floor" not in vain  # there is no multiple of nothing
+    assert vain["floor_ms"] == 0.0 and "to_floor" not in vain  # no ratio to a floor of 0
     assert "floor_ms" not in gpu_kernels.table(steps, [1.0], w, None)["kernels"][0]
 
 
@@ -97,7 +97,7 @@ def test_the_bytes_of_the_kernels_are_those_of_the_floor():
         assert work(slab, w).flops == w.product_flops
     assert work("sm80_xmma_gemm_f32f32_f32f32_f32_nn_n", w) == work("gemv2T_kernel_val", w)
     assert work("gemv2T_kernel_val", w).moved > 4 * w.f * w.d and work("at::native::cumsum", w) is None
-    for vain in ("redo", "emit", "windows", "hot_piece_kernel"):  # of these data nothing is left for them to do
+    for vain in ("redo", "emit", "windows", "hot_piece_kernel"):  # these have no work on such data
         assert work(vain, w) == gpu_kernels.Work(0, 0)
     dense = work("row_adam", w).moved - w.adam_bytes - 2 * w.f * w.d
     assert dense == 2 * 4 * w.f * w.d == work("row_grad", w).moved - 2 * w.rescore_bytes - 2 * 16 * w.n * w.k
@@ -128,7 +128,7 @@ def recorded(monkeypatch):
     monkeypatch.setattr(gpu, "asynchronous", lambda _: True)
     monkeypatch.setattr(gpu, "available", lambda _: "")
     monkeypatch.setattr(layout, "checked_code", lambda i, o, _: (i.contiguous(), o.contiguous(), len(o) - 1))
-    monkeypatch.setattr(torch, "empty", torch.zeros)  # what no kernel writes is a code of feature 0
+    monkeypatch.setattr(torch, "empty", torch.zeros)  # unwritten entries are codes of feature 0
 
     def call(kind: str, name: str, form: str = "scan", clip: float | None = None, live: bool = False, **options):
         monkeypatch.setattr(backend, "requested", lambda: name)
@@ -158,13 +158,13 @@ def test_every_kernel_that_a_step_launches_has_its_work(recorded):
         "encoder_grad_adam row_grad_adam row_grad feature_sum row_adam flat_adam advance_live"
     )
     assert seen > {*usual.split(), "csc"}
-    seen.remove("sparse_decode")  # a CPU's way to sum rows, in place of a product
+    seen.remove("sparse_decode")  # sums rows on a CPU, in place of a product
     assert not {name for name in seen if gpu_kernels.work_of(name, table) is None}
 
 
 @pytest.mark.skipif(bool(available("triton")), reason=available("triton"))
 def test_a_step_that_counts_itself_launches_one_kernel_more_than_one_that_is_counted(recorded):
-    """The device learns the number of the step and its factors from one launch, none of them PyTorch's."""
+    """One launch writes the step number and its factors on the device; no launch is PyTorch's."""
 
     class Operations(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -181,7 +181,7 @@ def test_a_step_that_counts_itself_launches_one_kernel_more_than_one_that_is_cou
 
 
 def test_every_cuda_kernel_of_a_step_has_its_work():
-    """What a launcher starts has names of its own, which a profiler sees."""
+    """The kernels of a launcher have names of their own in a profiler."""
     table = gpu_kernels.of_step(WORKLOADS["gpt2"])
     sources = "".join(path.read_text() for path in (Path(__file__).parents[2] / "kernels").rglob("*.cuh"))
     defined = set(re.findall(r"__global__\s+void\s+(?:__launch_bounds__\((?:[^()]|\([^)]*\))*\)\s+)?(\w+)\(", sources))

@@ -1,5 +1,5 @@
-"""The whole of ``bench/gpu.py`` on a processor: in spite of a red test and a kernel that ends its process, figures for
-everything else, and nothing that could be taken for a GPU's."""
+"""``bench/gpu.py`` rehearsed on a CPU: with a failing test and a kernel that ends its process, everything else gets a
+figure, and every figure is marked as a rehearsal."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ def test_rehearsal(tmp_path):
     assert sorted(p.name for p in out.iterdir()) == sorted([*(f"{s}.json" for s in SECTIONS), "table.txt"])
     stored = {section: json.loads((out / f"{section}.json").read_text()) for section in SECTIONS}
 
-    # On purpose: one test, one kernel by one backend.
+    # Broken on purpose: one test, one kernel of one backend.
     assert stored["tests"]["failed"] == 1 and stored["tests"]["passed"] > 3
     (lost,) = [row for row in stored["ops"]["rows"] if "error" in row]
     assert (lost["backend"], lost["name"]) == ("triton", "gather_dot") and "illegal memory access" in lost["error"]
@@ -36,7 +36,7 @@ def test_rehearsal(tmp_path):
     kernels = {kernel["kernel"] for kernel in stored["kernels"]["rows"][0]["kernels"]}
     assert {"collect", "choose", "decode_loss", "row_grad_adam", "encoder_grad_adam"} <= kernels
 
-    # No figure can be taken for one of a GPU.
+    # Every figure is marked.
     for content in stored.values():
         assert content["about"]["rehearsal"] is True and content["about"]["gpu"].startswith("none")
         assert all(row["rehearsal"] is True for row in content.get("rows", ()))

@@ -1,4 +1,4 @@
-"""What ``bench/gpu.py`` keeps on disk: whole files, each figure once, nothing lost, marked with what the tests said."""
+"""Files of ``bench/gpu.py``: written atomically, each figure once, nothing lost, marked with the tests' outcome."""
 
 import json
 from pathlib import Path

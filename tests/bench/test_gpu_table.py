@@ -1,4 +1,4 @@
-"""The table at the end of ``bench/gpu.py``: everything that is known, and what is not."""
+"""The table at the end of ``bench/gpu.py``: all figures, and those that are missing."""
 
 import gpu_table
 from made_up_gpu import ABOUT, RATES, kept_tests, part, run_in

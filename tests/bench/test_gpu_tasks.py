@@ -1,4 +1,4 @@
-"""The units that ``bench/gpu_tasks.py`` measures, on the processor with a clock that is made up."""
+"""The units that ``bench/gpu_tasks.py`` measures, on a CPU with a simulated clock."""
 
 import json
 import sys
@@ -27,7 +27,7 @@ def on_the_processor(monkeypatch):
 
 
 class Told(list):
-    """What a task told."""
+    """Messages of a task."""
 
     def __call__(self, **what):
         self.append(what)
@@ -165,7 +165,7 @@ def test_data_that_do_not_fit_are_an_error_of_the_task(on_the_processor, monkeyp
 
 
 def test_the_data_are_made_without_monosem_kernels(monkeypatch):
-    """So that a broken kernel costs its own figure: on a GPU they come from PyTorch and the definitions."""
+    """A broken kernel then loses only its own figure: on a GPU the data come from PyTorch and the definitions."""
     for name in ("topk_encode", "threshold_encode", "decode_loss_rows", "csc"):
         monkeypatch.setattr(operations.ops, name, lambda *_: pytest.fail("a kernel ran"))
     for kind in ("topk", "relu"):

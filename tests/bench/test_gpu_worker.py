@@ -1,4 +1,4 @@
-"""A unit that ends, hangs or outlives the time costs its own figure; figures that are there are not measured again."""
+"""A unit that crashes, hangs or runs out of time loses its own figure; stored figures are not measured again."""
 
 import json
 import sys

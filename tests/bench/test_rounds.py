@@ -7,7 +7,7 @@ from monosem.bench import rounds, worker
 from monosem.bench.rounds import MONOSEM, Entrant, Failed, Row, Worker, groups, interleave
 from monosem.bench.workloads import WORKLOADS, Workload
 
-# A library that does what its variant says, and prints where a careless protocol would trip over it.
+# A library whose variant decides its behaviour, and which prints to the channel of the protocol.
 FAKE = """
 import os, time
 class Fake:
@@ -146,5 +146,5 @@ def test_peak_memory_is_of_state_and_step_and_not_of_the_data(tmp_path, megabyte
     with Worker(Entrant("heavy", script), {"threads": 1, "data": str(data)}, tmp_path) as process:
         process.answer(60)
         peak = process.ask(60, "steps", first=0, count=2)["peak_bytes"]
-    # 64 MiB of state and what a step takes; neither the batches nor the 32 MiB of weights that the state was made of.
+    # 64 MiB of state and the memory of a step, without the batches and the 32 MiB of weights that the state began from.
     assert peak / 2**20 == pytest.approx(64 + megabytes, abs=16)

@@ -1,4 +1,4 @@
-"""Tuning keeps what is right and faster, and nothing else; the clock is made up."""
+"""Tuning keeps choices that are correct and faster; the clock is simulated."""
 
 import json
 import os
@@ -81,7 +81,7 @@ def test_every_operation_is_tuned(monkeypatch):
 
 
 def test_a_failed_capture_stops_tuning_and_keeps_earlier_entries(monkeypatch, tmp_path, capsys):
-    """It is no choice's own error: whatever came after it would fail too."""
+    """A failed capture is not the error of a choice: everything after it would fail too."""
 
     class Breaking(Clock):
         timed = 0

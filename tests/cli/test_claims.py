@@ -12,7 +12,7 @@ from monosem.data.native import save_folder
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    """A folder with a model, a text, and two dictionaries that know where they belong."""
+    """A folder with a model, a text, and two dictionaries with their model and hook in the metadata."""
     folder, model = tmp_path_factory.mktemp("claims"), tiny_model()
     save_folder(folder / "model", model.module, model.tokenizer)
     lines = [json.dumps({"source": d.source, "text": d.text}) for d in tiny_documents(30)]

@@ -1,4 +1,4 @@
-"""Every kind of file that is read, damaged in every way that is known: one error that names it, or the file is good."""
+"""Every kind of file, damaged in every known way, gives one error that names it, or loads unchanged."""
 
 import json
 import shutil
@@ -92,7 +92,7 @@ def damages(path: Path, rng: np.random.Generator):
         yield "a flipped bit", bytes(bad)
     if path.suffix == ".json" and path.name != "state.json":
         record = json.loads(good)
-        for name in ("digests", "sha256"):  # as an older version wrote it: nothing but what stands there can tell
+        for name in ("digests", "sha256"):  # as an older version wrote it, without digests
             record.pop(name, None)
         yield from (("other JSON", json.dumps(v).encode()) for v in ([], 1, None, "x", {}))
         yield "deep", b'{"x": ' + b"[" * 100_000
@@ -167,7 +167,7 @@ def test_a_damaged_file_is_named(kind, older, workspace, tmp_path):
             good = path.read_bytes()
             for what, content in damages(path, rng):
                 if older and kind == "index" and what.startswith("an array"):
-                    continue  # whole arrays of another shape, under no digest: nothing there says which was meant
+                    continue  # whole arrays of another shape, under no digest: nothing tells which was meant
                 path.unlink()
                 path.write_bytes(content) if content is not None else path.mkdir()
                 try:
@@ -183,7 +183,7 @@ def test_a_damaged_file_is_named(kind, older, workspace, tmp_path):
 
 
 def unseal(folder):
-    """As a version without digests wrote it, so that what stands behind them is tested too."""
+    """As a version without digests wrote it, so that the checks after the digests are tested too."""
     for path in folder.glob("*.json"):
         record = json.loads(path.read_text())
         if record.pop("sha256", None):

@@ -14,7 +14,7 @@ from monosem.data.native import save_folder
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    """A folder with a model, a text, and a dictionary that knows where it belongs."""
+    """A folder with a model, a text, and a dictionary with its model and hook in the metadata."""
     folder, model = tmp_path_factory.mktemp("evaluate"), tiny_model()
     save_folder(folder / "model", model.module, model.tokenizer)
     lines = [json.dumps({"source": d.source, "text": d.text}) for d in tiny_documents(30)]

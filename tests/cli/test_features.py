@@ -16,7 +16,7 @@ from monosem.data.native import save_folder
 
 @pytest.fixture
 def workspace(tmp_path):
-    """A folder with a model, a text, and a dictionary that knows where it belongs."""
+    """A folder with a model, a text, and a dictionary with its model and hook in the metadata."""
     model = tiny_model()
     save_folder(tmp_path / "model", model.module, model.tokenizer)
     lines = [json.dumps({"source": d.source, "text": d.text}) for d in tiny_documents(30)]

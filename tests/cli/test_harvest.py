@@ -1,4 +1,4 @@
-"""``monosem harvest`` from the command line: text or array in, a store out, one clear line when it cannot."""
+"""``monosem harvest`` from the command line: text or array in, a store out, one-line errors."""
 
 import json
 import os

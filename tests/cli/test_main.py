@@ -1,4 +1,4 @@
-"""The command itself: help that is there at once, and commands that are spelled wrongly."""
+"""The command itself: help without PyTorch, and suggestions for misspelled names."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""Every command of the evidence on dictionaries and texts at their edges: a page that says what is so, or one line."""
+"""Every command of the claims on edge cases of dictionaries and texts: a page, or an error of one line."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""A path that is something else than wanted: one line that names it."""
+"""A path of the wrong kind: an error of one line that names it."""
 
 import pytest
 

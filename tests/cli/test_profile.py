@@ -1,4 +1,4 @@
-"""``monosem profile`` on tiny runs: finished, unfinished, one of several, by another's hand; and its errors."""
+"""``monosem profile`` on tiny runs: finished, unfinished, one of several, saved without a run; and its errors."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ from monosem.train.reopened import reopen
 
 @pytest.fixture(scope="module", autouse=True)
 def rates():
-    """Rates that need not be measured: a floor is for tests of its own."""
+    """Fixed rates, so that nothing is measured."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(floor, "measure", lambda d: Rates(1e10, 1e10, "fp32", {"fp32": 1e10}))
         yield

@@ -1,4 +1,4 @@
-"""Every result says what it was made from, knows its own checksum, and is not lost to one made from something else."""
+"""Every result records its inputs and a checksum, and is not replaced by a result of other inputs."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from monosem.data.native import save_folder
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    """A model, the same with other weights, a text, and dictionaries that know where they belong."""
+    """A model, the same with other weights, a text, and dictionaries with their model and hook in the metadata."""
     folder = tmp_path_factory.mktemp("workspace")
     for name, seed in (("model", 0), ("other", 5)):
         model = tiny_model(seed=seed)

@@ -1,4 +1,4 @@
-"""A run remembers what it was made from; what would be ignored, or lost, is refused."""
+"""A run stores its inputs for later commands; options that would be ignored, and losses of results, are refused."""
 
 import json
 import shutil
@@ -73,7 +73,7 @@ def test_a_changed_or_missing_text_is_reported(tmp_path, trained, capsys):
     write_text(tmp_path / "text.jsonl", 25, start=3)
     assert run("evaluate", tmp_path / "run") == 0
     assert "as trained; its content has changed since" in capsys.readouterr().out
-    # The same command on the changed text goes on with nothing.
+    # The same command on the changed text resumes nothing.
     assert train(tmp_path, "run", "--text", tmp_path / "text.jsonl") == 2
     assert "was trained on other data (" in capsys.readouterr().err
     (tmp_path / "text.jsonl").unlink()

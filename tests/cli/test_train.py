@@ -1,4 +1,4 @@
-"""``monosem train``: the words of the command line, from a tiny model or from disk, and its resume."""
+"""``monosem train``: options, activations of a tiny model or from disk, and resuming."""
 
 import json
 
@@ -30,7 +30,7 @@ def text(tmp_path_factory):
 
 @pytest.fixture
 def command(model, text, tmp_path):
-    """command("--k", "4"): exit code of ``monosem train`` on the tiny model, with these words more."""
+    """command("--k", "4"): exit code of ``monosem train`` on the tiny model, with these options added."""
     words = ["train", "--model", model, "--hook", HOOK, "--split", "all", "--d-sae", 64, "--batch-size", 128]
     words += ["--steps", 10, "--out", tmp_path / "run", "--quiet"]
 

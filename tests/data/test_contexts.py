@@ -1,4 +1,4 @@
-"""Contexts from text and from arrays, and through a real (tiny) model bitwise the same whenever they are run again."""
+"""Contexts from text and from arrays, run through a tiny real model with the same bits each time."""
 
 import json
 

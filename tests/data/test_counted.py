@@ -1,4 +1,4 @@
-"""BOS and padding are read by the model and count nowhere: not in a stream, a store, an evaluation or an index."""
+"""BOS and padding are read by the model and left out of streams, stores, evaluations and indexes."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Files: permissions as usual, room on disk before they are mapped, a full disk in plain words."""
+"""Files: permissions, disk space allocated before mapping, and the error of a full disk."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""One writer to a folder, told plainly who the other is, free again after a kill, with and without POSIX' locks."""
+"""One writer per folder: the error names the other, the lock ends with its process, with and without POSIX locks."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""harvest: what the model gave, whole or not at all, resumable, refusing what does not belong together."""
+"""harvest: the model's activations, written atomically, resumable; inputs that do not belong together are refused."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Files that people give as text: read where that is safe, else named, with the line and what to do."""
+"""Files given as text: read, or refused with the line and the remedy."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""A folder of another kind: the message says what it is and what reads it."""
+"""A folder of another kind: the message names its kind and the command that reads it."""
 
 import pytest
 import torch

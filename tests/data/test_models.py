@@ -1,4 +1,4 @@
-"""The adapter over our own models: hooks, losses, directions, text, and what it says to bad input."""
+"""The adapter over our own models: hooks, losses, directions, text, and the errors of bad input."""
 
 import json
 import math

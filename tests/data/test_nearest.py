@@ -1,4 +1,4 @@
-"""Names that are spelled wrongly."""
+"""Suggestions for misspelled names."""
 
 from monosem.data.nearest import did_you_mean, nearest
 

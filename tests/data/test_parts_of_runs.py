@@ -1,4 +1,4 @@
-"""What killed runs leave half written goes when the next run writes there; what is being written stays."""
+"""Files that a killed run left half written are removed by the next writer; those of live runs are kept."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ def parts(folder):
 
 @pytest.fixture(scope="module")
 def left(tmp_path_factory):
-    """What a run left that was killed before it could rename its file."""
+    """The part that a run left when it was killed before renaming its file."""
     folder = tmp_path_factory.mktemp("killed")
     assert subprocess.run([sys.executable, "-c", KILLED, folder]).returncode == -signal.SIGKILL
     (part,) = parts(folder)

@@ -23,7 +23,7 @@ def model():
 
 
 class Watched:
-    """A model whose calls of ``encode_batch`` are kept."""
+    """A model that records its calls of ``encode_batch``."""
 
     bos_id, n_ctx, name = 0, 32, "watched"
 
@@ -151,7 +151,7 @@ class Text(str):
 
 
 class Stream:
-    """3,000 documents, and how many of them were alive at once."""
+    """3,000 documents, and the largest number of them in memory at once."""
 
     def __init__(self) -> None:
         self.alive: set[int] = set()

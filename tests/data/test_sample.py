@@ -1,4 +1,4 @@
-"""The shipped text: its promises on size, sources, order and split."""
+"""The shipped text: size, sources, order and split."""
 
 import re
 from itertools import pairwise

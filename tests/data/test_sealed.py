@@ -141,7 +141,7 @@ def test_a_file_that_is_no_json_object_is_named(content, message, tmp_path):
 
 
 def test_a_kill_between_two_checkpoints_of_an_index_is_not_reported_as_damage(tmp_path):
-    """What is checked on resuming is the part that the checkpoint knows; a flipped bit in that is refused."""
+    """Resuming checks the part that the checkpoint covers; a flipped bit in it is refused."""
     from monosem.analysis.index.codes import CodeLog
 
     log = CodeLog(tmp_path, 8, 100)

@@ -1,4 +1,4 @@
-"""The format on disk: what is written is what is read, and every kind of damage has a name."""
+"""The format on disk: round trips, and an error for every kind of damage."""
 
 import json
 import zlib
@@ -49,7 +49,7 @@ def test_bf16_keeps_every_bit_pattern(tmp_path):
 
 @pytest.fixture
 def shard(tmp_path):
-    """A function that writes 300 tokens of width 512 in fp32 (64 a checksum), damages the file and opens it."""
+    """A function that writes 300 tokens of width 512 in fp32 (64 per checksum), damages the file and opens it."""
     layout = shards.Layout(512, "fp32")
     path = tmp_path / "shard-00000.bin"
     crc = shards.write_shard(path, layout, activations(300, 512, "fp32"), np.arange(300), np.arange(300))

@@ -204,9 +204,9 @@ def test_a_buffer_that_does_not_fit_is_refused_before_it_is_made(monkeypatch):
 
 
 def test_the_default_buffer_is_bounded_in_bytes(monkeypatch):
-    assert harvest.default_buffer(2**19, torch.device("cpu")) == 1024  # 512 KiB a context: 512 MiB
+    assert harvest.default_buffer(2**19, torch.device("cpu")) == 1024  # 512 KiB per context: 512 MiB
     monkeypatch.setattr(harvest, "available_memory", lambda: 2**40)
-    assert harvest.default_buffer(2**23, torch.device("cpu")) == 128  # 8 MiB a context: 1 GiB
+    assert harvest.default_buffer(2**23, torch.device("cpu")) == 128  # 8 MiB per context: 1 GiB
     monkeypatch.setattr(harvest, "available_memory", lambda: 2**30)
     assert harvest.default_buffer(2**23, torch.device("cpu")) == 32  # a quarter of what is free
     assert harvest.default_buffer(2**40, torch.device("cpu")) == 1

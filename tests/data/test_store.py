@@ -152,7 +152,7 @@ def test_read_refuses_bad_indices(folder, indices, message):
 
 @pytest.fixture
 def altered(folder, tmp_path):
-    """The same store with one bit of token 5,000 turned."""
+    """The same store with one bit of token 5,000 flipped."""
     for path in folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     path = tmp_path / "shard-00003.bin"
@@ -167,7 +167,7 @@ def test_an_altered_shard_never_reaches_a_batch(altered, folder):
     with pytest.raises(ValueError, match=r"shard 'shard-00003.bin' of .*was altered.*tokens 384 to 511.*harvest"):
         for batch in source:
             assert torch.equal(batch, next(good))
-    with pytest.raises(ValueError, match="altered"):  # nor when one tries again
+    with pytest.raises(ValueError, match="altered"):  # nor on a second attempt
         list(source)
     with pytest.raises(ValueError, match="altered"):
         source.verify()

@@ -1,4 +1,4 @@
-"""Documents in, and what is said about files that are no such thing."""
+"""Reading documents, and the errors for other files."""
 
 import json
 import lzma

@@ -211,7 +211,7 @@ def test_runs_of_blanks_that_are_added_words_are_blanks():
 
 
 class Shown:
-    """A model as windows know it."""
+    """A model with the interface that windows use."""
 
     def __init__(self, tokenizer):
         from monosem.data.adapter import Model

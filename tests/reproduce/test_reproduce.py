@@ -1,4 +1,4 @@
-"""A whole reproduction on tiny models: every claim gets its section, and a second start only writes the page again."""
+"""A full reproduction on tiny models: every claim gets its section, and a second start only writes the page again."""
 
 import json
 

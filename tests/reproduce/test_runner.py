@@ -1,4 +1,4 @@
-"""The stages of a reproduction: done once, in order, gone on with after an interruption, never mixed up."""
+"""The stages of a reproduction: run once, in order, resumed after an interruption, never mixed up."""
 
 import json
 
@@ -70,7 +70,7 @@ def test_a_text_that_changed_under_its_name_is_refused(tmp_path):
     calls = []
     with pytest.raises(ValueError, match=r"out: .*made from another text .*mine\.jsonl .*Put it back"):
         run(context(tmp_path, text=text), [counting("a", calls), counting("b", calls)])
-    (tmp_path / "out/reproduce.json").unlink()  # each piece of evidence says it too
+    (tmp_path / "out/reproduce.json").unlink()  # each stored result is checked too
     with pytest.raises(ValueError, match=r"evidence: .*a\.json' is made from another text"):
         run(context(tmp_path, text=text), [counting("a", calls), counting("b", calls)])
     assert calls == []
