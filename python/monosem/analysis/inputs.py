@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from monosem.analysis.neuron_basis import NeuronBasis
 from monosem.data import fingerprint
+from monosem.data.protocols import LanguageModel
 from monosem.data.serialization import load
+from monosem.nn.dictionary import Dictionary
 
 if TYPE_CHECKING:
     from monosem.data.token_rows import TokenRows
@@ -20,12 +22,14 @@ NEURONS = "neurons:"
 class Subject:
     """A dictionary, the model it explains, and where in it."""
 
-    sae: Any
-    model: Any
+    sae: Dictionary
+    model: LanguageModel
     hook_name: str
 
 
-def load_subject(folder: str | Path, model: Any = None, hook_name: str | None = None, device: str = "cpu") -> Subject:
+def load_subject(
+    folder: str | Path, model: str | LanguageModel | None = None, hook_name: str | None = None, device: str = "cpu"
+) -> Subject:
     """Load a trained dictionary; model and hook are those it was trained on unless given.
 
     Args:
@@ -58,7 +62,7 @@ def load_subject(folder: str | Path, model: Any = None, hook_name: str | None = 
     return Subject(sae, model, hook_name)
 
 
-def _check_weights(metadata: dict[str, Any], model: Any, folder: str | Path) -> None:
+def _check_weights(metadata: dict[str, Any], model: LanguageModel, folder: str | Path) -> None:
     """A model of the same name may have been trained anew: ValueError unless it is the one of the dictionary."""
     data = metadata.get("data")
     there, here = data.get("weights") if isinstance(data, dict) else None, fingerprint.of_model(model)
@@ -69,7 +73,7 @@ def _check_weights(metadata: dict[str, Any], model: Any, folder: str | Path) -> 
         )
 
 
-def _neurons(model: Any, hook_name: str | None, device: str) -> Subject:
+def _neurons(model: LanguageModel, hook_name: str | None, device: str) -> Subject:
     hook_name = hook_name or next((h for h in model.hook_names if h.endswith("mlp.hook_post")), None)
     if hook_name is None:
         raise ValueError(f"hook_name: model {model.name!r} has no mlp.hook_post; name the hook whose neurons you want")
@@ -79,7 +83,7 @@ def _neurons(model: Any, hook_name: str | None, device: str) -> Subject:
 
 
 def load_rows(
-    model: Any, text: str | Path = "sample", split: str = "held_out", n_ctx: int | None = None
+    model: LanguageModel, text: str | Path = "sample", split: str = "held_out", n_ctx: int | None = None
 ) -> "TokenRows":
     """Rows of labelled text for a model.
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from monosem.data.protocols import LanguageModel
+from monosem.nn.dictionary import Dictionary
 from monosem.ops.precision import as_given
 
 
@@ -22,7 +22,9 @@ class LogitTable:
 
     @torch.no_grad()
     @as_given
-    def __init__(self, sae: Any, model: Any, hook_name: str, used: Tensor, memory: int = 1 << 29) -> None:
+    def __init__(
+        self, sae: Dictionary, model: LanguageModel, hook_name: str, used: Tensor, memory: int = 1 << 29
+    ) -> None:
         self.directions = model.logit_directions(hook_name).float().cpu()
         self.decoder = sae.W_dec.detach().float().cpu()
         self.ids = used.nonzero().flatten()

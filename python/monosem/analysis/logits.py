@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from monosem.data.protocols import LanguageModel
+from monosem.nn.dictionary import Dictionary
 from monosem.ops.precision import as_given
 
 
@@ -28,7 +30,7 @@ class LogitWeights:
     spread: Tensor
 
 
-def used_vocabulary(tokens: Any, d_vocab: int, min_count: int = 3) -> Tensor:
+def used_vocabulary(tokens: Tensor | np.ndarray, d_vocab: int, min_count: int = 3) -> Tensor:
     """Entries seen ``min_count`` times in ``tokens``, or more: bool [d_vocab]. Weights of the others mean nothing."""
     ids = torch.as_tensor(tokens, device="cpu").flatten().long()
     return torch.bincount(ids, minlength=d_vocab)[:d_vocab] >= min_count
@@ -37,8 +39,8 @@ def used_vocabulary(tokens: Any, d_vocab: int, min_count: int = 3) -> Tensor:
 @torch.no_grad()
 @as_given
 def logit_weights(
-    sae: Any,
-    model: Any,
+    sae: Dictionary,
+    model: LanguageModel,
     hook_name: str,
     used: Tensor,
     count: int = 10,

@@ -16,7 +16,9 @@ from monosem.analysis.scan import Block, Rows, blocks, spread
 from monosem.analysis.sources import LabelFeature, SourceMoments, check_sources, group_sources
 from monosem.data import sealed
 from monosem.data.counted import BY_NAME, SkipTokens, counted, skipped_ids
+from monosem.data.protocols import LanguageModel
 from monosem.data.serialization import unfinished
+from monosem.nn.dictionary import Dictionary
 
 ULTRALOW = 1e-6  # Towards Monosemanticity, "Feature Density": the cluster below it is almost never interpretable
 
@@ -214,8 +216,8 @@ def density_histogram(counts: Tensor, tokens: int, per_decade: int = 5) -> tuple
 
 
 def evaluate(
-    sae: Any,
-    model: Any,
+    sae: Dictionary,
+    model: LanguageModel,
     hook_name: str,
     rows: Rows,
     *,

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from monosem import ops
 
 
 @torch.no_grad()
-def nearest(directions: Tensor, count: int, bar: Any = None, block: int = 1024) -> tuple[Tensor, Tensor]:
+def nearest(directions: Tensor, count: int, bar: tqdm | None = None, block: int = 1024) -> tuple[Tensor, Tensor]:
     """(features, cosines), each [F, count]: for each direction the others of largest cosine, the largest first.
 
     Scores are selected tile by tile, as TopK features are. Where no cosine is positive the entry has cosine 0.

@@ -16,6 +16,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from monosem.data.counted import BY_NAME, SkipTokens, counted, skipped_ids
+from monosem.data.protocols import LanguageModel
+from monosem.nn.dictionary import Dictionary
+from monosem.ops import SparseCode
 
 
 class Rows(Protocol):
@@ -69,14 +72,14 @@ class Block:
         return self.row[where // length] * length + where % length
 
 
-def entries(code: Any) -> tuple[Tensor, Tensor, Tensor]:
+def entries(code: SparseCode) -> tuple[Tensor, Tensor, Tensor]:
     """The positive entries of a ``SparseCode``: values, features, tokens, each [nnz], on the CPU."""
     values, features, at = code.values.reshape(-1), code.indices.reshape(-1), code.row_ids().reshape(-1)
     on = values > 0
     return values[on].float().cpu(), features[on].long().cpu(), at[on].long().cpu()
 
 
-def check(sae: Any, model: Any, hook_name: str, rows: Rows, skip_positions: int = 1) -> None:
+def check(sae: Dictionary, model: LanguageModel, hook_name: str, rows: Rows, skip_positions: int = 1) -> None:
     """Raise ValueError if this dictionary cannot be run at this hook over these rows."""
     width = model.width(hook_name)
     if width != sae.cfg.d_in:
@@ -109,8 +112,8 @@ def spread(rows: Rows, tokens: int | None) -> np.ndarray:
 
 @torch.no_grad()
 def blocks(
-    sae: Any,
-    model: Any,
+    sae: Dictionary,
+    model: LanguageModel,
     hook_name: str,
     rows: Rows,
     *,
@@ -188,7 +191,7 @@ def blocks(
 
 
 def _swap(
-    model: Any, tokens: Tensor, hook_name: str, activations: Tensor, scored: Tensor
+    model: LanguageModel, tokens: Tensor, hook_name: str, activations: Tensor, scored: Tensor
 ) -> Callable[[Tensor], Tensor]:
     """A function: scored activations [N, D] → the model's token losses with them at the hook."""
 

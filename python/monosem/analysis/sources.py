@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monosem.analysis.scan import Block
+from monosem.analysis.scan import Block, Rows
 from monosem.data.nearest import did_you_mean
 from monosem.ops.memory import available_memory, human_bytes
 
@@ -102,7 +102,7 @@ def named(label: str, groups: Mapping[str, Sequence[int]], what: str = "label") 
     )
 
 
-def sources_read(rows: Any) -> list[str]:
+def sources_read(rows: Rows) -> list[str]:
     """The names of the sources that some token of the text bears, in the text's order."""
     counts = np.zeros(len(rows.sources), dtype=np.int64)
     source = np.asarray(rows.source)

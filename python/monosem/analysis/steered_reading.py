@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from monosem.analysis.inputs import Subject
 from monosem.analysis.scan import Rows, check, spread
 from monosem.analysis.steering import Steering, log_likelihood_change
 from monosem.data.counted import counted, skipped_ids
@@ -42,7 +43,7 @@ class Reading:
 
 @torch.no_grad()
 def reading(
-    subject: Any,
+    subject: Subject,
     rows: Rows,
     steering: Steering,
     *,

@@ -15,6 +15,9 @@ import torch
 from torch import Tensor
 
 from monosem.data.counted import BY_NAME, SkipTokens, counted, skipped_ids
+from monosem.data.protocols import LanguageModel
+from monosem.nn.dictionary import Dictionary
+from monosem.ops import SparseCode
 from monosem.ops.precision import as_given
 
 KINDS = ("pin", "add", "ablate")
@@ -66,7 +69,9 @@ class Steering:
         ValueError: an unknown feature, two edits of one feature, or another ``error``.
     """
 
-    def __init__(self, sae: Any, edits: Sequence[Edit] = (), *, error: str = "keep", skip_positions: int = 1) -> None:
+    def __init__(
+        self, sae: Dictionary, edits: Sequence[Edit] = (), *, error: str = "keep", skip_positions: int = 1
+    ) -> None:
         d_sae = sae.cfg.d_sae
         for edit in edits:
             if not 0 <= edit.feature < d_sae:
@@ -122,7 +127,7 @@ class Steering:
         """What the edited features were before the edit: x [N, d_in] → [N, edits], in the order of ``edits``."""
         return self._activations(self.sae.encode(x))
 
-    def _activations(self, code: Any) -> Tensor:
+    def _activations(self, code: SparseCode) -> Tensor:
         values, indices, _ = code.csr()
         slot = self._slot[indices.long()]
         mine = slot >= 0
@@ -193,7 +198,7 @@ class Sample:
 
 
 def side_by_side(
-    model: Any,
+    model: LanguageModel,
     hook_name: str,
     steering: Steering,
     prompt: str | Sequence[int],
@@ -230,7 +235,7 @@ def side_by_side(
 
 
 def log_likelihood_change(
-    model: Any, hook_name: str, tokens: Tensor, steering: Steering, skip_tokens: SkipTokens = BY_NAME
+    model: LanguageModel, hook_name: str, tokens: Tensor, steering: Steering, skip_tokens: SkipTokens = BY_NAME
 ) -> Tensor:
     """log P(token | …) with steering minus without, in nats: tokens [B, T] → [B, T − 1].
 

@@ -6,15 +6,19 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from monosem.analysis.index.example import Example
+from monosem.analysis.index.protocol import FeatureIndex
+from monosem.analysis.inputs import Subject
 from monosem.analysis.scan import Rows, entries
 from monosem.data.counted import BY_NAME, SkipTokens, counted, skipped_ids
+from monosem.data.protocols import LanguageModel
+from monosem.nn.dictionary import Dictionary
 
 _UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 
@@ -47,7 +51,7 @@ class Window:
 class TextCache:
     """The text side of a model, each answer worked out once: for showing very many windows."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: LanguageModel) -> None:
         self.model, self.bos_id = model, model.bos_id
         self._texts: dict[tuple[int, ...], str] = {}
         self._names: dict[int, str] = {}
@@ -79,7 +83,7 @@ class _Silent(dict[int, "Piece | None"]):
 
 
 def lay_out(
-    model: Any, rows: Rows, example: Example, first: int, values: Sequence[float], characters: tuple[int, int]
+    model: LanguageModel, rows: Rows, example: Example, first: int, values: Sequence[float], characters: tuple[int, int]
 ) -> Window:
     """The window of an example whose tokens begin at position ``first`` and carry these activations.
 
@@ -125,7 +129,13 @@ def _in_reach(texts: TextCache, ids: Sequence[int], focus: int, characters: tupl
 
 
 def stored_window(
-    index: Any, texts: TextCache, feature: int, example: Example, before: int, after: int, characters: tuple[int, int]
+    index: FeatureIndex,
+    texts: TextCache,
+    feature: int,
+    example: Example,
+    before: int,
+    after: int,
+    characters: tuple[int, int],
 ) -> Window:
     """An example in context, from the activations that the index holds (``index.codes``)."""
     first = max(0, example.position - before)
@@ -135,8 +145,8 @@ def stored_window(
 
 
 def windows_of(
-    subject: Any,
-    index: Any,
+    subject: Subject,
+    index: FeatureIndex,
     examples: Sequence[tuple[int, Example]],
     *,
     before: int = 28,
@@ -176,8 +186,8 @@ def windows_of(
 
 @torch.no_grad()
 def windows(
-    sae: Any,
-    model: Any,
+    sae: Dictionary,
+    model: LanguageModel,
     hook_name: str,
     rows: Rows,
     examples: Sequence[tuple[int, Example]],
@@ -221,7 +231,7 @@ def windows(
 
 
 def _window_values(
-    sae: Any, activations: Tensor, spans: list[tuple[int, int, int, int]], scored: Tensor
+    sae: Dictionary, activations: Tensor, spans: list[tuple[int, int, int, int]], scored: Tensor
 ) -> list[list[float]]:
     """The activation of one feature on each token of each span (feature, row, first, end); 0 if not counted."""
     x = torch.cat([activations[r, a:b] for _, r, a, b in spans]).to(sae.W_dec.device, torch.float32)
@@ -234,7 +244,7 @@ def _window_values(
     return [part.tolist() for part in flat.split(lengths.tolist())]
 
 
-def show(model: Any, ids: Sequence[int], values: Sequence[float], focus: int) -> tuple[Piece, ...]:
+def show(model: LanguageModel, ids: Sequence[int], values: Sequence[float], focus: int) -> tuple[Piece, ...]:
     """Tokens as text. Up to four tokens that only together make a character are joined: the script stays legible."""
     pieces, count = [], len(ids)
     silent = model.silent if isinstance(model, TextCache) else defaultdict(lambda: None)
@@ -271,7 +281,7 @@ def trim(pieces: tuple[Piece, ...], characters: tuple[int, int]) -> tuple[Piece,
     return pieces[start:end]
 
 
-def _text(model: Any, ids: Sequence[int]) -> str | None:
+def _text(model: LanguageModel, ids: Sequence[int]) -> str | None:
     """The text of these tokens, or None if they are not whole characters. Special tokens keep their name."""
     if list(ids) == [model.bos_id]:
         return model.token_str(ids[0])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from monosem.analysis.index import Index
+from monosem.analysis.inputs import Subject
 from monosem.analysis.logits import LogitWeights, logit_weights, used_vocabulary
 from monosem.analysis.nearest import nearest
 
@@ -36,7 +36,7 @@ class Facts:
     source_r: Tensor
 
 
-def gather(subject: Any, index: Index, *, neighbours: int = 8, neurons: int = 5, progress: bool = True) -> Facts:
+def gather(subject: Subject, index: Index, *, neighbours: int = 8, neurons: int = 5, progress: bool = True) -> Facts:
     """Work out the facts, block by block: nothing of size F × F or F × vocabulary is held."""
     used = used_vocabulary(np.asarray(index.rows.tokens).astype(np.int64), subject.model.d_vocab)
     total = index.d_sae * (2 + index.meta["settings"]["neurons"])
@@ -56,7 +56,7 @@ def gather(subject: Any, index: Index, *, neighbours: int = 8, neurons: int = 5,
     )
 
 
-def _nearest_alive(directions: Tensor, alive: Tensor, count: int, bar: Any) -> tuple[Tensor, Tensor]:
+def _nearest_alive(directions: Tensor, alive: Tensor, count: int, bar: tqdm) -> tuple[Tensor, Tensor]:
     """``nearest`` among the features that fire: the others cost the square of their number and say nothing."""
     own = alive.nonzero().flatten()
     ids, values = (
@@ -71,7 +71,7 @@ def _nearest_alive(directions: Tensor, alive: Tensor, count: int, bar: Any) -> t
     return near, cosines
 
 
-def _neurons(index: Index, count: int, bar: Any, block: int = 2048) -> tuple[Tensor, Tensor]:
+def _neurons(index: Index, count: int, bar: tqdm, block: int = 2048) -> tuple[Tensor, Tensor]:
     parts = []
     for features in torch.arange(index.d_sae, device="cpu").split(block):
         r = index.neuron_correlations(features)

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from monosem.analysis.evidence.proxies.builtin import ProxySet
 from monosem.analysis.index import Index
 from monosem.analysis.scan import spread
 from monosem.data import sealed
+from monosem.data.protocols import LanguageModel
 
 
-def proxy_marks(model: Any, index: Index, proxies: Any = None, block: int = 256) -> dict[str, np.ndarray]:
+def proxy_marks(
+    model: LanguageModel, index: Index, proxies: ProxySet | None = None, block: int = 256
+) -> dict[str, np.ndarray]:
     """For each proxy the tokens on which its score is above 0, of the rows that were read: {name: bool [rows, T]}.
 
     Args:
         proxies: a ``ProxySet``; default the built-in ones, fitted to the index's text.
     """
     if proxies is None:
-        from monosem.analysis.evidence.proxies.builtin import ProxySet
-
         proxies = ProxySet(model, index.rows)
     tokens = index.rows.tokens
     marks = {name: np.zeros(tokens.shape, dtype=bool) for name in proxies.names}

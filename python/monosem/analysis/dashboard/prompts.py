@@ -7,12 +7,13 @@ from typing import Any
 import torch
 
 from monosem.analysis.dashboard.records import short
+from monosem.analysis.inputs import Subject
 from monosem.analysis.scan import entries
 from monosem.analysis.windows import is_right_to_left, show
 
 
 @torch.no_grad()
-def read_prompt(subject: Any, text: str, per_token: int = 64) -> dict[str, Any]:
+def read_prompt(subject: Subject, text: str, per_token: int = 64) -> dict[str, Any]:
     """A prompt behind a BOS: {"text", "rtl", "pieces": [text, first token, end], "tokens", "on": [[feature, value], …]
     of each token, strongest first}. BOS itself is shown and not encoded, as in the index.
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from monosem.analysis.dashboard.feature_table import Facts
 from monosem.analysis.index import ActivationHistogram, Example, Index
 from monosem.analysis.windows import TextCache, Window, stored_window
+from monosem.data.protocols import LanguageModel
 
 BEFORE, AFTER = 24, 14  # most tokens of a window on either side of the one it is about
 CHARACTERS = (48, 28)  # and most characters
@@ -42,7 +44,7 @@ class Records:
 
     def __init__(
         self,
-        model: Any,
+        model: LanguageModel,
         index: Index,
         facts: Facts,
         counts: Counts,
@@ -135,7 +137,7 @@ def histogram(stored: ActivationHistogram) -> dict[str, Any]:
     return {"upper": short(stored.upper), "sources": stored.columns, "counts": stored.counts.tolist()}
 
 
-def pairs(ids: Any, values: Any, feature: int) -> list[list[Any]]:
+def pairs(ids: Tensor, values: Tensor, feature: int) -> list[list[Any]]:
     return [[i, short(v)] for i, v in zip(ids[feature].tolist(), values[feature].tolist(), strict=True)]
 
 

@@ -16,8 +16,10 @@ from monosem.analysis.dashboard.prompts import read_prompt
 from monosem.analysis.dashboard.records import Counts, Records
 from monosem.analysis.dashboard.search_index import WordIndex, of_examples
 from monosem.analysis.index import Index, check_subject
+from monosem.analysis.inputs import Subject
 from monosem.analysis.report.page import embed
 from monosem.data import files
+from monosem.data.protocols import LanguageModel
 
 _HERE = Path(__file__).parent
 _SCRIPTS = ("state.js", "search.js", "list.js", "feature.js", "prompt.js", "main.js")
@@ -26,7 +28,7 @@ _LISTED = 4  # tokens and logits in a line of the list
 
 
 def write_site(
-    subject: Any,
+    subject: Subject,
     index: Index,
     folder: str | Path,
     *,
@@ -108,7 +110,7 @@ def _write_data(path: Path, *call: Any) -> None:
     files.write_text(path, f"monosem.{name}({','.join(embed(v) for v in values)});\n")
 
 
-def _summary(model: Any, index: Index, facts: Facts) -> dict[str, Any]:
+def _summary(model: LanguageModel, index: Index, facts: Facts) -> dict[str, Any]:
     """Columns about all features, packed: what the list shows, sorts and filters by."""
     best = facts.source_r.max(1)
     tokens, heard = index.common_tokens(_LISTED)

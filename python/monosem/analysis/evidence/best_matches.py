@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from monosem.analysis.cross_products import CrossProducts, Entries
 from monosem.analysis.logit_table import LogitTable
+from monosem.nn.dictionary import Dictionary
 
 BINS = 50
 
@@ -77,7 +78,16 @@ class Comparison:
 class MatchSums:
     """Two dictionaries and the sums of their codes."""
 
-    def __init__(self, name: str, a: Any, b: Any, sides: tuple[str, str], products: int, memory: int, folder: Any):
+    def __init__(
+        self,
+        name: str,
+        a: Dictionary,
+        b: Dictionary,
+        sides: tuple[str, str],
+        products: int,
+        memory: int,
+        folder: str | Path | None,
+    ):
         self.name, self.a, self.b, self.sides = name, a, b, sides
         self.products = CrossProducts(a.cfg.d_sae, b.cfg.d_sae, products, memory, folder)
         self.moments = [_Moments(s.cfg.d_sae, products) for s in (a, b)]

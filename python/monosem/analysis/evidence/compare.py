@@ -22,13 +22,16 @@ from monosem.analysis.evidence.best_matches import (
     MatchSums,
     Side,
 )
+from monosem.analysis.inputs import Subject
 from monosem.analysis.logit_table import LogitTable
 from monosem.analysis.logits import used_vocabulary
 from monosem.analysis.metrics import plain
 from monosem.analysis.neuron_basis import NeuronBasis
 from monosem.analysis.scan import Block, Rows, blocks, entries, spread
 from monosem.analysis.sources import SourceMoments, group_sources, sources_read
+from monosem.data.protocols import LanguageModel
 from monosem.nn import TopKSAE
+from monosem.nn.dictionary import Dictionary
 
 
 @dataclass(frozen=True)
@@ -97,8 +100,8 @@ class Universality:
 
 @torch.no_grad()
 def measure(
-    a: Any,
-    b: Any,
+    a: Subject,
+    b: Subject,
     rows: Rows,
     *,
     tokens: int | None = None,
@@ -177,7 +180,7 @@ def measure(
     )
 
 
-def check_tokenizers(a: Any, b: Any, rows: Rows) -> None:
+def check_tokenizers(a: Subject, b: Subject, rows: Rows) -> None:
     """Raise ValueError unless both models read text as the same tokens."""
     probe = a.decode([t for t in torch.as_tensor(rows.tokens[0], device="cpu").tolist() if t != a.bos_id])
     if (a.d_vocab, a.bos_id) != (b.d_vocab, b.bos_id) or a.encode(probe) != b.encode(probe):
@@ -188,7 +191,7 @@ def check_tokenizers(a: Any, b: Any, rows: Rows) -> None:
 
 
 def _pairs(
-    a: Any, b: Any, block: Block, same: bool, baseline: bool, memory: int, folder: Any, seed: int
+    a: Subject, b: Subject, block: Block, same: bool, baseline: bool, memory: int, folder: str | Path | None, seed: int
 ) -> dict[str, MatchSums]:
     out = {"features": MatchSums("features", a.sae, b.sae, ("A", "B"), 2, memory, folder)}
     if not same:
@@ -218,7 +221,7 @@ def _first(code: Entries) -> Entries:
     return Entries(code.features, code.at, code.values[:1])
 
 
-def _encoded(sae: Any, x: Tensor) -> Entries:
+def _encoded(sae: Dictionary, x: Tensor) -> Entries:
     values, features, at = entries(sae.encode(x))
     return Entries(features, at, values[None])
 
@@ -259,7 +262,7 @@ def _points(matches: Matches, limit: int = 1500) -> dict[str, Any]:
 
 
 def _examples(
-    matches: Matches, model: Any, logits: Sequence[LogitTable], count: int = 12
+    matches: Matches, model: LanguageModel, logits: Sequence[LogitTable], count: int = 12
 ) -> tuple[dict[str, Any], ...]:
     """Pairs at evenly spaced ranks of r, with the tokens that each side raises most."""
     order = torch.argsort(matches.r, descending=True)

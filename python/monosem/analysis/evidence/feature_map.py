@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from monosem.analysis.evidence.arrangement import arrange
+from monosem.analysis.inputs import Subject
 from monosem.analysis.logit_table import LogitTable
 from monosem.analysis.sources import SourceMoments
 
@@ -16,7 +17,7 @@ _EDGES = 60_000  # most links between dots that a page carries, the closest firs
 
 
 def feature_map(
-    subjects: Sequence[Any],
+    subjects: Sequence[Subject],
     moments: Sequence[SourceMoments],
     tables: Sequence[LogitTable],
     edges: Sequence[Any],

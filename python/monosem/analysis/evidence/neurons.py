@@ -15,8 +15,10 @@ from monosem.analysis.evidence.proxies.moments import ProxyMoments
 from monosem.analysis.index.neuron_moments import NeuronMoments, correlation
 from monosem.analysis.index.reservoir import Reservoir
 from monosem.analysis.neuron_basis import NeuronBasis, NeuronConfig
-from monosem.analysis.scan import Block, blocks, entries, spread
+from monosem.analysis.scan import Block, Rows, blocks, entries, spread
 from monosem.analysis.sources import LABELS, paper_groups, sources_read
+from monosem.data.protocols import LanguageModel
+from monosem.nn.dictionary import Dictionary
 
 PAPER = {"base64": 0.18, "Hebrew": 0.10}  # Pearson of the feature with its most correlated neuron
 TOP = 20  # the paper searches this many examples of each neuron
@@ -100,10 +102,10 @@ class NeuronResult:
 
 @torch.no_grad()
 def measure(
-    sae: Any,
-    model: Any,
+    sae: Dictionary,
+    model: LanguageModel,
     hook_name: str,
-    rows: Any,
+    rows: Rows,
     *,
     tokens: int | None = None,
     contexts: int = 16,
@@ -238,7 +240,13 @@ def _strongest(held: Reservoir, basis: NeuronBasis, block: Block) -> None:
 
 
 def _in_top(
-    sae: Any, model: Any, hook_name: str, rows: Any, strongest: Reservoir, maximum: Tensor, contexts: int
+    sae: Dictionary,
+    model: LanguageModel,
+    hook_name: str,
+    rows: Rows,
+    strongest: Reservoir,
+    maximum: Tensor,
+    contexts: int,
 ) -> tuple[Tensor, Tensor]:
     """Per feature: neurons whose top examples hold its context, and the largest share of one neuron's: [F], [F]."""
     d_sae, length = len(maximum), rows.tokens.shape[1]

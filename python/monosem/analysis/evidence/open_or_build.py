@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from monosem.analysis.inputs import Subject
+
 
 def index_of(
-    subject: Any,
+    subject: Subject,
     folder: str | Path | None,
     text: str = "sample",
     split: str = "all",

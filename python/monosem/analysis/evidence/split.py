@@ -26,6 +26,7 @@ from monosem.analysis.evidence.split_edges import (
     step_between,
 )
 from monosem.analysis.evidence.summaries import summaries
+from monosem.analysis.inputs import Subject
 from monosem.analysis.logit_table import LogitTable
 from monosem.analysis.logits import used_vocabulary
 from monosem.analysis.scan import Rows, blocks, spread
@@ -105,7 +106,7 @@ class Splitting:
 
 @torch.no_grad()
 def measure(
-    subjects: Sequence[Any],
+    subjects: Sequence[Subject],
     rows: Rows,
     *,
     label: str | None = None,
@@ -211,7 +212,7 @@ def measure(
 
 
 def _checked(
-    subjects: Sequence[Any], names: Sequence[str], rows: Rows, label: str | None, feature: int | None
+    subjects: Sequence[Subject], names: Sequence[str], rows: Rows, label: str | None, feature: int | None
 ) -> dict[str, list[int]]:
     if len(subjects) < 2 or len(names) != len(subjects):
         raise ValueError(
@@ -280,7 +281,7 @@ def _family(
 
 def _described(
     nodes: Sequence[tuple[int, int]],
-    subjects: Sequence[Any],
+    subjects: Sequence[Subject],
     moments: Sequence[SourceMoments],
     tables: Sequence[LogitTable],
     rows: Rows,
@@ -317,7 +318,7 @@ def _described(
     return tuple(out)
 
 
-def _level(name: str, subject: Any, m: SourceMoments, members: Sequence[int], min_tokens: int, label: str) -> Level:
+def _level(name: str, subject: Subject, m: SourceMoments, members: Sequence[int], min_tokens: int, label: str) -> Level:
     counts = m.counts
     mostly, best, r = 0, -1, 0.0
     if members:

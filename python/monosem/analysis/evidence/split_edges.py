@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from monosem.analysis.cross_products import CrossProducts, Entries
+from monosem.analysis.inputs import Subject
 from monosem.analysis.scan import Block
 from monosem.analysis.sources import SourceMoments
 from monosem.ops.precision import as_given
@@ -71,7 +71,11 @@ def masked_cosine(sums: Tensor, square_f: Tensor, square_g: Tensor) -> Tensor:
 
 
 def join(
-    sums: CrossProducts, moments: Sequence[SourceMoments], subjects: Sequence[Any], threshold: float, min_tokens: int
+    sums: CrossProducts,
+    moments: Sequence[SourceMoments],
+    subjects: Sequence[Subject],
+    threshold: float,
+    min_tokens: int,
 ) -> Edges:
     """The pairs of features of two ``subjects`` whose masked cosine, from ``sums``, exceeds ``threshold``."""
     a, b = moments
@@ -98,7 +102,7 @@ def closest(edges: Edges) -> Tensor:
 
 @as_given
 def step_between(
-    edges: Edges, moments: Sequence[SourceMoments], subjects: Sequence[Any], min_tokens: int, top: int = 8
+    edges: Edges, moments: Sequence[SourceMoments], subjects: Sequence[Subject], min_tokens: int, top: int = 8
 ) -> Step:
     parents, children = ((m.counts >= min_tokens) for m in moments)
     best = closest(edges)

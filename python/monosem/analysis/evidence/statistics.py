@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
-def ranks(values: Any, weights: Any = None) -> np.ndarray:
+def ranks(values: ArrayLike, weights: ArrayLike | None = None) -> np.ndarray:
     """Mid-ranks: the weight below a value plus half the weight that ties with it, [n] → float64 [n].
 
     With equal weights these are the usual average ranks, up to a constant.
@@ -21,7 +21,7 @@ def ranks(values: Any, weights: Any = None) -> np.ndarray:
     return (mass.cumsum() - mass / 2)[group]
 
 
-def spearman(predicted: Any, true: Any, weights: Any = None) -> float:
+def spearman(predicted: ArrayLike, true: ArrayLike, weights: ArrayLike | None = None) -> float:
     """Spearman's rank correlation with ties, optionally weighted; 0 where either side never varies.
 
     ρ = weighted Pearson correlation of the weighted mid-ranks. The paper gives a constant prediction the score 0
@@ -56,7 +56,7 @@ def spearman(predicted: Any, true: Any, weights: Any = None) -> float:
     return float(np.clip((w * a * b).sum() / scale, -1.0, 1.0))
 
 
-def balanced_accuracy(predicted: Any, true: Any) -> float | None:
+def balanced_accuracy(predicted: ArrayLike, true: ArrayLike) -> float | None:
     """Mean of the shares of the true and of the false that are predicted right; None if only one of them occurs."""
     predicted, true = np.asarray(predicted, dtype=bool), np.asarray(true, dtype=bool)
     if predicted.shape != true.shape:

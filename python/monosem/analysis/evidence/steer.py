@@ -16,10 +16,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from monosem.analysis.evidence.steer_judges import Judge
+from monosem.analysis.index.protocol import FeatureIndex
+from monosem.analysis.inputs import Subject
+from monosem.analysis.scan import Rows
 from monosem.analysis.sources import all_groups, named, paper_groups, sources_read
 from monosem.analysis.steering import Edit, Steering, log_likelihood_change, side_by_side
 from monosem.analysis.windows import is_right_to_left, show
 from monosem.data.counted import counted, skipped_ids
+from monosem.data.protocols import LanguageModel
 from monosem.ops.precision import as_given
 
 # The paper's prompt; and one in prose, for a model that may go on from a list of numbers with anything.
@@ -116,8 +120,8 @@ class SteeringResult:
 
 
 def measure(
-    subject: Any,
-    index: Any,
+    subject: Subject,
+    index: FeatureIndex,
     judges: Mapping[str, Judge],
     groups: Mapping[str, Sequence[int]],
     *,
@@ -164,7 +168,9 @@ def measure(
     cases = []
     with tqdm(total=runs * length, unit="tok", desc="steering", disable=not progress) as bar:
 
-        def write(label: str, pinned: Steering, prompt: str, count: int, first: int, unsteered: Any) -> list[Any]:
+        def write(
+            label: str, pinned: Steering, prompt: str, count: int, first: int, unsteered: Sequence[Sequence[int]] | None
+        ) -> list[Any]:
             pairs = side_by_side(
                 subject.model,
                 subject.hook_name,
@@ -254,7 +260,7 @@ def _best(sweep: Mapping[str, Any]) -> float:
     return min(rows, key=lambda row: (-row[0], row[1]))[1]
 
 
-def labels_of(index: Any, labels: Sequence[str] | None = None) -> dict[str, list[int]]:
+def labels_of(index: FeatureIndex, labels: Sequence[str] | None = None) -> dict[str, list[int]]:
     """{label: its sources} to steer by.
 
     Args:
@@ -275,7 +281,7 @@ def labels_of(index: Any, labels: Sequence[str] | None = None) -> dict[str, list
 
 
 @as_given
-def cause(subject: Any, index: Any, members: Sequence[int], block: int = 1024) -> int:
+def cause(subject: Subject, index: FeatureIndex, members: Sequence[int], block: int = 1024) -> int:
     """The feature to steer by: of those that follow the label, the one whose logit weights raise its tokens most.
 
     Candidates correlate with the label at least half as well as the best and fire on it at least half of the time. They
@@ -301,7 +307,7 @@ def cause(subject: Any, index: Any, members: Sequence[int], block: int = 1024) -
     return int(close[scores.argmax()])
 
 
-def _frequency(rows: Any, members: Sequence[int] | None, d_vocab: int) -> Tensor:
+def _frequency(rows: Rows, members: Sequence[int] | None, d_vocab: int) -> Tensor:
     tokens = np.asarray(rows.tokens)[:, 1:]
     if members is not None:
         tokens = tokens[np.isin(np.asarray(rows.source)[:, 1:], list(members))]
@@ -310,7 +316,7 @@ def _frequency(rows: Any, members: Sequence[int] | None, d_vocab: int) -> Tensor
 
 
 @as_given
-def _top_logits(subject: Any, index: Any, feature: int, count: int = 8) -> tuple[tuple[str, float], ...]:
+def _top_logits(subject: Subject, index: FeatureIndex, feature: int, count: int = 8) -> tuple[tuple[str, float], ...]:
     from monosem.analysis.logits import used_vocabulary
 
     used = used_vocabulary(np.asarray(index.rows.tokens), subject.model.d_vocab).nonzero().flatten()
@@ -322,8 +328,8 @@ def _top_logits(subject: Any, index: Any, feature: int, count: int = 8) -> tuple
 
 @torch.no_grad()
 def ablation(
-    subject: Any,
-    index: Any,
+    subject: Subject,
+    index: FeatureIndex,
     feature: int,
     members: Sequence[int],
     contexts: int,
@@ -364,7 +370,7 @@ def ablation(
     return effect, _passage(subject.model, tokens[chosen], at, change)
 
 
-def _passage(model: Any, tokens: np.ndarray, at: Tensor, change: Tensor, length: int = 90) -> dict[str, Any]:
+def _passage(model: LanguageModel, tokens: np.ndarray, at: Tensor, change: Tensor, length: int = 90) -> dict[str, Any]:
     """The stretch of a context where the ablation changes most: pieces of text with activation and change."""
     total = change.clamp_max(0).unfold(1, min(length, change.shape[1]), 1).sum(-1)
     row, start = divmod(int(total.argmin()), total.shape[1])

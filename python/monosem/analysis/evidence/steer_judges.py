@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from monosem.analysis.scan import spread
+from monosem.analysis.scan import Rows, spread
+from monosem.data.protocols import LanguageModel
 
 Judge = Callable[[Sequence[int]], float]  # token ids → the share of them that is of the label
 
 
-def proxy_judges(model: Any, rows: Any, groups: Mapping[str, Sequence[int]], tokens: int = 200_000) -> dict[str, Judge]:
+def proxy_judges(
+    model: LanguageModel, rows: Rows, groups: Mapping[str, Sequence[int]], tokens: int = 200_000
+) -> dict[str, Judge]:
     """Judges by log-likelihood ratios: the share of tokens whose score is above a threshold.
 
     The ratio is that of the label's proxy; of a label without one, that of its tokens' frequencies (``Frequencies``).

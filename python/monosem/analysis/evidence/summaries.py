@@ -10,13 +10,14 @@ import numpy as np
 import torch
 
 from monosem.analysis.index.example import Example
+from monosem.analysis.inputs import Subject
 from monosem.analysis.logit_table import LogitTable
 from monosem.analysis.scan import Rows, blocks
 from monosem.analysis.windows import windows
 
 
 def summaries(
-    subject: Any,
+    subject: Subject,
     rows: Rows,
     features: Sequence[int],
     logits: LogitTable,

@@ -8,12 +8,12 @@ decoder and encoder directions.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from monosem.analysis.metrics import ULTRALOW
+from monosem.nn.dictionary import Dictionary
 
 _SMOOTH, _APART = 0.2, 0.7  # decades: width of the smoothing, least distance between the middles of two heaps
 _DEEP = 0.5  # a valley between two heaps lies below this share of the lower one
@@ -47,7 +47,7 @@ class Separation:
         return f"{what} {self.cut:.1e}"
 
 
-def separate(counts: Tensor, tokens: int, sae: Any) -> Separation:
+def separate(counts: Tensor, tokens: int, sae: Dictionary) -> Separation:
     """Separate the ultralow cluster of a dictionary.
 
     Args:
@@ -100,7 +100,7 @@ def valley(x: np.ndarray, smooth: float = _SMOOTH, apart: float = _APART, resolv
     return None if best is None else best[1]
 
 
-def _mixture(x: np.ndarray, sae: Any, live: np.ndarray) -> np.ndarray | None:
+def _mixture(x: np.ndarray, sae: Dictionary, live: np.ndarray) -> np.ndarray | None:
     """Members of the lower of two heaps in (log density, encoder bias, decoder · encoder), or None without a second."""
     try:
         from sklearn.mixture import GaussianMixture

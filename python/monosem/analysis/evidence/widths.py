@@ -11,8 +11,10 @@ import torch
 from monosem.analysis.evidence.tables import figure
 from monosem.analysis.evidence.ultralow import separate
 from monosem.analysis.metrics import density_histogram, evaluate, plain
-from monosem.analysis.scan import Block, blocks, spread
+from monosem.analysis.scan import Block, Rows, blocks, spread
 from monosem.analysis.sources import sources_read
+from monosem.data.protocols import LanguageModel
+from monosem.nn.dictionary import Dictionary
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,10 @@ class WidthsResult:
 
 @torch.no_grad()
 def measure(
-    dictionaries: Mapping[str, Any],
-    model: Any,
+    dictionaries: Mapping[str, Dictionary],
+    model: LanguageModel,
     hook_name: str,
-    rows: Any,
+    rows: Rows,
     *,
     tokens: int | None = None,
     density_tokens: int | None = None,

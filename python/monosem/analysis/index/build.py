@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from monosem.analysis.index.index import Index, text_rows
 from monosem.analysis.index.settings import IndexSettings
 from monosem.analysis.index.shapes import check_shapes
 from monosem.analysis.index.stored_arrays import StoredArrays
+from monosem.analysis.inputs import Subject
 from monosem.analysis.scan import Block, Rows, blocks, check, spread
 from monosem.data import files, kinds, sealed
 from monosem.data.counted import skipped_ids
@@ -53,7 +54,7 @@ _AGAIN = "remove it, and the index is built anew"
 
 
 def build_index(
-    subject: Any,
+    subject: Subject,
     rows: Rows,
     folder: str | Path | None = None,
     *,
@@ -161,7 +162,7 @@ class _Run:
     def __init__(
         self,
         collector: Collector,
-        subject: Any,
+        subject: Subject,
         rows: Rows,
         select: np.ndarray,
         settings: IndexSettings,
@@ -180,7 +181,7 @@ class _Run:
         x = self.subject.model.activations(torch.as_tensor(first, device="cpu").long(), self.subject.hook_name)
         return float(self.subject.sae.encode(x.to(self.subject.sae.W_dec.device)).l0())
 
-    def read(self, done: int, after: Any) -> None:
+    def read(self, done: int, after: Callable[[int, Block], None]) -> None:
         """Read the rows from number ``done`` on, calling ``after(rows done, block)`` behind every block."""
         for block in blocks(
             self.subject.sae,
@@ -268,7 +269,7 @@ class _Saver:
             self.log.discard()
 
 
-def open_index(folder: str | Path, subject: Any = None) -> Index:
+def open_index(folder: str | Path, subject: Subject | None = None) -> Index:
     """Open an index on disk.
 
     Args:
@@ -290,7 +291,7 @@ def open_index(folder: str | Path, subject: Any = None) -> Index:
     return Index(meta, arrays, rows, folder)
 
 
-def check_subject(meta: Mapping[str, Any], subject: Any, what: str) -> None:
+def check_subject(meta: Mapping[str, Any], subject: Subject, what: str) -> None:
     """ValueError unless an index is of this dictionary, at this hook of this model."""
     if "weights" not in meta:
         warnings.warn_explicit(

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from typing import Any
 
 import numpy as np
 import torch
 
+from monosem.analysis.scan import Rows
 from monosem.data import shards
+from monosem.nn.dictionary import Dictionary
 
 
-def of_dictionary(sae: Any) -> str:
+def of_dictionary(sae: Dictionary) -> str:
     """Hash of a dictionary's kind, shape and parameters (a ``NeuronBasis`` has none: its kind and width say all)."""
     digest = hashlib.sha256(repr((sae.cfg.kind, sae.cfg.d_in, sae.cfg.d_sae)).encode())
     parameters = sae.state_dict() if hasattr(sae, "state_dict") else {}
@@ -22,7 +23,7 @@ def of_dictionary(sae: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def of_text(rows: Any) -> str:
+def of_text(rows: Rows) -> str:
     """Checksum of the tokens, the source of each, and the sources' names."""
     crc = zlib.crc32("\n".join(rows.sources).encode(), shards.tokens_checksum(np.asarray(rows.tokens)))
     return f"{zlib.crc32(np.ascontiguousarray(np.asarray(rows.source), dtype=np.int32), crc):08x}"

@@ -17,7 +17,7 @@ from monosem.analysis.index.example import ActivationHistogram, Example, Partner
 from monosem.analysis.index.neuron_moments import correlation
 from monosem.analysis.index.reservoir import scramble
 from monosem.analysis.index.settings import INTERVALS
-from monosem.analysis.scan import spread
+from monosem.analysis.scan import Rows, spread
 from monosem.analysis.sources import SourceMoments
 
 _AT_ONCE = 256
@@ -41,7 +41,7 @@ class Index:
     """
 
     def __init__(
-        self, meta: dict[str, Any], arrays: Mapping[str, Tensor], rows: Any, folder: Path | None = None
+        self, meta: dict[str, Any], arrays: Mapping[str, Tensor], rows: Rows, folder: Path | None = None
     ) -> None:
         self.meta, self.rows, self.folder, self._arrays = meta, rows, folder, arrays
         self.sources: list[str] = list(meta["sources"])
@@ -232,6 +232,6 @@ class Index:
         return self._views[name]
 
 
-def text_rows(tokens: Any, source: Any, sources: list[str]) -> Any:
+def text_rows(tokens: Tensor, source: Tensor, sources: list[str]) -> Rows:
     """Rows as every analysis reads them."""
     return SimpleNamespace(tokens=tokens, source=source, sources=list(sources))

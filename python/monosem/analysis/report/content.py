@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from monosem.analysis.index import ActivationHistogram, Example, Index, IndexSettings, build_index
 from monosem.analysis.inputs import Subject
@@ -16,6 +17,8 @@ from monosem.analysis.selection import Group, choose
 from monosem.analysis.sources import group_sources
 from monosem.analysis.windows import Window, windows
 from monosem.data.counted import BY_NAME, SkipTokens
+from monosem.data.protocols import LanguageModel
+from monosem.nn.dictionary import Dictionary
 
 
 @dataclass(frozen=True)
@@ -30,13 +33,13 @@ class Study:
 
 
 def study(
-    sae: Any,
-    model: Any,
+    sae: Dictionary,
+    model: LanguageModel,
     hook_name: str,
     rows: Rows,
     *,
     tokens: int | None = None,
-    vocabulary: Any = None,
+    vocabulary: Tensor | np.ndarray | None = None,
     labels: Mapping[str, Sequence[str]] | None = None,
     skip_positions: int = 1,
     progress: bool = True,
@@ -62,8 +65,8 @@ def study(
 
 
 def cards(
-    sae: Any,
-    model: Any,
+    sae: Dictionary,
+    model: LanguageModel,
     hook_name: str,
     chosen: Study,
     *,
@@ -101,13 +104,13 @@ def _distinct(candidates: list[Window], count: int) -> list[Window]:
     return list({w.text: w for w in reversed(candidates)}.values())[::-1][:count]
 
 
-def _card(model: Any, chosen: Study, feature: int) -> dict[str, Any]:
+def _card(model: LanguageModel, chosen: Study, feature: int) -> dict[str, Any]:
     index, moments, logits = chosen.index, chosen.index.moments, chosen.logits
     histogram = index.histogram(feature)
     active = moments.active[feature]
     total = float(active.sum())
 
-    def words(ids: Any, values: Any) -> list[list[Any]]:
+    def words(ids: Tensor, values: Tensor) -> list[list[Any]]:
         pairs = zip(ids[feature].tolist(), values[feature].tolist(), strict=True)
         return [[model.token_str(i), _short(v)] for i, v in pairs]
 

@@ -11,14 +11,16 @@ from monosem.analysis.metrics import Evaluation
 from monosem.analysis.report.content import Study, cards, overview
 from monosem.analysis.sources import SourceMoments
 from monosem.data import files
+from monosem.data.protocols import LanguageModel
+from monosem.nn.dictionary import Dictionary
 
 _HERE = Path(__file__).parent
 
 
 def write_report(
     path: str | Path,
-    sae: Any,
-    model: Any,
+    sae: Dictionary,
+    model: LanguageModel,
     hook_name: str,
     evaluation: Evaluation,
     chosen: Study,

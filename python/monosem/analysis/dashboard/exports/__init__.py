@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from monosem.analysis.index import Index, check_subject
+from monosem.analysis.inputs import Subject
 
 FORMATS = ("neuronpedia", "saedashboard")
 
 
 def export(
-    kind: str, subject: Any, index: Index, folder: str | Path, *, min_tokens: int = 1, progress: bool = True
+    kind: str, subject: Subject, index: Index, folder: str | Path, *, min_tokens: int = 1, progress: bool = True
 ) -> Path:
     """Write all features that fire at least ``min_tokens`` times; returns the folder that was written.
 

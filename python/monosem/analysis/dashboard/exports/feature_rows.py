@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from monosem.analysis.dashboard.feature_table import Facts, gather
 from monosem.analysis.index import INTERVALS, Example, Index
+from monosem.analysis.inputs import Subject
 from monosem.analysis.logits import used_vocabulary
 from monosem.analysis.windows import TextCache
 from monosem.ops.precision import as_given
@@ -30,7 +31,7 @@ class FeatureRows:
     n_fg / √(n_f·n_g), over the tokens that the index pairs.
     """
 
-    def __init__(self, subject: Any, index: Index, min_tokens: int, progress: bool) -> None:
+    def __init__(self, subject: Subject, index: Index, min_tokens: int, progress: bool) -> None:
         self.subject, self.index, self.progress = subject, index, progress
         self.texts, self.codes = TextCache(subject.model), index.codes
         self.facts: Facts = gather(subject, index, neurons=TABLE, progress=progress)

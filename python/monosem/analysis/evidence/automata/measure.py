@@ -15,9 +15,11 @@ from monosem.analysis.evidence.automata.transitions import Edges, Raised, Transi
 from monosem.analysis.index.example import Example
 from monosem.analysis.index.reservoir import Reservoir
 from monosem.analysis.logits import used_vocabulary
-from monosem.analysis.scan import blocks, spread
+from monosem.analysis.scan import Rows, blocks, spread
 from monosem.analysis.sources import SourceMoments, sources_read
 from monosem.analysis.windows import windows
+from monosem.data.protocols import LanguageModel
+from monosem.nn.dictionary import Dictionary
 from monosem.ops.precision import as_given
 
 _CHECKED = 2000  # edges whose logit weights are looked at
@@ -100,10 +102,10 @@ class AutomataResult:
 
 @torch.no_grad()
 def measure(
-    sae: Any,
-    model: Any,
+    sae: Dictionary,
+    model: LanguageModel,
     hook_name: str,
-    rows: Any,
+    rows: Rows,
     *,
     tokens: int | None = None,
     contexts: int = 16,
@@ -192,7 +194,7 @@ def measure(
     )
 
 
-def _node(f: int, counts: Transitions, raised: Raised, moments: SourceMoments, model: Any) -> dict[str, Any]:
+def _node(f: int, counts: Transitions, raised: Raised, moments: SourceMoments, model: LanguageModel) -> dict[str, Any]:
     keys, sums = counts.firing.row(f * model.d_vocab, (f + 1) * model.d_vocab)
     top = np.argsort(-sums, kind="stable")[:6]
     source = int(moments.active[f].argmax())
@@ -205,11 +207,11 @@ def _node(f: int, counts: Transitions, raised: Raised, moments: SourceMoments, m
     }
 
 
-def _words(tokens: Sequence[int] | np.ndarray, model: Any) -> list[str]:
+def _words(tokens: Sequence[int] | np.ndarray, model: LanguageModel) -> list[str]:
     return [token_html.token(model.token_str(int(t))) for t in tokens]
 
 
-def _path(path: Path, transitions: Edges, counts: Transitions, raised: Raised, model: Any) -> dict[str, Any]:
+def _path(path: Path, transitions: Edges, counts: Transitions, raised: Raised, model: LanguageModel) -> dict[str, Any]:
     steps = []
     for n in path.edges:
         i, j = int(transitions.source[n]), int(transitions.target[n])
@@ -246,7 +248,7 @@ def _raising(counts: Transitions, raised: Raised) -> tuple[float | None, float |
 
 @as_given
 def _alignment(
-    transitions: Edges, counts: Transitions, sae: Any, model: Any, hook_name: str, seed: int
+    transitions: Edges, counts: Transitions, sae: Dictionary, model: LanguageModel, hook_name: str, seed: int
 ) -> dict[str, float | None]:
     """Do logit weights say the same? Σ_t q_j(t)·w_i(t) − Σ_t p(t)·w_i(t), q_j(t) the share of j's activation on t."""
     if not len(transitions):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +12,8 @@ from torch import Tensor
 from monosem.analysis.evidence.automata.counts import KeySums
 from monosem.analysis.logits import logit_weights
 from monosem.analysis.scan import Block
+from monosem.data.protocols import LanguageModel
+from monosem.nn.dictionary import Dictionary
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,13 @@ class Raised:
 
 
 def raised_tokens(
-    sae: Any, model: Any, hook_name: str, used: Tensor, sigmas: float = 3.0, per_feature: int = 256, block: int = 1024
+    sae: Dictionary,
+    model: LanguageModel,
+    hook_name: str,
+    used: Tensor,
+    sigmas: float = 3.0,
+    per_feature: int = 256,
+    block: int = 1024,
 ) -> Raised:
     """The tokens whose logit weight stands out: above ``sigmas`` standard deviations of the heap around the median.
 

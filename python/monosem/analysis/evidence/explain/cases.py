@@ -7,18 +7,21 @@ top, 2 of each of 12 lower levels, 5 random, 10 of the top tokens elsewhere) and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from monosem.analysis.index import Example
+from monosem.analysis.index.protocol import FeatureIndex
+from monosem.analysis.inputs import Subject
 from monosem.analysis.logits import logit_weights, used_vocabulary
+from monosem.analysis.scan import Rows
 from monosem.analysis.windows import Window, windows_of
 from monosem.data.counted import counted
+from monosem.data.protocols import LanguageModel
 
 SIDE = 4  # tokens on either side of an example's own: nine in all
 LEVELS = 12  # levels of activation below the top one, evenly spaced between 0 and the maximum
@@ -79,7 +82,7 @@ class Case:
         return int(min(9, max(0, np.ceil(9 * value / self.maximum - 1e-9)))) if self.maximum > 0 else 0
 
 
-def choose_features(index: Any, count: int, seed: int = 0) -> list[int]:
+def choose_features(index: FeatureIndex, count: int, seed: int = 0) -> list[int]:
     """``count`` features at random among those with at least ``MINIMUM`` active tokens, in ascending order."""
     alive = np.flatnonzero(np.asarray(index.counts) >= MINIMUM)
     drawn = np.random.default_rng(seed).permutation(alive)[: max(0, count)]
@@ -87,9 +90,9 @@ def choose_features(index: Any, count: int, seed: int = 0) -> list[int]:
 
 
 def gather(
-    subject: Any,
-    index: Any,
-    rows: Any,
+    subject: Subject,
+    index: FeatureIndex,
+    rows: Rows,
     features: Sequence[int],
     kind: str,
     *,
@@ -188,7 +191,7 @@ class _Places:
 class _Pick:
     """The places of one feature: disjoint windows, none with the text of another."""
 
-    def __init__(self, feature: int, index: Any, places: _Places, random: np.random.Generator) -> None:
+    def __init__(self, feature: int, index: FeatureIndex, places: _Places, random: np.random.Generator) -> None:
         self.feature, self.places, self.random = feature, places, random
         self.taken: dict[int, list[int]] = {}
         self.texts: set[bytes] = set()
@@ -214,7 +217,7 @@ class _Pick:
     def all(self) -> list[tuple[Example, str, int]]:
         return [*self.explain, *self.test, *self.spare]
 
-    def _pool(self, index: Any) -> Iterable[Example]:
+    def _pool(self, index: FeatureIndex) -> Iterable[Example]:
         yield from index.top(self.feature)
         for i in range(11):
             yield from index.interval(self.feature, i)
@@ -265,10 +268,10 @@ class _Pick:
 
 
 def _case(
-    model: Any,
-    index: Any,
+    model: LanguageModel,
+    index: FeatureIndex,
     pick: _Pick,
-    shown: Any,
+    shown: Iterator[Window],
     kind: str,
     weights: tuple[list[int], list[int]],
     vocabulary: np.ndarray,
@@ -311,7 +314,7 @@ def _case(
     )
 
 
-def interval_shares(index: Any, feature: int, intervals: int) -> np.ndarray:
+def interval_shares(index: FeatureIndex, feature: int, intervals: int) -> np.ndarray:
     """The share of the feature's active tokens in each of equal intervals from 0 to its maximum, lowest first."""
     histogram = index.histogram(feature)
     counts = np.asarray(histogram.counts, dtype=np.float64).sum(0)

@@ -8,16 +8,17 @@ import string
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from monosem.analysis.evidence.proxies.characters import Characters, Vocabulary
 from monosem.analysis.evidence.proxies.kinds import CharacterSet, Function, Pattern, Proxy, Script
-from monosem.analysis.scan import spread
+from monosem.analysis.scan import Rows, spread
 from monosem.analysis.sources import LABELS, paper_groups, sources_read
+from monosem.data.protocols import LanguageModel
 
 # The main Unicode blocks of each script. Arabic as in the paper (U+0600–06FF, U+0750–077F) with its presentation forms.
 SCRIPTS: dict[str, tuple[tuple[int, int], ...]] = {
@@ -51,7 +52,7 @@ def builtin() -> list[Proxy]:
     return [*first, *sets, *scripts.values()]
 
 
-def parse(spec: str, model: Any) -> Proxy:
+def parse(spec: str, model: LanguageModel) -> Proxy:
     """``name=REGEX`` or ``name=module:function`` as a proxy; ``DNA`` and other names of :func:`builtin` as they are.
 
     ``module`` is imported with the working folder on the path. A regular expression that looks like
@@ -104,8 +105,8 @@ class ProxySet:
 
     def __init__(
         self,
-        model: Any,
-        rows: Any,
+        model: LanguageModel,
+        rows: Rows,
         proxies: Sequence[Proxy] | None = None,
         extra: Sequence[Proxy] = (),
         max_tokens: int = 2_000_000,
@@ -152,7 +153,7 @@ class ProxySet:
         """bool [P]."""
         return torch.tensor([p.binary for p in self.proxies], dtype=torch.bool, device="cpu")
 
-    def scores(self, tokens: Any) -> Tensor:
+    def scores(self, tokens: ArrayLike) -> Tensor:
         """The scores of rows of tokens [B, T]: float64 [P, B, T]. Above 0: more likely of this kind than not."""
         tokens = np.asarray(tokens)
         text = self.vocabulary.read(tokens)

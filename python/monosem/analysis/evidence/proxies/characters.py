@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
+
+from monosem.data.protocols import LanguageModel
 
 _ROOM = 0x110000  # code points of Unicode
 _SEPARATOR = b"\0"  # stands for the BOS: belongs to no script, ends every run
@@ -20,7 +21,7 @@ class Vocabulary:
         spaced: bool [V], tokens that begin with a space and go on: the space is the tokenizer's way to write a word.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: LanguageModel) -> None:
         entries = [_SEPARATOR if t == model.bos_id else model.token_bytes(t) for t in range(model.d_vocab)]
         self.bos_id = int(model.bos_id)
         self.entries = entries

@@ -15,9 +15,11 @@ from monosem.analysis.evidence.proxies.kinds import Proxy
 from monosem.analysis.evidence.proxies.moments import ProxyMoments
 from monosem.analysis.evidence.proxies.profile import Profile
 from monosem.analysis.neuron_basis import NeuronBasis, NeuronConfig
-from monosem.analysis.scan import Block, blocks, entries, spread
+from monosem.analysis.scan import Block, Rows, blocks, entries, spread
 from monosem.analysis.sources import paper_groups, sources_read
 from monosem.analysis.windows import windows
+from monosem.data.protocols import LanguageModel
+from monosem.nn.dictionary import Dictionary
 
 PAPER = {"Arabic": 0.74, "Hebrew": 0.55, "DNA": 0.80, "base64": 0.38}
 
@@ -80,10 +82,10 @@ class ProxyResult:
 
 @torch.no_grad()
 def measure(
-    sae: Any,
-    model: Any,
+    sae: Dictionary,
+    model: LanguageModel,
     hook_name: str,
-    rows: Any,
+    rows: Rows,
     *,
     proxies: Sequence[Proxy] | None = None,
     extra: Sequence[Proxy] = (),
@@ -181,10 +183,10 @@ def measure(
 
 
 def _describe(
-    dictionary: Any,
-    model: Any,
+    dictionary: Dictionary,
+    model: LanguageModel,
     hook_name: str,
-    rows: Any,
+    rows: Rows,
     sums: ProxyMoments,
     r: Tensor,
     profiles: list[Profile],

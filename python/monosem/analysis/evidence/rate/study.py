@@ -15,8 +15,11 @@ from tqdm import tqdm
 
 from monosem.analysis.evidence.rate.steps import STEPS
 from monosem.analysis.index import Example
+from monosem.analysis.index.protocol import FeatureIndex
+from monosem.analysis.inputs import Subject
 from monosem.analysis.logits import logit_weights, used_vocabulary
 from monosem.analysis.report.page import embed
+from monosem.analysis.scan import Rows
 from monosem.analysis.windows import Window, windows_of
 from monosem.data import files, sealed
 
@@ -35,9 +38,9 @@ class Candidate:
 
 
 def candidates(
-    subject: Any,
-    index: Any,
-    rows: Any,
+    subject: Subject,
+    index: FeatureIndex,
+    rows: Rows,
     features: Sequence[int],
     kind: str,
     *,
@@ -87,7 +90,7 @@ def candidates(
     return out
 
 
-def _spectrum(index: Any, feature: int, per_interval: int) -> list[list[Example]]:
+def _spectrum(index: FeatureIndex, feature: int, per_interval: int) -> list[list[Example]]:
     """At most ``per_interval`` examples of every interval, the strongest interval first; a place occurs once."""
     return [
         sorted(index.interval(feature, i)[:per_interval], key=lambda e: (-e.value, e.row, e.position))
