@@ -45,11 +45,11 @@ def batches(n=20):
     return [torch.randn(64, D, generator=g) for _ in range(n)]
 
 
-def test_it_is_short():
+def test_the_example_has_at_most_40_lines():
     assert len([line for line in ARCHITECTURE.splitlines() if line.strip()]) <= 40
 
 
-def test_the_document_runs(lp, tmp_path):
+def test_the_code_of_the_howto_runs(lp, tmp_path):
     names = {"ms": ms, "LpSAE": lp, "folder": tmp_path / "run", "activations": batches()}
     exec(USE, names)
     sae, same = names["sae"], names["same"]
@@ -58,7 +58,7 @@ def test_the_document_runs(lp, tmp_path):
 
 
 @pytest.mark.parametrize("options", [{}, {"clip": 0.1, "ema": 0.9, "adam_state": "int8", "lazy_rows": True}])
-def test_it_resumes_to_the_same_bits(lp, tmp_path, options):
+def test_a_resumed_run_ends_with_the_same_bits(lp, tmp_path, options):
     def trainer(folder, steps):
         config = ms.TrainConfig(steps=20, batch_size=64, checkpoint_every=10**6, **options)
         made = ms.Trainer(lp(D, F, seed=0), config, folder, progress=False)
@@ -74,7 +74,7 @@ def test_it_resumes_to_the_same_bits(lp, tmp_path, options):
         assert torch.equal(a, b)
 
 
-def test_a_step_is_autograd_and_adam(lp):
+def test_a_step_equals_autograd_and_adam(lp):
     sae, plain = lp(D, F, seed=0), lp(D, F, seed=0)
     step, adam = FastStep(sae), torch.optim.Adam(plain.parameters(), lr=1e-3)
     for x in batches(10):
@@ -88,7 +88,7 @@ def test_a_step_is_autograd_and_adam(lp):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_it_is_evaluated(lp):
+def test_a_registered_kind_is_evaluated(lp):
     model = tiny_model()
     rows = pack_rows(tiny_documents(20), model, 16)
     result = evaluate(lp(D, F, seed=0), model, HOOK, rows, progress=False)
@@ -97,7 +97,7 @@ def test_it_is_evaluated(lp):
 
 @pytest.mark.parametrize("kind", ["topk", "relu"])
 @pytest.mark.parametrize("clip", [None, 0.05])
-def test_factors_are_the_default_by_autograd(kind, clip):
+def test_factors_equal_the_default_gradients_by_autograd(kind, clip):
     """The fast paths of the package against the gradients that ``SAE`` gives every architecture."""
 
     def made():
@@ -134,7 +134,7 @@ class Further(ms.TopKSAE):
 
 
 @pytest.mark.parametrize("adam_state", ["fp32", "int8"])
-def test_further_parameters_are_stepped_reset_and_kept(adam_state):
+def test_declared_parameters_are_updated_reset_and_saved(adam_state):
     step, x = FastStep(Further(), adam_state=adam_state), batches(1)[0]
     step(x, 1e-2)
     torch.testing.assert_close(step.sae.theta, torch.full((F,), 0.5e-2))  # half of the learning rate
@@ -144,14 +144,14 @@ def test_further_parameters_are_stepped_reset_and_kept(adam_state):
     assert {"m.skip", "v.theta"} <= set(step.state_dict())
 
 
-def test_an_undeclared_parameter_is_named():
+def test_an_undeclared_parameter_is_refused():
     sae = Further()
     sae.declared = lambda: ms.TopKSAE.declared(sae)
     with pytest.raises(ValueError, match=r"sae: Further.declared\(\) names .* \(skip, theta only in one\)"):
         FastStep(sae)
 
 
-def test_what_cannot_be_registered(lp):
+def test_classes_that_cannot_be_registered_are_refused(lp):
     with pytest.raises(TypeError, match=r"register: got .*; wanted a subclass of monosem.SAE"):
         ms.register(int)
     with pytest.raises(ValueError, match=r"register: kind 'topk' is .*TopKSAE already"):
@@ -160,7 +160,7 @@ def test_what_cannot_be_registered(lp):
         registry.find("magic")
 
 
-def test_from_the_command_line(module, tmp_path, capsys):
+def test_a_registered_kind_trains_from_the_command_line(module, tmp_path, capsys):
     folder, run, text = tmp_path / "model", tmp_path / "run", tmp_path / "text.jsonl"
     save_folder(folder, tiny_model().module, train_tokenizer((d.text for d in tiny_documents()), 300))
     text.write_text("".join(json.dumps({"source": d.source, "text": d.text}) + "\n" for d in tiny_documents(30)))

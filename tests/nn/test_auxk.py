@@ -16,13 +16,13 @@ from monosem.ops.capacity import DeadFeatureCapacity
 N, D, F, SIZE = 40, 16, 400, 8
 
 
-def test_auxk_uses_512_features_at_most_unless_told_otherwise():
+def test_auxk_uses_at_most_512_features_by_default():
     assert [TopKConfig(d, 10_000).aux_k for d in (1, 768, 1024, 4096)] == [0, 384, 512, 512]
     assert ms.TopKSAE(1100, 64).cfg.aux_k == 512 and ms.TopKSAE(1100, 64, aux_k=550).cfg.aux_k == 550
     old = {"d_in": 4096, "d_sae": 10_000, "k": 32, "aux_k": None, "aux_coefficient": 1 / 32}
     assert from_dict(TopKConfig, old).aux_k is None  # what it had: half of the width
-    made = TopKConfig(4096, 10_000)
-    assert from_dict(TopKConfig, json.loads(json.dumps(asdict(made)))) == made
+    config = TopKConfig(4096, 10_000)
+    assert from_dict(TopKConfig, json.loads(json.dumps(asdict(config)))) == config
     sae = ms.TopKSAE(1100, 700, k=4, aux_k=None, seed=1)
     assert sae._aux_size(690) == 550
     for wrong in (-1, True, 1.5, "some"):
@@ -30,13 +30,13 @@ def test_auxk_uses_512_features_at_most_unless_told_otherwise():
             TopKConfig(16, 64, aux_k=wrong)
 
 
-def test_an_older_file_keeps_what_it_had(tmp_path):
+def test_an_older_file_keeps_its_aux_k(tmp_path):
     ms.save(ms.TopKSAE(1100, 64, k=4, aux_k=None, seed=1), tmp_path)
     assert ms.load(tmp_path).cfg.aux_k is None
 
 
 @pytest.mark.parametrize(("d_in", "says"), [(1100, True), (16, False)])
-def test_a_run_that_began_with_the_older_default_goes_on_with_it(d_in, says, tmp_path, capsys):
+def test_a_run_begun_with_the_older_default_resumes_with_it(d_in, says, tmp_path, capsys):
     def fit(steps: int, **options) -> ms.Trainer:
         batches = [torch.randn(32, d_in, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
         config = ms.TrainConfig(batch_size=32, steps=steps, dead_after=32)
@@ -52,15 +52,15 @@ def test_a_run_that_began_with_the_older_default_goes_on_with_it(d_in, says, tmp
         fit(4, aux_k=3)
 
 
-def test_products_while_they_are_cheaper():
+def test_products_are_used_while_they_are_cheaper():
     for device, most in (("meta", 10_000), ("cpu", 2600)):  # meta: a device of which only the name is known, as a GPU
         capacity = DeadFeatureCapacity(1_000_000, used=True, device=device)
         choices = [capacity.products_are_cheaper(rows, 512) for rows in (512, most, most + 1000, 100_000)]
         assert choices == [True, True, False, False]
 
 
-def made(dense: bool, n_dead: int, room: int, monkeypatch, block_bytes: int = auxk.BYTES):
-    """The autoencoder and its gradients on the way of a GPU."""
+def gradients_on_gpu(dense: bool, n_dead: int, room: int, monkeypatch, block_bytes: int = auxk.BYTES):
+    """The autoencoder and its gradients, scheduled as on a GPU."""
     sae = ms.TopKSAE(D, F, 5, aux_k=SIZE, seed=1)
     with torch.no_grad():
         sae.b_enc += 0.01 * torch.randn(F, generator=torch.Generator().manual_seed(5))
@@ -74,34 +74,34 @@ def made(dense: bool, n_dead: int, room: int, monkeypatch, block_bytes: int = au
     monkeypatch.setattr(auxk, "BYTES", block_bytes)
     products = auxk.dense
     monkeypatch.setattr(auxk, "dense", lambda *a: taken.append(1) or products(*a))
-    found = sae.gradients(x, dead=dead)
+    gradients = sae.gradients(x, dead=dead)
     monkeypatch.undo()
     assert len(taken) == dense
-    return sae, x, dead, found
+    return sae, x, dead, gradients
 
 
 # Fewer dead than a token may use, as many as there is room for, fewer than that, none; tokens in one block and in many.
 @pytest.mark.parametrize(("n_dead", "room"), [(6, 5), (128, 128), (120, 128), (0, 64)])
 @pytest.mark.parametrize("block_bytes", [auxk.BYTES, 7 * 128 * 4])
 def test_products_give_the_gradients_of_the_definition(n_dead, room, block_bytes, monkeypatch):
-    sae, x, dead, mine = made(True, n_dead, room, monkeypatch, block_bytes)
+    sae, x, dead, mine = gradients_on_gpu(True, n_dead, room, monkeypatch, block_bytes)
     exact = ms.TopKSAE(D, F, 5, aux_k=SIZE, seed=1).double()
     exact.load_state_dict(sae.state_dict())
-    wanted = exact.loss(x.double(), dead=dead)
-    wanted.loss.backward()
+    expected = exact.loss(x.double(), dead=dead)
+    expected.loss.backward()
     for name in ("loss", "mse", "aux", "sparsity"):
-        torch.testing.assert_close(getattr(mine, name).double(), getattr(wanted, name), rtol=1e-5, atol=1e-7)
-    assert torch.equal(mine.fired, wanted.code.fired()) and float(mine.l0) == float(wanted.code.l0())
+        torch.testing.assert_close(getattr(mine, name).double(), getattr(expected, name), rtol=1e-5, atol=1e-7)
+    assert torch.equal(mine.fired, expected.code.fired()) and float(mine.l0) == float(expected.code.l0())
     for a, p in zip(multiplied(mine), exact.parameters(), strict=True):
         torch.testing.assert_close(a.double(), p.grad, rtol=1e-4, atol=1e-7)
 
 
-def test_a_step_with_products_is_a_step_with_gathered_rows(monkeypatch):
+def test_a_step_with_products_equals_a_step_with_gathered_rows(monkeypatch):
     from monosem.train.step import FastStep
 
     steps = []
     for dense in (True, False):
-        sae, x, dead, gradients = made(dense, 100, 128, monkeypatch)
+        sae, x, dead, gradients = gradients_on_gpu(dense, 100, 128, monkeypatch)
         monkeypatch.setattr(sae, "gradients", lambda *a, g=gradients: g)
         for clip in (None, 0.01):
             FastStep(sae)(x, 1e-3, clip=clip, dead=dead)

@@ -28,26 +28,26 @@ def batch(seed=3):
     return torch.randn(N, D, generator=torch.Generator().manual_seed(seed))
 
 
-def test_blocks_make_up_autograds_gradients(small_blocks):
+def test_gradients_of_blocks_equal_autograd(small_blocks):
     sae, x = make(), batch()
     out = sae.loss(x)
     out.loss.backward()
-    made = sae.gradients(x)
-    assert isinstance(made.parameters, DenseBlocks)
-    assert [(part.start, part.stop) for part in made.parameters._parts()] == [(0, 64), (64, 128), (128, 150)]
-    for got, want in zip(multiplied(made), sae.parameters(), strict=True):
+    gradients = sae.gradients(x)
+    assert isinstance(gradients.parameters, DenseBlocks)
+    assert [(part.start, part.stop) for part in gradients.parameters._parts()] == [(0, 64), (64, 128), (128, 150)]
+    for got, want in zip(multiplied(gradients), sae.parameters(), strict=True):
         torch.testing.assert_close(got, want.grad, rtol=1e-4, atol=1e-7)
     with pytest.raises(RuntimeError, match="asked for a second time"):  # by now the weights may have changed
-        made.parameters.multiplied()
-    torch.testing.assert_close(made.loss, out.loss, rtol=1e-5, atol=0)
-    assert torch.equal(made.parameters.per_token, (out.code.to_dense() > 0).sum(1))
-    assert torch.equal(made.fired, out.code.active_counts() > 0)
+        gradients.parameters.multiplied()
+    torch.testing.assert_close(gradients.loss, out.loss, rtol=1e-5, atol=0)
+    assert torch.equal(gradients.parameters.per_token, (out.code.to_dense() > 0).sum(1))
+    assert torch.equal(gradients.fired, out.code.active_counts() > 0)
 
 
 @pytest.mark.parametrize("clip", [None, 0.01])
 @pytest.mark.parametrize("adam_state", ["fp32", "bf16", "int8"])
-def test_a_step_in_blocks_is_a_step_at_once(monkeypatch, adam_state, clip):
-    # Weights of a block change before the next block's gradients are made: these must not see it.
+def test_a_step_in_blocks_equals_a_step_in_one_block(monkeypatch, adam_state, clip):
+    # Weights of a block change before the next block's gradients are computed, which must not depend on them.
     states = []
     for size in (1, 1 << 30):
         monkeypatch.setattr(dense, "CPU_BYTES", size)
@@ -69,7 +69,7 @@ def test_a_step_in_blocks_is_a_step_at_once(monkeypatch, adam_state, clip):
             assert (scales > 0).all()
 
 
-def test_memory_is_of_a_block(monkeypatch):
+def test_no_array_is_larger_than_a_block(monkeypatch):
     # 2,048 tokens × 4,096 features are 32 MiB in fp32; of that size there must be nothing.
     sae, x = ms.ReLUSAE(64, 4096, 1e-3, seed=0), torch.randn(2048, 64)
     assert sae.gradients(x).l0 > 1000

@@ -8,7 +8,7 @@ import monosem as ms
 
 
 @pytest.mark.parametrize("make", [lambda: ms.TopKSAE(16, 48, 4), lambda: ms.ReLUSAE(16, 48, 1e-3)])
-def test_other_inputs(make):
+def test_inputs_that_are_not_tensors_are_refused(make):
     sae = make()
     for call in (sae, sae.encode, sae.loss, sae.gradients):
         for x in (np.zeros((4, 16), np.float32), [[0.0] * 16]):

@@ -48,7 +48,7 @@ def dense_loss(sae, x, dead=None):
 
 @pytest.mark.parametrize("kind", ["topk", "relu"])
 @pytest.mark.parametrize("aux", [False, True])
-def test_loss_and_gradients_are_those_of_the_equation(kind, aux):
+def test_loss_and_gradients_equal_the_definition(kind, aux):
     sae, x = make(kind), batch()
     dead = torch.arange(F) % 3 == 0 if aux else None
     sae.loss(x, dead=dead).loss.backward()
@@ -61,7 +61,7 @@ def test_loss_and_gradients_are_those_of_the_equation(kind, aux):
 
 @pytest.mark.parametrize("kind", ["topk", "relu"])
 @pytest.mark.parametrize("aux", [False, True])
-def test_direct_gradients_are_autograds(kind, aux):
+def test_direct_gradients_equal_autograd(kind, aux):
     sae, x = make(kind), batch()
     dead = torch.arange(F) % 3 == 0 if aux else None
     out = sae.loss(x, sparsity_scale=0.5, dead=dead)
@@ -69,17 +69,17 @@ def test_direct_gradients_are_autograds(kind, aux):
     for density in (1.0, 0.0):  # the dense and the sparse path of ReLU; TopK has one
         if kind == "relu":
             sae.capacity.density.fill_(density)
-        made = sae.gradients(x, sparsity_scale=0.5, dead=dead)
-        assert isinstance(made.parameters, DenseBlocks) == (kind == "relu" and density == 1.0)
-        for got, p in zip(multiplied(made), sae.parameters(), strict=True):
+        gradients = sae.gradients(x, sparsity_scale=0.5, dead=dead)
+        assert isinstance(gradients.parameters, DenseBlocks) == (kind == "relu" and density == 1.0)
+        for got, p in zip(multiplied(gradients), sae.parameters(), strict=True):
             torch.testing.assert_close(got, p.grad, rtol=1e-4, atol=1e-7)
         for name in ("loss", "mse", "sparsity", "aux"):
-            torch.testing.assert_close(getattr(made, name), getattr(out, name), rtol=1e-5, atol=1e-7)
-        torch.testing.assert_close(made.l0, out.code.l0())
-        assert torch.equal(made.fired, out.code.active_counts() > 0)
+            torch.testing.assert_close(getattr(gradients, name), getattr(out, name), rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(gradients.l0, out.code.l0())
+        assert torch.equal(gradients.fired, out.code.active_counts() > 0)
 
 
-def test_auxk_reaches_the_encoder_of_the_dead():
+def test_auxk_has_gradients_for_the_encoder_of_dead_features():
     # A peer's AuxK sends exactly zero to the encoder: its dead features can never come back through it.
     sae, x = make("topk"), batch()
     with torch.no_grad():
@@ -93,7 +93,7 @@ def test_auxk_reaches_the_encoder_of_the_dead():
     assert (sae.W_dec.grad[:10].norm(dim=-1) > 0).any()
 
 
-def test_relu_leaves_the_dense_path_when_few_fire():
+def test_relu_becomes_sparse_when_few_features_fire():
     sae, x = make("relu"), batch()
     assert isinstance(sae.gradients(x).parameters, DenseBlocks) and sae.capacity.density > capacity.DENSE_ABOVE
     with torch.no_grad():
@@ -119,7 +119,7 @@ def test_any_leading_shape(kind):
 
 
 @pytest.mark.parametrize("kind", ["topk", "relu"])
-def test_code(kind):
+def test_encode_gives_the_active_features(kind):
     sae, x = make(kind), batch()
     code = sae.encode(x)
     dense = code.to_dense()
@@ -130,7 +130,7 @@ def test_code(kind):
 
 
 @pytest.mark.parametrize("kind", ["topk", "relu"])
-def test_an_ordinary_module(kind):
+def test_an_autoencoder_is_an_ordinary_module(kind):
     sae, x = make(kind), batch()
     assert sae.W_enc.shape == (D, F) and sae.W_enc.data_ptr() == sae.W_enc_rows.data_ptr()
     assert set(sae.state_dict()) == {"W_enc_rows", "W_dec", "b_enc", "b_dec"}

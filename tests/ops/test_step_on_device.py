@@ -61,8 +61,8 @@ def test_the_encoder_is_rounded_by_the_optimizer(kind, product, monkeypatch):
     round_into = gpu.round_into
     monkeypatch.setattr(gpu, "round_into", lambda *a: rounded.append(1) or round_into(*a))
     kept, plain = made(kind), made(kind)
-    assert kept._copy is not None and plain._copy is not None
-    plain._copy = None
+    assert kept._encoder_copy is not None and plain._encoder_copy is not None
+    plain._encoder_copy = None
     asynchronous = kind == "relu"  # the way in which ReLU uses it
     monkeypatch.setattr(gpu, "asynchronous", lambda t: asynchronous)
     for seed in range(4):

@@ -45,7 +45,7 @@ OPTIONS = [{}, {"ema": 0.9}, {"clip": 0.1}, {"adam_state": "int8", "lazy_rows": 
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_the_same_weights_and_metrics(did, options, by_definition):
+def test_replayed_steps_give_the_same_weights_and_metrics(did, options, by_definition):
     with_graph, without = learner(True, **options), learner(False, **options)
     for step in range(18):
         x = batch(step)
@@ -65,7 +65,7 @@ def by_definition(monkeypatch):
     monkeypatch.setenv("MONOSEM_BACKEND", "reference")
 
 
-def test_captured_anew_when_the_batch_changes(did, by_definition):
+def test_a_step_is_captured_again_when_the_batch_size_changes(did, by_definition):
     with_graph, without = learner(True, dead_after=10**6), learner(False, dead_after=10**6)
     for step, n in enumerate([N] * 5 + [N - 3] * 2 + [N] * 4):
         mine, plain = with_graph.step(batch(step, n), step), without.step(batch(step, n), step)
@@ -74,7 +74,7 @@ def test_captured_anew_when_the_batch_changes(did, by_definition):
     assert did == ["capture", *["replay"] * 3, "capture", *["replay"] * 2]  # two of N − 3 are too few
 
 
-def test_others_change_the_weights(did, by_definition):
+def test_changes_of_the_weights_between_steps_are_seen(did, by_definition):
     """In place (resampling, a checkpoint), and by memory elsewhere, which a graph does not see."""
     with_graph, without = learner(True, dead_after=10**6), learner(False, dead_after=10**6)
     for step in range(12):
@@ -90,7 +90,7 @@ def test_others_change_the_weights(did, by_definition):
     assert did == ["capture", *["replay"] * 6, "capture", *["replay"] * 2]
 
 
-def test_a_resumed_run_goes_the_same_way(did, by_definition):
+def test_a_resumed_run_replays_the_same_steps(did, by_definition):
     whole, first, second = (learner(True) for _ in range(3))
     for step in range(16):
         whole.step(batch(step), step)
@@ -106,7 +106,7 @@ def test_metrics_of_a_step_stay_when_the_next_is_replayed(did, by_definition):
     assert did.count("replay") == 4 and len({float(loss) for loss in kept}) == 6
 
 
-def test_off_by_the_option_and_without_a_gpu(did, monkeypatch):
+def test_nothing_is_captured_when_off_or_without_a_gpu(did, monkeypatch):
     off = learner(False)
     for step in range(5):
         off.step(batch(step), step)
@@ -117,7 +117,7 @@ def test_off_by_the_option_and_without_a_gpu(did, monkeypatch):
     assert did == []
 
 
-def test_relu_which_may_wait_is_called(did):
+def test_relu_steps_are_not_captured(did):
     one = learner(True, "relu")
     one.sae.capacity.expect(most=60, mean=5.0)
     for step in range(5):
@@ -125,7 +125,7 @@ def test_relu_which_may_wait_is_called(did):
     assert did == []
 
 
-def test_a_capture_that_fails_is_said_once_and_training_goes_on(did, by_definition, monkeypatch):
+def test_a_failed_capture_warns_once_and_training_continues(did, by_definition, monkeypatch):
     """A step that waits for the GPU in a capture: nothing of it has happened, and it is called."""
     with_graph, other, without = learner(True), learner(True), learner(False)
     fired = ms.SparseCode.fired
@@ -179,10 +179,15 @@ class Cuda:
                 log.append(f"generator {state}")
 
         for name, made in {
-            "synchronize": lambda device: None, "empty_cache": lambda: None, "graph_pool_handle": lambda: "pool",
-            "CUDAGraph": Graph, "Stream": lambda device: "side", "stream": Within, "device": Within,
+            "synchronize": lambda device: None,
+            "empty_cache": lambda: None,
+            "graph_pool_handle": lambda: "pool",
+            "CUDAGraph": Graph,
+            "Stream": lambda device: "side",
+            "stream": Within,
+            "device": Within,
             "default_generators": [None, Generator()],
-        }.items():  # fmt: skip
+        }.items():
             monkeypatch.setattr(cuda, name, made)
 
         def closed(index, pool):
@@ -194,7 +199,7 @@ class Cuda:
 
 @pytest.mark.parametrize("raises", [True, False])
 @pytest.mark.parametrize("ends", [True, False])
-def test_whatever_fails_the_capture_is_closed_and_its_stream_left(monkeypatch, raises, ends):
+def test_a_failed_capture_is_closed_and_its_stream_is_left(monkeypatch, raises, ends):
     cuda, device = Cuda(monkeypatch, ends), torch.device("cuda", 1)
 
     def call() -> str:
@@ -210,11 +215,18 @@ def test_whatever_fails_the_capture_is_closed_and_its_stream_left(monkeypatch, r
             captured.capture(call, device)
     undone = [] if ends else ["close 1 pool", "generator copy"]
     assert cuda.log == [
-        "enter cuda:1", "enter side", "begin pool thread_local", "call", "end", *undone, "leave side", "leave cuda:1",
-    ]  # fmt: skip
+        "enter cuda:1",
+        "enter side",
+        "begin pool thread_local",
+        "call",
+        "end",
+        *undone,
+        "leave side",
+        "leave cuda:1",
+    ]
 
 
-def test_the_trainer_says_nothing_else(did, by_definition, tmp_path):
+def test_the_trainer_warns_of_nothing_else(did, by_definition, tmp_path):
     def run(graph: bool, folder) -> ms.Trainer:
         config = ms.TrainConfig(batch_size=N, steps=14, log_every=7, dead_after=3 * N, cuda_graph=graph)
         sae = ms.TopKSAE(D, F, K, aux_k=6, seed=1)

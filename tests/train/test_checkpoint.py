@@ -62,8 +62,8 @@ def rows(folder):
 
 def state(folder, step):
     """All tensors of a checkpoint, and its JSON without times."""
-    found = checkpoint.load(folder, step)
-    return found.tensors, {k: v for k, v in found.state.items() if k != "seconds"}
+    loaded = checkpoint.load(folder, step)
+    return loaded.tensors, {k: v for k, v in loaded.state.items() if k != "seconds"}
 
 
 def test_killed_at_a_random_step_and_resumed_bitwise(tmp_path):
@@ -97,7 +97,7 @@ def test_killed_at_a_random_step_and_resumed_bitwise(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["topk", "relu"])
-def test_a_source_without_state_is_wound_forward(make, config, source, weights, tmp_path, kind):
+def test_a_source_without_state_is_read_again_and_skipped(make, config, source, weights, tmp_path, kind):
     """And the global random numbers, on which such a source may depend, are restored."""
 
     def noisy():
@@ -122,15 +122,19 @@ def test_a_source_without_state_is_wound_forward(make, config, source, weights, 
     assert torch.equal(weights(cut), weights(whole))
 
 
-def test_only_the_last_two_are_kept_and_nothing_half(make, config, source, tmp_path):
+def test_the_last_two_checkpoints_are_kept_and_incomplete_ones_removed(make, config, source, tmp_path):
     (tmp_path / ".ckpt-3.part").mkdir()
     ms.Trainer(make("topk"), config(steps=14), tmp_path, progress=False).fit(source())
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "cfg.json", "ckpt-12", "ckpt-14", "metrics.jsonl", "sae.safetensors",
-    ]  # fmt: skip
+        "cfg.json",
+        "ckpt-12",
+        "ckpt-14",
+        "metrics.jsonl",
+        "sae.safetensors",
+    ]
 
 
-def test_a_finished_run_is_left_as_it_is(make, config, source, weights, tmp_path):
+def test_a_finished_run_is_not_changed(make, config, source, weights, tmp_path):
     trainer = ms.Trainer(make("topk"), config(), tmp_path, progress=False).fit(source())
     again = ms.Trainer(make("topk"), config(), tmp_path, progress=False).fit(source())
     assert torch.equal(weights(trainer.learners[0].sae), weights(again.learners[0].sae))
@@ -149,7 +153,7 @@ def damage(path, how):
 
 @pytest.mark.parametrize("how", ["cut", "altered", "missing"])
 @pytest.mark.parametrize("name", ["tensors.safetensors", "state.json"])
-def test_a_damaged_checkpoint_is_said_and_an_earlier_one_used_only_when_asked(
+def test_a_damaged_checkpoint_is_an_error_and_an_earlier_one_needs_resume(
     make, config, source, weights, tmp_path, name, how
 ):
     whole = make("relu")
@@ -165,14 +169,14 @@ def test_a_damaged_checkpoint_is_said_and_an_earlier_one_used_only_when_asked(
     assert [row["step"] for row in rows(tmp_path)] == [5, 10]
 
 
-def test_asking_for_what_is_not_there(make, config, source, tmp_path):
+def test_a_missing_checkpoint_is_an_error(make, config, source, tmp_path):
     with pytest.raises(FileNotFoundError, match="ckpt-3' does not exist; checkpoints there are of the steps none"):
         ms.Trainer(make("topk"), config(), tmp_path, progress=False).fit(source(), resume=3)
     with pytest.raises(ValueError, match="wanted a folder to resume from"):
         ms.Trainer(make("topk"), config(), progress=False).fit(source(), resume=3)
 
 
-def test_another_run_is_not_continued_by_mistake(make, config, source, tmp_path):
+def test_a_folder_of_another_run_is_refused(make, config, source, tmp_path):
     ms.Trainer(make("topk"), config(steps=4), tmp_path, progress=False).fit(source())
     with pytest.raises(ValueError, match=r"holds another run: train.lr is 0\.001 there and 0\.5 here"):
         ms.Trainer(make("topk"), config(steps=4, lr=0.5), tmp_path, progress=False).fit(source())
@@ -188,7 +192,7 @@ def test_another_run_is_not_continued_by_mistake(make, config, source, tmp_path)
         ms.Trainer(make("topk"), config(steps=4), tmp_path, progress=False).fit([])
 
 
-def test_a_checkpoint_from_before_a_field_was_there(make, config, source, weights, tmp_path):
+def test_a_checkpoint_without_later_fields_loads(make, config, source, weights, tmp_path):
     """Fields that came later have the value that was the only one then; buffers that came later start anew."""
     whole, cut = make("relu"), make("relu")
     ms.Trainer(whole, config(), progress=False).fit(source())
@@ -206,7 +210,7 @@ def test_a_checkpoint_from_before_a_field_was_there(make, config, source, weight
     assert torch.equal(weights(whole), weights(cut))
 
 
-def test_a_list_too_short_to_wind_forward(make, config, source, tmp_path):
+def test_a_source_shorter_than_the_run_is_refused(make, config, source, tmp_path):
     batches = list(source(batches=12))
     ms.Trainer(make("topk"), config(), tmp_path, progress=False).fit(batches)
     with pytest.raises(ValueError, match="ended after 5 batches, while skipping the 12"):
@@ -226,7 +230,7 @@ def test_a_run_that_diverged_does_not_replace_good_checkpoints(make, config, sou
 
 
 @pytest.mark.parametrize("floats, characters", [(100_000, 0), (10, 100_000)])
-def test_a_full_disk_in_mid_write_leaves_the_good_checkpoint(tmp_path, floats, characters):
+def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path, floats, characters):
     """A limit on the size of a file makes the write fail half-way, as a full disk does: of the tensors, of the JSON."""
     checkpoint.save(tmp_path, Checkpoint(1, {"w": torch.zeros(3)}, {}))
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
@@ -241,7 +245,7 @@ def test_a_full_disk_in_mid_write_leaves_the_good_checkpoint(tmp_path, floats, c
     assert [p.name for p in tmp_path.iterdir()] == ["ckpt-1"]
 
 
-def test_a_format_of_the_future_is_not_guessed_at(tmp_path, monkeypatch):
+def test_an_unknown_format_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "FORMAT", 2)
     checkpoint.save(tmp_path, Checkpoint(1, {"w": torch.zeros(3)}, {}))
     monkeypatch.undo()
@@ -249,7 +253,7 @@ def test_a_format_of_the_future_is_not_guessed_at(tmp_path, monkeypatch):
         checkpoint.load(tmp_path, 1)
 
 
-def test_state_that_is_not_json(make, config, source, tmp_path):
+def test_state_that_is_not_json_is_refused(make, config, source, tmp_path):
     stream = source()
     stream.state_dict = lambda: {"position": torch.ones(2)}
     with pytest.raises(TypeError, match="JSON"):

@@ -34,7 +34,7 @@ def test_restart_forgets_the_past_of_the_rows_named_only(sae):
     assert torch.equal(averaged.b_dec, before.b_dec)
 
 
-def test_trainer_keeps_it_only_when_asked(make, config, source):
+def test_the_trainer_averages_only_when_configured(make, config, source):
     trainer = ms.Trainer(make("topk"), config(ema=0.5), progress=False).fit(source())
     assert not torch.equal(trainer.averaged().W_dec, trainer.learners[0].sae.W_dec)
     with pytest.raises(ValueError, match="ema: got None"):

@@ -34,7 +34,7 @@ def stream(model):
 
 # A window has 20 contexts of 15 tokens, 4.7 batches; the first forward pass only asks for the width.
 @pytest.mark.parametrize("at, steps", [(3, 0), (28, 4)])
-def test_it_stops_between_two_forward_passes(at, steps, tmp_path, capsys):
+def test_filling_stops_between_two_forward_passes(at, steps, tmp_path, capsys):
     model = Pressed()
     model.at = at
     with pytest.raises(KeyboardInterrupt):
@@ -52,7 +52,7 @@ def test_it_stops_between_two_forward_passes(at, steps, tmp_path, capsys):
         assert torch.equal(mine, theirs), name
 
 
-def test_the_stream_can_be_used_again(tmp_path):
+def test_a_stopped_stream_can_be_used_again(tmp_path):
     model = Pressed()
     model.at = 28
     activations = stream(model)

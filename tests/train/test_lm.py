@@ -73,9 +73,15 @@ def test_a_run_learns_and_can_be_loaded(whole):
     model = load_model(whole)
     assert model.d_vocab == 300 and set(model.decode(model.generate([], 20)[1:]).split()) & {"fox", "dog", "the"}
     assert sorted(p.name for p in whole.iterdir()) == [
-        "ckpt-80", "ckpt-94", "config.json", "corpus.json", "metrics.jsonl", "model.safetensors", "tokenizer.json",
+        "ckpt-80",
+        "ckpt-94",
+        "config.json",
+        "corpus.json",
+        "metrics.jsonl",
+        "model.safetensors",
+        "tokenizer.json",
         "tokens.npy",
-    ]  # fmt: skip
+    ]
 
 
 def test_stopped_by_ctrl_c_and_resumed(text, whole, tmp_path, monkeypatch, capsys):
@@ -141,7 +147,7 @@ def test_resumed_from_an_earlier_checkpoint(text, whole, tmp_path):
         lm.train_lm(text, tmp_path, CONFIG, SHAPE, resume_from=60, progress=False)
 
 
-def test_finished_run_called_again_changes_nothing(text, whole):
+def test_a_finished_run_called_again_changes_nothing(text, whole):
     before = {p: p.read_bytes() for p in whole.rglob("*") if p.is_file()}
     lm.train_lm(text, whole, CONFIG, SHAPE, progress=False)
     assert {p: p.read_bytes() for p in whole.rglob("*") if p.is_file()} == before
@@ -209,7 +215,7 @@ def test_bad_input(text, tmp_path):
         lm.train_lm(text, tmp_path / "d", CONFIG, shape, tokenizer=tmp_path / "t.json", progress=False)
 
 
-def test_every_row_once_an_epoch():
+def test_every_row_is_read_once_per_epoch():
     rows = np.arange(50)[:, None]
     config = lm.LMTrainConfig(batch_contexts=7, seed=5)
     read = torch.cat([lm.batch_rows(rows, config, step) for step in range(15)]).flatten()[:100].tolist()
@@ -231,21 +237,21 @@ def test_loss_and_its_gradient_are_cross_entropy():
     loss.backward()
     ours = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
-    wanted = torch.nn.functional.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten())
-    wanted.backward()
-    torch.testing.assert_close(loss, wanted)
+    expected = torch.nn.functional.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten())
+    expected.backward()
+    torch.testing.assert_close(loss, expected)
     for (name, p), grad in zip(model.named_parameters(), ours, strict=True):
         torch.testing.assert_close(grad, p.grad, atol=1e-6, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_loss_of_a_token_that_has_no_chance():
+def test_loss_of_a_token_of_probability_zero():
     model = Transformer(SHAPE).init_weights(0)
     with torch.no_grad():
         model.b_U[7] = -300.0  # its probability is 0 in fp32, its loss is not infinite
     rows = torch.full((2, 33), 7)
-    wanted = torch.nn.functional.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten())
-    assert wanted > 290
-    torch.testing.assert_close(next_token_loss(model, rows), wanted)
+    expected = torch.nn.functional.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten())
+    assert expected > 290
+    torch.testing.assert_close(next_token_loss(model, rows), expected)
 
 
 def test_held_out_loss():
@@ -270,12 +276,12 @@ def test_held_out_loss():
     assert got["all"]["tokens"] == got["a"]["tokens"] + got["b"]["tokens"]
 
 
-def test_corpus_left_half_made_is_made_again(text, tmp_path):
-    made = Corpus(text, tmp_path, SHAPE, 0.02)
-    wanted = np.array(made.rows)
+def test_an_incomplete_corpus_is_made_again(text, tmp_path):
+    corpus = Corpus(text, tmp_path, SHAPE, 0.02)
+    expected = np.array(corpus.rows)
     (tmp_path / "corpus.json").unlink()  # written last: without it the rest counts for nothing
     files.write_array(tmp_path / "tokens.npy", np.zeros((3, 33), np.uint16))
-    assert np.array_equal(Corpus(text, tmp_path, SHAPE, 0.02).rows, wanted)
+    assert np.array_equal(Corpus(text, tmp_path, SHAPE, 0.02).rows, expected)
     began = time.monotonic()
     Corpus(text, tmp_path, SHAPE, 0.02)
     assert time.monotonic() - began < 5

@@ -12,7 +12,7 @@ def rows(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_jsonl_has_no_step_twice_and_no_cut_line_after_a_resume(tmp_path):
+def test_jsonl_has_no_repeated_step_and_no_cut_line_after_a_resume(tmp_path):
     path = tmp_path / "deep" / "metrics.jsonl"
     log = JsonlLogger(path)
     log.start(0)
@@ -30,16 +30,16 @@ def test_jsonl_has_no_step_twice_and_no_cut_line_after_a_resume(tmp_path):
     assert rows(path)[2]["loss"] == 1.0 and rows(path)[0]["loss"] == 10 / 3
 
 
-def test_rows_of_a_run(make, config, source, tmp_path):
+def test_rows_of_metrics_of_a_run(make, config, source, tmp_path):
     ms.Trainer(make("topk"), config(clip=1.0), tmp_path, progress=False).fit(source())
     got = rows(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in got] == [5, 10, 12]
     assert [row["tokens"] for row in got] == [320, 640, 768]
-    wanted = {"loss", "mse", "sparsity", "aux", "l0", "dead", "lr", "grad_norm", "tokens_per_second", "seconds"}
-    assert wanted <= set(got[0])
+    expected = {"loss", "mse", "sparsity", "aux", "l0", "dead", "lr", "grad_norm", "tokens_per_second", "seconds"}
+    assert expected <= set(got[0])
 
 
-def test_a_row_is_the_mean_since_the_last(make, config, source):
+def test_a_row_is_the_mean_since_the_last_row(make, config, source):
     class Keep:
         def __init__(self):
             self.events = []

@@ -16,7 +16,7 @@ def train(sae, cfg, folder, data, **options):
     return ms.Trainer(sae, cfg, folder, progress=False, **options).fit(data)
 
 
-def test_steps_may_grow_and_what_remains_is_said(make, config, source, tmp_path, capsys):
+def test_steps_may_grow_and_the_rest_is_printed(make, config, source, tmp_path, capsys):
     train(make("topk"), config(), tmp_path, source())
     longer = config(steps=40, lr_decay=0.25)
     with pytest.raises(ValueError, match=r"train\.lr_decay is 0\.2 there"):
@@ -63,7 +63,7 @@ def test_a_run_begins_with_the_weights_of_another(make, config, source, weights,
         train(make("topk"), config(), tmp_path / "c", source(seed=1), start=tmp_path / "saved")
 
 
-def test_a_start_that_does_not_fit(make, config, source, tmp_path):
+def test_a_start_of_another_shape_is_refused(make, config, source, tmp_path):
     train(make("topk"), config(), tmp_path / "a", source())
     ms.save(make("topk"), tmp_path / "saved")
     train([make("topk"), make("relu")], config(), tmp_path / "two", source())
@@ -81,7 +81,7 @@ def test_a_start_that_does_not_fit(make, config, source, tmp_path):
         ms.Trainer(make("topk"), config(adam_state="bf16"), start=tmp_path / "a", moments=True)
 
 
-def test_an_unfinished_dictionary_says_so_every_time(make, config, source, tmp_path):
+def test_an_unfinished_dictionary_warns_at_every_load(make, config, source, tmp_path):
     for folder in ("a", "b"):  # the same line of code twice: Python would show an ordinary warning once
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("default")

@@ -5,7 +5,7 @@ import monosem as ms
 from monosem.train import memory
 
 
-def test_estimate_counts_parameters_adam_and_average():
+def test_the_estimate_counts_parameters_adam_and_average():
     parameters = 2 * 4096 * 512 + 4096 + 512
     without = memory.bytes_needed(512, 4096, 0)
     assert without == 3 * 4 * parameters + 2 * 4096 * 512
@@ -13,7 +13,7 @@ def test_estimate_counts_parameters_adam_and_average():
     assert without - memory.bytes_needed(512, 4096, 0, built=True) == 4 * parameters
 
 
-def test_too_wide_a_dictionary_is_refused_with_its_need(make, config, monkeypatch):
+def test_a_dictionary_too_wide_for_memory_is_refused(make, config, monkeypatch):
     monkeypatch.setattr(memory, "available_memory", lambda: 10_000)
     with pytest.raises(ValueError, match=r"d_sae: training d_sae=\[48\] needs about 38.9 kB more memory on cpu"):
         ms.Trainer(make("topk"), config())

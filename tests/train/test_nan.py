@@ -16,7 +16,7 @@ def poisoned(batches, number, value):
 
 @pytest.mark.parametrize("value, what", [(float("nan"), "1 NaN and 0 Inf"), (float("-inf"), "0 NaN and 1 Inf")])
 @pytest.mark.parametrize("kind", ["topk", "relu"])
-def test_nan_or_inf_names_the_batch_and_moves_nothing(make, config, source, weights, kind, value, what):
+def test_nan_or_inf_names_the_batch_and_changes_no_weight(make, config, source, weights, kind, value, what):
     good = list(source(batches=12))
     sae = make(kind)
     trainer = ms.Trainer(sae, config(), progress=False)
@@ -30,7 +30,7 @@ def test_nan_or_inf_names_the_batch_and_moves_nothing(make, config, source, weig
     assert torch.equal(weights(sae), weights(reference.learners[0].sae))
 
 
-def test_step_checks_too_and_every_autoencoder_is_spared(make, weights, config):
+def test_step_checks_the_batch_before_any_autoencoder_changes(make, weights, config):
     saes = [make("topk"), make("relu")]
     before = [weights(s) for s in saes]
     trainer = ms.Trainer(saes, config())
@@ -59,7 +59,7 @@ def test_large_finite_numbers_are_not_mistaken_for_infinity(make, config):
         ([[0.0] * D], TypeError, "got list; wanted a tensor"),
     ],
 )
-def test_wrong_batches(make, weights, config, x, error, words):
+def test_wrong_batches_are_refused(make, weights, config, x, error, words):
     sae = make("topk")
     before = weights(sae)
     with pytest.raises(error, match=words):
@@ -77,7 +77,7 @@ def test_half_precision_batches_are_widened_exactly(make, config, weights, sourc
     assert torch.equal(weights(half), weights(full))
 
 
-def test_streams_that_give_nothing(make, config):
+def test_empty_streams_are_refused(make, config):
     for empty in ([], iter(()), (x for x in ())):
         with pytest.raises(ValueError, match="activations: got an empty stream"):
             ms.Trainer(make("topk"), config(), progress=False).fit(empty)

@@ -74,7 +74,7 @@ def test_draws_are_without_replacement_and_never_of_zero_inputs(make):
     assert len(draw.rows) == 30 == len(draw.rows.unique(dim=0)) and (draw.rows != 0).any(1).all()
 
 
-def test_no_more_inputs_than_planned_are_looked_at(make):
+def test_no_more_inputs_than_planned_are_used(make):
     draw = InputDraw(make("relu"), 300, PLAN, torch.Generator())
     x = torch.randn(280, D)
     draw.offer(x[:150])
@@ -84,7 +84,7 @@ def test_no_more_inputs_than_planned_are_looked_at(make):
 
 
 @pytest.mark.parametrize("kind", ["topk", "relu"])
-def test_dead_neurons_get_the_papers_new_start(make, config, source, kind):
+def test_dead_neurons_restart_as_in_the_paper(make, config, source, kind):
     """Steps 1, 4, 5 and 6, on a run of exactly up to the first resampling."""
     sae, dead = make(kind), torch.tensor([3, 20, 47])
     kill(sae, dead)
@@ -125,7 +125,7 @@ def test_dead_neurons_get_the_papers_new_start(make, config, source, kind):
     assert (seen[0][:, None] == pool[None]).all(-1).any(1).all()
 
 
-def test_a_neuron_that_fired_within_the_window_is_left_alone(make):
+def test_a_neuron_that_fired_within_the_window_is_not_resampled(make):
     learner = Learner(make("relu"), ms.TrainConfig(resample=PLAN))
     fired = torch.zeros(F, dtype=torch.bool)
     learner.dead.update(fired, 64)
@@ -143,7 +143,7 @@ def test_the_position_in_the_data_depends_on_the_plan_alone(make, config, source
     assert stream.state_dict()["batch"] == 13 + 2 * 4
 
 
-def test_a_stream_that_ends_while_resampling(make, config, source):
+def test_a_stream_may_end_while_resampling(make, config, source):
     sae = make("relu")
     kill(sae, torch.arange(40))
     trainer = ms.Trainer(sae, config(steps=20, resample=PLAN), progress=False)

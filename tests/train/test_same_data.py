@@ -67,7 +67,7 @@ def test_a_shuffling_loader_resumes_with_the_order_of_the_first_time(make, confi
     assert torch.equal(weights(cut), weights(whole))
 
 
-def test_a_checkpoint_from_before_is_gone_on_with_and_says_so(make, config, weights, tmp_path, x):
+def test_a_checkpoint_without_a_fingerprint_resumes_with_a_warning(make, config, weights, tmp_path, x):
     whole, cut = make("topk"), make("topk")
     train(whole, config(), tmp_path, x)
     saved = checkpoint.load(tmp_path, 8)
@@ -80,12 +80,12 @@ def test_a_checkpoint_from_before_is_gone_on_with_and_says_so(make, config, weig
     assert torch.equal(weights(cut), weights(whole))
 
 
-def test_the_result_says_what_it_was_made_from(make, config, tmp_path, x):
+def test_the_result_has_the_fingerprint_of_its_data(make, config, tmp_path, x):
     train(make("topk"), config(), tmp_path, x)
     assert ms.load(tmp_path).metadata["data"] == {"kind": "tensor", **fingerprint.of_array(x)}
 
 
-def test_arrays_and_loaders_train_as_their_tensors(make, config, weights, x):
+def test_arrays_and_loaders_train_like_tensors(make, config, weights, x):
     made = [make("topk") for _ in range(3)]
     for sae, data in zip(made, (x, x.numpy(), x.numpy()[::-1][::-1]), strict=True):
         train(sae, config(), None, data)

@@ -52,7 +52,7 @@ def test_bad_configuration_names_the_field(bad):
         cfg(**bad)
 
 
-def test_a_plan_that_would_never_happen_is_refused():
+def test_a_resampling_plan_beyond_the_run_is_refused():
     with pytest.raises(ValueError, match=r"resample\.at_steps: .* steps=100, so that no neuron .*for_run"):
         cfg(resample=ms.ResampleConfig())
 

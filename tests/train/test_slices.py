@@ -30,43 +30,43 @@ def test_gradients_are_those_of_the_whole_batch(contexts):
             loss = slices.backward(rows)
     ours = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
-    wanted = next_token_loss(model, rows)
-    wanted.backward()
-    assert loss == pytest.approx(wanted.item(), rel=1e-6)
+    expected = next_token_loss(model, rows)
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), rel=1e-6)
     for (name, p), gradient in zip(model.named_parameters(), ours, strict=True):
         torch.testing.assert_close(gradient, p.grad, atol=1e-7, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_bits_do_not_depend_on_the_threads(threads):
     model, rows = made(5 * CONTEXTS + 1)
-    found = []
+    results = []
     for count in (1, 2, 3):
         threads(count)
         with Slices(model, len(rows)) as slices:
             assert torch.get_num_threads() == 1
-            found.append((slices.backward(rows), [p.grad for p in model.parameters()]))
+            results.append((slices.backward(rows), [p.grad for p in model.parameters()]))
         assert torch.get_num_threads() == count
-    for loss, gradients in found[1:]:
-        assert loss == found[0][0]
-        assert all(torch.equal(a, b) for a, b in zip(gradients, found[0][1], strict=True))
+    for loss, gradients in results[1:]:
+        assert loss == results[0][0]
+        assert all(torch.equal(a, b) for a, b in zip(gradients, results[0][1], strict=True))
 
 
 @pytest.mark.parametrize(("contexts", "each"), [(CONTEXTS, 7), (2 * CONTEXTS, 3), (3 * CONTEXTS - 1, 2)])
 def test_threads_beyond_the_slices_share_their_operations(threads, contexts, each):
     model, rows = made(contexts)
     with Slices(model, contexts) as slices:
-        wanted = slices.backward(rows)
+        expected = slices.backward(rows)
     gradients = [p.grad for p in model.parameters()]
     threads(7)
     with Slices(model, contexts) as slices:
         assert torch.get_num_threads() == each
-        assert slices.backward(rows) == pytest.approx(wanted, rel=1e-6)
+        assert slices.backward(rows) == pytest.approx(expected, rel=1e-6)
     assert torch.get_num_threads() == 7
     for p, gradient in zip(model.parameters(), gradients, strict=True):
         torch.testing.assert_close(p.grad, gradient, atol=1e-7, rtol=1e-5)
 
 
-def test_what_a_thread_raises_is_raised_and_the_threads_are_put_back(threads):
+def test_an_exception_in_a_thread_is_raised_and_the_thread_count_restored(threads):
     threads(2)
     model, rows = made(4 * CONTEXTS)
     rows[-1, 0] = 300  # no such token

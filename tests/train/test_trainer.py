@@ -74,9 +74,9 @@ def test_sixty_steps_equal_autograd_with_adam_in_float32(make, config, source, k
     clear = total = 0
     for x, _, _ in steps:
         trainer.step(x)
-        mine, theirs = fast.encode(x).to_dense() > 0, slow.encode(x).to_dense() > 0
+        fast_active, slow_active = fast.encode(x).to_dense() > 0, slow.encode(x).to_dense() > 0
         sure = _margin(slow, x) > 2e-5
-        assert torch.equal(mine[sure], theirs[sure])
+        assert torch.equal(fast_active[sure], slow_active[sure])
         clear, total = clear + int(sure.sum()), total + len(x)
     assert clear > 0.99 * total
     for (name, a), b, c in zip(fast.named_parameters(), slow.parameters(), exact.parameters(), strict=True):
@@ -102,7 +102,7 @@ LOW_MEMORY = [
 
 
 @pytest.mark.parametrize("kind", ["topk", "relu"])
-def test_low_memory_learns_as_well(make, config, source, kind):
+def test_moments_in_fewer_bits_reach_the_same_loss(make, config, source, kind):
     """After 300 steps the loss is within 5 % of that of Adam with moments in fp32."""
 
     def loss(**options) -> float:
@@ -151,7 +151,7 @@ def test_lazy_rows_move_only_when_they_fire(make, config, source):
         assert torch.equal((w != old).any(-1), fires)
 
 
-def test_a_list_learns_as_each_would_alone(make, config, source, weights):
+def test_several_autoencoders_learn_as_each_alone(make, config, source, weights):
     plan = ms.ResampleConfig(at_steps=(6,), window=3, n_inputs=100)
     cfg = [config(resample=plan), config(lr=3e-3, resample=plan)]
     together = [make("topk"), make("relu")]
@@ -162,7 +162,7 @@ def test_a_list_learns_as_each_would_alone(make, config, source, weights):
         assert torch.equal(weights(alone), weights(one))
 
 
-def test_batches_of_other_sizes_are_fine(make, config):
+def test_batch_sizes_may_vary(make, config):
     sizes = (1, 64, 7, 200)
     trainer = ms.Trainer(make("relu"), config(steps=4), progress=False).fit([torch.randn(n, D) for n in sizes])
     assert trainer.tokens_done == sum(sizes) and trainer.steps_done == 4
@@ -191,7 +191,7 @@ def test_a_tensor_is_shuffled_and_repeated(make, config, weights):
     assert order[0] != order[1]
 
 
-def test_the_result_is_there_for_ms_load(make, config, source, weights, tmp_path):
+def test_ms_load_reads_the_result(make, config, source, weights, tmp_path):
     ms.Trainer(make("topk"), config(ema=0.9), tmp_path / "one", progress=False, metadata={"note": "x"}).fit(source())
     loaded = ms.load(tmp_path / "one")
     assert loaded.metadata["note"] == "x" and loaded.metadata["tokens"] == 768
@@ -202,7 +202,7 @@ def test_the_result_is_there_for_ms_load(make, config, source, weights, tmp_path
     assert torch.equal(weights(ms.load(tmp_path / "two" / "1")), weights(saes[1]))
 
 
-def test_a_stream_that_ends_early_is_said_and_saved(make, config, source, tmp_path):
+def test_a_stream_that_ends_early_warns_and_is_saved(make, config, source, tmp_path):
     with pytest.warns(RuntimeWarning, match="the stream ended after 7 of 12 steps"):
         trainer = ms.Trainer(make("topk"), config(), tmp_path, progress=False).fit(source(batches=7))
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").open()] == [5, 7]
@@ -210,7 +210,7 @@ def test_a_stream_that_ends_early_is_said_and_saved(make, config, source, tmp_pa
     assert (tmp_path / "ckpt-7").is_dir() and ms.load(tmp_path)
 
 
-def test_two_runs_in_one_folder(make, config, source, tmp_path):
+def test_a_folder_in_use_is_refused(make, config, source, tmp_path):
     with folder_lock(tmp_path), pytest.raises(RuntimeError, match="being written to by process"):
         ms.Trainer(make("topk"), config(), tmp_path, progress=False).fit(source())
     assert not list(tmp_path.glob("ckpt-*"))
@@ -226,9 +226,10 @@ def test_two_runs_in_one_folder(make, config, source, tmp_path):
         ("width", 2, r"sae\.cfg\.d_in: got \[16, 20\]"),
     ],
 )
-def test_lists_that_disagree(make, config, saes, configs, words):
-    built = {2: lambda: [make("topk"), make("relu")], 0: list, "twice": lambda: [make("topk")] * 2,
-             "width": lambda: [make("topk"), ms.TopKSAE(20, 40, k=2)]}[saes]()  # fmt: skip
+def test_lists_that_disagree_are_refused(make, config, saes, configs, words):
+    topk = make("topk")
+    lists = {2: [topk, make("relu")], 0: [], "twice": [topk, topk], "width": [topk, ms.TopKSAE(20, 40, k=2)]}
+    built = lists[saes]
     if saes == "twice":
         built = [built[0], built[0]]
     given = [config(), config(steps=13)] if configs == "steps" else [config()] * configs
@@ -244,7 +245,7 @@ def test_progress_is_in_tokens_with_loss_l0_and_dead_share(make, config, source,
 
 
 @pytest.mark.parametrize("number, stop", [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
-def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(
+def test_ctrl_c_finishes_the_step_saves_and_prints_how_to_resume(
     make, config, source, weights, tmp_path, capsys, number, stop
 ):
     class Interrupted(SyntheticDictionary):
@@ -268,7 +269,7 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(
     assert torch.equal(weights(resumed), weights(whole))
 
 
-def test_ctrl_c_without_a_folder_says_that_nothing_is_saved(make, config, capsys):
+def test_ctrl_c_without_a_folder_prints_that_nothing_is_saved(make, config, capsys):
     def batches():
         yield torch.randn(8, D)
         os.kill(os.getpid(), signal.SIGINT)

@@ -18,7 +18,7 @@ from monosem.ops import SparseCode, backend, checks
 from monosem.ops.capacity import Capacity
 from monosem.ops.memory import check_memory
 from monosem.ops.step_stats import phase
-from monosem.ops.structs import EncoderCopy as EncoderCopy
+from monosem.ops.structs import EncoderCopy
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class SAE(nn.Module, ABC):
 
     Config: ClassVar[type[SAEConfig]]  # of the class; ``cfg`` is that of the autoencoder
     cfg: SAEConfig
-    capacity: Capacity  # how a step runs on this device; no result depends on it
+    capacity: Capacity  # how a step runs on its device: dense or sparse, and with how much reserved space
 
     def __init__(
         self, cfg: SAEConfig, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32

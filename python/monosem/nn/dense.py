@@ -12,8 +12,8 @@ from monosem.ops.precision import as_given
 from monosem.ops.sparse_decode import weighted_sum
 from monosem.ops.step_stats import phase
 
-# Activations of a block of features. Products of this size are as fast as larger ones on a CPU, where what a step may
-# take beyond its weights is little; a GPU wants larger ones.
+# Activations of a block of features. On a CPU products of this size are as fast as larger ones, and a step needs little
+# memory beyond its weights; on a GPU larger products are faster.
 CPU_BYTES, GPU_BYTES = 2 << 20, 64 << 20
 
 

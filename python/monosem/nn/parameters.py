@@ -1,4 +1,4 @@
-"""How the parameters of an autoencoder are updated: each autoencoder declares its own, everything else loops."""
+"""How the parameters of an autoencoder are updated: each class declares its own, all other code loops over them."""
 
 from __future__ import annotations
 

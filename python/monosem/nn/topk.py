@@ -14,7 +14,7 @@ from monosem.nn.registry import register
 from monosem.ops import SparseCode, step_stats
 from monosem.ops.capacity import DeadFeatureCapacity
 from monosem.ops.step_stats import phase
-from monosem.ops.structs import EncoderCopy as EncoderCopy
+from monosem.ops.structs import EncoderCopy
 
 
 @register

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from monosem.ops import delayed_stats, gpu, step_stats
 from monosem.ops.code import SparseCode
 from monosem.ops.delayed_stats import LAG, DelayedStats, PendingCopy
-from monosem.ops.structs import EncoderCopy as EncoderCopy
+from monosem.ops.structs import EncoderCopy
 from monosem.ops.threshold_encode import threshold_encode, threshold_encode_within
 
 DENSE_ABOVE = 0.1  # share of active features above which dense products are faster than gathering rows

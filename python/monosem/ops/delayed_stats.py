@@ -11,7 +11,7 @@ LAG = 2  # steps: the host may be that far ahead of the GPU
 
 
 class PendingCopy:
-    """A copy of a few numbers to the host, begun now; ``get`` waits for this copy alone."""
+    """A copy of a few numbers to the host, begun now; ``get`` synchronises with this copy alone."""
 
     def __init__(self, numbers: Tensor) -> None:
         self._event = None

@@ -1,4 +1,4 @@
-"""Checkpoints: a folder of safetensors and JSON that appears whole or not at all, with checksums.
+"""Checkpoints: a folder of safetensors and JSON, written atomically, with checksums.
 
 ``<run>/ckpt-<step>/tensors.safetensors`` holds every tensor, ``state.json`` everything else and both checksums.
 The folder is written under a hidden name, synced to disk and renamed; the last two are kept.
@@ -26,7 +26,7 @@ KEEP = 2
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run needs to go on as if it had never stopped."""
+    """The state from which a run continues as if it had never stopped."""
 
     step: int
     tensors: dict[str, Tensor]
@@ -38,16 +38,16 @@ def path_of(folder: Path, step: int) -> Path:
 
 
 def saved_steps(folder: Path) -> list[int]:
-    """The steps at which ``folder`` has a checkpoint, rising."""
+    """The steps at which ``folder`` has a checkpoint, in ascending order."""
     names = (re.fullmatch(r"ckpt-(\d+)", p.name) for p in folder.iterdir()) if folder.is_dir() else ()
     return sorted(int(name[1]) for name in names if name)
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write ``<folder>/ckpt-<step>`` whole, then forget all but the last two. The caller holds the folder's lock.
+    """Write ``<folder>/ckpt-<step>`` atomically, then delete all but the last two. The caller holds the folder's lock.
 
     Raises:
-        OSError: the disk is full, say; the checkpoints there before are untouched.
+        OSError: the disk is full, for example; the earlier checkpoints are unchanged.
         TypeError: ``checkpoint.state`` is not JSON.
     """
     target = path_of(folder, checkpoint.step)
@@ -60,7 +60,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
             {"format": FORMAT, "step": checkpoint.step, "sha256": _sha256(part / "tensors.safetensors")}
             | {"state": checkpoint.state}
         )
-        # One line of JSON and, on the next, its checksum: what is hashed is what is in the file, byte for byte.
+        # One line of JSON and, on the next, its checksum: of exactly the bytes in the file.
         files.write_text(part / "state.json", body + "\n" + hashlib.sha256(body.encode()).hexdigest() + "\n")
         _sync(part)
         if target.exists():  # the same step, saved before
@@ -68,11 +68,11 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
         os.rename(part, target)
         _sync(folder)
     except OSError as error:
-        kept = ", ".join(path_of(folder, s).name for s in saved_steps(folder)) or "none yet"
+        earlier = ", ".join(path_of(folder, s).name for s in saved_steps(folder)) or "none yet"
         raise OSError(
             error.errno,
             f"could not write the checkpoint {str(target)!r} ({error.strerror or error}); earlier checkpoints are "
-            f"untouched ({kept}). Free some space and call again: the run resumes from the last one.",
+            f"untouched ({earlier}). Free some space and call again: the run resumes from the last one.",
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -85,13 +85,13 @@ def load(folder: Path, step: int) -> Checkpoint:
     """Read ``<folder>/ckpt-<step>`` and verify it.
 
     Raises:
-        ValueError: it is cut short or altered; names what is wrong and which other checkpoints are there.
+        ValueError: it is cut short or altered; the message names the damage and the other checkpoints.
         FileNotFoundError: there is none.
     """
     path = path_of(folder, step)
     if not path.is_dir():
-        there = ", ".join(map(str, saved_steps(folder))) or "none"
-        raise FileNotFoundError(f"resume: {str(path)!r} does not exist; checkpoints there are of the steps {there}")
+        steps = ", ".join(map(str, saved_steps(folder))) or "none"
+        raise FileNotFoundError(f"resume: {str(path)!r} does not exist; checkpoints there are of the steps {steps}")
     try:
         body, checksum = (path / "state.json").read_text(encoding="utf-8").split("\n")[:2]
     except (FileNotFoundError, UnicodeDecodeError, ValueError):
@@ -122,23 +122,23 @@ def set_aside_after(folder: Path, step: int) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed run left half written. The caller holds the folder's lock."""
+    """Remove the incomplete checkpoints of a killed run. The caller holds the folder's lock."""
     for part in folder.glob(".ckpt-*.part"):
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _damaged(folder: Path, step: int, what: str) -> ValueError:
+def _damaged(folder: Path, step: int, damage: str) -> ValueError:
     others = [s for s in saved_steps(folder) if s != step]
     advice = (
         f"To resume from an earlier one, pass resume={max(others)} (--resume-from {max(others)})."
         if others
         else "There is no other one: restore it from a backup, or start in another folder."
     )
-    return ValueError(f"resume: the checkpoint {str(path_of(folder, step))!r} is damaged: {what}. {advice}")
+    return ValueError(f"resume: the checkpoint {str(path_of(folder, step))!r} is damaged: {damage}. {advice}")
 
 
 def _remove(path: Path) -> None:
-    """Out of sight in one move, then deleted: a kill in between leaves no half checkpoint under a good name."""
+    """Renamed, then deleted: a kill in between leaves no incomplete checkpoint under a valid name."""
     hidden = path.with_name(f".{path.name}.old.part")
     shutil.rmtree(hidden, ignore_errors=True)
     os.rename(path, hidden)
@@ -146,7 +146,7 @@ def _remove(path: Path) -> None:
 
 
 def _sync(folder: Path) -> None:
-    if os.name == "nt":  # which opens no folders; its file systems keep a log of renames
+    if os.name == "nt":  # Windows cannot open folders; its file systems journal renames
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:

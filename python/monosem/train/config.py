@@ -32,7 +32,7 @@ class TrainConfig:
         decay_shape: ``"linear"`` or ``"cosine"``.
         sparsity_warmup: time over which the sparsity penalty rises linearly from 0 (no effect on TopK).
         clip: largest gradient norm, over all parameters; ``None`` for no clipping.
-        ema: decay of an exponential moving average of the weights (0.999, say); ``None`` for none.
+        ema: decay of an exponential moving average of the weights (for example 0.999); ``None`` for none.
         dead_after: a feature that fired on none of this many tokens is dead: AuxK revives it, metrics count it.
             Gao et al. (2406.04093) use 10 M in runs of billions of tokens.
         resample: the paper's resampling of dead neurons (section "Neuron Resampling"); ``None`` for none.

@@ -1,4 +1,4 @@
-"""Which features have stopped firing."""
+"""Features that have stopped firing."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 class DeadTracker:
-    """Counts, for each of F features, the tokens and the steps since it last fired; never waits for the device.
+    """Counts, for each of F features, the tokens and the steps since it last fired; never synchronises with the device.
 
-    Both start at 0, so that no feature is dead before it had its chance.
+    Both start at 0, so that no feature is dead before it could have fired.
     """
 
     def __init__(self, d_sae: int, device: torch.device | str = "cpu") -> None:
@@ -30,7 +30,7 @@ class DeadTracker:
         return self.steps_since_fired >= n_steps
 
     def reset(self, features: Tensor) -> None:
-        """Give ``features`` (int64 [n]) a fresh start: a neuron just resampled is not dead."""
+        """Set the counters of ``features`` (int64 [n]) to 0: a neuron just resampled is not dead."""
         self.tokens_since_fired[features] = 0
         self.steps_since_fired[features] = 0
 

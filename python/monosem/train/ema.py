@@ -11,8 +11,8 @@ from monosem.nn import SAE
 class Ema:
     """Keeps ``average ← decay·average + (1 - decay)·weights``, starting from the weights it is given.
 
-    The average of unit vectors is a little shorter than 1, and it is kept so: ``copy_to`` gives the average itself,
-    because to stretch the decoder rows would change what the dictionary computes.
+    The average of unit vectors is a little shorter than 1. ``copy_to`` writes the average itself, because normalising
+    its decoder rows would change the function that the dictionary computes.
     """
 
     def __init__(self, sae: SAE, decay: float) -> None:
@@ -28,9 +28,9 @@ class Ema:
 
     @torch.no_grad()
     def restart(self, features: Tensor | None = None) -> None:
-        """Forget the past of ``features`` (rows of every parameter that has one per feature), or all of it.
+        """Restart the average of ``features`` (in every parameter that has an entry per feature), or of everything.
 
-        A resampled neuron has nothing in common with the dead one whose place it takes.
+        A resampled neuron has nothing in common with the dead one that it replaces.
         """
         for name, average in self._averages.items():
             if features is None:

@@ -38,7 +38,7 @@ class StopRequest:
         self._old.clear()
 
     def raise_if_asked(self, message: str) -> None:
-        """Stop as the signal would have, after telling why: KeyboardInterrupt for Ctrl-C, exit code 143 for SIGTERM."""
+        """Print the message and stop as the signal would: KeyboardInterrupt for Ctrl-C, exit code 143 for SIGTERM."""
         if self.signal is None:
             return
         print(message, file=sys.stderr)

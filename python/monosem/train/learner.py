@@ -57,8 +57,8 @@ class Learner:
         if captured is None or decision is None:
             return self._step(x, lr, scale) | self._plain | {"lr": lr}
         self.fast.count_step(lr)
-        at = tuple(p.data_ptr() for p in self.sae.parameters())  # a graph knows addresses
-        metrics: Metrics = dict(captured(x, (decision, at)))
+        addresses = tuple(p.data_ptr() for p in self.sae.parameters())  # a graph is valid for these only
+        metrics: Metrics = dict(captured(x, (decision, addresses)))
         if captured.replaying:
             self.sae.capacity.replayed()
         return metrics | self._plain | {"lr": lr}
@@ -154,6 +154,6 @@ class Learner:
     def describe(self) -> JsonDict:
         """The settings that a checkpoint of this run has too: those of the dictionary and of its training."""
         train = self.cfg.to_json()
-        for name in ("log_every", "checkpoint_every", "cuda_graph"):  # these do not change what is learned
+        for name in ("log_every", "checkpoint_every", "cuda_graph"):  # without effect on the weights
             del train[name]
         return {"sae": {"kind": self.sae.cfg.kind, **asdict(self.sae.cfg)}, "train": train}

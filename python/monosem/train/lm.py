@@ -1,4 +1,4 @@
-"""Train the small language model whose activations the dictionaries explain."""
+"""Training of the small language model whose activations the dictionaries explain."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LOG_EVERY = 50
 
 @dataclass(frozen=True)
 class LMTrainConfig:
-    """How the language model is trained: AdamW, linear warm-up, cosine decay to zero at the last step."""
+    """The settings of AdamW with linear warm-up and cosine decay to zero at the last step."""
 
     seed: int = 0
     epochs: float = 1.0
@@ -64,12 +64,12 @@ def _order(seed: int, epoch: int, rows: int) -> np.ndarray:
 
 def batch_rows(rows: np.ndarray, cfg: LMTrainConfig, step: int) -> Tensor:
     """The rows of one step: each epoch is a permutation of all rows that depends on the seed and the epoch only."""
-    wanted = np.arange(step * cfg.batch_contexts, (step + 1) * cfg.batch_contexts)
-    chosen = np.empty_like(wanted)
-    for epoch in np.unique(wanted // len(rows)):
+    positions = np.arange(step * cfg.batch_contexts, (step + 1) * cfg.batch_contexts)  # in the sequence of all epochs
+    chosen = np.empty_like(positions)
+    for epoch in np.unique(positions // len(rows)):
         order = _order(cfg.seed, int(epoch), len(rows))
-        here = wanted // len(rows) == epoch
-        chosen[here] = order[wanted[here] % len(rows)]
+        of_epoch = positions // len(rows) == epoch
+        chosen[of_epoch] = order[positions[of_epoch] % len(rows)]
     return torch.from_numpy(rows[chosen].astype(np.int64))
 
 
@@ -84,10 +84,10 @@ def train_lm(
     resume_from: int | None = None,
     progress: bool = True,
 ) -> Transformer:
-    """Train a language model on JSON-lines text into a folder; a second call goes on where the first was stopped.
+    """Train a language model on JSON-lines text into a folder; a second call continues where the first was stopped.
 
     A run that was stopped, by Ctrl-C or a kill, and resumed ends with bitwise the weights of one that never stopped:
-    which rows a step reads depends on the seed and the step alone, and the checkpoint holds all the rest.
+    the rows of a step depend on the seed and the step alone, and the checkpoint holds everything else.
 
     Args:
         text: JSON lines, ``{"source", "text"}``; plain, ``.gz`` or ``.xz``.
@@ -99,7 +99,7 @@ def train_lm(
     Raises:
         ValueError: too little text, a checkpoint of another configuration or a damaged one, a loss that is not finite.
         RuntimeError: another run writes to ``out`` or is preparing ``cache``.
-        KeyboardInterrupt: Ctrl-C, after the checkpoint is written and the way to go on is told.
+        KeyboardInterrupt: Ctrl-C, after the checkpoint is written and the way to resume is printed.
     """
     out, cache = Path(out), Path(cache or out)
     with folder_lock(out), StopRequest() as stop:
@@ -118,7 +118,7 @@ def train_lm(
 
 
 class _Run:
-    """The state of a training run, all of which a checkpoint holds."""
+    """The state of a training run; a checkpoint holds all of it."""
 
     def __init__(self, out: Path, cfg: LMTrainConfig, model_cfg: LMConfig, corpus: Corpus) -> None:
         self.out, self.cfg, self.corpus = out, cfg, corpus
@@ -133,8 +133,10 @@ class _Run:
         rest = [p for p in self.model.parameters() if p.ndim <= 1]
         self.optimizer = torch.optim.AdamW(
             [{"params": decay, "weight_decay": cfg.weight_decay}, {"params": rest, "weight_decay": 0.0}],
-            lr=cfg.lr, betas=cfg.betas, fused=True,
-        )  # fmt: skip
+            lr=cfg.lr,
+            betas=cfg.betas,
+            fused=True,
+        )
         self.names = [n for p in (*decay, *rest) for n, q in self.model.named_parameters() if q is p]
         self.identity = json.loads(json.dumps({"train": asdict(cfg), "model": asdict(model_cfg)} | corpus.identity))
         self.step = 0
@@ -193,15 +195,15 @@ class _Run:
         checkpoint.save(self.out, checkpoint.Checkpoint(self.step, tensors, state))
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
-        """Take up a checkpoint.
+        """Continue from a checkpoint.
 
         Raises:
-            ValueError: it belongs to other training; names what differs.
+            ValueError: it belongs to other training; the message names the differences.
         """
-        theirs = saved.state["identity"]
-        flat = {k: v for k, v in (theirs["train"] | theirs["model"] | theirs).items() if k not in ("train", "model")}
-        ours = self.identity["train"] | self.identity["model"] | self.identity
-        different = [f"{k} was {v!r}, now {ours.get(k)!r}" for k, v in flat.items() if ours.get(k) != v]
+        old = saved.state["identity"]
+        flat = {k: v for k, v in (old["train"] | old["model"] | old).items() if k not in ("train", "model")}
+        own = self.identity["train"] | self.identity["model"] | self.identity
+        different = [f"{k} was {v!r}, now {own.get(k)!r}" for k, v in flat.items() if own.get(k) != v]
         if different:
             raise ValueError(
                 f"out: {str(self.out)!r} holds checkpoints of other training ({'; '.join(different)}); wanted the same "

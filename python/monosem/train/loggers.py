@@ -1,4 +1,4 @@
-"""Where metrics go: JSON lines by default; W&B and TensorBoard when they are installed."""
+"""Loggers of metrics: JSON lines by default; W&B and TensorBoard when they are installed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from monosem.data import files
 class Logger(Protocol):
     """Anything with these three methods can follow a run.
 
-    What ``start`` raises ends ``fit`` before it has begun. An exception of ``log`` or ``close`` is a warning, and this
-    logger is left out of the rest of the run; to stop training from a logger, raise KeyboardInterrupt.
+    An exception of ``start`` ends ``fit`` before its first step. One of ``log`` or ``close`` becomes a warning, and
+    this logger is left out of the rest of the run; to stop training from a logger, raise KeyboardInterrupt.
     """
 
     def start(self, step: int) -> None:
@@ -38,9 +38,9 @@ class JsonlLogger:
     def start(self, step: int) -> None:
         if self.path.exists():
             text = self.path.read_text(encoding="utf-8", errors="replace")
-            kept = "".join(line + "\n" for line in text.split("\n") if _step_of(line) <= step)
-            if kept != text:
-                files.write_text(self.path, kept)
+            earlier = "".join(line + "\n" for line in text.split("\n") if _step_of(line) <= step)
+            if earlier != text:
+                files.write_text(self.path, earlier)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._out = self.path.open("a", encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Will it fit: an estimate of the memory that training needs, before it begins."""
+"""An estimate of the memory that training needs, before it begins."""
 
 from __future__ import annotations
 
@@ -8,10 +8,16 @@ from monosem.ops.memory import available_memory, human_bytes
 
 
 def bytes_needed(
-    d_in: int, d_sae: int, batch_size: int, *, parameters: int | None = None, ema: bool = False, built: bool = False,
+    d_in: int,
+    d_sae: int,
+    batch_size: int,
+    *,
+    parameters: int | None = None,
+    ema: bool = False,
+    built: bool = False,
     adam_state: str = "fp32",
-) -> int:  # fmt: skip
-    """Bytes that training takes beyond what is in use now: an estimate, on the low side.
+) -> int:
+    """Bytes that training takes beyond those in use now: an estimate, on the low side.
 
     ``parameters`` (P; None: 2·F·D + F + D, of two matrices and two biases) in fp32 once (0 if ``built``, that is
     allocated already), twice more for Adam and once for the EMA; a bf16 copy of the encoder; and six arrays of the size
@@ -23,14 +29,14 @@ def bytes_needed(
     return int(4 * parameters * copies) + 2 * d_sae * d_in + 6 * 4 * batch_size * d_in
 
 
-def check_fits(needed: int, device: torch.device, what: str) -> None:
-    """Raises ValueError when ``needed`` bytes are more than ``device`` has free; says how much is wanted."""
+def check_fits(needed: int, device: torch.device, purpose: str) -> None:
+    """Raises ValueError when ``needed`` bytes are more than ``device`` has free; the message has both numbers."""
     if device.type not in ("cpu", "cuda"):
         return
     available = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
     if needed > available:
         raise ValueError(
-            f"d_sae: {what} needs about {human_bytes(needed)} more memory on {device} and {human_bytes(available)} are "
-            "free; wanted a dictionary that fits. Choose a smaller d_sae (memory grows in proportion), fewer "
+            f"d_sae: {purpose} needs about {human_bytes(needed)} more memory on {device} and {human_bytes(available)} "
+            "are free; wanted a dictionary that fits. Choose a smaller d_sae (memory grows in proportion), fewer "
             "autoencoders at a time, or a machine with more memory."
         )

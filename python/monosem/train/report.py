@@ -32,7 +32,7 @@ class Meter:
             self._sums, self._names = row, list(tensors)
         elif self._names == list(tensors):
             self._sums = self._sums + row
-        else:  # a step may measure what others do not: the sum of an absent number is 0
+        else:  # a step may have metrics that others do not have: a missing one counts as 0
             sums = dict(zip(self._names, self._sums.unbind(), strict=True))
             for name, value in zip(tensors, row.unbind(), strict=True):
                 sums[name] = sums[name] + value if name in sums else value
@@ -133,7 +133,7 @@ class Report:
         for notice in notices:
             if notice.kind not in self._warned:
                 self._warned.add(notice.kind)
-                # Not `warn`: that shows what was said once from the same line no second time, in another run either.
+                # Not `warn`, which shows a warning of the same line only once per process, also in another run.
                 warnings.warn_explicit(notice.sentence, RuntimeWarning, __file__, 0, registry={})
         return {"slow": ", ".join(dict.fromkeys(notice.short for notice in notices))} if notices else {}
 

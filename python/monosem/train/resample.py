@@ -1,7 +1,7 @@
-"""Neuron resampling: when, which neurons, and from which inputs they start anew.
+"""Neuron resampling: the plan, the neurons, and the draw of the inputs from which they restart.
 
 *Towards Monosemanticity*, appendix "Autoencoder Training", "Neuron Resampling". Steps 1 to 3 and the draw of step 4
-are here; what is then written (steps 4 to 6) is ``SAE.restart_features`` and the optimizer's ``reset_features``.
+are here; the writing of steps 4 to 6 is in ``SAE.restart_features`` and the optimizer's ``reset_features``.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class ResampleConfig:
         n_inputs: inputs on which the present loss is computed, taken from the stream of activations (see below).
         encoder_factor: norm of a new encoder row, as a share of the mean encoder norm of the neurons alive.
 
-    The inputs come from the same stream as the training batches: whole batches, until there are ``n_inputs`` tokens,
-    which are then not trained on. So the position in the data moves on by them, whether or not a neuron is dead: it
-    depends on the plan alone, and a resumed run sees the same data. If the stream ends early, those that came count.
+    The inputs are complete batches of the training stream, until there are ``n_inputs`` tokens, which are not trained
+    on. The position in the data advances by them, whether or not a neuron is dead: it depends on the plan alone, so a
+    resumed run sees the same data. If the stream ends early, the draw is from the inputs so far.
     """
 
     at_steps: tuple[int, ...] = (25_000, 50_000, 75_000, 100_000)
@@ -75,10 +75,10 @@ class ResampleConfig:
 class InputDraw:
     """Steps 2 to 4 of the paper: draws ``n`` of the first ``cfg.n_inputs`` inputs offered, with p ∝ loss².
 
-    One pass, holding ``n`` inputs and no more: each input gets the key ``ln loss² + G``, G a standard Gumbel number,
-    and the ``n`` largest keys win. That is the same as drawing one after the other with p ∝ loss² among those not
-    drawn yet. Without replacement, because two neurons with the same start would get the same gradients and stay the
-    same neuron for ever. An input of zeros has no direction and is never drawn; nor is one whose loss is 0.
+    One pass that holds ``n`` inputs at most: each input gets the key ``ln loss² + G``, G a standard Gumbel number, and
+    the ``n`` largest keys are drawn. That equals drawing one after the other with p ∝ loss² among those not drawn yet.
+    Without replacement, because two neurons with the same start would get the same gradients and stay equal. An input
+    of zeros has no direction and is never drawn; nor is one whose loss is 0.
 
     Attributes:
         rows: the inputs drawn so far, in the order of the draw, [at most n, D].

@@ -1,4 +1,4 @@
-"""Whether a folder's checkpoint is of this run, and what a run that was made longer does with the rest of its steps."""
+"""Whether a folder's checkpoint belongs to this run, and the remaining steps of a run that was made longer."""
 
 from __future__ import annotations
 
@@ -11,28 +11,31 @@ from monosem.nn.config import JsonDict, TopKConfig, auto_aux_k
 from monosem.train.config import TrainConfig
 from monosem.train.schedule import learning_rate
 
-# What is true of a run saved before a field was there.
+# The values of fields that older runs did not save.
 _BEFORE = {"adam_state": "fp32", "lazy_rows": False}
-# What may change when a run is made longer: a plan of resampling is made for a number of steps.
+# Fields that may change when a run is made longer: a plan of resampling is made for a number of steps.
 _GROWS = ("steps", "resample")
 
 
-def check_same_run(mine: list[JsonDict], saved: list[JsonDict], folder: Path) -> bool:
+def check_same_run(own: list[JsonDict], saved: list[JsonDict], folder: Path) -> bool:
     """Whether this run is the saved one made longer (False: the same).
 
+    Args:
+        own, saved: ``Learner.describe()`` of each autoencoder.
+
     Raises:
-        ValueError: it is another one; names what differs.
+        ValueError: it is another run; the message names the differences.
     """
-    if len(mine) != len(saved):
-        raise ValueError(f"folder: {str(folder)!r} holds a run of {len(saved)} autoencoders, this one has {len(mine)}")
-    mine = json.loads(json.dumps(mine))
-    grown = all(ours["train"]["steps"] > theirs["train"]["steps"] for ours, theirs in zip(mine, saved, strict=True))
+    if len(own) != len(saved):
+        raise ValueError(f"folder: {str(folder)!r} holds a run of {len(saved)} autoencoders, this one has {len(own)}")
+    own = json.loads(json.dumps(own))
+    grown = all(now["train"]["steps"] > old["train"]["steps"] for now, old in zip(own, saved, strict=True))
     differing = [
-        f"{part}.{name} is {theirs[part].get(name, _BEFORE.get(name))!r} there and {ours[part].get(name)!r} here"
-        for ours, theirs in zip(mine, saved, strict=True)
-        for part in ours
-        for name in sorted(ours[part].keys() | theirs[part].keys())
-        if ours[part].get(name) != theirs[part].get(name, _BEFORE.get(name)) and not (grown and name in _GROWS)
+        f"{part}.{name} is {old[part].get(name, _BEFORE.get(name))!r} there and {now[part].get(name)!r} here"
+        for now, old in zip(own, saved, strict=True)
+        for part in now
+        for name in sorted(now[part].keys() | old[part].keys())
+        if now[part].get(name) != old[part].get(name, _BEFORE.get(name)) and not (grown and name in _GROWS)
     ]
     if differing:
         raise ValueError(
@@ -55,7 +58,7 @@ def keep_older_default(sae: SAE, saved: JsonDict) -> bool:
 
 
 def rest_of(cfg: TrainConfig, planned: int, done: int) -> str:
-    """What a run of ``planned`` steps, ``done`` of them taken, does until ``cfg.steps``: one line."""
+    """One line on the steps from ``done`` to ``cfg.steps`` of a run that had ``planned`` steps at first."""
     warmup, decay = cfg.duration("lr_warmup"), cfg.duration("lr_decay")
     parts = [f"the learning rate is {learning_rate(cfg, done):.3g} at step {done}"]
     if done < warmup:

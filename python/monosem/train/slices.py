@@ -1,9 +1,9 @@
-"""The gradient of a batch, in slices that threads work on side by side.
+"""The gradient of a batch, in slices that threads compute in parallel.
 
-Where each operation is shared among threads, all wait for the slowest after every one of them, hundreds of times per
-step; on a machine that does other work too, most of the time goes there. Here each thread takes a whole slice, alone,
-and they meet once per step. How a batch is cut and in which order its slices are added does not depend on the threads,
-so that the bits do not either; only where there are more threads than slices do several share the operations of one.
+Where threads share each operation, they synchronise after each of them, hundreds of times per step, which takes most of
+the time on a machine with other work. Here each thread computes a complete slice by itself, and they synchronise once
+per step. The cut of a batch and the order in which its slices are added do not depend on the number of threads, so
+neither do the bits. Several threads share the operations of a slice only where there are more threads than slices.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from torch import Tensor
 
 from monosem.data.language_model import Transformer, next_token_loss
 
-CONTEXTS = 8  # of a slice: a default batch makes four
+CONTEXTS = 8  # per slice: a default batch has four slices
 
 
 class Slices:
-    """Threads for a model's gradients, as many as PyTorch has; within ``with`` it has those of one slice.
+    """A pool of as many threads as PyTorch has; within ``with``, PyTorch itself has those of one slice.
 
     Args:
         model: whose ``grad`` fields are written.
-        contexts: of a batch.
+        contexts: number of them per batch.
     """
 
     def __init__(self, model: Transformer, contexts: int) -> None:
@@ -32,10 +32,10 @@ class Slices:
         self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Slices:
-        side_by_side, each = min(self._threads, self._slices), max(1, self._threads // self._slices)
-        if side_by_side > 1:
-            self._pool = ThreadPoolExecutor(side_by_side, "slice", torch.set_num_threads, (each,))
-        torch.set_num_threads(each)
+        parallel, per_slice = min(self._threads, self._slices), max(1, self._threads // self._slices)
+        if parallel > 1:
+            self._pool = ThreadPoolExecutor(parallel, "slice", torch.set_num_threads, (per_slice,))
+        torch.set_num_threads(per_slice)
         return self
 
     def __exit__(self, *_) -> None:
@@ -46,10 +46,10 @@ class Slices:
     def backward(self, rows: Tensor) -> float:
         """Mean nats per token of rows [B, n_ctx + 1]; the gradients of that replace what ``grad`` held."""
         slices = rows.split(CONTEXTS)
-        made = (self._pool.map if self._pool else map)(self._one, slices)
+        results = (self._pool.map if self._pool else map)(self._one, slices)
         loss = 0.0
         sums: list[Tensor] = []
-        for part, (nats, gradients) in zip(slices, made, strict=True):
+        for part, (nats, gradients) in zip(slices, results, strict=True):
             share = len(part) / len(rows)
             loss += nats * share
             if not sums:

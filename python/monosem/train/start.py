@@ -1,9 +1,10 @@
-"""A new run that begins with the weights of another, and with its optimizer's moments if wanted."""
+"""A new run that begins with the weights of another, and optionally with its optimizer's moments."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -13,10 +14,12 @@ from monosem.nn.config import JsonDict
 from monosem.train import checkpoint
 from monosem.train.learner import Learner
 
+Saved = TypeVar("Saved")
+
 
 @torch.no_grad()
 def start_from(learners: Sequence[Learner], folder: str | Path, moments: bool) -> JsonDict:
-    """Copy the weights of the run in ``folder``; returns what to remember of it.
+    """Copy the weights of the run in ``folder``; returns a record of it for the new run's files.
 
     They come from the last checkpoint, or where there is none (what ``monosem.save`` wrote) from the result.
     A run of one autoencoder starts each learner; a run of several starts as many, in order.
@@ -50,25 +53,26 @@ def _results(folder: Path) -> list[Path]:
     """The folders of a run's result: itself, or ``0``, ``1``, … below it."""
     if (folder / "cfg.json").is_file():
         return [folder]
-    found = []
-    while (folder / str(len(found)) / "cfg.json").is_file():
-        found.append(folder / str(len(found)))
-    return found
+    folders = []
+    while (folder / str(len(folders)) / "cfg.json").is_file():
+        folders.append(folder / str(len(folders)))
+    return folders
 
 
 def _from_checkpoint(learners: Sequence[Learner], folder: Path, step: int, moments: bool) -> JsonDict:
-    found = checkpoint.load(folder, step)
-    runs = list(enumerate(found.state["run"]))
+    saved = checkpoint.load(folder, step)
+    runs = list(enumerate(saved.state["run"]))
     for learner, (i, run) in zip(learners, _one_each(runs, learners, folder), strict=True):
-        parts = {name: _part(found.tensors, f"{i}.{name}.") for name in ("sae", "adam")}
+        parts = {name: _part(saved.tensors, f"{i}.{name}.") for name in ("sae", "adam")}
         _copy(learner, run["sae"]["kind"], parts["sae"], folder)
         if moments:
-            there = run["train"].get("adam_state", "fp32")
-            mine = learner.cfg.adam_state
-            if there != mine:
+            saved_state = run["train"].get("adam_state", "fp32")
+            own_state = learner.cfg.adam_state
+            if saved_state != own_state:
                 raise ValueError(
-                    f"start: the moments of {str(folder)!r} are kept in {there}, this run keeps {mine}; "
-                    f"wanted the same. Set adam_state={there!r} (--adam-state {there}), or start without moments."
+                    f"start: the moments of {str(folder)!r} are kept in {saved_state}, this run keeps {own_state}; "
+                    f"wanted the same. Set adam_state={saved_state!r} (--adam-state {saved_state}), or start without "
+                    "moments."
                 )
             learner.fast.load_state_dict(parts["adam"])
     return {"folder": str(folder), "steps": step, "moments": moments}
@@ -78,28 +82,29 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _one_each(found: list, learners: Sequence[Learner], folder: Path) -> list:
-    if len(found) == 1:
-        return found * len(learners)
-    if len(found) != len(learners):
+def _one_each(saved: list[Saved], learners: Sequence[Learner], folder: Path) -> list[Saved]:
+    """One saved autoencoder for each learner."""
+    if len(saved) == 1:
+        return saved * len(learners)
+    if len(saved) != len(learners):
         raise ValueError(
-            f"start: {str(folder)!r} holds {len(found)} autoencoders, this run has {len(learners)}; wanted one, or as "
+            f"start: {str(folder)!r} holds {len(saved)} autoencoders, this run has {len(learners)}; wanted one, or as "
             f"many. Name one of them: {str(folder / '0')!r}."
         )
-    return found
+    return saved
 
 
 def _copy(learner: Learner, kind: str, weights: dict[str, Tensor], folder: Path) -> None:
-    mine = dict(learner.sae.named_parameters())
-    for name, weight in mine.items():
-        there = weights.get(name)
-        if kind != learner.sae.cfg.kind or there is None or there.shape != weight.shape:
-            shape = None if there is None else list(there.shape)
+    parameters = dict(learner.sae.named_parameters())
+    for name, weight in parameters.items():
+        saved = weights.get(name)
+        if kind != learner.sae.cfg.kind or saved is None or saved.shape != weight.shape:
+            shape = None if saved is None else list(saved.shape)
             raise ValueError(
                 f"start: {str(folder)!r} holds {kind} with {name} {shape}; wanted {learner.sae.cfg.kind} with "
                 f"{list(weight.shape)}. Give the same kind, d_in and d_sae."
             )
-    for name, weight in mine.items():
+    for name, weight in parameters.items():
         weight.copy_(weights[name])
     learner.fast.weights_changed()
     if learner.ema is not None:

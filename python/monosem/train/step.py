@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import torch
 from torch import Tensor
 
 from monosem import ops
 from monosem.nn import SAE, Declared, Gradients, Matrix, Rows
+from monosem.nn.gradients import Csc
 from monosem.ops import adam, backend, gpu, step_stats
 from monosem.ops.precision import as_given
 from monosem.ops.step_stats import StepStats, phase
+from monosem.ops.structs import EncoderCopy
 
 # Buffers that belonged to the autoencoder itself when the first checkpoints were written.
 _IN_CHECKPOINTS = {"capacity.stats_history": "recent", "capacity.density": "density"}
+
+
+class AdamFactors(TypedDict):
+    """Adam's arguments of a step."""
+
+    lr: float
+    beta1: float
+    beta2: float
+    eps: float
+    step: int
+
+
+class AdamOptions(AdamFactors):
+    """The arguments that all of ``ops.row_adam_`` and its fused forms take by keyword."""
+
+    lazy: bool
+    live: Tensor | None
+    scales: Tensor | None
+    copy: Tensor | None
+    norms: Tensor | None
 
 
 class FastStep:
@@ -22,15 +46,15 @@ class FastStep:
     made unit (decoder) before the next, so that no gradient of size F × D goes to memory. With ``clip`` they do, for
     their norm must be known first.
 
-    On a GPU that multiplies in bfloat16, the optimizer also writes the encoder rows in it, which the next step's
-    product reads. Weights that others change are noticed, unless it is done behind PyTorch's back (``.data``): then
-    call ``weights_changed``.
+    On a GPU that multiplies in low precision, the optimizer also writes the encoder rows in it (``EncoderCopy``), which
+    the next step's product reads. Changes of the weights by others are detected by PyTorch's version counter. It does
+    not count those of ``.data``: call ``weights_changed`` after them.
 
     Args:
-        adam_state: of the moments of both matrices. ``"fp32"``: 8 bytes a weight; ``"bf16"``: 4; ``"int8"``: 2, with
-            two scales a row. What has fewer bits is rounded stochastically, the same way every run.
-        lazy_rows: a row of a matrix whose gradient is 0 everywhere in this batch is left as it is: weights and moments
-            (as ``torch.optim.SparseAdam``). Otherwise, as with ``torch.optim.Adam``, its momentum moves it on. The
+        adam_state: type of the moments of both matrices. ``"fp32"``: 8 bytes per weight; ``"bf16"``: 4; ``"int8"``: 2,
+            with two scales per row. Fewer bits than fp32 are rounded stochastically, the same way every run.
+        lazy_rows: a row of a matrix whose gradient is 0 everywhere in this batch is not updated, nor are its moments
+            (as in ``torch.optim.SparseAdam``). Otherwise, as in ``torch.optim.Adam``, its momentum moves it. The
             biases are not lazy; bias corrections count every step.
 
     Raises:
@@ -39,9 +63,13 @@ class FastStep:
     """
 
     def __init__(
-        self, sae: SAE, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, adam_state: str = "fp32",
+        self,
+        sae: SAE,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        adam_state: str = "fp32",
         lazy_rows: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.declared = _declared(sae)
         if adam_state not in adam.STATES:
             raise ValueError(f"adam_state: got {adam_state!r}; wanted one of {', '.join(adam.STATES)}")
@@ -52,13 +80,14 @@ class FastStep:
         self.m, self.v = ({n: self._zeros(n, adam_state, i) for n in self.declared} for i in range(2))
         small = {n: len(t) for n, t in self.m.items() if t.dtype == torch.int8}
         self.scales = {n: torch.zeros(2, f, device=sae.W_dec.device, dtype=torch.float32) for n, f in small.items()}
-        self._hyper: tuple = ()  # of the present step
+        self._now = self._factors_of(0.0, 1)  # the factors of the present step
         self._count = 0
-        self._steps: Tensor | None = None  # on the device, once lr is
-        self._live: Tensor | None = None
-        self._by_host: Tensor | None = None  # what is live when the host counts the steps
-        self._copy = gpu.empty_copy(sae.W_enc_rows)
-        self._copied: tuple[int, int] | None = None
+        self._steps: Tensor | None = None  # the count, on the device once lr is there
+        self._live: Tensor | None = None  # factors that are read on the device when the step runs
+        self._live_by_host: Tensor | None = None  # their memory when the host counts the steps
+        rows = gpu.empty_copy(sae.W_enc_rows)
+        self._encoder_copy = None if rows is None else EncoderCopy(*rows)
+        self._copied_version: tuple[int, int] | None = None  # of the weights that the copy was made from
 
     def _zeros(self, name: str, adam_state: str, which: int) -> Tensor:
         like = getattr(self.sae, name)
@@ -69,15 +98,19 @@ class FastStep:
 
     @property
     def count(self) -> int:
-        """Steps taken. Waits for a GPU that counts them itself."""
+        """Steps taken. Synchronises with a GPU that counts them itself."""
         return self._count if self._steps is None else int(self._steps)
 
     @torch.no_grad()
     @as_given
     def __call__(
-        self, x: Tensor, lr: float | Tensor | None, sparsity_scale: float = 1.0, clip: float | None = None,
+        self,
+        x: Tensor,
+        lr: float | Tensor | None,
+        sparsity_scale: float = 1.0,
+        clip: float | None = None,
         dead: Tensor | None = None,
-    ) -> "StepOutput":  # fmt: skip
+    ) -> StepOutput:
         """Update the autoencoder on x [N, d_in].
 
         Args:
@@ -87,69 +120,76 @@ class FastStep:
             dead: bool [d_sae], features that AuxK may use.
         """
         with step_stats.recording() as stats:
-            made = self.sae.gradients(x, sparsity_scale, dead, self._fresh_copy())
-            self._hyper, norm = self._count_in(lr), None
+            gradients = self.sae.gradients(x, sparsity_scale, dead, self._current_encoder_copy())
+            self._now, norm = self._count_in(lr), None
             if clip is None:
-                gradients = made.parameters.update(self)
+                arrays = gradients.parameters.update(self)
                 phase("adam")
             else:
-                gradients = made.parameters.multiplied()
+                arrays = gradients.parameters.multiplied()
                 phase("clip")
-                norm = self._clip(gradients, clip)
+                norm = self._clip(arrays, clip)
                 phase("adam")
             for name in self.declared:
-                if name in gradients:  # the others are updated already
-                    self._update(name, gradients[name])
-        return StepOutput(made, norm, stats)
+                if name in arrays:  # the others are updated already
+                    self._update(name, arrays[name])
+        return StepOutput(gradients, norm, stats)
 
     def update_encoder(
-        self, name: str, csc: tuple, coef: Tensor, u: Tensor, bias: Tensor | None
+        self, name: str, csc: Csc, coef: Tensor, u: Tensor, bias: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """See ``nn.gradients.RowOptimizer``."""
-        _, *options = self._options(name)
-        return ops.encoder_grad_adam_(*self._state(name), *csc, coef, u, bias, *self._factors(name), *options)
+        return ops.encoder_grad_adam_(*self._state(name), *csc, coef, u, bias, **self._options(name))
 
-    def update_factors(self, name: str, csc: tuple, coef: Tensor, u: Tensor, scale: float) -> None:
+    def update_factors(self, name: str, csc: Csc, coef: Tensor, u: Tensor, scale: float) -> None:
         """See ``nn.gradients.RowOptimizer``."""
-        ops.row_grad_adam_(*self._state(name), *csc, coef, u, scale, *self._factors(name), *self._options(name))
+        ops.row_grad_adam_(*self._state(name), *csc, coef, u, scale, unit=self._is_unit(name), **self._options(name))
 
     def update_rows(self, name: str, part: slice, gradient: Tensor) -> None:
         """See ``nn.gradients.RowOptimizer``."""
-        unit, lazy, live, scales, copy, norms = self._options(name)
-        some = None if scales is None else scales[:, part].contiguous()
-        copy, norms = (None if t is None else t[part] for t in (copy, norms))
-        state, factors = (t[part] for t in self._state(name)), self._factors(name)
-        ops.row_adam_(*state, gradient, *factors, unit, lazy, live, some, copy, norms)
-        if scales is not None:
-            scales[:, part] = some
+        (w, m, v), options = self._state(name), self._options(name)
+        scales, copy, norms = options["scales"], options["copy"], options["norms"]
+        part_scales = None if scales is None else scales[:, part].contiguous()
+        options["scales"] = part_scales
+        options["copy"] = None if copy is None else copy[part]
+        options["norms"] = None if norms is None else norms[part]
+        ops.row_adam_(w[part], m[part], v[part], gradient, unit=self._is_unit(name), **options)
+        if scales is not None and part_scales is not None:
+            scales[:, part] = part_scales
 
     def _update(self, name: str, gradient: Tensor) -> None:
-        """Adam of a whole parameter."""
+        """Adam of all elements of a parameter."""
         if gradient.ndim > 1:
-            return self.update_rows(name, slice(0, len(gradient)), gradient)
-        state = (t.view(1, -1) for t in self._state(name))
-        return ops.row_adam_(*state, gradient.view(1, -1), *self._factors(name), False, False, self._live_of(name))
+            self.update_rows(name, slice(0, len(gradient)), gradient)
+            return
+        w, m, v, g = (t.view(1, -1) for t in (*self._state(name), gradient))
+        ops.row_adam_(w, m, v, g, unit=False, live=self._live_of(name), **self._factors(name))
 
     def count_step(self, lr: float) -> None:
         """Count a step that reads its factors from the device: ``self(x, None)``, called or replayed next.
 
-        They are those of ``self(x, lr)`` to the bit. Where somebody else has changed the weights, the encoder's copy is
-        made here, outside of what is replayed.
+        They are those of ``self(x, lr)`` to the bit. Where others have changed the weights, the encoder's copy is made
+        here, outside of the replayed graph.
         """
         self._count, self._steps = self.count + 1, None
-        if self._by_host is None:
-            self._by_host = adam.live_factors(*self.betas, self.eps, self.sae.W_dec.device)
-        adam.write_live_(self._by_host, lr, *self.betas, self.eps, self._count)
-        self._live = self._by_host
-        self._fresh_copy()
+        if self._live_by_host is None:
+            self._live_by_host = adam.live_factors(*self.betas, self.eps, self.sae.W_dec.device)
+        adam.write_live_(self._live_by_host, lr, *self.betas, self.eps, self._count)
+        self._live = self._live_by_host
+        self._current_encoder_copy()
 
-    def _count_in(self, lr: float | Tensor | None) -> tuple:
-        """Count this step; ``lr, beta1, beta2, eps, step`` for the operations, or what stands there unread."""
+    def _factors_of(self, lr: float, step: int) -> AdamFactors:
+        beta1, beta2 = self.betas
+        return {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": self.eps, "step": step}
+
+    def _count_in(self, lr: float | Tensor | None) -> AdamFactors:
+        """Count this step; its factors, or unused numbers where they are read on the device."""
+        unused = self._factors_of(0.0, 1)
         if lr is None:
-            return 0.0, *self.betas, self.eps, 1
+            return unused
         if not isinstance(lr, Tensor) or not gpu.runs_kernels(self.sae.W_dec):
             self._count, self._steps, self._live = self.count + 1, None, None
-            return float(lr), *self.betas, self.eps, self._count
+            return self._factors_of(float(lr), self._count)
         if lr.ndim or lr.device != self.sae.W_dec.device:
             raise ValueError(
                 f"lr: got {list(lr.shape)} on {lr.device}; wanted a 0-dim tensor on {self.sae.W_dec.device}"
@@ -158,52 +198,62 @@ class FastStep:
             self._steps = torch.tensor(self._count, dtype=torch.int64, device=lr.device)
             self._live = adam.live_factors(*self.betas, self.eps, lr.device)
         gpu.advance_live_(self._live, lr, self._steps, *self.betas)
-        return 0.0, *self.betas, self.eps, 1
+        return unused
 
     def _state(self, name: str) -> tuple[Tensor, Tensor, Tensor]:
         return getattr(self.sae, name).data, self.m[name], self.v[name]
 
-    def _factors(self, name: str) -> tuple:
-        """``lr, beta1, beta2, eps, step`` of a parameter."""
-        lr, *rest = self._hyper
-        return lr * self.declared[name].lr_factor, *rest
+    def _factors(self, name: str) -> AdamFactors:
+        """The factors, with the learning rate of this parameter."""
+        return {**self._now, "lr": self._now["lr"] * self.declared[name].lr_factor}
 
     def _live_of(self, name: str) -> Tensor | None:
         """The factors on the device, with the learning rate of this parameter."""
         factor = self.declared[name].lr_factor
         return self._live if self._live is None or factor == 1 else adam.scaled_live(self._live, factor)
 
-    def _options(self, name: str) -> tuple:
-        """``unit, lazy, live, scales, copy, norms`` of a matrix."""
-        copy = self._copy if name == "W_enc_rows" and self._copy is not None else (None, None)
+    def _is_unit(self, name: str) -> bool:
         declared = self.declared[name]
-        is_rows = isinstance(declared, Rows)
-        unit, lazy = is_rows and declared.unit, is_rows and self.lazy_rows
-        return unit, lazy, self._live_of(name), self.scales.get(name), *copy
+        return isinstance(declared, Rows) and declared.unit
 
-    def _fresh_copy(self) -> tuple[Tensor, Tensor] | None:
-        """The encoder rows in bfloat16. Our own updates go through ``.data``, which PyTorch does not count."""
+    def _options(self, name: str) -> AdamOptions:
+        """The arguments of a matrix."""
+        copy = self._encoder_copy if name == "W_enc_rows" else None
+        return {
+            **self._factors(name),
+            "lazy": self.lazy_rows and isinstance(self.declared[name], Rows),
+            "live": self._live_of(name),
+            "scales": self.scales.get(name),
+            "copy": None if copy is None else copy.rows,
+            "norms": None if copy is None else copy.norms,
+        }
+
+    def _current_encoder_copy(self) -> EncoderCopy | None:
+        """The encoder rows in low precision, made again where others have changed the weights.
+
+        The updates of this step go through ``.data``, which PyTorch does not count.
+        """
         w = self.sae.W_enc_rows
-        if self._copy is not None and self._copied != (w.data_ptr(), w._version):
-            gpu.round_into(*self._copy, w.data)
-            self._copied = w.data_ptr(), w._version
-        return self._copy
+        if self._encoder_copy is not None and self._copied_version != (w.data_ptr(), w._version):
+            gpu.round_into(*self._encoder_copy, w.data)
+            self._copied_version = w.data_ptr(), w._version
+        return self._encoder_copy
 
     def weights_changed(self) -> None:
-        """The weights were changed by someone else: forget what was made of them."""
-        self._copied = None
+        """The weights were changed by others: the encoder's copy is out of date."""
+        self._copied_version = None
 
     def _clip(self, gradients: dict[str, Tensor], clip: float) -> Tensor:
         """Scale the gradients so that their norm is at most ``clip``; returns the norm before."""
-        # The norm is of what Adam will see: unit rows' gradients without their part parallel to each row.
+        # The norm is that of Adam's inputs: the gradients of unit rows have no part parallel to their row.
         for name, declared in self.declared.items():
             if isinstance(declared, Rows) and declared.unit:
                 w, g = getattr(self.sae, name), gradients[name]
                 g.sub_((g * w).sum(-1, keepdim=True) * w)
-        every = [gradients[name] for name in self.declared]
-        norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in every]))
+        arrays = [gradients[name] for name in self.declared]
+        norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in arrays]))
         factor = (clip / (norm + 1e-6)).clamp(max=1.0)
-        for g in every:
+        for g in arrays:
             g.mul_(factor)
         return norm
 
@@ -230,7 +280,7 @@ class FastStep:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore what ``state_dict`` gave. A buffer that an older version did not have keeps what it has."""
+        """Restore ``state_dict``. A buffer that an older version did not have keeps its value."""
         for k, moments in (("m", self.m), ("v", self.v), ("scales", self.scales)):
             for n, t in moments.items():
                 t.copy_(state[f"{k}.{n}"])
@@ -244,7 +294,7 @@ class FastStep:
 
 
 class StepOutput:
-    """What a step measured: ``loss``, ``mse``, ``sparsity``, ``aux``, ``l0`` (0-dim), ``fired`` (bool [d_sae]).
+    """The measurements of a step: ``loss``, ``mse``, ``sparsity``, ``aux``, ``l0`` (0-dim), ``fired`` (bool [d_sae]).
 
     ``grad_norm`` is the norm before clipping, 0-dim, or None without clipping; ``redone``, ``left_out`` as in
     ``Gradients``; ``stats``: how it was computed (``ops.step_stats.StepStats``).
@@ -252,22 +302,22 @@ class StepOutput:
 
     __slots__ = ("aux", "fired", "grad_norm", "l0", "left_out", "loss", "mse", "redone", "sparsity", "stats")
 
-    def __init__(self, made: Gradients, grad_norm: Tensor | None, stats: StepStats) -> None:
-        self.loss, self.mse, self.sparsity = made.loss, made.mse, made.sparsity
-        self.aux, self.l0, self.fired, self.grad_norm = made.aux, made.l0, made.fired, grad_norm
-        self.redone, self.left_out, self.stats = made.redone, made.left_out, stats
+    def __init__(self, gradients: Gradients, grad_norm: Tensor | None, stats: StepStats) -> None:
+        self.loss, self.mse, self.sparsity = gradients.loss, gradients.mse, gradients.sparsity
+        self.aux, self.l0, self.fired, self.grad_norm = gradients.aux, gradients.l0, gradients.fired, grad_norm
+        self.redone, self.left_out, self.stats = gradients.redone, gradients.left_out, stats
 
 
 def _declared(sae: SAE) -> dict[str, Declared]:
     """The declaration of its parameters, once they are those that it has and can be updated in place."""
-    declared, there = sae.declared(), dict(sae.named_parameters())
-    if odd := sorted(declared.keys() ^ there.keys()):
+    declared, parameters = sae.declared(), dict(sae.named_parameters())
+    if odd := sorted(declared.keys() ^ parameters.keys()):
         raise ValueError(
-            f"sae: {type(sae).__name__}.declared() names {', '.join(declared)}, its parameters are {', '.join(there)} "
-            f"({', '.join(odd)} only in one); wanted the same. Add what is missing to declared(): Rows, Vector or "
-            "Matrix of monosem.nn."
+            f"sae: {type(sae).__name__}.declared() names {', '.join(declared)}, its parameters are "
+            f"{', '.join(parameters)} ({', '.join(odd)} only in one); wanted the same. Add what is missing to "
+            "declared(): Rows, Vector or Matrix of monosem.nn."
         )
-    for name, p in there.items():
+    for name, p in parameters.items():
         if p.dtype not in (torch.float32, torch.float64) or p.dtype != sae.W_dec.dtype:
             others = "" if name == "W_dec" else f", W_dec {sae.W_dec.dtype}"
             raise ValueError(
@@ -278,10 +328,10 @@ def _declared(sae: SAE) -> dict[str, Declared]:
                 f"sae: parameter {name} of shape {list(p.shape)} has strides {list(p.stride())}; wanted it contiguous, "
                 f"to be updated in place. Write `sae.{name}.data = sae.{name}.data.contiguous()`"
             )
-        wanted = 2 if isinstance(declared[name], Rows | Matrix) else 1
-        if p.ndim != wanted or (declared[name].per_feature and len(p) != sae.cfg.d_sae):
+        axes = 2 if isinstance(declared[name], Rows | Matrix) else 1
+        if p.ndim != axes or (declared[name].per_feature and len(p) != sae.cfg.d_sae):
             raise ValueError(
-                f"sae: parameter {name} of shape {list(p.shape)} is declared as {declared[name]}; wanted {wanted} "
+                f"sae: parameter {name} of shape {list(p.shape)} is declared as {declared[name]}; wanted {axes} "
                 f"axes, the first of d_sae={sae.cfg.d_sae} where it is per feature. Correct "
                 f"{type(sae).__name__}.declared()."
             )

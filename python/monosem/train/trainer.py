@@ -34,7 +34,7 @@ class Trainer:
 
     Args:
         sae: an autoencoder, or several of the same ``d_in`` that learn from the same batches.
-        config: how; one for all, or one each. Those of a list agree in batch_size, steps, log_every, checkpoint_every.
+        config: one for all, or one each. Those of a list agree in batch_size, steps, log_every, checkpoint_every.
         folder: where checkpoints (``ckpt-<step>/``), ``metrics.jsonl`` and the result go; nothing is written if None.
             ``ms.load(folder)`` reads the result; several go to ``folder/0``, ``folder/1``, …; averaged weights
             (``TrainConfig.ema``) to ``ema`` beside each.
@@ -47,7 +47,7 @@ class Trainer:
             same weights; a GPU does not replay a graph meanwhile.
 
     Attributes:
-        steps_done, tokens_done: of this run, counting what was resumed.
+        steps_done, tokens_done: of this run, resumed parts included.
         last_metrics: the last row of metrics, a dict of numbers for each autoencoder.
 
     Raises:
@@ -55,10 +55,18 @@ class Trainer:
     """
 
     def __init__(
-        self, sae: SAE | Sequence[SAE], config: TrainConfig | Sequence[TrainConfig], folder: str | Path | None = None,
-        *, loggers: Sequence[Logger] | None = None, progress: bool = True, metadata: JsonDict | None = None,
-        start: str | Path | None = None, moments: bool = False, time_phases: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        sae: SAE | Sequence[SAE],
+        config: TrainConfig | Sequence[TrainConfig],
+        folder: str | Path | None = None,
+        *,
+        loggers: Sequence[Logger] | None = None,
+        progress: bool = True,
+        metadata: JsonDict | None = None,
+        start: str | Path | None = None,
+        moments: bool = False,
+        time_phases: bool = False,
+    ) -> None:
         self._single = isinstance(sae, SAE)
         saes = [sae] if isinstance(sae, SAE) else list(sae)
         configs = [config] * len(saes) if isinstance(config, TrainConfig) else list(config)
@@ -91,9 +99,9 @@ class Trainer:
     def step(self, x: Tensor) -> Metrics | list[Metrics]:
         """One optimizer step on x [N, d_in], any N ≥ 1; a dict of metrics, or a list of them for several autoencoders.
 
-        Metrics are 0-dim tensors, which nobody has waited for: loss, mse, sparsity (mean over tokens of Σ|f|), aux, l0,
-        dead (share of features silent for ``dead_after`` tokens), grad_norm if clipped; ``lr``, a float; and how the
-        step was computed (``ops.step_stats.StepStats.metrics``).
+        Metrics are 0-dim device tensors; reading one synchronises. They are loss, mse, sparsity (mean over tokens of
+        Σ|f|), aux, l0, dead (share of features silent for ``dead_after`` tokens), grad_norm if clipped; ``lr``, which
+        is a float; and how the step was computed (``ops.step_stats.StepStats.metrics``).
 
         Raises:
             ValueError, TypeError: x has the wrong shape, dtype or device, or a NaN or Inf; no weight has moved.
@@ -114,23 +122,23 @@ class Trainer:
         Ctrl-C (and SIGTERM) finishes the step, saves a checkpoint and stops; the same call again goes on, and ends
         with the weights, bit for bit, of a run that never stopped (same machine, same number of threads).
 
-        A run knows its data: with others it is not gone on with. With more ``config.steps`` than before it is, by the
-        schedule of the new number, and says so.
+        A run is continued only with its own data. With more ``config.steps`` than before it follows the schedule of the
+        new number, and prints so.
 
         Args:
             activations: an iterable of [N, d_in] batches, best with ``state_dict`` and ``load_state_dict``
                 (``ActivationStore``, ``ActivationStream``), or a tensor or array [n, d_in], which is shuffled and
-                repeated. An iterable without state must give the same batches each time (random numbers are those of
+                repeated. An iterable without state must give the same batches each time (with the random numbers of
                 the first time); a resume skips those already used.
-            resume: True: go on from the last checkpoint; a number: from the checkpoint of that step (those after it
-                are set aside as ``discarded-ckpt-…``); False: refuse a folder that has checkpoints.
+            resume: True: go on from the last checkpoint; a number: from the checkpoint of that step (later ones are
+                renamed to ``discarded-ckpt-…``); False: refuse a folder that has checkpoints.
 
         Raises:
             ValueError, TypeError: a bad batch (named by its number; it moved no weight), an empty stream, a damaged
-                checkpoint or one of another run or of other data, or a loss that is no longer a number. Whatever the
-                stream raises after the first step, a checkpoint is written before.
+                checkpoint or one of another run or of other data, or a loss that is not finite. If the stream raises
+                after the first step, a checkpoint is written before the exception leaves.
             RuntimeError: another run writes to ``folder``.
-            OSError: the disk is full, say; earlier checkpoints are as they were.
+            OSError: the disk is full, for example; earlier checkpoints are unchanged.
         """
         batches = Batches(activations, self._like, self._d_in, self.cfg.batch_size, self.cfg.seed)
         if isinstance(batches.source, ShuffledSource):
@@ -163,27 +171,27 @@ class Trainer:
     def _next(self, batches: Batches, report: Report, stop: StopRequest) -> Tensor | None:
         source = batches.source
         if isinstance(source, ShuffledSource):
-            source.stopping = lambda: stop.signal is not None  # a buffer may take minutes to fill
+            source.stopping = lambda: stop.signal is not None  # filling a buffer may take minutes
         try:
             return next(batches, None)
         except FillingStopped:
             return None
         except Exception:
-            if self.steps_done:  # no weight has moved since the last step: what was learned is not lost
+            if self.steps_done:  # no weight has moved since the last step, so this state is worth saving
                 self._save(batches, report.seconds)
             raise
         finally:
             if isinstance(source, ShuffledSource):
-                source.stopping = None  # resampling, in the middle of a step, takes the batches that it needs
+                source.stopping = None  # resampling, in the middle of a step, must get all its batches
 
     def averaged(self, index: int = 0) -> SAE:
         """A copy of autoencoder ``index`` with the averaged weights. Raises ValueError without ``TrainConfig.ema``."""
         learner = self.learners[index]
         if learner.ema is None:
             raise ValueError("ema: got None in the configuration; wanted a decay, TrainConfig(ema=0.999) say")
-        made = copy.deepcopy(learner.sae)
-        learner.ema.copy_to(made)
-        return made
+        averaged = copy.deepcopy(learner.sae)
+        learner.ema.copy_to(averaged)
+        return averaged
 
     def _initialize(self, x: Tensor) -> None:
         for learner in self.learners:
@@ -193,7 +201,7 @@ class Trainer:
                 learner.ema.restart()
 
     def _resample(self, batches: Batches) -> None:
-        """Where the plan says so; all autoencoders due are offered the same inputs."""
+        """Resample at the steps of the plan; all autoencoders due are offered the same inputs."""
         draws = [(learner, learner.resampling(self.steps_done)) for learner in self.learners]
         draws = [(learner, draw) for learner, draw in draws if draw is not None]
         while any(draw.missing for _, draw in draws) and (x := next(batches, None)) is not None:
@@ -211,7 +219,7 @@ class Trainer:
 
     def _log(self, report: Report) -> None:
         if not self._meters[0].count:
-            return  # this step has its row already
+            return  # this step is logged already
         self._check_finite()
         self.last_metrics = [
             meter.take() | {f"ms_{name}": ms for name, ms in learner.take_times().items()}
@@ -220,7 +228,7 @@ class Trainer:
         report.row(self.steps_done, self.tokens_done, self.last_metrics)
 
     def _check_finite(self) -> None:
-        """Before anything is written: a run that diverged must not take the place of good checkpoints."""
+        """Called before anything is written, so that a diverged run does not replace good checkpoints."""
         for index, meter in enumerate(self._meters):
             if not meter.finite():
                 last = checkpoint.saved_steps(self.folder)[-1:] if self.folder else []
@@ -253,52 +261,52 @@ class Trainer:
         self._saved_at = self.steps_done
 
     def _restore(self, batches: Batches, resume: bool | int) -> None:
-        wanted = None if isinstance(resume, bool) else resume
-        saved = checkpoint.saved_steps(self.folder) if self.folder else []
-        if wanted is None and not saved:
+        step = None if isinstance(resume, bool) else resume
+        steps = checkpoint.saved_steps(self.folder) if self.folder else []
+        if step is None and not steps:
             return
         if self.folder is None:
             raise ValueError(f"resume: got {resume}; wanted a folder to resume from (folder is None)")
         if resume is False:
             raise ValueError(
-                f"folder: {str(self.folder)!r} holds a run of {saved[-1]} steps already; wanted an empty folder, "
+                f"folder: {str(self.folder)!r} holds a run of {steps[-1]} steps already; wanted an empty folder, "
                 "because resume=False. Call with resume=True to go on with it, or choose another folder."
             )
-        found = checkpoint.load(self.folder, saved[-1] if wanted is None else wanted)
-        for learner, run in zip(self.learners, found.state["run"], strict=False):
+        saved = checkpoint.load(self.folder, steps[-1] if step is None else step)
+        for learner, run in zip(self.learners, saved.state["run"], strict=False):
             if keep_older_default(learner.sae, run["sae"]):
                 print(
                     f"aux_k: this run goes on with d_in // 2 = {self._d_in // 2}, the default when it began",
                     file=sys.stderr,
                 )
-        grown = check_same_run([learner.describe() for learner in self.learners], found.state["run"], self.folder)
-        if self._started is not None and self._started != found.state.get("started"):
+        grown = check_same_run([learner.describe() for learner in self.learners], saved.state["run"], self.folder)
+        if self._started is not None and self._started != saved.state.get("started"):
             raise ValueError(
-                f"start: {str(self.folder)!r} holds a run of {saved[-1]} steps that did not begin with "
+                f"start: {str(self.folder)!r} holds a run of {steps[-1]} steps that did not begin with "
                 f"{self._started['folder']!r}; wanted an empty folder. "
                 "Choose one, or leave out start (--from) to go on."
             )
-        if "start" in found.state:
-            batches.start = _part(found.tensors, "start."), found.state["start"]
-        batches.load_state_dict(found.state["batches"], repr(str(self.folder)))
-        checkpoint.set_aside_after(self.folder, found.step)
+        if "start" in saved.state:
+            batches.start = _part(saved.tensors, "start."), saved.state["start"]
+        batches.load_state_dict(saved.state["batches"], repr(str(self.folder)))
+        checkpoint.set_aside_after(self.folder, saved.step)
         for i, learner in enumerate(self.learners):
-            learner.load_state_dict(_part(found.tensors, f"{i}."))
-            self._meters[i].load_state_dict(found.state["meters"][i], self._like.device)
-        self.steps_done = self._saved_at = found.step
-        self.tokens_done, self._seconds = found.state["tokens_done"], found.state["seconds"]
-        self._started = found.state.get("started")
-        set_rng_state(_part(found.tensors, "rng."), found.state["rng"])
+            learner.load_state_dict(_part(saved.tensors, f"{i}."))
+            self._meters[i].load_state_dict(saved.state["meters"][i], self._like.device)
+        self.steps_done = self._saved_at = saved.step
+        self.tokens_done, self._seconds = saved.state["tokens_done"], saved.state["seconds"]
+        self._started = saved.state.get("started")
+        set_rng_state(_part(saved.tensors, "rng."), saved.state["rng"])
         if grown:
-            planned = found.state["run"][0]["train"]["steps"]
+            planned = saved.state["run"][0]["train"]["steps"]
             print(rest_of(self.cfg, planned, self.steps_done), file=sys.stderr)
 
     def _export(self, batches: Batches) -> None:
-        """The result, for ``ms.load``; a stream that ended too early is said, here and by whoever loads it."""
+        """Write the result, for ``ms.load``; warn if the stream ended too early, as loading it will."""
         if self.folder is not None:
             self._write_result(self.folder, batches)
         if self.steps_done < self.cfg.steps:
-            # Not `warn`: that shows what was said once from the same line no second time.
+            # Not `warn`, which shows a warning of the same line only once.
             warnings.warn_explicit(
                 f"activations: the stream ended after {self.steps_done} of {self.cfg.steps} steps, the learning rate "
                 "did not decay to the end; wanted more activations, or fewer steps. "
