@@ -79,7 +79,7 @@ def test_explain_with_a_model(workspace, tmp_path, capsys):
     ("options", "message"),
     [
         (("--client", "http://127.0.0.1:9/v1"), "--client-model"),
-        (("--client-model", "m"), "the local interpreter has none"),
+        (("--client-model", "m"), "the local interpreter has no model"),
         (("--features", -1), "features: got -1"),
         (("--features", 0, "--neurons", 0), "cases: got none"),
         (("--shuffled", "sae"), "the model itself"),

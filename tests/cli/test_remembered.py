@@ -78,7 +78,7 @@ def test_a_changed_or_missing_text_is_reported(tmp_path, trained, capsys):
     assert "was trained on other data (" in capsys.readouterr().err
     (tmp_path / "text.jsonl").unlink()
     assert run("evaluate", tmp_path / "run") == 2
-    assert "is not there any more; put it back, or name another with --text" in capsys.readouterr().err
+    assert "no longer exists; put it back, or name another with --text" in capsys.readouterr().err
 
 
 def test_a_retrained_model_is_refused_unless_named(tmp_path, trained, capsys):

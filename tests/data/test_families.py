@@ -118,7 +118,7 @@ def test_logit_directions_are_the_models_own(family, hook):
 
 
 def test_the_middle_of_a_layer_is_read_and_not_written(family):
-    """Bridges have a copy of the stream there, for the MLP alone: what is put there reaches nothing else."""
+    """Bridges have a copy of the stream there, for the MLP alone: a replacement does not reach the residual stream."""
     name, _, ours = family
     hook = "blocks.0.hook_resid_mid"
     if hook not in ours.hook_names:
@@ -135,7 +135,7 @@ def test_the_middle_of_a_layer_is_read_and_not_written(family):
 
 
 def test_a_path_without_effect_is_refused():
-    with pytest.raises(ValueError, match="reaches nothing"):
+    with pytest.raises(ValueError, match="has no effect"):
         probes.multiple(torch.zeros(3, 4), torch.ones(3, 4), torch.float32)
 
 

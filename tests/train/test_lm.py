@@ -161,7 +161,7 @@ def test_other_configuration_or_text_is_refused(text, whole, tmp_path):
         lm.train_lm(text, whole, CONFIG, LMConfig(**{**SHAPE.__dict__, "d_mlp": 48}), progress=False)
     other = tmp_path / "other.jsonl"
     other.write_text(text.read_text().replace("fox", "cat"))
-    with pytest.raises(ValueError, match=r"holds the tokens of other training \(other: text\)"):
+    with pytest.raises(ValueError, match=r"holds tokens made with other settings \(different: text\)"):
         lm.train_lm(other, whole, CONFIG, SHAPE, progress=False)
     assert {p: p.read_bytes() for p in whole.rglob("*") if p.is_file()} == before
 

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     result.write_json(out / "evaluation.json", origin)
     write_picture(out / "evaluation.svg", result)
 
-    print("4/4  looking at the features")
+    print("4/4  selecting features for the report")
     feature_study = study(
         sae, model, args.hook, train, tokens=args.index_tokens, vocabulary=train.tokens, progress=bars
     )

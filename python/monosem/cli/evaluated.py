@@ -61,5 +61,5 @@ def check_replaces(path: Path, mine: dict[str, Any]) -> None:
     fewer = f"{there.get('contexts')} contexts there, {mine['contexts']} here"
     raise ValueError(
         f"out: {str(path)!r} holds another evaluation ({what or fewer}); wanted the same, or one of more text. Write "
-        "this one elsewhere with --out FOLDER, or give --replace to lose that one."
+        "this one elsewhere with --out FOLDER, or replace that one with --replace."
     )

@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         }
     with _Interpreter(args, out) as interpreter:
         if not interpreter.agreed(cases):
-            print("nothing was asked")
+            print("no request was sent")
             return 0
         result = measure(cases, interpreter.who, described, args.seed)
         plain = result.to_dict() | {"requests": interpreter.usage()}
@@ -115,11 +115,13 @@ def _check_client(args: argparse.Namespace) -> None:
     """Mistakes in the options, before anything long begins."""
     if args.client == "local":
         if args.client_model:
-            raise ValueError("client_model: the local interpreter has none; name the address too, with --client URL")
+            raise ValueError(
+                "client_model: the local interpreter has no model; wanted the address of one. Name it with --client URL"
+            )
         return
     if not args.client_model:
         raise ValueError(
-            f"client_model: got none; wanted the name of a model {args.client} shall use, with --client-model NAME"
+            f"client_model: got none; wanted the name of the model at {args.client}. Give --client-model NAME"
         )
 
 

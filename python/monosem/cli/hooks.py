@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     for name in shown:
         try:
             width = f"{model.width(name):,}"
-        except ValueError:  # scores of attention, scales of norms, or a hook that the forward pass does not come by
+        except ValueError:  # scores of attention, scales of norms, or a hook that the forward pass does not reach
             width = "-"
         print(f"{name:{wide}}  {width:>7}  {usual.get(name, '')}".rstrip())
     return 0

@@ -76,7 +76,8 @@ def _score(args: argparse.Namespace) -> int:
     keys = [Path(args.key)] if args.key else [p / "rate.key.json" for p in places if (p / "rate.key.json").is_file()]
     if not keys:
         raise FileNotFoundError(
-            f"key: no rate.key.json in {', '.join(map(str, places))}; it is next to the page: name it with --key"
+            f"key: no rate.key.json in {', '.join(map(str, places))}; wanted the key, which is next "
+            "to the page. Name it with --key"
         )
     result = measure_files(args.score, keys[0])
     origin = sealed.read(keys[0], "key", "the key of a study", note=False)[0].get("made_from", {})

@@ -93,7 +93,7 @@ def _say(args: argparse.Namespace, held: dict[str, Any], trained: str | None) ->
         changed = fingerprint.of_text(args.text)["sha256"] != held.get("sha256")
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"text: {args.text!r}, on which the run was trained, is not there any more; put it back, or name another "
+            f"text: {args.text!r}, on which the run was trained, no longer exists; put it back, or name another "
             "with --text (sample: the shipped text)"
         ) from None
     notes = ["its content has changed since"] if changed else []

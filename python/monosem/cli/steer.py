@@ -171,7 +171,7 @@ def _write(args: argparse.Namespace, subject: Any, steering: Any) -> int:
     for prompt, pairs in samples.items():
         print(f"after {_line(prompt)!r}")
         for s in pairs:
-            print(f"  seed {s.seed}\n    as it is  {_line(s.unsteered_text)}\n    steered   {_line(s.steered_text)}")
+            print(f"  seed {s.seed}\n    unsteered {_line(s.unsteered_text)}\n    steered   {_line(s.steered_text)}")
     if args.out:
         from dataclasses import asdict
 

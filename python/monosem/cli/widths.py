@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     if len(places) > 1:
         raise ValueError(
             f"folders: they belong to {', '.join(' at '.join(p) for p in sorted(places))}; wanted dictionaries of one "
-            "model and hook (or say which with --model and --hook)"
+            "model and hook. Choose with --model and --hook."
         )
     first = next(iter(subjects.values()))
     remembered.recall_text(args, first.sae.metadata)

@@ -258,7 +258,10 @@ class Model(ABC):
             if not unused:
                 return reached.value
         missed = ", ".join(map(repr, sorted(unused) or [stop_at]))
-        raise ValueError(f"hook_name: the forward pass of {self.name!r} does not come by {missed}; choose another hook")
+        raise ValueError(
+            f"hook_name: the forward pass of {self.name!r} does not reach {missed}; wanted hooks that it "
+            "reaches. Choose another hook"
+        )
 
     def _replacements(self, tokens: Tensor, replace: dict[str, Replace] | None) -> dict[str, Replace]:
         def wrap(name: str, change: Replace) -> Replace:

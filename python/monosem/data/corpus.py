@@ -54,8 +54,9 @@ class Corpus:
             different = [key for key, value in self.identity.items() if value != stored_identity.get(key)]
             if different:
                 raise ValueError(
-                    f"cache: {str(folder)!r} holds the tokens of other training (other: {', '.join(different)}); "
-                    "wanted the same text, tokenizer, context, vocabulary and hold-out. Choose another folder."
+                    f"cache: {str(folder)!r} holds tokens made with other settings (different: "
+                    f"{', '.join(different)}); wanted the same text, tokenizer, context, vocabulary and "
+                    "hold-out. Choose another folder."
                 )
             for made_file in (tokens, path):
                 if made_file.is_file():
@@ -90,7 +91,7 @@ class Corpus:
 
 def _fingerprint(path: Path, argument: str) -> dict[str, Any]:
     if not path.is_file():
-        raise FileNotFoundError(f"{argument}: no file {str(path)!r}")
+        raise FileNotFoundError(f"{argument}: no file {str(path)!r}; wanted an existing file")
     digest = hashlib.sha256()
     with path.open("rb") as opened:
         while chunk := opened.read(1 << 22):

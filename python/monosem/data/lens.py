@@ -132,8 +132,8 @@ class LensModel(Model):
         unembedding = self.module.W_U
         if (width := self.width("blocks.0.hook_resid_post")) != len(unembedding):
             raise ValueError(
-                f"model: {self.name!r} has no linear path to its logits that is known: its residual stream is {width} "
-                f"wide, its unembedding reads {len(unembedding)}"
+                f"model: {self.name!r} has no known linear path to its logits: its residual stream is {width} wide, "
+                f"its unembedding reads {len(unembedding)}"
             )
         like = torch.empty(0, dtype=unembedding.dtype, device=unembedding.device)
         try:

@@ -94,7 +94,7 @@ def multiple(change: Tensor, predicted: Tensor, dtype: torch.dtype) -> float:
     c, p = change.double(), predicted.double()
     scale = float((c * p).sum() / (p * p).sum())
     if not bool(c.any()):
-        raise ValueError("a change there reaches nothing")
+        raise ValueError("a change there has no effect")
     error = float((scale * p - c).abs().amax() / p.abs().amax())
     if not error <= tolerance(dtype) * max(abs(scale), 1e-3):
         raise ValueError(f"the change there differs from a multiple of the linear path by {error:.2g} of it")

@@ -96,5 +96,8 @@ def read_evidence(path: Path) -> dict[str, Any]:
     """
     result, _ = sealed.read(path, "evidence", f"{_WANTED} (remove it, and the stage is done again)")
     if not isinstance(result.get("seconds"), (int, float)):
-        raise ValueError(f"evidence: {str(path)!r} lacks its seconds; remove it, and the stage is done again")
+        raise ValueError(
+            f"evidence: {str(path)!r} lacks its seconds; wanted a complete result (remove it, and the stage "
+            "is done again)"
+        )
     return result
