@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         if not interpreter.agreed(cases):
             print("no request was sent")
             return 0
-        result = measure(cases, interpreter.who, described, args.seed)
+        result = measure(cases, interpreter.who, subjects=described, seed=args.seed)
         plain = result.to_dict() | {"requests": interpreter.usage()}
     model = described["features"]["model"] if "features" in described else next(iter(described.values()))["model"]
     runs = {"features": args.folder, **({"shuffled": args.shuffled} if args.shuffled else {})}

@@ -33,9 +33,7 @@ def run(args: argparse.Namespace) -> int:
     out = claim.folder_of(args, args.folder)
     subject = remembered.subject(args, args.folder)
     result = measure(
-        subject.sae,
-        subject.model,
-        subject.hook_name,
+        subject,
         load_rows(subject.model, args.text, args.split, args.context),
         tokens=args.tokens,
         memory=int(args.memory * 2**30),

@@ -37,9 +37,7 @@ def run(args: argparse.Namespace) -> int:
     subject = remembered.subject(args, args.folder)
     own = [parse(spec, subject.model) for spec in args.proxy]
     result = measure(
-        subject.sae,
-        subject.model,
-        subject.hook_name,
+        subject,
         load_rows(subject.model, args.text, args.split, args.context),
         proxies=[] if args.only_own else None,
         extra=own,

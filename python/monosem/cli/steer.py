@@ -207,8 +207,8 @@ def _evidence(args: argparse.Namespace, subject: Any) -> int:
     result = steer.measure(
         subject,
         index,
-        steer_judges.proxy_judges(subject.model, index.rows, labels),
-        labels,
+        judges=steer_judges.proxy_judges(subject.model, index.rows, labels),
+        groups=labels,
         prompts=args.prompt or steer.PROMPTS,
         samples=args.samples,
         length=args.length,

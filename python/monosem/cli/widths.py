@@ -50,9 +50,7 @@ def run(args: argparse.Namespace) -> int:
     first = next(iter(subjects.values()))
     remembered.recall_text(args, first.sae.metadata)
     result = measure(
-        {name: s.sae for name, s in subjects.items()},
-        first.model,
-        first.hook_name,
+        subjects,
         load_rows(first.model, args.text, args.split, args.context),
         tokens=args.tokens,
         density_tokens=args.density_tokens,

@@ -114,20 +114,15 @@ def _reader(name: str):
     return work
 
 
-def _pieces(context: Context, name: str) -> tuple[Any, Any, str, Any]:
-    subject = context.subject(name)
-    return subject.sae, subject.model, subject.hook_name, context.train
-
-
 def _proxies(context: Context) -> dict[str, Any]:
     tokens = context.preset.compare_tokens
-    main = _pieces(context, context.preset.main)
-    return proxies.measure(*main, tokens=tokens, seed=context.seed, progress=context.progress).to_dict()
+    main = context.subject(context.preset.main)
+    return proxies.measure(main, context.train, tokens=tokens, seed=context.seed, progress=context.progress).to_dict()
 
 
 def _neurons(context: Context) -> dict[str, Any]:
-    main = _pieces(context, context.preset.main)
-    return neurons.measure(*main, tokens=context.preset.compare_tokens, progress=context.progress).to_dict()
+    main, tokens = context.subject(context.preset.main), context.preset.compare_tokens
+    return neurons.measure(main, context.train, tokens=tokens, progress=context.progress).to_dict()
 
 
 def _compared(context: Context) -> dict[str, str]:
@@ -153,7 +148,7 @@ def _explain(context: Context) -> dict[str, Any]:
             "features": len(chosen),
             "sources": sources_read(index.rows),
         }
-    result = explaining.measure(cases, explaining.LocalInterpreter(), described, context.seed)
+    result = explaining.measure(cases, explaining.LocalInterpreter(), subjects=described, seed=context.seed)
     return result.to_dict() | {"requests": {}}
 
 
@@ -189,7 +184,13 @@ def _steering(context: Context) -> dict[str, Any]:
         return none.to_dict()
     judges = steer_judges.proxy_judges(subject.model, index.rows, groups)
     return steer.measure(
-        subject, index, judges, groups, seed=context.seed, judged=steer.JUDGED, progress=context.progress
+        subject,
+        index,
+        judges=judges,
+        groups=groups,
+        seed=context.seed,
+        judged=steer.JUDGED,
+        progress=context.progress,
     ).to_dict()
 
 
@@ -211,11 +212,8 @@ def _splitting(context: Context) -> dict[str, Any]:
 
 
 def _widths(context: Context) -> dict[str, Any]:
-    saes = {run.name: context.subject(run.name).sae for run in context.preset.of(FIRST)}
     return widths.measure(
-        saes,
-        context.language_model(FIRST),
-        context.hook_name,
+        {run.name: context.subject(run.name) for run in context.preset.of(FIRST)},
         context.train,
         tokens=100_000,
         density_tokens=context.preset.compare_tokens,
@@ -226,7 +224,8 @@ def _widths(context: Context) -> dict[str, Any]:
 def _automata_stage(name: str) -> Stage:
     def work(context: Context) -> dict[str, Any]:
         tokens = context.preset.compare_tokens
-        return automata.measure(*_pieces(context, name), tokens=tokens, progress=context.progress).to_dict()
+        subject = context.subject(name)
+        return automata.measure(subject, context.train, tokens=tokens, progress=context.progress).to_dict()
 
     return Stage(f"automata-{name.replace('/', '-')}", f"finite-state automata of {name}", work)
 

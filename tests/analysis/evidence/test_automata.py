@@ -15,6 +15,7 @@ from monosem.analysis.evidence.automata.counts import KeySums
 from monosem.analysis.evidence.automata.draw import draw
 from monosem.analysis.evidence.automata.transitions import Raised, Transitions, edges, raised_tokens
 from monosem.analysis.evidence.section import render_page
+from monosem.analysis.inputs import Subject
 from monosem.analysis.neuron_basis import NeuronBasis
 from monosem.analysis.scan import blocks
 
@@ -85,7 +86,7 @@ def text(rows: int = 60, seed: int = 0) -> SimpleNamespace:
 
 @pytest.fixture(scope="module")
 def result():
-    return automata.measure(States(), Machine(), HOOK, text(), support=10, progress=False)
+    return automata.measure(Subject(States(), Machine(), HOOK), text(), support=10, progress=False)
 
 
 def test_the_planted_automaton_is_found(result):
@@ -213,6 +214,6 @@ def test_nothing_to_find():
     random = SimpleNamespace(**vars(text(4)))
     random.tokens = torch.full_like(random.tokens, 30)
     random.tokens[2:] = 31
-    empty = automata.measure(States(), Machine(), HOOK, random, progress=False)
+    empty = automata.measure(Subject(States(), Machine(), HOOK), random, progress=False)
     assert (empty.loops, empty.cycles, empty.chains) == ((), (), ()) and "none" in empty.table()
     assert "None was found" in automata.section(empty.to_dict()).body

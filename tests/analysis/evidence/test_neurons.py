@@ -9,6 +9,7 @@ import torch
 
 from monosem.analysis.evidence import neurons, neurons_page
 from monosem.analysis.evidence.section import render_page
+from monosem.analysis.inputs import Subject
 from monosem.analysis.neuron_basis import NeuronBasis
 
 HOOK, D, V = "blocks.0.mlp.hook_post", 12, 30
@@ -69,7 +70,7 @@ def case():
 
 def test_a_permuted_neuron_basis_is_matched(case):
     order, rows, sae, model = case
-    r = neurons.measure(sae, model, HOOK, rows, contexts=4, progress=False)
+    r = neurons.measure(Subject(sae, model, HOOK), rows, contexts=4, progress=False)
     assert r.neuron[:D] == order.tolist() == r.largest[:D]
     assert r.correlation[:D] == pytest.approx([1.0] * D)
     assert r.coefficient[:2] == [-1.0, 1.0] and r.wide[:D] == [1] * D and r.wide[D] == 2
@@ -87,7 +88,7 @@ def test_a_permuted_neuron_basis_is_matched(case):
 def test_top_examples_by_hand(case):
     """A neuron's 20 strongest tokens, one of each row; those on which the feature has half its maximum are counted."""
     _, rows, sae, model = case
-    r = neurons.measure(sae, model, HOOK, rows, contexts=7, progress=False)
+    r = neurons.measure(Subject(sae, model, HOOK), rows, contexts=7, progress=False)
     x = model.E[rows.tokens.long()]
     x[:, 0] = 0
     f = torch.relu(x @ sae.read.T)
@@ -106,20 +107,20 @@ def test_top_examples_by_hand(case):
 
 def test_block_by_block_is_the_same(case):
     _, rows, sae, model = case
-    one = neurons.measure(sae, model, HOOK, rows, progress=False).to_dict()
-    many = neurons.measure(sae, model, HOOK, rows, memory=8 * D * 4, progress=False).to_dict()
+    one = neurons.measure(Subject(sae, model, HOOK), rows, progress=False).to_dict()
+    many = neurons.measure(Subject(sae, model, HOOK), rows, memory=8 * D * 4, progress=False).to_dict()
     assert many == one
 
 
 def test_page_and_refusals(case):
     _, rows, sae, model = case
-    r = neurons.measure(sae, model, HOOK, rows, progress=False)
+    r = neurons.measure(Subject(sae, model, HOOK), rows, progress=False)
     page = render_page("t", [neurons_page.section(json.loads(json.dumps(r.to_dict(), allow_nan=False)))])
     assert "nearest to a neuron" in page and f"{r.live:,} live features" in page and "neuron" in r.table()
     with pytest.raises(ValueError, match="the neurons themselves"):
-        neurons.measure(NeuronBasis(D), model, HOOK, rows, progress=False)
+        neurons.measure(Subject(NeuronBasis(D), model, HOOK), rows, progress=False)
     dead = Mixed(np.arange(D))
     dead.read = torch.zeros_like(dead.read)
-    nothing = neurons.measure(dead, model, HOOK, rows, progress=False)
+    nothing = neurons.measure(Subject(dead, model, HOOK), rows, progress=False)
     assert nothing.live == 0 and "no feature fires" in nothing.table()
     assert render_page("t", [neurons_page.section(nothing.to_dict())])

@@ -14,6 +14,7 @@ from monosem.analysis.evidence.proxies.characters import Vocabulary
 from monosem.analysis.evidence.proxies.kinds import best_run
 from monosem.analysis.evidence.proxies.moments import ProxyMoments
 from monosem.analysis.evidence.section import render_page
+from monosem.analysis.inputs import Subject
 from monosem.analysis.neuron_basis import NeuronBasis
 
 ALEF = "ا".encode()
@@ -208,9 +209,7 @@ def test_a_proxy_of_known_precision():
     text = rows_of(*lines, sources=("ar_text",))
     arabic = proxies.Script("Arabic", [(0x600, 0x6FF)])
     result = proxies.measure(
-        Planted(),
-        BytesModel(),
-        HOOK,
+        Subject(Planted(), BytesModel(), HOOK),
         text,
         proxies=[arabic],
         extra=[proxies.parse("ex=x", BytesModel())],
@@ -244,7 +243,7 @@ def test_a_proxy_of_known_precision():
 def test_neurons_alone_and_scripts_that_do_not_occur():
     lines = [WORD, HIGH, LOW, X, AC, GT, AC], [B64, B64B, B64, B64B, THE, LINE, X]
     text = rows_of(*lines, sources=("dna", "base64"))
-    result = proxies.measure(NeuronBasis(len(TOKENS)), BytesModel(), HOOK, text, progress=False)
+    result = proxies.measure(Subject(NeuronBasis(len(TOKENS)), BytesModel(), HOOK), text, progress=False)
     assert {"Arabic", "DNA", "base64", "hexadecimal"} == {p["name"] for p in result.proxies}
     assert {"Hebrew", "Korean", "Devanagari"} <= set(result.absent)
     assert all(p["neuron"] is None for p in result.proxies)

@@ -36,8 +36,8 @@ def result(subject, index):
     return steer.measure(
         subject,
         index,
-        {"Arabic": low, "Hebrew": low},
-        group_sources(index.sources),
+        judges={"Arabic": low, "Hebrew": low},
+        groups=group_sources(index.sources),
         prompts=("ij", "ijk"),
         length=5,
         samples=4,
@@ -82,7 +82,7 @@ def test_section_and_table_from_json(result):
 
 def test_without_a_label_it_says_so(subject, index):
     with pytest.raises(ValueError, match="labels: none of DNA has text here"):
-        steer.measure(subject, index, {"DNA": low}, group_sources(index.sources))
+        steer.measure(subject, index, judges={"DNA": low}, groups=group_sources(index.sources))
 
 
 def test_reading_by_source(subject):

@@ -11,6 +11,7 @@ import monosem as ms
 from monosem.analysis.evidence import widths, widths_page
 from monosem.analysis.evidence.section import render_page
 from monosem.analysis.evidence.ultralow import separate, valley
+from monosem.analysis.inputs import Subject
 from monosem.analysis.metrics import evaluate
 from monosem.analysis.neuron_basis import NeuronBasis
 
@@ -87,7 +88,8 @@ def test_widths_against_the_evaluation(model, rows, exact, hook, monkeypatch):
     evaluate(exact, model, hook, rows, progress=False)
     once = len(computed)  # untouched, with the reconstruction, with zeros
     computed.clear()
-    result = widths.measure({"wide": wide, "exact": exact}, model, hook, rows, progress=False)
+    subjects = {name: Subject(sae, model, hook) for name, sae in (("wide", wide), ("exact", exact))}
+    result = widths.measure(subjects, rows, progress=False)
     assert len(computed) == once + once // 3, "what does not depend on the dictionary is computed once"
     assert [r["name"] for r in result.runs] == ["exact", "wide"]
     for run, sae in zip(result.runs, (exact, wide), strict=True):
@@ -96,11 +98,13 @@ def test_widths_against_the_evaluation(model, rows, exact, hook, monkeypatch):
         assert run["dead"] == figures.dead and run["live"] + run["ultralow"] + run["dead"] == sae.cfg.d_sae
         assert sum(run["counts"]) == sae.cfg.d_sae - run["dead"] and sum(run["low_counts"]) == run["ultralow"]
     assert result.runs[0]["ce_loss_recovered"] == pytest.approx(1.0, abs=1e-5)
-    fewer = widths.measure({"wide": wide}, model, hook, rows, tokens=24, density_tokens=10**6, progress=False)
+    fewer = widths.measure({"wide": subjects["wide"]}, rows, tokens=24, density_tokens=10**6, progress=False)
     assert fewer.tokens == 22 and fewer.density_tokens == result.density_tokens == 110
     assert fewer.runs[0]["counts"] == result.runs[1]["counts"]
 
     page = render_page("t", [widths_page.section(json.loads(json.dumps(result.to_dict(), allow_nan=False)))])
     assert "live features outside the ultralow cluster" in page and "wide" in result.table()
     with pytest.raises(ValueError, match="at least one"):
-        widths.measure({}, model, hook, rows)
+        widths.measure({}, rows)
+    with pytest.raises(ValueError, match="one hook of one model"):
+        widths.measure(subjects | {"elsewhere": Subject(exact, model, "blocks.7.mlp.hook_post")}, rows)

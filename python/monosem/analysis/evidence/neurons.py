@@ -14,6 +14,7 @@ from monosem.analysis.evidence.proxies import ProxySet
 from monosem.analysis.evidence.proxies.moments import ProxyMoments
 from monosem.analysis.index.neuron_moments import NeuronMoments, correlation
 from monosem.analysis.index.reservoir import Reservoir
+from monosem.analysis.inputs import Subject
 from monosem.analysis.neuron_basis import NeuronBasis, NeuronConfig
 from monosem.analysis.scan import Block, Rows, blocks, entries, spread
 from monosem.analysis.sources import LABELS, paper_groups, sources_read
@@ -102,9 +103,7 @@ class NeuronResult:
 
 @torch.no_grad()
 def measure(
-    sae: Dictionary,
-    model: LanguageModel,
-    hook_name: str,
+    subject: Subject,
     rows: Rows,
     *,
     tokens: int | None = None,
@@ -122,6 +121,7 @@ def measure(
     Raises:
         ValueError: the dictionary is the neurons themselves, it does not fit the hook, or there is nothing to read.
     """
+    sae, model, hook_name = subject.sae, subject.model, subject.hook_name
     if sae.cfg.kind == NeuronConfig.kind:
         raise ValueError("folder: these are the neurons themselves; wanted a dictionary to compare with them")
     d_sae, d_in = sae.cfg.d_sae, sae.cfg.d_in

@@ -122,9 +122,9 @@ class SteeringResult:
 def measure(
     subject: Subject,
     index: FeatureIndex,
+    *,
     judges: Mapping[str, Judge],
     groups: Mapping[str, Sequence[int]],
-    *,
     prompts: Sequence[str] = PROMPTS,
     samples: int = 10,
     length: int = 48,

@@ -10,11 +10,10 @@ import torch
 
 from monosem.analysis.evidence.tables import figure
 from monosem.analysis.evidence.ultralow import separate
+from monosem.analysis.inputs import Subject
 from monosem.analysis.metrics import density_histogram, evaluate, plain
 from monosem.analysis.scan import Block, Rows, blocks, spread
 from monosem.analysis.sources import sources_read
-from monosem.data.protocols import LanguageModel
-from monosem.nn.dictionary import Dictionary
 
 
 @dataclass(frozen=True)
@@ -59,9 +58,7 @@ class WidthsResult:
 
 @torch.no_grad()
 def measure(
-    dictionaries: Mapping[str, Dictionary],
-    model: LanguageModel,
-    hook_name: str,
+    subjects: Mapping[str, Subject],
     rows: Rows,
     *,
     tokens: int | None = None,
@@ -73,20 +70,31 @@ def measure(
     """Compare dictionaries of one model and hook (*Towards Monosemanticity*, "Feature Density", "Loss recovered").
 
     Args:
-        dictionaries: {name: autoencoder}.
+        subjects: {name: dictionary}, all of one hook of one model.
         tokens: about so many for the losses (three forward passes each), in evenly spaced rows.
         density_tokens: about so many for the densities; a density below 1 / density_tokens cannot be seen.
             Default: as many as ``tokens``.
 
     Raises:
-        ValueError: no dictionary, one does not fit the hook, or there is nothing to read.
+        ValueError: no dictionary, dictionaries of several hooks or models, one that does not fit the hook, or nothing
+            to read.
     """
-    if not dictionaries:
-        raise ValueError("dictionaries: got none; wanted at least one")
+    if not subjects:
+        raise ValueError("subjects: got none; wanted at least one dictionary")
+    first = next(iter(subjects.values()))
+    model, hook_name = first.model, first.hook_name
+    places = {(s.model.name, s.hook_name) for s in subjects.values()}
+    if len(places) > 1:
+        raise ValueError(
+            f"subjects: got dictionaries of {', '.join(' at '.join(p) for p in sorted(places))}; wanted one hook of "
+            "one model"
+        )
     select = spread(rows, density_tokens or tokens)
     more = len(select) > len(spread(rows, tokens))
     runs, scored, baselines = [], (0, 0), {}
-    for name, sae in sorted(dictionaries.items(), key=lambda item: (item[1].cfg.d_sae, item[0])):
+    for name, sae in sorted(
+        ((name, s.sae) for name, s in subjects.items()), key=lambda item: (item[1].cfg.d_sae, item[0])
+    ):
         counts = torch.zeros(sae.cfg.d_sae, dtype=torch.int64, device="cpu")
         seen = 0
 

@@ -84,7 +84,7 @@ def test_what_was_not_answered_is_counted_not_scored(ruled):
 def test_result_table_and_page(ruled):
     cases = list(ruled[3].values())
     control = [replace(c, kind="shuffled") for c in cases[:2]]
-    result = measure(cases + control, LocalInterpreter(), {"neurons": {"model": "ruled"}})
+    result = measure(cases + control, LocalInterpreter(), subjects={"neurons": {"model": "ruled"}})
     plain = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert plain["kinds"]["neurons"]["single_token_share"] == pytest.approx(0.4)  # `` the`` and ``)``
     assert plain["kinds"]["neurons"]["n"] == 5 and plain["kinds"]["shuffled"]["n"] == 2

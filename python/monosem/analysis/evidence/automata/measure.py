@@ -14,6 +14,7 @@ from monosem.analysis.evidence.automata.graph import Path, choose, networkx, pat
 from monosem.analysis.evidence.automata.transitions import Edges, Raised, Transitions, edges, raised_tokens
 from monosem.analysis.index.example import Example
 from monosem.analysis.index.reservoir import Reservoir
+from monosem.analysis.inputs import Subject
 from monosem.analysis.logits import used_vocabulary
 from monosem.analysis.scan import Rows, blocks, spread
 from monosem.analysis.sources import SourceMoments, sources_read
@@ -102,9 +103,7 @@ class AutomataResult:
 
 @torch.no_grad()
 def measure(
-    sae: Dictionary,
-    model: LanguageModel,
-    hook_name: str,
+    subject: Subject,
     rows: Rows,
     *,
     tokens: int | None = None,
@@ -136,6 +135,7 @@ def measure(
         ValueError: the dictionary does not fit the hook, or there is nothing to read.
     """
     networkx()
+    sae, model, hook_name = subject.sae, subject.model, subject.hook_name
     select = spread(rows, tokens)
     used = used_vocabulary(np.asarray(rows.tokens)[select], model.d_vocab)
     raised = raised_tokens(sae, model, hook_name, used)

@@ -81,7 +81,11 @@ class Explanations:
 
 
 def measure(
-    cases: Sequence[Case], interpreter: Interpreter, subjects: dict[str, dict[str, Any]] | None = None, seed: int = 0
+    cases: Sequence[Case],
+    interpreter: Interpreter,
+    *,
+    subjects: dict[str, dict[str, Any]] | None = None,
+    seed: int = 0,
 ) -> Explanations:
     """Explain and score features of one or several kinds.
 

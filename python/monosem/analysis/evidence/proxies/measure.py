@@ -14,6 +14,7 @@ from monosem.analysis.evidence.proxies.builtin import ProxySet
 from monosem.analysis.evidence.proxies.kinds import Proxy
 from monosem.analysis.evidence.proxies.moments import ProxyMoments
 from monosem.analysis.evidence.proxies.profile import Profile
+from monosem.analysis.inputs import Subject
 from monosem.analysis.neuron_basis import NeuronBasis, NeuronConfig
 from monosem.analysis.scan import Block, Rows, blocks, entries, spread
 from monosem.analysis.sources import paper_groups, sources_read
@@ -82,9 +83,7 @@ class ProxyResult:
 
 @torch.no_grad()
 def measure(
-    sae: Dictionary,
-    model: LanguageModel,
-    hook_name: str,
+    subject: Subject,
     rows: Rows,
     *,
     proxies: Sequence[Proxy] | None = None,
@@ -111,6 +110,7 @@ def measure(
     Raises:
         ValueError: the dictionary does not fit the hook, or there is nothing to read.
     """
+    sae, model, hook_name = subject.sae, subject.model, subject.hook_name
     select = spread(rows, tokens)
     options = {"select": select, "contexts": contexts, "skip_positions": skip_positions}
     fitted = ProxySet(model, rows, proxies, extra)
