@@ -10,7 +10,7 @@ import gpu_peers
 import gpu_worker
 import pytest
 import torch
-from made_up_gpu import ABOUT, RATES, kept_tests, part, run_in
+from simulated_gpu import ABOUT, RATES, kept_tests, part, run_in
 
 from monosem.bench import floor
 from monosem.bench.workloads import WORKLOADS

@@ -6,7 +6,7 @@ import time
 
 import gpu_checks
 import pytest
-from made_up_gpu import kept_tests, part, run_in
+from simulated_gpu import kept_tests, part, run_in
 
 TESTER = """
 import os, sys

@@ -4,7 +4,7 @@ from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
-from made_up_gpu import FakeClock
+from simulated_gpu import FakeClock
 
 from monosem.bench import gpu_clock
 from monosem.bench.gpu_clock import CaptureFailed, Clock

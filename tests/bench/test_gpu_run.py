@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import gpu_run
-from made_up_gpu import ABOUT, kept_tests, part, run_in
+from simulated_gpu import ABOUT, kept_tests, part, run_in
 
 
 def test_results_of_another_card_commit_or_build_are_set_aside(tmp_path):

@@ -1,7 +1,7 @@
 """The table at the end of ``bench/gpu.py``: all figures, and those that are missing."""
 
 import gpu_table
-from made_up_gpu import ABOUT, RATES, kept_tests, part, run_in
+from simulated_gpu import ABOUT, RATES, kept_tests, part, run_in
 
 from monosem.bench import floor
 from monosem.bench.workloads import WORKLOADS

@@ -8,7 +8,7 @@ import gpu
 import gpu_tasks
 import pytest
 import torch
-from made_up_gpu import RATES, FakeClock
+from simulated_gpu import RATES, FakeClock
 
 from monosem.bench import floor, gpu_clock, operations
 from monosem.bench.workloads import WORKLOADS

@@ -7,7 +7,7 @@ import time
 import gpu_run
 import gpu_worker
 import pytest
-from made_up_gpu import ABOUT, run_in
+from simulated_gpu import ABOUT, run_in
 
 WORKER = """
 import json, os, sys, time

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from monosem.cli import claim, provenance, remembered
+from monosem.cli import claim, provenance, run_inputs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
 
     out = claim.folder_of(args, args.folder_a)
     a = load_subject(args.folder_a, args.model_a, args.hook_a, args.device)
-    remembered.recall_text(args, a.sae.metadata)
+    run_inputs.recall_text(args, a.sae.metadata)
     b = load_subject(args.folder_b, args.model_b, args.hook_b, args.device)
     result = compare.measure(
         a,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from monosem.cli import evaluated, options
+from monosem.cli import evaluation_inputs, options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     print("3/4  evaluating on held-out text")
     moments = SourceMoments(args.d_sae, held_out.sources)
     result = evaluate(sae, model, args.hook, held_out, observers=[moments.update], progress=bars)
-    origin = evaluated.made_from(Subject(sae, model, args.hook), held_out, args.text, "held_out", BY_NAME)
+    origin = evaluation_inputs.of(Subject(sae, model, args.hook), held_out, args.text, "held_out", BY_NAME)
     result.write_json(out / "evaluation.json", origin)
     write_picture(out / "evaluation.svg", result)
 

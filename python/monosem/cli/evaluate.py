@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from monosem.cli import evaluated, options, remembered
+from monosem.cli import evaluation_inputs, options, run_inputs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from monosem.analysis.metrics import evaluate
     from monosem.analysis.report import find_curves, study, write_report
 
-    subject = remembered.subject(args, args.folder)
+    subject = run_inputs.subject(args, args.folder)
     sae, model, hook_name = subject.sae, subject.model, subject.hook_name
     model.check_written(hook_name)  # before the text is read
     rows = load_rows(model, args.text, args.split, args.context)
@@ -54,14 +54,14 @@ def run(args: argparse.Namespace) -> int:
         "progress": not args.quiet,
     }
     out = Path(args.out or args.folder)
-    made_from = evaluated.made_from(
+    origin = evaluation_inputs.of(
         subject, rows, args.text, args.split, args.skip_tokens, args.skip_positions, args.tokens
     )
     if not args.replace:
-        evaluated.check_replaces(out / "evaluation.json", made_from)
+        evaluation_inputs.check_replaces(out / "evaluation.json", origin)
     result = evaluate(sae, model, hook_name, rows, **options)
     out.mkdir(parents=True, exist_ok=True)
-    result.write_json(out / "evaluation.json", made_from)
+    result.write_json(out / "evaluation.json", origin)
     write_picture(out / "evaluation.svg", result)
     print(result.table())
     print(f"\nwritten: {out / 'evaluation.json'}, {out / 'evaluation.svg'}")

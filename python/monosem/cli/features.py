@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from monosem.cli import options, remembered
+from monosem.cli import options, run_inputs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.out is None and not Path(args.folder).is_dir():
         raise ValueError(f"out: {args.folder!r} is not a folder to write into; name one with --out")
-    subject = remembered.subject(args, args.folder)
+    subject = run_inputs.subject(args, args.folder)
     out = Path(args.out or Path(args.folder) / (args.export or "features"))
     index = _index(args, subject)
     if args.export:
@@ -98,7 +98,7 @@ def _index(args: argparse.Namespace, subject):
     folder = Path(args.index or (Path(args.folder) if Path(args.folder).is_dir() else Path(args.out)) / "index")
     if (folder / "index.json").is_file():
         index = open_index(folder, subject)
-        remembered.check_index(args, index.meta, folder, ("text", "split", "context", "tokens"))
+        run_inputs.check_index(args, index.meta, folder, ("text", "split", "context", "tokens"))
         return index
     if args.index:
         raise FileNotFoundError(f"index: no index in {args.index!r}; wanted one written by `monosem index`")
@@ -110,7 +110,7 @@ def _index(args: argparse.Namespace, subject):
         folder,
         tokens=args.tokens,
         progress=not args.quiet,
-        notes=remembered.index_notes(args),
+        notes=run_inputs.index_notes(args),
     )
 
 

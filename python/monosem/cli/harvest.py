@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from monosem.cli import options, remembered
+from monosem.cli import options, run_inputs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         shard_mib=args.shard_mib,
         progress=not args.quiet,
     )
-    remembered.write_beside(args.out, args)
+    run_inputs.write_beside(args.out, args)
     on_disk = human_bytes(sum(p.stat().st_size for p in Path(args.out).iterdir() if p.is_file()))
     print(f"{store.n_stored:,} activations in {len(store.index.shards)} shards, {on_disk}, in {args.out}")
     print(f"next: monosem train --activations {args.out} --out runs/{Path(args.out).name}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from monosem.cli import options, remembered
+from monosem.cli import options, run_inputs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     from monosem.analysis.index import IndexSettings, build_index
     from monosem.analysis.inputs import load_rows
 
-    subject = remembered.subject(args, args.folder)
+    subject = run_inputs.subject(args, args.folder)
     if args.out is None and not Path(args.folder).is_dir():
         raise ValueError(f"out: {args.folder!r} is not a folder to write into; name one with --out")
     out = Path(args.out or Path(args.folder) / "index")
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         tokens=args.tokens,
         settings=settings,
         progress=not args.quiet,
-        notes=remembered.index_notes(args),
+        notes=run_inputs.index_notes(args),
     )
     alive = int((index.counts > 0).sum())
     size = sum(p.stat().st_size for p in out.iterdir())

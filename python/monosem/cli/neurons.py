@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from monosem.cli import claim, provenance, remembered
+from monosem.cli import claim, provenance, run_inputs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     if args.memory <= 0:
         raise ValueError(f"memory: got {args.memory}; wanted GiB above 0")
     out = claim.folder_of(args, args.folder)
-    subject = remembered.subject(args, args.folder)
+    subject = run_inputs.subject(args, args.folder)
     result = measure(
         subject,
         load_rows(subject.model, args.text, args.split, args.context),

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from monosem.cli import options, remembered
+from monosem.cli import options, run_inputs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,7 +107,7 @@ def _source(args: argparse.Namespace, made_of: dict[str, Any], batch_size: int, 
         tokens = None
         if "split" not in args.given and made_of.get("split"):
             args.split = made_of["split"]
-        remembered.recall_text(args, made_of)
+        run_inputs.recall_text(args, made_of)
     model = load_model(chosen["model"], args.device)
     model.width(chosen["hook"])  # reports an unknown hook before any text is read
     context = None if tokens else args.context

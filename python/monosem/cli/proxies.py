@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from monosem.cli import claim, provenance, remembered
+from monosem.cli import claim, provenance, run_inputs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     if args.only_own and not args.proxy:
         raise ValueError("only_own: there is no proxy left; name one with --proxy NAME=REGEX")
     out = claim.folder_of(args, args.folder)
-    subject = remembered.subject(args, args.folder)
+    subject = run_inputs.subject(args, args.folder)
     own = [parse(spec, subject.model) for spec in args.proxy]
     result = measure(
         subject,

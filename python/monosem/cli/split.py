@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from monosem.cli import claim, options, provenance, remembered
+from monosem.cli import claim, options, provenance, run_inputs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"RUN: got {len(args.folders)} dictionary; wanted two or more, the smallest first")
     out = claim.folder_of(args, args.folders[-1])
     subjects = [load_subject(folder, args.model, args.hook, args.device) for folder in args.folders]
-    remembered.recall_text(args, subjects[0].sae.metadata)
+    run_inputs.recall_text(args, subjects[0].sae.metadata)
     rows = load_rows(subjects[0].model, args.text, args.split, args.context)
     result = split.measure(
         subjects,

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from monosem.cli import claim, options, provenance, remembered
+from monosem.cli import claim, options, provenance, run_inputs
 from monosem.cli.help import RawHelp
 
 _DESCRIPTION = """\
@@ -91,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    subject = remembered.subject(args, args.folder)
+    subject = run_inputs.subject(args, args.folder)
     subject.model.check_written(subject.hook_name)
     if not (args.pin or args.add or args.ablate):
         if args.read:
@@ -121,7 +121,7 @@ class _LookUp:
             a = self.args
             folder = Path(a.folder) / "index"
             if not a.read and (folder / "index.json").is_file():
-                remembered.check_index(a, read_meta(folder), folder, ("text", "split", "context"))
+                run_inputs.check_index(a, read_meta(folder), folder, ("text", "split", "context"))
             self._index = index_of(self.subject, a.folder, a.text, a.split, a.tokens, not a.quiet, a.context)
         return self._index
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monosem.cli import options, remembered
+from monosem.cli import options, run_inputs
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,10 @@ def open_all(args: argparse.Namespace) -> list[tuple[Compared, int]]:
         if value is not None and value < 0:
             raise ValueError(f"{name}: got {value}; wanted 0 or more")
     index = Path(args.folder) / "index"
-    remembered.follow_index(args, index)
-    main = remembered.subject(args, args.folder)
+    run_inputs.follow_index(args, index)
+    main = run_inputs.subject(args, args.folder)
     if (index / "index.json").is_file():
-        remembered.check_index(args, read_meta(index), index, ("text", "split", "context"))
+        run_inputs.check_index(args, read_meta(index), index, ("text", "split", "context"))
     requested = [("features", args.folder, main, args.features)]
     neurons = args.features if args.neurons is None else args.neurons
     if neurons:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from monosem.cli import options, remembered
+from monosem.cli import options, run_inputs
 
 SWEPT = {"k": "k", "l1": "l1_coefficient"}  # options that take several values, and the fields that they set
 
@@ -148,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
         f"{saes[0].cfg}: {steps:,} steps of {args.batch_size:,} tokens"
         + (f", and {len(settings) - 1} more" if settings[1:] else "")
     )
-    made_of = remembered.read_beside(args.activations) if args.activations else remembered.made_of(args)
+    made_of = run_inputs.read_beside(args.activations) if args.activations else run_inputs.made_of(args)
     trainer = Trainer(
         saes if settings[1:] else saes[0],
         config,

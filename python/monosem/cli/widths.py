@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from monosem.cli import claim, provenance, remembered
+from monosem.cli import claim, provenance, run_inputs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
             "model and hook. Choose with --model and --hook."
         )
     first = next(iter(subjects.values()))
-    remembered.recall_text(args, first.sae.metadata)
+    run_inputs.recall_text(args, first.sae.metadata)
     result = measure(
         subjects,
         load_rows(first.model, args.text, args.split, args.context),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 
-def made_from(
+def of(
     subject: Any,
     rows: Any,
     text: str,

@@ -19,7 +19,7 @@ def write_text(path, count, start=0):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A model, a text, its activations, and a dictionary trained from the text."""
-    folder, model = tmp_path_factory.mktemp("remembered"), tiny_model()
+    folder, model = tmp_path_factory.mktemp("run_inputs"), tiny_model()
     save_folder(folder / "model", model.module, model.tokenizer)
     write_text(folder / "text.jsonl", 30)
     assert train(folder, "run", "--text", folder / "text.jsonl", "--split", "all") == 0
