@@ -328,3 +328,21 @@ def test_no_chain_of_additions_grows_with_the_row(encode, monkeypatch, kind):
     exact = reference.gather_dot(x.double(), indices, offsets, w.double())
     largest = [t.view(3, 40).sort(descending=True).values for t in (plain, exact)]
     within_twice(ops.topk_encode(x, w, b, 40).values, *largest)
+
+
+def test_redone_rows_and_the_product_are_counted_without_synchronisation():
+    from monosem.ops import step_stats
+
+    x, w, b = whole_numbers(3, 2, 2500)
+    x[1] = 0  # ties beyond the capacity
+    times = step_stats.PhaseTimes(x.device)
+    with step_stats.recording(times) as stats:
+        ops.topk_encode(x, w, b, 40)
+    product = "fp32" if backend.gpu_product() == "fp32" else "bf16"
+    assert sum(stats.encoder.tokens.values()) == stats.encoder.tokens[product] == 3
+    row = stats.metrics()
+    assert all(isinstance(row[name], torch.Tensor) for name in ("rows_redone", "candidates", "rescored"))
+    assert 0 <= row["rows_redone"] <= 1 and 40 <= row["rescored"] <= row["candidates"]
+    with step_stats.recording() as stats:
+        ops.topk_encode(x, w, b, 40)
+    assert "candidates" not in stats.metrics()  # two launches, where phases are not timed

@@ -95,21 +95,21 @@ def _source(args: argparse.Namespace, made_of: dict[str, Any], batch_size: int, 
     from monosem.data.harvest import ActivationStream
     from monosem.data.models import load_model
 
-    chosen = {"model": args.model or made_of.get("model"), "hook": args.hook or made_of.get("hook_name")}
-    for name, value in chosen.items():
-        if value is None:
-            raise ValueError(
-                f"{name}: {str(args.folder)!r} does not say which it was trained on; wanted --model and --hook, or "
-                "--activations FOLDER of `monosem harvest`"
-            )
+    name, hook = args.model or made_of.get("model"), args.hook or made_of.get("hook_name")
+    if name is None or hook is None:
+        missing = "model" if name is None else "hook"
+        raise ValueError(
+            f"{missing}: {str(args.folder)!r} does not say which it was trained on; wanted --model and --hook, or "
+            "--activations FOLDER of `monosem harvest`"
+        )
     tokens = made_of.get("tokens_from") if args.text is None else None
     if tokens is None or not Path(tokens).is_file():
         tokens = None
         if "split" not in args.given and made_of.get("split"):
             args.split = made_of["split"]
         run_inputs.recall_text(args, made_of)
-    model = load_model(chosen["model"], args.device)
-    model.width(chosen["hook"])  # reports an unknown hook before any text is read
+    model = load_model(name, args.device)
+    model.width(hook)  # reports an unknown hook before any text is read
     context = None if tokens else args.context
     rows = load_contexts(model, text=args.text or "sample", tokens=tokens, split=args.split, context=context)
     # As many contexts as the steps need: to fill a buffer with a whole text takes minutes.
@@ -117,7 +117,7 @@ def _source(args: argparse.Namespace, made_of: dict[str, Any], batch_size: int, 
     rows = rows[:: max(1, len(rows) // contexts)]
     return ActivationStream(
         model,
-        chosen["hook"],
+        hook,
         rows,
         batch_size,
         seed,

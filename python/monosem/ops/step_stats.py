@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._autograd import _profiler_enabled
 from torch.autograd.profiler import record_function
 
 # Why a batch, or tokens of it, were not given to the product that this machine would choose.
@@ -53,7 +54,7 @@ class EncoderStats:
         total = sum(self.tokens.values())
         if not total:
             return {}
-        shares = {f"product_{product}": n / total for product, n in self.tokens.items()}
+        shares: dict[str, float | Tensor] = {f"product_{product}": n / total for product, n in self.tokens.items()}
         shares |= {f"fallback_{reason}": n / total for reason, n in self.fallbacks.items()}
         shares["rows_redone"] = self.redone / total
         if isinstance(self.candidates, Tensor) or self.candidates:
@@ -142,7 +143,7 @@ class _Recording:
             self._start = now
         self.name = name
         # A range costs microseconds also while nobody profiles; this question does not.
-        if name and torch.autograd._profiler_enabled():
+        if name and _profiler_enabled():
             self._range = record_function(f"monosem::{name}")
             self._range.__enter__()
 
