@@ -116,13 +116,13 @@ def by_source(documents: Iterable[Listed]) -> dict[str, list[Listed]]:
     return dict(sorted(sources.items()))
 
 
-def fitting(documents: Iterable[Listed], room: float, measure: str) -> list[Listed]:
-    """Those that find room, one after the other; one that is too large leaves it to the next."""
+def fitting(documents: Iterable[Listed], capacity: float, measure: str) -> list[Listed]:
+    """Documents in order while they fit; one that is too large is skipped."""
     taken = []
     for f in documents:
-        if (size := getattr(f, measure)) <= room:
+        if (size := getattr(f, measure)) <= capacity:
             taken.append(f)
-            room -= size
+            capacity -= size
     return taken
 
 
@@ -140,20 +140,20 @@ def held_apart(documents: Iterable[Listed], share: float) -> set[int]:
 def sampled(documents: Iterable[Listed], groups: Sequence[Group], size: float) -> set[int]:
     """Places of what the tokenizer is trained on: about ``size`` bytes, by the shares, as far as there is text."""
     sources = by_source(documents)
-    room = _rooms({s: sum(f.size for f in of) for s, of in sources.items()}, groups, size)
-    return {f.place for s, of in sources.items() for f in fitting(of, room[s], "size")}
+    capacity = _capacities({s: sum(f.size for f in of) for s, of in sources.items()}, groups, size)
+    return {f.place for s, of in sources.items() for f in fitting(of, capacity[s], "size")}
 
 
-def _rooms(there: dict[str, int], groups: Sequence[Group], total: float) -> dict[str, float]:
+def _capacities(there: dict[str, int], groups: Sequence[Group], total: float) -> dict[str, float]:
     """Share of each source in a total: its group's share, in proportion to the size of the source."""
     of_group = {g.name: 0 for g in groups}
     for source, size in there.items():
         of_group[group_of(source, groups).name] += size
-    rooms = {}
+    capacities = {}
     for source, size in there.items():
         group = group_of(source, groups)
-        rooms[source] = group.share * total * size / max(1, of_group[group.name])
-    return rooms
+        capacities[source] = group.share * total * size / max(1, of_group[group.name])
+    return capacities
 
 
 def choose(documents: Sequence[Listed], apart: set[int], groups: Sequence[Group], tokens: float | None, holdout: float):
@@ -181,9 +181,9 @@ def choose(documents: Sequence[Listed], apart: set[int], groups: Sequence[Group]
         (TRAIN, tokens * (1 - holdout), free),
         (HELD_OUT, tokens * holdout, [f for f in documents if f.place in apart]),
     ):
-        room = _rooms(there, groups, total)
+        capacity = _capacities(there, groups, total)
         for source, of in by_source(candidates).items():
-            chosen = fitting(of, room.get(source, 0), "tokens")
+            chosen = fitting(of, capacity.get(source, 0), "tokens")
             if not chosen and part == HELD_OUT:
                 chosen = [min(of, key=lambda f: f.tokens)]  # every source is measured
             for f in chosen:

@@ -1,1 +1,1 @@
-"""How fast a step is, what it costs in memory, and how far it is from what the machine could do at best."""
+"""Time and memory of a training step, and its distance from the floor of the machine."""

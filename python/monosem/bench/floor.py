@@ -49,7 +49,7 @@ def measure(d: int) -> Rates:
 
 
 def step(w: Workload, rates: Rates) -> dict[str, Any]:
-    """The floor of a training step: one encoder product, the candidates that it found scored again, the rows of the
+    """The floor of a training step: one encoder product, the candidates rescored, the rows of the
     active features, then Adam's sweep.
 
     product + (rescoring + gathers + Adam) / bandwidth; where rows stay in cache a step may gather faster than that. A

@@ -95,7 +95,7 @@ class Clock:
             yield
 
     def breakdown(self, call: Callable[[], Any], repeats: int = 5) -> dict[str, float]:
-        """Where the time of a call goes: milliseconds of each operation, most first, and of all that is between them.
+        """Milliseconds of each operation of a call, most first, and of the time between them.
 
         The GPU is kept busy while the host is still launching, so that no gap is counted. Medians.
         """
@@ -141,7 +141,7 @@ class Clock:
 
 
 def parts(runs: list[tuple[Any, Any, list[tuple[str, Any, Any]]]]) -> dict[str, float]:
-    """Milliseconds of each operation and of what is between them, from the events at both ends of calls and around each
+    """Milliseconds of each operation and between them, from the events at both ends of calls and around each
     operation in them."""
     breakdowns = []
     for begin, end, events in runs:
@@ -175,7 +175,7 @@ def operations_timed(events: list[tuple[str, Any, Any]], event: Callable[[], Any
 
 
 def copy_bytes_per_second(clock: Clock, size: int = 1 << 31) -> float:
-    """Bytes a second of a copy far larger than the cache, reads and writes counted."""
+    """Bytes per second of a copy far larger than the cache, reads and writes counted."""
     a = torch.empty(size // 4, device=clock.device, dtype=torch.float32).normal_()
     b = torch.empty_like(a)
     return 2 * size / (1e-3 * clock.time(lambda: b.copy_(a)).ms)

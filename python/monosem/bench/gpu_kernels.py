@@ -1,4 +1,4 @@
-"""The kernels of a training step, one by one: how often each runs, how long, and how far from what it must do at least.
+"""The kernels of a training step, one by one: how often each runs, how long, and its distance from its floor.
 
 On a GPU ``torch.profiler`` tells; where it sees no kernel (in Triton's interpreter, or where tracing is forbidden) each
 launch of ours is timed from outside.
@@ -106,7 +106,7 @@ def work_of(kernel: str, table: list[tuple[str, Work]]) -> Work | None:
 
 
 def short(name: str) -> str:
-    """The kernel's own name, without types, namespaces and arguments; of PyTorch's, what they compute."""
+    """The kernel's own name, without types, namespaces and arguments; for PyTorch's kernels, the operation."""
     functor = re.search(r"(\w*[Ff]unctor\w*)", name)
     plain = (
         re.split(r"[<(]", name.removeprefix("void ").replace("(anonymous namespace)::", "").strip(), maxsplit=1)[0]

@@ -121,7 +121,7 @@ def product_rate(d: int, dtype: torch.dtype) -> float:
 
 @cache
 def bandwidth(size: int = 1 << 28) -> float:
-    """Bytes a second, reads and writes counted, of sweeps far larger than the caches: the best of a copy (which may
+    """Bytes per second, reads and writes counted, of sweeps far larger than the caches: the best of a copy (which may
     read what it is about to overwrite) and a scaling in place (which need not)."""
     a, b = (
         torch.empty(size // 4, dtype=torch.float32, device="cpu").normal_(),
@@ -131,7 +131,7 @@ def bandwidth(size: int = 1 << 28) -> float:
 
 
 def fastest(call: Callable[[], Any], repeats: int = 7) -> float:
-    """Seconds of the fastest of some calls, after one to warm up: what the machine can do when nothing disturbs it."""
+    """Seconds of the fastest of some calls, after one to warm up: the machine's rate without disturbance."""
     call()
     best = float("inf")
     for _ in range(repeats):

@@ -1,4 +1,4 @@
-"""A run's own training step, phase by phase: milliseconds, the floor of this machine, and what the step did."""
+"""A run's own training step, phase by phase: milliseconds, the floor of this machine, and statistics of the step."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Shape:
 
 
 def floors(s: Shape, rates: Rates) -> dict[str, float]:
-    """The least milliseconds of each phase that has a floor: the longer of its products and its bytes.
+    """The floor in milliseconds of each phase that has one: the longer of its products and its bytes.
 
     Those of the encoder's product and of the rows that it rescores add up, as in ``floor.step``. A gathered row counts
     each time it is read. Dense products are fp32.
@@ -118,7 +118,7 @@ def measure(
     rates: Rates | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Take some steps with the run's own settings and activations; returns what was measured as plain data.
+    """Take some steps with the run's own settings and activations; returns the measurements as plain data.
 
     Figures are means over the steps without the fastest and the slowest tenth, so that phases add up to the step.
 

@@ -227,8 +227,8 @@ def interleave(
                     row = rows[number]
                     say(f"round {done + 1}/{rounds}: {row.entrant.title}")
                     time.sleep(PAUSE)
-                    settle = int(not row.seconds or row.seconds[-1][-1] < SHORT)
-                    attempt(number, _steps, done * timed, timed, settle)
+                    untimed = int(not row.seconds or row.seconds[-1][-1] < SHORT)
+                    attempt(number, _steps, done * timed, timed, untimed)
                 done += 1
             for number in list(workers):
                 attempt(number, _evaluate)
@@ -247,8 +247,8 @@ def _evaluate(row: Row, worker: Worker, timeout: float) -> None:
         raise Failed("its reconstruction is not a number")
 
 
-def _steps(row: Row, worker: Worker, timeout: float, first: int, count: int, settle: int, keep: bool = True) -> None:
-    reply = worker.ask(timeout, "steps", first=first, count=count, settle=settle)
+def _steps(row: Row, worker: Worker, timeout: float, first: int, count: int, untimed: int, keep: bool = True) -> None:
+    reply = worker.ask(timeout, "steps", first=first, count=count, untimed=untimed)
     row.peak_bytes = reply["peak_bytes"]
     if keep:
         row.seconds.append(reply["seconds"])

@@ -39,7 +39,7 @@ def figure(value: float | None, digits: int = 3) -> str:
 
 
 def step_table(result: dict[str, Any]) -> Table:
-    """One line an entrant: time, how many times ours, over the floor, memory, error on held-out data."""
+    """One line per entrant: time, how many times ours, over the floor, memory, error on held-out data."""
     ours = result["rows"][0]["name"]
     head = ["step of", "ms", f"× {ours}", "× floor", "peak memory", "over its state", "held-out MSE"]
     if not registry.setting(result["workload"]["kind"], k=None):  # else L0 is given

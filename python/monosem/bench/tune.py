@@ -55,7 +55,7 @@ def asked_for(backend: str) -> Iterator[None]:
 
 
 def small_case(w: Workload, device: torch.device) -> dict[str, Callable[[], list[Tensor]]]:
-    """The operations at this width on little data, from fresh copies each time: what they compute."""
+    """The operations at this width on little data, from fresh copies each time, with their results."""
     by_name = {op.name: op for op in operations.operations(w.with_(n=96, f=max(4 * w.k, 4096)), device)}
 
     def fresh(name: str) -> list[Tensor]:

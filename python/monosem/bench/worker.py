@@ -3,7 +3,7 @@
 It runs under the interpreter of the library that it measures, in that library's own environment, so it imports PyTorch
 and the entrant only, nothing of monosem. One line of JSON comes in, one goes out:
 
-    {"do": "steps", "first": 0, "count": 2, "settle": 1}   ``settle`` untimed steps, then ``count`` timed ones
+    {"do": "steps", "first": 0, "count": 2, "untimed": 1}   ``untimed`` steps, then ``count`` timed ones
     {"do": "evaluate"}                                     the entrant's evaluation of the held-out batch
     {"do": "run"}                                          the entrant's own run, for whole programs
 
@@ -63,7 +63,7 @@ def stored(job: dict, *names: str) -> list:
 
 
 class Runner:
-    """The entrant and its data, and what can be asked of them."""
+    """The entrant and its data, and the requests that it answers."""
 
     def __init__(self, script: str, job: dict) -> None:
         self.job = job
@@ -92,14 +92,14 @@ class Runner:
             "versions": {name: metadata.version(name) for name in packages},
         }
 
-    def steps(self, first: int, count: int, settle: int = 0) -> dict:
+    def steps(self, first: int, count: int, untimed: int = 0) -> dict:
         limit_memory()
         seconds, processor, loss = [], [], None
-        for i in range(settle + count):
+        for i in range(untimed + count):
             x = self.batches[(first + i) % len(self.batches)]
             begin, used = time.perf_counter(), time.process_time()
             loss = self.entrant.step(x)
-            if i >= settle:
+            if i >= untimed:
                 seconds.append(time.perf_counter() - begin)
                 processor.append(time.process_time() - used)
         return {"seconds": seconds, "cpu_seconds": processor, "loss": loss, "peak_bytes": self._peak()}

@@ -1,4 +1,4 @@
-"""Named workloads: the shapes that figures are given for, the data they run on, and what a step of them must do."""
+"""Named workloads: shapes of the benchmarks, their data, and the least work of a step."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ class Workload:
     # ---------------------------------------------------------------------------------------- data
 
     def directions(self, seed: int = 0, device: torch.device | str = "cpu") -> Tensor:
-        """F random unit rows [F, D], drawn on the device: others on each kind of it."""
+        """F random unit rows [F, D], drawn on the device: different ones on each kind of device."""
         g = torch.Generator(device).manual_seed(seed)
         rows = torch.randn(self.f, self.d, generator=g, dtype=torch.float32, device=device)
         return rows.div_(rows.norm(dim=-1, keepdim=True))
 
     def batches(self, count: int, directions: Tensor) -> Tensor:
-        """[count, N, D]: sums of K of the directions, made where those are."""
+        """[count, N, D]: sums of K of the directions, on the device of the directions."""
         device = directions.device
         g = torch.Generator(device).manual_seed(1)
         batches = torch.empty(count, self.n, self.d, dtype=torch.float32, device=device)
@@ -105,8 +105,8 @@ class Workload:
 
     @property
     def rescore_bytes(self) -> int:
-        """Encoder rows in fp32 of the candidates that a product of fewer bits found, at least K a token: the price of
-        choosing exactly."""
+        """Encoder rows in fp32 of the candidates that a product of fewer bits found, at least K per token: the cost of
+        exact selection."""
         return self.n * self.k * self.d * 4
 
     @property

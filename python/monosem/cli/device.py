@@ -1,10 +1,10 @@
-"""``--device``: said before any work when it is not there."""
+"""``--device``: a missing device is an error before any work."""
 
 from __future__ import annotations
 
 
 def check_device(name: str) -> None:
-    """Raises ValueError for what is no device, and for a device that this PyTorch or this machine lacks."""
+    """Raises ValueError for a name that is no device, and for a device that this PyTorch or this machine lacks."""
     if name == "cpu":
         return
     import torch

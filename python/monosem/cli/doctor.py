@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print one line a finding."""
+    """Print one line per finding."""
     from monosem import doctor
 
     findings = doctor.examine()

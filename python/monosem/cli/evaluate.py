@@ -1,4 +1,4 @@
-"""``monosem evaluate``: what a trained dictionary keeps of its model."""
+"""``monosem evaluate``: quality of a trained dictionary on text."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _object(text: str) -> dict[str, Any]:
-    """A JSON object, for argparse. What is refused is not shown: there may be a key in it."""
+    """A JSON object, for argparse. Rejected text is not shown: there may be a key in it."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -112,7 +112,7 @@ def _object(text: str) -> dict[str, Any]:
 
 
 def _check_client(args: argparse.Namespace) -> None:
-    """Mistakes in the options, before anything long begins."""
+    """Check the options before anything long begins."""
     if args.client == "local":
         if args.client_model:
             raise ValueError(
@@ -126,7 +126,7 @@ def _check_client(args: argparse.Namespace) -> None:
 
 
 class _Interpreter:
-    """The interpreter that was asked for; closes its connections."""
+    """The requested interpreter; closes its connections."""
 
     def __init__(self, args: argparse.Namespace, out: Path) -> None:
         import os
@@ -161,7 +161,7 @@ class _Interpreter:
             self.chat.close()
 
     def agreed(self, cases: list[Any]) -> bool:
-        """Say what it will take and, unless --yes, ask."""
+        """Print the estimated cost and, without --yes, ask for confirmation."""
         if self.chat is None:
             return True
         estimate = self.who.estimate(cases, self.args.seed)

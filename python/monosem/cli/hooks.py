@@ -1,4 +1,4 @@
-"""``monosem hooks``: what a model can be read at."""
+"""``monosem hooks``: the hooks at which a model can be read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print one line a hook."""
+    """Print one line per hook."""
     from monosem.data.models import load_model
 
     model = load_model(args.model)

@@ -1,4 +1,4 @@
-"""``monosem index``: one pass over text, after which every feature can be asked what it does."""
+"""``monosem index``: one pass over text that stores examples and statistics of every feature."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ _NOWHERE = _Nowhere()
 
 
 def add_text(parser, *, default: str | None = None) -> None:
-    """``--text``; without a default a dictionary on disk says what it was trained on."""
+    """``--text``; without a default, the text that a dictionary was trained on."""
     note = " (default: as trained, or else the shipped text)" if default is None else ""
     parser.add_argument("--text", default=default, help=TEXT_HELP + note)
 
@@ -39,7 +39,7 @@ def given(parser, argv: list[str]) -> frozenset[str]:
 
 
 def refuse(args: argparse.Namespace, names, why: str) -> None:
-    """ValueError for the first of ``names`` that was given: what is ignored is not accepted."""
+    """ValueError for the first of ``names`` that was given: options without effect are not accepted."""
     for name in names:
         if name in getattr(args, "given", ()):
             option = "--" + name.replace("_", "-")
@@ -63,7 +63,7 @@ def add_kind(parser, what: str) -> None:
 
 
 def add_model(parser, *, as_trained: bool = False) -> None:
-    """``--model`` and ``--hook``; with ``as_trained`` a dictionary on disk says what they are."""
+    """``--model`` and ``--hook``; with ``as_trained``, those of a dictionary on disk by default."""
     note = " (default: as trained)" if as_trained else ""
     what = f"A or B (shipped), a folder from `monosem lm train`, or a TransformerLens name{note}"
     parser.add_argument("--model", default=None if as_trained else "A", help=what)
@@ -88,13 +88,13 @@ def add_contexts(parser) -> None:
 
 
 def add_context(parser, default: str = " (default: the longest that the model reads)") -> None:
-    """``--context``: how long the rows are that text is cut into."""
+    """``--context``: tokens per row of text."""
     what = f"tokens per context, BOS included{default}"
     parser.add_argument("--context", type=int, metavar="N", help=what)
 
 
 def add_skipped(parser, *, kept: str = "") -> None:
-    """``--skip-positions`` and ``--skip-tokens``; ``kept`` says what happens to what is left out."""
+    """``--skip-positions`` and ``--skip-tokens``; ``kept`` describes the treatment of the tokens left out."""
     what = f"number of positions left out at the start of each context{kept}; 1 is BOS"
     parser.add_argument("--skip-positions", type=int, default=1, metavar="N", help=what)
     parser.add_argument(

@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _source(args: argparse.Namespace, made_of: dict[str, Any], batch_size: int, seed: int):
-    """The run's activations, or others that were named, without end."""
+    """The run's activations, or the given ones, endless."""
     if args.activations:
         from monosem.data.store import ActivationStore
 

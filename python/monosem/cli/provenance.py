@@ -42,7 +42,7 @@ def _dictionary(folder: str | Path, subject: Any) -> dict[str, Any]:
 
 
 def set_aside(path: Path, mine: Mapping[str, Any]) -> Path | None:
-    """Where ``path`` holds a result of other text, other dictionaries or more tokens, it stays, under another name.
+    """Rename the result at ``path`` if it is of other text, other dictionaries or more tokens, so that it is kept.
 
     Returns:
         That name: ``proxies.1.json`` for ``proxies.json``. None where nothing is lost: there is no result, none that

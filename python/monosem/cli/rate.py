@@ -1,4 +1,4 @@
-"""``monosem rate``: a page for rating features blindly by hand, and the scores of what was rated."""
+"""``monosem rate``: a page for rating features blindly by hand, and the scores of the answers."""
 
 from __future__ import annotations
 

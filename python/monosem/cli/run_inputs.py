@@ -10,7 +10,7 @@ BESIDE = "text.json"  # beside the activations of `monosem harvest`
 
 
 def made_of(args: argparse.Namespace) -> dict[str, Any]:
-    """What ``options.add_contexts`` chose, for the metadata of a result."""
+    """The values of ``options.add_contexts``, for the metadata of a result."""
     from monosem.data import fingerprint
 
     settings = {"split": args.split, "contexts": args.contexts, "context": args.context}
@@ -103,7 +103,7 @@ def _say(args: argparse.Namespace, held: dict[str, Any], trained: str | None) ->
 
 
 def follow_index(args: argparse.Namespace, folder: str | Path) -> None:
-    """Where an index stands in ``folder``, its text is the one that is read, unless another was asked for."""
+    """Where ``folder`` holds an index, its text is read, unless another one was given."""
     from monosem.analysis.index.build import read_meta
 
     if not (Path(folder) / "index.json").is_file():
@@ -115,7 +115,7 @@ def follow_index(args: argparse.Namespace, folder: str | Path) -> None:
 
 
 def check_index(args: argparse.Namespace, meta: dict[str, Any], folder: str | Path, names: tuple[str, ...]) -> None:
-    """An index was made already: what it should be made from is either what it is made from, or refused.
+    """Refuse options that contradict the inputs of an existing index.
 
     Args:
         names: options of ``args`` that say how an index is made: of text, split, tokens.

@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 class _LookUp:
-    """Edits as they were typed, with what they need to be looked up: made when first needed."""
+    """Edits of the command line; the index that labels and multiples need is opened on first use."""
 
     def __init__(self, args: argparse.Namespace, subject: Any) -> None:
         self.args, self.subject, self._index = args, subject, None
@@ -138,7 +138,7 @@ class _LookUp:
         return float(self.index.maximum[feature])
 
     def _names(self, typed: list[str]) -> dict[str, int]:
-        """The features of those that are labels."""
+        """The features of the names that are labels."""
         from monosem.analysis.evidence.steer import cause
         from monosem.analysis.sources import all_groups, named
 

@@ -1,4 +1,4 @@
-"""What `monosem explain` and `monosem rate` compare: a dictionary, the neurons it was trained on, and a control."""
+"""The subjects of `monosem explain` and `monosem rate`: a dictionary, the neurons it was trained on, and a control."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Compared:
 
 
 def add_arguments(parser: argparse.ArgumentParser, count: int) -> None:
-    """``--features``, ``--neurons``, ``--shuffled`` and what the indices are built from."""
+    """``--features``, ``--neurons``, ``--shuffled`` and the inputs of the indexes."""
     parser.add_argument(
         "--features", type=int, default=count, metavar="N", help="features of the dictionary, at random"
     )
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser, count: int) -> None:
 
 
 def open_all(args: argparse.Namespace) -> list[tuple[Compared, int]]:
-    """Every kind that was asked for, with the number of features wanted.
+    """Every requested kind, with its number of features.
 
     A dictionary's index is that of `monosem index` where there is one, else made for the occasion.
     """

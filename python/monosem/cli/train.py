@@ -181,7 +181,7 @@ def _refuse_what_has_no_effect(args: argparse.Namespace) -> None:
 
 
 def _source(args: argparse.Namespace):
-    """Endless: resampling takes inputs of its own, and the steps decide when it is over."""
+    """Endless: resampling takes inputs of its own, and the number of steps ends the run."""
     if args.activations:
         from monosem.data.store import ActivationStore
 

@@ -43,13 +43,13 @@ _WORDS = (
 
 
 def words() -> str:
-    """The words that the page uses, as HTML."""
+    """The terms of the page, as HTML."""
     lines = "".join(f"<dt>{escape(name)}</dt><dd>{escape(meaning)}</dd>" for name, meaning in _WORDS)
     return f'<details class="words" open><summary>Words on this page</summary><dl>{lines}</dl></details>'
 
 
 def own_model(context: Context) -> str:
-    """From a model of the reader's to this page, as HTML."""
+    """The commands from the reader's model to this page, as HTML."""
     whole = (
         f"monosem reproduce --preset {context.preset.name} --model MODEL --other MODEL_B --hook HOOK --text TEXT.jsonl "
         "--out OUT"

@@ -44,12 +44,12 @@ def write_report(context: Context, results: dict[str, dict[str, Any]]) -> Path:
 
 
 def _beside_the_paper(results: dict[str, dict[str, Any]]) -> bool:
-    """Whether the text is one that the paper's figures can stand beside."""
+    """Whether the paper's figures are comparable with this text."""
     return papers_setting(results.get("proxies", {}))
 
 
 def _browsers(context: Context) -> dict[str, str]:
-    """Names that the sections use for the dictionary of which the browser is: the main one."""
+    """Names in the sections of the main dictionary, whose browser the page links to."""
     browser = numbers.browser(context.folder, context.folder)
     return dict.fromkeys(("", "A", "features", context.preset.main), browser)
 

@@ -15,7 +15,7 @@ from monosem.reproduce.context import Context
 
 @dataclass(frozen=True)
 class Stage:
-    """One step: ``work(context)`` gives plain data for JSON, written to ``evidence/<name>.json`` when it is whole."""
+    """One step: ``work(context)`` gives plain data for JSON, written to ``evidence/<name>.json`` when complete."""
 
     name: str
     title: str
@@ -51,7 +51,7 @@ def begin(context: Context, say: Callable[[str], None] = print) -> None:
 
 
 def run(context: Context, stages: Sequence[Stage], say: Callable[[str], None] = print) -> dict[str, dict[str, Any]]:
-    """Do every stage that is not done; {name: result}, in order, each with its ``seconds``.
+    """Run every unfinished stage; {name: result}, in order, each with its ``seconds``.
 
     An interrupted stage starts again (training resumes from its last checkpoint).
     """

@@ -1,4 +1,4 @@
-"""Every claim of the paper as a stage: what is measured, on which dictionaries, and the section that shows it."""
+"""Every claim of the paper as a stage: its measurement, its dictionaries, and its sections."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ RATED = 20  # of each kind, on the page for rating by hand
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper: the stage that measures it, and what makes sections of the report from its result."""
+    """A claim of the paper: its stage, and the functions that make sections of the report from its result."""
 
     stage: Stage
     sections: tuple[Callable[[dict[str, Any]], Section], ...] = ()

@@ -16,7 +16,7 @@ from monosem.train.trainer import Trainer
 
 
 def stages(context: Context) -> list[Stage]:
-    """One stage a dictionary: train it, then evaluate it on held-out text."""
+    """One stage per dictionary: train it, then evaluate it on held-out text."""
     return [Stage(_name(run), f"{run.name}: {run.d_sae:,} features", _work(run)) for run in context.runs]
 
 
