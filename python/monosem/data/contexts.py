@@ -66,7 +66,7 @@ class Contexts:
             "skip_positions": self.skip,
             "tokens_crc32": shards.tokens_checksum(self.tokens),
         }
-        if (self.lengths != self.kept).any():  # else the setting changes nothing, and positions of old go on
+        if (self.lengths != self.kept).any():  # otherwise the setting changes nothing, and older positions stay valid
             self.settings["skip_tokens"] = list(self.skip_ids)
 
     def counted(self, rows: np.ndarray) -> np.ndarray:

@@ -62,7 +62,7 @@ class Corpus:
                 if made_file.is_file():
                     sealed.check(made_file, digests, "cache", advice)
         else:
-            # The text is read once to count, and once more for each use: neither it nor its tokens are ever held.
+            # The text is read once to count, and once more per use: neither it nor its tokens are held in memory.
             counts = Counter(d.source for d in read_jsonl(text))
             if not counts:
                 raise ValueError(f"text: {str(text)!r} holds no document; wanted at least one JSON line with a 'text'")

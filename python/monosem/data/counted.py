@@ -1,4 +1,4 @@
-"""Which tokens of a context count: the one place that training, harvesting, evaluation and indexing ask.
+"""Which tokens of a context count: one definition for training, harvesting, evaluation and indexing.
 
 A token is left out when it stands among the first ``skip_positions`` of its context, or when its id is one of
 ``skip_tokens``, wherever it stands. By default these are BOS and padding: rows hold a BOS before every document, arrays
@@ -21,7 +21,7 @@ SkipTokens = Sequence["int | str"]
 
 
 def skipped_ids(model: HookedModel, skip_tokens: SkipTokens = BY_NAME) -> tuple[int, ...]:
-    """The ids that are left out wherever they stand, sorted.
+    """The ids that are left out at every position, sorted.
 
     Args:
         skip_tokens: ids, or ``"bos"`` and ``"pad"`` for those of the model (nothing where it has none); ``()``: none.
@@ -50,7 +50,7 @@ def _own(model: HookedModel, name: str) -> int | None:
         if name == "bos":
             return getattr(model, "bos_id", None)
         return getattr(getattr(model, "tokenizer", None), "pad_token_id", None)
-    except ValueError:  # a model of TransformerLens without a tokenizer, or one without BOS, reads arrays all the same
+    except ValueError:  # a model of TransformerLens without a tokenizer, or one without BOS, can still read arrays
         return None
 
 

@@ -39,7 +39,7 @@ def write_together(writers: Mapping[Path, Callable[[Path], object]]) -> None:
         parts_of_runs.sweep_once(path.parent)
         for path, write in writers.items():
             write(parts[path])
-            with parts[path].open("rb+") as done:  # Windows syncs what may be written
+            with parts[path].open("rb+") as done:  # Windows syncs only files open for writing
                 os.fsync(done.fileno())
             parts[path].chmod(0o666 & ~_UMASK)  # safetensors makes files that only their owner may read
         for path, part in parts.items():
@@ -73,7 +73,7 @@ def write_array(path: str | Path, array: np.ndarray) -> None:
 def write_rows(path: str | Path, blocks: Iterable[np.ndarray], dtype: type, width: int) -> None:
     """Write a NumPy array [rows, width] atomically, from blocks of rows that are not held in memory."""
     path = Path(path)
-    bare = parts_of_runs.name(path.with_name(path.name + ".rows"))  # how many rows there are stands before them
+    bare = parts_of_runs.name(path.with_name(path.name + ".rows"))  # the header before them has their number
 
     def write(part: Path) -> None:
         with bare.open("wb") as out:
@@ -109,7 +109,7 @@ def read_array(path: Path, argument: str, advice: str, *, mode: Literal["r", "r+
 
 
 def new_map(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-    """A new ``.npy`` file, mapped for writing, whose every byte has its place on disk.
+    """A new ``.npy`` file, mapped for writing, with all its space allocated on disk.
 
     Without that a disk that fills up would end the process by a signal at some later write.
 
@@ -139,7 +139,7 @@ def allocate(descriptor: int, size: int) -> None:
         os.posix_fallocate(descriptor, 0, size)
         return
     at = os.lseek(descriptor, 0, os.SEEK_END)
-    while at < size:  # a system without it: zeros are written
+    while at < size:  # systems without fallocate: write zeros
         at += os.write(descriptor, bytes(min(1 << 20, size - at)))
 
 

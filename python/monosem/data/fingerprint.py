@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 _CHUNK = 1 << 24
-# A larger model is told by evenly spaced parts of each weight: training of any kind moves nearly all of them.
+# A larger model is identified by evenly spaced parts of each weight: training changes nearly all of them.
 _WHOLE_MODEL = 1 << 30
 _PART = 1 << 16
 

@@ -13,13 +13,13 @@ import filelock
 from monosem.data import parts_of_runs
 
 LOCK, OWNER = ".lock", ".lock.owner"
-# In these seconds a lock that is refused is tried again: its last owner may be removing the file.
+# Seconds during which a refused lock is retried: its last owner may be removing the file.
 PATIENCE = 0.1
 
 
 @contextmanager
 def folder_lock(folder: str | Path) -> Iterator[Path]:
-    """Hold ``folder`` (made when absent) for one writer, until the block ends or its process does.
+    """Lock ``folder`` (created when absent) for one writer, until the block or its process ends.
 
     The lock is the operating system's. Where a system or a file system has none, it is a file that names its process:
     a later writer on the same machine sees that the process has ended and takes the lock. Files that killed runs left
@@ -45,7 +45,7 @@ def folder_lock(folder: str | Path) -> Iterator[Path]:
         yield folder
     finally:
         owner.unlink(missing_ok=True)
-        if isinstance(lock, filelock.UnixFileLock):  # before letting go: the next owner then makes a new file
+        if isinstance(lock, filelock.UnixFileLock):  # before the release: the next owner then creates a new file
             with suppress(OSError):
                 path.unlink()
         lock.release()

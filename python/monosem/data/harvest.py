@@ -66,7 +66,7 @@ class ActivationStream(ShuffledSource):
             raise ValueError(f"buffer_contexts: got {buffer_contexts!r}; wanted an integer ≥ 1, or None")
         self.contexts = Contexts(model, hook_name, tokens, skip_positions, forward_contexts, skip_tokens)
         self.hook_name, self.model_name = hook_name, model.name
-        probe = next(self.contexts.activations(np.array([0])))  # says what a wrong model or hook does, before the work
+        probe = next(self.contexts.activations(np.array([0])))  # reports a wrong model or hook before the work
         held = buffer_contexts or default_buffer(self.contexts.kept * self.contexts.d_in * dtype.itemsize, probe.device)
         self._arrange(
             d_in=self.contexts.d_in,
@@ -196,7 +196,7 @@ def _begin(index: shards.Index, contexts: Contexts) -> None:
         index.write()
     try:
         shards.read_tokens(index)
-    except ValueError:  # absent, or damaged: it is made again from the same tokens
+    except ValueError:  # absent, or damaged: it is written again from the same tokens
         files.write_array(index.folder / "tokens.npy", np.ascontiguousarray(contexts.tokens, dtype=np.int32))
 
 
@@ -218,7 +218,7 @@ def _check_same_model(index: shards.Index, contexts: Contexts) -> None:
     if stored is None:
         return
     rows = np.array(index.contexts(stored))
-    first = int(np.argmax(index.lengths[rows] > 0))  # those before it store nothing
+    first = int(np.argmax(index.lengths[rows] > 0))  # earlier ones store nothing
     old = torch.from_numpy(index.open(stored).bits()[: index.lengths[rows[first]]].copy())
     old = old.view(shards.DTYPES[index.settings["dtype"]]).double()
     new = next(contexts.activations(rows[first : first + 1])).cpu().double()

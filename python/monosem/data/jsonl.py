@@ -17,7 +17,7 @@ _WANTED = 'JSON lines, each {"source": ..., "text": ...}, in UTF-8'
 _MARK = b"\xef\xbb\xbf"  # of UTF-8, by Windows editors
 _GZIP, _XZ = b"\x1f\x8b", b"\xfd7zXZ\x00"
 _PANDAS = "pandas.read_{}(file).to_json(out, orient='records', lines=True)"
-# How files begin that people give instead, what they are, and how they become JSON lines.
+# First bytes of other kinds of files, their kind, and the conversion to JSON lines.
 _OTHER = (
     (b"\xff\xfe\x00\x00", "UTF-32 text", "Convert it with `iconv -f utf-32 -t utf-8`."),
     (b"\xff\xfe", "UTF-16 text", "Convert it with `iconv -f utf-16 -t utf-8`."),

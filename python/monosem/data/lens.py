@@ -86,7 +86,7 @@ class LensModel(Model):
 
         options = {}
         if not _is_bridge(self.module) and getattr(self.module.tokenizer, "padding_side", None) == "left":
-            # It would take a BOS that begins a row for padding, if they share an id, and count positions behind it.
+            # It would treat a BOS at the start of a row as padding, if they share an id, and count positions after it.
             options["attention_mask"] = torch.ones_like(tokens)
         self.module.run_with_hooks(
             tokens, return_type="logits", fwd_hooks=[(n, lens(h)) for n, h in hooks.items()], **options
@@ -175,7 +175,7 @@ class LensModel(Model):
 
     @as_given
     def _direct(self, hook_name: str, path: Tensor) -> Tensor:
-        """The path, times what the layer multiplies its output by: found by moving the activations at the hook.
+        """The path, times the layer's factor on its output, measured by moving the activations at the hook.
 
         Later layers add nothing meanwhile, so that what changes before the final norm came the direct way.
         """
@@ -305,7 +305,7 @@ def to_lens(model: Model) -> torch.nn.Module:
     missing = [k for k in missing if not k.endswith(("attn.mask", "attn.IGNORE"))]  # constants, not weights
     if missing or unexpected:
         raise RuntimeError(f"TransformerLens {library_version()} names its weights otherwise: {missing}, {unexpected}")
-    lens_model.cfg.model_name = shape["model_name"]  # the bridge names every model of its own making alike
+    lens_model.cfg.model_name = shape["model_name"]  # the bridge gives all its native models one name
     return lens_model if model.device.type == "cpu" else lens_model.to(model.device)
 
 

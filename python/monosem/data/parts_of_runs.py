@@ -1,4 +1,4 @@
-"""Temporary files that a killed run left half written: known by the process in their name, removed by the next writer.
+"""Temporary files that a killed run left half written: named after their process, removed by the next writer.
 
 A part is called ``.<name>.<pid>@<host>.part``. It is removed when its process has ended. That of a process on another
 machine, which this machine cannot see, is removed when it has not been written to for a day; so is every part on
@@ -72,7 +72,7 @@ def _began(pid: int) -> float | None:
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         boot = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime "))
-        if fields[0] in "ZX":  # killed, and its parent has not asked yet
+        if fields[0] in "ZX":  # killed, and not yet reaped by its parent
             return float("inf")
         return int(boot.split()[1]) + int(fields[19]) / os.sysconf("SC_CLK_TCK")
     except (OSError, StopIteration, ValueError, IndexError):

@@ -1,4 +1,4 @@
-"""Token ids of documents, one after the other: long ones are tokenized in pieces, so that memory does not follow them.
+"""Token ids of documents, one after the other: long ones are tokenized in pieces, to bound memory.
 
 A tokenizer keeps a record of every token and of every byte of a text, a hundred times the text itself. A document
 longer than ``PIECE`` characters is therefore cut. A cut must not change a token. It is made before a single blank
@@ -28,13 +28,13 @@ PIECE = 1 << 16  # characters of a piece
 _AT_ONCE = 1 << 19  # characters tokenized at one time
 _MOST = 512  # pieces tokenized at one time
 _AROUND = 128  # characters on either side of a cut that are compared
-_CUTS = (  # the first is looked for before the others
+_CUTS = (  # in order of preference
     re.compile(r"(?<=[^\W_])(?= [^\W_])"),
     re.compile(r"(?<=[^\W\d_])(?=[^\w\s])|(?<=[^\W\d_])(?=\d)|(?<=\d)(?=[^\W\d_])"),
 )
 _SEARCHED = 1 << 14  # characters behind the end of a piece in which a cut is looked for at one time
 _TRIES = 8
-_RECORD = 115  # bytes that a tokenizer keeps of a byte of text while it works on it
+_RECORD = 115  # bytes of memory that a tokenizer uses per byte of text
 
 
 def encode_documents(documents: Iterable[Document], model: TextEncoder) -> Iterator[tuple[str, np.ndarray]]:

@@ -45,7 +45,7 @@ def logit_scale(unembedded: Tensor, logits: Tensor, caps: Iterable[float]) -> tu
         scale = float((u * straight).sum() / (u * u).sum())
         scaled = scale * u if cap is None else cap * torch.tanh(scale * u / cap)
         errors.append(float((scaled - y).abs().amax() / y.abs().amax()))
-        if errors[-1] <= near:  # one that is not told from 1 in this precision is 1
+        if errors[-1] <= near:  # indistinguishable from 1 in this precision: 1
             return (1.0 if abs(scale - 1) <= near else scale), cap
     smallest_error = min(errors, default=float("nan"))
     raise ValueError(
@@ -67,7 +67,7 @@ def norm_gain(norm: Callable[[Tensor], Tensor], width: int, like: Tensor) -> tup
     """
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, _PROBES, width, generator=generator, dtype=torch.float32, device="cpu")
-    x = (3 * x + 2).to(like)  # with a mean that cannot be missed
+    x = (3 * x + 2).to(like)  # with a large mean
     y = norm(x)[0].double()
     x = x[0].double()
     away = x - x.mean(-1, keepdim=True)

@@ -14,7 +14,7 @@ SPLITS = ("train", "held_out", "all")
 
 
 def sample_path() -> Path:
-    """Where the shipped sample text lies (``.jsonl.xz``); its sources and licences are in SAMPLE_TEXT.md beside it.
+    """Path of the shipped sample text (``.jsonl.xz``); its sources and licences are in SAMPLE_TEXT.md beside it.
 
     Raises:
         FileNotFoundError: the package was installed without its assets.

@@ -1,4 +1,4 @@
-"""JSON files that can tell whether they, or the files beside them that they describe, were altered.
+"""JSON files with checksums of themselves and of the files beside them that they describe.
 
 Such a file has two further fields: ``"digests"``, the SHA-256 of the bytes of each file that belongs to it, and
 ``"sha256"``, that of its own content (as JSON with sorted keys, without this field). Both are checked when it is read.
@@ -44,7 +44,7 @@ def write(
     indent: int | None = 1,
     allow_nan: bool = True,
 ) -> None:
-    """Write a JSON object with its digests, and with it, all or none, the files ``beside`` it.
+    """Write a JSON object with its digests, together with the files ``beside`` it: all or none.
 
     Args:
         beside: {file name: what writes it}.

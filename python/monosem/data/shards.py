@@ -1,4 +1,4 @@
-"""Activations on disk: raw shards that can be memory-mapped, and an index that can tell when one is damaged.
+"""Activations on disk: raw shards that can be memory-mapped, and an index with their checksums.
 
 A store is a folder:
 
@@ -28,7 +28,10 @@ from torch import Tensor
 from monosem.data import counted, files, kinds
 
 FORMAT = kinds.STORE
-VERSIONS = (1, 2)  # 2: ``skip_tokens`` are left out wherever they stand; before, every context kept as many tokens
+VERSIONS = (
+    1,
+    2,
+)  # 2: ``skip_tokens`` are left out at every position; before, every context kept the same number of tokens
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 _BITS = {"bf16": np.dtype("i2"), "fp32": np.dtype("i4")}  # NumPy has no bfloat16: bits are copied, never changed
 _TORCH_BITS = {"bf16": torch.int16, "fp32": torch.int32}
@@ -65,7 +68,7 @@ class Layout:
 
 
 def write_shard(path: Path, layout: Layout, activations: Tensor, rows: np.ndarray, positions: np.ndarray) -> int:
-    """Write a shard whole; returns the CRC-32 for the index.
+    """Write a shard atomically; returns the CRC-32 for the index.
 
     Args:
         activations: [n, d_in] on the CPU, in the type of the layout.
@@ -120,7 +123,7 @@ class Shard:
         return values[: self.tokens], values[self.tokens : 2 * self.tokens]
 
     def check(self, bits: np.ndarray, first: int, last: int) -> None:
-        """Make sure that tokens [first, last) are what was written; a part is read for this only once.
+        """Check tokens [first, last) against their checksums; each part is checked once.
 
         Raises:
             DamagedShard: names the shard and the tokens.

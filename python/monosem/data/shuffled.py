@@ -42,7 +42,7 @@ class ShuffledSource:
     d_in: int
     n_tokens: int  # in one epoch
     progress: bool = False  # show a bar while a window is brought into memory
-    filling = "filling the shuffle buffer"  # its words
+    filling = "filling the shuffle buffer"  # its label
     stopping: Callable[[], bool] | None = None  # called while a window is brought into memory
     _bar_delay = 1.0  # seconds before it is shown
     _planned: tuple[int, np.ndarray, np.ndarray] | None = None  # epoch, order of the units, window ends
@@ -174,7 +174,7 @@ class ShuffledSource:
             self._loaded = None  # after any failure while the buffer is written, it does not count as complete
             size = int(ends[window]) - begin
             if len(self._buffer) < size:
-                self._buffer = self._buffer[:0].clone()  # the old one goes before the new one comes
+                self._buffer = self._buffer[:0].clone()  # the old one is released before the new one is allocated
                 self._buffer = self._buffer.new_empty(size, self.d_in)
             self._fill_watched(units[self._bounds[window] : self._bounds[window + 1]], self._buffer[:size])
             order = torch.from_numpy(np.random.default_rng([self.seed, epoch, window + 1]).permutation(size))

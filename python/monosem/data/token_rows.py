@@ -57,7 +57,7 @@ def pack_rows(documents: Iterable[Document], model: LanguageModel, n_ctx: int | 
             f"n_ctx: got {n_ctx!r}; wanted 2 to {longest} tokens, BOS included, as {model.name!r} reads no more"
         )
     n_ctx = longest if n_ctx is None else int(n_ctx)
-    number: dict[str, int] = {}  # of a source, in the order in which they come
+    number: dict[str, int] = {}  # number of each source, in order of appearance
     stream: list[np.ndarray] = []
     label: list[int] = []
     for source, ids in encode_documents(_checked(documents), model):

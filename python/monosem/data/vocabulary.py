@@ -75,7 +75,7 @@ class Vocabulary:
 
     def _decided(self, backend: Any, entries: set[str]) -> Spelling:
         decoder = _steps(backend, "decoder")
-        # Without a decoder, what cuts the text tells how its pieces are spelled.
+        # Without a decoder, the pre-tokenizer shows how pieces are spelled.
         kinds = {step["type"]: step for step in decoder or _steps(backend, "pre_tokenizer")}
         if "ByteLevel" in kinds:
             return Spelling.BYTE_LEVEL
@@ -90,7 +90,7 @@ class Vocabulary:
             return Spelling.WORDPIECE
         if decoder:
             return Spelling.PLAIN
-        # Neither: by what the vocabulary is made of.
+        # Neither: by the entries of the vocabulary.
         if entries.issuperset(_BYTE_OF):
             return Spelling.BYTE_LEVEL
         if any(e.startswith("▁") for e in entries):
