@@ -98,7 +98,7 @@ def measure(
 def _job(folder: Path, steps: int, n: int, f: int, k: int, model: str) -> dict[str, Any]:
     """The tokens of the shipped text, and a folder that holds monosem alone for the other environment to import."""
     lm = ms.load_model(model)
-    needed = 2 * steps * n // lm.n_ctx + 2048  # both have tokens enough, buffers included
+    needed = 2 * steps * n // lm.n_ctx + 2048  # enough tokens for both, buffers included
     rows = np.asarray(ms.pack_rows(ms.sample_documents("train"), lm).tokens)
     rows = rows[np.random.default_rng(0).permutation(len(rows))][:needed]
     np.save(folder / "tokens.npy", rows)

@@ -1,4 +1,4 @@
-"""The peers' environments: one virtual environment each, from pinned versions, for their requirements contradict.
+"""The peers' environments: one per library, from pinned versions, because their requirements conflict.
 
     python bench/environments.py [NAME ...]    make those that are missing or whose pins have changed
 

@@ -54,7 +54,7 @@ OPTIONS = (
     {"adam_state": "int8", "lazy_rows": True},
     {"dead": 0.05},
 )
-FOR_TESTS = 0.5  # of the time, where speeds are wanted too
+FOR_TESTS = 0.5  # of the time, where measurements follow
 
 
 def describe() -> dict[str, Any]:
@@ -101,8 +101,8 @@ def first_line(command: Sequence[str]) -> str | None:
 
 
 def sources() -> str:
-    """Digest of the package that is measured, its compiled modules and its tests: a commit alone does not know what was
-    changed after it."""
+    """Digest of the package that is measured, its compiled modules and its tests: a commit alone does not cover
+    later changes."""
     digest = hashlib.sha256()
     package = Path(monosem.__file__).parent
     kinds = (".py", ".so", ".cuh", ".h")
@@ -304,5 +304,5 @@ def rehearse(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was begun is ended
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the child processes
     sys.exit(main())

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TESTS = ROOT / "tests"
 PYTEST = (sys.executable, "-m", "pytest", "-q", "--import-mode=importlib", "-p", "no:cacheprovider")
 ROWS = ("rows", "adam_options", "step_on_device", "torch_contract")  # operations that both backends have
-SELECTION = ("encode", "triton_paths", "tensor_cores")  # Triton's alone: a step of either backend begins with it
+SELECTION = ("encode", "triton_paths", "tensor_cores")  # only in Triton: a step of either backend begins with it
 
 
 @dataclass(frozen=True)

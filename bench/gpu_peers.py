@@ -18,7 +18,7 @@ from monosem.bench.workloads import WORKLOADS
 
 HERE = Path(__file__).resolve().parent
 ENTRANTS = HERE.parent / "python/monosem/bench/entrants"
-PEERS = {  # title: file of the entrant, what must be importable, variants
+PEERS = {  # title: file of the entrant, importable module, variants
     "monosem": (ENTRANTS / "engine.py", "monosem", ("",)),
     "PyTorch": (ENTRANTS / "dense.py", "torch", ("eager", "compiled")),
     "sparsify": (HERE / "libraries/sparsify_step.py", "sparsify", ("",)),
@@ -43,7 +43,7 @@ def measure(
     steps: int = 20,
     again: bool = False,
 ) -> None:
-    """Every library on every shape, in the default precision and in bf16. What an earlier call measured stays.
+    """Every library on every shape, in the default precision and in bf16. Figures of an earlier call are kept.
 
     Args:
         pythons: interpreter of a library's own environment.

@@ -1,4 +1,4 @@
-"""A rehearsal of ``gpu.py`` on a processor: Triton's kernels interpreted, CUDA's emulated, shapes that are tiny.
+"""A rehearsal of ``gpu.py`` on a CPU: Triton's kernels interpreted, CUDA's emulated, tiny shapes.
 
 One test is made red and one kernel ends its process, on purpose: everything else must come to a figure, and be marked
 as what it is. ``gpu.py`` gets from here what stands in for the GPU, and nothing else differs.
@@ -23,7 +23,7 @@ from monosem.bench.gpu_clock import Timing
 from monosem.bench.workloads import WORKLOADS, Workload
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))  # the emulator, and how Triton's interpreter is made quicker
+sys.path.insert(0, str(ROOT / "tests"))  # the emulator, and a faster setting of Triton's interpreter
 SHAPES = {
     "rehearsal_topk": Workload(4, 16, 32, 2, name="rehearsal_topk"),
     "rehearsal_relu": Workload(4, 16, 32, 2, kind="relu", name="rehearsal_relu"),
@@ -33,7 +33,7 @@ OPTIONS = ({"adam_state": "int8", "lazy_rows": True}, {"dead": 0.125})
 GPU = "none: a rehearsal on a processor"
 COPIED = 1 << 20
 FAULTY = "gather_dot"  # in ``ops`` alone: no step uses it
-RED = "cuda"  # the backend of the test that is made red
+RED = "cuda"  # the backend whose test is made to fail
 INTERPRETED = {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "MONOSEM_PRODUCT": "auto"}
 FAULT = "an illegal memory access was encountered (on purpose: this is a rehearsal)"
 PLANTED = """\

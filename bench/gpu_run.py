@@ -13,11 +13,11 @@ from typing import Any
 Row = dict[str, Any]
 NO_TIME = "no time was left"
 SAME = ("gpu", "commit", "sources", "torch", "triton")  # equal for all figures of one folder
-MARKED = ("step", "kernels", "ops")  # sections whose rows say what the tests of their backend said
+MARKED = ("step", "kernels", "ops")  # sections whose rows have the outcome of their backend's tests
 
 
 class Run:
-    """The folder, the time that is left, and what was measured so far.
+    """The folder, the remaining time, and the results so far.
 
     A section is one JSON file, replaced atomically. One of another card, commit or build is set aside, not overwritten.
 

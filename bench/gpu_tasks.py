@@ -1,4 +1,4 @@
-"""What ``gpu.py`` measures, one unit at a time: the floor of a shape, its step, the kernels of a step, its operations.
+"""The measurements of ``gpu.py``, one unit at a time: floor, step, kernels of a step, and operations of a shape.
 
     python gpu_tasks.py TASKS.json RESULTS.jsonl
 
@@ -30,7 +30,7 @@ from monosem.ops import gpu
 from monosem.train.step import FastStep
 
 BACKENDS = ("triton", "cuda")
-COPIED = 1 << 31  # bytes of the copy that tells the bandwidth
+COPIED = 1 << 31  # bytes of the copy that measures the bandwidth
 Task = dict[str, Any]
 Unit = tuple[str, Callable[[], dict[str, Any]]]
 Tell = Callable[..., None]
@@ -61,14 +61,14 @@ def environment(**values: str) -> Iterator[None]:
 
 
 def perform(task: Task, clock: Any, tell: Tell) -> None:
-    """Do the units of one task that are not among those to skip; ``tell`` hears what begins, what is known, what ends.
+    """Do the units of one task that are not among those to skip; ``tell`` gets a message at each begin, result and end.
 
     After a failed capture nothing more is done: the rest needs another process.
     """
     w = WORKLOADS[task["shape"]]
     about = {name: task[name] for name in ("section", "shape", "backend", "options") if task.get(name)}
     skip = set(task.get("skip", ()))
-    with environment(MONOSEM_BACKEND=task.get("backend", "native"), MONOSEM_CHECK="0"):  # a check waits for the GPU
+    with environment(MONOSEM_BACKEND=task.get("backend", "native"), MONOSEM_CHECK="0"):  # a check synchronises
         tell(begin=DATA)
         try:
             units = UNITS[task["section"]](clock, w, task)
@@ -135,11 +135,11 @@ def operation_units(clock: Any, w: Workload, task: Task) -> list[Unit]:
     return [(op.name, lambda op=op: row(op)) for op in todo if task["backend"] in gpu.IMPLEMENTATIONS[op.name]]
 
 
-PRODUCT = os.environ.get("MONOSEM_PRODUCT", "auto")  # of steps whose options say nothing of it
+PRODUCT = os.environ.get("MONOSEM_PRODUCT", "auto")  # of steps whose options do not set it
 
 
 class Step:
-    """A training step of a workload, as ``FastStep`` takes it, and what was known before the first.
+    """A training step of a workload, as ``FastStep`` takes it, with its statistics before the first.
 
     ``options``: of ``FastStep``; ``dead``, the share of features that AuxK is to revive; and ``product``, as
     ``MONOSEM_PRODUCT`` has it.
@@ -170,7 +170,7 @@ class Step:
 
 
 def step_units(clock: Any, w: Workload, task: Task) -> list[Unit]:
-    """One step: as called, where its time goes, and as a graph, against the floor; peak memory above weights and Adam.
+    """One step: as called, with its parts, and as a graph, against the floor; peak memory above weights and Adam.
     The floor stays that of Adam in fp32 and without AuxK."""
     options = task.get("options") or {}
     step, speed = Step(clock, w, options), rates(task)
@@ -242,7 +242,7 @@ def main() -> int:
                 print(clock.broken, file=sys.stderr)
                 return SPOILED
             if torch.cuda.is_available():
-                torch.cuda.synchronize()  # after a fault this raises: the process is of no further use
+                torch.cuda.synchronize()  # raises after a fault: the process ends
     return 0
 
 

@@ -18,8 +18,8 @@ from gpu_run import NO_TIME, Run, Section, sections
 
 HERE = Path(__file__).resolve().parent
 GRACE = 25  # seconds that a unit which has begun may take beyond the end
-PATIENCE = 150  # seconds without a word after which a process is taken to hang
-DATA = "its data"  # the unit that a task begins with, and cannot do without
+PATIENCE = 150  # seconds without a message after which a process counts as hanging
+DATA = "its data"  # the first unit of a task, which the others need
 SPOILED = 3  # exit code: a graph could not be captured, the rest needs a new process
 
 

@@ -1,4 +1,4 @@
-"""The step with the instruction sets forced down: how it fares on processors that lack them, beside plain PyTorch.
+"""The step restricted to older instruction sets, as on processors without the newer ones, next to plain PyTorch.
 
 PyTorch and the libraries under it are held down to the same level, so that each line compares like with like.
 """

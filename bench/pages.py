@@ -1,4 +1,4 @@
-"""The index and the browser of features at a great width: time, memory, size on disk, and how soon the page is there.
+"""The index and the browser of features at a large width: time, memory, size on disk, and time until the page is shown.
 
     python bench/pages.py --out bench/results/pages.json
 

@@ -1,4 +1,4 @@
-"""Who takes part: monosem, plain PyTorch, and the peers in environments of their own."""
+"""The entrants: monosem, plain PyTorch, and the other libraries in environments of their own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PEERS = (
 
 
 def entrants(kind: str, bf16: bool | None = None, errors: dict[str, str] | None = None) -> list[Entrant]:
-    """Everyone for one kind of autoencoder, ours first.
+    """All entrants for one kind of autoencoder, ours first.
 
     Args:
         bf16: also each peer under bf16 autocast (default: where the processor multiplies bf16).

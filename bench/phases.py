@@ -22,7 +22,7 @@ def answer(figures: dict[str, Any]) -> None:
 
 
 def run(script: str, phase: str, args: Namespace, options: Iterable[str]) -> dict[str, Any]:
-    """Do one phase of a script in a process: what it answered.
+    """Run one phase of a script in a process and return its figures.
 
     Args:
         options: names in ``args`` that the phase gets too, beside ``--only`` and ``--folder``.

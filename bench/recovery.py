@@ -1,4 +1,4 @@
-"""Does training find features that are known to be there?
+"""Recovery of known features by training.
 
 1,024 random directions in 256 dimensions, sums of about 8 of them; TopK and ReLU dictionaries of 2,048 features are
 trained on the sums. Prints, and writes to ``bench/results/recovery.json``, the mean over the true features of the

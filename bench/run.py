@@ -1,4 +1,4 @@
-"""Everything that is measured, in one command: ``make bench``, or ``make bench FULL=1`` for all of it.
+"""All measurements in one command: ``make bench``, or ``make bench FULL=1`` for all of it.
 
     python bench/run.py [--full] [--only SECTION ...] [--again] [--out FOLDER]
 
@@ -169,7 +169,7 @@ def main() -> int:
         try:
             result = call() | {"request": request}
             result["machine"]["commit"] = about_machine["commit"]
-        except Exception as error:  # one section must not cost the others
+        except Exception as error:  # the other sections continue
             traceback.print_exc()
             failed.append(f"{name}: {type(error).__name__}: {error}")
             continue

@@ -133,7 +133,7 @@ def write(folder: Path, into: Path | None = None) -> list[Path]:
 
 
 def fill(text: str, results: dict[str, Any]) -> str:
-    """Replace what stands between the marks of each table that there are results for.
+    """Replace the text between the marks of each table that has results.
 
     Raises:
         ValueError: a mark names a result that is not there.

@@ -41,7 +41,7 @@ def measure(
 
 def best_of_peers(result: dict[str, Any]) -> list[str]:
     """Summary of the table: our speed relative to the fastest other, in any precision and in fp32."""
-    ours = result["rows"][0]["name"]  # which stands in every group
+    ours = result["rows"][0]["name"]  # a row of every group
     rows = [row for row in result["rows"] if row.get("ratio") and row["name"] != ours]
     lines = []
     for what, some in (("any precision", rows), ("fp32", [r for r in rows if r["precision"] == "default"])):

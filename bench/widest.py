@@ -1,4 +1,4 @@
-"""Every claim of `monosem reproduce` at 131,072 features: that it works there, how long it takes, how much memory.
+"""Every claim of `monosem reproduce` at 131,072 features: time and memory of each.
 
     python bench/widest.py --out bench/results/widest.json
 

@@ -117,7 +117,7 @@ def _interface(name: str, script: str, kilobytes: int) -> Source:
     )
 
 
-# The long tail of the mixture, and what more of the sources above it takes.
+# The long tail of the mixture, and more of the sources above.
 TAIL = (
     Source("raw_json", "iso-codes", ("usr/share/iso-codes/json/*.json",), extract.plain, 200, "LGPL-2.1+"),
     Source("raw_config", "xkb-data", ("usr/share/X11/xkb/symbols/*",), extract.plain, 150, "MIT/X11"),
@@ -149,7 +149,7 @@ TAIL = (
 MORE = 4  # times the kilobytes of each source are there for the mixture to choose from
 MIXED_TOKENS = 4_200_000
 
-# Packages that hold no copyright file of their own: the same source package's is read in another.
+# Packages without a copyright file: that of another package of the same source is read.
 COPYRIGHT_IN = {"libpython3.11-stdlib": "python3.11-doc", "libpython3.11-dev": "python3.11-doc"}
 
 

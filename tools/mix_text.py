@@ -1,4 +1,4 @@
-"""Mix the text that a language model is trained on: how rare each kind is, in tokens, is chosen and not found.
+"""Mix the text that a language model is trained on: the share of each kind, in tokens, is chosen.
 
     python tools/mix_text.py A.jsonl.xz B.jsonl.xz --out MIX --tokens 106e6
     monosem lm train --text MIX/train.jsonl --tokenizer MIX/tokenizer.json --holdout 0 --out LM
@@ -157,7 +157,7 @@ def _capacities(there: dict[str, int], groups: Sequence[Group], total: float) ->
 
 
 def choose(documents: Sequence[Listed], apart: set[int], groups: Sequence[Group], tokens: float | None, holdout: float):
-    """Mark what is trained on and what is held out.
+    """Mark the documents for training and those held out.
 
     Raises:
         ValueError: a group has too little text for its share of ``tokens``.
