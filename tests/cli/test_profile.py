@@ -81,7 +81,8 @@ def test_activations_on_disk_another_batch_size_and_folder(workspace, profiled, 
 def test_one_of_several_and_an_unfinished_run(workspace, profiled, tmp_path):
     assert profiled("several/1")[2]["sae"]["k"] == 8
     code, output, _ = profiled("several", "--out", tmp_path)
-    assert code == 2 and f"holds a run of 2 autoencoders; wanted one, '{workspace / 'several' / '0'}' say" in output.err
+    advice = f"of 2 autoencoders; wanted one of them. Name its folder, such as '{workspace / 'several' / '0'}'"
+    assert code == 2 and advice in output.err
     shutil.copytree(workspace / "run", workspace / "stopped")
     for name in ("cfg.json", "sae.safetensors"):
         (workspace / "stopped" / name).unlink()

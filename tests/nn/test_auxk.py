@@ -59,12 +59,12 @@ def test_products_are_used_while_they_are_cheaper():
         assert choices == [True, True, False, False]
 
 
-def gradients_on_gpu(dense: bool, n_dead: int, room: int, monkeypatch, block_bytes: int = auxk.BYTES):
+def gradients_on_gpu(dense: bool, n_dead: int, capacity: int, monkeypatch, block_bytes: int = auxk.BYTES):
     """The autoencoder and its gradients, scheduled as on a GPU."""
     sae = ms.TopKSAE(D, F, 5, aux_k=SIZE, seed=1)
     with torch.no_grad():
         sae.b_enc += 0.01 * torch.randn(F, generator=torch.Generator().manual_seed(5))
-    sae.capacity.stats_history.fill_(float(room))
+    sae.capacity.stats_history.fill_(float(capacity))
     order = torch.randperm(F, generator=torch.Generator().manual_seed(2))
     dead = torch.zeros(F, dtype=torch.bool).index_fill_(0, order[:n_dead], True)
     x = torch.randn(N, D, generator=torch.Generator().manual_seed(0))
@@ -80,11 +80,11 @@ def gradients_on_gpu(dense: bool, n_dead: int, room: int, monkeypatch, block_byt
     return sae, x, dead, gradients
 
 
-# Fewer dead than a token may use, as many as there is room for, fewer than that, none; tokens in one block and in many.
-@pytest.mark.parametrize(("n_dead", "room"), [(6, 5), (128, 128), (120, 128), (0, 64)])
+# Fewer dead than a token may use, as many as the capacity, fewer than that, none; tokens in one block and in many.
+@pytest.mark.parametrize(("n_dead", "capacity"), [(6, 5), (128, 128), (120, 128), (0, 64)])
 @pytest.mark.parametrize("block_bytes", [auxk.BYTES, 7 * 128 * 4])
-def test_products_give_the_gradients_of_the_definition(n_dead, room, block_bytes, monkeypatch):
-    sae, x, dead, mine = gradients_on_gpu(True, n_dead, room, monkeypatch, block_bytes)
+def test_products_give_the_gradients_of_the_definition(n_dead, capacity, block_bytes, monkeypatch):
+    sae, x, dead, mine = gradients_on_gpu(True, n_dead, capacity, monkeypatch, block_bytes)
     exact = ms.TopKSAE(D, F, 5, aux_k=SIZE, seed=1).double()
     exact.load_state_dict(sae.state_dict())
     expected = exact.loss(x.double(), dead=dead)

@@ -70,7 +70,7 @@ def test_a_step_in_blocks_equals_a_step_in_one_block(monkeypatch, adam_state, cl
 
 
 def test_no_array_is_larger_than_a_block(monkeypatch):
-    # 2,048 tokens × 4,096 features are 32 MiB in fp32; of that size there must be nothing.
+    # 2,048 tokens × 4,096 features are 32 MiB in fp32; no array may have that size.
     sae, x = ms.ReLUSAE(64, 4096, 1e-3, seed=0), torch.randn(2048, 64)
     assert sae.gradients(x).l0 > 1000
     largest = 0

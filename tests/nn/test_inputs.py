@@ -1,4 +1,4 @@
-"""What an autoencoder cannot read is refused in one sentence."""
+"""Inputs that an autoencoder cannot read are refused with a message of one sentence."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The modules: what they promise as nn.Modules, their losses and gradients, and files."""
+"""The autoencoders: their properties as nn.Modules, losses, gradients, and files."""
 
 import json
 

@@ -13,7 +13,7 @@ D, F = 16, 48
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    """In the arrays of these tests threads find nothing to do but wait for each other, for long on a busy machine.
+    """The arrays of these tests are too small for several threads, which would synchronise most of the time.
 
     Child processes too: a resume is bitwise for the same number of threads.
     """

@@ -1,4 +1,4 @@
-"""Training with the step as a graph, on an emulation of graphs: the weights are those without, whatever changes."""
+"""Training with captured steps, on an emulation of graphs: the same weights as without them."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ N, D, F, K = 24, 12, 300, 4
 
 @pytest.fixture
 def did(monkeypatch):
-    """Everyone believes that tensors are on a GPU; graphs are emulated. What they did, in order."""
+    """Steps are scheduled as on a GPU and graphs are emulated; a list of their captures and replays, in order."""
     done, on = [], [False]
     monkeypatch.setattr(gpu, "asynchronous", lambda t: True)
     monkeypatch.setattr(captured, "failed", "")
@@ -54,14 +54,14 @@ def test_replayed_steps_give_the_same_weights_and_metrics(did, options, by_defin
         for name in mine.keys() - {"lr"}:
             assert float(mine[name]) == float(plain[name]), (step, name)
         same(with_graph, without)
-    # Once while no feature is dead, and again for the room that the dead need.
+    # Once while no feature is dead, and again for the capacity that dead features need.
     assert did.count("capture") >= 2 and did.count("replay") >= 8
     assert float(mine["aux"]) > 0
 
 
 @pytest.fixture
 def by_definition(monkeypatch):
-    """Numbers on the device are the definitions' on a CPU: with numbers of the host they are to be the same code."""
+    """The definitions in PyTorch compute the step, so that factors on the device and on the host take the same code."""
     monkeypatch.setenv("MONOSEM_BACKEND", "reference")
 
 
@@ -75,7 +75,7 @@ def test_a_step_is_captured_again_when_the_batch_size_changes(did, by_definition
 
 
 def test_changes_of_the_weights_between_steps_are_seen(did, by_definition):
-    """In place (resampling, a checkpoint), and by memory elsewhere, which a graph does not see."""
+    """In place (resampling, a checkpoint), and by new memory, whose address a graph does not have."""
     with_graph, without = learner(True, dead_after=10**6), learner(False, dead_after=10**6)
     for step in range(12):
         for one in (with_graph, without):
@@ -126,7 +126,7 @@ def test_relu_steps_are_not_captured(did):
 
 
 def test_a_failed_capture_warns_once_and_training_continues(did, by_definition, monkeypatch):
-    """A step that waits for the GPU in a capture: nothing of it has happened, and it is called."""
+    """A step that synchronises cannot be captured: no operation of it has run, and it is called."""
     with_graph, other, without = learner(True), learner(True), learner(False)
     fired = ms.SparseCode.fired
     monkeypatch.setattr(ms.SparseCode, "fired", lambda code: fired(code) | bool(code.values.sum() < 0))
@@ -147,7 +147,7 @@ def test_a_failed_capture_warns_once_and_training_continues(did, by_definition, 
 
 
 class Cuda:
-    """What ``capture`` asks of PyTorch on a GPU; ``log`` has it in order. ``ends``: whether a capture can be ended."""
+    """The functions of PyTorch that ``capture`` calls; ``log`` has them in order. ``ends``: a capture can be ended."""
 
     def __init__(self, monkeypatch, ends: bool) -> None:
         log, cuda = [], torch.cuda
@@ -237,5 +237,5 @@ def test_the_trainer_warns_of_nothing_else(did, by_definition, tmp_path):
     for a, b in zip(mine.learners[0].sae.parameters(), plain.learners[0].sae.parameters(), strict=True):
         assert torch.equal(a, b)
     assert mine.last_metrics == plain.last_metrics
-    # The option is not part of what a run is: it may change when a run goes on.
+    # The option is not part of the identity of a run: it may change at a resume.
     assert run(False, tmp_path / "a").steps_done == 14

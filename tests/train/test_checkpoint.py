@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all, verified, and a resume that is bitwise the run that never stopped."""
+"""Checkpoints are atomic and verified; a resumed run equals, bit for bit, one that never stopped."""
 
 import json
 import os
@@ -98,7 +98,7 @@ def test_killed_at_a_random_step_and_resumed_bitwise(tmp_path):
 
 @pytest.mark.parametrize("kind", ["topk", "relu"])
 def test_a_source_without_state_is_read_again_and_skipped(make, config, source, weights, tmp_path, kind):
-    """And the global random numbers, on which such a source may depend, are restored."""
+    """The global random numbers, on which such a source may depend, are restored too."""
 
     def noisy():
         for x in source(batches=12):
@@ -193,7 +193,7 @@ def test_a_folder_of_another_run_is_refused(make, config, source, tmp_path):
 
 
 def test_a_checkpoint_without_later_fields_loads(make, config, source, weights, tmp_path):
-    """Fields that came later have the value that was the only one then; buffers that came later start anew."""
+    """Fields that older versions did not save have the only value of that time; buffers start anew."""
     whole, cut = make("relu"), make("relu")
     ms.Trainer(whole, config(), progress=False).fit(source())
     with pytest.warns(RuntimeWarning, match="ended after 8"):

@@ -1,4 +1,4 @@
-"""Ctrl-C while the shuffle buffer fills, which takes minutes with a real model: not waited for, and nothing lost."""
+"""Ctrl-C while the shuffle buffer fills, which takes minutes with a real model, stops at once and loses nothing."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from monosem.data.harvest import ActivationStream
 
 
 class Pressed(FakeModel):
-    """A model during whose forward pass number ``at`` somebody presses Ctrl-C."""
+    """A model that gets Ctrl-C during forward pass number ``at``."""
 
     at = -1
 

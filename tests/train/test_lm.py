@@ -1,4 +1,4 @@
-"""Training a language model: exact resume however it was stopped, one run to a folder, plain words on bad input."""
+"""Training a language model: exact resume after any stop, one run per folder, clear errors on bad input."""
 
 import json
 import math
@@ -41,7 +41,7 @@ def text(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(text, tmp_path_factory):
-    """A run that nothing disturbed."""
+    """A run without interruption."""
     out = tmp_path_factory.mktemp("whole")
     lm.train_lm(text, out, CONFIG, SHAPE, progress=False)
     return out

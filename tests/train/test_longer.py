@@ -1,4 +1,4 @@
-"""Runs that go on otherwise than planned: with more steps, from another run's weights, or not to the end."""
+"""Runs that differ from their plan: with more steps, from another run's weights, or on a stream that ends early."""
 
 import json
 import warnings

@@ -136,7 +136,7 @@ def test_the_bar_shows_what_is_unusual_and_a_warning_is_given_once_per_run(capsy
     for _ in range(2):  # two runs
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("default")
-            with Report([], 0, 0, 100, 0.0, bar=True) as report:
+            with Report([], step=0, tokens=0, total=100, seconds=0.0, bar=True) as report:
                 for step, row in enumerate((base, slow, slow, slow | {"rows_redone": 0.5})):
                     report.row(step, step, [base, row])
                 assert "slow=100% in fp32, 50% redone" in str(report._bar)

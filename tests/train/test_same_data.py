@@ -1,4 +1,4 @@
-"""A run knows its data: others under the same configuration are not gone on with."""
+"""A run is continued only with its own data, whatever the configuration."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Gradients in slices: those of the whole batch, in the same bits however many threads there are."""
+"""Gradients in slices equal those of the batch, with the same bits for any number of threads."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ SHAPE = LMConfig(d_vocab=300, n_ctx=32, d_model=16, n_heads=2, d_mlp=32)
 
 @pytest.fixture
 def threads():
-    """Set PyTorch's threads; they are afterwards what they were."""
+    """Set the number of PyTorch's threads; it is restored afterwards."""
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)

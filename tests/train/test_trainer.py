@@ -1,4 +1,4 @@
-"""The loop, and that the fast step is the autograd path with torch.optim.Adam."""
+"""The training loop; the fast step equals autograd with torch.optim.Adam."""
 
 import copy
 import json
@@ -18,7 +18,7 @@ D, F = 16, 48
 
 
 def autograd_run(sae, cfg, batches):
-    """What ``Trainer.step`` must equal: loss, backward, projection, clipping, torch.optim.Adam, unit rows."""
+    """The definition of ``Trainer.step``: loss, backward, projection, clipping, torch.optim.Adam, unit rows."""
     adam = torch.optim.Adam(sae.parameters(), betas=cfg.betas, eps=cfg.eps)
     silent = torch.zeros(sae.cfg.d_sae, dtype=torch.int64)
     for step, x in enumerate(batches):
@@ -58,7 +58,7 @@ def test_sixty_steps_equal_autograd_with_adam_in_float64(make, config, source, k
 
 @pytest.mark.parametrize("kind", ["topk", "relu"])
 def test_sixty_steps_equal_autograd_with_adam_in_float32(make, config, source, kind):
-    """The fast step in fp32 strays from the float64 run no more than twice what autograd in fp32 does, and it selects
+    """The fast step in fp32 differs from the float64 run at most twice as much as autograd in fp32, and it selects
     the same features.
 
     No fixed tolerance would be right: where a gradient is nothing but rounding, Adam still takes a step of up to
@@ -85,7 +85,7 @@ def test_sixty_steps_equal_autograd_with_adam_in_float32(make, config, source, k
 
 
 def _margin(sae, x):
-    """How far each token is from another selection: the gap at the K-th place, or the pre-activation nearest to 0."""
+    """The distance of each token from another selection: the gap at rank K, or the pre-activation nearest to 0."""
     pre = (x - sae.b_dec) @ sae.W_enc + sae.b_enc
     if sae.cfg.kind == "relu":
         return pre.abs().amin(1)

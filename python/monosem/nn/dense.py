@@ -37,7 +37,7 @@ class DenseBlocks:
 
     @as_given
     def __init__(
-        self, x: Tensor, centred: Tensor, w_enc: Tensor, w_dec: Tensor, b_enc: Tensor, b_dec: Tensor, penalty: float
+        self, x: Tensor, *, centred: Tensor, w_enc: Tensor, w_dec: Tensor, b_enc: Tensor, b_dec: Tensor, penalty: float
     ) -> None:
         (n, d), features = x.shape, len(w_enc)
         self._w_enc, self._w_dec, self._b_enc = w_enc.detach(), w_dec.detach(), b_enc.detach()

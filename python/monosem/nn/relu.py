@@ -144,7 +144,15 @@ class ReLUSAE(SAE):
         phase("dense_products")
         step_stats.ran(dense=True)
         n, d = x.shape
-        blocks = DenseBlocks(x, centred, self.W_enc_rows, self.W_dec, self.b_enc, self.b_dec, weight / n)
+        blocks = DenseBlocks(
+            x,
+            centred=centred,
+            w_enc=self.W_enc_rows,
+            w_dec=self.W_dec,
+            b_enc=self.b_enc,
+            b_dec=self.b_dec,
+            penalty=weight / n,
+        )
         phase("statistics")
         mse, sparsity = (blocks.squares / (n * d)).to(x.dtype), (blocks.total / n).to(x.dtype)
         gradients = Gradients(

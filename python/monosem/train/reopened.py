@@ -1,16 +1,15 @@
-"""A run opened again to be looked at: autoencoder, optimizer and counters as its last checkpoint left them."""
+"""A run opened again for inspection: autoencoder, optimizer and counters as in its last checkpoint."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from monosem.data.serialization import load
 from monosem.nn import SAE, registry
-from monosem.nn.config import from_dict
+from monosem.nn.config import JsonDict, from_dict
 from monosem.train import checkpoint
 from monosem.train.config import TrainConfig
 from monosem.train.learner import Learner
@@ -18,16 +17,17 @@ from monosem.train.learner import Learner
 
 @dataclass(frozen=True)
 class ReopenedRun:
-    """
+    """A run as it was saved.
+
     Attributes:
-        learner: what it learns further stays in memory; no file of the run is written.
+        learner: further steps change it in memory only; no file of the run is written.
         steps_done: by the run.
-        made_of: model, hook and text, as far as the run knows them.
+        made_of: model, hook and text, as far as the run has recorded them.
     """
 
     learner: Learner
     steps_done: int
-    made_of: dict[str, Any]
+    made_of: JsonDict
 
 
 def reopen(folder: str | Path, device: str | torch.device = "cpu", time_phases: bool = False) -> ReopenedRun:
@@ -48,24 +48,25 @@ def reopen(folder: str | Path, device: str | torch.device = "cpu", time_phases: 
         train = sae.metadata.get("train")
         learner = Learner(sae, TrainConfig.from_json(train) if train else TrainConfig(), time_phases)
         return ReopenedRun(learner, int(sae.metadata.get("steps", 0)), sae.metadata)
-    held = checkpoint.load(root, steps[-1])
-    runs = held.state["run"]
+    saved = checkpoint.load(root, steps[-1])
+    runs = saved.state["run"]
     if index is None and len(runs) > 1:
         raise ValueError(
-            f"folder: {str(folder)!r} holds a run of {len(runs)} autoencoders; wanted one, {str(folder / '0')!r} say"
+            f"folder: {str(folder)!r} holds a run of {len(runs)} autoencoders; wanted one of them. "
+            f"Name its folder, such as {str(folder / '0')!r}."
         )
     run = runs[index or 0]
     if (folder / "cfg.json").is_file():
         sae = load(folder, device)
         made_of = sae.metadata
     else:
-        sae, made_of = _of(run["sae"], device), _made_of(held.state["batches"].get("data", {}))
+        sae, made_of = _of(run["sae"], device), _made_of(saved.state["batches"].get("data", {}))
     learner = Learner(sae, TrainConfig.from_json(run["train"]), time_phases)
     prefix = f"{index or 0}."
     learner.load_state_dict(
-        {name.removeprefix(prefix): t for name, t in held.tensors.items() if name.startswith(prefix)}
+        {name.removeprefix(prefix): t for name, t in saved.tensors.items() if name.startswith(prefix)}
     )
-    return ReopenedRun(learner, held.step, made_of)
+    return ReopenedRun(learner, saved.step, made_of)
 
 
 def _root(folder: Path) -> tuple[Path, int | None]:
@@ -77,11 +78,11 @@ def _root(folder: Path) -> tuple[Path, int | None]:
     return folder, None
 
 
-def _made_of(data: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint knows of the activations, by the names in a result."""
+def _made_of(data: JsonDict) -> JsonDict:
+    """The facts about the activations in a checkpoint, by their names in a result."""
     return {name: value for name, value in data.items() if name in ("model", "hook_name", "skip_positions")}
 
 
-def _of(described: dict[str, Any], device: str | torch.device) -> SAE:
+def _of(described: JsonDict, device: str | torch.device) -> SAE:
     kind = registry.find(described["kind"])
     return registry.build(from_dict(kind.Config, {n: v for n, v in described.items() if n != "kind"}), device=device)

@@ -76,7 +76,7 @@ class Report:
     """
 
     def __init__(
-        self, loggers: Sequence[Logger], step: int, tokens: int, total: int, seconds: float, bar: bool
+        self, loggers: Sequence[Logger], *, step: int, tokens: int, total: int, seconds: float, bar: bool
     ) -> None:
         self._loggers: list[Logger] = []
         try:

@@ -215,7 +215,14 @@ class Trainer:
         if loggers is None:
             loggers = [JsonlLogger(self.folder / "metrics.jsonl")] if self.folder else []
         total = self.tokens_done + (self.cfg.steps - self.steps_done) * self.cfg.batch_size
-        return Report(loggers, self.steps_done, self.tokens_done, total, self._seconds, self._progress)
+        return Report(
+            loggers,
+            step=self.steps_done,
+            tokens=self.tokens_done,
+            total=total,
+            seconds=self._seconds,
+            bar=self._progress,
+        )
 
     def _log(self, report: Report) -> None:
         if not self._meters[0].count:

@@ -114,4 +114,4 @@ def _row_blocks(kernel, w: Tensor, copy: EncoderCopy | None, moments: Moments) -
 
 
 def _copy(copy: EncoderCopy | None) -> tuple[Tensor | None, Tensor | None, int]:
-    return (None, None, 0) if copy is None else (*copy, copy.rows.stride(0))
+    return (None, None, 0) if copy is None else (copy.rows, copy.norms, copy.rows.stride(0))
