@@ -14,8 +14,10 @@ from monosem.ops.structs import EncoderCopy, Moments
 
 STATES = ("fp32", "bf16", "int8")
 DTYPES = {  # of m and v
-    "fp32": (torch.float32, torch.float32), "bf16": (torch.bfloat16, torch.bfloat16), "int8": (torch.int8, torch.uint8),
-}  # fmt: skip
+    "fp32": (torch.float32, torch.float32),
+    "bf16": (torch.bfloat16, torch.bfloat16),
+    "int8": (torch.int8, torch.uint8),
+}
 LIVE = 8  # float32: add1, keep2, add2, 1 / root2, step_size, eps, the bits of the step number, root2
 _WORD = 0xFFFFFFFF
 

@@ -27,8 +27,7 @@ def decode_loss(
     # A program holds HELD numbers: as many rows as tokens have entries (TopK: all), in slices as wide as leaves room.
     rows = min(MOST_HELD, max(16, power2(cdiv(len(i), max(1, n)))))
     width = max(16, min(power2(d), WIDEST_SLICE, options.pop("HELD") // rows))
-    triton_launch.run(
-        kernel, n, values.contiguous(), i, o, w.contiguous(), b.contiguous(), x.contiguous(), loss, residual, slopes,
-        lost, d, 1 / d, J=rows, BD=width, **options,
-    )  # fmt: skip
+    inputs = values.contiguous(), i, o, w.contiguous(), b.contiguous(), x.contiguous()
+    out = loss, residual, slopes, lost
+    triton_launch.run(kernel, n, *inputs, *out, d, 1 / d, J=rows, BD=width, **options)
     return loss, residual, slopes.to(x.dtype)

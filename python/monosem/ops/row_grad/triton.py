@@ -12,9 +12,14 @@ from monosem.ops.triton_launch import blocks, cdiv
 
 
 def with_windows(
-    starts: Tensor, entries: Tensor, tokens: Tensor, coef: Tensor, u: Tensor, bias: Tensor | None = None,
+    starts: Tensor,
+    entries: Tensor,
+    tokens: Tensor,
+    coef: Tensor,
+    u: Tensor,
+    bias: Tensor | None = None,
     totals: bool = False,
-) -> tuple[tuple, Tensor, Tensor | None, int]:  # fmt: skip
+) -> tuple[tuple, Tensor, Tensor | None, int]:
     """What kernels over features read: the sorted code with both factors, and the sums of whole windows of entries;
     with ``totals`` those of the entries' bias gradients too."""
     nnz, d = len(entries), u.shape[1]
@@ -25,10 +30,8 @@ def with_windows(
     kernel = kernels.windows
     options = blocks(kernel, d, u)
     u = u.contiguous()
-    triton_launch.run(
-        kernel, nnz // window * cdiv(d, options["BD"]), *args, bias, u, sums, of_bias, len(starts) - 1, d, window,
-        **options,
-    )  # fmt: skip
+    grid = nnz // window * cdiv(d, options["BD"])
+    triton_launch.run(kernel, grid, *args, bias, u, sums, of_bias, len(starts) - 1, d, window, **options)
     return (*args, u), sums, of_bias, window
 
 

@@ -39,9 +39,8 @@ class QuantizedRows:
             torch.empty(self.padded, dtype=torch.float32, device="cpu") for _ in range(3)
         )
         self.start = torch.empty(self.padded, dtype=torch.int32, device="cpu")
-        _C.quantize(
-            bits, rows, n, d, tokens, self.packed, self.scale, self.norm, self.off, self.start, threads()
-        )  # fmt: skip
+        known = self.scale, self.norm, self.off, self.start
+        _C.quantize(bits, rows, n, d, tokens, self.packed, *known, threads())
 
 
 class ErrorBounds:

@@ -52,22 +52,19 @@ class Problem:
         sampled = self.sample(plan.sample)
         threshold = torch.empty(self.n, dtype=torch.float32, device=self.x.device)
         kernel = score.set_threshold
-        triton_launch.run(
-            kernel, self.n, sampled, self.left.length, self.left.error, self.right.length.amax(),
-            self.right.error.amax(), threshold, plan.sample, self.rounding, plan.j, plan.j_most, BS=power2(plan.sample),
-            DITHERED=self.dithered, **blocks(kernel, plan.sample, self.x),
-        )  # fmt: skip
+        largest = (known.amax() for known in self.right.bounds)
+        args = sampled, *self.left.bounds, *largest, threshold, plan.sample, self.rounding, plan.j, plan.j_most
+        options = {"BS": power2(plan.sample), "DITHERED": self.dithered, **blocks(kernel, plan.sample, self.x)}
+        triton_launch.run(kernel, self.n, *args, **options)
         return threshold
 
     def sample(self, size: int) -> Tensor:
         out = torch.empty(self.n, size, dtype=torch.float32, device=self.x.device)
         options = blocks(product.sample, self.element, self.x)
         grid = cdiv(self.n, options["BM"]) * cdiv(size, options["BN"])
-        triton_launch.run(
-            product.sample, grid, self.left.rows, self.right.rows, self.b, self.left.scale, self.left.offset,
-            self.right.scale, self.right.offset, out, self.n, size, self.f // size, self.width, FP32=self.fp32,
-            **options,
-        )  # fmt: skip
+        factors = self.left.rows, self.right.rows, self.b, *self.left.dither, *self.right.dither
+        args = *factors, out, self.n, size, self.f // size, self.width
+        triton_launch.run(product.sample, grid, *args, FP32=self.fp32, **options)
         return out
 
     def collect(self, threshold: Tensor, slots: int, everything: bool, loose: bool = False) -> tuple[Tensor, Tensor]:
@@ -77,12 +74,11 @@ class Problem:
         options = blocks("collect_hits" if loose else "collect", self.element, self.x)
         grid = cdiv(self.n, options["BM"]) * cdiv(self.f, options["BN"])
         left, right = self.left, self.right
-        triton_launch.run(
-            product.collect, grid, left.rows, right.rows, self.b, left.length, left.error, left.scale, left.offset,
-            right.length, right.error, right.scale, right.offset, threshold, keys, count, self.n, self.f, self.width,
-            self.rounding, CAP=slots, ALL=everything, LOOSE=loose, FP32=self.fp32,
-            PORTABLE=not architecture(self.x).startswith("sm_"), **options,
-        )  # fmt: skip
+        known = *left.bounds, *left.dither, *right.bounds, *right.dither
+        args = left.rows, right.rows, self.b, *known, threshold, keys, count, self.n, self.f, self.width, self.rounding
+        portable = not architecture(self.x).startswith("sm_")
+        options |= {"CAP": slots, "ALL": everything, "LOOSE": loose, "FP32": self.fp32, "PORTABLE": portable}
+        triton_launch.run(product.collect, grid, *args, **options)
         return keys, count
 
     def sift(self, slots: int, k: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -97,19 +93,15 @@ class Problem:
         for first in range(0, self.f, SLAB):
             features = self.right.rows[first : first + SLAB]
             _multiply(self.left.rows, features, slab[:, : len(features)])
-            triton_launch.run(
-                kernel, self.n, slab, self.b, self.left.length, self.left.error, self.right.length, self.right.error,
-                most, keys, count, threshold, first, len(features), slab.shape[1], self.rounding, k, CAP=slots, BN=SLAB,
-                **blocks(kernel, slots, self.x),
-            )  # fmt: skip
+            known = *self.left.bounds, *self.right.bounds, most
+            args = slab, self.b, *known, keys, count, threshold, first, len(features), slab.shape[1], self.rounding, k
+            triton_launch.run(kernel, self.n, *args, CAP=slots, BN=SLAB, **blocks(kernel, slots, self.x))
         return keys, count, threshold
 
     def score(self, listed: Tensor, end: Tensor, exact: Tensor) -> None:
         kernel = score.score
-        triton_launch.run(
-            kernel, self.n, self.x, self.w, self.b, listed, end, exact, self.d, CAP=listed.shape[1],
-            **blocks(kernel, self.d, self.x),
-        )  # fmt: skip
+        args = self.x, self.w, self.b, listed, end, exact, self.d
+        triton_launch.run(kernel, self.n, *args, CAP=listed.shape[1], **blocks(kernel, self.d, self.x))
 
 
 def form_at(x: Tensor, w: Tensor, choice: str = "select") -> str:

@@ -42,6 +42,16 @@ class Operand:
     scale: Tensor | None = None
     offset: Tensor | None = None
 
+    @property
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """What the error bound of a product is made of."""
+        return self.length, self.error
+
+    @property
+    def dither(self) -> tuple[Tensor | None, Tensor | None]:
+        """What makes numbers of int8 products."""
+        return self.scale, self.offset
+
 
 def rounded(t: Tensor, dtype: torch.dtype, side: int) -> Operand:
     n, d = t.shape
@@ -66,10 +76,8 @@ def _floats(*shape: int, device: torch.device) -> Tensor:
 def _quantize_into(rows: Tensor, known: Tensor, t: Tensor, side: int) -> None:
     (n, d), width, kernel = t.shape, rows.shape[1], dither.quantize_rows
     options = blocks(kernel, width, t)
-    triton_launch.run(
-        kernel, cdiv(n, options["R"]), t, rows, known, n, d, width, SIDE=side, BITS=dithered.rotation_bits(width),
-        **options,
-    )  # fmt: skip
+    options |= {"SIDE": side, "BITS": dithered.rotation_bits(width)}
+    triton_launch.run(kernel, cdiv(n, options["R"]), t, rows, known, n, d, width, **options)
 
 
 def in_int8(w: Tensor) -> bool:

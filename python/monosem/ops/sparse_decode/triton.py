@@ -16,9 +16,8 @@ def sparse_decode(values: Tensor, indices: Tensor, offsets: Tensor, w: Tensor, b
     out = torch.empty(n, d, dtype=w.dtype, device=w.device)
     kernel = kernels.sparse_decode
     options = blocks(kernel, d, w)
-    triton_launch.run(
-        kernel, n * cdiv(d, options["BD"]), values.contiguous(), i, o, w.contiguous(), b.contiguous(), out, d, **options
-    )  # fmt: skip
+    args = values.contiguous(), i, o, w.contiguous(), b.contiguous(), out, d
+    triton_launch.run(kernel, n * cdiv(d, options["BD"]), *args, **options)
     return out
 
 

@@ -72,9 +72,8 @@ def threshold_encode_within(
     fits &= torch.where(fits, kept, 0).cumsum(0) <= room
     torch.cumsum(torch.where(fits, kept, 0), 0, out=offsets[1:])
     kernel = kernels.place
-    triton_launch.run(
-        kernel, n, exact, torch.where(fits, end, 0), offsets, values, indices, CAP=slots, **blocks(kernel, 0, x)
-    )  # fmt: skip
+    args = exact, torch.where(fits, end, 0), offsets, values, indices
+    triton_launch.run(kernel, n, *args, CAP=slots, **blocks(kernel, 0, x))
     return values, indices, offsets, count, fits
 
 

@@ -97,11 +97,11 @@ def _select(p: Problem, plan: Plan, k: int, values: Tensor, indices: Tensor) -> 
     first, end, todo = (ints(n) for _ in range(3))
     n_todo = torch.zeros(1, dtype=torch.int32, device=device)
     kernel = kernels.choose
-    triton_launch.run(
-        kernel, n, p.x, p.w, p.b, p.left.length, p.left.error, p.right.length, p.right.error, threshold, keys, count,
-        listed, exact, values, indices, first, end, todo, n_todo, p.d, p.rounding, k, CAP=slots, LISTED=plan.listed(k),
-        ALL=plan.everything, LOOSE=loose, DITHERED=p.dithered, **_scoring(p, slots),
-    )  # fmt: skip
+    candidates = *p.left.bounds, *p.right.bounds, threshold, keys, count
+    out = listed, exact, values, indices, first, end, todo, n_todo
+    sizes = {"CAP": slots, "LISTED": plan.listed(k), "ALL": plan.everything, "LOOSE": loose, "DITHERED": p.dithered}
+    args = p.x, p.w, p.b, *candidates, *out, p.d, p.rounding, k
+    triton_launch.run(kernel, n, *args, **sizes, **_scoring(p, slots))
     del exact
     if not plan.everything:
         _redo(p, k, slots, todo, n_todo, keys, values, indices)
@@ -125,23 +125,18 @@ def _redo(
     splits = min(slots // k, cdiv(p.f, options["BF"]))
     width, groups = cdiv(p.f, splits), room // options["R"]
     space = torch.empty(groups * splits * options["R"] * width, dtype=torch.int32, device=p.x.device)
-    triton_launch.run(
-        kernel, groups * splits, p.x, p.w, p.b, todo, n_todo, space, keys, p.f, p.d, k, width, splits, CAP=slots,
-        **options,
-    )  # fmt: skip
+    args = p.x, p.w, p.b, todo, n_todo, space, keys, p.f, p.d, k, width, splits
+    triton_launch.run(kernel, groups * splits, *args, CAP=slots, **options)
     kernel = kernels.emit
-    triton_launch.run(
-        kernel, min(p.n, MOST_EMITTERS), todo, n_todo, keys, values, indices, k, splits * k, CAP=slots,
-        **blocks(kernel, 0, p.x),
-    )  # fmt: skip
+    args = todo, n_todo, keys, values, indices, k, splits * k
+    triton_launch.run(kernel, min(p.n, MOST_EMITTERS), *args, CAP=slots, **blocks(kernel, 0, p.x))
 
 
 def _sorted_pieces(x: Tensor, w: Tensor, b: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """For k in the thousands of a large F: rows sorted by PyTorch, as many at a time as DENSE_BYTES hold."""
     rows = max(1, DENSE_BYTES // (16 * len(w)))
-    parts = [
-        reference.topk_encode(part.float(), w.float(), b.float(), k) for part in x.split(rows)
-    ] or [reference.topk_encode(x, w, b, k)]  # fmt: skip
+    parts = [reference.topk_encode(part.float(), w.float(), b.float(), k) for part in x.split(rows)]
+    parts = parts or [reference.topk_encode(x, w, b, k)]
     values, indices = (torch.cat(column) for column in zip(*parts, strict=True))
     bad = values.isnan().any(1, keepdim=True)
     return torch.where(bad, torch.nan, values).to(x.dtype), indices
