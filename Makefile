@@ -29,7 +29,7 @@ lint: $(VENV)/.lint-packages $(VENV)/.built
 # The CPU kernels under the address and undefined-behaviour sanitizers of GCC, in a folder of its own: what is installed
 # stays as it is. TESTS= narrows it; MONOSEM_ISA= and MONOSEM_PRODUCT= choose other kernels.
 SANITIZED := build/sanitize
-TESTS ?= $(addprefix tests/ops/test_,encode.py cpu_int.py every_scale.py long_sums.py rows.py adam_options.py bindings.py) \
+TESTS ?= $(addprefix tests/ops/test_,encode.py cpu_integers.py every_scale.py long_sums.py rows.py adam_options.py bindings.py) \
   tests/nn
 sanitize: build $(VENV)/.test-packages
 	PATH="$(abspath $(VENV)/bin):$$PATH" cmake -S . -B $(SANITIZED) -G Ninja -DMONOSEM_CUDA=OFF -DMONOSEM_SANITIZE=ON \

@@ -1,5 +1,5 @@
 // Python module monosem._cuda: raw addresses, sizes and the stream as integers, so that it needs no headers of PyTorch.
-// The Python side (ops/cuda_rows.py) checks shapes, dtypes and layout, and owns all memory.
+// The Python side (ops/<stem>/cuda.py) checks shapes, dtypes and layout, and owns all memory.
 #include <pybind11/pybind11.h>
 
 #include "../cuda/kernels.h"

@@ -31,7 +31,7 @@ void require(bool holds, const char* what) {
   if (!holds) throw py::index_error(what);
 }
 
-// Entries of n tokens; the caller has seen to it that indices are features (ops/cpu_rows.py::_code).
+// Entries of n tokens; the caller has seen to it that indices are features (ops/layout.py::checked_code).
 ms::Code code(const Array* values, const Array& indices, const Array& offsets, int64_t n) {
   const int64_t* o = offsets.of<int64_t>("offsets", n + 1);
   const int64_t entries = o[n];

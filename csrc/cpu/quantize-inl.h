@@ -3,7 +3,7 @@
 // A row r becomes round(r/s). In int16 s = ‖r‖/32512: by Cauchy-Schwarz every partial sum of a product of two such rows
 // stays below 32,512² and so within 32 bits, whatever the width. In int8 r is rotated first (rotate-inl.h), s = max|r|/127,
 // and the sums of 255·127 stay within 32 bits up to 66,000 columns. The rounding error of each row is measured, not assumed:
-// its norm enters the error bound of a product (ops/cpu_int.py).
+// its norm enters the error bound of a product (ops/selection/cpu_integers.py).
 //
 // Packed rows stand in panels: [panel][group of columns][row of the panel][columns of the group], a group being the 32
 // bits that one instruction multiplies and adds: one load gives a group of a vector of features, and one broadcast that

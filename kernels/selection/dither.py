@@ -14,7 +14,7 @@ where Cauchy-Schwarz has to assume that all errors point the same way. Products 
 O_x = Σ (q_x − u_x)·u_w of a token and O_w = Σ u_x·q_w of a feature, x̃·w̃ = sₓ·s_w·(Σ q_x·q_w − O_x − O_w).
 
 What is known of a row, in this order: LENGTH ≥ L, ERROR = C·s/√12 and a little, SCALE = s, OFFSET = O_x of a
-token, s·O_w of a feature. The definition in PyTorch is ``ops/dithered.py``.
+token, s·O_w of a feature. The definition in PyTorch is ``ops/selection/dithered.py``.
 """
 
 import triton

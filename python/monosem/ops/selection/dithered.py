@@ -1,4 +1,4 @@
-"""Rows in 8 bits by Hadamard rotation and subtractive dither: the definition of ``kernels/dither.py``.
+"""Rows in 8 bits by Hadamard rotation and subtractive dither: the definition of ``kernels/selection/dither.py``.
 
 Proof of the bound: ``docs/design/dithered_bound.md``.
 """
@@ -60,7 +60,7 @@ def rotate(rows: Tensor) -> Tensor:
 
 
 def quantize(rows: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """int8 rows [n, width], and what is known of each, [4, n]: length, error, scale and offset (``kernels/dither.py``).
+    """int8 rows [n, width], and what is known of each, [4, n]: length, error, scale and offset (``kernels/selection/dither.py``).
 
     Args:
         rows: [n, d], float32 or float64.
