@@ -5,9 +5,9 @@ bf16, for certain. x is rounded to x̃ = x − δx and w to w̃ = w − δw. By 
     |x·w − x̃·w̃| ≤ ‖δx‖·‖w‖ + ‖x̃‖·‖δw‖,
 
 with the norms that the rounding really has, row by row, not their worst case. The sums add at most D·2⁻²³·‖x‖·‖w‖, and
-a little for the score in fp32 (``ops/triton_operand.py::rounding``). Squares below 2⁻¹²⁶ may be lost from a norm,
-√D·2⁻⁶³ of it, and products as small from a sum: 1e-14 is added to every norm wherever one is written (by ``round_rows``
-and by row_adam), which covers both; rows shorter than that prove nothing and are computed in fp32.
+a little for the score in fp32 (``rounding`` in ``ops/selection/triton_operand.py``). Squares below 2⁻¹²⁶ may be lost,
+√D·2⁻⁶³ of a norm, and products as small from a sum: 1e-14 is added to every norm wherever one is written (by
+``round_rows`` and by row_adam), which covers both; rows shorter than that prove nothing and are computed in fp32.
 
 int8 with dither, up to a chance of 10⁻²⁰ a pair: see ``dither.py``.
 

@@ -60,7 +60,7 @@ def rotate(rows: Tensor) -> Tensor:
 
 
 def quantize(rows: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """int8 rows [n, width], and what is known of each, [4, n]: length, error, scale and offset (``kernels/selection/dither.py``).
+    """int8 rows [n, width], and length, error, scale and offset of each, [4, n] (``kernels/selection/dither.py``).
 
     Args:
         rows: [n, d], float32 or float64.
