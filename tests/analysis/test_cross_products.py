@@ -22,7 +22,7 @@ def code(tokens, features, density, products, seed):
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (13, 7), (7, 30)])
 @pytest.mark.parametrize("block", [None, 1, 5])
 @pytest.mark.parametrize("how", ["sparse", "dense", "a pair at a time"])
-def test_against_dense_products(monkeypatch, tmp_path, rows, columns, block, how):
+def test_products_agree_with_dense_ones(monkeypatch, tmp_path, rows, columns, block, how):
     monkeypatch.setattr(cross_products, "_DENSE", {"dense": 1 << 40}.get(how, 0))
     monkeypatch.setattr(cross_products, "_PAIRS", 1 if how == "a pair at a time" else 50)
     monkeypatch.setattr(cross_products, "_AT_ONCE", 4)

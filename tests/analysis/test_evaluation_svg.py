@@ -16,7 +16,7 @@ def evaluation(model, lossy, rows, hook):
     return evaluate(lossy, model, hook, rows, progress=False)
 
 
-def test_it_is_whole_and_says_the_figures(evaluation, tmp_path):
+def test_the_picture_is_valid_and_holds_the_figures(evaluation, tmp_path):
     path = write_picture(tmp_path / "new" / "e.svg", evaluation)
     root = ElementTree.parse(path).getroot()
     words = [t.text for t in root.iter("{http://www.w3.org/2000/svg}text")]
@@ -25,6 +25,6 @@ def test_it_is_whole_and_says_the_figures(evaluation, tmp_path):
     assert len(bars) == 1 + sum(c > 0 for c in evaluation.density_counts) + len(evaluation.by_source)
 
 
-def test_figures_that_do_not_exist(evaluation):
+def test_missing_figures_are_shown_as_not_available(evaluation):
     broken = dataclasses.replace(evaluation, ce_loss_recovered=math.nan, ce_zero=math.nan)
     assert "n/a" in draw(broken) and ElementTree.fromstring(draw(broken)) is not None

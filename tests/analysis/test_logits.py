@@ -6,7 +6,7 @@ import torch
 from monosem.analysis.logits import logit_weights, used_vocabulary
 
 
-def test_extremes_are_shifted_and_only_of_used_entries(model, lossy, hook):
+def test_logit_weights_are_centred_over_the_used_vocabulary(model, lossy, hook):
     used = torch.ones(14, dtype=torch.bool)
     used[[0, 5]] = False
     got = logit_weights(lossy, model, hook, used, count=3, block=7)
@@ -22,7 +22,7 @@ def test_extremes_are_shifted_and_only_of_used_entries(model, lossy, hook):
     assert torch.allclose(got.skewness, w.pow(3).mean(1) / w.square().mean(1).pow(1.5), atol=1e-5)
 
 
-def test_used_vocabulary():
+def test_used_vocabulary_has_a_minimum_count():
     assert used_vocabulary(torch.tensor([[1, 1, 2], [1, 2, 3]]), 5, min_count=2).tolist() == [
         False,
         True,
@@ -32,6 +32,6 @@ def test_used_vocabulary():
     ]
 
 
-def test_nothing_used(model, lossy, hook):
+def test_an_empty_used_vocabulary_is_refused(model, lossy, hook):
     with pytest.raises(ValueError, match="used: got 0"):
         logit_weights(lossy, model, hook, torch.zeros(14, dtype=torch.bool))

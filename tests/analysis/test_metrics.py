@@ -24,7 +24,7 @@ def run(sae, model, rows, hook, **options) -> Evaluation:
     return evaluate(sae, model, hook, rows, progress=False, contexts=3, **options)
 
 
-def test_formulas(model, lossy, rows, hook):
+def test_every_figure_agrees_with_its_formula(model, lossy, rows, hook):
     got = run(lossy, model, rows, hook)
     tokens, x, y, f = dense(model, lossy, rows, hook)
     a, b = x[:, 1:].flatten(0, 1).double(), y[:, 1:].flatten(0, 1).double()
@@ -54,7 +54,7 @@ def test_formulas(model, lossy, rows, hook):
     assert sum(got.density_counts) == lossy.cfg.d_sae - got.dead
 
 
-def test_each_source_is_the_whole_of_its_own_text(model, lossy, rows, hook):
+def test_a_source_scores_like_its_text_alone(model, lossy, rows, hook):
     got = run(lossy, model, rows, hook)
     for score in got.by_source:
         only = type(rows)(
@@ -88,20 +88,20 @@ def test_skipped_positions_keep_their_activation(model, exact, rows, hook):
     assert all_of_them.ce_sae != pytest.approx(first.ce_sae)
 
 
-def test_some_of_the_tokens(model, lossy, rows, hook):
+def test_tokens_limits_the_rows_that_are_read(model, lossy, rows, hook):
     assert run(lossy, model, rows, hook, tokens=30).contexts == 3
     assert run(lossy, model, rows, hook, tokens=10**9).contexts == 10
     with pytest.raises(ValueError, match="tokens: got 0"):
         run(lossy, model, rows, hook, tokens=0)
 
 
-def test_density_histogram():
+def test_the_density_histogram_counts_features_per_bin():
     edges, counts = density_histogram(torch.tensor([0, 1, 10, 10, 1000]), 1000)
     assert (edges[0], edges[-1], len(edges)) == (-3, 0, 16)
     assert sum(counts) == 4 and counts[0] == 1 and counts[5] == 2 and counts[-1] == 1
 
 
-def test_json_and_table(model, lossy, rows, hook, tmp_path):
+def test_an_evaluation_is_saved_and_printed(model, lossy, rows, hook, tmp_path):
     got = run(lossy, model, rows, hook)
     got.write_json(tmp_path / "e.json")
     assert sealed.read(tmp_path / "e.json", "out", "an evaluation")[0] == got.to_dict()
@@ -112,14 +112,14 @@ def test_json_and_table(model, lossy, rows, hook, tmp_path):
     assert broken.to_dict()["ce_loss_recovered"] is None
 
 
-def test_wrong_width(model, rows, hook):
+def test_a_dictionary_of_another_width_is_refused(model, rows, hook):
     import monosem as ms
 
     with pytest.raises(ValueError, match="6 wide and the SAE has d_in=5"):
         run(ms.TopKSAE(5, 20, k=3), model, rows, hook)
 
 
-def test_unknown_hook_and_no_tokens(model, lossy, rows):
+def test_an_unknown_hook_and_empty_rows_are_refused(model, lossy, rows):
     with pytest.raises(ValueError, match="the nearest are"):
         run(lossy, model, rows, "blocks.0.mlp.hook_pots")
     rows.tokens, rows.source = rows.tokens[:0], rows.source[:0]
@@ -127,7 +127,7 @@ def test_unknown_hook_and_no_tokens(model, lossy, rows):
         run(lossy, model, rows, "blocks.0.mlp.hook_post")
 
 
-def test_source_of_another_shape(model, lossy, rows, hook):
+def test_sources_of_another_shape_are_refused(model, lossy, rows, hook):
     rows.source = rows.source[:, 1:]
     with pytest.raises(ValueError, match="source: got shape"):
         run(lossy, model, rows, hook)

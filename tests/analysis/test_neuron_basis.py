@@ -23,12 +23,12 @@ def test_the_code_of_a_neuron_is_its_positive_activation():
         basis.encode(torch.zeros(2, 4))
 
 
-def test_no_token_is_a_code_too():
+def test_zero_tokens_give_an_empty_code():
     code = NeuronBasis(3).encode(torch.zeros(0, 3))
     assert code.n_tokens == 0 and code.values.numel() == 0
 
 
-def test_a_subject_of_neurons_by_name():
+def test_neurons_are_loaded_by_name():
     subject = load_subject("neurons:A")
     assert subject.hook_name == HOOK and subject.sae.cfg.d_sae == subject.model.width(HOOK) == 512
     assert subject.sae.metadata == {"model": "A", "hook_name": HOOK}
@@ -49,7 +49,7 @@ def test_shuffling_keeps_the_entries_of_every_matrix_and_loses_their_order():
     assert all(torch.equal(a, b) for a, b in zip(again.module.parameters(), shuffled.module.parameters(), strict=True))
 
 
-def test_the_shuffled_model_has_a_name():
+def test_a_shuffled_model_is_loaded_by_name():
     model = load_model("A~shuffled")
     assert model.name == "A~shuffled" and model.width(HOOK) == 512
 

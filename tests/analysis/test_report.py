@@ -59,7 +59,7 @@ def page(model, lossy, rows, hook, tmp_path):
     return out.read_text(encoding="utf-8")
 
 
-def test_nothing_is_loaded_from_anywhere(page):
+def test_the_report_loads_nothing(page):
     parsed = Page(page)
     assert [e for e in parsed.elements if {"src", "srcset", "action", "data"} & set(e[1])] == []
     links = [a["href"] for tag, a in parsed.elements if "href" in a]
@@ -80,7 +80,7 @@ def test_tokens_cannot_end_the_script(page, lossy):
     assert "a &lt;note&gt; &amp; more" in page
 
 
-def test_cards(page, lossy, model):
+def test_cards_agree_with_the_index(page, lossy, model):
     data = json.loads(Page(page).scripts[0])
     features = [c["feature"] for c in data["cards"]]
     assert len(features) == len(set(features)) == sum(g["count"] for g in data["groups"])
@@ -98,7 +98,7 @@ def test_cards(page, lossy, model):
     assert {label["feature"] for label in data["labels"]} <= set(features)
 
 
-def test_embed():
+def test_embedded_json_cannot_end_a_script():
     text = embed({"t": "</script>\u2028<!--&"})
     assert not set("<>&\u2028") & set(text) and json.loads(text) == {"t": "</script>\u2028<!--&"}
     with pytest.raises(ValueError):
@@ -116,7 +116,7 @@ def test_curves_survive_missing_keys_and_a_cut_line(tmp_path):
         read_curves(tmp_path / "none.jsonl")
 
 
-def test_a_page_with_nothing_to_show(model, exact, rows, hook, tmp_path, tab):
+def test_a_report_without_active_features_is_written(model, exact, rows, hook, tmp_path, tab):
     with torch.no_grad():
         exact.b_enc.fill_(-1e9)
     rows.sources = ["text", "more", "code"]  # no label, no feature that fires, no curves
@@ -135,7 +135,7 @@ def test_a_page_with_nothing_to_show(model, exact, rows, hook, tmp_path, tab):
 
 
 @pytest.mark.parametrize("points", [0, 1, 2])
-def test_a_line_needs_two_points(model, exact, rows, hook, tmp_path, tab, points):
+def test_training_curves_need_two_points(model, exact, rows, hook, tmp_path, tab, points):
     evaluation = evaluate(exact, model, hook, rows, progress=False)
     found = study(exact, model, hook, rows, progress=False)
     curves = {"step": [1, 2][:points], "loss": [1.0, 0.5][:points]}
@@ -144,7 +144,7 @@ def test_a_line_needs_two_points(model, exact, rows, hook, tmp_path, tab, points
     assert tab.count("#training") == tab.count("a[href='#training']") == tab.count("#curves svg") == (points == 2)
 
 
-def test_one_feature_and_one_source(model, rows, hook, tmp_path, tab):
+def test_a_report_of_one_feature_and_one_source(model, rows, hook, tmp_path, tab):
     sae = ms.TopKSAE(model.E.shape[1], 1, k=1, seed=0)
     rows.sources, rows.source = ["only"], rows.source * 0
     evaluation = evaluate(sae, model, hook, rows, progress=False)
@@ -155,7 +155,7 @@ def test_one_feature_and_one_source(model, rows, hook, tmp_path, tab):
     assert "NaN" not in tab.run("document.documentElement.outerHTML")
 
 
-def test_the_script_draws_what_the_data_call_for(page, tmp_path, tab):
+def test_the_script_draws_every_card_and_chart(page, tmp_path, tab):
     data = json.loads(Page(page).scripts[0])
     tab.open(tmp_path / "new" / "report.html")
     assert tab.errors() == []

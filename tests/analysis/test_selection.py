@@ -24,7 +24,7 @@ def facts():
     return index, logits
 
 
-def test_choice(facts):
+def test_features_are_chosen_by_the_stated_rules(facts):
     groups = {g.title: g.features for g in choose(*facts, {"Arabic": [0]}, per_label=2, random=5, sharp=8)}
     everything = [f for features in groups.values() for f in features]
     assert len(everything) == len(set(everything)) and 39 not in everything
@@ -39,7 +39,7 @@ def test_choice(facts):
     assert len(groups["Drawn blindly"]) == 5
 
 
-def test_the_draw_follows_the_seed(facts):
+def test_the_random_group_follows_the_seed(facts):
     def drawn(seed):
         return choose(*facts, {}, seed=seed)[-1].features
 

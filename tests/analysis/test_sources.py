@@ -10,14 +10,14 @@ from monosem.analysis.scan import blocks
 from monosem.analysis.sources import SourceMoments, group_sources
 
 
-def test_groups():
+def test_sources_are_grouped_by_label():
     sources = ["ar_ui", "code", "he_ui", "ar_quran", "dna", "dna_fasta", "base64"]
     assert group_sources(sources) == {"Arabic": [0, 3], "Hebrew": [2], "DNA": [4, 5], "base64": [6]}
     assert group_sources(["code", "base64"]) == {"base64": [1]}
     assert group_sources(sources, {"text": ("ar_", "he_")}) == {"text": [0, 2, 3]}
 
 
-def test_against_numpy(model, lossy, rows, hook):
+def test_correlations_and_precision_agree_with_numpy(model, lossy, rows, hook):
     moments = SourceMoments(20, rows.sources)
     for block in blocks(lossy, model, hook, rows, contexts=4):
         moments.update(block)
@@ -56,7 +56,7 @@ def test_a_label_without_tokens_has_no_feature():
         lambda names: _Sums(4096, len(names)),
     ],
 )
-def test_more_sources_than_memory_is_said_before_it_is_taken(monkeypatch, make):
+def test_too_many_sources_for_the_memory_are_refused(monkeypatch, make):
     monkeypatch.setattr("monosem.analysis.sources.available_memory", lambda: 1_000_000_000)
     names = [f"https://example.com/{i}" for i in range(40_000)]
     said = r"source: got 40,000 different names, and .* need \d.* GB of memory; this machine has 1 GB left"

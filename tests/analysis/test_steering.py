@@ -27,7 +27,7 @@ def dense(sae, x, edits, error):
 @pytest.mark.parametrize(
     "sae", [ms.TopKSAE(7, 19, k=4, seed=1), ms.ReLUSAE(7, 19, seed=1), NeuronBasis(7)], ids=["topk", "relu", "neurons"]
 )
-def test_against_the_definition(sae, error):
+def test_edits_agree_with_their_definition(sae, error):
     x = torch.randn(3, 5, 7, generator=torch.Generator().manual_seed(0)) * 2
     for edits in ([], [Edit(3, "pin", 2.5)], [Edit(0, "ablate"), Edit(6, "add", -1.5), Edit(2, "pin", 0.5)]):
         with torch.no_grad():
@@ -42,7 +42,7 @@ def test_without_edits_and_with_the_error_kept_nothing_changes():
     assert torch.equal(Steering(ms.TopKSAE(7, 19, k=4, seed=1))(x), x)
 
 
-def test_the_bos_is_left_alone_and_need_not_be():
+def test_skip_positions_decides_whether_bos_is_edited():
     x = torch.zeros(1, 3, len(LETTERS))
     steered = lambda skip: Steering(letters_sae(), [Edit(C, "pin", 4.0)], skip_positions=skip)(x)[0, :, C].tolist()
     assert (steered(1), steered(0), steered(9)) == ([0, 4, 4], [4, 4, 4], [0, 0, 0])
@@ -76,7 +76,7 @@ def test_a_dictionary_that_explains_half_with_the_error_kept_or_dropped():
     torch.testing.assert_close(change[1:], (log_p(6) - log_p(12)).expand(2), atol=1e-5, rtol=1e-4)
 
 
-def test_ablation_is_felt_where_the_feature_fires_and_nowhere_else():
+def test_ablation_changes_only_tokens_after_an_active_feature():
     model = ChainModel()
     tokens = model.encode("abcdefg")
     change = log_likelihood_change(
@@ -97,7 +97,7 @@ def test_side_by_side_keeps_the_seeds():
     assert [s.unsteered for s in reused] == [[1], [2], [3]] and [s.steered for s in reused] == [s.steered for s in one]
 
 
-def test_two_layers_feel_it_downstream():
+def test_an_edit_reaches_later_tokens_through_attention():
     """In a model of two layers a change in the first reaches later tokens through attention."""
     model = tiny_model(n_layers=2)
     sae = ms.TopKSAE(32, 40, k=4, seed=0)
@@ -119,7 +119,7 @@ def test_two_layers_feel_it_downstream():
         ("base64", "ablate", Edit(3, "ablate")),
     ],
 )
-def test_specs(spec, kind, wanted):
+def test_edit_specifications_are_parsed(spec, kind, wanted):
     assert parse_edit(spec, kind, lambda f: 5.0, {"base64": 3}) == wanted
 
 

@@ -35,7 +35,7 @@ def lens(ours):
 
 @pytest.mark.parametrize("error", ["keep", "drop"])
 @pytest.mark.parametrize("hook", [HOOK, "blocks.1.hook_resid_post"])
-def test_reading_and_writing(ours, lens, hook, error):
+def test_transformer_lens_reads_and_writes_like_the_native_model(ours, lens, hook, error):
     steering = Steering(ms.TopKSAE(ours.width(hook), 40, k=4, seed=0), EDITS, error=error)
     tokens = torch.randint(1, 300, (2, 16), generator=torch.Generator().manual_seed(0))
     change = log_likelihood_change(lens, hook, tokens, steering)
@@ -45,7 +45,7 @@ def test_reading_and_writing(ours, lens, hook, error):
     assert wrote[0] == wrote[1] and wrote[0][0].steered != wrote[0][0].unsteered
 
 
-def test_as_a_hook_of_transformer_lens(lens):
+def test_steering_is_a_hook_of_transformer_lens(lens):
     """Given to ``run_with_hooks`` of the bare model it does the same."""
     steering = Steering(ms.TopKSAE(32, 40, k=4, seed=0), EDITS)
     tokens = torch.randint(1, 300, (2, 16), generator=torch.Generator().manual_seed(0))

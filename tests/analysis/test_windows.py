@@ -28,7 +28,7 @@ def test_windows_show_the_feature_on_every_token(model, exact, rows, hook):
         assert window.source == rows.sources[example.row % 3]
 
 
-def test_what_the_index_holds_is_read_back(model, exact, rows, hook, tmp_path, monkeypatch):
+def test_windows_are_read_from_stored_activations(model, exact, rows, hook, tmp_path, monkeypatch):
     """From stored activations the same windows; rows that the index did not read are computed."""
     subject = Subject(exact, model, hook)
     whole = build_index(subject, rows, progress=False)
@@ -65,7 +65,7 @@ def test_trim_counts_characters(model):
     assert "".join(p.text for p in trim(pieces, (4, 1))) == " thexy"
 
 
-def test_direction():
+def test_right_to_left_text_is_recognised():
     assert (
         is_right_to_left("مر a")
         and is_right_to_left("שלום")
@@ -74,7 +74,7 @@ def test_direction():
     )
 
 
-def test_what_is_out_of_reach_changes_nothing():
+def test_windows_from_a_cache_equal_those_from_all_tokens():
     """With a cache only the tokens within reach are laid out: the same window as from all of them."""
     model = ms.load_model("A")
     texts = [

@@ -102,7 +102,7 @@ def dense(subject, rows):
     return f
 
 
-def test_saedashboard(subject, index, dense, rows, tmp_path):
+def test_saedashboard_batches_have_the_fields_and_figures_of_the_index(subject, index, dense, rows, tmp_path):
     out = export("saedashboard", subject, index, tmp_path / "out", progress=False)
     settings = json.loads((out / "run_settings.json").read_text())
     batch = json.loads((out / "batch-0.json").read_text())
@@ -151,7 +151,7 @@ def lines(path):
     return [json.loads(line) for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
 
 
-def test_neuronpedia(subject, index, tmp_path):
+def test_neuronpedia_files_have_the_fields_and_figures_of_the_index(subject, index, tmp_path):
     out = export("neuronpedia", subject, index, tmp_path / "out", progress=False)
     assert out == tmp_path / "out" / "v1" / "matrix" / "0-mlp-post-topk-20"
     features = lines(out / "features" / "batch-0.jsonl.gz")
@@ -173,6 +173,6 @@ def test_neuronpedia(subject, index, tmp_path):
     assert ids == [row["id"] for row in activations]
 
 
-def test_an_unknown_format(subject, index, tmp_path):
+def test_an_unknown_export_format_is_refused(subject, index, tmp_path):
     with pytest.raises(ValueError, match="export: got 'html'"):
         export("html", subject, index, tmp_path, progress=False)

@@ -10,7 +10,7 @@ import torch
 from monosem.analysis.dashboard.overlays import automaton_links, proxy_marks
 
 
-def test_marks_of_the_rows_that_were_read():
+def test_proxy_marks_cover_only_the_rows_that_were_read():
     tokens = np.arange(40).reshape(10, 4)
     index = SimpleNamespace(
         rows=SimpleNamespace(tokens=tokens, sources=["s"], source=tokens * 0), length=4, meta={"rows_read": 5}
@@ -24,7 +24,7 @@ def test_marks_of_the_rows_that_were_read():
     assert marks.sum() == 10
 
 
-def test_links_of_the_automata(tmp_path):
+def test_automaton_links_are_read_strongest_first(tmp_path):
     path = tmp_path / "automata.json"
     assert automaton_links(path) is None
     edge = lambda i, j, s: {"from": i, "to": j, "strength": s}

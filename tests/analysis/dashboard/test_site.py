@@ -56,7 +56,7 @@ def site(subject, index, rows, tmp_path):
     return tmp_path / "site"
 
 
-def test_records(site, index, subject, rows):
+def test_records_agree_with_the_dense_code(site, index, subject, rows):
     number, records = contents(site / "data" / "features-0.js")
     assert number == 0 and [r["f"] for r in records] == list(range(14))
     f = subject.sae.encode(subject.model.E[torch.from_numpy(rows.tokens.astype(np.int64))]).to_dense().detach()
@@ -81,7 +81,7 @@ def test_records(site, index, subject, rows):
     assert records[0]["nb"] == []  # its decoder row is a unit vector: nothing else has a positive cosine
 
 
-def test_summary(site, index):
+def test_the_summary_agrees_with_the_index(site, index):
     (summary,) = contents(site / "data" / "summary.js")
     counts = np.frombuffer(base64.b64decode(summary["columns"]["count"]), "<u4")
     assert counts.tolist() == index.counts.tolist()
@@ -92,7 +92,7 @@ def test_summary(site, index):
     assert summary["vocabulary"][2] == "</script><b>"
 
 
-def test_words_find_their_features(site, index, subject):
+def test_every_word_of_an_example_is_in_the_search_index(site, index, subject):
     found = {}
     for number in range(64):
         n, shard = contents(site / "data" / f"words-{number}.js")
@@ -105,7 +105,7 @@ def test_words_find_their_features(site, index, subject):
     assert "שלום" in found and not set(["x", "y", "z"]) & set(found)  # single letters are no words
 
 
-def test_words_of_examples():
+def test_search_words_are_those_with_activation_or_in_two_examples():
     piece = lambda text, value=0.0: Piece(text, value, value > 0, ((text, value),))
     window = lambda *pieces: Window(row=0, position=0, value=1.0, source="s", pieces=pieces, right_to_left=False)
     first = window(piece("red "), piece("fo", 1.0), piece("xes run"))
@@ -127,7 +127,7 @@ def test_another_dictionary_is_refused(index, lossy, model, hook, tmp_path):
         write_site(Subject(lossy, model, hook), index, tmp_path / "site", progress=False)
 
 
-def test_a_prompt_that_does_not_fit(subject, index, tmp_path):
+def test_a_prompt_longer_than_the_context_is_refused(subject, index, tmp_path):
     with pytest.raises(ValueError, match="prompt: got 12 tokens"):
         write_site(subject, index, tmp_path / "site", prompts=["x " * 12], progress=False)
 
@@ -142,7 +142,7 @@ def test_nearest_against_the_dense_product():
     assert torch.allclose(values, wanted.values, atol=1e-6)
 
 
-def test_words():
+def test_text_is_cut_into_words_and_character_pairs():
     assert list(words("The foxes' DNA_x 9 don't")) == ["the", "foxes", "dna", "don"]
     assert list(words("हिन्दी")) == ["हिन्दी"]
     assert list(words("你好吗")) == ["你好", "好吗"]
@@ -169,7 +169,7 @@ def search(tab, text):
     return found
 
 
-def test_a_reader_finds_the_way(site, index, tab):
+def test_the_list_the_feature_page_and_the_links_work(site, index, tab):
     tab.open(site / "index.html")
     tab.wait("document.documentElement.dataset.ready")
     assert count(tab) == "12 of 14"
@@ -211,7 +211,7 @@ def test_a_reader_finds_the_way(site, index, tab):
     assert not tab.run("document.getElementById('help').open")
 
 
-def test_searching(site, index, tab, rows):
+def test_search_by_number_density_source_and_word(site, index, tab, rows):
     tab.open(site / "index.html")
     tab.wait("document.documentElement.dataset.ready")
     assert search(tab, "#7") == [7]
@@ -241,7 +241,7 @@ def test_searching(site, index, tab, rows):
     tab.wait("document.getElementById('count').textContent !== '14 of 14'")
 
 
-def test_prompts(site, subject, tab):
+def test_the_prompt_page_shows_the_features_of_each_token(site, subject, tab):
     tab.open(site / "index.html")
     tab.wait("document.documentElement.dataset.ready")
     tab.press("p")
@@ -264,14 +264,14 @@ def test_prompts(site, subject, tab):
     assert tab.run(right) == "rtl"
 
 
-def test_a_missing_file_is_told(site, tab):
+def test_a_missing_data_file_is_reported_on_the_page(site, tab):
     (site / "data" / "features-0.js").unlink()
     tab.open(site / "index.html")
     tab.wait("document.getElementById('body').textContent.includes('features-0.js is missing')")
     assert len(tab.errors()) == 1  # the browser's own note of it
 
 
-def test_right_to_left_examples_stand_right(subject, rows, tmp_path, tab):
+def test_right_to_left_examples_are_aligned_right(subject, rows, tmp_path, tab):
     """A text of one Hebrew word: every example of it runs from the right."""
     hebrew = SimpleNamespace(
         tokens=np.where(rows.tokens > 0, 7, 0).astype(np.int32), source=rows.source, sources=rows.sources
@@ -285,7 +285,7 @@ def test_right_to_left_examples_stand_right(subject, rows, tmp_path, tab):
     assert tab.run(f"{right.format('.text')} - {right.format('.tok')}") < 30  # the first token, at the right edge
 
 
-def test_a_dictionary_of_which_nothing_fires(subject, rows, tmp_path, tab):
+def test_a_dictionary_without_active_features_has_a_page(subject, rows, tmp_path, tab):
     with torch.no_grad():
         subject.sae.b_enc.fill_(-1e9)
     index = build_index(subject, rows, tmp_path / "dead", progress=False)
@@ -301,7 +301,7 @@ def test_a_dictionary_of_which_nothing_fires(subject, rows, tmp_path, tab):
     assert "NaN" not in tab.run("document.documentElement.outerHTML")
 
 
-def test_a_dictionary_of_one_feature(model, hook, rows, tmp_path, tab):
+def test_a_dictionary_of_one_feature_has_a_page(model, hook, rows, tmp_path, tab):
     subject = Subject(ms.TopKSAE(model.E.shape[1], 1, k=1, seed=0), model, hook)
     index = build_index(subject, rows, tmp_path / "one", progress=False)
     write_site(subject, index, tmp_path / "site", counts=COUNTS, progress=False)

@@ -16,7 +16,7 @@ def bundles(each=20, count=4, d=12, stray=2):
     return np.concatenate([axes, apart]).astype(np.float32)[mixed], bundle[mixed]
 
 
-def test_exact_neighbours():
+def test_neighbours_are_exact():
     directions, _ = bundles()
     ids, distances = arrangement.neighbours(directions)
     unit = directions / np.linalg.norm(directions, axis=1, keepdims=True)
@@ -28,7 +28,7 @@ def test_exact_neighbours():
     assert few[0].shape == (5, 5) and all(len(set(row)) == 5 for row in few[0].tolist())
 
 
-def test_clusters_of_places():
+def test_groups_of_places_are_clusters_and_strays_are_not():
     g = np.random.default_rng(1)
     heaps = np.concatenate([g.normal(at, 0.1, (9, 2)) for at in (0, 10, 20)])
     found = arrangement.clusters(np.concatenate([heaps, [[100.0, -100.0]]]))
@@ -37,13 +37,13 @@ def test_clusters_of_places():
     assert arrangement.clusters(np.zeros((3, 2))).tolist() == [-1, -1, -1]
 
 
-def test_a_cluster_stands_together_in_the_line():
+def test_clusters_are_contiguous_in_the_order():
     places, cluster = np.array([5.0, 0.0, 1.0, 9.0, 4.0, 2.0]), np.array([0, -1, 0, 0, -1, -1])
     assert arrangement.in_line(places, cluster).tolist() == [1, 5, 4, 2, 0, 3]  # the cluster at its mean, 5
     assert arrangement.in_line(places, np.full(6, -1)).tolist() == [1, 2, 5, 4, 0, 3]
 
 
-def test_planted_bundles_are_found():
+def test_planted_bundles_of_directions_are_clustered():
     pytest.importorskip("umap", reason="umap-learn is not installed (pip install umap-learn)")
     directions, bundle = bundles()
     made = arrangement.arrange(directions, 2)
@@ -67,7 +67,7 @@ def test_planted_bundles_are_found():
     assert all(np.array_equal(getattr(made, name), getattr(again, name)) for name in ("places", "cluster", "order"))
 
 
-def test_what_is_missing_is_named(monkeypatch):
+def test_missing_packages_are_named(monkeypatch):
     monkeypatch.setattr(arrangement.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="pip install umap-learn scikit-learn"):
         arrangement.arrange(np.eye(4, dtype=np.float32), 2)

@@ -111,7 +111,7 @@ def test_a_feature_that_always_fires_is_no_state(result):
     assert "7" not in result.nodes and "14" not in result.nodes
 
 
-def test_counts_against_a_plain_count():
+def test_counts_agree_with_a_plain_loop():
     rows, sae, model = text(7, seed=1), States(), Machine()
     rows.tokens[2, 9] = 0  # a BOS within a row: no step into it nor out of it
     raised = raised_tokens(sae, model, HOOK, torch.ones(V, dtype=torch.bool))
@@ -143,14 +143,14 @@ def test_counts_against_a_plain_count():
         assert dict(zip(keys.tolist(), sums.tolist(), strict=True)) == wanted[name]
 
 
-def test_raised_tokens_stand_out_of_the_heap():
+def test_raised_tokens_are_the_outliers():
     raised = raised_tokens(States(), Machine(), HOOK, torch.ones(V, dtype=torch.bool), block=4)
     assert sorted(raised.of(1)[0].tolist()) == [7, 8, 9] and sorted(raised.of(0)[0].tolist()) == [1, 2, 3, 4, 5, 6]
     assert raised.holds(np.array([1, 1, 14]), np.array([8, 10, 8])).tolist() == [True, False, False]
     assert Raised(np.zeros(0, np.int64), np.zeros(0), V).holds(np.array([1]), np.array([1])).tolist() == [False]
 
 
-def test_sums_of_keys_in_little_memory():
+def test_key_sums_lose_little_when_memory_is_short():
     random = np.random.default_rng(0)
     keys = np.concatenate([np.repeat(np.arange(5), 2000), random.integers(10, 10_000, 8000)])
     random.shuffle(keys)
@@ -195,7 +195,7 @@ def test_choose_shares_no_feature():
     assert len(graph.choose(some, 1, lambda p: "x")) == 1
 
 
-def test_page_and_pictures(result):
+def test_the_section_draws_every_automaton(result):
     plain = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     page = render_page("t", [automata.section(plain)])
     assert page.count('class="automaton"') == len(plain["loops"]) + len(plain["cycles"]) + len(plain["chains"])
@@ -210,7 +210,7 @@ def test_page_and_pictures(result):
     assert "loops" in result.table() and "[m: " in result.table()
 
 
-def test_nothing_to_find():
+def test_random_text_has_no_automata():
     random = SimpleNamespace(**vars(text(4)))
     random.tokens = torch.full_like(random.tokens, 30)
     random.tokens[2:] = 31

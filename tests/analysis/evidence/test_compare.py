@@ -42,7 +42,7 @@ def permuted(sae: ms.TopKSAE, order: torch.Tensor) -> ms.TopKSAE:
     return out
 
 
-def test_a_permuted_dictionary_matches_at_one(a, rows):
+def test_a_permuted_dictionary_matches_with_correlation_one(a, rows):
     order = torch.randperm(40, generator=torch.Generator().manual_seed(1))
     twin = Subject(permuted(a.sae, order), a.model, HOOK)
     found = compare.measure(a, twin, rows, min_tokens=5)
@@ -73,7 +73,7 @@ def dense(subject, rows):
 
 
 @pytest.mark.parametrize("memory", [1 << 30, 40_000])  # in memory; block by block through the disk, no logit table
-def test_against_numpy(a, b, rows, memory, tmp_path):
+def test_matches_agree_with_numpy(a, b, rows, memory, tmp_path):
     least = 8
     found = compare.measure(a, b, rows, min_tokens=least, memory=memory, folder=tmp_path, contexts=7)
     (fa, ta, na, wa), (fb, tb, nb, wb) = dense(a, rows), dense(b, rows)
@@ -110,7 +110,7 @@ def test_a_logit_table_and_single_weights_agree(a):
         LogitTable(a.sae, a.model, HOOK, torch.zeros(300, dtype=torch.bool))
 
 
-def test_labels_section_and_table(a, b, rows):
+def test_labels_are_compared_and_shown(a, b, rows):
     found = compare.measure(a, b, rows, min_tokens=5)
     assert {p.label for p in found.labels} <= {"DNA"}
     record = json.loads(json.dumps(found.to_dict(), allow_nan=False))
@@ -121,7 +121,7 @@ def test_labels_section_and_table(a, b, rows):
     assert "median correlation of logit weights" in found.table()
 
 
-def test_what_cannot_be_compared(a, b, rows):
+def test_incomparable_dictionaries_are_refused(a, b, rows):
     with pytest.raises(ValueError, match=r"no feature of A fires on 100000 of the"):
         compare.measure(a, b, rows, min_tokens=100_000)
     other = tiny_model()

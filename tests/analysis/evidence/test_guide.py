@@ -23,13 +23,13 @@ def parsed(command: str) -> argparse.Namespace:
 
 
 @pytest.mark.parametrize("command", [TRAIN, *(g.command for g in GUIDES.values())])
-def test_a_command_is_understood_and_its_capitals_are_explained(command):
+def test_commands_parse_and_their_capitals_are_explained(command):
     parsed(command)
     assert set(re.findall(r"\b[A-Z][A-Z_\d]+\b(?:\.jsonl)?", command)) <= CAPITALS
 
 
 @pytest.mark.parametrize("anchor", GUIDES)
-def test_options_named_beside_it_exist(anchor):
+def test_options_that_are_named_exist(anchor):
     guide = GUIDES[anchor]
     verb = guide.command.split()[1]
     parser = argparse.ArgumentParser()
@@ -39,12 +39,12 @@ def test_options_named_beside_it_exist(anchor):
 
 
 @pytest.mark.parametrize("anchor", GUIDES)
-def test_a_function_is_where_it_is_said_to_be(anchor):
+def test_functions_exist_under_their_full_names(anchor):
     module, name = GUIDES[anchor].function.rsplit(".", 1)
     assert callable(getattr(importlib.import_module(module), name))
 
 
-def test_every_section_says_how_to_get_it():
+def test_every_section_shows_its_command():
     root = Path(importlib.import_module("monosem").__file__).parent
     sources = [p.read_text(encoding="utf-8") for part in ("analysis", "reproduce") for p in (root / part).rglob("*.py")]
     anchors = {a for text in sources for a in re.findall(r'\bSection\(\s*(?:anchor=)?"([\w-]+)"', text)}
@@ -58,7 +58,7 @@ def test_every_section_says_how_to_get_it():
     assert "Here: <code>x/A-1</code>" in page
 
 
-def test_the_documentation_has_them_all():
+def test_the_documentation_lists_every_claim():
     text = (Path(__file__).parents[3] / "docs" / "claims.md").read_text(encoding="utf-8")
     for guide in GUIDES.values():
         assert guide.command in text and guide.function in text and guide.page in text

@@ -85,7 +85,7 @@ def test_a_permuted_neuron_basis_is_matched(case):
     assert sum(r.histogram) == r.live and r.same >= D / r.live
 
 
-def test_top_examples_by_hand(case):
+def test_top_examples_of_neurons_are_counted_per_feature(case):
     """A neuron's 20 strongest tokens, one of each row; those on which the feature has half its maximum are counted."""
     _, rows, sae, model = case
     r = neurons.measure(Subject(sae, model, HOOK), rows, contexts=7, progress=False)
@@ -105,14 +105,14 @@ def test_top_examples_by_hand(case):
     assert r.top_neurons[:-1] == count[:-1].tolist() and r.top_share[:-1] == pytest.approx(share[:-1].tolist())
 
 
-def test_block_by_block_is_the_same(case):
+def test_several_passes_in_little_memory_give_the_same_result(case):
     _, rows, sae, model = case
     one = neurons.measure(Subject(sae, model, HOOK), rows, progress=False).to_dict()
     many = neurons.measure(Subject(sae, model, HOOK), rows, memory=8 * D * 4, progress=False).to_dict()
     assert many == one
 
 
-def test_page_and_refusals(case):
+def test_the_section_is_drawn_and_neurons_are_refused(case):
     _, rows, sae, model = case
     r = neurons.measure(Subject(sae, model, HOOK), rows, progress=False)
     page = render_page("t", [neurons_page.section(json.loads(json.dumps(r.to_dict(), allow_nan=False)))])

@@ -76,7 +76,7 @@ def scores(proxy, fit_on, tokens) -> list[float]:
     return fitted.scores(np.array([[BOS, *tokens]]))[0, 0, 1:].tolist()
 
 
-def test_characters_against_python():
+def test_token_bytes_decode_as_in_python():
     """Every string of bytes decodes as Python decodes it, and a character never reaches over a row or a BOS."""
     random = np.random.default_rng(0)
     text = "aé中😀מا"
@@ -103,7 +103,7 @@ def test_characters_against_python():
     assert cut.complete.tolist()[1] is False and cut.complete.tolist()[5] is True
 
 
-def test_best_run_is_the_best_of_all_prefixes():
+def test_the_best_run_is_the_maximum_over_all_prefixes():
     ratios = np.random.default_rng(1).normal(size=(3, 20))
     for least in (1, 2, 5):
         got = best_run(ratios, least)
@@ -113,7 +113,7 @@ def test_best_run_is_the_best_of_all_prefixes():
                 assert got[row, i] == pytest.approx(max(runs)) if runs else got[row, i] < -1e5
 
 
-def test_character_set_by_hand():
+def test_character_set_scores_agree_with_hand_calculation():
     """log P(s | DNA) / P(s) of AC, GT: (1/4)² over their frequencies; at least two tokens; a BOS ends every run."""
     text = rows_of([AC, GT, X, X, THE, AC, X], [GT, X, THE, THE, LINE, X, X])
     n = 14
@@ -130,7 +130,7 @@ def test_character_set_by_hand():
     assert got[2] == pytest.approx(max(0, got[1]) + math.log(1e-10) - math.log(0.5 / n))  # half a letter too
 
 
-def test_script_by_bayes():
+def test_script_scores_follow_bayes():
     """P(Arabic | s) / P(Arabic): 1 for whole letters, 1e-10 with a comma, and for half a letter its share."""
     text = rows_of([WORD, HIGH, LOW, X, HIGH, X, THE], [WORD, HIGH, LOW, COMMA, THE, X, X])
     arabic = proxies.Script("Arabic", [(0x600, 0x6FF)])
@@ -142,7 +142,7 @@ def test_script_by_bayes():
     assert got[5] == pytest.approx(math.log(1e-10 / share))  # never seen: no share to go by
 
 
-def test_pattern_and_function(tmp_path, monkeypatch):
+def test_patterns_and_functions_give_scores(tmp_path, monkeypatch):
     text = rows_of([NINETEEN, YEAR, X, NINETEEN, CLOSE, DASH, X], [X] * 7)
     year = proxies.parse(r"year=\b19\d\d\b", BytesModel())
     assert scores(year, text, [NINETEEN, YEAR, DASH, NINETEEN, CLOSE]) == pytest.approx([1, 1, 0, 1, 2 / 3])
@@ -168,7 +168,7 @@ def test_pattern_and_function(tmp_path, monkeypatch):
         proxies.ProxySet(BytesModel(), text, [year], extra=[year])
 
 
-def test_moments_against_numpy():
+def test_moments_agree_with_numpy():
     random = np.random.default_rng(2)
     f = torch.from_numpy(np.where(random.random((300, 7)) < 0.2, random.random((300, 7)), 0)).float()
     f[:, 3] = 0
@@ -203,7 +203,7 @@ class Planted:
         return code
 
 
-def test_a_proxy_of_known_precision():
+def test_specificity_and_sensitivity_of_a_planted_feature():
     """Of feature 0's activations 6 are Arabic (strong) and 2 are not (weak): specific 75 %, by level 0 and 100 %."""
     lines = [WORD, WORD, THE, X, X, X, X], [WORD, WORD, WORD, WORD, THE, X, X], [X, X, X, X, X, X, X]
     text = rows_of(*lines, sources=("ar_text",))
@@ -240,7 +240,7 @@ def test_a_proxy_of_known_precision():
     assert ">#0</a>; best neuron" in page and "0.74" in page and "ex" in result.table()
 
 
-def test_neurons_alone_and_scripts_that_do_not_occur():
+def test_neurons_can_be_measured_and_absent_scripts_are_left_out():
     lines = [WORD, HIGH, LOW, X, AC, GT, AC], [B64, B64B, B64, B64B, THE, LINE, X]
     text = rows_of(*lines, sources=("dna", "base64"))
     result = proxies.measure(Subject(NeuronBasis(len(TOKENS)), BytesModel(), HOOK), text, progress=False)

@@ -46,7 +46,7 @@ def test_a_histogram_draws_each_bin_where_it_is():
     assert float(b.get("y")) + float(b.get("height")) == pytest.approx(float(a.get("y")), abs=0.2)
 
 
-def test_wrong_lengths_are_named():
+def test_series_of_the_wrong_length_are_refused():
     with pytest.raises(ValueError, match="series: 'a' has 2 counts; wanted 3"):
         chart.histogram({"a": [1, 2]}, [0, 1, 2, 3], x_label="x")
     with pytest.raises(ValueError, match="series: 'a' has 1 values; wanted 2"):

@@ -65,14 +65,14 @@ def test_a_planted_split_is_found(found):
     assert all("".join(p["text"] for p in e["pieces"]).lstrip("_") in "abcdefgh" * 4 for e in root["examples"])
 
 
-def test_another_root_and_a_short_leash():
+def test_the_family_begins_at_the_given_feature_and_is_limited():
     found = split.measure(row(ONE, TWO, THREE), chain_rows(), feature=2, min_tokens=3, max_children=2, umap=False)
     assert found.family == (1, 2, 2) and found.omitted == 3 and found.label == ""
     assert "begun from #2; 3 more are left out" in found.table()
 
 
 @pytest.mark.parametrize("memory", [1 << 30, 2000])  # in memory, and block by block through the disk
-def test_masked_cosine_is_its_definition(memory, tmp_path):
+def test_masked_cosines_agree_with_their_definition(memory, tmp_path):
     class Noisy(ChainModel):
         def _forward(self, tokens, hooks):
             g = torch.Generator().manual_seed(int(tokens.sum()))
@@ -114,7 +114,7 @@ def test_masked_cosine_is_its_definition(memory, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_section_table_and_map(found, monkeypatch):
+def test_the_section_shows_graph_table_and_map(found, monkeypatch):
     monkeypatch.setattr(
         feature_map,
         "arrange",
@@ -141,13 +141,13 @@ def test_section_table_and_map(found, monkeypatch):
     assert "map-data" not in without
 
 
-def test_without_umap_it_says_how_to_get_it(monkeypatch):
+def test_missing_umap_is_named_with_its_remedy(monkeypatch):
     monkeypatch.setattr(arrangement.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="pip install umap-learn"):
         split.measure(row(ONE, TWO), chain_rows(), label="Arabic", min_tokens=3)
 
 
-def test_what_cannot_be_split():
+def test_dictionaries_that_do_not_belong_together_are_refused():
     rows = chain_rows()
     with pytest.raises(ValueError, match="subjects: got 1 dictionaries"):
         split.measure(row(ONE), rows)

@@ -88,7 +88,7 @@ def words(page, at):
     return page.run(f"document.getElementById('{at}').textContent")
 
 
-def test_the_map(page):
+def test_the_map_shows_and_keeps_a_feature(page):
     page.run("HTMLElement.prototype.setPointerCapture = () => {}")  # made-up events own no pointer
     assert "#7 of 512 features" in words(page, "map-chosen") and "(0.93)" in words(page, "map-chosen")
     assert words(page, "map-keys") == "512 features4,096 features"
@@ -122,7 +122,7 @@ def lines(page):
     )
 
 
-def test_the_list_and_the_clusters(page):
+def test_the_list_follows_the_order_and_shows_clusters(page):
     assert lines(page) == "#5 #4 #7 #3", "in the order of the line"
     marked = "document.querySelector('#map-list [aria-selected=true] b').textContent"
     assert page.run(marked) == "#7" and "cluster 0, with #3 of 4,096" in words(page, "map-chosen")
@@ -136,7 +136,7 @@ def test_the_list_and_the_clusters(page):
     assert lines(page) == "#5 #4 #3", "a hidden dictionary is not listed"
 
 
-def test_the_graph_is_drawn_and_words_are_not_markup(page):
+def test_the_graph_is_drawn_and_tokens_are_escaped(page):
     assert page.run("document.querySelectorAll('figure svg g circle').length") == 3
     assert page.run("document.querySelectorAll('figure svg path title').length") >= 2
     assert page.run("document.querySelector('details b, details i, figure b') === null")

@@ -6,14 +6,14 @@ import pytest
 from monosem.analysis.evidence.statistics import balanced_accuracy, median_interval, spearman
 
 
-def test_ties_by_hand():
+def test_ranks_of_ties_are_averaged():
     # Ranks 1, 2.5, 2.5, 4 and 1.5, 1.5, 3, 4: products 3.75, squares 4.5 and 4.5.
     assert spearman([0, 5, 5, 9], [1, 1, 2, 3]) == pytest.approx(3.75 / 4.5)
     assert spearman([1, 2, 3], [10, 200, 3000]) == pytest.approx(1)
     assert spearman([3, 2, 1], [1, 2, 3]) == pytest.approx(-1)
 
 
-def test_like_scipy_on_many_ties():
+def test_spearman_agrees_with_scipy_on_many_ties():
     stats = pytest.importorskip("scipy.stats")
     random = np.random.default_rng(0)
     for levels in (2, 4, 50):
@@ -28,7 +28,7 @@ def test_a_constant_scores_zero():
     assert spearman([1], [1]) == 0.0
 
 
-def test_whole_weights_are_repetitions():
+def test_integer_weights_are_repetitions():
     random = np.random.default_rng(1)
     a, b, times = random.integers(0, 5, 40), random.integers(0, 5, 40), random.integers(0, 4, 40)
     assert spearman(a, b, times) == pytest.approx(spearman(a.repeat(times), b.repeat(times)), abs=1e-12)
@@ -48,18 +48,18 @@ def test_the_scale_of_weights_does_not_matter():
         (([1, 2], [1, 2], [1, -1]), "below 0"),
     ],
 )
-def test_what_is_no_data_is_refused(arguments, said):
+def test_bad_data_is_refused(arguments, said):
     with pytest.raises(ValueError, match=said):
         spearman(*arguments)
 
 
-def test_balanced_accuracy():
+def test_balanced_accuracy_averages_both_classes():
     assert balanced_accuracy([1, 1, 1, 0], [1, 1, 0, 0]) == pytest.approx(0.75)
     assert balanced_accuracy([1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0]) == pytest.approx(0.5)
     assert balanced_accuracy([1, 0], [1, 1]) is None
 
 
-def test_median_interval():
+def test_median_intervals_come_from_the_bootstrap():
     assert median_interval([]) is None
     one = median_interval([2.0])
     assert (one.median, one.low, one.high, one.n) == (2.0, 2.0, 2.0, 1)

@@ -49,7 +49,7 @@ def result(subject, index):
     )
 
 
-def test_a_feature_writes_its_text(result):
+def test_a_pinned_feature_writes_text_of_its_label(result):
     (case,) = result.cases  # Hebrew has no text here
     assert case.label == "Arabic" and LETTERS[case.feature] in "abcdefg"
     assert [(r["prompt"], r["hits"], r["control_hits"]) for r in case.runs] == [("ij", 4, 0), ("ijk", 4, 0)]
@@ -60,7 +60,7 @@ def test_a_feature_writes_its_text(result):
     assert case.top_logits[0][0] == LETTERS[case.feature + 1]
 
 
-def test_ablation_is_felt_on_the_label_only(result):
+def test_ablation_lowers_the_likelihood_of_the_label_only(result):
     """One of eight tokens of the label is predicted by the feature; without it, it is as likely as any other."""
     found = result.cases[0].effect
     lost = torch.tensor([12.0] + [0.0] * 16).log_softmax(0)[0] + np.log(17)
@@ -71,7 +71,7 @@ def test_ablation_is_felt_on_the_label_only(result):
     assert fired and all(pieces[i + 1]["change"] < -2 for i in fired if i + 1 < len(pieces))
 
 
-def test_section_and_table_from_json(result):
+def test_the_section_is_drawn_from_json(result):
     record = json.loads(json.dumps(result.to_dict()))
     made = steer_page.section(record)
     assert "4 of 4 samples at 3× the maximum; 0 of 4 without steering" in made.findings[0].ours
@@ -80,12 +80,12 @@ def test_section_and_table_from_json(result):
     assert "4 of 4" in result.table() and "3x its max" in result.table()
 
 
-def test_without_a_label_it_says_so(subject, index):
+def test_a_text_without_the_label_is_refused(subject, index):
     with pytest.raises(ValueError, match="labels: none of DNA has text here"):
         steer.measure(subject, index, judges={"DNA": low}, groups=group_sources(index.sources))
 
 
-def test_reading_by_source(subject):
+def test_steered_reading_is_averaged_by_source(subject):
     rows = chain_rows()
     steering = Steering(subject.sae, [Edit(LETTERS.index("c"), "ablate")])
     found = steered_reading.reading(subject, rows, steering, contexts=5)

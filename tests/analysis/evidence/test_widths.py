@@ -32,7 +32,7 @@ def planted(low_at: float, high_at: float, low: int = 300, high: int = 3000, dea
     return torch.from_numpy(counts), truth, sae
 
 
-def test_two_heaps_of_density():
+def test_a_valley_separates_two_modes_of_density():
     counts, truth, sae = planted(-7.0, -4.5)
     found = separate(counts, TOKENS, sae)
     assert found.how == "valley" and 10**-6.3 < found.cut < 10**-5.2
@@ -40,7 +40,7 @@ def test_two_heaps_of_density():
     assert "valley" in found.words
 
 
-def test_overlapping_heaps_stand_apart_in_three_dimensions():
+def test_a_mixture_separates_overlapping_modes():
     pytest.importorskip("sklearn", reason="pip install scikit-learn")
     counts, truth, sae = planted(-5.5, -4.5, low=600)
     assert valley(np.log10(counts[counts > 0].numpy() / TOKENS)) is None
@@ -59,7 +59,7 @@ def test_without_a_cluster_the_bound_decides(basis):
     assert few.how == "bound" and few.cut == 2e-3 and few.low.tolist() == [False, True, False, False]
 
 
-def test_a_valley_needs_two_real_heaps():
+def test_a_valley_needs_two_modes():
     random = np.random.default_rng(1)
     main = random.normal(-4, 0.4, 3000)
     assert valley(main) is None
@@ -68,7 +68,7 @@ def test_a_valley_needs_two_real_heaps():
     assert valley(np.concatenate([main, random.normal(-1.5, 0.2, 400)])) is None  # a heap of dense features is none
 
 
-def test_a_skewed_heap_and_few_tokens_make_no_cluster():
+def test_a_skewed_mode_and_few_tokens_make_no_cluster():
     """Rates spread over four decades, counted on few tokens: counts of 1, 2, 3 are no cluster, nor is the tail."""
     random = np.random.default_rng(2)
     rates = 10 ** -(2 + random.gamma(3, 0.55, 4000))
@@ -81,7 +81,7 @@ def test_a_skewed_heap_and_few_tokens_make_no_cluster():
         assert separate(counts, tokens, sae).how == "bound", tokens
 
 
-def test_widths_against_the_evaluation(model, rows, exact, hook, monkeypatch):
+def test_widths_agree_with_the_evaluation(model, rows, exact, hook, monkeypatch):
     wide = ms.TopKSAE(model.E.shape[1], 40, k=3, seed=2)
     computed, own = [], type(model).token_losses
     monkeypatch.setattr(type(model), "token_losses", lambda *a, **k: computed.append(1) or own(*a, **k))

@@ -30,7 +30,7 @@ def dense(subject, rows):
 
 
 @pytest.mark.parametrize("where", ["disk", "memory"])
-def test_every_figure(subject, rows, dense, tmp_path, where):
+def test_every_figure_agrees_with_the_dense_code(subject, rows, dense, tmp_path, where):
     marks = {"is x": rows.tokens == 11, "none": np.zeros_like(rows.tokens)}
     folder = tmp_path / "index" if where == "disk" else None
     index = build_index(subject, rows, folder, settings=SETTINGS, marks=marks, progress=False)
@@ -77,7 +77,7 @@ def test_every_figure(subject, rows, dense, tmp_path, where):
         }
 
 
-def test_opened_again_it_says_the_same(subject, rows, tmp_path):
+def test_a_stored_index_answers_like_the_one_in_memory(subject, rows, tmp_path):
     built = build_index(subject, rows, tmp_path, settings=SETTINGS, notes={"text": "words"}, progress=False)
     memory = build_index(subject, rows, settings=SETTINGS, progress=False)
     opened = open_index(tmp_path, subject)
@@ -100,7 +100,7 @@ def contents(folder):
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix == ".npy"}
 
 
-def test_every_activation(subject, rows, dense, tmp_path, monkeypatch):
+def test_codes_hold_every_activation(subject, rows, dense, tmp_path, monkeypatch):
     monkeypatch.setattr("monosem.analysis.index.codes._CHUNK", 100)
     codes = build_index(subject, rows, tmp_path, settings=SETTINGS, progress=False).codes
     for feature in range(14):
@@ -116,7 +116,7 @@ def test_every_activation(subject, rows, dense, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("wide", [False, True])
-def test_killed_and_resumed_it_ends_with_the_same_bits(lossy, model, hook, rows, tmp_path, monkeypatch, wide):
+def test_a_killed_build_resumes_to_the_same_bits(lossy, model, hook, rows, tmp_path, monkeypatch, wide):
     if wide:  # partners in bounded memory, as above 16,384 features
         monkeypatch.setattr("monosem.analysis.index.cooccurrence._NARROW", 0)
         monkeypatch.setattr("monosem.analysis.index.cooccurrence.EXACT_BYTES", 0)
@@ -155,7 +155,7 @@ def _counting(update, calls):
     return counted
 
 
-def test_memory_depends_on_the_width_and_not_on_the_text(monkeypatch):
+def test_memory_does_not_grow_with_the_text(monkeypatch):
     monkeypatch.setattr("monosem.analysis.index.cooccurrence.EXACT_BYTES", 0)  # as above 16,384 features
     monkeypatch.setattr("monosem.analysis.index.cooccurrence._NARROW", 0)
     sources = [f"s{i}" for i in range(24)]
@@ -199,14 +199,14 @@ def test_another_dictionary_is_refused(subject, lossy, rows, tmp_path):
         open_index(tmp_path, subject)
 
 
-def test_neurons(model, hook, rows):
+def test_neurons_can_be_indexed(model, hook, rows):
     index = build_index(Subject(NeuronBasis(6), model, hook), rows, settings=SETTINGS, progress=False)
     x = model.E[torch.from_numpy(rows.tokens[:, 1:].astype(np.int64))]
     assert index.counts.tolist() == (x > 0).sum((0, 1)).tolist()
     assert index.meta["kind"] == "neurons"
 
 
-def test_a_damaged_index_says_so(subject, rows, tmp_path):
+def test_a_damaged_index_is_reported(subject, rows, tmp_path):
     build_index(subject, rows, tmp_path, settings=SETTINGS, progress=False)
     (tmp_path / "maximum.npy").write_bytes(b"\x93NUMPY")
     with pytest.raises(ValueError, match=r"maximum\.npy.*cut short or altered"):
@@ -225,7 +225,7 @@ def test_settings_are_checked():
         IndexSettings(top=0)
 
 
-def test_what_it_takes_on_disk_is_said_before_it_begins(subject, rows, tmp_path, monkeypatch, capsys):
+def test_disk_space_is_estimated_before_reading(subject, rows, tmp_path, monkeypatch, capsys):
     built = build_index(subject, rows, tmp_path / "enough", settings=SETTINGS, progress=True)
     assert "the index takes about" in capsys.readouterr().err
     there = sum(f.stat().st_size for f in (tmp_path / "enough").glob("*.npy"))

@@ -21,7 +21,7 @@ def feed(cooccurrence, features, values, at, tokens, size=16):
 
 
 @pytest.mark.parametrize("path", ["product", "pairs", "frequent"])
-def test_three_ways_one_answer(path, monkeypatch):
+def test_the_three_ways_of_counting_agree(path, monkeypatch):
     on, features, values, at = code(100, 30)
     if path != "product":
         monkeypatch.setattr(module, "_NARROW", 0)
@@ -45,7 +45,7 @@ def test_three_ways_one_answer(path, monkeypatch):
     assert torch.equal(order, order.sort(descending=True).values)
 
 
-def test_only_the_strongest_of_a_crowded_token(monkeypatch):
+def test_only_the_strongest_features_of_a_token_are_paired(monkeypatch):
     monkeypatch.setattr(module, "_NARROW", 0)
     monkeypatch.setattr(module, "STRONGEST", 2)
     cooccurrence = Cooccurrence(5, slots=4)
@@ -55,5 +55,5 @@ def test_only_the_strongest_of_a_crowded_token(monkeypatch):
     assert cooccurrence.pairs[1].tolist() == [0, 0, 1, 0, 0] and cooccurrence.pairs[3].tolist() == [0, 0, 0, 0, 1]
 
 
-def test_a_feature_that_always_fires():
+def test_phi_of_a_feature_that_always_fires_is_zero():
     assert float(module.phi(torch.tensor(5), torch.tensor(10), torch.tensor(5), 10)) == 0.0

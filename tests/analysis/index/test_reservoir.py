@@ -24,7 +24,7 @@ def test_the_largest_are_those_of_a_full_sort():
     assert top.places[6].tolist() == [-1] * 5
 
 
-def test_a_sample_does_not_depend_on_the_blocks():
+def test_a_sample_does_not_depend_on_the_block_size():
     lists, values, places = offers()
     found = []
     for size in (400, 11):

@@ -12,7 +12,7 @@ def feed(frequent, rows, ids, weights, size):
         frequent.update(rows[part], ids[part], weights[part])
 
 
-def test_exact_where_there_is_room():
+def test_counts_are_exact_while_slots_suffice():
     generator = torch.Generator().manual_seed(0)
     rows, ids = torch.randint(0, 3, (500,), generator=generator), torch.randint(0, 9, (500,), generator=generator)
     weights = torch.rand(500, generator=generator)
@@ -28,7 +28,7 @@ def test_exact_where_there_is_room():
     assert frequent.ids[3].tolist() == [-1] * 9
 
 
-def test_bounds_hold_where_there_is_none():
+def test_error_bounds_hold_when_slots_run_out():
     generator = torch.Generator().manual_seed(1)
     common = torch.arange(10).repeat_interleave(torch.arange(30, 130, 10))
     rare = torch.randint(10, 1000, (600,), generator=generator)

@@ -15,7 +15,7 @@ def place(snippet):
     return snippet.window.row, snippet.window.position
 
 
-def test_49_and_60_of_nine_tokens(ruled):
+def test_a_case_has_49_and_60_snippets_of_nine_tokens(ruled):
     *_, cases = ruled
     for name in ("script", "graded", "noise"):
         case = cases[name]
@@ -36,7 +36,7 @@ def test_no_window_overlaps_or_repeats_another(ruled):
             by_row[row].append(position)
 
 
-def test_the_values_are_the_models(ruled):
+def test_snippets_hold_the_activations_of_the_model(ruled):
     subject, rows, _, cases = ruled
     truth = subject.model.activations(rows.tokens.long(), HOOK)
     for case in cases.values():
@@ -46,7 +46,7 @@ def test_the_values_are_the_models(ruled):
             assert list(s.tokens) == [subject.model.token_str(t) for t in rows.tokens[row, p - 4 : p + 5].tolist()]
 
 
-def test_groups_are_what_they_say(ruled):
+def test_snippets_of_each_group_come_from_its_range(ruled):
     _, _, _, cases = ruled
     graded = cases["graded"]
     assert all(s.values[4] == 4 for s in graded.explain if s.group == "top")
@@ -58,12 +58,12 @@ def test_groups_are_what_they_say(ruled):
     assert all(s.tokens[4] == ")" for s in elsewhere) and any(s.values[4] == 0 for s in elsewhere)
 
 
-def test_levels(ruled):
+def test_activations_become_levels_0_to_9(ruled):
     case = ruled[3]["graded"]
     assert [case.level(v) for v in (0.0, 1e-6, 0.44, 0.45, 4.0, 5.0)] == [0, 1, 1, 2, 9, 9]
 
 
-def test_the_hundred_tokens(ruled):
+def test_the_logit_task_has_50_raised_and_50_random_tokens(ruled):
     subject, *_, cases = ruled
     case = cases["graded"]
     weights = subject.model.logit_directions(HOOK)[case.feature]
@@ -77,7 +77,7 @@ def test_the_hundred_tokens(ruled):
     assert list(case.plausible) != sorted(case.plausible, reverse=True)
 
 
-def test_importance(ruled):
+def test_importance_weights_are_density_times_interval_share(ruled):
     _, _, index, cases = ruled
     case = cases["graded"]
     shares = interval_shares(index, 2, 13)
@@ -92,7 +92,7 @@ def test_importance(ruled):
             assert s.weight == pytest.approx(density * shares[3])
 
 
-def test_same_seed_same_cases(ruled):
+def test_the_same_seed_gives_the_same_cases(ruled):
     subject, rows, index, cases = ruled
     again = gather(subject, index, rows, [2], "neurons", seed=0)[0]
     assert again == cases["graded"]
@@ -110,7 +110,7 @@ def test_features_too_rare_are_left_out():
         gather(subject, index, rows, [0], "neurons")
 
 
-def test_a_short_supply_is_shared():
+def test_few_examples_are_divided_between_explanation_and_test():
     subject, rows = ruled_subject(), ruled_rows(12)
     index = ruled_index(subject, rows)
     case = gather(subject, index, rows, [RULES.index("context")], "neurons")[0]

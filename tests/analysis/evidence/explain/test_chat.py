@@ -36,7 +36,7 @@ def plain(_, text):
     return text
 
 
-def test_answers_in_order_and_what_was_sent(tmp_path):
+def test_answers_keep_the_order_of_the_requests(tmp_path):
     with Endpoint(echo) as server, chat(server, tmp_path) as client:
         assert client.ask(requests(), plain) == [f"NUMBER {i} שלום" for i in range(6)]
         assert client.usage.requests == 6 and client.usage.prompt_tokens == 600
@@ -47,7 +47,7 @@ def test_answers_in_order_and_what_was_sent(tmp_path):
     assert not any(b"secret" in f.read_bytes() for f in tmp_path.iterdir())
 
 
-def test_a_question_is_asked_once(tmp_path):
+def test_answers_are_cached(tmp_path):
     with Endpoint(echo) as server:
         with chat(server, tmp_path) as client:
             first = client.ask(requests(4), plain)
@@ -65,14 +65,14 @@ def test_a_question_is_asked_once(tmp_path):
 
 
 @pytest.mark.parametrize("ailment", [429, 500, 503, "hang", "drop", "html", "empty"])
-def test_what_passes_is_tried_again(tmp_path, ailment):
+def test_transient_errors_are_retried(tmp_path, ailment):
     timeout = 1.5 if ailment == "hang" else 20  # a busy machine is slow, but not that slow
     with Endpoint(echo, (ailment, ailment)) as server, chat(server, tmp_path, concurrency=1, timeout=timeout) as client:
         assert client.ask(requests(2), plain) == ["NUMBER 0 שלום", "NUMBER 1 שלום"]
         assert client.usage.retries == 2 and len(server.bodies) == 4
 
 
-def test_what_does_not_pass_ends_with_the_reason(tmp_path):
+def test_persistent_errors_end_with_their_status(tmp_path):
     with Endpoint(echo, (500,) * 50) as server, chat(server, tmp_path, concurrency=1, retries=2) as client:
         with pytest.raises(RuntimeError, match="failed 3 times, at last with status 500"):
             client.ask(requests(4), plain)
@@ -80,21 +80,21 @@ def test_what_does_not_pass_ends_with_the_reason(tmp_path):
 
 
 @pytest.mark.parametrize("status", [400, 401, 404])
-def test_a_refusal_is_not_repeated(tmp_path, status):
+def test_a_refused_request_is_not_retried(tmp_path, status):
     with Endpoint(echo, (status,) * 9) as server, chat(server, tmp_path, concurrency=1) as client:
         with pytest.raises(RuntimeError, match=f"answered {status}.*little") as error:
             client.ask(requests(4), plain)
         assert len(server.bodies) == 1 and "secret" not in str(error.value)
 
 
-def test_nobody_there(tmp_path):
+def test_an_unreachable_endpoint_is_reported(tmp_path):
     with Endpoint(echo) as server:
         pass
     with chat(server, tmp_path, retries=1) as client, pytest.raises(RuntimeError, match="ConnectError"):
         client.ask(requests(2), plain)
 
 
-def test_an_interruption_costs_only_what_was_under_way(tmp_path):
+def test_answers_before_an_interruption_are_kept(tmp_path):
     with Endpoint(echo, (None, None, None, 401)) as server:
         with chat(server, tmp_path, concurrency=1) as client, pytest.raises(RuntimeError):
             client.ask(requests(6), plain)
@@ -105,13 +105,13 @@ def test_an_interruption_costs_only_what_was_under_way(tmp_path):
             assert client.usage.requests == 3 and client.usage.cached == 3
 
 
-def test_no_more_at_once_than_allowed(tmp_path):
+def test_concurrent_requests_are_limited(tmp_path):
     with Endpoint(echo, delay=0.02) as server, chat(server, tmp_path, concurrency=3, timeout=20) as client:
         client.ask(requests(15), plain)
         assert 1 < server.most_at_once <= 3
 
 
-def test_an_unusable_answer_is_asked_for_again(tmp_path):
+def test_an_unusable_answer_is_requested_again(tmp_path):
     def answer(body):
         return "fine" if body["seed"] == 1 and body["temperature"] > 0 else "nonsense"
 
@@ -128,7 +128,7 @@ def test_an_unusable_answer_is_asked_for_again(tmp_path):
         assert client.ask(requests(2), parse, attempts=2) == [None, None] and len(server.bodies) == 4
 
 
-def test_a_damaged_answer_on_disk_is_asked_for_again(tmp_path):
+def test_a_damaged_cached_answer_is_requested_again(tmp_path):
     with Endpoint(echo) as server, chat(server, tmp_path) as client:
         client.ask(requests(1), plain)
         (path,) = tmp_path.iterdir()
@@ -137,7 +137,7 @@ def test_a_damaged_answer_on_disk_is_asked_for_again(tmp_path):
         assert json.loads(path.read_text())["answer"] == "NUMBER 0 שלום"
 
 
-def test_fields_can_be_left_out(tmp_path):
+def test_request_fields_can_be_omitted_or_renamed(tmp_path):
     options = {"seed": None, "max_tokens": None, "max_completion_tokens": 50}
     with Endpoint(echo) as server, chat(server, tmp_path, options=options) as client:
         client.ask(requests(1), plain)
@@ -148,14 +148,14 @@ def test_fields_can_be_left_out(tmp_path):
     ("arguments", "said"),
     [(("ftp://x", "m"), "url: got"), (("http://x", ""), "model: got none")],
 )
-def test_what_cannot_be_is_refused(tmp_path, arguments, said):
+def test_bad_settings_are_refused(tmp_path, arguments, said):
     with pytest.raises(ValueError, match=said):
         Chat(*arguments, tmp_path)
     with pytest.raises(ValueError, match="concurrency"):
         Chat("http://x", "m", tmp_path, concurrency=0)
 
 
-def test_estimates():
+def test_requests_and_cost_are_estimated():
     e = Estimate(3, 1, 2_000_000, 1_000_000) + Estimate(1, 0, 0, 0)
     assert e.requests == 4 and e.cost((3.0, 15.0)) == pytest.approx(21.0)
     assert "21.00" in e.say((3.0, 15.0)) and "no price" in e.say(None)

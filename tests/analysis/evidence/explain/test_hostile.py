@@ -101,7 +101,7 @@ def ask(url, folder, **options):
     ],
     ids=range(14),
 )
-def test_odd_answers_are_unusable(tmp_path, body):
+def test_malformed_answers_are_unusable(tmp_path, body):
     with Raw(answer(body)) as server:
         answers, chat = ask(server.url, tmp_path)
         assert answers == [None] and chat.usage.requests == 0 and len(server.requests) == 2
@@ -118,14 +118,14 @@ def test_odd_answers_are_unusable(tmp_path, body):
         {"prompt_tokens": -4, "completion_tokens": True},
     ],
 )
-def test_odd_counts_count_nothing(tmp_path, usage):
+def test_malformed_token_counts_are_ignored(tmp_path, usage):
     with Raw(answer(completion("fine", usage=usage))) as server:
         answers, chat = ask(server.url, tmp_path)
     assert answers == ["fine"] and chat.usage.prompt_tokens == chat.usage.completion_tokens == 0
 
 
 @pytest.mark.parametrize("concurrency", [1, 12])
-def test_an_address_that_is_no_endpoint_is_said(tmp_path, concurrency):
+def test_an_address_without_chat_completions_is_reported(tmp_path, concurrency):
     with Raw(answer(b"<html>welcome</html>")) as server:
         with Chat(
             server.url, "m", tmp_path, concurrency=concurrency, retries=0, timeout=5, backoff=0.01, progress=False
@@ -135,7 +135,7 @@ def test_an_address_that_is_no_endpoint_is_said(tmp_path, concurrency):
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_answers_have_a_largest_size(tmp_path, monkeypatch, packed):
+def test_oversized_answers_are_unusable(tmp_path, monkeypatch, packed):
     monkeypatch.setattr(post, "LARGEST", 100_000)
     body = completion("x" * 1_000_000)
     headers = {"content_encoding": "gzip"} if packed else {}
@@ -143,7 +143,7 @@ def test_answers_have_a_largest_size(tmp_path, monkeypatch, packed):
         assert ask(server.url, tmp_path)[0] == [None]
 
 
-def test_packed_answers_are_read(tmp_path):
+def test_compressed_answers_are_read(tmp_path):
     with Raw(answer(gzip.compress(completion("fine")), content_encoding="gzip")) as server:
         assert ask(server.url, tmp_path)[0] == ["fine"]
     for encoding in ("gzip", "br"):
@@ -152,7 +152,7 @@ def test_packed_answers_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("where", ["head", "body", "silence in the body"])
-def test_an_attempt_ends_in_time(tmp_path, where):
+def test_an_attempt_has_a_time_limit(tmp_path, where):
     def drip(_, connection):
         head = b"HTTP/1.1 200 OK\r\n" + (b"X: y\r\n" * 400 if where == "head" else b"Content-Length: 1000\r\n\r\n")
         if where != "head":
@@ -170,7 +170,7 @@ def test_an_attempt_ends_in_time(tmp_path, where):
         assert time.monotonic() - began < 5
 
 
-def test_a_redirect_takes_no_key_along(tmp_path):
+def test_redirects_are_not_followed_with_the_key(tmp_path):
     with Raw(answer(completion("caught"))) as other:
         for status in (301, 302, 307, 308):
             with Raw(answer(b"", status, location=f"{other.url}/chat/completions")) as server:
@@ -179,7 +179,7 @@ def test_a_redirect_takes_no_key_along(tmp_path):
         assert not other.requests
 
 
-def test_a_wait_that_is_no_number_is_none(tmp_path):
+def test_a_malformed_retry_after_is_ignored(tmp_path):
     with Raw(answer(b"slow down", 429, retry_after="nan")) as server:
         with pytest.raises(RuntimeError, match="failed 2 times"):
             ask(server.url, tmp_path)
@@ -200,7 +200,7 @@ def leaks(text, key=KEY):
 
 
 @pytest.mark.parametrize("status", [200, 401, 404, 500, 302])
-def test_an_endpoint_that_echoes_the_key(tmp_path, status):
+def test_a_key_echoed_by_the_endpoint_is_not_shown_or_stored(tmp_path, status):
     with Raw(answer(echo, status)) as server:
         try:
             said = str(ask(server.url, tmp_path)[0])
@@ -214,7 +214,7 @@ def test_an_endpoint_that_echoes_the_key(tmp_path, status):
     "options",
     [{"api_key": KEY}, {"extra_headers": {"Authorization": f"Bearer {KEY}"}}, {"auth": [{"access_token": KEY}]}],
 )
-def test_keys_among_the_options_are_not_kept(tmp_path, options):
+def test_keys_among_the_options_are_not_stored(tmp_path, options):
     with Raw(answer(echo)) as server:
         answers, chat = ask(server.url, tmp_path, api_key="", options=options | {"top_p": 0.5})
         assert json.dumps(KEY)[1:-1].encode() in server.requests[0]
@@ -234,14 +234,14 @@ def test_keys_in_the_address_are_not_shown(tmp_path):
         assert not leaks(str(error.value)) and "passw0rd" not in str(error.value)
 
 
-def test_blanks_around_a_key_are_no_part_of_it(tmp_path):
+def test_white_space_around_a_key_is_removed(tmp_path):
     with Raw(answer(completion("fine"))) as server:
         assert ask(server.url, tmp_path, api_key=f" {KEY}\r\n")[0] == ["fine"]
         assert f"Bearer {KEY}\r\n".encode() in server.requests[0]
 
 
 @pytest.mark.parametrize("key", ["sk-SECRÉT-0123456789", "sk-SECRET\r\nX-Evil: 1", "sk-SEC\x00RET", "two keys"])
-def test_keys_that_no_header_carries_are_refused_unseen(tmp_path, key):
+def test_keys_that_no_header_can_carry_are_refused_without_showing_them(tmp_path, key):
     with pytest.raises(ValueError, match="api_key: got a key \\(not shown\\)") as error:
         Chat("http://127.0.0.1:9/v1", "m", tmp_path, api_key=key, progress=False)
     assert "SEC" not in str(error.value)

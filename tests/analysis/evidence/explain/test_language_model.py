@@ -43,14 +43,14 @@ def test_a_simulation_is_read_whole_or_not_at_all():
             prompts.read_simulation(bad, QUESTION)
 
 
-def test_a_choice():
+def test_a_choice_is_an_array_of_known_numbers():
     assert prompts.read_choice("[1, 3]", 3) == [True, False, True] and prompts.read_choice("none: []", 2) == [False] * 2
     for bad in ("[4]", "[0]", '["1"]', "[true]", "1, 2", "{}"):
         with pytest.raises(Unusable):
             prompts.read_choice(bad, 3)
 
 
-def test_what_a_model_is_shown(ruled):
+def test_the_explain_request_shows_every_snippet_strongest_first(ruled):
     case = ruled[3]["graded"]
     request = prompts.explain(case)
     shown = request.messages[-1][1].splitlines()
@@ -87,7 +87,7 @@ def interpreter(server, folder):
     return ModelInterpreter(Chat(server.url, "oracle", folder, progress=False, backoff=0.01, timeout=20))
 
 
-def test_the_whole_way_with_a_model_that_knows(ruled, tmp_path):
+def test_a_model_that_knows_the_rule_scores_high(ruled, tmp_path):
     case = ruled[3]["graded"]
     with Endpoint(oracle) as server:
         who = interpreter(server, tmp_path)
@@ -105,7 +105,7 @@ def test_the_whole_way_with_a_model_that_knows(ruled, tmp_path):
         who.chat.close()
 
 
-def test_a_model_that_fails_the_form_is_counted(ruled, tmp_path):
+def test_unusable_simulations_are_counted_as_failed(ruled, tmp_path):
     case = ruled[3]["graded"]
 
     def careless(body):

@@ -31,13 +31,13 @@ def test_noise_scores_nothing(judged):
     assert abs(scores["simulation"]) < 0.2 and abs(scores["detection"] - 0.5) < 0.15, judged["noise"].explanation
 
 
-def test_what_follows_is_told(judged):
+def test_the_logit_task_is_solved_from_the_explanation(judged):
     for rule in ("token", "script", "graded"):
         assert judged[rule].scores["logits"] >= 0.95, judged[rule].explanation
     assert judged["noise"].scores["logits"] == pytest.approx(0.5, abs=0.2)
 
 
-def test_the_sets_of_detection_and_fuzzing(ruled):
+def test_detection_and_fuzzing_have_right_and_wrong_snippets(ruled):
     import numpy as np
 
     for case in ruled[3].values():
@@ -65,7 +65,7 @@ class Silent(LocalInterpreter):
         return [[True] * len(q.snippets) for q in questions]
 
 
-def test_what_was_not_answered_is_counted_not_scored(ruled):
+def test_unanswered_questions_are_counted_and_not_scored(ruled):
     result = measure(list(ruled[3].values()), Silent())
     summary = result.summary("neurons")
     assert summary["failed"] == {

@@ -24,20 +24,20 @@ from monosem.analysis.evidence.explain.rules import Rules, learn, learn_next
         (").", {"closing bracket", "punctuation"}),
     ],
 )
-def test_classes(token, wanted):
+def test_tokens_have_the_classes_of_their_text(token, wanted):
     got = set(classes(token))
     assert wanted - {"hexadecimal"} <= got
     assert ("hexadecimal" in got) == (token == "a1")
 
 
-def test_only_what_stands_before_counts():
+def test_attributes_use_only_preceding_tokens():
     a = in_context(["x", "y", "z"])
     b = in_context(["x", "y", "w"])
     assert a[:2] == b[:2] and a[2] != b[2]
     assert 'previous token "y"' in a[2] and 'shortly before "x"' in a[2]
 
 
-def test_text_and_back():
+def test_rules_survive_conversion_to_text():
     odd = 'a "quoted" ∧ \n where otherwise'
     rules = Rules(
         ((7.5, (f"token {quote(odd)}", "previous token: digits")), (2.0, ("token: digits",))),
@@ -62,7 +62,7 @@ def test_first_rule_that_holds_counts():
     assert rules.levels(["$", "5", "5", "x"]) == [0.5, 9.0, 3.0, 0.5]
 
 
-def test_noise_teaches_nothing():
+def test_noise_gives_no_rules():
     import numpy as np
 
     random = np.random.default_rng(0)
@@ -72,7 +72,7 @@ def test_noise_teaches_nothing():
     assert len(learn(snippets, levels)[0]) <= 1
 
 
-def test_next_tokens():
+def test_odds_separate_raised_tokens_from_the_background():
     odds = learn_next(["10", "23", "71", "8"], [" a", " b", "مر", " c", ".", " d", "\n", "x"])
     rules = Rules((), 0.0, odds)
     assert rules.odds("99") > 0 > rules.odds(" word")

@@ -27,7 +27,7 @@ def file(answers, study="abc", name="Ada"):
     return {"format": 1, "study": study, "annotator": name, "answers": answers}
 
 
-def test_points():
+def test_points_are_added_by_the_rubric():
     assert total(FULL) == 14 == MOST_POINTS and total(FULL | {"separation": 1}) == 14
     assert total(FULL | {"logits": 2, "separation": 1}) == 14
     assert total(FULL | {"logits": 2}) is None and total(ZERO) == 0 and total({}) is None
@@ -56,7 +56,7 @@ def test_medians_by_kind():
     assert "&lt;b&gt;base64" in page and "features 13 [12, 14]" in page
 
 
-def test_two_annotators():
+def test_two_annotators_are_averaged_and_compared():
     one = {n: FULL if n in "23" else ZERO for n in KEY["items"]}
     two = {n: FULL | {"confidence": 1} if n in "23" else ZERO | {"high": 2} for n in KEY["items"]}
     result = measure([file(one), file(two, name="Ben")], KEY)

@@ -28,7 +28,7 @@ def embedded(folder):
     return page, json.loads(re.search(r'<script id="data"[^>]*>(.*?)</script>', page, re.S)[1])
 
 
-def test_what_is_shown(study):
+def test_candidates_show_shares_of_the_maximum(study):
     _, _, found = study
     graded = found[2].shown
     assert len(graded["intervals"]) == 11 and len(graded["positive"]) == 10
@@ -39,7 +39,7 @@ def test_what_is_shown(study):
     assert any(line["rtl"] for line in found[1].shown["intervals"][0])
 
 
-def test_the_page_does_not_say_which_is_which(study):
+def test_the_page_hides_the_kind_of_each_item(study):
     folder, key, found = study
     page, data = embedded(folder)
     assert data.keys() == {"study", "format", "items", "intervals", "steps"}
@@ -55,7 +55,7 @@ def test_the_page_does_not_say_which_is_which(study):
     assert not re.search(r'(src|href)="', page), "the page loads nothing"
 
 
-def test_same_seed_same_page(study, tmp_path):
+def test_the_same_seed_gives_the_same_page(study, tmp_path):
     folder, key, found = study
     write_study(tmp_path, found, seed=3)
     assert (tmp_path / "rate.html").read_bytes() == (folder / "rate.html").read_bytes()
@@ -65,7 +65,7 @@ def test_same_seed_same_page(study, tmp_path):
         write_study(tmp_path, [])
 
 
-def test_rate_save_resume_score_in_a_browser(study, tmp_path, browser):
+def test_items_are_rated_saved_resumed_and_scored_in_a_browser(study, tmp_path, browser):
     folder, key, _ = study
     downloads = tmp_path / "downloads"
     downloads.mkdir()
@@ -131,6 +131,6 @@ def test_rate_save_resume_score_in_a_browser(study, tmp_path, browser):
         assert tab.errors() == []
 
 
-def test_steps_leave_no_gap():
+def test_the_steps_of_the_rubric_have_all_points():
     assert [s.name for s in STEPS] == ["confidence", "high", "logits", "separation", "specificity"]
     assert [s.max_points for s in STEPS] == [3, 5, 3, 1, 3]

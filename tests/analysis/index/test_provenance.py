@@ -40,7 +40,7 @@ def as_before(folder, to, *fields):
     return to
 
 
-def test_another_model_of_the_same_name(made):
+def test_an_index_of_another_model_of_the_same_name_is_refused(made):
     folder, subject = made
     with pytest.raises(ValueError, match=r"index of another model: weights is 'LanguageModel .* there and 'Lang"):
         open_index(folder, retrained(subject))
@@ -49,7 +49,7 @@ def test_another_model_of_the_same_name(made):
     open_index(folder, Subject(subject.sae, renamed, HOOK))
 
 
-def test_it_is_not_gone_on_with(made, tmp_path):
+def test_an_unfinished_index_of_another_model_is_not_resumed(made, tmp_path):
     folder, subject = made
     shutil.copytree(folder, tmp_path / "index")
     rows = ms.pack_rows(tiny_documents(8), subject.model)
@@ -57,14 +57,14 @@ def test_it_is_not_gone_on_with(made, tmp_path):
         build_index(retrained(subject), rows, tmp_path / "index", progress=False)
 
 
-def test_one_that_knows_no_weights_is_taken_with_a_note(made, tmp_path):
+def test_an_index_without_fingerprint_of_weights_is_opened_with_a_warning(made, tmp_path):
     folder = as_before(made[0], tmp_path / "index", "weights")
     with pytest.warns(RuntimeWarning, match="whether it is of this 'tiny' cannot be checked"):
         open_index(folder, made[1])
 
 
 @pytest.mark.parametrize("name", ["maximum", "levels.counts", "codes.values", "text.tokens", "words.ids"])
-def test_an_array_of_another_index_is_named(made, tmp_path, name):
+def test_an_array_of_another_shape_is_refused(made, tmp_path, name):
     folder = as_before(made[0], tmp_path / "index")
     array = np.load(folder / f"{name}.npy")
     np.save(folder / f"{name}.npy", array[:-1])
@@ -75,7 +75,7 @@ def test_an_array_of_another_index_is_named(made, tmp_path, name):
         open_index(folder, made[1])
 
 
-def test_a_verb_says_it_in_one_line(tmp_path, capsys):
+def test_commands_refuse_an_index_of_another_model_in_one_line(tmp_path, capsys):
     """A model trained anew in its folder, a dictionary that does not know of which weights it is, and its index."""
     model = tiny_model()
     save_folder(tmp_path / "model", model.module, model.tokenizer)
@@ -95,7 +95,7 @@ def test_a_verb_says_it_in_one_line(tmp_path, capsys):
         assert "weights" in error and len(error.strip().splitlines()) == 1, error
 
 
-def test_activations_know_their_model(tmp_path):
+def test_stored_activations_of_another_model_are_refused(tmp_path):
     model = tiny_model()
     tokens = ms.pack_rows(tiny_documents(8), model).tokens
     store = harvest(model, HOOK, tokens, tmp_path / "acts", progress=False)
