@@ -13,7 +13,12 @@ from monosem.data.serialization import load
 from monosem.nn.dictionary import Dictionary
 
 if TYPE_CHECKING:
+    import torch
+
+    from monosem.data.adapter import Model
     from monosem.data.token_rows import TokenRows
+
+    ModelLike = str | Path | Model | torch.nn.Module | None
 
 NEURONS = "neurons:"
 
@@ -28,7 +33,7 @@ class Subject:
 
 
 def load_subject(
-    folder: str | Path, model: str | LanguageModel | None = None, hook_name: str | None = None, device: str = "cpu"
+    folder: str | Path, model: ModelLike = None, hook_name: str | None = None, device: str = "cpu"
 ) -> Subject:
     """Load a trained dictionary; model and hook are those it was trained on unless given.
 
@@ -48,18 +53,18 @@ def load_subject(
     named = model is not None
     model = sae.metadata.get("model") if model is None else model
     hook_name = sae.metadata.get("hook_name") if hook_name is None else hook_name
-    for name, value, option in (
-        ("model", model, "--model A"),
-        ("hook_name", hook_name, "--hook blocks.0.mlp.hook_post"),
-    ):
-        if value is None:
-            raise ValueError(
-                f"{name}: {str(folder)!r} does not say which it was trained on; name it, for example {option}"
-            )
-    model = load_model(model)
+    if model is None:
+        raise _unknown("model", folder, "--model A")
+    if hook_name is None:
+        raise _unknown("hook_name", folder, "--hook blocks.0.mlp.hook_post")
+    loaded = load_model(model)
     if not named:
-        _check_weights(sae.metadata, model, folder)
-    return Subject(sae, model, hook_name)
+        _check_weights(sae.metadata, loaded, folder)
+    return Subject(sae, loaded, hook_name)
+
+
+def _unknown(name: str, folder: str | Path, option: str) -> ValueError:
+    return ValueError(f"{name}: {str(folder)!r} does not say which it was trained on; name it, for example {option}")
 
 
 def _check_weights(metadata: dict[str, Any], model: LanguageModel, folder: str | Path) -> None:

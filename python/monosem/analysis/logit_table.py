@@ -32,13 +32,13 @@ class LogitTable:
             raise ValueError(f"used: got {len(self.ids)} entries of the vocabulary; wanted at least 2")
         d_sae, d_vocab = len(self.decoder), self.directions.shape[1]
         kept = 4 * d_sae * d_vocab <= memory
-        self.table = torch.empty(d_sae, d_vocab, dtype=torch.float32, device="cpu") if kept else None
+        table = torch.empty(d_sae if kept else 0, d_vocab, dtype=torch.float32, device="cpu")
+        self.table = table if kept else None
         self.used = self.directions[:, self.ids]
-        self.median = torch.full(
-            (d_sae,), torch.nan, dtype=torch.float32, device="cpu"
-        )  # of features that were not asked for
+        # NaN until the feature is asked for.
+        self.median = torch.full((d_sae,), torch.nan, dtype=torch.float32, device="cpu")
         for part in torch.arange(d_sae, device="cpu").split(512) if kept else ():
-            self.table[part] = self.decoder[part] @ self.directions - self._median(part)[:, None]
+            table[part] = self.decoder[part] @ self.directions - self._median(part)[:, None]
 
     @as_given
     def _median(self, features: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -48,10 +48,21 @@ class Window:
         return "".join(p.text for p in self.pieces)
 
 
+class ShowsText(Protocol):
+    """The text side of a language model."""
+
+    @property
+    def bos_id(self) -> int: ...
+
+    def token_str(self, token: int) -> str: ...
+
+    def text_within(self, ids: Sequence[int]) -> str: ...
+
+
 class TextCache:
     """The text side of a model, each answer worked out once: for showing very many windows."""
 
-    def __init__(self, model: LanguageModel) -> None:
+    def __init__(self, model: ShowsText) -> None:
         self.model, self.bos_id = model, model.bos_id
         self._texts: dict[tuple[int, ...], str] = {}
         self._names: dict[int, str] = {}
@@ -83,7 +94,7 @@ class _Silent(dict[int, "Piece | None"]):
 
 
 def lay_out(
-    model: LanguageModel, rows: Rows, example: Example, first: int, values: Sequence[float], characters: tuple[int, int]
+    model: ShowsText, rows: Rows, example: Example, first: int, values: Sequence[float], characters: tuple[int, int]
 ) -> Window:
     """The window of an example whose tokens begin at position ``first`` and carry these activations.
 
@@ -244,7 +255,7 @@ def _window_values(
     return [part.tolist() for part in flat.split(lengths.tolist())]
 
 
-def show(model: LanguageModel, ids: Sequence[int], values: Sequence[float], focus: int) -> tuple[Piece, ...]:
+def show(model: ShowsText, ids: Sequence[int], values: Sequence[float], focus: int) -> tuple[Piece, ...]:
     """Tokens as text. Up to four tokens that only together make a character are joined: the script stays legible."""
     pieces, count = [], len(ids)
     silent = model.silent if isinstance(model, TextCache) else defaultdict(lambda: None)
@@ -281,7 +292,7 @@ def trim(pieces: tuple[Piece, ...], characters: tuple[int, int]) -> tuple[Piece,
     return pieces[start:end]
 
 
-def _text(model: LanguageModel, ids: Sequence[int]) -> str | None:
+def _text(model: ShowsText, ids: Sequence[int]) -> str | None:
     """The text of these tokens, or None if they are not whole characters. Special tokens keep their name."""
     if list(ids) == [model.bos_id]:
         return model.token_str(ids[0])

@@ -108,7 +108,7 @@ def read_array(path: Path, argument: str, advice: str, *, mode: Literal["r", "r+
         raise ValueError(f"{argument}: {str(path)!r} is cut short or altered ({error}); {advice}") from None
 
 
-def new_map(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+def new_map(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
     """A new ``.npy`` file, mapped for writing, with all its space allocated on disk.
 
     Without that a disk that fills up would end the process by a signal at some later write.

@@ -97,7 +97,9 @@ class Records:
             "t": [[t.token, t.count, short(t.mean)] for t in index.top_tokens(feature, 12)],
             "r": [[s, short(float(r[s]), 3)] for s in best if r[s] > 0],
             "co": [[p.feature, short(p.share, 3), short(p.phi, 3)] for p in index.coactive(feature, 8)],
-            "nn": pairs(facts.neurons, facts.correlations, feature) if facts.neurons is not None else None,
+            "nn": None
+            if facts.neurons is None or facts.correlations is None
+            else pairs(facts.neurons, facts.correlations, feature),
             "next": [[int(g), short(v, 3)] for g, v in self.following.get(feature, ())],
             "ex": {
                 "top": [pack(w, index.sources, self.bos) for w in top],

@@ -98,7 +98,8 @@ def clusters(places: np.ndarray, min_size: int = LEAST_MEMBERS) -> np.ndarray:
 
     if len(places) <= min_size:
         return np.full(len(places), -1)
-    return HDBSCAN(min_cluster_size=min_size, copy=True).fit_predict(places).astype(np.int64)
+    clustering = HDBSCAN(min_cluster_size=min_size, copy=True)  # pyright: ignore[reportArgumentType]  stubs say str
+    return clustering.fit_predict(places).astype(np.int64)
 
 
 def in_line(places: np.ndarray, cluster: np.ndarray) -> np.ndarray:

@@ -180,7 +180,7 @@ def measure(
     )
 
 
-def check_tokenizers(a: Subject, b: Subject, rows: Rows) -> None:
+def check_tokenizers(a: LanguageModel, b: LanguageModel, rows: Rows) -> None:
     """Raise ValueError unless both models read text as the same tokens."""
     probe = a.decode([t for t in torch.as_tensor(rows.tokens[0], device="cpu").tolist() if t != a.bos_id])
     if (a.d_vocab, a.bos_id) != (b.d_vocab, b.bos_id) or a.encode(probe) != b.encode(probe):
@@ -196,7 +196,8 @@ def _pairs(
     out = {"features": MatchSums("features", a.sae, b.sae, ("A", "B"), 2, memory, folder)}
     if not same:
         neurons = [NeuronBasis(s.model.width(s.hook_name), s.sae.W_dec.device) for s in (a, b)]
-        out["neurons"] = MatchSums("neurons", *neurons, ("A's neurons", "B's neurons"), 1, memory, folder)
+        sides = ("A's neurons", "B's neurons")
+        out["neurons"] = MatchSums("neurons", neurons[0], neurons[1], sides, 1, memory, folder)
     if baseline:
         k = max(1, min(b.sae.cfg.d_sae, round(len(block.values) / len(block.x))))
         # Not the seed that a dictionary may have begun from: it would be compared with its own beginnings.

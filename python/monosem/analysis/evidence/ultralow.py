@@ -84,9 +84,9 @@ def valley(x: np.ndarray, smooth: float = _SMOOTH, apart: float = _APART, resolv
     point between is below half of it (below 15 % for a heap left of ``resolved``). Of several the deepest counts.
     """
     grid = np.arange(x.min() - 5 * smooth, x.max() + 5 * smooth, smooth / 10)
-    heap = sum(
-        np.exp(-0.5 * ((grid[:, None] - part) / smooth) ** 2).sum(1) for part in np.array_split(x, len(x) // 4096 + 1)
-    )
+    heap = np.zeros(len(grid))
+    for part in np.array_split(x, len(x) // 4096 + 1):
+        heap += np.exp(-0.5 * ((grid[:, None] - part) / smooth) ** 2).sum(1)
     peaks = np.flatnonzero((heap[1:-1] > heap[:-2]) & (heap[1:-1] >= heap[2:])) + 1
     main = peaks[heap[peaks].argmax()]
     best: tuple[float, float] | None = None
@@ -114,7 +114,8 @@ def _mixture(x: np.ndarray, sae: Dictionary, live: np.ndarray) -> np.ndarray | N
 
     encoder, decoder = rows(sae.W_enc_rows), rows(sae.W_dec)
     dot = (encoder * decoder).sum(1) / np.maximum(np.linalg.norm(decoder, axis=1), 1e-30)
-    points = np.stack([x, rows(sae.b_enc), dot], 1)
+    bias = rows(sae.b_enc)  # pyright: ignore[reportAttributeAccessIssue]  trained dictionaries have one
+    points = np.stack([x, bias, dot], 1)
     scale = points.std(0)
     points = (points - points.mean(0))[:, scale > 0] / scale[scale > 0]
     two = GaussianMixture(2, n_init=3, random_state=0, reg_covar=1e-4).fit(points)
@@ -123,9 +124,10 @@ def _mixture(x: np.ndarray, sae: Dictionary, live: np.ndarray) -> np.ndarray | N
         return None
     # Two Gaussians also fit one skewed heap better than one does: along the direction that separates them best
     # (Fisher's) there must be a valley between two heaps.
-    lower = int(two.means_[:, 0].argmin())
-    way = np.linalg.solve(two.covariances_.sum(0), two.means_[1 - lower] - two.means_[lower])
-    along = points @ way / np.sqrt(way @ two.covariances_.mean(0) @ way)
+    means, covariances = np.asarray(two.means_), np.asarray(two.covariances_)
+    lower = int(means[:, 0].argmin())
+    way = np.linalg.solve(covariances.sum(0), means[1 - lower] - means[lower])
+    along = points @ way / np.sqrt(way @ covariances.mean(0) @ way)
     for sign in (1.0, -1.0):  # either heap may be the higher one
         cut = valley(sign * along, _SIGMA_SMOOTH, _SIGMA_APART)
         mine = None if cut is None else along < sign * cut

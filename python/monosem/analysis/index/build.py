@@ -21,7 +21,7 @@ from tqdm import tqdm
 from monosem.analysis.index import fingerprint
 from monosem.analysis.index.codes import CodeLog
 from monosem.analysis.index.collector import Collector
-from monosem.analysis.index.index import Index, text_rows
+from monosem.analysis.index.index import Index, TextRows
 from monosem.analysis.index.settings import IndexSettings
 from monosem.analysis.index.shapes import check_shapes
 from monosem.analysis.index.stored_arrays import StoredArrays
@@ -116,7 +116,7 @@ def build_index(
     run = _Run(collector, subject, rows, select, settings, progress)
     if folder is None:
         run.read(0, lambda done, block: None)
-        return Index(meta, collector.finish(), text_rows(rows.tokens, rows.source, rows.sources))
+        return Index(meta, collector.finish(), TextRows(rows.tokens, rows.source, rows.sources))
     folder = Path(folder)
     with folder_lock(folder):
         if (folder / "index.json").is_file():
@@ -287,7 +287,7 @@ def open_index(folder: str | Path, subject: Subject | None = None) -> Index:
     arrays = StoredArrays(folder, meta["arrays"], digests)
     for some in (text, arrays):
         check_shapes(meta, some, folder)
-    rows = text_rows(text.numpy("text.tokens"), text["text.source"], meta["sources"])
+    rows = TextRows(text.numpy("text.tokens"), text["text.source"], meta["sources"])
     return Index(meta, arrays, rows, folder)
 
 
@@ -354,7 +354,7 @@ def _state_digest(header: str, tensors: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256(header.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

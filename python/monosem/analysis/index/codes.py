@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +93,7 @@ class CodeLog:
     def add(self, features: Tensor, places: Tensor, values: Tensor) -> None:
         for name, array in (("features", features), ("places", places), ("values", values)):
             entries = np.ascontiguousarray(array.numpy(), dtype=self.types[name])
-            self.crc32[name] = zlib.crc32(entries, self.crc32[name])
+            self.crc32[name] = zlib.crc32(entries.data, self.crc32[name])
             try:
                 self.files[name].write(entries)
             except OSError as error:
@@ -141,8 +142,9 @@ class CodeLog:
             self._path(name).unlink(missing_ok=True)
 
 
-def stored(arrays: dict[str, Tensor], length: int) -> Codes | None:
+def stored(arrays: Mapping[str, Tensor], length: int) -> Codes | None:
     """The codes among an index's arrays, or None."""
     if "codes.starts" not in arrays:
         return None
-    return Codes(*(arrays[f"codes.{name}"].numpy() for name in ("starts", "places", "values")), length)
+    starts, places, values = (arrays[f"codes.{name}"].numpy() for name in ("starts", "places", "values"))
+    return Codes(starts, places, values, length)

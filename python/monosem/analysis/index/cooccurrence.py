@@ -32,7 +32,7 @@ class Cooccurrence:
     @as_given
     def update(self, features: Tensor, values: Tensor, at: Tensor, tokens: int) -> None:
         """Count a block of ``tokens`` tokens; entries are sorted by token."""
-        if self.d_sae <= _NARROW:
+        if self.d_sae <= _NARROW and self.pairs is not None:
             on = torch.zeros(tokens, self.d_sae, dtype=torch.float32, device="cpu")
             on[at, features] = 1.0
             both = (on.T @ on).round_().int()
@@ -62,7 +62,12 @@ class Cooccurrence:
             cell = left * self.d_sae + right
             self.pairs.view(-1).index_add_(0, cell, torch.ones_like(cell, dtype=torch.int32))
         else:
-            self.commonest.update(left, right, torch.ones(len(left), dtype=torch.float32, device="cpu"))
+            self._sparse().update(left, right, torch.ones(len(left), dtype=torch.float32, device="cpu"))
+
+    def _sparse(self) -> SpaceSaving:
+        """The commonest partners, which stand in for the counts of all pairs."""
+        assert self.commonest is not None
+        return self.commonest
 
     def partners(self, tokens: int, block: int = 512) -> tuple[Tensor, Tensor]:
         """(features, counts), each int32 [F, slots]: the partners by phi, best first; −1 where there is none."""
@@ -72,8 +77,8 @@ class Cooccurrence:
         every = torch.arange(self.d_sae, device="cpu")
         for start in range(0, self.d_sae, block):
             mine = every[start : start + block]
-            both = (self.pairs if self.pairs is not None else self.commonest.counts)[mine]
-            other = every if self.pairs is not None else self.commonest.ids[mine].long()
+            both = (self.pairs if self.pairs is not None else self._sparse().counts)[mine]
+            other = every if self.pairs is not None else self._sparse().ids[mine].long()
             score = phi(both, self.active[mine, None], self.active[other.clamp_min(0)], tokens)
             best = torch.where(both > 0, score, -torch.inf).topk(slots, dim=1).indices
             together = both.gather(1, best)
@@ -83,7 +88,7 @@ class Cooccurrence:
         return ids, counts
 
     def arrays(self) -> dict[str, Tensor]:
-        own = {"pairs": self.pairs} if self.pairs is not None else self.commonest.arrays()
+        own = {"pairs": self.pairs} if self.pairs is not None else self._sparse().arrays()
         return {"active": self.active} | own
 
 

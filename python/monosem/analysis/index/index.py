@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -232,6 +232,10 @@ class Index:
         return self._views[name]
 
 
-def text_rows(tokens: Tensor, source: Tensor, sources: list[str]) -> Rows:
-    """Rows as every analysis reads them."""
-    return SimpleNamespace(tokens=tokens, source=source, sources=list(sources))
+@dataclass(frozen=True)
+class TextRows:
+    """Rows as every analysis reads them (``scan.Rows``)."""
+
+    tokens: Tensor | np.ndarray
+    source: Tensor | np.ndarray
+    sources: list[str]

@@ -112,7 +112,7 @@ class FeatureRows:
             "correlated_neurons_pearson": [],
             "correlated_neurons_l1": [],
         }
-        if self.facts.neurons is not None:
+        if self.facts.neurons is not None and self.facts.correlations is not None:
             best = self.facts.neurons[f]
             out["correlated_neurons_indices"] = best.tolist()
             out["correlated_neurons_pearson"] = rounded(self.facts.correlations[f].tolist())

@@ -237,6 +237,7 @@ class Chat:
         return text
 
     def _send(self, body: dict[str, Any]) -> tuple[str, dict[str, int]]:
+        said, odd = "", False
         for attempt in range(self.retries + 1):
             delay = min(60.0, self.backoff * 2**attempt) * random.uniform(0.5, 1.0)
             odd = False

@@ -31,18 +31,23 @@ class Interpreter(Protocol):
 
     def explain(self, cases: Sequence[Case]) -> list[str | None]:
         """What makes each feature active, from its examples and its extreme logit weights."""
+        ...
 
     def simulate(self, questions: Sequence[Question]) -> list[list[list[float]] | None]:
         """A level, 0 to 9, for every token of every snippet."""
+        ...
 
     def detect(self, questions: Sequence[Question]) -> list[list[bool] | None]:
         """For every snippet whether the feature is active in it."""
+        ...
 
     def fuzz(self, questions: Sequence[Question]) -> list[list[bool] | None]:
         """For every snippet whether its marked tokens are those on which the feature is active."""
+        ...
 
     def plausible(self, questions: Sequence[Question]) -> list[list[bool] | None]:
         """For every candidate whether the feature makes it likelier as the next token."""
+        ...
 
 
 class LocalInterpreter:

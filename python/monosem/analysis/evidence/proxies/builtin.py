@@ -8,6 +8,7 @@ import string
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,7 +77,7 @@ def parse(spec: str, model: LanguageModel) -> Proxy:
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:
-        loaded = getattr(importlib.import_module(module), function)
+        loaded: Any = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise ValueError(
             f"proxy {name.strip()!r}: {error}; wanted a function as MODULE:FUNCTION, the module in this folder or "

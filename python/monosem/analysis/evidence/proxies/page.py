@@ -75,7 +75,7 @@ def _arabic(proxies: Sequence[Mapping[str, Any]]) -> list[Finding]:
     """How specific the Arabic feature is, where the text has the paper's Arabic."""
     arabic = next((p for p in proxies if p["name"] == "Arabic" and p["paper"] is not None), None)
     levels = [x for x in arabic["feature"]["profile"]["levels"] if x["specificity"] is not None] if arabic else []
-    if not levels:
+    if arabic is None or not levels:
         return []
     return [
         Finding(

@@ -175,11 +175,16 @@ def _rated(number: int, what: dict[str, Any], answers: list[dict[str, Any]]) -> 
         number=number,
         kind=what["kind"],
         feature=int(what["feature"]),
-        points=float(np.mean([total(a) for a in answers])),
+        points=float(np.mean(_points(answers))),
         steps=steps,
         fits=float(np.mean(marked)) if marked else None,
         hypotheses=tuple(str(a["hypothesis"]) for a in answers if a.get("hypothesis")),
     )
+
+
+def _points(answers: Sequence[dict[str, Any]]) -> list[int]:
+    """Points of answers whose steps are all done."""
+    return [points for answer in answers if (points := total(answer)) is not None]
 
 
 def _fits(answer: dict[str, Any]) -> float | None:
@@ -194,7 +199,7 @@ def _agreement(by_annotator: list[dict[int, dict[str, Any]]]) -> float | None:
         for b in by_annotator[i + 1 :]:
             both = sorted(a.keys() & b.keys())
             if len(both) >= 3:
-                correlations.append(spearman([total(a[n]) for n in both], [total(b[n]) for n in both]))
+                correlations.append(spearman(_points([a[n] for n in both]), _points([b[n] for n in both])))
     return float(np.mean(correlations)) if correlations else None
 
 
