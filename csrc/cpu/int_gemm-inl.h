@@ -192,8 +192,8 @@ static void int_gemm_repeat_of(const uint32_t* x, const uint32_t* w, int64_t d, 
 }
 
 // The product of one panel by one panel, over and over by every worker: what the instructions alone can do.
-static void int_gemm_repeat(int bits, const uint32_t* x, const uint32_t* w, int64_t d, int64_t times, int threads) {
-  (bits == 8 ? int_gemm_repeat_of<int8_t> : int_gemm_repeat_of<int16_t>)(x, w, d, times, threads);
+static void int_gemm_repeat(IntProduct product, const uint32_t* x, const uint32_t* w, int64_t d, int64_t times, int threads) {
+  (product == IntProduct::int8 ? int_gemm_repeat_of<int8_t> : int_gemm_repeat_of<int16_t>)(x, w, d, times, threads);
 }
 
 }  // namespace ms::MS_ISA

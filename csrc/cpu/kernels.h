@@ -47,6 +47,9 @@ constexpr uint8_t kNaN = 1;       // the row holds a NaN
 constexpr uint8_t kOverflow = 2;  // too many values within the error bound of the k-th: the caller redoes the row
 constexpr int64_t kWidest = 16;   // lanes of the widest vector
 
+// The integers that rows are quantised to.
+enum class IntProduct { int8, int16 };
+
 // Quantised rows: their panels, and per row the scale, the norm, the norm of the rounding error, and the value at which
 // its sums start.
 struct QuantizedRows {
@@ -113,11 +116,11 @@ struct Kernels {
                                 int threads);
   int64_t token_panel, feature_panel;
   bool fast_int8;  // whether int8 products are faster here than int16
-  void (*quantize)(int bits, const Weights&, int64_t rows, bool tokens, const QuantizedRows&, int threads);
-  void (*int_gemm_repeat)(int bits, const uint32_t* x, const uint32_t* w, int64_t d, int64_t times, int threads);
+  void (*quantize)(IntProduct, const Weights&, int64_t rows, bool tokens, const QuantizedRows&, int threads);
+  void (*int_gemm_repeat)(IntProduct, const uint32_t* x, const uint32_t* w, int64_t d, int64_t times, int threads);
   LargestNorms (*largest_norms)(const Weights&, int64_t rows, int threads);
-  Rescored (*int_topk)(int bits, const IntTile&, const Exact&, const TopkAnswer&, int threads);
-  Rescored (*int_threshold)(int bits, const IntTile&, const Exact&, RowBuffers&, int threads);
+  Rescored (*int_topk)(IntProduct, const IntTile&, const Exact&, const TopkAnswer&, int threads);
+  Rescored (*int_threshold)(IntProduct, const IntTile&, const Exact&, RowBuffers&, int threads);
   void (*sparse_decode)(const Code&, const Weights&, const float* bias, float* out, int threads);
   void (*gather_dot)(const Code&, const Weights&, const float* g, float scale, float* out, int threads);
   void (*decode_loss)(const Code&, const Weights&, const float* bias, const float* x, float* loss, float* residual,

@@ -134,9 +134,10 @@ static void pack_all(const Weights& w, int64_t rows, int64_t width, int32_t bias
   });
 }
 
-static void quantize(int bits, const Weights& w, int64_t rows, bool tokens, const QuantizedRows& to, int threads) {
+static void quantize(IntProduct product, const Weights& w, int64_t rows, bool tokens, const QuantizedRows& to,
+                     int threads) {
   const int64_t width = tokens ? kTokenPanel : kFeaturePanel;
-  if (bits == 8) pack_all<int8_t>(w, rows, width, tokens ? 128 : 0, to, threads);
+  if (product == IntProduct::int8) pack_all<int8_t>(w, rows, width, tokens ? 128 : 0, to, threads);
   else pack_all<int16_t>(w, rows, width, 0, to, threads);
 }
 

@@ -122,7 +122,7 @@ def recorded(monkeypatch):
     monkeypatch.setattr(cuda_launch, "kernels", SimpleNamespace(csc_workspace=lambda *_: 1))
     for name in ("sparse_decode", "gather_dot", "decode_loss", "csc", "row_grad", "feature_sum", "row_adam",
                  "row_grad_adam", "encoder_grad_adam"):  # fmt: skip
-        setattr(cuda_launch.kernels, name, lambda *_, name=name: seen.add(name))
+        setattr(cuda_launch.kernels, name, lambda name=name, **_: seen.add(name))
     monkeypatch.setattr(cuda_launch, "stream", lambda _: 0)
     monkeypatch.setattr(gpu, "interpreted", lambda: True)
     monkeypatch.setattr(gpu, "asynchronous", lambda _: True)
@@ -202,7 +202,7 @@ def test_every_launch_is_recorded_and_timed_with_events(monkeypatch):
         def __getitem__(self, grid):
             return lambda *args, **options: ran.append((grid, args, options))
 
-    launcher = SimpleNamespace(csc=lambda *args: ran.append(args), csc_workspace=lambda n: n)
+    launcher = SimpleNamespace(csc=lambda **options: ran.append(options), csc_workspace=lambda n: n)
     monkeypatch.setattr(cuda_launch, "kernels", launcher)
     plain = triton_launch.run
 
@@ -211,11 +211,11 @@ def test_every_launch_is_recorded_and_timed_with_events(monkeypatch):
         triton_launch.run(Kernel(), 0)
         triton_launch.run(Kernel(), 1)
         assert cuda_launch.kernels.csc_workspace(7) == 7
-        cuda_launch.kernels.csc(5)
+        cuda_launch.kernels.csc(features=5)
 
     launches, span = gpu_kernels.from_outside(call, torch.device("cpu"))
     assert {name: len(times) for name, times in launches.items()} == {"decode_loss": 2, "csc": 1}
-    assert ran == [((3,), (1,), {"D": 2}), ((1,), (), {}), (5,)] and span >= sum(map(sum, launches.values()))
+    assert ran == [((3,), (1,), {"D": 2}), ((1,), (), {}), {"features": 5}] and span >= sum(map(sum, launches.values()))
     assert triton_launch.run is plain and cuda_launch.kernels is launcher
 
 

@@ -53,6 +53,7 @@ def build(folder: Path) -> Path:
     import pybind11
 
     parts = [*sources(), HERE / "cuda_runtime.h", *ROOT.glob("csrc/cuda/*.h"), *ROOT.glob("csrc/core/*.h")]
+    parts += ROOT.glob("csrc/bindings/*.h")
     parts += [*ROOT.glob("kernels/*/*.cuh"), *ROOT.glob("kernels/*/*.h")]
     digest = hashlib.sha256(f"{OPTIONS} {sys.version} {pybind11.__version__}".encode())
     for part in sorted(parts):

@@ -19,6 +19,7 @@
 #include <utility>
 #include <vector>
 
+#define MS_EMULATED  // tensors are on the CPU
 #define __host__
 #define __device__
 #define __global__

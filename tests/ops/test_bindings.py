@@ -6,6 +6,7 @@ import torch
 from monosem import ops
 from monosem.ops.backend import native as _C
 from monosem.ops.selection import cpu_integers
+from monosem.ops.structs import AdamStep, Moments, SortedCode
 
 N, F, D, K = 4, 6, 5, 2
 
@@ -17,7 +18,7 @@ def code():
 
 def by_feature():
     _, i, o = code()
-    return list(ops.csc(i, o, F))
+    return SortedCode(*ops.csc(i, o, F))
 
 
 def fp32(*size):
@@ -25,59 +26,115 @@ def fp32(*size):
 
 
 def block(kind):
-    made = _C.TopkBlock(N, K, 200) if kind == "topk" else _C.ThresholdBlock(N)
-    made.begin(False)
-    return made
+    candidates = _C.TopkBlock(N, K, 200) if kind == "topk" else _C.ThresholdBlock(N)
+    candidates.begin(False)
+    return candidates
 
 
-def whole():
+def quantized():
     x, w = cpu_integers.QuantizedRows(fp32(N, D), 16, True), cpu_integers.QuantizedRows(fp32(F, D), 16, False)
-    margins = cpu_integers.ErrorBounds(x, w, D, 0.0)
-    return x, w, margins
+    return x, w, cpu_integers.ErrorBounds(x, w, D, 0.0)
 
 
 def tile():
-    x, w, m = whole()
+    x, w, bounds = quantized()
     bias = torch.full((w.padded,), -torch.inf)
-    return [16, x.packed, w.packed, x.scale, w.scale, w.start, bias, m.native, N, w.padded, D], (x, w, m)
+    operands = {"x": x.packed, "w": w.packed, "token_scale": x.scale, "scale": w.scale, "start": w.start, "bias": bias}
+    KEPT.append((x, w, bounds))
+    return {"product": "int16", **operands, "bounds": bounds.native, "rows": N, "cols": w.padded, "d": D}
+
+
+KEPT = []  # tensors whose addresses a tile holds
 
 
 def answer():
-    made, kept = tile()
-    x, w, b = fp32(N, D), fp32(F, D), fp32(F)
-    made[6][:F] = b
-    return [_C.IntTile(*made), _C.Exact(x, w, b, D), K, 200, fp32(N, K), torch.zeros(N, K, dtype=torch.int32),
-            torch.zeros(N, dtype=torch.uint8), 1], (kept, made, x, w, b)  # fmt: skip
+    operands, x, w, b = tile(), fp32(N, D), fp32(F, D), fp32(F)
+    operands["bias"][:F] = b
+    KEPT.append((operands, x, w, b))
+    out = {"values": fp32(N, K), "indices": torch.zeros(N, K, dtype=torch.int32)}
+    flags = torch.zeros(N, dtype=torch.uint8)
+    return {"tile": _C.IntTile(**operands), "exact": _C.Exact(x, w, b), "k": K, "capacity": 200, **out, "flags": flags}
 
 
-ADAM = [1e-3, 0.9, 0.999, 1e-8, 1, False, False, 1]
+def of_tokens(*parts):
+    return {name: t for name, t in zip(("values", "indices", "offsets"), code(), strict=True) if name in parts}
+
+
+def tiles():
+    return {"tile": fp32(N, F), "first": 0, "bias": fp32(F), "error": fp32(N), "threads": 1}
+
+
+def rounded_rows():
+    parts = {name: getattr(quantized()[1], name) for name in ("packed", "scale", "norm", "off", "start")}
+    return {"product": "int16", "rows": fp32(F, D), "tokens": False, **parts}
+
+
+STEP = AdamStep(1e-3, 0.9, 0.999, 1e-8, 1)
+FP32 = Moments(fp32(F, D), fp32(F, D))
+INT8 = Moments(torch.zeros(F, D, dtype=torch.int8), torch.zeros(F, D, dtype=torch.uint8), fp32(2, F))
+ALL = "values", "indices", "offsets"
 CALLS = {
-    "sparse_decode": lambda: (_C.sparse_decode, [*code(), N, fp32(F, D), F, D, fp32(D), fp32(N, D), 1]),
-    "gather_dot": lambda: (_C.gather_dot, [*code()[1:], N, fp32(F, D), F, D, fp32(N, D), 1.0, fp32(N * K), 1]),
-    "decode_loss": lambda: (_C.decode_loss, [*code(), N, fp32(F, D), F, D, fp32(D), fp32(N, D), fp32(N), fp32(N, D),
-                                             fp32(N * K), 1]),
-    "csc": lambda: (_C.csc, [*code()[1:], N, F, *by_feature(), 1]),
-    "row_grad": lambda: (_C.row_grad, [*by_feature(), F, fp32(N * K), fp32(N, D), N, D, fp32(F, D), 1]),
-    "feature_sum": lambda: (_C.feature_sum, [*by_feature()[:2], F, fp32(N * K), fp32(F), 1]),
-    "row_adam": lambda: (_C.row_adam, [fp32(F, D), fp32(F, D), fp32(F, D), None, fp32(F, D), F, D, *ADAM]),
-    "row_adam int8": lambda: (_C.row_adam, [fp32(F, D), torch.zeros(F, D, dtype=torch.int8),
-                                            torch.zeros(F, D, dtype=torch.uint8), fp32(2, F), fp32(F, D), F, D, *ADAM]),
-    "row_grad_adam": lambda: (_C.row_grad_adam, [fp32(F, D), fp32(F, D), fp32(F, D), None, *by_feature(), F,
-                                                 fp32(N * K), fp32(N, D), N, D, 1.0, *ADAM]),
-    "resample": lambda: (_C.resample, [fp32(F, D), fp32(F, D), fp32(F), F, D, torch.tensor([1, 5]), 2, fp32(2, D),
-                                       torch.ones(F, dtype=torch.uint8), 0.2, 1]),
-    "largest_norms": lambda: (_C.largest_norms, [fp32(F, D), F, D, 1]),
-    "topk filter": lambda: (block("topk").filter, [fp32(N, F), N, F, 0, fp32(F), fp32(N), 1]),
-    "topk finish": lambda: (block("topk").finish, [N, fp32(N, K), torch.zeros(N, K, dtype=torch.int32), 1]),
-    "threshold filter": lambda: (block("relu").filter, [fp32(N, F), N, F, 0, fp32(F), fp32(N), 1]),
-    "threshold counts": lambda: (block("relu").counts, [N, torch.zeros(N, dtype=torch.int64)]),
-    "quantize": lambda: (_C.quantize, [16, fp32(F, D), F, D, False, *(getattr(whole()[1], name) for name in
-                                           ("packed", "scale", "norm", "off", "start")), 1]),
-    "IntTile": lambda: (_C.IntTile, tile()[0]),
-    "int_topk": lambda: (_C.int_topk, answer()[0]),
-}  # fmt: skip
-OTHER = {torch.float32: torch.float64, torch.int32: torch.int64, torch.int64: torch.int32, torch.int8: torch.int16,
-         torch.uint8: torch.int32}  # fmt: skip
+    "sparse_decode": lambda: (
+        _C.sparse_decode,
+        {**of_tokens(*ALL), "w": fp32(F, D), "bias": fp32(D), "out": fp32(N, D)},
+    ),
+    "gather_dot": lambda: (
+        _C.gather_dot,
+        {**of_tokens(*ALL[1:]), "w": fp32(F, D), "g": fp32(N, D), "scale": 1.0, "out": fp32(N * K)},
+    ),
+    "decode_loss": lambda: (
+        _C.decode_loss,
+        {
+            **of_tokens(*ALL),
+            **{"w": fp32(F, D), "bias": fp32(D), "x": fp32(N, D)},
+            **{"loss": fp32(N), "residual": fp32(N, D), "slopes": fp32(N * K)},
+        },
+    ),
+    "csc": lambda: (_C.csc, {**of_tokens(*ALL[1:]), "features": F, "out": by_feature()}),
+    "row_grad": lambda: (
+        _C.row_grad,
+        {"code": by_feature(), "coef": fp32(N * K), "u": fp32(N, D), "out": fp32(F, D)},
+    ),
+    "feature_sum": lambda: (
+        _C.feature_sum,
+        {"starts": by_feature().starts, "entries": by_feature().entries, "coef": fp32(N * K), "out": fp32(F)},
+    ),
+    "row_adam": lambda: (_C.row_adam, {"w": fp32(F, D), "moments": FP32, "g": fp32(F, D), "step": STEP}),
+    "row_adam int8": lambda: (_C.row_adam, {"w": fp32(F, D), "moments": INT8, "g": fp32(F, D), "step": STEP}),
+    "row_grad_adam": lambda: (
+        _C.row_grad_adam,
+        {
+            **{"w": fp32(F, D), "moments": FP32, "code": by_feature(), "coef": fp32(N * K)},
+            **{"u": fp32(N, D), "scale": 1.0, "step": STEP},
+        },
+    ),
+    "resample": lambda: (
+        _C.resample,
+        {
+            **{"w_enc": fp32(F, D), "w_dec": fp32(F, D), "b_enc": fp32(F), "features": torch.tensor([1, 5])},
+            **{"inputs": fp32(2, D), "alive": torch.ones(F, dtype=torch.uint8), "factor": 0.2},
+        },
+    ),
+    "largest_norms": lambda: (_C.largest_norms, {"rows": fp32(F, D)}),
+    "topk filter": lambda: (block("topk").filter, tiles()),
+    "topk finish": lambda: (
+        block("topk").finish,
+        {"rows": N, "values": fp32(N, K), "indices": torch.zeros(N, K, dtype=torch.int32)},
+    ),
+    "threshold filter": lambda: (block("relu").filter, tiles()),
+    "threshold counts": lambda: (block("relu").counts, {"rows": N, "out": torch.zeros(N, dtype=torch.int64)}),
+    "quantize": lambda: (_C.quantize, rounded_rows()),
+    "IntTile": lambda: (_C.IntTile, tile()),
+    "int_topk": lambda: (_C.int_topk, answer()),
+}
+WITHOUT_THREADS = {"threshold counts", "IntTile"}
+OTHER = {
+    torch.float32: torch.float64,
+    torch.int32: torch.int64,
+    torch.int64: torch.int32,
+    torch.int8: torch.int16,
+    torch.uint8: torch.int32,
+}
 BREAK = {
     "another dtype": lambda t: t.to(OTHER[t.dtype]),
     "half of the bytes": lambda t: t.flatten().view(torch.int16)[: t.numel()].view(torch.float16),
@@ -89,36 +146,69 @@ BREAK = {
 }
 
 
+def prepared(name):
+    call, arguments = CALLS[name]()
+    return call, arguments if name in WITHOUT_THREADS else {**arguments, "threads": 1}
+
+
+def places(arguments):
+    """Names of the tensors, those inside of structures as ``structure.field``."""
+    for name, value in arguments.items():
+        if isinstance(value, torch.Tensor):
+            yield name
+        elif isinstance(value, (SortedCode, Moments)):
+            yield from (f"{name}.{field}" for field, t in value._asdict().items() if t is not None)
+
+
+def change(arguments, place, how):
+    name, _, field = place.partition(".")
+    if field:
+        arguments[name] = arguments[name]._replace(**{field: how(getattr(arguments[name], field))})
+    else:
+        arguments[name] = how(arguments[name])
+
+
+def tensor_at(arguments, place):
+    name, _, field = place.partition(".")
+    return getattr(arguments[name], field) if field else arguments[name]
+
+
 @pytest.mark.parametrize("how", BREAK)
 @pytest.mark.parametrize("name", CALLS)
 def test_no_tensor_is_taken_on_trust(name, how):
-    call, arguments = CALLS[name]()
-    tensors = [i for i, a in enumerate(arguments) if isinstance(a, torch.Tensor)]
-    for at in tensors:
-        if how == "None" and name.endswith("filter") and at == 5:  # exact values have no margin
+    for place in places(prepared(name)[1]):
+        if how == "None" and place == "error":  # exact values have no error bound
             continue
-        call, arguments = CALLS[name]()
-        if how == "half of the bytes" and arguments[at].element_size() < 4:
+        if how == "an element less" and (name, place) == ("csc", "offsets"):  # a code of fewer tokens
             continue
-        arguments[at] = BREAK[how](arguments[at])
+        call, arguments = prepared(name)
+        if how == "half of the bytes" and tensor_at(arguments, place).element_size() < 4:
+            continue
+        change(arguments, place, BREAK[how])
         with pytest.raises((ValueError, IndexError, TypeError)):
-            call(*arguments)
+            call(**arguments)
 
 
-@pytest.mark.parametrize("name", ["sparse_decode", "csc", "row_grad", "row_adam", "row_adam int8", "resample"])
-def test_what_is_in_order_is_taken(name):
-    call, arguments = CALLS[name]()
-    call(*arguments)
+@pytest.mark.parametrize("name", CALLS)
+def test_arguments_that_fit_are_accepted(name):
+    call, arguments = prepared(name)
+    call(**arguments)
 
 
-def test_the_error_says_which_and_what():
-    call, arguments = CALLS["sparse_decode"]()
-    arguments[-2] = arguments[-2].bfloat16()
+def test_the_error_names_the_argument_and_what_is_wrong():
+    call, arguments = prepared("sparse_decode")
+    arguments["out"] = arguments["out"].bfloat16()
     with pytest.raises(ValueError, match=r"out: got torch.bfloat16; wanted torch.float32"):
-        call(*arguments)
-    arguments[-2] = torch.empty(N, D - 1, dtype=torch.float32)
-    with pytest.raises(ValueError, match=r"out: got 16 elements; wanted at least 20"):
-        call(*arguments)
+        call(**arguments)
+    arguments["out"] = torch.empty(N, D - 1, dtype=torch.float32)
+    with pytest.raises(ValueError, match=r"out: got \[4, 4\]; wanted \[4, 5\]"):
+        call(**arguments)
+    call, arguments = prepared("quantize")
+    with pytest.raises(ValueError, match="product: got 'int4'; wanted 'int8' or 'int16'"):
+        call(**{**arguments, "product": "int4"})
+    call, arguments = prepared("row_grad")
+    with pytest.raises(TypeError, match="tokens: got int; wanted a tensor"):
+        call(**{**arguments, "code": by_feature()._replace(tokens=3)})
 
 
 @pytest.mark.parametrize(
@@ -133,13 +223,13 @@ def test_the_error_says_which_and_what():
     ],
 )
 def test_a_broken_sorted_code_is_refused(at, change, message):
-    parts = by_feature()
+    parts = list(by_feature())
     parts[at] = change(parts[at])
     w = fp32(F, D)
     with pytest.raises((ValueError, IndexError), match=message):
         ops.row_grad(*parts, fp32(N * K), fp32(N, D))
     with pytest.raises((ValueError, IndexError), match=message):
-        ops.row_grad_adam_(w, w.clone(), w.clone(), *parts, fp32(N * K), fp32(N, D), 1.0, *ADAM[:6])
+        ops.row_grad_adam_(w, w.clone(), w.clone(), *parts, fp32(N * K), fp32(N, D), 1.0, *STEP[:6])
 
 
 def test_rows_to_resample_are_rows():

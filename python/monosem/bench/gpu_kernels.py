@@ -222,7 +222,7 @@ class _Wrapped(SimpleNamespace):
 
     @staticmethod
     def _launcher(name: str, function: Callable[..., Any], around: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *args: around(name, lambda: function(*args))
+        return lambda *args, **options: around(name, lambda: function(*args, **options))
 
 
 def measure(call: Callable[[], Any], device: torch.device, w: Workload, rates: floor.Rates | None) -> dict[str, Any]:

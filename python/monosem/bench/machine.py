@@ -90,7 +90,7 @@ def int_rate(d: int, bits: int) -> float:
     times, threads = 1 << 14, torch.get_num_threads()
 
     def run() -> None:
-        backend.native.int_gemm_repeat(bits, left.packed, right.packed, d, times, threads)
+        backend.native.int_gemm_repeat(f"int{bits}", left.packed, right.packed, d, times, threads)
 
     return 2 * tokens * features * d * times * threads / fastest(run)
 

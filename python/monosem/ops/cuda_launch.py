@@ -1,4 +1,4 @@
-"""How CUDA's kernels are started: addresses, the stream, block sizes as measured, workspaces.
+"""How CUDA's kernels are started: the stream, block sizes as measured, workspaces.
 
 Nothing here waits for the GPU; workspaces come from PyTorch's
 allocator, so that a step can be captured in a graph. Codes on a GPU are not checked, for reading them would be a wait:
@@ -12,8 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monosem.ops.structs import EncoderCopy
-
 try:
     from monosem import _cuda as _built
 except ImportError:  # ``ops.gpu.available`` says so, and nothing comes here
@@ -23,12 +21,6 @@ kernels: Any = _built
 CUT_BITS = 8  # a feature's entries beyond 2⁸ are summed by several blocks
 MOST_PIECES = 4096
 THREADS = (32, 64, 128, 256)  # of a block, that tuning may choose from
-_WEIGHT_DTYPES = {torch.float32: 0, torch.bfloat16: 1}
-
-
-def weights(w: Tensor) -> tuple[Tensor, int]:
-    """Weights in a layout that the kernels read: contiguous rows, float32 or bfloat16, and the dtype's number."""
-    return w.contiguous(), _WEIGHT_DTYPES[w.dtype]
 
 
 def stream(t: Tensor) -> int:
@@ -58,12 +50,6 @@ def pieces(nnz: int, u: Tensor) -> tuple[int, Tensor | None]:
     return bits, empty(u, nnz >> bits, u.shape[1]) if nnz >> bits else None
 
 
-def launch(kernel: str, like: Tensor, *arguments: Any) -> None:
-    """Call a launcher of ``_cuda`` on the stream of ``like``'s device, with addresses for tensors and 0 for None."""
-    addresses = (a.data_ptr() if isinstance(a, Tensor) else 0 if a is None else a for a in arguments)
-    getattr(kernels, kernel)(*addresses, stream(like))
-
-
-def copy_arguments(copy: EncoderCopy | None) -> tuple[Tensor | None, Tensor | None, int]:
-    """The encoder's copy, its norms, and the copy's stride."""
-    return (None, None, 0) if copy is None else (copy.rows, copy.norms, copy.rows.stride(0))
+def launch(kernel: str, like: Tensor, **arguments: Any) -> None:
+    """Call a launcher of ``_cuda`` on the stream of ``like``'s device. It checks dtypes and shapes."""
+    getattr(kernels, kernel)(**arguments, stream=stream(like))

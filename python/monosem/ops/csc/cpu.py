@@ -7,14 +7,16 @@ from torch import Tensor
 
 from monosem.ops.backend import native as _C
 from monosem.ops.layout import checked_code, threads
+from monosem.ops.structs import SortedCode
 
 
 def csc(indices: Tensor, offsets: Tensor, d_sae: int) -> tuple[Tensor, Tensor, Tensor]:
-    i, o, n = checked_code(indices, offsets, d_sae)
+    i, o, _ = checked_code(indices, offsets, d_sae)
     starts = torch.empty(d_sae + 1, dtype=torch.int64, device="cpu")
     entries, tokens = (
         torch.empty(len(i), dtype=torch.int64, device="cpu"),
         torch.empty(len(i), dtype=torch.int32, device="cpu"),
     )
-    _C.csc(i, o, n, d_sae, starts, entries, tokens, threads())
+    out = SortedCode(starts, entries, tokens)
+    _C.csc(indices=i, offsets=o, features=d_sae, out=out, threads=threads())
     return starts, entries, tokens

@@ -15,6 +15,16 @@ def decode_loss(
     (i, o, n), d = checked_code(indices, offsets, len(w)), w.shape[1]
     shapes = (n,), (n, d), (len(values),)
     loss, residual, slopes = (torch.empty(shape, dtype=torch.float32, device="cpu") for shape in shapes)
-    code, out = (fp32(values), i, o, n), (loss, residual, slopes)
-    _C.decode_loss(*code, w.contiguous(), *w.shape, fp32(b), fp32(x), *out, threads())
+    _C.decode_loss(
+        values=fp32(values),
+        indices=i,
+        offsets=o,
+        w=w.contiguous(),
+        bias=fp32(b),
+        x=fp32(x),
+        loss=loss,
+        residual=residual,
+        slopes=slopes,
+        threads=threads(),
+    )
     return loss.to(x.dtype), residual.to(x.dtype), slopes.to(x.dtype)

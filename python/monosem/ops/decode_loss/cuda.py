@@ -11,10 +11,20 @@ from monosem.ops.layout import code_without_waiting, fp32
 def decode_loss(
     values: Tensor, indices: Tensor, offsets: Tensor, w: Tensor, b: Tensor, x: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    v, (i, o, n), (rows, dtype) = fp32(values), code_without_waiting(indices, offsets, len(w)), cuda_launch.weights(w)
-    bias, target, d = fp32(b), fp32(x), w.shape[1]
-    loss, residual, slopes = cuda_launch.empty(w, n), cuda_launch.empty(w, n, d), cuda_launch.empty(w, len(v))
-    code, out = (v, i, o, n, len(v)), (loss, residual, slopes)
-    threads = cuda_launch.tuned("decode_loss", d, w)
-    cuda_launch.launch("decode_loss", w, *code, rows, dtype, d, bias, target, *out, threads)
+    (i, o, n), d = code_without_waiting(indices, offsets, len(w)), w.shape[1]
+    loss, residual, slopes = cuda_launch.empty(w, n), cuda_launch.empty(w, n, d), cuda_launch.empty(w, len(i))
+    cuda_launch.launch(
+        "decode_loss",
+        w,
+        values=fp32(values),
+        indices=i,
+        offsets=o,
+        w=w.contiguous(),
+        bias=fp32(b),
+        x=fp32(x),
+        loss=loss,
+        residual=residual,
+        slopes=slopes,
+        threads=cuda_launch.tuned("decode_loss", d, w),
+    )
     return loss.to(x.dtype), residual.to(x.dtype), slopes.to(x.dtype)

@@ -22,6 +22,15 @@ def resample_(
 ) -> None:
     in_place(w_enc=w_enc, w_dec=w_dec, b_enc=b_enc)
     chosen, x, living = features.long().contiguous(), fp32(inputs), alive.to(torch.uint8).contiguous()
-    _C.resample(w_enc, w_dec, b_enc, *w_dec.shape, chosen, len(chosen), x, living, factor, threads())
+    _C.resample(
+        w_enc=w_enc,
+        w_dec=w_dec,
+        b_enc=b_enc,
+        features=chosen,
+        inputs=x,
+        alive=living,
+        factor=factor,
+        threads=threads(),
+    )
     for moment in moments:
         moment[chosen] = 0.0

@@ -23,7 +23,17 @@ def resample_(
     in_place(w_enc=w_enc, w_dec=w_dec, b_enc=b_enc)
     chosen, x, living = features.long().contiguous(), fp32(inputs), alive.to(torch.uint8).contiguous()
     workspace = cuda_launch.empty(w_enc, cuda_launch.kernels.resample_workspace(), dtype=torch.float64)
-    weights, dead = (w_enc, w_dec, b_enc, *w_dec.shape), (chosen, len(chosen), x, living)
-    cuda_launch.launch("resample", w_enc, *weights, *dead, factor, workspace)
+    cuda_launch.launch(
+        "resample",
+        w_enc,
+        w_enc=w_enc,
+        w_dec=w_dec,
+        b_enc=b_enc,
+        features=chosen,
+        inputs=x,
+        alive=living,
+        factor=factor,
+        workspace=workspace,
+    )
     for moment in moments:
         moment.index_fill_(0, chosen, 0.0)

@@ -17,7 +17,7 @@ def row_adam_(w: Tensor, moments: Moments, g: Tensor, step: AdamStep, copy: Enco
     moments.check(w)
     if step.live is not None:  # for graphs, of which a CPU has none
         return reference.row_adam_(w, moments, fp32(g), step, copy)
-    _C.row_adam(w, *moments, fp32(g), *w.shape, *step[:7], threads())
+    _C.row_adam(w=w, moments=moments, g=fp32(g), step=step, threads=threads())
     write_copy_(w, copy)
 
 
@@ -40,7 +40,14 @@ def row_grad_adam_(
             f"[{len(w) + 1}], which fit w"
         )
     _C.row_grad_adam(
-        w, *moments, *code.contiguous(), len(w), fp32(coef), fp32(u), *u.shape, scale, *step[:7], threads()
+        w=w,
+        moments=moments,
+        code=code.contiguous(),
+        coef=fp32(coef),
+        u=fp32(u),
+        scale=scale,
+        step=step,
+        threads=threads(),
     )
     write_copy_(w, copy)
 

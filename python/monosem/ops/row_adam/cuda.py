@@ -7,7 +7,6 @@ from torch import Tensor
 
 from monosem.kernels import launch
 from monosem.ops import cuda_launch
-from monosem.ops.adam import STATES
 from monosem.ops.layout import fp32
 from monosem.ops.structs import AdamStep, EncoderCopy, Moments, SortedCode
 
@@ -17,24 +16,14 @@ def _in_8_bits(moments: Moments, copy: EncoderCopy | None) -> bool:
     return moments.scales is not None or (copy is not None and copy.rows.dtype == torch.int8)
 
 
-def _moments(w: Tensor, moments: Moments) -> tuple[Tensor, Tensor, int]:
-    moments.check(w)
-    return moments.m, moments.v, STATES.index(moments.state)
-
-
-def _step(step: AdamStep) -> tuple[float, float, float, float, int]:
-    return step.lr, step.beta1, step.beta2, step.eps, step.step
-
-
 def row_adam_(w: Tensor, moments: Moments, g: Tensor, step: AdamStep, copy: EncoderCopy | None) -> None:
     if _in_8_bits(moments, copy):
         from monosem.ops.row_adam import triton
 
         return triton.row_adam_(w, moments, g, step, copy)
-    state, g32 = _moments(w, moments), fp32(g)
-    rows = w, *state, *cuda_launch.copy_arguments(copy), g32, *w.shape
+    moments.check(w)
     threads = cuda_launch.tuned("row_adam", w.shape[1], w)
-    cuda_launch.launch("row_adam", w, *rows, *_step(step), step.unit, step.lazy, step.live, threads)
+    cuda_launch.launch("row_adam", w, w=w, moments=moments, copy=copy, g=fp32(g), step=step, threads=threads)
 
 
 def row_grad_adam_(
@@ -51,12 +40,24 @@ def row_grad_adam_(
         from monosem.ops.row_adam import triton
 
         return triton.row_grad_adam_(w, moments, code, coef, u, scale, step, copy)
-    state, c, u32, (f, d) = _moments(w, moments), fp32(coef), fp32(u), w.shape
+    moments.check(w)
+    u32 = fp32(u)
     bits, parts = cuda_launch.pieces(len(code.entries), u32)
-    rows = w, *state, *cuda_launch.copy_arguments(copy)
-    gradient = *code, f, len(code.entries), c, u32, d, bits, parts, scale
-    threads = cuda_launch.tuned("row_grad_adam", d, w)
-    cuda_launch.launch("row_grad_adam", w, *rows, *gradient, *_step(step), step.unit, step.lazy, step.live, threads)
+    cuda_launch.launch(
+        "row_grad_adam",
+        w,
+        w=w,
+        moments=moments,
+        copy=copy,
+        code=code.contiguous(),
+        coef=fp32(coef),
+        u=u32,
+        cut_bits=bits,
+        pieces=parts,
+        scale=scale,
+        step=step,
+        threads=cuda_launch.tuned("row_grad_adam", w.shape[1], w),
+    )
 
 
 def encoder_grad_adam_(
@@ -73,15 +74,29 @@ def encoder_grad_adam_(
         from monosem.ops.row_adam import triton
 
         return triton.encoder_grad_adam_(w, moments, code, coef, u, bias, step, copy)
-    state, c, u32, (f, d) = _moments(w, moments), fp32(coef), fp32(u), w.shape
-    own = c if bias is None else fp32(bias)
+    moments.check(w)
+    c, u32, (f, d) = fp32(coef), fp32(u), w.shape
     bits, parts = cuda_launch.pieces(len(code.entries), u32)
     totals = None if parts is None else cuda_launch.empty(u, len(parts), dtype=torch.float64)
     together = launch.together(f)
     sums, weighted = cuda_launch.empty(w, f), cuda_launch.empty(w, -(-f // together), d)
-    rows = w, *state, *cuda_launch.copy_arguments(copy)
-    gradient = *code, f, len(code.entries), c, own, u32, d, bits, parts, totals
-    out = sums, weighted, together
-    threads = cuda_launch.tuned("encoder_grad_adam", d, w)
-    cuda_launch.launch("encoder_grad_adam", w, *rows, *gradient, *out, *_step(step), step.lazy, step.live, threads)
+    cuda_launch.launch(
+        "encoder_grad_adam",
+        w,
+        w=w,
+        moments=moments,
+        copy=copy,
+        code=code.contiguous(),
+        coef=c,
+        bias=c if bias is None else fp32(bias),
+        u=u32,
+        cut_bits=bits,
+        pieces=parts,
+        totals=totals,
+        sums=sums,
+        weighted=weighted,
+        together=together,
+        step=step,
+        threads=cuda_launch.tuned("encoder_grad_adam", d, w),
+    )
     return sums, weighted.sum(0)

@@ -37,7 +37,7 @@ class Encoder:
             if self.product in BITS:
                 self._largest_norm, self._rounded = float(self._quantized(BITS[self.product]).norm.amax()), 0.0
             else:
-                self._largest_norm, self._rounded = _C.largest_norms(self.rows, *self.rows.shape, threads())
+                self._largest_norm, self._rounded = _C.largest_norms(self.rows, threads())
             self._largest_bias = float(self.bias.abs().amax())  # NaN, if any is
 
     def _quantized(self, bits: int) -> cpu_integers.QuantizedRows:
@@ -65,7 +65,7 @@ class Encoder:
 
     def exact(self, x: Tensor):
         """The operands that candidates of x are rescored with: the addresses of these tensors, not the tensors."""
-        return _C.Exact(x, self.rows, self.bias, x.shape[1])
+        return _C.Exact(x=x, w=self.rows, bias=self.bias)
 
     def integers(self, x: Tensor, product: str) -> cpu_integers.IntProduct:
         """The integer product with x; the weights are quantised once."""
@@ -79,7 +79,7 @@ class Encoder:
         block.begin(exact)
         error = None if exact else self._error_in_bf16(x)
         for first, tile in _tiles(x, self.rows, exact):
-            block.filter(tile, len(x), tile.shape[1], first, self.bias[first:], error, threads())
+            block.filter(tile=tile, first=first, bias=self.bias[first:], error=error, threads=threads())
         return exact
 
     def _error_in_bf16(self, x: Tensor) -> Tensor:

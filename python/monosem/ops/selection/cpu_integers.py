@@ -39,8 +39,17 @@ class QuantizedRows:
             torch.empty(self.padded, dtype=torch.float32, device="cpu") for _ in range(3)
         )
         self.start = torch.empty(self.padded, dtype=torch.int32, device="cpu")
-        known = self.scale, self.norm, self.off, self.start
-        _C.quantize(bits, rows, n, d, tokens, self.packed, *known, threads())
+        _C.quantize(
+            product=f"int{bits}",
+            rows=rows,
+            tokens=tokens,
+            packed=self.packed,
+            scale=self.scale,
+            norm=self.norm,
+            off=self.off,
+            start=self.start,
+            threads=threads(),
+        )
 
 
 class ErrorBounds:
@@ -58,7 +67,9 @@ class ErrorBounds:
         self.token_norm = (x.norm + x.off) * (1 + share) + TINY
         self.norm = w.norm * (1 + share) + TINY
         self.off = (w.off + w.norm * share) * (1 + share) + TINY
-        self.native = _C.ErrorBounds(self.token, self.token_off, self.token_norm, self.norm, self.off)
+        self.native = _C.ErrorBounds(
+            token=self.token, token_off=self.token_off, token_norm=self.token_norm, norm=self.norm, off=self.off
+        )
 
     def wide(self, d: int) -> bool:
         """Whether a typical error bound exceeds ``WIDE`` of the products' spread, ‖x‖·‖w‖/√D."""
@@ -76,7 +87,17 @@ class IntProduct:
         offsets = torch.full((w.padded,), -torch.inf, dtype=torch.float32, device="cpu")
         offsets[: len(bias)] = bias
         self.tile = _C.IntTile(
-            bits, left.packed, w.packed, left.scale, w.scale, w.start, offsets, self.bounds.native, len(x), w.padded, d
+            product=f"int{bits}",
+            x=left.packed,
+            w=w.packed,
+            token_scale=left.scale,
+            scale=w.scale,
+            start=w.start,
+            bias=offsets,
+            bounds=self.bounds.native,
+            rows=len(x),
+            cols=w.padded,
+            d=d,
         )
         self._kept = left, w, offsets, x, bias  # whose addresses the kernels hold
 
@@ -84,7 +105,16 @@ class IntProduct:
         """Fill in values and indices [n, k]; returns the tokens of which too much lay within the error bound, and how
         many candidates there were and were rescored."""
         flags = torch.empty(self.n, dtype=torch.uint8, device="cpu")
-        counts = _C.int_topk(self.tile, self.exact, k, capacity, values, indices, flags, threads())
+        counts = _C.int_topk(
+            tile=self.tile,
+            exact=self.exact,
+            k=k,
+            capacity=capacity,
+            values=values,
+            indices=indices,
+            flags=flags,
+            threads=threads(),
+        )
         return flags.nonzero()[:, 0].tolist(), counts
 
     def threshold(self, block) -> tuple[int, int]:

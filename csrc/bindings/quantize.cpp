@@ -1,0 +1,67 @@
+// Quantised rows, their error bounds, and the operands of the encoder's product.
+#include "../cpu/kernels.h"
+#include "encoder.h"
+#include "register.h"
+
+namespace ms::bindings {
+namespace {
+
+void quantize(const std::string& product_name, const TensorView& rows, bool tokens, const TensorView& packed,
+              const TensorView& scale, const TensorView& norm, const TensorView& off, const TensorView& start,
+              int threads) {
+  const IntProduct product = product_named(product_name);
+  const Weights weights = rows.weights("rows");
+  const int64_t n = rows.rows("rows"), padded = up_to(n, tokens ? kernels().token_panel : kernels().feature_panel);
+  const QuantizedRows to{packed.at_least<int32_t>("packed", padded * words(product, weights.d)),
+                         scale.at_least<float>("scale", padded), norm.at_least<float>("norm", padded),
+                         off.at_least<float>("off", padded), start.at_least<int32_t>("start", padded)};
+  kernels().quantize(product, weights, n, tokens, to, threads);
+}
+
+std::pair<float, float> largest_norms(const TensorView& rows, int threads) {
+  const Weights weights = rows.weights("rows");
+  const LargestNorms largest = kernels().largest_norms(weights, rows.rows("rows"), threads);
+  return {largest.norm, largest.off};
+}
+
+IntTileView int_tile(const std::string& product_name, const TensorView& x, const TensorView& w,
+                     const TensorView& token_scale, const TensorView& scale, const TensorView& start,
+                     const TensorView& bias, const ErrorBoundsView& bounds, int64_t rows, int64_t cols, int64_t d) {
+  const IntProduct product = product_named(product_name);
+  const int64_t panel = kernels().feature_panel, padded = up_to(rows, kernels().token_panel);
+  if (cols % panel) throw pybind11::value_error("cols: wanted whole panels of " + std::to_string(panel));
+  return {product,
+          {x.at_least<int32_t>("x", padded * words(product, d)), w.at_least<int32_t>("w", cols * words(product, d)),
+           token_scale.at_least<float>("token_scale", padded), scale.at_least<float>("scale", cols),
+           start.at_least<int32_t>("start", cols), bias.at_least<float>("bias", cols), bounds.of(rows, cols), rows,
+           cols, d}};
+}
+
+}  // namespace
+
+void register_quantize(pybind11::module_& m) {
+  namespace py = pybind11;
+  py::class_<ErrorBoundsView>(m, "ErrorBounds")
+      .def(py::init([](const TensorView& token, const TensorView& token_off, const TensorView& token_norm,
+                       const TensorView& norm, const TensorView& off) {
+             return ErrorBoundsView{token, token_off, token_norm, norm, off};
+           }),
+           py::kw_only(), py::arg("token"), py::arg("token_off"), py::arg("token_norm"), py::arg("norm"),
+           py::arg("off"));
+  py::class_<ExactView>(m, "Exact", "the fp32 operands that candidates are rescored with")
+      .def(py::init([](const TensorView& x, const TensorView& w, const TensorView& bias) {
+             return ExactView{x, w, bias};
+           }),
+           py::arg("x"), py::arg("w"), py::arg("bias"));
+  py::class_<IntTileView>(m, "IntTile", "tokens × features by integers")
+      .def(py::init(&int_tile), py::kw_only(), py::arg("product"), py::arg("x"), py::arg("w"), py::arg("token_scale"),
+           py::arg("scale"), py::arg("start"), py::arg("bias"), py::arg("bounds"), py::arg("rows"), py::arg("cols"),
+           py::arg("d"));
+  m.def("quantize", &quantize, py::kw_only(), py::arg("product"), py::arg("rows"), py::arg("tokens"),
+        py::arg("packed"), py::arg("scale"), py::arg("norm"), py::arg("off"), py::arg("start"), py::arg("threads"),
+        NoGil());
+  m.def("largest_norms", &largest_norms, py::arg("rows"), py::arg("threads"), NoGil(),
+        "the largest norm of a row, and of a row's rounding error in bf16");
+}
+
+}  // namespace ms::bindings
