@@ -5,7 +5,8 @@ import torch
 from nn.multiplied import multiplied
 
 import monosem as ms
-from monosem.nn import DenseBlocks, dense
+from monosem.nn import DenseBlocks
+from monosem.ops import capacity
 from monosem.train.step import FastStep
 
 N, D, F = 37, 12, 150  # blocks of 64, 64 and 22 features
@@ -13,7 +14,7 @@ N, D, F = 37, 12, 150  # blocks of 64, 64 and 22 features
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(dense, "CPU_BYTES", 1)
+    monkeypatch.setitem(capacity.BLOCK_BYTES, "cpu", 1)
 
 
 def make():
@@ -50,7 +51,7 @@ def test_a_step_in_blocks_equals_a_step_in_one_block(monkeypatch, adam_state, cl
     # Weights of a block change before the next block's gradients are computed, which must not depend on them.
     states = []
     for size in (1, 1 << 30):
-        monkeypatch.setattr(dense, "CPU_BYTES", size)
+        monkeypatch.setitem(capacity.BLOCK_BYTES, "cpu", size)
         sae = make()
         step = FastStep(sae, adam_state=adam_state)
         for seed in range(3):
@@ -86,4 +87,4 @@ def test_no_array_is_larger_than_a_block(monkeypatch):
     step = FastStep(sae)
     with Watch():
         step(x, 1e-3)
-    assert largest <= dense.CPU_BYTES
+    assert largest <= capacity.BLOCK_BYTES["cpu"]

@@ -8,13 +8,10 @@ import torch
 from torch import Tensor
 
 from monosem.nn.gradients import RowOptimizer
+from monosem.ops import capacity
 from monosem.ops.precision import as_given
 from monosem.ops.sparse_decode import weighted_sum
 from monosem.ops.step_stats import phase
-
-# Activations of a block of features. On a CPU products of this size are as fast as larger ones, and a step needs little
-# memory beyond its weights; on a GPU larger products are faster.
-CPU_BYTES, GPU_BYTES = 2 << 20, 64 << 20
 
 
 class DenseBlocks:
@@ -42,8 +39,7 @@ class DenseBlocks:
         (n, d), features = x.shape, len(w_enc)
         self._w_enc, self._w_dec, self._b_enc = w_enc.detach(), w_dec.detach(), b_enc.detach()
         self._centred, self._penalty, self._used = centred, penalty, False
-        size = CPU_BYTES if x.device.type == "cpu" else GPU_BYTES
-        self._step = min(features, max(64, size // (x.element_size() * max(1, n))))
+        self._step = min(features, max(64, capacity.block_bytes(x.device) // (x.element_size() * max(1, n))))
         # Reused by all blocks: allocating them anew costs more than the work done in them.
         self._f, self._other = x.new_empty(n * self._step), x.new_empty(n * self._step)
         self._on = torch.empty(n * self._step, dtype=torch.bool, device=x.device)

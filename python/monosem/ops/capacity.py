@@ -26,6 +26,15 @@ MAX_SLOTS = 1024  # on a GPU: largest number of entries per token for which the 
 # token uses, products a fifth with fewer than it may use.
 FLOP_PER_BYTE = {"cuda": 12, "cpu": 3}
 
+# Bytes of the activations of a block of features in dense products. On a CPU products of this size are as fast as
+# larger ones, and a step needs little memory beyond its weights; on a GPU larger products are faster.
+BLOCK_BYTES = {"cuda": 64 << 20, "cpu": 2 << 20}
+
+
+def block_bytes(device: torch.device) -> int:
+    """The size of a block on this device."""
+    return BLOCK_BYTES.get(device.type, BLOCK_BYTES["cuda"])
+
 
 def bucketed_capacity(count: float) -> int:
     """A capacity of at least ``count``, in steps of an eighth of a power of two, so that shapes seldom change."""
