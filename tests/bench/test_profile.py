@@ -86,6 +86,15 @@ def test_too_few_activations_are_refused():
         profile.measure(learner, iter([torch.randn(8, 16)] * 3), 0, 5, rates=RATES)
 
 
+def test_a_profile_without_floors_as_on_a_gpu_has_a_table_and_a_picture():
+    result = taken(ms.TopKSAE(16, 48, k=4, seed=0))
+    for row in [*result["phases"], result["step"]]:
+        row |= {"floor_ms": None, "to_floor": None}
+    text = " ".join(ET.fromstring(profile_svg.draw(result | {"floor": None})).itertext())
+    assert "floor" not in text and "measured" not in text
+    assert re.search(r"^step +[\d.,]+ +100.0% *$", show.text(show.profile_table(result)), flags=re.M)
+
+
 def test_table_and_picture_show_every_phase():
     result = taken(ms.TopKSAE(16, 48, k=4, seed=0)) | {"notices": ["rows_redone: …"]}
     table = show.text(show.profile_table(result))

@@ -10,6 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 import monosem as ms
 from monosem.ops import backend
 from monosem.ops.step_stats import FALLBACKS, INT16
+from monosem.train import learner as learner_module
 from monosem.train.learner import Learner
 from monosem.train.notices import GUIDE, unusual, words
 from monosem.train.report import Meter, Report
@@ -57,16 +58,21 @@ def test_a_step_has_the_same_weights_and_statistics_with_phases_timed(make, conf
     assert learners[1].take_times() == learners[0].take_times() == {}
 
 
-def test_relu_counts_dense_steps_and_the_turn_back_to_them(config):
+@pytest.mark.parametrize(("sparse_steps", "unusual"), [(3, True), (2, False)])
+def test_relu_counts_dense_steps_and_the_return_to_them_after_many_sparse_ones(
+    config, monkeypatch, sparse_steps, unusual
+):
+    monkeypatch.setattr(learner_module, "SETTLED", 3)
     sae = ms.ReLUSAE(16, 48, seed=0)
     learner, x = Learner(sae, config()), torch.randn(64, 16)
     assert learner.step(x, 0)["dense"] == 1  # as every run begins
     sae.b_enc.data.fill_(-100.0)
-    first, second = learner.step(x, 1), learner.step(x, 2)
-    assert first["dense"] == 1 and second["dense"] == 0 and "turned_dense" not in second
+    assert learner.step(x, 1)["dense"] == 1  # the density of the batch before decides
+    rows = [learner.step(x, 2) for _ in range(sparse_steps - 1)]
     sae.b_enc.data.fill_(1.0)
-    third, fourth = learner.step(x, 3), learner.step(x, 4)
-    assert third["dense"] == 0 and (fourth["dense"], fourth["turned_dense"]) == (1, 1)
+    rows += [learner.step(x, 3)]
+    assert all(row["dense"] == 0 and "turned_dense" not in row for row in rows)
+    assert [learner.step(x, 4).get("turned_dense") for _ in range(2)] == [1 if unusual else None, None]
 
 
 @pytest.mark.parametrize(("n_dead", "how"), [(4, "dense"), (40, "gathered")])
@@ -142,8 +148,13 @@ def test_the_bar_shows_what_is_unusual_and_a_warning_is_given_once_per_run(capsy
                 assert "slow=100% in fp32, 50% redone" in str(report._bar)
                 report.row(5, 5, [base, base])
                 assert "slow" not in str(report._bar)
-        said = [str(w.message) for w in caught]
-        assert len(said) == 2 and "100% of the tokens" in said[0] and "--skip-tokens" in said[0] and GUIDE in said[1]
+        sentences = [str(w.message) for w in caught]
+        assert (
+            len(sentences) == 2
+            and "100% of the tokens" in sentences[0]
+            and "--skip-tokens" in sentences[0]
+            and GUIDE in sentences[1]
+        )
 
 
 @pytest.mark.skipif(backend.native is None, reason="counts of the CPU's own kernels")

@@ -131,28 +131,36 @@ def measure(
     """
     began = time.time()
     about, device = machine.describe(), learner.sae.W_dec.device
-    taken: list[tuple[float, float, int, dict[str, float], dict[str, Any]]] = []
+    measured: list[_Step] = []
     for number in range(WARMUP + steps):
         say(f"step {number + 1}/{WARMUP + steps}")
-        begin = time.perf_counter()
+        asked = time.perf_counter()
         x = next(batches, None)
         if x is None:
             break
-        got = time.perf_counter()
+        begin = time.perf_counter()
         row = learner.step(x, step)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         end = time.perf_counter()
-        taken.append((1e3 * (end - got), 1e3 * (got - begin), len(x), learner.take_times(), row))
-    if len(taken) <= WARMUP:
+        measured.append(
+            _Step(
+                ms=1e3 * (end - begin),
+                data_ms=1e3 * (begin - asked),
+                tokens=len(x),
+                phases=learner.take_times(),
+                metrics=row,
+            )
+        )
+    if len(measured) <= WARMUP:
         raise ValueError(
-            f"steps: the activations ended after {len(taken)} batches; wanted more than the {WARMUP} that warm up. "
+            f"steps: the activations ended after {len(measured)} batches; wanted more than the {WARMUP} that warm up. "
             "Give more of them, or a smaller --batch-size."
         )
-    waited = sum(data for _, data, *_ in taken) / len(taken)  # of all: a buffer is filled in the first
-    measured = sorted(taken[WARMUP:], key=lambda t: t[0])
-    dropped = len(measured) // 10
-    kept = measured[dropped : len(measured) - dropped]
+    data_ms = sum(s.data_ms for s in measured) / len(measured)  # of all: a buffer is filled in the first
+    by_time = sorted(measured[WARMUP:], key=lambda s: s.ms)
+    dropped = len(by_time) // 10
+    kept = by_time[dropped : len(by_time) - dropped]
     if rates is None and device.type == "cpu":
         say("measuring the machine")
         rates = floor.measure(learner.sae.cfg.d_in)
@@ -162,26 +170,35 @@ def measure(
         "sae": asdict(learner.sae.cfg),
         "steps": len(kept),
         "machine": about,
-        **_summary(learner, kept, waited, rates),
+        "data_ms": data_ms,
+        **_summary(learner, kept, rates),
         "seconds": round(time.time() - began, 1),
         "made": time.strftime("%Y-%m-%d %H:%M", time.gmtime(began)),
     }
 
 
-def _summary(learner: Learner, kept: list, waited: float, rates: Rates | None) -> dict[str, Any]:
-    meter = Meter()
-    for *_, row in kept:
-        meter.add(row)
-    stats = meter.take()
-    total = sum(ms for ms, *_ in kept) / len(kept)
-    phases: dict[str, float] = {}
-    for _, _, _, times, _ in kept:
-        for name, ms in times.items():
+@dataclass(frozen=True)
+class _Step:
+    """One measured step: milliseconds in all, of the wait for its batch, and of its phases."""
+
+    ms: float
+    data_ms: float
+    tokens: int
+    phases: dict[str, float]
+    metrics: dict[str, Any]
+
+
+def _summary(learner: Learner, kept: list[_Step], rates: Rates | None) -> dict[str, Any]:
+    meter, phases = Meter(), {}
+    for s in kept:
+        meter.add(s.metrics)
+        for name, ms in s.phases.items():
             phases[name] = phases.get(name, 0.0) + ms / len(kept)
+    stats, total = meter.take(), sum(s.ms for s in kept) / len(kept)
     phases[OTHER] = max(0.0, total - sum(phases.values()))
     cfg, how = learner.sae.cfg, learner.stats
     shape = Shape(
-        n=round(sum(n for _, _, n, *_ in kept) / len(kept)),
+        n=round(sum(s.tokens for s in kept) / len(kept)),
         d=cfg.d_in,
         f=cfg.d_sae,
         l0=stats["l0"],
@@ -202,7 +219,6 @@ def _summary(learner: Learner, kept: list, waited: float, rates: Rates | None) -
         "shape": asdict(shape),
         "phases": rows,
         "step": _phase("step", total, total, whole),
-        "data_ms": waited,
         "floor": asdict(rates) if rates is not None else None,
         "stats": stats,
         "words": words(stats),

@@ -22,6 +22,9 @@ from monosem.train.step import FastStep
 Metrics = dict[str, Tensor | float]
 
 
+SETTLED = 100  # sparse steps in a row after which a dense one is unusual: at the crossing, batches differ
+
+
 class Learner:
     """``step(x)`` moves the weights of ``sae`` once, by the schedule of ``cfg``.
 
@@ -43,13 +46,14 @@ class Learner:
         self.captured = CapturedStep(self._counted, sae.W_dec.device) if graph else None
         self.stats = StepStats()  # of the last step that was called; a graph replays what that one did
         self._plain: dict[str, float] = {}  # its metrics that the host knows
+        self._sparse_steps = 0  # in a row, up to the last
 
     def step(self, x: Tensor, step: int) -> Metrics:
         """Optimizer step number ``step`` (0 is the first) on x [N, D]; metrics are 0-dim tensors, ``lr`` a float.
 
         ``dead`` is the share of features that fired on none of the last ``cfg.dead_after`` tokens, after this step.
         ``tokens_redone``, only where it is not 0: ``nn.Gradients.redone``. ``turned_dense``: 1 where a step with dense
-        products follows a sparse one. The others say how the step was computed: ``StepStats.metrics``.
+        products follows ``SETTLED`` sparse ones. The others say how the step was computed: ``StepStats.metrics``.
         """
         lr, scale = learning_rate(self.cfg, step), sparsity_scale(self.cfg, step)
         captured = self.captured if gpu.asynchronous(self.sae.W_dec) else None
@@ -87,8 +91,9 @@ class Learner:
             plain = {name: float(n) for name, n in counts.items() if not isinstance(n, Tensor)}
             if out.redone:  # rare: a row has it where it happened
                 plain["tokens_redone"] = float(out.redone)
-            if out.stats.dense and self.stats.dense is False:
+            if out.stats.dense and self._sparse_steps >= SETTLED:
                 plain["turned_dense"] = 1.0
+            self._sparse_steps = self._sparse_steps + 1 if out.stats.dense is False else 0
         self.stats, self._plain, self._timed = out.stats, plain, self._timed + 1
         return metrics | {name: n.float() for name, n in counts.items() if isinstance(n, Tensor)}
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from monosem.ops.step_stats import FALLBACKS, INT16
 
 GUIDE = "docs/howto/slow_step.md"
-FEW = 0.01  # share of tokens below which nothing is said
+FEW = 0.01  # share of tokens below which nothing is sentences
 
 _ADVICE = {
     "overflow": "Scale the activations down, or look for Inf and NaN in the model",
@@ -73,28 +73,32 @@ def unusual(row: Mapping[str, float]) -> list[Notice]:
 
 def words(row: Mapping[str, float]) -> list[str]:
     """The statistics in a row of metrics of one autoencoder, as sentences."""
-    said = []
+    sentences = []
     products = {name.removeprefix("product_"): n for name, n in row.items() if name.startswith("product_") and n}
     if products:
         shares = ", ".join(f"{p} {n:.1%}" for p, n in sorted(products.items(), key=lambda pair: -pair[1]))
-        said.append(f"encoder product: {shares} of the tokens")
+        sentences.append(f"encoder product: {shares} of the tokens")
     elif row.get("dense", 0.0) < 1:
-        said.append("encoder product: not counted (the definition in plain PyTorch: float64, or no compiled kernels)")
+        sentences.append(
+            "encoder product: not counted (the definition in plain PyTorch: float64, or no compiled kernels)"
+        )
     for reason, why in FALLBACKS.items():
         if share := row.get(f"fallback_{reason}", 0.0):
             slower = "int16" if reason in INT16 else "fp32"
-            said.append(f"fell back to {slower}: {share:.1%} of the tokens, because {why}")
+            sentences.append(f"fell back to {slower}: {share:.1%} of the tokens, because {why}")
     if "candidates" in row:
-        said.append(f"candidates per token: {row['candidates']:,.1f}, of which {row['rescored']:,.1f} rescored in fp32")
+        sentences.append(
+            f"candidates per token: {row['candidates']:,.1f}, of which {row['rescored']:,.1f} rescored in fp32"
+        )
     if "rows_redone" in row:
-        said.append(f"tokens encoded twice: {row['rows_redone']:.2%}")
+        sentences.append(f"tokens encoded twice: {row['rows_redone']:.2%}")
     if "dense" in row:
-        said.append(f"dense products in {row['dense']:.0%} of the steps, sparse rows in the others")
+        sentences.append(f"dense products in {row['dense']:.0%} of the steps, sparse rows in the others")
     for how, what in (("dense", "products with all dead features"), ("gathered", "gathered rows of dead features")):
         if share := row.get(f"aux_{how}", 0.0):
-            said.append(f"AuxK: {what}, in {share:.0%} of the steps")
+            sentences.append(f"AuxK: {what}, in {share:.0%} of the steps")
     if "capacity_used" in row:
-        said.append(f"capacity used: {row['capacity_used']:.0%} of what is reserved on the GPU")
+        sentences.append(f"capacity used: {row['capacity_used']:.0%} of what is reserved on the GPU")
     if row.get("tokens_redone"):
-        said.append(f"tokens of batches encoded twice for lack of space: {row['tokens_redone']:,.0f} per step")
-    return said
+        sentences.append(f"tokens of batches encoded twice for lack of space: {row['tokens_redone']:,.0f} per step")
+    return sentences
