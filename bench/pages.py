@@ -3,7 +3,7 @@
     python bench/pages.py --out bench/results/pages.json
 
 The dictionary is a random one (TopK, not trained) on model A, so its features mean nothing; what is measured is the
-machinery. Each phase runs in a process of its own, so that peak memory is its own. The page is timed by Chromium from
+machinery. Each stage runs in a process of its own, so that peak memory is its own. The page is timed by Chromium from
 the start of the navigation to a listed, sorted and drawn first feature, once by the clock (``page_ms``: on a busy
 machine that says little) and once by the processor time of the page's own thread (``page_cpu_ms``).
 """
@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import phases
+import stages
 
 HOOK = "blocks.0.mlp.hook_post"
 
@@ -93,23 +93,23 @@ def main() -> int:
     parser.add_argument("--loads", type=int, default=5, help="times the page is opened, each in a new browser")
     parser.add_argument("--checkpoint", type=float, default=60.0, help="least seconds between checkpoints")
     parser.add_argument("--folder", type=Path, help="where index and pages go and stay (default: a temporary folder)")
-    parser.add_argument("--only", choices=("index", "pages", "load"), help="one phase, in this process; prints JSON")
+    parser.add_argument("--only", choices=("index", "pages", "load"), help="one stage, in this process; prints JSON")
     parser.add_argument("--out", type=Path, help="JSON file")
     args = parser.parse_args()
     if args.only:
-        phases.answer({"index": index, "pages": pages, "load": load}[args.only](args))
+        stages.answer({"index": index, "pages": pages, "load": load}[args.only](args))
         return 0
     with tempfile.TemporaryDirectory() as temporary:
         args.folder = args.folder or Path(temporary)
         result = {"what": "pages", "d_sae": args.d_sae, "k": args.k, "load_average": os.getloadavg()[0]}
-        for phase in ("index", "pages", "load"):
-            result[phase] = phases.run(__file__, phase, args, ("d_sae", "k", "tokens", "loads", "checkpoint"))
-            print(phase, result[phase], flush=True)
+        for stage in ("index", "pages", "load"):
+            result[stage] = stages.run(__file__, stage, args, ("d_sae", "k", "tokens", "loads", "checkpoint"))
+            print(stage, result[stage], flush=True)
         for name in ("index", "site"):
             inside = [p for p in (args.folder / name).rglob("*") if p.is_file()]
             result[f"{name}_mb"] = round(sum(p.stat().st_size for p in inside) / 1e6, 1)
             result[f"{name}_files"] = len(inside)
-    return phases.conclude(result, args.out)
+    return stages.conclude(result, args.out)
 
 
 if __name__ == "__main__":

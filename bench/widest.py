@@ -18,7 +18,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import phases
+import stages
 
 from monosem.reproduce.context import Context
 from monosem.reproduce.presets import PAPER, Run
@@ -83,7 +83,7 @@ def main() -> int:
     parser.add_argument("--leave-out", default="", metavar="STAGE,…", help="stages to leave out; the result lists them")
     args = parser.parse_args()
     if args.only:
-        phases.answer(report(args) if args.only == "report" else stage(args))
+        stages.answer(report(args) if args.only == "report" else stage(args))
         return 0
     with tempfile.TemporaryDirectory() as temporary:
         args.folder = args.folder or Path(temporary)
@@ -92,14 +92,14 @@ def main() -> int:
         for name in [*(s.name for s in chosen(args, context(args))), "report"]:
             kept = args.folder / "measured" / f"{name}.json"
             if not kept.is_file():
-                figures = phases.run(__file__, name, args, ("tokens", "steps", "explained", "leave_out"))
+                figures = stages.run(__file__, name, args, ("tokens", "steps", "explained", "leave_out"))
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 kept.write_text(json.dumps(figures))
             result["stages"][name] = json.loads(kept.read_text())
             print(name, result["stages"][name], flush=True)
     measured = result["stages"].values()
     total, peak = sum(s["seconds"] for s in measured), max(s["peak_gb"] for s in measured)
-    return phases.conclude(result | {"seconds": round(total, 1), "peak_gb": peak}, args.out)
+    return stages.conclude(result | {"seconds": round(total, 1), "peak_gb": peak}, args.out)
 
 
 if __name__ == "__main__":

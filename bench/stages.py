@@ -1,4 +1,4 @@
-"""Phases of a measurement, each in a process of its own, so that its peak of memory is its own; and the result."""
+"""Stages of a measurement, each in a process of its own, so that its peak of memory is its own; and the result."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from monosem.bench import machine
 
 
 def answer(figures: dict[str, Any]) -> None:
-    """Print the figures of a phase, with the peak memory of this process, as its last line."""
+    """Print the figures of a stage, with the peak memory of this process, as its last line."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(json.dumps(figures | {"peak_gb": round(peak / 1e6, 2)}))
 
 
-def run(script: str, phase: str, args: Namespace, options: Iterable[str]) -> dict[str, Any]:
-    """Run one phase of a script in a process and return its figures.
+def run(script: str, stage: str, args: Namespace, options: Iterable[str]) -> dict[str, Any]:
+    """Run one stage of a script in a process and return its figures.
 
     Args:
-        options: names in ``args`` that the phase gets too, beside ``--only`` and ``--folder``.
+        options: names in ``args`` that the stage gets too, beside ``--only`` and ``--folder``.
     """
-    command = [sys.executable, script, "--only", phase, "--folder", str(args.folder)]
+    command = [sys.executable, script, "--only", stage, "--folder", str(args.folder)]
     for name in options:
         command += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout.splitlines()[-1])
