@@ -32,7 +32,7 @@ def tuned(kernel: str, d: int, t: Tensor) -> int:
     """Threads of a block as measured on this GPU; 0, the launcher's own rule, where nothing was."""
     if t.device.type != "cuda":
         return 0
-    from monosem.kernels import launch
+    import monosem.kernels.launch as launch
 
     table = launch.table(torch.cuda.get_device_name(t.device))
     return table.get(f"cuda_{kernel}", {}).get(str(d), {}).get("threads", 0)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monosem.kernels import launch
+import monosem.kernels.launch as launch
 
 # What tensors that are on no GPU stand for: Triton's interpreter, or a target to compile for. (Name, architecture.)
 assumed = ("", "interpreter")

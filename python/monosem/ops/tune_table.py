@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from monosem.kernels import launch
+import monosem.kernels.launch as launch
 from monosem.kernels.launch import alternatives, table
 
 __all__ = ["alternatives", "override", "sizes_used", "table", "write"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from monosem.kernels import launch
+import monosem.kernels.launch as launch
 from monosem.ops import cuda_launch
 from monosem.ops.layout import fp32
 from monosem.ops.structs import AdamStep, EncoderCopy, Moments, SortedCode

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from monosem.kernels import launch
+import monosem.kernels.launch as launch
 from monosem.kernels.launch import power2
-from monosem.kernels.row_adam import live as live_kernels
 from monosem.kernels.row_adam import triton as kernels
+from monosem.kernels.row_adam.live import advance_live
 from monosem.ops import triton_launch
 from monosem.ops.adam import factors
 from monosem.ops.row_adam import reference
@@ -93,7 +93,7 @@ def encoder_grad_adam_(
 
 
 def advance_live_(live: Tensor, lr: Tensor, steps: Tensor, beta1: float, beta2: float) -> None:
-    kernel = live_kernels.advance_live
+    kernel = advance_live
     triton_launch.run(kernel, 1, live, steps, lr, BETA1=beta1, BETA2=beta2, **blocks(kernel, 0, live))
 
 

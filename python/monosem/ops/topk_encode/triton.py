@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from monosem.kernels import launch
+import monosem.kernels.launch as launch
 from monosem.kernels.topk_encode import triton as kernels
 from monosem.ops import step_stats, triton_launch
 from monosem.ops.selection.triton import LOOSE, Problem, form_at
