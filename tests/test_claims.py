@@ -1,9 +1,9 @@
-"""The listings of the claims agree: commands, guides on the pages, stages of the reproduction, documentation."""
+"""The listings of the claims agree: commands, recipes on the pages, stages of the reproduction, documentation."""
 
 import re
 from pathlib import Path
 
-from monosem.analysis.evidence.guide import GUIDES
+from monosem.analysis.evidence.recipes import RECIPES
 from monosem.cli.main import COMMANDS
 from monosem.reproduce.context import Context
 from monosem.reproduce.presets import PRESETS
@@ -24,17 +24,17 @@ def rows():
 
 
 def test_the_document_lists_the_guides_in_their_order():
-    assert list(rows()) == [(guide.command, guide.function, guide.page) for guide in GUIDES.values()]
+    assert list(rows()) == [(recipe.command, recipe.function, recipe.page) for recipe in RECIPES.values()]
 
 
 def test_every_guide_has_a_command():
-    assert {guide.command.split()[1] for guide in GUIDES.values()} <= set(COMMANDS)
+    assert {recipe.command.split()[1] for recipe in RECIPES.values()} <= set(COMMANDS)
 
 
 def test_every_guide_has_a_stage_and_every_stage_a_guide(tmp_path):
     context = Context(tmp_path, PRESETS["small"])
     measured = {claim.stage.name.split("-")[0] for claim in claims(context)}
-    assert measured == {Path(guide.page).stem for guide in GUIDES.values()} - FROM_TRAINING
+    assert measured == {Path(recipe.page).stem for recipe in RECIPES.values()} - FROM_TRAINING
     names = [stage.name for stage in all_stages(context)]
     assert {claim.stage.name for claim in claims(context)} <= set(names) and len(names) == len(set(names))
 

@@ -195,7 +195,7 @@ def test_every_writer_of_pages_is_in_the_registry():
         ("cli/tree.py", "claim.write(out, 'tree', result, section, 'Tree')\n"),
         ("cli/tree.py", "files.write_text(out / 'tree.html', text)\n"),
         ("analysis/tree.py", "page = environment.get_template('page.html')\n"),
-        ("analysis/evidence/tree.py", "part = Section('tree', 'Tree', lede, (), body)\n"),
+        ("analysis/evidence/tree.py", "part = Section('tree', 'Tree', intro, (), body)\n"),
         ("analysis/evidence/tree.py", "part = Section(anchor='tree', title='Tree')\n"),
         ("analysis/tree/tree.html", "<!doctype html>"),
     ],

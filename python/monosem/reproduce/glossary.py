@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from monosem.analysis.evidence.guide import TRAIN
+from monosem.analysis.evidence.recipes import TRAIN
 from monosem.reproduce.context import Context
 from monosem.reproduce.presets import CONTROL, FIRST, SECOND
 

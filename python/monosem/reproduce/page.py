@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from monosem.analysis.evidence import chart, numbers, rate
-from monosem.analysis.evidence.guide import GUIDES
+from monosem.analysis.evidence.recipes import RECIPES
 from monosem.analysis.evidence.section import Finding, Section, papers_setting, write_page
 from monosem.analysis.evidence.tables import table
 from monosem.data import files, sealed
@@ -30,7 +30,7 @@ def write_report(context: Context, results: dict[str, dict[str, Any]]) -> Path:
         "settings": context.settings(),
         "dictionaries": [_row(results, run.name) for run in context.runs],
         "findings": [
-            {"section": s.title} | asdict(f) | {"command": GUIDES[s.anchor].command} for s in parts for f in s.findings
+            {"section": s.title} | asdict(f) | {"command": RECIPES[s.anchor].command} for s in parts for f in s.findings
         ],
         "seconds": {name: result["seconds"] for name, result in results.items()},
     }
@@ -138,7 +138,7 @@ def _loss(context: Context, results: dict[str, dict[str, Any]]) -> Section:
             "monosem evaluate; fewer tokens leave more rare features silent",
         )
     )
-    lede = (
+    intro = (
         "The loss in the prediction of the next token when the layer is replaced by its reconstruction. The "
         "authors call it a weak measure: replacing the layer by zeros hurts so much that most of it is soon recovered."
     )
@@ -154,7 +154,7 @@ def _loss(context: Context, results: dict[str, dict[str, Any]]) -> Section:
     return Section(
         anchor="loss",
         title="Loss recovered",
-        lede=lede,
+        intro=intro,
         findings=tuple(findings),
         body=body,
         paper=_beside_the_paper(results),
@@ -176,9 +176,9 @@ def _human(context: Context, beside: bool = True) -> Section:
         "not rated yet",
         "rate/rate.html, then monosem rate --score ANSWERS.json --out rate, then the same monosem reproduce again",
     )
-    lede = "The paper’s rubric needs a person. The page for it is ready: features, neurons and controls, unlabelled."
+    intro = "The paper’s rubric needs a person. The page for it is ready: features, neurons and controls, unlabelled."
     body = '<p><a href="rate/rate.html">Rate them</a>: about a minute per item. Ratings are kept in the browser.</p>'
-    return Section(anchor="rubric", title="Rated by hand", lede=lede, findings=(finding,), body=body, paper=beside)
+    return Section(anchor="rubric", title="Rated by hand", intro=intro, findings=(finding,), body=body, paper=beside)
 
 
 def _notes(context: Context, results: dict[str, dict[str, Any]]) -> list[str]:

@@ -58,12 +58,12 @@ def test_a_page_holds_every_finding_and_section(tmp_path):
     one = Section(
         anchor="a",
         title="First <one>",
-        lede="lede & more",
+        intro="intro & more",
         findings=(finding,),
         body="<p>body</p>",
         script="let x = 1;",
     )
-    two = Section(anchor="b", title="Second", lede="", findings=(), body="")
+    two = Section(anchor="b", title="Second", intro="", findings=(), body="")
     page = write_page(tmp_path / "deep" / "page.html", "A <title>", [one, two], notes=["made <so>"]).read_text()
     expected = ("First &lt;one&gt;", "claim &lt;x&gt;", "<p>body</p>", "let x = 1;", 'href="#b"', "made &lt;so&gt;")
     assert [e for e in expected if e not in page] == []

@@ -16,8 +16,8 @@ from monosem.analysis.nearest import nearest
 
 
 @dataclass(frozen=True)
-class Facts:
-    """Facts about all F features.
+class FeatureTable:
+    """Figures of all F features that the index does not hold.
 
     Attributes:
         logits: the extreme logit weights.
@@ -36,8 +36,10 @@ class Facts:
     source_r: Tensor
 
 
-def gather(subject: Subject, index: Index, *, neighbours: int = 8, neurons: int = 5, progress: bool = True) -> Facts:
-    """Work out the facts, block by block: nothing of size F × F or F × vocabulary is held."""
+def gather(
+    subject: Subject, index: Index, *, neighbours: int = 8, neurons: int = 5, progress: bool = True
+) -> FeatureTable:
+    """Compute the table in blocks: nothing of size F × F or F × vocabulary is held."""
     used = used_vocabulary(np.asarray(index.rows.tokens).astype(np.int64), subject.model.d_vocab)
     total = index.d_sae * (2 + index.meta["settings"]["neurons"])
     with tqdm(total=total, unit="feature", desc="comparing features", disable=not progress) as bar:
@@ -46,7 +48,7 @@ def gather(subject: Subject, index: Index, *, neighbours: int = 8, neurons: int 
         near, cosines = _nearest_alive(subject.sae.W_dec, index.counts > 0, neighbours, bar)
         nearest_neurons = _neurons(index, neurons, bar) if index.meta["settings"]["neurons"] else (None, None)
     sources = {name: [i] for i, name in enumerate(index.sources)}
-    return Facts(
+    return FeatureTable(
         logits=logits,
         neighbours=near,
         cosines=cosines,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monosem.analysis.dashboard.feature_table import Facts
+from monosem.analysis.dashboard.feature_table import FeatureTable
 from monosem.analysis.index import ActivationHistogram, Example, Index
 from monosem.analysis.windows import TextCache, Window, stored_window
 from monosem.data.protocols import LanguageModel
@@ -46,12 +46,12 @@ class Records:
         self,
         model: LanguageModel,
         index: Index,
-        facts: Facts,
+        table: FeatureTable,
         counts: Counts,
         marks: Mapping[str, np.ndarray] | None = None,
         following: Mapping[int, Sequence[tuple[int, float]]] | None = None,
     ) -> None:
-        self.texts, self.index, self.facts, self.counts = TextCache(model), index, facts, counts
+        self.texts, self.index, self.table, self.counts = TextCache(model), index, table, counts
         self.marks = {name: np.asarray(mark, dtype=bool).reshape(-1) for name, mark in (marks or {}).items()}
         self.following = following or {}
         self.codes = index.codes
@@ -80,13 +80,13 @@ class Records:
         phi), ``nn`` neurons (number, correlation), ``next`` automaton links (feature, figure); ``ex`` examples:
         ``top``, ``iv`` [low, high, examples] from the strongest interval down, ``rnd``.
         """
-        index, facts = self.index, self.facts
+        index, table = self.index, self.table
         n = int(index.counts[feature])
         base: dict[str, Any] = {"f": feature, "n": n, "max": short(float(index.maximum[feature]))}
         base |= self._weights(feature)
         if not n:
             return base
-        r = facts.source_r[feature]
+        r = table.source_r[feature]
         best = torch.argsort(r, descending=True, stable=True)[:4].tolist()
         show = lambda examples: [pack(self.window(feature, e), index.sources, self.bos) for e in examples]
         spans = index.spectrum(feature, self.counts.per_interval)
@@ -98,8 +98,8 @@ class Records:
             "r": [[s, short(float(r[s]), 3)] for s in best if r[s] > 0],
             "co": [[p.feature, short(p.share, 3), short(p.phi, 3)] for p in index.coactive(feature, 8)],
             "nn": None
-            if facts.neurons is None or facts.correlations is None
-            else pairs(facts.neurons, facts.correlations, feature),
+            if table.neurons is None or table.correlations is None
+            else pairs(table.neurons, table.correlations, feature),
             "next": [[int(g), short(v, 3)] for g, v in self.following.get(feature, ())],
             "ex": {
                 "top": [pack(w, index.sources, self.bos) for w in top],
@@ -109,11 +109,11 @@ class Records:
         }
 
     def _weights(self, feature: int) -> dict[str, Any]:
-        logits, facts = self.facts.logits, self.facts
+        logits, table = self.table.logits, self.table
         return {
             "p": pairs(logits.top_ids, logits.top_values, feature),
             "q": pairs(logits.bottom_ids, logits.bottom_values, feature),
-            "nb": [[g, c] for g, c in pairs(facts.neighbours, facts.cosines, feature) if c > 0],
+            "nb": [[g, c] for g, c in pairs(table.neighbours, table.cosines, feature) if c > 0],
         }
 
     def _marked(self, feature: int) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from monosem.analysis.dashboard.feature_table import Facts, gather
+from monosem.analysis.dashboard.feature_table import FeatureTable, gather
 from monosem.analysis.dashboard.prompts import read_prompt
 from monosem.analysis.dashboard.records import Counts, Records
 from monosem.analysis.dashboard.search_index import WordIndex, of_examples
@@ -57,14 +57,14 @@ def write_site(
     counts = counts or Counts.for_width(index.d_sae)
     shown = [read_prompt(subject, text) for text in prompts]
     index.codes  # noqa: B018  an index without them is refused before the long work begins
-    facts = gather(subject, index, progress=progress)
+    table = gather(subject, index, progress=progress)
     (folder / "data").mkdir(parents=True, exist_ok=True)
-    records = Records(subject.model, index, facts, counts, marks, following)
+    records = Records(subject.model, index, table, counts, marks, following)
     search = WordIndex(64 if index.d_sae <= 1 << 14 else 256)
     _write_features(records, search, folder, progress)
     for number in range(len(search.shards)):
         _write_data(folder / "data" / f"words-{number}.js", "words", number, search.shard(number))
-    _write_data(folder / "data" / "summary.js", "summary", _summary(subject.model, index, facts))
+    _write_data(folder / "data" / "summary.js", "summary", _summary(subject.model, index, table))
     meta = {
         "model": index.meta["model"],
         "hook": index.meta["hook_name"],
@@ -110,9 +110,9 @@ def _write_data(path: Path, *call: Any) -> None:
     files.write_text(path, f"monosem.{name}({','.join(embed(v) for v in values)});\n")
 
 
-def _summary(model: LanguageModel, index: Index, facts: Facts) -> dict[str, Any]:
+def _summary(model: LanguageModel, index: Index, table: FeatureTable) -> dict[str, Any]:
     """Columns about all features, packed: what the list shows, sorts and filters by."""
-    best = facts.source_r.max(1)
+    best = table.source_r.max(1)
     tokens, heard = index.common_tokens(_LISTED)
     first = heard[:, 0] / index.counts.clamp_min(1)
     vocabulary = [model.token_str(i) for i in range(model.d_vocab)]
@@ -122,15 +122,15 @@ def _summary(model: LanguageModel, index: Index, facts: Facts) -> dict[str, Any]
         "max": index.maximum.numpy().astype("<f4"),
         "source": best.indices.numpy().astype("u1" if len(index.sources) <= 256 else "<u2"),
         "r": best.values.numpy().astype("<f4"),
-        "skew": facts.logits.skewness.numpy().astype("<f4"),
+        "skew": table.logits.skewness.numpy().astype("<f4"),
         "focus": first.numpy().astype("<f4"),
         "tokens": tokens.numpy().astype(name),
-        "logits": facts.logits.top_ids[:, :_LISTED].numpy().astype(name),
+        "logits": table.logits.top_ids[:, :_LISTED].numpy().astype(name),
     }
     return {
         "columns": {k: base64.b64encode(np.ascontiguousarray(v).tobytes()).decode() for k, v in columns.items()},
         "kinds": {k: v.dtype.str[1:] for k, v in columns.items()},
-        "listed": [tokens.shape[1], min(_LISTED, facts.logits.top_ids.shape[1])],
+        "listed": [tokens.shape[1], min(_LISTED, table.logits.top_ids.shape[1])],
         "vocabulary": vocabulary,
     }
 

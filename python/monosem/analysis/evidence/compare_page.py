@@ -50,7 +50,7 @@ def section(result: Mapping[str, Any]) -> Section:
         for p in result["labels"]
     ]
     two = "two dictionaries of one model" if result["same_model"] else "two models"
-    lede = (
+    intro = (
         f"Features of {two}, matched by their activations: for each feature the one on the other side whose "
         "activations on the same text correlate best with its own. Random directions, with as many of "
         "them active per token, show how well a match by chance correlates."
@@ -58,7 +58,7 @@ def section(result: Mapping[str, Any]) -> Section:
     return Section(
         anchor="universality",
         title=title(result),
-        lede=lede,
+        intro=intro,
         findings=tuple(findings),
         body=_body(result),
         script="",

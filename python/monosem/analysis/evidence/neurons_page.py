@@ -16,7 +16,7 @@ from monosem.analysis.evidence.tables import table
 def section(result: Mapping[str, Any]) -> Section:
     """The section of :func:`measure`'s result, as a plain dict."""
     r, command = result, "monosem neurons RUN"
-    lede = (
+    intro = (
         "If features were neurons under another name, each would have a neuron that fires with it. For every live "
         "feature: the neuron with the highest Pearson correlation over all tokens (the paper trusts it more than the "
         "largest decoder weight, as neurons differ in scale), how many neurons its decoder direction is spread over, "
@@ -29,7 +29,7 @@ def section(result: Mapping[str, Any]) -> Section:
         return Section(
             anchor="neurons",
             title="Features are not neurons",
-            lede=lede,
+            intro=intro,
             findings=(),
             body=none,
             paper=papers_setting(r),
@@ -108,7 +108,7 @@ def section(result: Mapping[str, Any]) -> Section:
     return Section(
         anchor="neurons",
         title="Features are not neurons",
-        lede=lede,
+        intro=intro,
         findings=tuple(findings),
         body="\n".join(body),
         paper=papers_setting(r),

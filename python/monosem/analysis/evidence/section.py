@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from monosem.analysis.evidence import numbers
-from monosem.analysis.evidence.guide import GUIDES, WORDS
+from monosem.analysis.evidence.recipes import RECIPES, WORDS
 from monosem.analysis.report.page import embed
 from monosem.analysis.sources import paper_groups
 from monosem.data import files
@@ -36,7 +36,7 @@ class Section:
 
     Attributes:
         anchor: its id in the page.
-        title, lede: plain text.
+        title, intro: plain text.
         findings: lines of the table of claims.
         body: HTML, everything in it escaped already (``html.escape``); charts from ``evidence.chart``.
         script: JavaScript for this section, run once after the page has loaded; its own function scope.
@@ -47,7 +47,7 @@ class Section:
 
     anchor: str
     title: str
-    lede: str
+    intro: str
     findings: tuple[Finding, ...]
     body: str
     script: str = ""
@@ -85,12 +85,12 @@ def render_page(
 ) -> str:
     """One HTML page, nothing loaded from anywhere: the table of claims, then the sections.
 
-    Each section says how to get it for another model, where ``guide.GUIDES`` knows its anchor.
+    Each section says how to get it for another model, where ``recipes.RECIPES`` knows its anchor.
 
     Args:
         intro: HTML that opens the page.
         notes: sentences on how everything was made, at the end.
-        places: what the capitals of the commands (``guide.WORDS``) were here: {"RUN": "dictionaries/A-1"}.
+        places: what the capitals of the commands (``recipes.WORDS``) were here: {"RUN": "dictionaries/A-1"}.
         browsers: {dictionary: address of its browser of features}; numbers of features become links to it.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -106,7 +106,7 @@ def render_page(
         intro=intro,
         notes=notes,
         today=date.today().isoformat(),
-        guides=GUIDES,
+        recipes=RECIPES,
         words=WORDS,
         places=places or {},
         browsers=embed(dictionaries),

@@ -49,7 +49,7 @@ def section(result: Mapping[str, Any]) -> Section:
         )
     if result["map"]:
         findings.append(_clusters(result))
-    lede = (
+    intro = (
         "Dictionaries of growing width, of one layer, on the same text. A feature of the small one splits into "
         "finer ones in the large one. Two features are joined where their activations have a high cosine over the "
         "tokens on which the finer one fires: there it does the same as the coarser one, on some of its tokens."
@@ -63,7 +63,7 @@ def section(result: Mapping[str, Any]) -> Section:
     return Section(
         anchor="splitting",
         title="Features split",
-        lede=lede,
+        intro=intro,
         findings=tuple(findings),
         body=body,
         script=script,

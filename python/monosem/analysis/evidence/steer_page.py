@@ -44,7 +44,7 @@ def section(result: Mapping[str, Any]) -> Section:
     body = "".join(_case(c, result) for c in result["cases"])
     body = body or f'<p class="note">{escape(NO_LABEL)}</p>'
     names = " and ".join(c["label"] for c in result["cases"]) or "a label"
-    lede = (
+    intro = (
         f"A correlation shows when a feature fires, steering shows its effect. The feature for {names} is set to a "
         "multiple of the largest activation seen while the model writes on from a prompt, and set to zero "
         f"while the model reads text. The rest of the activation is unchanged; the part that the dictionary does not "
@@ -53,7 +53,7 @@ def section(result: Mapping[str, Any]) -> Section:
     return Section(
         anchor="steering",
         title="Features cause text",
-        lede=lede,
+        intro=intro,
         findings=tuple(findings),
         body=body,
         paper=papers_setting(result),

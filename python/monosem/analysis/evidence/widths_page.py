@@ -94,7 +94,7 @@ def section(result: Mapping[str, Any]) -> Section:
         *(_histogram(r) for r in runs),
         "</div>",
     ]
-    lede = (
+    intro = (
         "Dictionaries of different widths explain the same neurons. If the number of features were about the number of "
         "neurons, wider dictionaries would fill with dead or meaningless features. Only features that fire outside "
         "the ultralow-density cluster count."
@@ -102,7 +102,7 @@ def section(result: Mapping[str, Any]) -> Section:
     return Section(
         anchor="widths",
         title="Many more features than neurons",
-        lede=lede,
+        intro=intro,
         findings=tuple(findings),
         body="\n".join(body),
         paper=papers_setting(result),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from monosem.analysis.dashboard.feature_table import Facts, gather
+from monosem.analysis.dashboard.feature_table import FeatureTable, gather
 from monosem.analysis.index import INTERVALS, Example, Index
 from monosem.analysis.inputs import Subject
 from monosem.analysis.logits import used_vocabulary
@@ -34,7 +34,7 @@ class FeatureRows:
     def __init__(self, subject: Subject, index: Index, min_tokens: int, progress: bool) -> None:
         self.subject, self.index, self.progress = subject, index, progress
         self.texts, self.codes = TextCache(subject.model), index.codes
-        self.facts: Facts = gather(subject, index, neurons=TABLE, progress=progress)
+        self.table: FeatureTable = gather(subject, index, neurons=TABLE, progress=progress)
         self.features = (index.counts >= min_tokens).nonzero().flatten().tolist()
         used = used_vocabulary(np.asarray(index.rows.tokens).astype(np.int64), subject.model.d_vocab)
         self.directions = subject.model.logit_directions(subject.hook_name).detach().float().cpu()[:, used]
@@ -77,7 +77,7 @@ class FeatureRows:
         return heights.tolist(), [rounded(row) for row in middles.tolist()]
 
     def _row(self, f: int) -> dict[str, Any]:
-        index, facts = self.index, self.facts
+        index, table = self.index, self.table
         words = lambda ids: [self.texts.token_str(i) for i in ids[f].tolist()]
         histogram = index.histogram(f)
         counts = histogram.counts.sum(0)
@@ -87,10 +87,10 @@ class FeatureRows:
             "feature_index": f,
             **self._neurons(f, direction),
             **self._features(f),
-            "neg_str": words(facts.logits.bottom_ids),
-            "neg_values": rounded(facts.logits.bottom_values[f].tolist()),
-            "pos_str": words(facts.logits.top_ids),
-            "pos_values": rounded(facts.logits.top_values[f].tolist()),
+            "neg_str": words(table.logits.bottom_ids),
+            "neg_values": rounded(table.logits.bottom_values[f].tolist()),
+            "pos_str": words(table.logits.top_ids),
+            "pos_values": rounded(table.logits.top_values[f].tolist()),
             "frac_nonzero": float(index.density[f]),
             "freq_hist_data_bar_values": rounded([(i + 0.5) * step for i in range(len(counts))]),
             "freq_hist_data_bar_heights": counts.tolist(),
@@ -112,10 +112,10 @@ class FeatureRows:
             "correlated_neurons_pearson": [],
             "correlated_neurons_l1": [],
         }
-        if self.facts.neurons is not None and self.facts.correlations is not None:
-            best = self.facts.neurons[f]
+        if self.table.neurons is not None and self.table.correlations is not None:
+            best = self.table.neurons[f]
             out["correlated_neurons_indices"] = best.tolist()
-            out["correlated_neurons_pearson"] = rounded(self.facts.correlations[f].tolist())
+            out["correlated_neurons_pearson"] = rounded(self.table.correlations[f].tolist())
             out["correlated_neurons_l1"] = rounded(
                 self.index.neuron_cosines(torch.tensor([f], dtype=torch.int64, device="cpu"))[0, best].tolist()
             )

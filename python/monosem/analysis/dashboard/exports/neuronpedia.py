@@ -57,7 +57,7 @@ def write(rows: FeatureRows, folder: Path) -> Path:
 
 def feature(rows: FeatureRows, f: Mapping[str, Any], now: str) -> dict[str, Any]:
     number = f["feature_index"]
-    near, cosines = rows.facts.neighbours[number].tolist(), rows.facts.cosines[number].tolist()
+    near, cosines = rows.table.neighbours[number].tolist(), rows.table.cosines[number].tolist()
     return {
         "modelId": rows.model_id,
         "layer": rows.source_id,

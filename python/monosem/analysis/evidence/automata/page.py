@@ -80,7 +80,7 @@ def section(result: Mapping[str, Any]) -> Section:
             f'<p class="fine">Rare pairs were dropped to save memory: counts may be up to {result["lost"]:,.0f} too '
             "small.</p>"
         )
-    lede = (
+    intro = (
         "A feature raises some tokens; those tokens fire other features, which raise tokens in turn. An arrow is drawn "
         "where, after a step on which the first feature fires and one of the tokens that it raises comes next, the "
         "second feature fires on that token: the percentage says how often, the words which tokens. Features are "
@@ -89,7 +89,7 @@ def section(result: Mapping[str, Any]) -> Section:
     return Section(
         anchor="automata",
         title="Finite-state automata",
-        lede=lede,
+        intro=intro,
         findings=tuple(findings),
         body="\n".join(body),
         paper=papers_setting(result),

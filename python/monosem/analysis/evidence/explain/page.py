@@ -86,7 +86,7 @@ def section(result: dict[str, Any]) -> Section:
         "test examples and three on which the prediction errs most.</p>",
         _list(result),
     ]
-    lede = (
+    intro = (
         f"An interpreter sees examples of a feature with its activations and writes an explanation. From that "
         f"text alone it then predicts the activations on other examples. Interpreter here: {_who(result)}. "
         "Detection asks only in which snippets the feature is active, fuzzing whether the marked tokens are the active "
@@ -95,7 +95,7 @@ def section(result: dict[str, Any]) -> Section:
     return Section(
         anchor="explain",
         title="Automated interpretability: activations",
-        lede=lede,
+        intro=intro,
         findings=findings if result["kinds"] else (),
         body=_STYLE + "\n".join(filter(None, body)) if result["kinds"] else f'<p class="note">{_NONE}</p>',
         paper=papers_setting(result),
@@ -114,7 +114,7 @@ def logit_section(result: dict[str, Any]) -> Section:
         f"prompt), chance 0.50; {counts}; {_who(result)}. {_COMMAND}",
     )
     charts = _histograms(result, {"logits": ("accuracy on 100 tokens, half of them raised", np.linspace(0, 1, 26))})
-    lede = (
+    intro = (
         "The same explanations, applied to the output side: which of 100 tokens does the feature raise as the next "
         "token? Fifty of them are those it raises most after the ten that the explanation was made from, fifty "
         f"are drawn at random. Interpreter here: {_who(result)}."
@@ -122,7 +122,7 @@ def logit_section(result: dict[str, Any]) -> Section:
     return Section(
         anchor="explain-logits",
         title="Automated interpretability: logit weights",
-        lede=lede,
+        intro=intro,
         findings=(finding,) if result["kinds"] else (),
         body=_table(result, ("logits",)) + charts,
         paper=papers_setting(result),

@@ -34,7 +34,7 @@ def section(result: Mapping[str, Any]) -> Section:
         body.append(f'<p class="note">No feature follows {escape(", ".join(unfollowed))} on this text.</p>')
     if result["absent"]:
         body.append(f'<p class="fine">Not in this text: {escape(", ".join(result["absent"]))}.</p>')
-    lede = (
+    intro = (
         "A proxy measures without any network how likely a token is part of a kind of text: log P(s | kind) / P(s), "
         "the largest over all strings s of tokens that end with it. Script proxies read Unicode blocks, the others "
         "character frequencies. A feature that means one thing is active where its proxy is high (specific), the more "
@@ -44,7 +44,7 @@ def section(result: Mapping[str, Any]) -> Section:
     return Section(
         anchor="proxies",
         title="Features follow computational proxies",
-        lede=lede,
+        intro=intro,
         findings=tuple(findings),
         body="\n".join(body),
         paper=papers_setting(result),

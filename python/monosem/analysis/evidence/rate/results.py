@@ -37,7 +37,7 @@ def section(result: dict[str, Any]) -> Section:
         f"{counts}, mixed and unlabelled, rated by {people} on the six-step rubric, "
         "one rating per item over all 11 intervals. monosem rate RUN, then monosem rate --score answers.json",
     )
-    lede = (
+    intro = (
         "Features, neurons and, where given, features of a model with shuffled weights, mixed and without labels: the "
         "annotator sees examples of 11 intervals of activation and the positive logits, forms a hypothesis and "
         f"rates it, {MOST_POINTS} points at most. Only afterwards the key says which item is which."
@@ -45,7 +45,7 @@ def section(result: dict[str, Any]) -> Section:
     return Section(
         anchor="rubric",
         title="Human analysis",
-        lede=lede,
+        intro=intro,
         findings=(finding,),
         body=_table(result) + _histogram(result) + _items(result),
         paper=papers_setting(result),

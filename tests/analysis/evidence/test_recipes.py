@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from monosem.analysis.evidence.guide import GUIDES, TRAIN, WORDS
+from monosem.analysis.evidence.recipes import RECIPES, TRAIN, WORDS
 from monosem.analysis.evidence.section import Finding, Section, render_page
 
 CAPITALS = {word for name in WORDS for word in name.split()}
@@ -22,25 +22,25 @@ def parsed(command: str) -> argparse.Namespace:
     return parser.parse_args(rest)
 
 
-@pytest.mark.parametrize("command", [TRAIN, *(g.command for g in GUIDES.values())])
+@pytest.mark.parametrize("command", [TRAIN, *(g.command for g in RECIPES.values())])
 def test_commands_parse_and_their_capitals_are_explained(command):
     parsed(command)
     assert set(re.findall(r"\b[A-Z][A-Z_\d]+\b(?:\.jsonl)?", command)) <= CAPITALS
 
 
-@pytest.mark.parametrize("anchor", GUIDES)
+@pytest.mark.parametrize("anchor", RECIPES)
 def test_options_that_are_named_exist(anchor):
-    guide = GUIDES[anchor]
-    verb = guide.command.split()[1]
+    recipe = RECIPES[anchor]
+    verb = recipe.command.split()[1]
     parser = argparse.ArgumentParser()
     importlib.import_module(f"monosem.cli.{verb}").add_arguments(parser)
-    for option in re.findall(r"--[a-z-]+", guide.more):
+    for option in re.findall(r"--[a-z-]+", recipe.more):
         assert option in parser.format_help(), option
 
 
-@pytest.mark.parametrize("anchor", GUIDES)
+@pytest.mark.parametrize("anchor", RECIPES)
 def test_functions_exist_under_their_full_names(anchor):
-    module, name = GUIDES[anchor].function.rsplit(".", 1)
+    module, name = RECIPES[anchor].function.rsplit(".", 1)
     assert callable(getattr(importlib.import_module(module), name))
 
 
@@ -48,17 +48,17 @@ def test_every_section_shows_its_command():
     root = Path(importlib.import_module("monosem").__file__).parent
     sources = [p.read_text(encoding="utf-8") for part in ("analysis", "reproduce") for p in (root / part).rglob("*.py")]
     anchors = {a for text in sources for a in re.findall(r'\bSection\(\s*(?:anchor=)?"([\w-]+)"', text)}
-    assert anchors == set(GUIDES)
+    assert anchors == set(RECIPES)
     page = render_page(
         "t",
-        [Section(anchor="automata", title="A", lede="", findings=(Finding("c", "p", "o", "h"),), body="")],
+        [Section(anchor="automata", title="A", intro="", findings=(Finding("c", "p", "o", "h"),), body="")],
         places={"RUN": "x/A-1"},
     )
-    assert page.count(GUIDES["automata"].command) == 2 and GUIDES["automata"].function in page
+    assert page.count(RECIPES["automata"].command) == 2 and RECIPES["automata"].function in page
     assert "Here: <code>x/A-1</code>" in page
 
 
 def test_the_documentation_lists_every_claim():
     text = (Path(__file__).parents[3] / "docs" / "claims.md").read_text(encoding="utf-8")
-    for guide in GUIDES.values():
-        assert guide.command in text and guide.function in text and guide.page in text
+    for recipe in RECIPES.values():
+        assert recipe.command in text and recipe.function in text and recipe.page in text

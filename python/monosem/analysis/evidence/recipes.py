@@ -1,4 +1,4 @@
-"""How to get each claim for a model of one's own: the command, the Python function, what is written."""
+"""How to get each claim for a model of one's own: the command, the Python function, the page that is written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ TRAIN = "monosem train --model MODEL --hook HOOK --text TEXT.jsonl --out RUN"
 
 
 @dataclass(frozen=True)
-class Guide:
+class Recipe:
     """For the section with this anchor.
 
     Attributes:
@@ -39,66 +39,66 @@ WORDS = MappingProxyType(
 )
 _EVIDENCE = "monosem.analysis.evidence"
 
-GUIDES = MappingProxyType(
+RECIPES = MappingProxyType(
     {
-        "loss": Guide(
+        "loss": Recipe(
             command="monosem evaluate RUN --text TEXT.jsonl --report",
             function="monosem.analysis.metrics.evaluate",
             page="report.html",
         ),
-        "proxies": Guide(
+        "proxies": Recipe(
             command="monosem proxies RUN --text TEXT.jsonl",
             function=f"{_EVIDENCE}.proxies.measure",
             page="proxies.html",
             more="A kind of text of your own: --proxy 'hex=[0-9a-f]{6,}', a regular expression; in Python any "
             "function.",
         ),
-        "rubric": Guide(
+        "rubric": Recipe(
             command="monosem rate RUN --shuffled RUN_SHUFFLED --text TEXT.jsonl",
             function=f"{_EVIDENCE}.rate.write_study",
             page="rate.html",
             more="monosem rate --score ANSWERS.json --out RUN scores the saved answers.",
         ),
-        "explain": Guide(
+        "explain": Recipe(
             command="monosem explain RUN --shuffled RUN_SHUFFLED --text TEXT.jsonl",
             function=f"{_EVIDENCE}.explain.measure",
             page="explain.html",
             more="By a language model instead of rules: --client URL --client-model NAME (any OpenAI-compatible "
             "endpoint).",
         ),
-        "explain-logits": Guide(
+        "explain-logits": Recipe(
             command="monosem explain RUN --shuffled RUN_SHUFFLED --text TEXT.jsonl",
             function=f"{_EVIDENCE}.explain.measure",
             page="explain.html",
         ),
-        "neurons": Guide(
+        "neurons": Recipe(
             command="monosem neurons RUN --text TEXT.jsonl",
             function=f"{_EVIDENCE}.neurons.measure",
             page="neurons.html",
         ),
-        "steering": Guide(
+        "steering": Recipe(
             command="monosem steer RUN --text TEXT.jsonl",
             function=f"{_EVIDENCE}.steer.measure",
             page="steering.html",
             more="Labels of yours: --labels SOURCE …; features of your choice: --pin 12=2x --add 7=0.5x.",
         ),
-        "universality": Guide(
+        "universality": Recipe(
             command="monosem compare RUN RUN_B --text TEXT.jsonl",
             function=f"{_EVIDENCE}.compare.measure",
             page="universality.html",
         ),
-        "splitting": Guide(
+        "splitting": Recipe(
             command="monosem split RUN_512 RUN_4096 RUN_16384 --text TEXT.jsonl",
             function=f"{_EVIDENCE}.split.measure",
             page="splitting.html",
             more="Begin from any feature of the smallest: --feature 45.",
         ),
-        "widths": Guide(
+        "widths": Recipe(
             command="monosem widths RUN_512 RUN_4096 RUN_16384 --text TEXT.jsonl",
             function=f"{_EVIDENCE}.widths.measure",
             page="widths.html",
         ),
-        "automata": Guide(
+        "automata": Recipe(
             command="monosem automata RUN --text TEXT.jsonl",
             function=f"{_EVIDENCE}.automata.measure",
             page="automata.html",
