@@ -24,7 +24,7 @@ static void decode_loss(const Code& code, const Weights& w, const float* bias, c
         for (int64_t c = 0; c < d; ++c) r[c] -= x[n * d + c];
         loss[n] = float(dot(r, r, d) / double(d));
         const double scale = 2.0 / double(d);
-        // Beside each row that is gone through a second time, one of the next token's is asked for.
+        // With each row that is read a second time, one row of the next token is prefetched.
         const int64_t next = n + 1 < end ? std::min(count, code.offsets[n + 2] - at - count) : 0;
         for (int64_t j = at; j < at + count; ++j) {
           if (j - at < next) prefetch_row(weights + int64_t(code.indices[j + count]) * d, d);

@@ -1,4 +1,4 @@
-// Which instruction set runs.
+// The choice of the instruction set.
 #include <cstdlib>
 #include <cstring>
 #include <stdexcept>
@@ -21,22 +21,22 @@ static bool has_avxvnni() {
 #endif
 
 static std::vector<const Kernels*> available() {
-  std::vector<const Kernels*> found = {&kBaseline};
+  std::vector<const Kernels*> sets = {&kBaseline};
 #ifdef MS_X86
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    found.push_back(&kAvx2);
+    sets.push_back(&kAvx2);
 #ifdef MS_HAS_AVXVNNI
-    if (has_avxvnni()) found.push_back(&kAvxVnni);
+    if (has_avxvnni()) sets.push_back(&kAvxVnni);
 #endif
   }
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl")) {
-    found.push_back(&kAvx512);
-    if (__builtin_cpu_supports("avx512vnni")) found.push_back(&kAvx512Vnni);
+    sets.push_back(&kAvx512);
+    if (__builtin_cpu_supports("avx512vnni")) sets.push_back(&kAvx512Vnni);
   }
 #endif
-  return found;
+  return sets;
 }
 
 std::vector<const char*> available_isas() {
@@ -46,15 +46,15 @@ std::vector<const char*> available_isas() {
 }
 
 static const Kernels& choose() {
-  const auto found = available();
-  const char* wanted = std::getenv("MONOSEM_ISA");
-  if (!wanted || !*wanted) return *found.back();
+  const auto sets = available();
+  const char* name = std::getenv("MONOSEM_ISA");
+  if (!name || !*name) return *sets.back();
   std::string names;
-  for (const Kernels* k : found) {
-    if (!std::strcmp(k->name, wanted)) return *k;
+  for (const Kernels* k : sets) {
+    if (!std::strcmp(k->name, name)) return *k;
     names += names.empty() ? k->name : std::string(", ") + k->name;
   }
-  throw std::invalid_argument("MONOSEM_ISA: got '" + std::string(wanted) + "'; this processor and build have " + names);
+  throw std::invalid_argument("MONOSEM_ISA: got '" + std::string(name) + "'; this processor and build have " + names);
 }
 
 const Kernels& kernels() {

@@ -58,8 +58,7 @@ MS_INLINE vi add_products(int8_t, vi acc, vi token, vi feature) {
 
 inline const char kNothing[64] = {};
 
-// What is wanted after the next product. It asks the memory for it, a little with each group of columns: all at once
-// would wait for each other.
+// Addresses to prefetch during the next product, a few with each group of columns: all at once would queue up.
 struct Prefetch {
   static constexpr int kRows = 4;
   const char* row[kRows] = {kNothing, kNothing, kNothing, kNothing};  // one after the other, for an equal share of groups

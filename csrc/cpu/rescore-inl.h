@@ -51,12 +51,12 @@ MS_INLINE void rescore(const CandidateList& list, int32_t from, int32_t to, cons
 template <class T>
 MS_INLINE void rescore_rest(const CandidateList& list, int32_t from, const T* w, const float* bias, int64_t d) {
   constexpr int32_t kStep = 2, kAhead = 4;
-  const auto ask = [&](int32_t i) {
+  const auto prefetch = [&](int32_t i) {
     for (const int32_t end = std::min(i + kStep, list.n); i < end; ++i) prefetch_row(w + list.index(i) * d, d);
   };
-  for (int32_t i = from; i < from + kAhead; i += kStep) ask(i);
+  for (int32_t i = from; i < from + kAhead; i += kStep) prefetch(i);
   for (int32_t i = from; i < list.n; i += kStep) {
-    ask(i + kAhead);
+    prefetch(i + kAhead);
     rescore(list, i, std::min(i + kStep, list.n), w, bias, d);
   }
 }

@@ -34,18 +34,18 @@ MS_INLINE void keep(bf16* p, float value, uint32_t noise) {
   p->bits = uint16_t((bits + (noise & 0xffffu)) >> 16);
 }
 
-// g is overwritten where it is projected. `ask`: the memory is asked for the next row of w, m and v, a part at a time as
-// this one is gone through; the processor's own prefetch ends with the page, which is every other row.
+// g is overwritten where it is projected. `prefetch_next`: the next row of w, m and v is prefetched in parts, as this one
+// is read; the processor's own prefetch ends with the page, which is every other row.
 template <class S>
 MS_INLINE void adam_row(float* __restrict w, S* __restrict m, S* __restrict v, float* __restrict g, int64_t d,
-                        const AdamFactors& a, bool unit, uint32_t seed, bool ask) {
+                        const AdamFactors& a, bool unit, uint32_t seed, bool prefetch_next) {
   if (unit) {
     const float along = float(dot(g, w, d));
     for (int64_t i = 0; i < d; ++i) g[i] -= along * w[i];
   }
   constexpr int64_t kChunk = 64;
   for (int64_t from = 0; from < d; from += kChunk) {
-    if (ask) {
+    if (prefetch_next) {
       prefetch_row(w + d + from, std::min(kChunk, d - from));
       prefetch_row(m + d + from, std::min(kChunk, d - from));
       prefetch_row(v + d + from, std::min(kChunk, d - from));
@@ -63,7 +63,7 @@ MS_INLINE void adam_row(float* __restrict w, S* __restrict m, S* __restrict v, f
   }
   if (unit) {
     const float norm = std::max(__builtin_sqrtf(float(dot(w, w, d))), std::numeric_limits<float>::min());
-    const float by_norm = 1 / norm;  // one division a row: they are what the sweep would wait for
+    const float by_norm = 1 / norm;  // one division per row: divisions would bound the sweep
     for (int64_t i = 0; i < d; ++i) w[i] *= by_norm;
   }
 }
@@ -128,14 +128,14 @@ MS_INLINE void adam_rows(float* w, const Moments& s, int64_t begin, int64_t end,
   for (int64_t r = begin; r < end; ++r) {
     if (!gradient(r, g.data()) || (step.lazy && !any(g.data(), d))) continue;
     const uint32_t seed = mixed(uint32_t(step.step) * 0x9e3779b1u ^ mixed(uint32_t(r) + 0x7f4a7c15u));
-    const bool ask = r + 1 < end && !step.lazy;
+    const bool prefetch_next = r + 1 < end && !step.lazy;
     float* row = w + r * d;
     if (s.dtype == Dtype::f32) {
       adam_row(row, static_cast<float*>(s.m) + r * d, static_cast<float*>(s.v) + r * d, g.data(), d, a, step.unit, seed,
-               ask);
+               prefetch_next);
     } else if (s.dtype == Dtype::bf16) {
       adam_row(row, static_cast<bf16*>(s.m) + r * d, static_cast<bf16*>(s.v) + r * d, g.data(), d, a, step.unit, seed,
-               ask);
+               prefetch_next);
     } else {
       int8_t* mq = static_cast<int8_t*>(s.m) + r * d;
       uint8_t* vq = static_cast<uint8_t*>(s.v) + r * d;

@@ -1,4 +1,4 @@
-// Σ coef · u[token] over the tokens of a feature. One worker a row, tokens in order: the same bits every run.
+// Σ coef · u[token] over the tokens of a feature. One worker per row, tokens in order: the same bits every run.
 #pragma once
 
 #include <algorithm>

@@ -42,7 +42,7 @@ MS_INLINE void store(float* p, vf v) { __builtin_memcpy(p, &v, sizeof v); }
 
 MS_INLINE vf splat(float s) { return vf{} + s; }
 
-// In pairs: a chain of additions would be waited for.
+// In pairs: one chain of additions would bound the time.
 MS_INLINE float sum(vf v) {
   float s[MS_WIDTH];
   __builtin_memcpy(s, &v, sizeof s);
@@ -108,7 +108,7 @@ MS_INLINE double sum(const Exactly& s) {
 //
 // At most four products follow each other in a lane before their sum joins the total, which loses nothing: in one chain
 // rounding would grow with the length of the row, most in rows of one sign, and in rows that are constant every lane
-// would err alike. The loads are what is waited for, not the additions.
+// would err alike. The loads bound the time, not the additions.
 template <int R, class T>
 MS_INLINE void dots(const float* a, const T* const (&b)[R], int64_t d, double (&out)[R]) {
   constexpr int64_t kStep = 4 * MS_WIDTH, kBlock = 4 * kStep;
