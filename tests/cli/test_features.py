@@ -42,7 +42,7 @@ def test_index(workspace, capsys):
     # The same again opens what is there; something else is refused.
     assert run("index", workspace, *text, "--tokens", 640, "--each", 3, "--no-neurons") == 0
     assert run("index", workspace, *text, "--tokens", 320, "--each", 3, "--no-neurons") == 2
-    assert "is of something else: its rows_read is 20, and 10 is asked for" in capsys.readouterr().err
+    assert "is of something else: its rows_read is 20, and 10 is requested" in capsys.readouterr().err
 
 
 def test_neurons_and_their_pages_need_a_folder(workspace, capsys):

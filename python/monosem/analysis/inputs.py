@@ -1,4 +1,4 @@
-"""What an analysis reads: a trained dictionary with its model and hook, and labelled rows of text."""
+"""The inputs of an analysis: a trained dictionary with its model and hook, and labelled rows of text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NEURONS = "neurons:"
 
 @dataclass(frozen=True)
 class Subject:
-    """A dictionary, the model it explains, and where in it."""
+    """A dictionary, its model and its hook."""
 
     sae: Dictionary
     model: LanguageModel

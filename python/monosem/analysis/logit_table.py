@@ -17,7 +17,7 @@ class LogitTable:
 
     Args:
         used: bool [d_vocab], the entries that the median is taken over, and that :meth:`rows` gives.
-        memory: bytes that a table [d_sae, d_vocab] may take; beyond it each weight is computed when it is asked for.
+        memory: bytes that a table [d_sae, d_vocab] may take; beyond it each weight is computed on request.
     """
 
     @torch.no_grad()
@@ -35,14 +35,14 @@ class LogitTable:
         table = torch.empty(d_sae if kept else 0, d_vocab, dtype=torch.float32, device="cpu")
         self.table = table if kept else None
         self.used = self.directions[:, self.ids]
-        # NaN until the feature is asked for.
+        # NaN until the feature is used.
         self.median = torch.full((d_sae,), torch.nan, dtype=torch.float32, device="cpu")
         for part in torch.arange(d_sae, device="cpu").split(512) if kept else ():
             table[part] = self.decoder[part] @ self.directions - self._median(part)[:, None]
 
     @as_given
     def _median(self, features: Tensor) -> Tensor:
-        """The median of each feature's weights over the used vocabulary, worked out when first asked for: [n]."""
+        """The median of each feature's weights over the used vocabulary, computed at first use: [n]."""
         new = features[self.median[features].isnan()].unique()
         for part in new.split(512):
             self.median[part] = (self.decoder[part] @ self.used).median(1).values

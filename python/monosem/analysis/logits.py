@@ -1,4 +1,4 @@
-"""Which next tokens a feature makes likelier: logit weights through the path expansion (paper, "Logit Weights")."""
+"""The next tokens that a feature makes likelier: logit weights by path expansion (paper, "Logit Weights")."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class LogitWeights:
 
     A feature's weights are shifted so that their median is 0 (the softmax does not see a common shift).
     ``skewness`` [F] is E[w³] / E[w²]^1.5 about that median: large where a few tokens stand out on the right.
-    ``spread`` [F] is the median of |w|, a width of the heap around 0 that the tokens which stand out do not move.
+    ``spread`` [F] is the median of |w|, a robust width of the distribution around 0.
     """
 
     top_ids: Tensor

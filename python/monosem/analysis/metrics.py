@@ -1,4 +1,4 @@
-"""Does the dictionary explain the model? Every figure of `monosem evaluate`, in one pass over the text."""
+"""How well a dictionary explains a model: every figure of `monosem evaluate`, in one pass over the text."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class SourceScore:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a dictionary keeps of a model, on given text.
+    """How much of a model a dictionary preserves, on given text.
 
     * ``l0``: mean number of features > 0 on a token.
     * ``mse``: mean over tokens and dimensions of (x − x̂)².
@@ -92,7 +92,7 @@ class Evaluation:
         return plain(asdict(self))
 
     def write_json(self, path: str | Path, made_from: Mapping[str, Any] | None = None) -> None:
-        """Write the JSON file whole, with its checksum and what the evaluation was made from."""
+        """Write the JSON file atomically, with its checksum and what the evaluation was made from."""
         made = {"made_from": dict(made_from)} if made_from is not None else {}
         sealed.write(Path(path), self.to_dict() | made, allow_nan=False)
 

@@ -1,4 +1,4 @@
-"""The neurons themselves as a dictionary: what every analysis of features is compared with."""
+"""The neurons themselves as a dictionary: the baseline of every analysis of features."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from monosem.ops import SparseCode
 
 @dataclass(frozen=True)
 class NeuronConfig(SAEConfig):
-    """``d_sae`` equals ``d_in``: one feature a neuron."""
+    """``d_sae`` equals ``d_in``: one feature per neuron."""
 
     kind: ClassVar[str] = "neurons"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.d_sae != self.d_in:
-            raise ValueError(f"d_sae: got {self.d_sae}; wanted d_in={self.d_in}, one feature a neuron")
+            raise ValueError(f"d_sae: got {self.d_sae}; wanted d_in={self.d_in}, one feature per neuron")
 
 
 class NeuronBasis:

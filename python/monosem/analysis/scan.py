@@ -1,4 +1,4 @@
-"""One pass of a dictionary over text: blocks of tokens with their activations, their code and, if asked, the losses.
+"""One pass of a dictionary over text: blocks of tokens with activations, code and, on request, losses.
 
 Every analysis reads the same :class:`Block`. A code is held as its entries (value, feature, token), so nothing of
 size tokens × features is ever made.
@@ -55,7 +55,7 @@ class Block:
     source: Tensor  # int64 [N]
     where: Tensor  # int64 [N], where each scored token stands: row of the block · T + position, rising
     x: Tensor  # [N, D]
-    reconstruction: Tensor | None  # [N, D]; only where the losses were asked for
+    reconstruction: Tensor | None  # [N, D]; only with the losses
     values: Tensor  # fp32 [nnz]
     features: Tensor  # int64 [nnz]
     at: Tensor  # int64 [nnz]
@@ -138,7 +138,7 @@ def blocks(
         contexts: rows per block.
         skip_positions: leading positions of every row that are left out.
         skip_tokens: left out wherever they stand: ids, ``"bos"``, ``"pad"``.
-        progress: what the progress bar says; None shows none.
+        progress: label of the progress bar; None shows none.
 
     Raises:
         ValueError: the SAE does not fit the hook, or there is nothing to read or nothing that counts.

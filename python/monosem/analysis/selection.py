@@ -1,4 +1,4 @@
-"""Which features to show first: the clearest of each kind of text, a walk over the densities, and a fair draw."""
+"""Selection of the features that are shown first: best of each kind of text, spread over densities, random."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def choose(
     min_tokens: int = 20,
     seed: int = 0,
 ) -> list[Group]:
-    """Choose features by rules that are told to the reader; none appears twice.
+    """Choose features by rules that the page states; none appears twice.
 
     Args:
         labels: {label: sources}; ``per_label`` features of each, by correlation.

@@ -1,4 +1,4 @@
-"""Which feature follows which kind of text: correlation of activations with the source label of each token.
+"""Features and kinds of text: correlation of activations with the source label of each token.
 
 The label is what the document was collected as, so it checks a feature without any rule about characters
 (Towards Monosemanticity, "Activation Sensitivity", correlates with such a rule instead).
@@ -62,14 +62,14 @@ def paper_groups(sources: Sequence[str]) -> dict[str, list[int]]:
 
 
 def all_groups(sources: Sequence[str]) -> dict[str, list[int]]:
-    """Every label that can be asked for: the paper's, where the text has them, then each source by its own name."""
+    """Every label of a text: the paper's, where the text has them, then each source by its own name."""
     groups = paper_groups(sources)
     taken = {label.lower() for label in groups}
     return groups | {name: [i] for i, name in enumerate(sources) if name.lower() not in taken}
 
 
 def group_sources(sources: Sequence[str], labels: Mapping[str, Sequence[str]] | None = None) -> dict[str, list[int]]:
-    """The labels that are shown unasked, with their sources: {label: [index of source, ...]}.
+    """The labels that are shown by default, with their sources: {label: [index of source, ...]}.
 
     Args:
         labels: {label: prefixes of names}; default the paper's labels, and in a text that has none of them each source.

@@ -1,4 +1,4 @@
-"""What a change of features does to reading: the change of each token's log-likelihood, by source."""
+"""The effect of edited features on the likelihood of text, by source."""
 
 from __future__ import annotations
 

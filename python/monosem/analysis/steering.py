@@ -25,7 +25,7 @@ KINDS = ("pin", "add", "ablate")
 
 @dataclass(frozen=True)
 class Edit:
-    """What becomes of one feature's activation f on every token.
+    """The edit of one feature's activation f on every token.
 
     ``pin``: f' = value. ``add``: f' = f + value. ``ablate``: f' = 0. Values are in the units of the activation and may
     be negative: the direction is then subtracted.
@@ -124,7 +124,7 @@ class Steering:
         return edited
 
     def activations(self, x: Tensor) -> Tensor:
-        """What the edited features were before the edit: x [N, d_in] → [N, edits], in the order of ``edits``."""
+        """Activations of the edited features before the edit: x [N, d_in] → [N, edits], in the order of ``edits``."""
         return self._activations(self.sae.encode(x))
 
     def _activations(self, code: SparseCode) -> Tensor:

@@ -60,7 +60,7 @@ class ShowsText(Protocol):
 
 
 class TextCache:
-    """The text side of a model, each answer worked out once: for showing very many windows."""
+    """The text side of a model with cached answers, for very many windows."""
 
     def __init__(self, model: ShowsText) -> None:
         self.model, self.bos_id = model, model.bos_id
@@ -120,7 +120,7 @@ def lay_out(
 
 
 def _in_reach(texts: TextCache, ids: Sequence[int], focus: int, characters: tuple[int, int]) -> tuple[int, int]:
-    """First and end of the tokens that :func:`trim` can keep, or a few more: what it drops need not be laid out.
+    """First and end of the tokens that :func:`trim` can keep, or a few more: the rest need not be laid out.
 
     Tokens that are no whole character count nothing, and none stands at either end, so that they are joined as in the
     whole window.
@@ -165,7 +165,7 @@ def windows_of(
     characters: tuple[int, int] = (48, 28),
     skip_positions: int = 1,
 ) -> list[Window]:
-    """Show each (feature, example) as :func:`windows` does; what the index holds is not computed again.
+    """Show each (feature, example) as :func:`windows` does; stored activations are not computed again.
 
     A wide dictionary encodes the tokens of a window as slowly as any others; reading them back costs nothing.
     """

@@ -1,4 +1,4 @@
-"""What the pages say of every feature beyond its index: logit weights, neighbours, neurons, sources."""
+"""The table behind the browser: logit weights, neighbours, neurons and sources of every feature."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def gather(
 
 
 def _nearest_alive(directions: Tensor, alive: Tensor, count: int, bar: tqdm) -> tuple[Tensor, Tensor]:
-    """``nearest`` among the features that fire: the others cost the square of their number and say nothing."""
+    """``nearest`` among the features that fire: the others would cost the square of their number."""
     own = alive.nonzero().flatten()
     ids, values = (
         nearest(directions[own], count, bar)

@@ -1,4 +1,4 @@
-"""What other analyses bring to the browser: proxies to colour histograms by, and automaton links."""
+"""Results of other analyses in the browser: proxies that colour histograms, and automaton links."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which features fire on each token of a text that the user brings."""
+"""The features that fire on each token of a prompt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything a page shows of one feature, as plain data."""
+"""The data of one feature's page."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHARACTERS = (48, 28)  # and most characters
 
 @dataclass(frozen=True)
 class Counts:
-    """How many examples a feature's page shows: hardest, of each of the 11 intervals, at random."""
+    """How many examples a feature's page shows: top activations, per interval (of 11), at random."""
 
     top: int
     per_interval: int
@@ -62,7 +62,7 @@ class Records:
         return stored_window(self.index, self.texts, feature, example, BEFORE, AFTER, CHARACTERS)
 
     def top(self, feature: int) -> list[Window]:
-        """The hardest examples whose texts differ: boilerplate repeats itself."""
+        """The top activations whose texts differ: boilerplate repeats itself."""
         by_text: dict[str, Window] = {}
         for example in self.index.top(feature):
             window = self.window(feature, example)
@@ -135,7 +135,7 @@ class Records:
 
 
 def histogram(stored: ActivationHistogram) -> dict[str, Any]:
-    """A histogram as the pages draw it."""
+    """A histogram as plain data."""
     return {"upper": short(stored.upper), "sources": stored.columns, "counts": stored.counts.tolist()}
 
 

@@ -26,7 +26,7 @@ def words(text: str) -> Iterator[str]:
 
 
 def of_examples(windows: Iterable[Window]) -> set[str]:
-    """The words that say what a feature's examples are about: on which it fires, or in at least two examples."""
+    """The words by which a feature is found: those on which it fires, and those in at least two examples."""
     seen: Counter[str] = Counter()
     chosen: set[str] = set()
     for window in windows:

@@ -64,8 +64,8 @@ def _axis(values: Sequence[float], start: float, end: float, log: bool, zero: bo
         low, high = (low / 1.3, high * 1.3) if low < high else (low / 3, high * 3)
     else:
         low = min(0.0, low) if zero else low
-        room = (high - low) * 0.04 or 1.0
-        low, high = (low if zero and low == 0 else low - room), high + room
+        margin = (high - low) * 0.04 or 1.0
+        low, high = (low if zero and low == 0 else low - margin), high + margin
     return _Axis(low=low, high=high, start=start, end=end, log=log)
 
 
@@ -99,7 +99,7 @@ def _frame(x: _Axis, y: _Axis, x_label: str, y_label: str, height: float) -> lis
 
 
 def _nothing(height: float) -> str:
-    """What a chart without a single value says."""
+    """The note in place of a chart without values."""
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     at = f'x="{middle:.0f}" y="{(height - _BOTTOM) / 2:.0f}"'
     return f'<text class="name" {at} text-anchor="middle">nothing to show</text>'
@@ -138,7 +138,7 @@ def histogram(
     """
     for name, counts in series.items():
         if len(counts) != len(edges) - 1:
-            raise ValueError(f"series: {name!r} has {len(counts)} counts; wanted {len(edges) - 1}, one a bin")
+            raise ValueError(f"series: {name!r} has {len(counts)} counts; wanted {len(edges) - 1}, one per bin")
     base = height - _BOTTOM
     x = _Axis(low=edges[0], high=edges[-1], start=_LEFT, end=_WIDTH - _RIGHT, log=log_x)
     sums = [sum(column) for column in zip(*series.values(), strict=True)] if stacked else []
@@ -179,10 +179,10 @@ def histogram(
 
 
 def bars(series: Series, labels: Sequence[str], *, caption: str = "", x_label: str = "", digits: int = 2) -> str:
-    """Horizontal bars: one group a label, one bar a series; values ≥ 0 (a negative one has no bar, only its figure)."""
+    """Horizontal bars: one group per label, one bar per series; values ≥ 0 (a negative one has a figure, no bar)."""
     for name, values in series.items():
         if len(values) != len(labels):
-            raise ValueError(f"series: {name!r} has {len(values)} values; wanted {len(labels)}, one a label")
+            raise ValueError(f"series: {name!r} has {len(values)} values; wanted {len(labels)}, one per label")
     if not labels:
         return f'<p class="note">{escape(caption)}: nothing to show.</p>'
     thick = 15.0
@@ -247,7 +247,7 @@ def scatter(
     height: float = 340,
     radius: float = 2.2,
 ) -> str:
-    """Dots: {name: (xs, ys)}; ``tips`` {name: one text a dot} is shown under the pointer."""
+    """Dots: {name: (xs, ys)}; ``tips`` {name: one text per dot} is shown under the pointer."""
     parts, x, y = _plane(points, x_label, y_label, log_x, log_y, False, height)
     for i, (name, (xs, ys)) in enumerate(points.items()):
         texts = (tips or {}).get(name) or [""] * len(xs)

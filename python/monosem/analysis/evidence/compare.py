@@ -51,7 +51,7 @@ class LabelPair:
 
 @dataclass(frozen=True)
 class Universality:
-    """Everything that was compared; ``to_dict`` leaves out the tensors."""
+    """The result of :func:`measure`; ``to_dict`` leaves out the tensors."""
 
     tokens: int
     least: int
@@ -119,7 +119,7 @@ def measure(
     Args:
         a, b: subjects (``load_subject``): of two models, or two dictionaries of one. The models share a tokenizer.
         tokens: read about so many, in evenly spaced rows (default: all).
-        min_tokens: features of fewer active tokens are not compared: a correlation of so few says nothing.
+        min_tokens: features of fewer active tokens are not compared: a correlation over so few tokens is noise.
         baseline: also match with random directions in B: as many, as many of them active on a token as B's features.
         memory: bytes of sums held at a time by each comparison; beyond it codes go to ``folder`` (``CrossProducts``).
 
@@ -200,7 +200,7 @@ def _pairs(
         out["neurons"] = MatchSums("neurons", neurons[0], neurons[1], sides, 1, memory, folder)
     if baseline:
         k = max(1, min(b.sae.cfg.d_sae, round(len(block.values) / len(block.x))))
-        # Not the seed that a dictionary may have begun from: it would be compared with its own beginnings.
+        # Not the seed of a dictionary: it would be compared with its own initial weights.
         random = TopKSAE(b.sae.cfg.d_in, b.sae.cfg.d_sae, k=k, seed=seed + 1_000_003).to(b.sae.W_dec.device)
         random.b_dec.copy_(b.sae.b_dec)
         sides = ("A", "random directions in B")

@@ -25,7 +25,7 @@ def feature_map(
     family: Sequence[tuple[int, int]],
     words: int = 4,
 ) -> dict[str, Any] | None:
-    """One dot a feature that fires on at least ``min_tokens`` tokens: its place, and what a page says about it.
+    """One dot per feature that fires on at least ``min_tokens`` tokens: its place and figures.
 
     None where fewer than ``FEWEST`` do, which make no map.
 

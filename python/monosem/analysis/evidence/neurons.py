@@ -29,7 +29,7 @@ _BINS = 40
 
 @dataclass(frozen=True)
 class NeuronResult:
-    """What :func:`measure` found. Lists of length F unless said otherwise; None for features that never fire.
+    """Result of :func:`measure`. Lists of length F unless said otherwise; None for features that never fire.
 
     Attributes:
         neuron, correlation: the neuron with the largest Pearson, and that.

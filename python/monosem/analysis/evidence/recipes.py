@@ -15,8 +15,8 @@ class Recipe:
     Attributes:
         command: with MODEL, HOOK, TEXT.jsonl and RUN, RUN_B, … in the places that differ (see ``WORDS``).
         function: its full name in Python.
-        page: what the command writes into the dictionary's folder; of several, the last one's.
-        more: what else can be asked, one sentence; may be empty.
+        page: the page that the command writes into the folder of the dictionary; of several, the last.
+        more: one sentence on further options; may be empty.
     """
 
     command: str

@@ -25,9 +25,9 @@ class Finding:
     """
 
     claim: str
-    paper: str | None  # None: the paper says nothing of such a text
+    paper: str | None  # None: the paper has no figure for such a text
     ours: str
-    how: str  # what the figure is, and the command that gives it
+    how: str  # definition of the figure, and the command that computes it
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,12 @@ def render_page(
 ) -> str:
     """One HTML page, nothing loaded from anywhere: the table of claims, then the sections.
 
-    Each section says how to get it for another model, where ``recipes.RECIPES`` knows its anchor.
+    Each section shows the command for another model, where ``recipes.RECIPES`` knows its anchor.
 
     Args:
         intro: HTML that opens the page.
         notes: sentences on how everything was made, at the end.
-        places: what the capitals of the commands (``recipes.WORDS``) were here: {"RUN": "dictionaries/A-1"}.
+        places: values of the capitals of the commands (``recipes.WORDS``) here: {"RUN": "dictionaries/A-1"}.
         browsers: {dictionary: address of its browser of features}; numbers of features become links to it.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -126,7 +126,7 @@ def write_page(
     places: Mapping[str, str] | None = None,
     browsers: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write :func:`render_page`'s HTML whole; returns its path."""
+    """Write the HTML of :func:`render_page` atomically; returns its path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_text(path, render_page(title, sections, intro, notes, places, browsers))

@@ -48,7 +48,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Splitting:
-    """Everything found; ``to_dict`` leaves out the tensors of the edges.
+    """The result of :func:`measure`; ``to_dict`` leaves out the tensors of the edges.
 
     ``nodes`` and ``links``: the family of the chosen feature, those whose closest parent is in it (``omitted`` more are
     left out). ``joined``: how many features of each dictionary are joined to a member of the one before, the closest

@@ -92,7 +92,7 @@ def _clusters(result: Mapping[str, Any]) -> Finding:
 
 
 def graph(result: Mapping[str, Any]) -> str:
-    """The refinement graph of the chosen feature: one column a dictionary, thicker lines for higher cosines."""
+    """The refinement graph of the chosen feature: one column per dictionary, thicker lines for higher cosines."""
     levels, nodes, links = result["levels"], result["nodes"], result["links"]
     columns = [[n for n in nodes if n["level"] == i] for i in range(len(levels))]
     order = _ordered(columns, links)
@@ -102,9 +102,9 @@ def graph(result: Mapping[str, Any]) -> str:
     gap = (width - 230) / max(1, len(columns) - 1)
     at = {}
     for i, column in enumerate(order):
-        room = (tall - len(column)) * step / 2
+        offset = (tall - len(column)) * step / 2
         for j, n in enumerate(column):
-            at[i, n["feature"]] = (20 + gap * i, top + room + step * (j + 0.5))
+            at[i, n["feature"]] = (20 + gap * i, top + offset + step * (j + 0.5))
     parts = [
         f'<text class="name" x="{20 + gap * i:.0f}" y="16">{level["d_sae"]:,} features</text>'
         f'<text x="{20 + gap * i:.0f}" y="31">{len(columns[i])} in the family</text>'

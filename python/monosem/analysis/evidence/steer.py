@@ -81,7 +81,7 @@ class Case:
 
 @dataclass(frozen=True)
 class SteeringResult:
-    """What was steered, how, and what came of it."""
+    """The settings of the steering and its effects, label by label."""
 
     model: str
     hook_name: str

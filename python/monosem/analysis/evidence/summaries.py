@@ -1,4 +1,4 @@
-"""Portraits of a few features: the tokens they fire on, their hardest examples in context, the tokens they raise."""
+"""Summaries of a few features: the tokens they fire on, their top activations in context, their positive logits."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Separating the ultralow-density cluster: features that hardly ever fire and mean nothing.
 
-*Towards Monosemanticity*, "Feature Density": on a logarithmic axis the density histogram has two heaps; where they
+*Towards Monosemanticity*, "Feature Density": on a logarithmic axis the density histogram has two modes; where they
 overlap, the two stand apart in three dimensions: log density, encoder bias, and the dot product of the feature's
 decoder and encoder directions.
 """
@@ -15,11 +15,11 @@ from torch import Tensor
 from monosem.analysis.metrics import ULTRALOW
 from monosem.nn.dictionary import Dictionary
 
-_SMOOTH, _APART = 0.2, 0.7  # decades: width of the smoothing, least distance between the middles of two heaps
-_DEEP = 0.5  # a valley between two heaps lies below this share of the lower one
-_DEEP_UNRESOLVED = 0.15  # the same where the lower heap stands at few counts: 1, 2, 3 make a heap of their own
-_RESOLVED = 5  # counts from which on a heap is resolved
-_LEAST = 0.02  # share of the live features in a heap
+_SMOOTH, _APART = 0.2, 0.7  # decades: width of the smoothing, least distance between the middles of two modes
+_DEEP = 0.5  # a valley between two modes lies below this share of the lower one
+_DEEP_UNRESOLVED = 0.15  # the same where the lower mode stands at few counts: 1, 2, 3 make a mode of their own
+_RESOLVED = 5  # counts from which on a mode is resolved
+_LEAST = 0.02  # share of the live features in a mode
 _SIGMA_SMOOTH, _SIGMA_APART = 0.3, 2.0  # along the direction that separates two Gaussians, in their standard deviations
 
 
@@ -29,7 +29,7 @@ class Separation:
 
     Attributes:
         low: bool [F], live features in the cluster (dead ones, never active, are in neither).
-        how: ``"valley"`` (two heaps of log density), ``"mixture"`` (two heaps in three dimensions) or ``"bound"`` (no
+        how: ``"valley"`` (two modes of log density), ``"mixture"`` (two modes in three dimensions) or ``"bound"`` (no
             cluster was found: features below max(1e-6, 2 / tokens) count as ultralow).
         cut: density of the valley or the bound; None for a mixture, which no single density separates.
     """
@@ -78,21 +78,21 @@ def separate(counts: Tensor, tokens: int, sae: Dictionary) -> Separation:
 
 
 def valley(x: np.ndarray, smooth: float = _SMOOTH, apart: float = _APART, resolved: float = -np.inf) -> float | None:
-    """Where the smoothed histogram of x (log10 densities) falls into a valley left of its highest heap, or None.
+    """Where the smoothed histogram of x (log10 densities) falls into a valley left of its highest mode, or None.
 
-    The heap on the left holds at least 2 % of the features, its middle lies at least ``apart`` away, and the lowest
-    point between is below half of it (below 15 % for a heap left of ``resolved``). Of several the deepest counts.
+    The mode on the left holds at least 2 % of the features, its middle lies at least ``apart`` away, and the lowest
+    point between is below half of it (below 15 % for a mode left of ``resolved``). Of several the deepest counts.
     """
     grid = np.arange(x.min() - 5 * smooth, x.max() + 5 * smooth, smooth / 10)
-    heap = np.zeros(len(grid))
+    histogram = np.zeros(len(grid))
     for part in np.array_split(x, len(x) // 4096 + 1):
-        heap += np.exp(-0.5 * ((grid[:, None] - part) / smooth) ** 2).sum(1)
-    peaks = np.flatnonzero((heap[1:-1] > heap[:-2]) & (heap[1:-1] >= heap[2:])) + 1
-    main = peaks[heap[peaks].argmax()]
+        histogram += np.exp(-0.5 * ((grid[:, None] - part) / smooth) ** 2).sum(1)
+    peaks = np.flatnonzero((histogram[1:-1] > histogram[:-2]) & (histogram[1:-1] >= histogram[2:])) + 1
+    main = peaks[histogram[peaks].argmax()]
     best: tuple[float, float] | None = None
     for peak in peaks[peaks < main]:
-        low = peak + int(heap[peak:main].argmin())
-        depth = heap[low] / heap[peak]
+        low = peak + int(histogram[peak:main].argmin())
+        depth = histogram[low] / histogram[peak]
         deep = depth < (_DEEP if grid[peak] >= resolved else _DEEP_UNRESOLVED)
         wide = grid[main] - grid[peak] >= apart and (x < grid[low]).mean() >= _LEAST
         if deep and wide and (best is None or depth < best[0]):
@@ -101,7 +101,7 @@ def valley(x: np.ndarray, smooth: float = _SMOOTH, apart: float = _APART, resolv
 
 
 def _mixture(x: np.ndarray, sae: Dictionary, live: np.ndarray) -> np.ndarray | None:
-    """Members of the lower of two heaps in (log density, encoder bias, decoder · encoder), or None without a second."""
+    """Members of the lower of two modes in (log density, encoder bias, decoder · encoder), or None without a second."""
     try:
         from sklearn.mixture import GaussianMixture
     except ImportError:
@@ -122,13 +122,13 @@ def _mixture(x: np.ndarray, sae: Dictionary, live: np.ndarray) -> np.ndarray | N
     one = GaussianMixture(1, random_state=0, reg_covar=1e-4).fit(points)
     if two.bic(points) >= one.bic(points):
         return None
-    # Two Gaussians also fit one skewed heap better than one does: along the direction that separates them best
-    # (Fisher's) there must be a valley between two heaps.
+    # Two Gaussians also fit one skewed mode better than one does: along the direction that separates them best
+    # (Fisher's) there must be a valley between two modes.
     means, covariances = np.asarray(two.means_), np.asarray(two.covariances_)
     lower = int(means[:, 0].argmin())
     way = np.linalg.solve(covariances.sum(0), means[1 - lower] - means[lower])
     along = points @ way / np.sqrt(way @ covariances.mean(0) @ way)
-    for sign in (1.0, -1.0):  # either heap may be the higher one
+    for sign in (1.0, -1.0):  # either mode may be the higher one
         cut = valley(sign * along, _SIGMA_SMOOTH, _SIGMA_APART)
         mine = None if cut is None else along < sign * cut
         if mine is not None and x[~mine].mean() - x[mine].mean() >= _APART and _LEAST <= mine.mean() <= 1 - _LEAST:

@@ -18,11 +18,11 @@ from monosem.analysis.sources import sources_read
 
 @dataclass(frozen=True)
 class WidthsResult:
-    """What :func:`measure` found.
+    """Result of :func:`measure`.
 
     Attributes:
         d_in: neurons. tokens: of the losses. density_tokens: of the densities.
-        runs: one dict a dictionary, narrowest first: ``name``, ``kind``, ``d_sae``, ``live`` (active and outside the
+        runs: one dict per dictionary, narrowest first: ``name``, ``kind``, ``d_sae``, ``live`` (active and outside the
             ultralow cluster), ``ultralow``, ``dead``, ``separation`` (how, in words), ``cut``, ``l0``,
             ``ce_loss_recovered``, ``explained_variance``, ``above_1_percent``, ``edges`` (log10 density), ``counts``
             and ``low_counts`` (of the cluster).

@@ -132,12 +132,12 @@ def build_index(
 
 
 def _check_disk(folder: Path, saver: _Saver, run: _Run, progress: bool) -> None:
-    """Say what the index takes on disk, and refuse where it has no room, before hours of reading.
+    """Print the disk space that the index takes, and refuse if it is not free, before hours of reading.
 
     The activations are those of the tokens that are read, as many a token as in the first rows.
 
     Raises:
-        OSError: the disk has less room than the index needs.
+        OSError: the disk has less free space than the index needs.
     """
     state = sum(a.numel() * a.element_size() for a in run.collector.arrays().values())
     needed = 2 * state  # the checkpoint, and the arrays at the end
@@ -176,7 +176,7 @@ class _Run:
         return len(self.select) * int(np.shape(self.rows.tokens)[1])
 
     def l0(self) -> float:
-        """Active features a token, in the first few of the chosen rows."""
+        """Active features per token, in the first few of the chosen rows."""
         first = np.asarray(self.rows.tokens)[self.select[:2]]
         x = self.subject.model.activations(torch.as_tensor(first, device="cpu").long(), self.subject.hook_name)
         return float(self.subject.sae.encode(x.to(self.subject.sae.W_dec.device)).l0())
@@ -365,7 +365,7 @@ def _check_same(folder: Path, name: str, there: Mapping[str, Any], here: Mapping
         if key not in skipped and there.get(key) != value:
             raise ValueError(
                 f"folder: {str(folder / name)!r} is of something else: its {key} is {there.get(key)!r}, and {value!r} "
-                "is asked for. Choose another folder, or remove that one."
+                "is requested. Choose another folder, or remove that one."
             )
 
 

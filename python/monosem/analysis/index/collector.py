@@ -1,4 +1,4 @@
-"""All that an index gathers, fed block by block."""
+"""The statistics of an index, updated block by block."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Collector:
     """Reads blocks (``update``); its memory depends on the width, the sources and the settings, not on the text.
 
     Args:
-        shape: (rows, tokens a row) of the whole text; places count over all of it.
-        marks: {name: bool [rows, tokens a row]}: further columns of the histogram, next to the sources.
+        shape: (rows, tokens per row) of the whole text; places count over all of it.
+        marks: {name: bool [rows, tokens per row]}: further columns of the histogram, next to the sources.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Collector:
         return order[by_group[first]]
 
     def arrays(self) -> dict[str, Tensor]:
-        """Everything gathered, by name: the live arrays."""
+        """All arrays by name; not copies."""
         moments = {k: getattr(self.moments, k) for k in ("square", "mass", "active", "tokens")}
         parts = {
             "top": self.top.arrays(),
@@ -108,7 +108,7 @@ class Collector:
             mine.copy_(arrays[name])
 
     def finish(self) -> dict[str, Tensor]:
-        """What an index stores: the arrays, with the partners in place of the counts of pairs."""
+        """The arrays that an index stores, with the partners in place of the counts of pairs."""
         arrays = {k: v for k, v in self.arrays().items() if not k.startswith("together.")}
         ids, counts = self.cooccurrence.partners(int(self.tokens))
         return arrays | {"partners.ids": ids, "partners.counts": counts, "partners.active": self.cooccurrence.active}

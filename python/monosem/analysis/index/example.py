@@ -1,4 +1,4 @@
-"""What an index answers with: examples, tokens, partners, a histogram."""
+"""The answers of an index: examples, tokens, partners, a histogram."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Partner:
 class ActivationHistogram:
     """Counts of a feature's activations: ``counts`` [len(columns), bins] over equal bins from 0 to ``upper``.
 
-    ``columns`` are numbers of sources (the most frequent first) or, if marks were asked for, names of marks.
+    ``columns`` are numbers of sources (the most frequent first) or, if marks were requested, names of marks.
     """
 
     upper: float

@@ -1,4 +1,4 @@
-"""What tells one dictionary or text from another."""
+"""Fingerprints of dictionaries and texts."""
 
 from __future__ import annotations
 

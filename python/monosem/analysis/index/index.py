@@ -1,4 +1,4 @@
-"""Asking an index about features."""
+"""Queries of an index of features."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _AT_ONCE = 256
 
 
 class Index:
-    """What a dictionary does over a text, feature by feature. Made by ``build_index`` or ``open_index``.
+    """Activations of a dictionary over a text, feature by feature. Made by ``build_index`` or ``open_index``.
 
     Large arrays of an index on disk are memory-mapped: opening is instant, and asking reads only what is asked, after
     an array was compared with its digest once.
@@ -63,7 +63,7 @@ class Index:
         return len(self.counts)
 
     def top(self, feature: int, count: int | None = None) -> list[Example]:
-        """The hardest examples, hardest first, one of each row."""
+        """The top activations, largest first, one per row."""
         return self._examples("top", self._known(feature))[:count]
 
     def random(self, feature: int, count: int | None = None) -> list[Example]:

@@ -1,4 +1,4 @@
-"""For each of many lists the entries that rank highest: the hardest examples, or a fair random sample."""
+"""For each of many lists the entries that rank highest: top activations, or a uniform random sample."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def scramble(number: Any, seed: int) -> Any:
     """A random-looking number in [0, 2⁶²) for each int64 of a tensor or array: the finalizer of SplitMix64 (Steele et
     al., 2014).
 
-    The same for the same number and seed whenever it is asked for, so a sample ranked by it depends neither on how
+    The same for the same number and seed, so a sample ranked by it depends neither on how
     the text is cut into blocks nor on an interruption.
     """
     x = number * -7046029254386353131 + (seed + 1) * 6364136223846793005 % (1 << 62)

@@ -1,4 +1,4 @@
-"""How much an index keeps of each feature."""
+"""Settings of an index: how many examples and partners it keeps per feature."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ INTERVALS = 11  # of the activation, evenly spaced from 0 to the maximum (paper,
 
 @dataclass(frozen=True)
 class IndexSettings:
-    """Places kept of each feature; about 3.8 KB a feature, and 150 bytes more for each source.
+    """Places kept per feature; about 3.8 KB per feature, and 150 bytes more per source.
 
     Attributes:
-        top: hardest examples, at most one of each row.
+        top: top activations, at most one per row.
         random: examples drawn from all its active tokens, each equally likely.
         each: examples drawn from each bin of the histogram; the samples of the 11 intervals come from them.
         bins: bins of the activation histogram.
         slots: tokens and partners kept.
-        neurons: also keep the sums for correlations with the components of the activation: 4·d_in bytes a feature.
+        neurons: also keep the sums for correlations with the components of the activation: 4·d_in bytes per feature.
         codes: also store every activation: 6 to 8 bytes for each active feature of each token. The browser of features
             reads them; an index in memory has none.
         seed: of the random samples.

@@ -1,4 +1,4 @@
-"""The shapes that the arrays of an index have, given its settings: what an index without digests is checked by."""
+"""The shapes that the arrays of an index have, given its settings: the check of an index without digests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The arrays of an index on disk: mapped when it is opened, each checked when it is first asked for."""
+"""The arrays of an index on disk: mapped when it is opened, each checked at first use."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class StoredArrays(Mapping[str, Tensor]):
 
     def __init__(self, folder: Path, names: list[str], digests: Mapping[str, str]) -> None:
         self._folder, self._digests = folder, digests
-        # Copy-on-write: PyTorch wants memory that it may write to, and the file stays as it is.
+        # Copy-on-write: PyTorch requires writable memory, and the file must not change.
         self._arrays = {n: files.read_array(self._path(n), "folder", ADVICE, mode="c") for n in map(str, names)}
         self._checked: dict[str, Tensor] = {}
 
     def numpy(self, name: str) -> np.ndarray:
-        """An array as NumPy's, checked: PyTorch has no ``uint16`` to speak of."""
+        """A checked array for NumPy: PyTorch hardly supports ``uint16``."""
         sealed.check(self._path(name), self._digests, "folder", ADVICE)
         return self._arrays[name]
 
@@ -43,7 +43,7 @@ class StoredArrays(Mapping[str, Tensor]):
         return self._checked[name]
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Without a look at its content."""
+        """The shape, without reading the content."""
         return self._arrays[name].shape
 
     def __contains__(self, name: object) -> bool:

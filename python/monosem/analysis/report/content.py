@@ -1,4 +1,4 @@
-"""What the report says: plain data for the page, gathered from the evaluation, the index and the model."""
+"""The content of the report: plain data from the evaluation, the index and the model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from monosem.nn.dictionary import Dictionary
 
 @dataclass(frozen=True)
 class Study:
-    """A text read once with a dictionary: all that the report asks."""
+    """A text read once with a dictionary: the data of the report."""
 
     index: Index
     logits: LogitWeights
@@ -133,7 +133,7 @@ def _card(model: LanguageModel, chosen: Study, feature: int) -> dict[str, Any]:
 
 
 def histogram_data(histogram: ActivationHistogram) -> dict[str, Any]:
-    """A histogram as the pages draw it."""
+    """A histogram as plain data."""
     return {"upper": _short(histogram.upper), "sources": histogram.columns, "counts": histogram.counts.tolist()}
 
 

@@ -1,4 +1,4 @@
-"""The features in the formats of other tools' dashboards."""
+"""Export of features in the formats of other dashboards."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from monosem.analysis.logits import used_vocabulary
 from monosem.analysis.windows import TextCache
 from monosem.ops.precision import as_given
 
-BATCH = 128  # features a file
+BATCH = 128  # features per file
 BEFORE, AFTER = 40, 23  # tokens of an example around the one it is about
 TOP, EACH, TABLE, BARS = 20, 5, 3, 50  # as SAEDashboard shows them
 

@@ -39,7 +39,7 @@ _SAME = (
 
 
 def write(rows: FeatureRows, folder: Path) -> Path:
-    """Write features and their activations, batch by batch, and what they belong to; returns the source's folder."""
+    """Write features and activations in batches, then model, release and source; returns the folder of the source."""
     root = folder / "v1" / rows.model_id / rows.source_id
     now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     for part in ("features", "activations"):

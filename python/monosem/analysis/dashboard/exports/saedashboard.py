@@ -11,7 +11,7 @@ from monosem.data import files
 
 
 def write(rows: FeatureRows, folder: Path) -> Path:
-    """Write all batches, the settings last: a folder without them is not whole."""
+    """Write all batches, the settings last: a folder without them is incomplete."""
     folder.mkdir(parents=True, exist_ok=True)
     meta = rows.index.meta
     batches = 0

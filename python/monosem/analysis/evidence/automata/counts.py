@@ -6,7 +6,7 @@ import numpy as np
 
 
 class KeySums:
-    """``sums[key] += weight`` over a stream of int64 keys, of which few of the possible ones occur.
+    """``sums[key] += weight`` over a stream of int64 keys, of which few occur.
 
     Args:
         capacity: keys held. When more occur, the smallest sums are dropped until half are left (lossy counting): no sum
@@ -36,8 +36,9 @@ class KeySums:
         self._keys, self._sums = _reduce(*(np.concatenate(column) for column in zip(*parts, strict=True)))
         self._waiting, self._held = [], 0
         if len(self._keys) > self.capacity:
-            bar = np.partition(self._sums, len(self._sums) - self.capacity // 2)[len(self._sums) - self.capacity // 2]
-            kept = self._sums > bar if (self._sums > bar).any() else self._sums >= bar
+            rank = len(self._sums) - self.capacity // 2
+            cutoff = np.partition(self._sums, rank)[rank]
+            kept = self._sums > cutoff if (self._sums > cutoff).any() else self._sums >= cutoff
             self.lost += float(self._sums[~kept].max(initial=0.0))
             self._keys, self._sums = self._keys[kept], self._sums[kept]
 
@@ -48,7 +49,7 @@ class KeySums:
         return self._keys, self._sums
 
     def get(self, keys: np.ndarray) -> np.ndarray:
-        """The sums of these keys, 0 where one never came."""
+        """The sums of these keys, 0 for a key that never occurred."""
         held, sums = self.items()
         if not len(held):
             return np.zeros(len(keys))

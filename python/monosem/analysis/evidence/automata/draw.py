@@ -10,7 +10,7 @@ from typing import Any
 from monosem.analysis.evidence import numbers
 
 _NODE_W, _NODE_H = 148.0, 50.0
-_ISOLATE = "\u2068{}\u2069"  # a right-to-left token must not turn its neighbours around
+_ISOLATE = "\u2068{}\u2069"  # keeps a right-to-left token from reordering its neighbours
 
 
 def draw(path: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any]], name: str) -> str:
@@ -41,8 +41,8 @@ def _places(count: int, closed: bool) -> tuple[list[tuple[float, float]], float,
         step = _NODE_W + 96
         return [(90 + i * step, 85.0) for i in range(count)], 180 + (count - 1) * step, 170.0
     across, down = 200.0, 105.0 if count == 3 else 120.0
-    turn = [2 * math.pi * i / count - math.pi / 2 - (math.pi / 4 if count == 4 else 0) for i in range(count)]
-    return [(300 + across * math.cos(a), 40 + down + down * math.sin(a)) for a in turn], 600.0, 2 * down + 80
+    angles = [2 * math.pi * i / count - math.pi / 2 - (math.pi / 4 if count == 4 else 0) for i in range(count)]
+    return [(300 + across * math.cos(a), 40 + down + down * math.sin(a)) for a in angles], 600.0, 2 * down + 80
 
 
 def _node(feature: int, at: tuple[float, float], node: Mapping[str, Any]) -> list[str]:
@@ -93,15 +93,15 @@ def _edge(a: tuple[float, float], b: tuple[float, float], edge: Mapping[str, Any
 
 
 def _border(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float]:
-    """Where the way from the middle of a state to another leaves its box."""
+    """Where the line from the centre of a state to another leaves its box."""
     dx, dy = b[0] - a[0], b[1] - a[1]
     scale = min((_NODE_W / 2 + 3) / abs(dx) if dx else math.inf, (_NODE_H / 2 + 3) / abs(dy) if dy else math.inf)
     return a[0] + dx * scale, a[1] + dy * scale
 
 
-def _fit(tokens: list[str], room: int) -> str:
+def _fit(tokens: list[str], width: int) -> str:
     """As many tokens as fit into so many characters, each isolated from its neighbours' direction."""
-    out, left = [], room
+    out, left = [], width
     for t in tokens:
         t = t if len(t) <= 12 else t[:11] + "…"
         if out and len(t) + 1 > left:

@@ -24,7 +24,7 @@ class Path:
 
 
 def networkx() -> Any:
-    """The graph library, an extra."""
+    """networkx, an optional dependency."""
     try:
         import networkx as nx
     except ImportError:
@@ -55,8 +55,8 @@ def paths(
 
 
 def _path(graph: Any, features: Sequence[int], closed: bool) -> Path:
-    turn = features.index(min(features)) if closed else 0
-    features = [*features[turn:], *features[:turn]]
+    first = features.index(min(features)) if closed else 0
+    features = [*features[first:], *features[:first]]
     steps = list(zip(features, [*features[1:], *features[: 1 if closed else 0]], strict=False))
     data = [graph.edges[step] for step in steps]
     mean = math.exp(sum(math.log(d["strength"]) for d in data) / len(data))

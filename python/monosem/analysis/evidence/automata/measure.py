@@ -23,12 +23,12 @@ from monosem.data.protocols import LanguageModel
 from monosem.nn.dictionary import Dictionary
 from monosem.ops.precision import as_given
 
-_CHECKED = 2000  # edges whose logit weights are looked at
+_CHECKED = 2000  # edges whose logit weights are compared
 
 
 @dataclass(frozen=True)
 class AutomataResult:
-    """What :func:`measure` found.
+    """Result of :func:`measure`.
 
     Attributes:
         tokens: scored tokens. transitions: edges kept. features: features that have one.
@@ -239,7 +239,7 @@ def _raising(counts: Transitions, raised: Raised) -> tuple[float | None, float |
     base = np.bincount(
         raised.keys // raised.d_vocab, weights=follows[raised.keys % raised.d_vocab], minlength=counts.d_sae
     )
-    reliable = (counts.active >= 100) & (base * counts.active >= 1)  # else the ratio says nothing
+    reliable = (counts.active >= 100) & (base * counts.active >= 1)  # else the ratio is noise
     if not reliable.any():
         return None, None
     ratio = counts.hits[reliable] / counts.active[reliable] / base[reliable]

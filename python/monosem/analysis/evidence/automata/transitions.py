@@ -47,9 +47,9 @@ def raised_tokens(
     per_feature: int = 256,
     block: int = 1024,
 ) -> Raised:
-    """The tokens whose logit weight stands out: above ``sigmas`` standard deviations of the heap around the median.
+    """The tokens whose logit weight stands out: above ``sigmas`` standard deviations of the bulk around the median.
 
-    The heap's deviation is 1.4826 · median |w|. At most ``per_feature`` tokens of a feature; ``used`` as in
+    The deviation of the bulk is 1.4826 · median |w|. At most ``per_feature`` tokens of a feature; ``used`` as in
     :func:`monosem.analysis.logits.logit_weights`.
     """
     keys, weights, first = [], [], 0
@@ -66,7 +66,7 @@ def raised_tokens(
 
 
 class Transitions:
-    """Feed it blocks (``update``). A step is a scored token and the one after it, both of one document.
+    """Counts over blocks (``update``). A step is a scored token and the one after it, both of one document.
 
     Attributes (F numbers each, over steps at which the feature is active on the first token unless said otherwise):
         active: steps. hits: those whose next token the feature raises. after: steps at which it fires on the second.
@@ -155,7 +155,7 @@ def edges(
     per_feature: int = 6,
     limit: int = 20_000,
 ) -> Edges:
-    """The transitions worth drawing: enough support, ``lift`` times chance, the best ``per_feature`` of each feature.
+    """The transitions to draw: enough support, ``lift`` times chance, the best ``per_feature`` of each feature.
 
     Args:
         limit: at most so many in all.

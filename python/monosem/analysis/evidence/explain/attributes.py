@@ -1,4 +1,4 @@
-"""What can be said of a token in its context without any model: its text, its script, its shape, what stands before it.
+"""Attributes of a token in its context, without any model: text, script, shape, preceding tokens.
 
 Every attribute is a phrase such as ``token " the"`` or ``previous token: digits``; a phrase is all that a rule holds.
 """
@@ -85,7 +85,7 @@ def of_token(token: str) -> tuple[str, ...]:
 
 
 def in_context(tokens: Sequence[str]) -> list[frozenset[str]]:
-    """Attributes of every token of a snippet; of what follows it nothing is used: the model cannot see it either."""
+    """Attributes of every token of a snippet; following tokens are not used: the model cannot see them either."""
     out = []
     of_class = [set(classes(t)) for t in tokens]
     for i, token in enumerate(tokens):

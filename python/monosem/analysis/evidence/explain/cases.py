@@ -1,4 +1,4 @@
-"""What an interpreter is shown of a feature and what it is asked: examples to explain from, others to be tested on.
+"""The examples that an interpreter explains a feature from, and those that it is tested on.
 
 *Towards Monosemanticity*, appendix "Automated Interpretability": an explanation is made from 49 examples (10 of the
 top, 2 of each of 12 lower levels, 5 random, 10 of the top tokens elsewhere) and tested on 60 others (6, 2 × 12, 10,
@@ -55,7 +55,7 @@ class Snippet:
 
 @dataclass(frozen=True)
 class Case:
-    """One feature and everything that is asked about it.
+    """One feature with its examples and its logit task.
 
     Attributes:
         explain, test: disjoint snippets; ``spare``: further random ones, used as negatives only.
@@ -78,7 +78,7 @@ class Case:
     single_token: bool
 
     def level(self, value: float) -> int:
-        """An activation as a whole number: 0 only where it is 0, else 1 to 9 in equal steps up to the maximum."""
+        """An activation as an integer: 0 only where it is 0, else 1 to 9 in equal steps up to the maximum."""
         return int(min(9, max(0, np.ceil(9 * value / self.maximum - 1e-9)))) if self.maximum > 0 else 0
 
 
@@ -200,13 +200,13 @@ class _Pick:
         self.pool = sorted(pool.values(), key=lambda e: (-e.value, e.row, e.position))
         self.explain: list[tuple[Example, str, int]] = []
         self.test: list[tuple[Example, str, int]] = []
-        hardest = self._take(self.pool, EXPLAIN[TOP] + TEST[TOP])
-        self._share(hardest, TOP, TEST[TOP], LEVELS + 1)
+        strongest = self._take(self.pool, EXPLAIN[TOP] + TEST[TOP])
+        self._share(strongest, TOP, TEST[TOP], LEVELS + 1)
         for level in range(LEVELS, 0, -1):
             target = self.maximum * level / (LEVELS + 1)
             nearest = sorted(self.pool, key=lambda e: abs(e.value - target))
             self._share(self._take(nearest, EXPLAIN[LEVEL] + TEST[LEVEL]), LEVEL, TEST[LEVEL], None)
-        elsewhere = self._take(self._elsewhere([e for e in hardest]), EXPLAIN[ELSEWHERE] + TEST[ELSEWHERE])
+        elsewhere = self._take(self._elsewhere([e for e in strongest]), EXPLAIN[ELSEWHERE] + TEST[ELSEWHERE])
         self._share(elsewhere, ELSEWHERE, TEST[ELSEWHERE], LEVELS + 1)
         drawn = self._take(self._anywhere(), EXPLAIN[RANDOM] + TEST[RANDOM] + SPARE)
         self.explain += [(e, RANDOM, 0) for e in drawn[: EXPLAIN[RANDOM]]]
@@ -248,9 +248,9 @@ class _Pick:
             own = interval or max(1, int(np.ceil(e.value / self.maximum * (LEVELS + 1) - 1e-9)))
             (self.test if to_test else self.explain).append((e, group, own))
 
-    def _elsewhere(self, hardest: Sequence[Example]) -> Iterable[Example]:
+    def _elsewhere(self, strongest: Sequence[Example]) -> Iterable[Example]:
         """Random places of the tokens on which the feature is most active, one token after the other."""
-        tokens = list(dict.fromkeys(int(self.places.tokens[e.row, e.position]) for e in hardest))
+        tokens = list(dict.fromkeys(int(self.places.tokens[e.row, e.position]) for e in strongest))
         queues = [iter(self.random.permutation(self.places.of(t))[:400]) for t in tokens]
         while queues:
             for queue in list(queues):

@@ -1,4 +1,4 @@
-"""Chat completions from any OpenAI-compatible endpoint: many at once, each asked for once and kept on disk."""
+"""Chat completions from any OpenAI-compatible endpoint: concurrent, each request sent once, answers cached on disk."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class _Stopped(Exception):
 
 
 class Unusable(ValueError):
-    """Raised by a parser: the answer is not of the form that was asked for."""
+    """Raised by a parser: the answer does not have the requested form."""
 
 
 class _NoCompletion(Unusable):
@@ -143,7 +143,7 @@ class Chat:
     ) -> list[T | None]:
         """Answers in order, each read by ``parse(number of the request, text)``.
 
-        An answer that ``parse`` refuses (:class:`Unusable`) is asked for again, ``attempts`` times in all, each kept
+        An answer that ``parse`` refuses (:class:`Unusable`) is requested again, ``attempts`` times in all, each kept
         on disk under its own number; then the result is None. So is that of a request which gets no chat completion,
         however often it is tried.
 

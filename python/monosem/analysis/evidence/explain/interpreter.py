@@ -30,7 +30,7 @@ class Interpreter(Protocol):
     name: str
 
     def explain(self, cases: Sequence[Case]) -> list[str | None]:
-        """What makes each feature active, from its examples and its extreme logit weights."""
+        """A description of each feature, from its examples and its extreme logit weights."""
         ...
 
     def simulate(self, questions: Sequence[Question]) -> list[list[list[float]] | None]:

@@ -57,7 +57,7 @@ class ModelInterpreter:
         """What :func:`~monosem.analysis.evidence.explain.scoring.judge` will ask, before anything is asked.
 
         Where an explanation is on disk, the requests that follow from it are known and looked up too; where it is
-        not, one of typical length stands for it. Answers that must be asked for again come on top.
+        not, one of typical length stands for it. Repeated requests come on top.
         """
         total = Estimate(0, 0, 0, 0)
         for case in cases:

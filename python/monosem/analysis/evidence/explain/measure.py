@@ -133,13 +133,13 @@ def _item(item: Item) -> dict[str, Any]:
     case = item.case
     tested = list(range(len(case.test)))
     # The page shows the strongest, and of the others those where prediction and truth differ most.
-    hardest = sorted(tested, key=lambda i: -max(case.test[i].values))[: SHOWN // 2]
+    shown = sorted(tested, key=lambda i: -max(case.test[i].values))[: SHOWN // 2]
     if item.predicted is not None:
         gap = [
             max(abs(p - case.level(v)) for p, v in zip(item.predicted[i], case.test[i].values, strict=True))
             for i in tested
         ]
-        hardest += sorted((i for i in tested if i not in hardest), key=lambda i: -gap[i])[: SHOWN - len(hardest)]
+        shown += sorted((i for i in tested if i not in shown), key=lambda i: -gap[i])[: SHOWN - len(shown)]
     return {
         "kind": case.kind,
         "feature": case.feature,
@@ -149,7 +149,7 @@ def _item(item: Item) -> dict[str, Any]:
         "failed": item.failed,
         "single_token": case.single_token,
         "positive": list(case.positive),
-        "examples": [_example(case, case.test[i], item.predicted[i] if item.predicted else None) for i in hardest],
+        "examples": [_example(case, case.test[i], item.predicted[i] if item.predicted else None) for i in shown],
     }
 
 

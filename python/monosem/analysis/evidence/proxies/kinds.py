@@ -25,7 +25,7 @@ class Proxy(ABC):
     Attributes:
         name: what it is called in tables.
         how: one line on how the score is made.
-        binary: correlate with the sign of the score, not with its size above 0 (for log ratios that fall in two heaps).
+        binary: correlate with the sign of the score, not with its size above 0 (for log ratios that fall in two modes).
     """
 
     name: str

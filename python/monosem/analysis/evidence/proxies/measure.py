@@ -27,11 +27,11 @@ PAPER = {"Arabic": 0.74, "Hebrew": 0.55, "DNA": 0.80, "base64": 0.38}
 
 @dataclass(frozen=True)
 class ProxyResult:
-    """What :func:`measure` found.
+    """Result of :func:`measure`.
 
     Attributes:
         tokens: scored tokens.
-        proxies: one dict a proxy: ``name``, ``how``, ``base_rate`` (share of tokens above 0), ``paper`` (Pearson there,
+        proxies: one dict per proxy: ``name``, ``how``, ``base_rate`` (share of tokens above 0), ``paper`` (its Pearson,
             or None), ``feature`` and ``neuron`` (the figures of :class:`Match`, its ``profile`` and ``examples`` by
             level; None where none follows the proxy; ``neuron`` also when the dictionary is the neurons),
             ``companions`` (the next best features).
