@@ -175,7 +175,7 @@ def test_sizes_that_differ(monkeypatch, tmp_path):
 def test_every_kernel_has_a_rule():
     """A function that is launched has a rule; a helper is called by one and has none."""
     defined, called = set(), set()
-    for path in KERNELS.glob("*.py"):
+    for path in KERNELS.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef) and any("jit" in ast.unparse(d) for d in node.decorator_list):
                 defined.add(node.name)
