@@ -40,7 +40,7 @@ from gpu_run import Run  # noqa: E402
 from gpu_tasks import BACKENDS  # noqa: E402
 
 import monosem  # noqa: E402
-from monosem import doctor  # noqa: E402
+from monosem import doctor, kernels  # noqa: E402
 from monosem.bench.machine import commit  # noqa: E402
 from monosem.bench.workloads import WORKLOADS  # noqa: E402
 from monosem.nn import registry  # noqa: E402
@@ -106,18 +106,13 @@ def sources() -> str:
     digest = hashlib.sha256()
     package = Path(monosem.__file__).parent
     kinds = (".py", ".so", ".cuh", ".h")
-    for folder in (
-        package / "ops",
-        package / "nn",
-        package / "train",
-        package / "bench",
-        package / "kernels",
-        package,
-        gpu_checks.TESTS / "gpu",
-        gpu_checks.TESTS / "ops",
-    ):
-        for path in sorted(p for p in folder.iterdir() if p.suffix in kinds and p.is_file()):
-            digest.update(f"{folder.name}/{path.name}\n".encode())
+    folders = [package / name for name in ("ops", "nn", "train", "bench")]
+    folders += map(Path, kernels.__path__)  # in a checkout they lie beside the package
+    folders += [gpu_checks.TESTS / "gpu", gpu_checks.TESTS / "ops"]
+    paths = [(folder.parent, path) for folder in folders for path in folder.rglob("*")]
+    for root, path in sorted([*paths, *((package, path) for path in package.iterdir())]):
+        if path.suffix in kinds and path.is_file():
+            digest.update(f"{path.relative_to(root)}\n".encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 

@@ -155,7 +155,11 @@ def test_source_digest_changes_with_the_measured_package(tmp_path, monkeypatch):
     (tmp_path / "gpu").mkdir()
     (tmp_path / "ops").mkdir()
     monkeypatch.setattr(gpu_checks, "TESTS", tmp_path)
-    assert gpu.sources() != before
+    without_tests = gpu.sources()
+    assert without_tests != before
+    (tmp_path / "ops" / "row_adam").mkdir()  # one folder per operation
+    (tmp_path / "ops" / "row_adam" / "triton.py").write_text("")
+    assert gpu.sources() != without_tests
 
 
 def test_floor_counts_every_byte_and_product():
