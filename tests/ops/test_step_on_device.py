@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import monosem as ms
-from monosem.ops import backend, gpu
+from monosem.ops import backend, capacity, gpu
 from monosem.train.step import FastStep
 
 pytestmark = pytest.mark.usefixtures("device", "triton_only")
@@ -50,6 +50,20 @@ def test_lr_and_step_on_the_device_train_alike(kind, options):
 def test_a_learning_rate_of_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"lr: got \[2\] on .*; wanted a 0-dim tensor"):
         made()(batch(0), torch.ones(2))
+
+
+@pytest.mark.parametrize("product", ["bf16", "int8"])
+def test_dense_blocks_update_the_encoder_copy_of_their_rows(product, monkeypatch):
+    monkeypatch.setattr(backend, "gpu_product", lambda: product)
+    monkeypatch.setattr(capacity, "BLOCK_BYTES", {"cpu": 1, "cuda": 1})  # blocks of 64 and 6 features
+    step = made("relu")
+    step.sae.capacity.density.fill_(1.0)
+    step.sae.capacity.expect(most=F, mean=float(F))
+    step(batch(0), 1e-2)
+    rows, norms = gpu.empty_copy(step.sae.W_enc_rows)
+    gpu.round_into(rows, norms, step.sae.W_enc_rows.data)
+    assert torch.equal(step._encoder_copy.rows, rows)
+    torch.testing.assert_close(step._encoder_copy.norms, norms, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("product", ["bf16", "int8"])

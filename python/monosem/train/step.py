@@ -148,14 +148,15 @@ class FastStep:
     def update_rows(self, name: str, part: slice, gradient: Tensor) -> None:
         """See ``nn.gradients.RowOptimizer``."""
         (w, m, v), options = self._state(name), self._options(name)
-        scales, copy, norms = options["scales"], options["copy"], options["norms"]
-        part_scales = None if scales is None else scales[:, part].contiguous()
-        options["scales"] = part_scales
+        copy = options["copy"]
         options["copy"] = None if copy is None else copy[part]
-        options["norms"] = None if norms is None else norms[part]
+        # Scales and norms have a column per row: those of some rows are not contiguous, as the kernels need them.
+        scales, norms = options["scales"], options["norms"]
+        options["scales"], options["norms"] = (None if t is None else t[:, part].contiguous() for t in (scales, norms))
         ops.row_adam_(w[part], m[part], v[part], gradient, unit=self._is_unit(name), **options)
-        if scales is not None and part_scales is not None:
-            scales[:, part] = part_scales
+        for all_rows, updated in ((scales, options["scales"]), (norms, options["norms"])):
+            if all_rows is not None and updated is not None:
+                all_rows[:, part] = updated
 
     def _update(self, name: str, gradient: Tensor) -> None:
         """Adam of all elements of a parameter."""
