@@ -65,17 +65,18 @@ def alternatives(kernel: str, size: int, arch: str) -> list[dict[str, Any]]:
             shapes = [(128, 128, 32, 8, 2), (128, 64, 64, 4, 2), (64, 128, 64, 4, 2)]
         return [{"BM": m, "BN": n, "BK": k * 2 // size, "num_warps": w, "num_stages": s} for m, n, k, w, s in shapes]
     if kernel == "decode_loss":
-        made = [{"HELD": held, "num_warps": w} for held, w in ((2048, 4), (4096, 4), (4096, 8), (8192, 8))]
-        return [choice for choice in made if {**_RULES[kernel](size, arch), **choice} != _RULES[kernel](size, arch)]
+        choices = [{"HELD": held, "num_warps": w} for held, w in ((2048, 4), (4096, 4), (4096, 8), (8192, 8))]
+        return [choice for choice in choices if {**_RULES[kernel](size, arch), **choice} != _RULES[kernel](size, arch)]
     if kernel in ("row_grad_adam", "encoder_grad_adam", "row_grad", "sparse_decode", "gather_dot", "score", "choose"):
         rule = _RULES[kernel](size, arch)
         key = "C" if kernel in ("score", "choose") else "J"
         # ``choose`` holds a row's candidates as well.
         rows, warps = ((1, 2, 4), (8, 16)) if kernel == "choose" else ((1, 2, 4, 8), (4, 8, 16))
-        made = [{key: j, "num_warps": w} for j in rows for w in warps]
-        each = [rule["BD"] / (32 * c["num_warps"]) for c in made]
-        made = [c for c, n in zip(made, each, strict=True) if n <= MOST_OF_A_ROW and n * c[key] <= MOST_IN_FLIGHT]
-        return [choice for choice in made if {**rule, **choice} != rule]
+        choices = [{key: j, "num_warps": w} for j in rows for w in warps]
+        per_thread = [rule["BD"] / (32 * c["num_warps"]) for c in choices]
+        pairs = zip(choices, per_thread, strict=True)
+        choices = [c for c, n in pairs if n <= MOST_OF_A_ROW and n * c[key] <= MOST_IN_FLIGHT]
+        return [choice for choice in choices if {**rule, **choice} != rule]
     return []
 
 
@@ -138,7 +139,7 @@ def together(f: int) -> int:
     return max(8, min(32, f // 4096))
 
 
-# How the candidates of ``topk_encode`` are found; all are exact. Which is fastest no GPU has said yet.
+# How the candidates of ``topk_encode`` are found; all are exact. No GPU has measured yet which is fastest.
 #   scan: a threshold from a sample; ``collect`` bounds and counts every product, in any layout.
 #   hits: the same threshold; a product not above it costs a comparison and a branch (NVIDIA only, bf16 products).
 #   slab: cuBLAS writes products of 2,048 features, which stay in cache; a program a row sifts them.

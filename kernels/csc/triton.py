@@ -1,4 +1,4 @@
-"""A code sorted by (feature, token): a counting sort in whole numbers.
+"""A code sorted by (feature, token): a counting sort in integers.
 
     count → [starts: a sum over features] → scatter → settle
 

@@ -1,4 +1,4 @@
-"""The order of candidates: a value and its feature in one whole number, larger first, lowest feature among equals."""
+"""The order of candidates: a value and its feature in one integer, larger first, lowest feature among equals."""
 
 import triton
 import triton.language as tl

@@ -77,7 +77,7 @@ def test_gradients_are_those_of_autograd_in_float64(kind):
         assert (g.cpu().double() - wanted).abs().max() < 2e-6 * wanted.abs().max(), name
 
 
-def test_no_token_is_left_out_when_relu_outgrows_its_room():
+def test_no_token_is_left_out_when_relu_outgrows_its_capacity():
     step, x = made("relu"), batch(0)
     step.sae.capacity.expect(most=300, mean=0.5)  # far more fire
     mine = step.sae.gradients(x)
@@ -88,7 +88,7 @@ def test_no_token_is_left_out_when_relu_outgrows_its_room():
 
 
 @pytest.mark.parametrize("kind", ["topk", "relu"])
-def test_training_goes_the_way_that_it_goes_on_the_processor(kind, backend, monkeypatch):
+def test_training_matches_the_cpu(kind, backend, monkeypatch):
     gpu, cpu = made(kind), made(kind, "cpu")
     for seed in range(5):
         mine = float(gpu(batch(seed), 1e-3).loss)
@@ -124,7 +124,7 @@ OPTIONS = [{}, {"adam_state": "bf16", "lazy_rows": True}, {"adam_state": "int8",
 
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("kind", ["topk", "topk with AuxK", "relu"])
-def test_a_step_never_waits_for_the_gpu(kind, options, without_waiting):
+def test_a_step_never_synchronises(kind, options, without_waiting):
     step, x = made(kind.split()[0], **options), batch(0)
     dead = torch.arange(F, device="cuda") % 3 == 0 if kind.endswith("AuxK") else None
     for _ in range(3):  # compiles and allocates; what is known two steps late is known
@@ -136,7 +136,7 @@ def test_a_step_never_waits_for_the_gpu(kind, options, without_waiting):
         assert made_now.aux > 0
 
 
-def test_relu_begins_dense_without_waiting(without_waiting):
+def test_relu_begins_dense_without_synchronising(without_waiting):
     step = FastStep(ms.ReLUSAE(D, F, 1e-3, seed=1, device="cuda"))
     for seed in range(3):
         step(batch(seed), 1e-3)
@@ -147,7 +147,7 @@ def test_relu_begins_dense_without_waiting(without_waiting):
 
 # A graph is captured with a wait, anew where features die: in this one none does.
 @pytest.mark.parametrize(("graph", "dead_after"), [(False, N), (True, 10**9)])
-def test_the_trainer_never_waits_between_two_rows_of_metrics(graph, dead_after, without_waiting):
+def test_the_trainer_synchronises_only_to_write_metrics(graph, dead_after, without_waiting):
     config = ms.TrainConfig(
         batch_size=N, steps=100, dead_after=dead_after, log_every=1000, init_bias=False, cuda_graph=graph
     )

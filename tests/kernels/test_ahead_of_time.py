@@ -57,7 +57,7 @@ SELECTION = {"collect": (128, 8), "choose": (128, 54), "sift": (128, 34), "set_t
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
 @pytest.mark.parametrize("size", [GPT2, LLAMA])
-def test_selection_leaves_room_for_a_second_program(arch, size, monkeypatch, tmp_path):
+def test_selection_leaves_registers_for_a_second_program(arch, size, monkeypatch, tmp_path):
     seen = set()
     for l in ahead.recorded(monkeypatch, arch, ahead.step(*size)):
         constants = dict(l.constants)
@@ -94,7 +94,7 @@ WITH_ROTATION = {"encoder_grad_adam": (128, 34), "row_adam": (80, 32)}
 
 
 @pytest.mark.parametrize("size", [LLAMA, GPT2])
-def test_hot_kernels_leave_room_for_each_other(size, monkeypatch, tmp_path):
+def test_registers_of_hot_kernels_allow_two_programs(size, monkeypatch, tmp_path):
     """On the chip that they are made for; moments in fp32."""
     seen = set()
     for l in ahead.recorded(monkeypatch, "sm_90", ahead.step(*size)):
@@ -135,7 +135,7 @@ def other_choices(launches: list[ahead.Launch], arch: str) -> list[ahead.Launch]
 
 
 @pytest.mark.parametrize("arch", ahead.TARGETS)
-def test_what_tuning_may_try_does_not_spill(arch, monkeypatch, tmp_path):
+def test_alternatives_of_tuning_do_not_spill(arch, monkeypatch, tmp_path):
     launches = ahead.recorded(monkeypatch, arch, ahead.step(*LLAMA))
     tried = other_choices(launches, arch)
     assert {l.name for l in tried} == {

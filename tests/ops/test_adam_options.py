@@ -138,7 +138,7 @@ def test_lazy_rows_are_left_alone(kind, unit, sparse):
 @pytest.mark.parametrize("kind", adam.STATES)
 @pytest.mark.parametrize("unit", [False, True])
 @pytest.mark.parametrize("sparse", [False, True])
-def test_factors_on_the_device_are_the_numbers(kind, unit, sparse):
+def test_factors_on_the_device_equal_those_of_the_host(kind, unit, sparse):
     """What a captured graph reads: other numbers in the launch have no say."""
     csc, values, u, (f, d) = problem()
     state, scales = state_of(kind, f, d)

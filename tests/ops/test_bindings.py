@@ -175,7 +175,7 @@ def tensor_at(arguments, place):
 
 @pytest.mark.parametrize("how", BREAK)
 @pytest.mark.parametrize("name", CALLS)
-def test_no_tensor_is_taken_on_trust(name, how):
+def test_every_tensor_given_to_the_bindings_is_checked(name, how):
     for place in places(prepared(name)[1]):
         if how == "None" and place == "error":  # exact values have no error bound
             continue

@@ -1,4 +1,4 @@
-"""The products in whole numbers: their bounds, and the choice that they lead to, against float64 and fp32."""
+"""The products in integers: their bounds, and the choice that they lead to, against float64 and fp32."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def bits(request, monkeypatch):
 
 
 def numbers(packed, n, d, panel, bits, tokens):
-    """The whole numbers of packed rows [n, d], read back from their panels."""
+    """The integers of packed rows [n, d], read back from their panels."""
     group = 32 // bits
     groups = -(-d // group)
     each = packed.packed.view(torch.int8 if bits == 8 else torch.int16).view(-1, groups, panel, group)
@@ -51,7 +51,7 @@ ROWS = {
 
 @pytest.mark.parametrize("kind", ROWS)
 @pytest.mark.parametrize("d", [1, 7, 512, 4099])
-def test_no_product_is_further_off_than_its_margin(kind, d, bits):
+def test_no_product_exceeds_its_error_bound(kind, d, bits):
     n, f = 13, 37  # no whole panel of tokens or of features
     x, w = ROWS[kind](n, d), ROWS[kind](f, d)
     w[::3], x[::4] = torch.randn(len(w[::3]), d), torch.randn(len(x[::4]), d)
@@ -98,7 +98,7 @@ def test_the_choice_is_that_of_fp32(shape, monkeypatch):
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf, 3e38])
 @pytest.mark.parametrize("where", ["x", "w", "b"])
-def test_what_is_not_a_number_goes_by_the_rules_of_fp32(bad, where, monkeypatch):
+def test_nan_and_infinity_follow_fp32(bad, where, monkeypatch):
     x, w, b = encoder(20, 16, 90)
     {"x": x, "w": w, "b": b}[where].view(-1)[37] = bad
     got = ops.topk_encode(x, w, b, 5), ops.threshold_encode(x, w, b)
@@ -118,7 +118,7 @@ def test_ties_beyond_the_buffer_are_redone():
     assert torch.equal(got.indices, reference.topk_encode(x, w, b, 6)[1])
 
 
-def test_a_few_large_columns_cost_8_bits_nothing(bits):
+def test_outlier_columns_do_not_widen_the_int8_bound(bits):
     """Turned rows: without that the margins would be as wide as the values."""
     x, w, b = encoder(300, 512, 900)
     plain = Encoder(w, b).integers(x, f"int{bits}").bounds
@@ -130,7 +130,7 @@ def test_a_few_large_columns_cost_8_bits_nothing(bits):
     torch.testing.assert_close(got.values.double(), pre.topk(5).values.clamp(min=0), rtol=1e-5, atol=1e-5)
 
 
-def test_rows_that_one_product_does_not_suit_go_to_the_next(bits, monkeypatch):
+def test_rows_fall_back_to_the_next_product(bits, monkeypatch):
     used = []
     made = cpu_integers.IntProduct
     monkeypatch.setattr(cpu_integers, "IntProduct", lambda *a: (used.append((a[-1], len(a[0]))), made(*a))[1])

@@ -57,7 +57,7 @@ DECODE_LOSS = {4: 64, 8: 80, 16: 128}
 
 @needs_module
 @needs_tool
-def test_the_fewer_rows_decode_loss_holds_the_more_blocks_share_a_multiprocessor():
+def test_occupancy_of_decode_loss_grows_as_it_holds_fewer_rows():
     found = re.findall(r"Function \S*decode_loss_kernelI\S*?Li(\d+)EEEv\S*:\s+REG:(\d+)", ask("-res-usage"))
     assert len(found) == 12
     for rows, registers in found:

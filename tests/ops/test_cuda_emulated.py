@@ -258,13 +258,13 @@ def test_resample(size, some_alive):
         *((size, torch.float32) for size in every_kernel.WIDE),
     ],
 )
-def test_what_a_gpu_is_asked_is_right_here_with_room_to_spare(size, dtype):
+def test_the_cases_of_the_gpu_tests_use_at_most_four_fifths_of_their_budget(size, dtype):
     """The cases of ``tests/gpu``, data and definitions included, so that no budget there is a matter of luck."""
     used = every_kernel.everything(*size, dtype, "cpu")
     assert max(used.values()) <= 0.8, used
 
 
-def test_so_it_is_with_every_block_size_that_tuning_may_choose(monkeypatch):
+def test_every_block_size_of_tuning_stays_within_the_budget(monkeypatch):
     for threads in cuda_launch.THREADS:
         monkeypatch.setattr(cuda_launch, "tuned", lambda *_, threads=threads: threads)
         used = every_kernel.everything(*every_kernel.TUNED, torch.float32, "cpu")

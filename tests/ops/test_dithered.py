@@ -61,7 +61,7 @@ def errors(x: torch.Tensor, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
 
 @pytest.mark.parametrize("d", [1, 5, 128, 512, 8192])
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_pair_exceeds_the_margin(kind, d):
+def test_no_pair_exceeds_the_error_bound(kind, d):
     x, w = rows_of(kind, 64, d), torch.cat([rows_of(kind, 150, d, 1), rows_of("normal", 150, d, 2)])
     w[0], w[1], w[2] = x[0], -x[1], 0  # aligned, opposite, nothing
     error, margin = errors(x, w)
@@ -71,7 +71,7 @@ def test_no_pair_exceeds_the_margin(kind, d):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_rows_chosen_before_the_dither_exceed_no_share_of_the_margin_more_often_than_proved(kind, monkeypatch):
+def test_adversarial_rows_exceed_the_bound_no_more_often_than_proved(kind, monkeypatch):
     """One pair of rows, 1,000 draws of the dither: P(error > c·σ) ≤ exp(−c²/2), and the errors are centred."""
     x, w = rows_of(kind, 1, 200), rows_of(kind, 1, 200, 3)
     share = []
@@ -102,7 +102,7 @@ def test_many_pairs():
     assert 0.08 < (margin / math.sqrt(512)).mean() < 0.11
 
 
-def test_rows_that_are_not_numbers_say_so():
+def test_rows_with_nan_or_infinity_are_marked():
     t = torch.randn(4, 9, device="cpu")
     t[1, 3], t[2, 0] = torch.nan, -torch.inf
     for side in (TOKEN, FEATURE):
@@ -117,12 +117,12 @@ def test_rows_that_are_not_numbers_say_so():
 def test_the_kernel_is_the_definition(shape, side):
     from ops.cases import here
 
-    from monosem.ops.selection.triton_operand import rounded
+    from monosem.ops.selection.triton_operand import operand_of
 
     t = here(rows_of("large entries", *shape).float())
     t[-1] = 0
     t[0, -1] = 1e-3
-    got = rounded(t, torch.int8, side)
+    got = operand_of(t, torch.int8, side)
     level, known = dithered.quantize(t.double(), side)
     off = (got.rows.int() - level.int()).abs()
     assert off.amax() <= 1 and off.float().mean() < 2e-3

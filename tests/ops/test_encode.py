@@ -30,8 +30,8 @@ def test_topk_is_the_definition(shape, dtype, product):
     assert all(len(set(row)) == k for row in got.indices.tolist())
 
 
-def test_topk_chooses_exactly_in_whole_numbers(product):
-    # Products of small whole numbers are exact in fp32 and ties abound: the choice must be equal to the last index.
+def test_topk_on_integers_is_exact(product):
+    # Products of small integers are exact in fp32 and ties abound: the choice must be equal to the last index.
     g = torch.Generator().manual_seed(1)
     rows = 5 if gpu.interpreted() else 67
     x, w = (here(torch.randint(-2, 3, (n, 24), generator=g, device="cpu").float()) for n in (rows, 3001))
@@ -43,7 +43,7 @@ def test_topk_chooses_exactly_in_whole_numbers(product):
 
 
 @pytest.mark.parametrize("order", ["equal", "ascending", "descending"])
-def test_topk_never_loses_for_want_of_room(order, product):
+def test_topk_is_exact_when_the_candidates_overflow(order, product):
     # All equal, or every value better than the last: each element survives and the buffer is cut back all the time.
     f, k = 5000, 7
     ramp = {"equal": torch.zeros(f), "ascending": torch.arange(f), "descending": -torch.arange(f)}[order].float()
@@ -156,7 +156,7 @@ def test_the_same_for_any_number_of_threads(native_only):
         assert torch.equal(a.indices, c.indices)
 
 
-def test_rows_beyond_the_margin_buffer_are_redone(monkeypatch, native_only):
+def test_rows_with_too_many_candidates_are_redone(monkeypatch, native_only):
     # Products in bf16 with far more near-ties than the buffer holds: flagged, redone in fp32, still exact.
     monkeypatch.setattr(backend, "cpu_product", lambda: "bf16")
     f = 8000

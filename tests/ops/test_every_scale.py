@@ -65,7 +65,7 @@ def test_a_large_bias_hides_nothing(product):
 
 
 @pytest.mark.parametrize("d", [1, 2, 33, 700])
-def test_no_product_in_bf16_is_further_off_than_its_margin(d, native_only, monkeypatch):
+def test_no_bf16_product_exceeds_its_error_bound(d, native_only, monkeypatch):
     """Aligned rows that rounding moves as far as it can, all one way: 1 + 2⁻⁸ is half a step from both neighbours."""
     monkeypatch.setattr(backend, "cpu_product", lambda: "bf16")
     for low, high in ((1 + 2**-8, 1 + 2**-8), (1 + 3 * 2**-8 + 1e-6, 1 + 2**-8 - 1e-6), (1.0, 1 + 2**-8), (0.7, 0.9)):

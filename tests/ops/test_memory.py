@@ -56,11 +56,11 @@ MOUNT = "35 31 0:32 {0} {1} rw,relatime - cgroup cgroup rw,memory\n"
         ("0::/../outside\n", {"": new(2 * GIB, GIB)}, "", GIB),
     ],
 )  # fmt: skip
-def test_the_tightest_group_decides(tmp_path, cgroup, groups, mountinfo, left):
+def test_the_smallest_limit_of_the_control_groups_holds(tmp_path, cgroup, groups, mountinfo, left):
     assert available_memory(tree(tmp_path, cgroup, groups, mountinfo)) == left
 
 
-def test_a_system_without_any_of_this_says_what_it_has(tmp_path):
+def test_memory_without_proc_or_control_groups(tmp_path):
     assert available_memory(tmp_path) > 0
 
 
@@ -79,7 +79,7 @@ def test_limits_of_the_process_count():
     assert 200 < float(done.stdout) <= 300
 
 
-def test_what_does_not_fit_is_said(monkeypatch):
+def test_an_allocation_that_cannot_succeed_raises(monkeypatch):
     from monosem.ops import memory
 
     monkeypatch.setattr(memory, "available_memory", lambda: 10**9)

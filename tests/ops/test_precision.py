@@ -147,7 +147,7 @@ def of_the_process():
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_the_precision_of_the_process_is_not_ours(setting, of_the_process, monkeypatch):
+def test_products_ignore_the_precision_of_the_process(setting, of_the_process, monkeypatch):
     SETTINGS[setting]()
     chosen = fp32_products()
     assert not {*chosen} & {"ieee", "none", "highest"}  # it is on
@@ -169,7 +169,7 @@ def test_the_precision_of_the_process_is_not_ours(setting, of_the_process, monke
         assert {*fp32_products()} == {"ieee"}, "what was inherited was fixed"
 
 
-def test_the_precision_comes_back_when_the_last_of_several_threads_is_done(of_the_process):
+def test_the_precision_is_restored_after_the_last_of_several_threads(of_the_process):
     torch.set_float32_matmul_precision("medium")
     chosen, both, first_done = fp32_products(), threading.Barrier(2), threading.Event()
     seen = []
@@ -193,7 +193,7 @@ def test_the_precision_comes_back_when_the_last_of_several_threads_is_done(of_th
     assert {*seen} <= {"ieee", "none", "highest"} and fp32_products() == chosen
 
 
-def test_an_error_gives_the_precision_back(of_the_process):
+def test_the_precision_is_restored_after_an_error(of_the_process):
     torch.set_float32_matmul_precision("high")
     chosen = fp32_products()
     with pytest.raises(ZeroDivisionError):

@@ -116,7 +116,7 @@ def test_adam_is_torch_adam(unit, sparse):
     assert (mine[0].double() - theirs.detach()).abs()[clear].max() < 20 * 3e-7
 
 
-def test_adam_wants_memory_that_it_can_update():
+def test_adam_rejects_tensors_that_it_cannot_update_in_place():
     w = torch.zeros(4, 6).T
     with pytest.raises(ValueError, match=r"w: got torch.float32, strided; wanted contiguous float32"):
         ops.row_adam_(w, w.clone(), w.clone(), w.clone(), 1e-3, 0.9, 0.999, 1e-8, 1, False)

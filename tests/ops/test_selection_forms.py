@@ -35,8 +35,8 @@ def form(request, monkeypatch):
     return request.param
 
 
-def whole_numbers(n, d, f, seed=0):
-    """Products of small whole numbers are exact in every order of addition, so that answers must be equal."""
+def integers_of(n, d, f, seed=0):
+    """Products of small integers are exact in every order of addition, so that answers must be equal."""
     g = torch.Generator().manual_seed(seed)
     parts = (torch.randint(-3, 4, size, generator=g, device="cpu").float() for size in ((n, d), (f, d), (f,)))
     return tuple(here(t) for t in parts)
@@ -50,10 +50,10 @@ def is_the_definition(x, w, b, k):
 @pytest.mark.parametrize("shape", [(3, 7, 2053, 5), (2, 65, 2600, 33), (1, 1, 2049, 1)])
 def test_ties_and_odd_shapes(form, shape):
     n, d, f, k = shape
-    is_the_definition(*whole_numbers(n, d, f), k)
+    is_the_definition(*integers_of(n, d, f), k)
 
 
-def test_numbers_that_bf16_cannot_tell_apart(form):
+def test_values_that_are_equal_in_bf16(form):
     """In float64 the k-th and the next differ by more than fp32 loses, and by less than bf16 does."""
     x, w, b = encoder(3, 96, 2100, seed=5)
     w[1000:1040] = w[0] * (1 + torch.arange(40)[:, None] * 2.0**-14)
@@ -67,8 +67,8 @@ def test_numbers_that_bf16_cannot_tell_apart(form):
     assert torch.equal(got.indices.long().sort().values, best.indices[:, :k].sort().values)
 
 
-def test_rows_that_are_not_numbers_equal_or_empty(form):
-    x, w, b = whole_numbers(6, 4, 2100)
+def test_nan_equal_and_empty_rows(form):
+    x, w, b = integers_of(6, 4, 2100)
     x[1, 2], x[2] = torch.nan, 0.0
     x[4] = x[3]
     got, wanted = ops.topk_encode(x, w, b, 9), reference.topk_encode(x, w, b, 9)
@@ -79,7 +79,7 @@ def test_rows_that_are_not_numbers_equal_or_empty(form):
 
 
 def test_infinite_pre_activations(form):
-    x, w, b = whole_numbers(2, 4, 2100)
+    x, w, b = integers_of(2, 4, 2100)
     b[::3] = -torch.inf
     b[7] = torch.inf
     is_the_definition(x, w, b, 9)
@@ -88,13 +88,13 @@ def test_infinite_pre_activations(form):
 
 
 def test_a_feature_far_longer_than_the_rest(form):
-    x, w, b = whole_numbers(2, 16, 2300)
+    x, w, b = integers_of(2, 16, 2300)
     w[2100] *= 2.0**20
     w[17] *= 2.0**20
     is_the_definition(x, w, b, 6)
 
 
-def test_what_is_left_out_is_below_the_bar(form):
+def test_features_left_out_are_below_the_threshold(form):
     from monosem.ops.selection import triton as encode
     from monosem.ops.selection.triton_plan import Plan
 
@@ -122,14 +122,14 @@ def test_what_is_left_out_is_below_the_bar(form):
 
 
 def test_the_active_features_of_relu(form):
-    x, w, b = whole_numbers(3, 6, 300)
+    x, w, b = integers_of(3, 6, 300)
     x[2] = 0
     b[40:60] = -torch.inf
     got, wanted = ops.threshold_encode(x, w, b), reference.threshold_encode(x, w, b)
     assert torch.equal(got.values, wanted[0]) and torch.equal(got.indices, wanted[1])
 
 
-def test_sums_in_bf16_are_the_callers_again_afterwards():
+def test_the_setting_of_bf16_sums_is_restored():
     from monosem.ops.precision import summed_in_fp32
 
     matmul = torch.backends.cuda.matmul

@@ -68,7 +68,7 @@ def test_dense_blocks_update_the_encoder_copy_of_their_rows(product, monkeypatch
 
 @pytest.mark.parametrize("product", ["bf16", "int8"])
 @pytest.mark.parametrize("kind", ["topk", "relu"])
-def test_the_encoder_is_rounded_by_the_optimizer(kind, product, monkeypatch):
+def test_the_optimizer_writes_the_encoder_copy(kind, product, monkeypatch):
     """Rounded once in the beginning, and again only when others change the weights; the steps are those without it."""
     monkeypatch.setattr(backend, "gpu_product", lambda: product)
     rounded = []

@@ -85,7 +85,7 @@ def test_rows_of_one_sign(d, chip):
 
 
 @pytest.mark.parametrize("d", WIDTHS)
-def test_rows_of_which_as_much_is_cut_off_as_can_be(d, chip):
+def test_rows_with_the_largest_truncation(d, chip):
     """One large product, and the others just below two units of what is kept beside it: a unit of each is lost, and
     where the units left are odd in number, the one that fp32 has no place for. All are exact in bf16."""
     for together, bits in chip:

@@ -22,8 +22,8 @@ def encode():
     return triton
 
 
-def whole_numbers(n, d, f, seed=0):
-    """Products of small whole numbers are exact in every order of addition, so that answers must be equal."""
+def integers_of(n, d, f, seed=0):
+    """Products of small integers are exact in every order of addition, so that answers must be equal."""
     g = torch.Generator().manual_seed(seed)
     parts = (torch.randint(-3, 4, size, generator=g, device="cpu").float() for size in ((n, d), (f, d), (f,)))
     return tuple(here(t) for t in parts)
@@ -40,7 +40,7 @@ def check(encode, x, w, b, k, plan):
 # A threshold that is too high (the first of the sample), too low (the last: no room), and one that is right.
 @pytest.mark.parametrize(("j", "redone"), [(1, True), (256, True), (20, False)])
 @pytest.mark.parametrize("room", [1, 64])
-def test_no_luck_is_made_good(encode, monkeypatch, j, redone, room):
+def test_rows_with_an_unlucky_sample_are_redone(encode, monkeypatch, j, redone, room):
     x, w, b = encoder(2, 16, 2500)
     monkeypatch.setattr(encode, "SPACE_BYTES", room * 4 * 2500)  # with 1, all rows but one go the slow way
     plan = Plan(512, False, 256, j, 256)
@@ -53,8 +53,8 @@ def test_no_luck_is_made_good(encode, monkeypatch, j, redone, room):
 
 
 @pytest.mark.parametrize("room", [1, 64])
-def test_ties_beyond_all_room(encode, monkeypatch, room):
-    x, w, b = whole_numbers(3, 2, 2500)
+def test_ties_beyond_every_capacity(encode, monkeypatch, room):
+    x, w, b = integers_of(3, 2, 2500)
     x[1] = 0  # its pre-activations are the biases: seven different ones
     monkeypatch.setattr(encode, "SPACE_BYTES", room * 4 * 2500)
     report = check(encode, x, w, b, 40, Plan(64, False, 256, 8, 16))
@@ -83,7 +83,7 @@ def test_many_equal_rows_are_redone_together(encode, monkeypatch):
 @pytest.mark.parametrize("finite", [700, 3])
 def test_biases_of_minus_infinity(encode, finite):
     """Features that are never to fire are no candidates; where fewer than k are left, they come last."""
-    x, w, b = whole_numbers(3, 4, 2500)
+    x, w, b = integers_of(3, 4, 2500)
     b[torch.randperm(2500)[finite:]] = -torch.inf
     report = check(encode, x, w, b, 5, Plan(1024, False, 256, 12, 256))
     assert (report["count"] <= finite).all()
@@ -122,7 +122,7 @@ def test_the_bound_holds(encode):
     assert (upper.double() - exact <= worst + 1e-5).all()
 
 
-def test_plans_keep_their_promise(encode):
+def test_plans_bound_the_chance_of_a_redo(encode):
     for f, k in [(24_576, 32), (65_536, 64), (131_072, 64), (131_072, 32), (1 << 20, 32), (2053, 32), (20_000, 384)]:
         plan = plan_of(f, k)
         assert plan.slots >= 2 * k and plan.sample <= f // 4 and plan.j < plan.j_most <= plan.sample
@@ -136,7 +136,7 @@ def test_k_beyond_every_plan(encode, monkeypatch):
     monkeypatch.setattr("monosem.ops.selection.triton_plan.MOST_SLOTS", 64)
     plan_of.cache_clear()
     monkeypatch.setattr(encode, "DENSE_BYTES", 16 * 300 * 2)
-    x, w, b = whole_numbers(5, 4, 300)
+    x, w, b = integers_of(5, 4, 300)
     x[3, 1] = torch.nan
     try:
         values, indices = encode.topk_encode(x, w, b, 300)
@@ -149,13 +149,13 @@ def test_k_beyond_every_plan(encode, monkeypatch):
 
 
 @pytest.mark.parametrize("dense", [False, True])
-def test_more_active_features_than_slots(monkeypatch, dense):
+def test_more_active_features_than_the_capacity(monkeypatch, dense):
     from monosem.ops.threshold_encode import triton as encode
 
     monkeypatch.setattr(encode, "SLOTS", 32)
     if dense:
         monkeypatch.setattr(encode, "DENSE_BYTES", 1)
-    x, w, b = whole_numbers(4, 6, 300)
+    x, w, b = integers_of(4, 6, 300)
     x[2] = 0
     got, wanted = encode.threshold_encode(x, w, b), reference.threshold_encode(x, w, b)
     for a, c in zip(got, wanted, strict=True):
@@ -177,9 +177,9 @@ def low(request, monkeypatch):
 
 
 @pytest.mark.parametrize(("room", "slots"), [(2000, 512), (500, 512), (2000, 128), (0, 512)])
-def test_entries_in_room_that_is_given(triton_operand, low, room, slots):
+def test_entries_in_arrays_of_a_given_capacity(triton_operand, low, room, slots):
     """All of a token's entries or none: too many of its own, or no room behind those before it."""
-    x, w, b = whole_numbers(6, 6, 300)
+    x, w, b = integers_of(6, 6, 300)
     x[2] = 0
     copy = triton_operand.empty_copy(w)
     triton_operand.round_into(*copy, w)
@@ -203,7 +203,7 @@ def test_entries_in_room_that_is_given(triton_operand, low, room, slots):
         torch.testing.assert_close(a[: len(b)], b)
 
 
-def test_the_encoder_may_be_given_rounded(triton_operand, low):
+def test_the_encoder_copy_may_be_given(triton_operand, low):
     x, w, b = encoder(7, 70, 2200)
     copy, norms = triton_operand.empty_copy(w)
     assert copy.dtype == low
@@ -262,19 +262,19 @@ def test_rows_too_wide_for_one_program(monkeypatch):
 
 
 def test_tokens_in_turn(encode, monkeypatch):
-    x, w, b = whole_numbers(8, 3, 40)
+    x, w, b = integers_of(8, 3, 40)
     monkeypatch.setattr(encode, "BUFFER_BYTES", 1)
     monkeypatch.setattr(encode, "FEWEST_ROWS", 3)
     got, wanted = encode.topk_encode(x, w, b, 2), reference.topk_encode(x, w, b, 2)
     assert torch.equal(got[0], wanted[0]) and torch.equal(got[1], wanted[1])
 
 
-def test_candidates_reports_what_the_margin_is_for(encode):
+def test_candidates_reports_the_errors_of_bf16_alone(encode):
     x, b = torch.ones(2, 8), torch.zeros(2600)
     w = 1 + 1e-3 * encoder(1, 8, 2600)[1]  # features that differ by less than bf16 can tell
     found = encode.candidates(x, w, b, 4)
     assert found["missed"] == 1 and found["redone"] == 1  # all are within the margin: no room, computed from all
-    found = encode.candidates(x * 0, w, torch.arange(2600.0), 4)  # whole numbers, no two alike: nothing to miss
+    found = encode.candidates(x * 0, w, torch.arange(2600.0), 4)  # integers, no two alike: nothing to miss
     assert found["missed"] == 0 == found["redone"] and 4 <= found["scored"] <= found["collected"] <= found["slots"]
 
 
@@ -333,7 +333,7 @@ def test_no_chain_of_additions_grows_with_the_row(encode, monkeypatch, kind):
 def test_redone_rows_and_the_product_are_counted_without_synchronisation():
     from monosem.ops import step_stats
 
-    x, w, b = whole_numbers(3, 2, 2500)
+    x, w, b = integers_of(3, 2, 2500)
     x[1] = 0  # ties beyond the capacity
     times = step_stats.PhaseTimes(x.device)
     with step_stats.recording(times) as stats:

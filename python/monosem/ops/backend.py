@@ -21,7 +21,7 @@ try:
     from monosem import _C
 
     if getattr(_C, "interface", 1) != 4:
-        raise ImportError("the one found was built from older sources: build it again, or copy the new one")
+        raise ImportError("it was built from older sources: build it again, or copy the new one")
     native: Any = _C
     native_error = ""
     absent = False

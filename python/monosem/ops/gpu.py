@@ -57,7 +57,7 @@ def runs_kernels(t: torch.Tensor) -> bool:
 
 
 def copy_dtype(w: torch.Tensor) -> torch.dtype | None:
-    """Of the encoder rows w as ``topk_encode(rounded=…)`` takes them; None where they would not be used."""
+    """Of the encoder rows w as ``topk_encode(encoder_copy=…)`` takes them; None where they would not be used."""
     if not runs_kernels(w) or w.dtype != torch.float32 or choose("topk_encode")[0] != "triton":
         return None
     return _load("monosem.ops.selection.triton_operand:copy_dtype")(w)

@@ -78,7 +78,7 @@ def _groups(root: Path) -> Iterator[int]:
 
 def _mounts(root: Path, old: bool) -> list[tuple[Path, str]]:
     """(where the groups of a version are mounted, which group that is)."""
-    found = []
+    mounted = []
     for line in _read(root / "proc/self/mountinfo").splitlines():
         head, _, tail = line.partition(" - ")
         fields, kind = head.split(), tail.split()
@@ -87,9 +87,9 @@ def _mounts(root: Path, old: bool) -> list[tuple[Path, str]]:
             and kind
             and (kind[0] == "cgroup" and "memory" in kind[-1].split(",") if old else kind[0] == "cgroup2")
         ):
-            found.append((root / fields[4].lstrip("/"), fields[3].rstrip("/")))
+            mounted.append((root / fields[4].lstrip("/"), fields[3].rstrip("/")))
     usual = root / ("sys/fs/cgroup/memory" if old else "sys/fs/cgroup")
-    return found or [(usual, "")]
+    return mounted or [(usual, "")]
 
 
 def _left(group: Path, old: bool) -> int | None:

@@ -92,10 +92,10 @@ def _put(name: str, value: str) -> None:
 
 
 def _hold_fp32() -> list[Undo]:
-    found = _reduced()
-    for name in found:
+    reduced = _reduced()
+    for name in reduced:
         _put(name, "ieee" if name else "highest")
-    return [partial(_put, name, value) for name, value in found.items()]
+    return [partial(_put, name, value) for name, value in reduced.items()]
 
 
 def _hold_sums() -> list[Undo]:

@@ -47,11 +47,11 @@ def override(table: dict[str, Any], kernel: str, size: int, choice: dict[str, in
             entries[str(size)] = before
 
 
-def write(found: dict[str, Any], name: str, about: dict[str, Any], folder: Path | None = None) -> str:
+def write(measured: dict[str, Any], name: str, about: dict[str, Any], folder: Path | None = None) -> str:
     """Put the entries into the GPU's table, in the folder that kernels read or in another; returns its path."""
     path = (folder or launch.TUNED) / f"{launch.slug(name)}.json"
     stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"kernels": {}}
-    for kernel, sizes in found["kernels"].items():
+    for kernel, sizes in measured["kernels"].items():
         stored["kernels"].setdefault(kernel, {}).update(sizes)
     stored = {"gpu": name, "made": time.strftime("%Y-%m-%d", time.gmtime()), **about, "kernels": stored["kernels"]}
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -80,8 +80,8 @@ def row_adam_(
             captured graph can be given another learning rate and another step.
         copy, norms: the encoder's copy of w (``EncoderCopy``), bfloat16 [F, ≥ D] with norms [2, F], or int8 with
             [4, F]. They get the new rows rounded, and their norms and those of the rounding errors, for
-            ``topk_encode(…, rounded=(copy, norms))``. They must be those of w before: rows that ``lazy`` leaves alone
-            need not be written.
+            ``topk_encode(…, encoder_copy=(copy, norms))``. They must be those of w before: rows that ``lazy`` leaves
+            alone need not be written.
 
     Raises:
         ValueError: w, m or v cannot be updated in place, or are of dtypes that do not go together.

@@ -12,7 +12,7 @@ from monosem.kernels.selection import product, score, sift
 from monosem.ops import backend, gpu, step_stats, triton_launch
 from monosem.ops.precision import summed_in_fp32
 from monosem.ops.selection import dithered
-from monosem.ops.selection.triton_operand import Operand, in_int8, rounded, rounding, rounding_int8
+from monosem.ops.selection.triton_operand import Operand, in_int8, operand_of, rounding, rounding_int8
 from monosem.ops.selection.triton_plan import SLAB, Plan
 from monosem.ops.triton_launch import architecture, blocks, cdiv
 
@@ -33,9 +33,9 @@ class Problem:
         self.fp32 = not low or gpu.interpreted()
         self.element = dtype.itemsize
         self.rounding = rounding_int8(self.d) if self.dithered else rounding(self.d)
-        self.left = rounded(self.x, dtype, dithered.TOKEN)
+        self.left = operand_of(self.x, dtype, dithered.TOKEN)
         if right is None or right.rows.dtype != dtype:
-            right = rounded(self.w, dtype, dithered.FEATURE)
+            right = operand_of(self.w, dtype, dithered.FEATURE)
         self.right = right
         self.width = self.left.rows.shape[1]
 

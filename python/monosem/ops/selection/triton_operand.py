@@ -53,12 +53,12 @@ class Operand:
         return self.scale, self.offset
 
 
-def rounded(t: Tensor, dtype: torch.dtype, side: int) -> Operand:
+def operand_of(t: Tensor, dtype: torch.dtype, side: int) -> Operand:
     n, d = t.shape
     if dtype == torch.int8:
-        made = torch.empty(n, dithered.padded(d), dtype=dtype, device=t.device), _floats(4, n, device=t.device)
-        _quantize_into(*made, t, side)
-        return Operand(made[0], *made[1])
+        rows, known = torch.empty(n, dithered.padded(d), dtype=dtype, device=t.device), _floats(4, n, device=t.device)
+        _quantize_into(rows, known, t, side)
+        return Operand(rows, *known)
     width = cdiv(d, PAD) * PAD
     copy = t.dtype != dtype or width != d
     rows = torch.empty(n, width, dtype=dtype, device=t.device) if copy else t

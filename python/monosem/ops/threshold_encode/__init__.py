@@ -73,20 +73,20 @@ def threshold_encode(x: Tensor, w: Tensor, b: Tensor) -> SparseCode:
     return SparseCode(values, indices, offsets, w.shape[0], x.shape[:-1])
 
 
-def _within_fake(x: Tensor, w: Tensor, b: Tensor, room: int, slots: int, *rounded):
+def _within_fake(x: Tensor, w: Tensor, b: Tensor, capacity: int, per_token: int, *encoder_copy):
     n = x.shape[0]
     offsets = x.new_empty(n + 1, dtype=torch.int64)
     counts, kept = x.new_empty(n, dtype=torch.int32), x.new_empty(n, dtype=torch.bool)
-    return x.new_empty(room), x.new_empty(room, dtype=torch.int32), offsets, counts, kept
+    return x.new_empty(capacity), x.new_empty(capacity, dtype=torch.int32), offsets, counts, kept
 
 
-def _within_reference(x: Tensor, w: Tensor, b: Tensor, room: int, slots: int, *rounded):
-    return reference.threshold_encode_within(x, w, b, room, slots)
+def _within_reference(x: Tensor, w: Tensor, b: Tensor, capacity: int, per_token: int, *encoder_copy):
+    return reference.threshold_encode_within(x, w, b, capacity, per_token)
 
 
 _threshold_encode_within = register(
-    "threshold_encode_within(Tensor x, Tensor w, Tensor b, int room, int slots, Tensor? copy=None, Tensor? norms=None) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "threshold_encode_within(Tensor x, Tensor w, Tensor b, int capacity, int per_token, Tensor? copy=None, "
+    "Tensor? norms=None) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     folder=__name__,
     cpu=_within_reference,
     reference=_within_reference,
@@ -96,30 +96,35 @@ _threshold_encode_within = register(
 
 
 def threshold_encode_within(
-    x: Tensor, w: Tensor, b: Tensor, room: int, slots: int, rounded: EncoderCopy | tuple[Tensor, Tensor] | None = None
+    x: Tensor,
+    w: Tensor,
+    b: Tensor,
+    capacity: int,
+    per_token: int,
+    encoder_copy: EncoderCopy | tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     r"""``threshold_encode`` into arrays of a given size, so that no host waits to learn how many entries there are.
 
     Args:
         x: [N, D], the centred input. w, b: as in ``threshold_encode``.
-        room: entries that there is room for.
-        slots: entries that a token may have, a power of two.
-        rounded: as in ``topk_encode``.
+        capacity: entries of all tokens together.
+        per_token: entries that a token may have, a power of two.
+        encoder_copy: as in ``topk_encode``.
 
     Returns:
-        ``values`` [room], ``indices`` [room] and ``offsets`` [N + 1] of the code. Behind the last entry values are 0
-        and indices F. ``counts`` int32 [N]: entries of each token, or more, never less. ``kept`` bool [N]: tokens whose
-        entries are in the code. A token with more than ``slots``, and tokens from the first on for which there is no
-        room, have none: it is for the caller to count them out. Not differentiable.
+        ``values`` [capacity], ``indices`` [capacity] and ``offsets`` [N + 1] of the code. Behind the last entry values
+        are 0 and indices F. ``counts`` int32 [N]: entries of each token, or more, never less. ``kept`` bool [N]: tokens
+        whose entries are in the code. A token with more than ``per_token`` entries has none, and so have all tokens from the
+        first on that exceeds the capacity: the caller must leave them out of its means. Not differentiable.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not fit, or ``slots`` not a power of two.
+        ValueError: shapes, dtypes or devices that do not fit, or ``per_token`` not a power of two.
     """
     checks.shape("w", w, ("d_sae", "d_in"))
     checks.shape("b", b, (w.shape[0],))
     checks.shape("x", x, ("tokens", w.shape[1]))
     checks.same("x", x, "w", w)
     checks.same("b", b, "w", w)
-    if slots < 1 or slots & (slots - 1):
-        raise ValueError(f"slots: got {slots}; wanted a power of two")
-    return _threshold_encode_within(x, w, b, room, slots, *(rounded or (None, None)))
+    if per_token < 1 or per_token & (per_token - 1):
+        raise ValueError(f"per_token: got {per_token}; wanted a power of two")
+    return _threshold_encode_within(x, w, b, capacity, per_token, *(encoder_copy or (None, None)))

@@ -15,14 +15,14 @@ def threshold_encode(x: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor, T
 
 
 def threshold_encode_within(
-    x: Tensor, w: Tensor, b: Tensor, room: int, slots: int
+    x: Tensor, w: Tensor, b: Tensor, capacity: int, per_token: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The same in arrays of ``room`` entries, less the tokens that have more than ``slots`` or come when it is full."""
+    """The same in arrays of ``capacity`` entries, less tokens with more than ``per_token`` or behind the capacity."""
     f = (x @ w.T + b).relu()
     counts = (f != 0).sum(-1)
-    kept = (counts <= slots) & (torch.where(counts <= slots, counts, 0).cumsum(0) <= room)
+    kept = (counts <= per_token) & (torch.where(counts <= per_token, counts, 0).cumsum(0) <= capacity)
     rows, columns = (f * kept[:, None]).nonzero(as_tuple=True)
-    values, indices = f.new_zeros(room), columns.new_full((room,), len(w), dtype=torch.int32)
+    values, indices = f.new_zeros(capacity), columns.new_full((capacity,), len(w), dtype=torch.int32)
     values[: len(rows)], indices[: len(rows)] = f[rows, columns], columns.int()
     offsets = torch.cat([counts.new_zeros(1), torch.where(kept, counts, 0).cumsum(0)])
     return values, indices, offsets, counts.int(), kept

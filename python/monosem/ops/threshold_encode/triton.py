@@ -51,12 +51,18 @@ def threshold_encode(x: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor, T
 
 
 def threshold_encode_within(
-    x: Tensor, w: Tensor, b: Tensor, room: int, slots: int, copy: Tensor | None = None, norms: Tensor | None = None
+    x: Tensor,
+    w: Tensor,
+    b: Tensor,
+    capacity: int,
+    per_token: int,
+    copy: Tensor | None = None,
+    norms: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """``reference.threshold_encode_within``. Nothing waits for the host. ``counts`` are of candidates."""
     n, device = len(x), x.device
-    values = torch.zeros(room, dtype=x.dtype, device=device)
-    indices = torch.full((room,), len(w), dtype=torch.int32, device=device)
+    values = torch.zeros(capacity, dtype=x.dtype, device=device)
+    indices = torch.full((capacity,), len(w), dtype=torch.int32, device=device)
     offsets = torch.zeros(n + 1, dtype=torch.int64, device=device)
     if not n:
         empty = torch.zeros(0, dtype=torch.int32, device=device)
@@ -64,16 +70,16 @@ def threshold_encode_within(
     form = form_at(x, w, "select_active")
     p = Problem(x, w, b, operand(copy, norms), form)
     threshold = torch.zeros(n, dtype=torch.float32, device=device)
-    keys, count = p.collect(threshold, slots, False, form in LOOSE)
+    keys, count = p.collect(threshold, per_token, False, form in LOOSE)
     candidates = count.sum() if step_stats.timed() else 0
     step_stats.encoded(p.product, n, candidates, candidates)
     exact, end, kept = _score_candidates(p, keys, count)
-    fits = count <= slots
-    fits &= torch.where(fits, kept, 0).cumsum(0) <= room
+    fits = count <= per_token
+    fits &= torch.where(fits, kept, 0).cumsum(0) <= capacity
     torch.cumsum(torch.where(fits, kept, 0), 0, out=offsets[1:])
     kernel = kernels.place
     args = exact, torch.where(fits, end, 0), offsets, values, indices
-    triton_launch.run(kernel, n, *args, CAP=slots, **blocks(kernel, 0, x))
+    triton_launch.run(kernel, n, *args, CAP=per_token, **blocks(kernel, 0, x))
     return values, indices, offsets, count, fits
 
 

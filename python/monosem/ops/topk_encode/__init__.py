@@ -47,7 +47,7 @@ _topk_encode = register(
 
 
 def topk_encode(
-    x: Tensor, w: Tensor, b: Tensor, k: int, rounded: EncoderCopy | tuple[Tensor, Tensor] | None = None
+    x: Tensor, w: Tensor, b: Tensor, k: int, encoder_copy: EncoderCopy | tuple[Tensor, Tensor] | None = None
 ) -> SparseCode:
     r"""The sparse code of TopK: ``ReLU(topk(x·wᵀ + b))``.
 
@@ -56,8 +56,8 @@ def topk_encode(
         w: encoder rows [F, D].
         b: encoder bias [F].
         k: entries per token, 1 ≤ k ≤ F.
-        rounded: w in bfloat16 or int8 and its norms, as ``row_adam_`` keeps them, so that w is not read to make them;
-            believed. Used where the product is in that precision on a GPU. The answer is the same.
+        encoder_copy: w in bfloat16 or int8 and its norms, as ``row_adam_`` keeps them, so that w is not read to make
+            them; not checked. Used where the product is in that precision on a GPU. The answer is the same.
 
     Returns:
         Code with ``values``, ``indices`` [..., k], the largest first; among equal pre-activations the lowest index
@@ -76,6 +76,6 @@ def topk_encode(
     checks.same("x", x, "w", w)
     checks.same("b", b, "w", w)
     checks.topk(k, w.shape[0])
-    values, indices = _topk_encode(x.reshape(-1, x.shape[-1]), w, b, k, *(rounded or (None, None)))
+    values, indices = _topk_encode(x.reshape(-1, x.shape[-1]), w, b, k, *(encoder_copy or (None, None)))
     shape = x.shape[:-1]
     return SparseCode(values.view(*shape, k), indices.view(*shape, k), None, w.shape[0], shape)
