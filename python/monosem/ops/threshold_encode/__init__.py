@@ -114,8 +114,8 @@ def threshold_encode_within(
     Returns:
         ``values`` [capacity], ``indices`` [capacity] and ``offsets`` [N + 1] of the code. Behind the last entry values
         are 0 and indices F. ``counts`` int32 [N]: entries of each token, or more, never less. ``kept`` bool [N]: tokens
-        whose entries are in the code. A token with more than ``per_token`` entries has none, and so have all tokens from the
-        first on that exceeds the capacity: the caller must leave them out of its means. Not differentiable.
+        whose entries are in the code. A token with more than ``per_token`` entries has none, and so have all tokens
+        from the first on that exceeds the capacity: the caller must leave them out of its means. Not differentiable.
 
     Raises:
         ValueError: shapes, dtypes or devices that do not fit, or ``per_token`` not a power of two.
