@@ -43,7 +43,7 @@ class Page(html.parser.HTMLParser):
 def page(model, lossy, rows, hook, tmp_path):
     held_out = SourceMoments(lossy.cfg.d_sae, rows.sources)
     evaluation = evaluate(lossy, model, hook, rows, progress=False, observers=[held_out.update])
-    found = study(lossy, model, hook, rows, progress=False)
+    chosen = study(lossy, model, hook, rows, progress=False)
     curves = {"step": [1, 2], "tokens": [10, 20], "loss": [1.0, 0.5]}
     out = write_report(
         tmp_path / "new" / "report.html",
@@ -51,7 +51,7 @@ def page(model, lossy, rows, hook, tmp_path):
         model,
         hook,
         evaluation,
-        found,
+        chosen,
         held_out=held_out,
         curves=curves,
         notes=("a <note> & more",),
@@ -121,8 +121,8 @@ def test_a_report_without_active_features_is_written(model, exact, rows, hook, t
         exact.b_enc.fill_(-1e9)
     rows.sources = ["text", "more", "code"]  # no label, no feature that fires, no curves
     evaluation = evaluate(exact, model, hook, rows, progress=False)
-    found = study(exact, model, hook, rows, progress=False)
-    page = write_report(tmp_path / "r.html", exact, model, hook, evaluation, found).read_text()
+    chosen = study(exact, model, hook, rows, progress=False)
+    page = write_report(tmp_path / "r.html", exact, model, hook, evaluation, chosen).read_text()
     data = json.loads(Page(page).scripts[0])
     assert data["cards"] == data["groups"] == data["labels"] == []
     assert data["silent"] == {"features": 14, "tokens": 110}
@@ -137,9 +137,9 @@ def test_a_report_without_active_features_is_written(model, exact, rows, hook, t
 @pytest.mark.parametrize("points", [0, 1, 2])
 def test_training_curves_need_two_points(model, exact, rows, hook, tmp_path, tab, points):
     evaluation = evaluate(exact, model, hook, rows, progress=False)
-    found = study(exact, model, hook, rows, progress=False)
+    chosen = study(exact, model, hook, rows, progress=False)
     curves = {"step": [1, 2][:points], "loss": [1.0, 0.5][:points]}
-    tab.open(write_report(tmp_path / "r.html", exact, model, hook, evaluation, found, curves=curves))
+    tab.open(write_report(tmp_path / "r.html", exact, model, hook, evaluation, chosen, curves=curves))
     assert tab.errors() == []
     assert tab.count("#training") == tab.count("a[href='#training']") == tab.count("#curves svg") == (points == 2)
 
@@ -148,8 +148,8 @@ def test_a_report_of_one_feature_and_one_source(model, rows, hook, tmp_path, tab
     sae = ms.TopKSAE(model.E.shape[1], 1, k=1, seed=0)
     rows.sources, rows.source = ["only"], rows.source * 0
     evaluation = evaluate(sae, model, hook, rows, progress=False)
-    found = study(sae, model, hook, rows, progress=False)
-    tab.open(write_report(tmp_path / "r.html", sae, model, hook, evaluation, found))
+    chosen = study(sae, model, hook, rows, progress=False)
+    tab.open(write_report(tmp_path / "r.html", sae, model, hook, evaluation, chosen))
     assert tab.errors() == []
     assert tab.count("article.card") == tab.count("#scatter circle") == tab.count("#density rect") == 1
     assert "NaN" not in tab.run("document.documentElement.outerHTML")

@@ -59,7 +59,7 @@ def test_a_label_without_tokens_has_no_feature():
 def test_too_many_sources_for_the_memory_are_refused(monkeypatch, make):
     monkeypatch.setattr("monosem.analysis.sources.available_memory", lambda: 1_000_000_000)
     names = [f"https://example.com/{i}" for i in range(40_000)]
-    said = r"source: got 40,000 different names, and .* need \d.* GB of memory; this machine has 1 GB left"
-    with pytest.raises(ValueError, match=said):
+    message = r"source: got 40,000 different names, and .* need \d.* GB of memory; this machine has 1 GB left"
+    with pytest.raises(ValueError, match=message):
         make(names)
     make(names[:100])

@@ -28,12 +28,12 @@ def test_automaton_links_are_read_strongest_first(tmp_path):
     path = tmp_path / "automata.json"
     assert automaton_links(path) is None
     edge = lambda i, j, s: {"from": i, "to": j, "strength": s}
-    found = {
+    automata = {
         "loops": [{"edges": [edge(1, 1, 0.5)]}],
         "cycles": [{"edges": [edge(1, 2, 0.9), edge(2, 1, 0.4)]}],
         "chains": [{"edges": [edge(1, 2, 0.9)]}],
     }
-    path.write_text(json.dumps(found))
+    path.write_text(json.dumps(automata))
     assert automaton_links(path) == {1: [(2, 0.9), (1, 0.5)], 2: [(1, 0.4)]}
     path.write_text("[]")
     with pytest.raises(ValueError, match="not what `monosem automata` writes"):

@@ -93,16 +93,16 @@ def test_the_summary_agrees_with_the_index(site, index):
 
 
 def test_every_word_of_an_example_is_in_the_search_index(site, index, subject):
-    found = {}
+    postings = {}
     for number in range(64):
         n, shard = contents(site / "data" / f"words-{number}.js")
         assert n == number
-        found |= {w: np.cumsum(d).tolist() for w, d in shard.items()}
+        postings |= {w: np.cumsum(d).tolist() for w, d in shard.items()}
     records = Records(subject.model, index, gather(subject, index, progress=False), COUNTS)
     for f in range(14):
         wanted = of_examples(records.top(f))
-        assert {w for w, features in found.items() if f in features} == wanted
-    assert "שלום" in found and not set(["x", "y", "z"]) & set(found)  # single letters are no words
+        assert {w for w, features in postings.items() if f in features} == wanted
+    assert "שלום" in postings and not set(["x", "y", "z"]) & set(postings)  # single letters are no words
 
 
 def test_search_words_are_those_with_activation_or_in_two_examples():
@@ -161,12 +161,12 @@ def search(tab, text):
     tab.press("/")
     tab.call("Input.insertText", text=text)
     tab.wait(f"list.size !== undefined && document.getElementById('search').value === {json.dumps(text)}")
-    found = tab.run(
+    numbers = tab.run(
         f"find({{query: {json.dumps(text)}, low: 0, high: 1, source: null, silent: true, order: 'number'}})"
         ".then((a) => [...a])"
     )
     tab.press("Escape")
-    return found
+    return numbers
 
 
 def test_the_list_the_feature_page_and_the_links_work(site, index, tab):

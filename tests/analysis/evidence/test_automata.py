@@ -177,10 +177,10 @@ def test_two_features_of_one_state_are_no_cycle():
     counts.pairs, counts.together = KeySums(), KeySums()
     for key in (1, 3):
         counts.pairs.add(np.full(90, key))
-    found = edges(counts)
-    assert [(int(i), int(j)) for i, j in zip(found.source, found.target, strict=True)] == [(0, 1), (1, 0)]
-    assert found.strength[0] == pytest.approx(0.5 * (0.9 - 0.2))
-    assert [p.features for p in graph.paths(found)[1]] == [(0, 1)]
+    transitions = edges(counts)
+    assert [(int(i), int(j)) for i, j in zip(transitions.source, transitions.target, strict=True)] == [(0, 1), (1, 0)]
+    assert transitions.strength[0] == pytest.approx(0.5 * (0.9 - 0.2))
+    assert [p.features for p in graph.paths(transitions)[1]] == [(0, 1)]
     for key in (1, 3):
         counts.together.add(np.full(95, key))
     assert graph.paths(edges(counts)) == ([], [], [])

@@ -45,15 +45,15 @@ def permuted(sae: ms.TopKSAE, order: torch.Tensor) -> ms.TopKSAE:
 def test_a_permuted_dictionary_matches_with_correlation_one(a, rows):
     order = torch.randperm(40, generator=torch.Generator().manual_seed(1))
     twin = Subject(permuted(a.sae, order), a.model, HOOK)
-    found = compare.measure(a, twin, rows, min_tokens=5)
-    assert found.same_model and [c.name for c in found.comparisons] == ["features", "random directions"]
-    m = found["features"].matches
+    result = compare.measure(a, twin, rows, min_tokens=5)
+    assert result.same_model and [c.name for c in result.comparisons] == ["features", "random directions"]
+    m = result["features"].matches
     assert len(m.r) >= 20 and torch.equal(order[m.match], m.feature)
     for figure in (m.r, m.attribution, m.logits):
         torch.testing.assert_close(figure, torch.ones_like(figure), atol=1e-6, rtol=0)
-    assert found["features"].median == pytest.approx(1) and found["features"].backward[2] == pytest.approx(1)
-    assert found["features"].histogram[-1] == len(m.r)
-    assert found["random directions"].median < 0.95
+    assert result["features"].median == pytest.approx(1) and result["features"].backward[2] == pytest.approx(1)
+    assert result["features"].histogram[-1] == len(m.r)
+    assert result["random directions"].median < 0.95
 
 
 def dense(subject, rows):
@@ -74,27 +74,27 @@ def dense(subject, rows):
 
 @pytest.mark.parametrize("memory", [1 << 30, 40_000])  # in memory; block by block through the disk, no logit table
 def test_matches_agree_with_numpy(a, b, rows, memory, tmp_path):
-    least = 8
-    found = compare.measure(a, b, rows, min_tokens=least, memory=memory, folder=tmp_path, contexts=7)
+    min_tokens = 8
+    result = compare.measure(a, b, rows, min_tokens=min_tokens, memory=memory, folder=tmp_path, contexts=7)
     (fa, ta, na, wa), (fb, tb, nb, wb) = dense(a, rows), dense(b, rows)
     with np.errstate(invalid="ignore", divide="ignore"):
         r = np.nan_to_num(np.corrcoef(fa.T, fb.T)[:40, 40:])
         t = np.nan_to_num(np.corrcoef(ta.T, tb.T)[:40, 40:])
         n = np.nan_to_num(np.corrcoef(na.T, nb.T)[:32, 32:])
-    m = found["features"].matches
-    kept = np.flatnonzero((fa > 0).sum(0) >= least)
+    m = result["features"].matches
+    kept = np.flatnonzero((fa > 0).sum(0) >= min_tokens)
     assert m.feature.tolist() == kept.tolist() and m.tokens.tolist() == (fa > 0).sum(0)[kept].tolist()
     np.testing.assert_allclose(m.r, r[kept].max(1), atol=1e-6)
     np.testing.assert_allclose(r[kept, m.match], r[kept].max(1), atol=1e-6)
     np.testing.assert_allclose(m.attribution, t[kept, m.match], atol=1e-5)
     logits = [np.corrcoef(wa[i], wb[j])[0, 1] for i, j in zip(kept, m.match, strict=True)]
     np.testing.assert_allclose(m.logits, logits, atol=1e-5)
-    assert found["features"].quantiles[2] == pytest.approx(np.median(r[kept].max(1)), abs=1e-6)
-    back = r[kept].max(0)[(fb > 0).sum(0) >= least]
-    assert found["features"].backward[2] == pytest.approx(np.median(back), abs=1e-6)
-    alive = (na > 0).sum(0) >= least
-    assert found["neurons"].median == pytest.approx(np.median(n[alive].max(1)), abs=1e-5)
-    assert found.tokens == len(fa) and list(tmp_path.iterdir()) == []
+    assert result["features"].quantiles[2] == pytest.approx(np.median(r[kept].max(1)), abs=1e-6)
+    back = r[kept].max(0)[(fb > 0).sum(0) >= min_tokens]
+    assert result["features"].backward[2] == pytest.approx(np.median(back), abs=1e-6)
+    alive = (na > 0).sum(0) >= min_tokens
+    assert result["neurons"].median == pytest.approx(np.median(n[alive].max(1)), abs=1e-5)
+    assert result.tokens == len(fa) and list(tmp_path.iterdir()) == []
 
 
 def test_a_logit_table_and_single_weights_agree(a):
@@ -111,14 +111,14 @@ def test_a_logit_table_and_single_weights_agree(a):
 
 
 def test_labels_are_compared_and_shown(a, b, rows):
-    found = compare.measure(a, b, rows, min_tokens=5)
-    assert {p.label for p in found.labels} <= {"DNA"}
-    record = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-    made = compare_page.section(record)
-    assert made.findings[0].paper == "median 0.72" and f"{found['features'].median:.2f}" in made.findings[0].ours
-    page = render_page("Universality", [made])
+    result = compare.measure(a, b, rows, min_tokens=5)
+    assert {p.label for p in result.labels} <= {"DNA"}
+    record = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    section = compare_page.section(record)
+    assert section.findings[0].paper == "median 0.72" and f"{result['features'].median:.2f}" in section.findings[0].ours
+    page = render_page("Universality", [section])
     assert "random directions" in page and "neurons" in page and "matches" not in record["comparisons"][0]
-    assert "median correlation of logit weights" in found.table()
+    assert "median correlation of logit weights" in result.table()
 
 
 def test_incomparable_dictionaries_are_refused(a, b, rows):

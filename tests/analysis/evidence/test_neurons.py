@@ -108,8 +108,8 @@ def test_top_examples_of_neurons_are_counted_per_feature(case):
 def test_several_passes_in_little_memory_give_the_same_result(case):
     _, rows, sae, model = case
     one = neurons.measure(Subject(sae, model, HOOK), rows, progress=False).to_dict()
-    many = neurons.measure(Subject(sae, model, HOOK), rows, memory=8 * D * 4, progress=False).to_dict()
-    assert many == one
+    several = neurons.measure(Subject(sae, model, HOOK), rows, memory=8 * D * 4, progress=False).to_dict()
+    assert several == one
 
 
 def test_the_section_is_drawn_and_neurons_are_refused(case):

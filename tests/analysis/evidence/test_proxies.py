@@ -105,11 +105,11 @@ def test_token_bytes_decode_as_in_python():
 
 def test_the_best_run_is_the_maximum_over_all_prefixes():
     ratios = np.random.default_rng(1).normal(size=(3, 20))
-    for least in (1, 2, 5):
-        got = best_run(ratios, least)
+    for min_length in (1, 2, 5):
+        got = best_run(ratios, min_length)
         for row in range(3):
             for i in range(20):
-                runs = [ratios[row, j : i + 1].sum() for j in range(i + 2 - least)]
+                runs = [ratios[row, j : i + 1].sum() for j in range(i + 2 - min_length)]
                 assert got[row, i] == pytest.approx(max(runs)) if runs else got[row, i] < -1e5
 
 
@@ -155,14 +155,14 @@ def test_patterns_and_functions_give_scores(tmp_path, monkeypatch):
     assert scores(proxies.parse("long=my_scores:long", BytesModel()), text, [THE, X, BOS, AC]) == [2, -1, 0, 0]
     with pytest.raises(ValueError, match=r"for 2 tokens my_scores:short gave an array of shape \(1,\)"):
         scores(proxies.parse("s=my_scores:short", BytesModel()), text, [X, X])
-    for spec, said in (
+    for spec, message in (
         ("my_scores:long", "NAME=REGEX"),
         ("a=(", "not a regular expression"),
         ("a=my_scores:none", "none"),
         ("a=nowhere_at_all:f", "MODULE:FUNCTION"),
         ("a=my_scores:number", "no function"),
     ):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             proxies.parse(spec, BytesModel())
     with pytest.raises(ValueError, match="more than once"):
         proxies.ProxySet(BytesModel(), text, [year], extra=[year])

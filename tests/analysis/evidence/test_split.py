@@ -39,36 +39,36 @@ THREE = ("a", "b", "cd", "gh", "i", "j", "k", "l", "mn", "op")
 
 
 @pytest.fixture(scope="module")
-def found():
+def result():
     return split.measure(row(ONE, TWO, THREE), chain_rows(), label="Arabic", min_tokens=3, umap=False)
 
 
-def test_a_planted_split_is_found(found):
-    assert [(n["level"], n["feature"]) for n in found.nodes] == [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]
-    assert found.family == found.joined == (1, 2, 3)
-    assert {(k["level"], k["parent"], k["child"]) for k in found.links} == {
+def test_a_planted_split_is_found(result):
+    assert [(n["level"], n["feature"]) for n in result.nodes] == [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]
+    assert result.family == result.joined == (1, 2, 3)
+    assert {(k["level"], k["parent"], k["child"]) for k in result.links} == {
         (0, 0, 0),
         (0, 0, 1),
         (1, 0, 0),
         (1, 0, 1),
         (1, 1, 2),
     }
-    assert all(k["masked"] == pytest.approx(1) for k in found.links)  # a child does on its tokens what the parent does
-    assert found.links[0]["decoder"] == pytest.approx(2 / np.sqrt(8))
-    first, second = found.steps
+    assert all(k["masked"] == pytest.approx(1) for k in result.links)  # a child does on its tokens what the parent does
+    assert result.links[0]["decoder"] == pytest.approx(2 / np.sqrt(8))
+    first, second = result.steps
     assert first.children[:4] == (0, 1, 1, 1) and second.children[:3] == (0, 2, 4)  # efgh → gh; ijklmnop → ij, kl, mnop
     assert first.orphans == second.orphans == 0 and first.agreed == 1.0
-    assert [level.label_features for level in found.levels] == [2, 3, 4]
-    root = found.nodes[0]
+    assert [level.label_features for level in result.levels] == [2, 3, 4]
+    root = result.nodes[0]
     assert root["precision"] == 1 and root["source"] == "ar_low"
     assert sorted(w for w, _ in root["words"]) == list("abcd") and root["raised"][0][0] in "bcde"
     assert all("".join(p["text"] for p in e["pieces"]).lstrip("_") in "abcdefgh" * 4 for e in root["examples"])
 
 
 def test_the_family_begins_at_the_given_feature_and_is_limited():
-    found = split.measure(row(ONE, TWO, THREE), chain_rows(), feature=2, min_tokens=3, max_children=2, umap=False)
-    assert found.family == (1, 2, 2) and found.omitted == 3 and found.label == ""
-    assert "begun from #2; 3 more are left out" in found.table()
+    result = split.measure(row(ONE, TWO, THREE), chain_rows(), feature=2, min_tokens=3, max_children=2, umap=False)
+    assert result.family == (1, 2, 2) and result.omitted == 3 and result.label == ""
+    assert "begun from #2; 3 more are left out" in result.table()
 
 
 @pytest.mark.parametrize("memory", [1 << 30, 2000])  # in memory, and block by block through the disk
@@ -80,7 +80,7 @@ def test_masked_cosines_agree_with_their_definition(memory, tmp_path):
 
     subjects = [Subject(ms.TopKSAE(D, f, k=4, seed=f), Noisy(), HOOK) for f in (12, 20)]
     rows = chain_rows()
-    found = split.measure(
+    result = split.measure(
         subjects, rows, feature=3, min_tokens=5, threshold=0.5, umap=False, contexts=4, memory=memory, folder=tmp_path
     )
     x = torch.cat([subjects[0].model.activations(torch.from_numpy(rows.tokens[i : i + 4]), HOOK) for i in (0, 4, 8)])
@@ -97,7 +97,7 @@ def test_masked_cosines_agree_with_their_definition(memory, tmp_path):
                     cosines.append(a[mask] @ b[mask] / norms if norms else 0)
                 if max(cosines) > 0.5:
                     wanted[i, j] = max(cosines)
-    (e,) = found.edges
+    (e,) = result.edges
     got = dict(zip(zip(e.parent.tolist(), e.child.tolist(), strict=True), e.masked.tolist(), strict=True))
     assert got.keys() == wanted.keys() and len(got) > 20
     np.testing.assert_allclose([got[k] for k in wanted], list(wanted.values()), rtol=1e-6)
@@ -105,16 +105,16 @@ def test_masked_cosines_agree_with_their_definition(memory, tmp_path):
     np.testing.assert_allclose(e.decoder, (w[0][e.parent] * w[1][e.child]).sum(1), rtol=1e-5)
     nearest = (w[1] @ w[0].T).argmax(1)  # every feature of the first fires often enough
     best = {j: max((i for i, k in wanted if k == j), key=lambda i: wanted[i, j]) for _, j in wanted}
-    assert found.steps[0].agreed == pytest.approx(np.mean([int(nearest[j]) == i for j, i in best.items()]))
+    assert result.steps[0].agreed == pytest.approx(np.mean([int(nearest[j]) == i for j, i in best.items()]))
     heirs = [j for j, i in best.items() if i == 3]
-    assert sorted(n["feature"] for n in found.nodes if n["level"] == 1) == sorted(heirs)
-    assert found.joined == (1, sum(i == 3 for i, _ in wanted))
+    assert sorted(n["feature"] for n in result.nodes if n["level"] == 1) == sorted(heirs)
+    assert result.joined == (1, sum(i == 3 for i, _ in wanted))
     parents = np.bincount(list(best.values()), minlength=12)
-    assert found.steps[0].children == tuple(np.bincount(np.minimum(parents, 8), minlength=9))
+    assert result.steps[0].children == tuple(np.bincount(np.minimum(parents, 8), minlength=9))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_section_shows_graph_table_and_map(found, monkeypatch):
+def test_the_section_shows_graph_table_and_map(result, monkeypatch):
     monkeypatch.setattr(
         feature_map,
         "arrange",
@@ -128,16 +128,17 @@ def test_the_section_shows_graph_table_and_map(found, monkeypatch):
     assert m["cluster"][:5] == [-1, 0, 1, 2, -1] and m["order"] == list(range(18, -1, -1))
     assert {tuple(e[:2]) for e in m["edges"] if e[0] == 0} == {(0, 3), (0, 4)} and m["family"] == [0, 3, 4, 9, 10, 11]
     record = json.loads(json.dumps(with_map.to_dict(), allow_nan=False))
-    made = split_page.section(record)
-    assert made.findings[0].ours == "1 → 2 → 3" and made.findings[1].ours == "2 → 3 → 4"
+    section = split_page.section(record)
+    assert section.findings[0].ours == "1 → 2 → 3" and section.findings[1].ours == "2 → 3 → 4"
     # Of 19 dots 14 are in one of three clusters, each with members of at least two dictionaries.
     assert (
-        made.findings[-1].ours == "3 clusters hold 74% of 19 features; 3 of them hold features of several dictionaries"
+        section.findings[-1].ours
+        == "3 clusters hold 74% of 19 features; 3 of them hold features of several dictionaries"
     )
-    page = render_page("Splitting", [made])
+    page = render_page("Splitting", [section])
     assert 'id="map-data"' in page and page.count("<circle") >= 6 and "getElementById('map')" in page
-    assert "mostly Arabic" in found.table()
-    without = render_page("Splitting", [split_page.section(json.loads(json.dumps(found.to_dict())))])
+    assert "mostly Arabic" in result.table()
+    without = render_page("Splitting", [split_page.section(json.loads(json.dumps(result.to_dict())))])
     assert "map-data" not in without
 
 

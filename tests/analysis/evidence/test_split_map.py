@@ -104,11 +104,11 @@ def test_the_map_shows_and_keeps_a_feature(page):
     assert words(page, "map-keys") == "base64he_ui"
     page.run("[...document.querySelectorAll('#map-tools button')].find(b => b.textContent.includes('density')).click()")
     assert "10 % of tokens" in words(page, "map-keys")
-    for query, found in (("#5", "#5 of"), ("he_ui", "#4 of"), ("the", "#5 of")):
+    for query, shown in (("#5", "#5 of"), ("he_ui", "#4 of"), ("the", "#5 of")):
         page.run(
             f"(() => {{ const s = document.querySelector('#map-tools input'); s.value = '{query}'; s.onchange(); }})()"
         )
-        assert words(page, "map-chosen").startswith(found), query
+        assert words(page, "map-chosen").startswith(shown), query
     # A hidden dictionary is neither found nor pointed at.
     page.run("[...document.querySelectorAll('#map-tools button')].find(b => b.textContent.startsWith('4,096')).click()")
     pointer(page, "pointermove", 2)

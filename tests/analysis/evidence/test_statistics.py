@@ -41,15 +41,15 @@ def test_the_scale_of_weights_does_not_matter():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (([1, 2], [1, 2, 3]), "one length"),
         (([1, float("nan")], [1, 2]), "NaN"),
         (([1, 2], [1, 2], [1, -1]), "below 0"),
     ],
 )
-def test_bad_data_is_refused(arguments, said):
-    with pytest.raises(ValueError, match=said):
+def test_bad_data_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
         spearman(*arguments)
 
 
@@ -63,7 +63,7 @@ def test_median_intervals_come_from_the_bootstrap():
     assert median_interval([]) is None
     one = median_interval([2.0])
     assert (one.median, one.low, one.high, one.n) == (2.0, 2.0, 2.0, 1)
-    many = median_interval(np.random.default_rng(0).normal(5, 1, 400))
+    large = median_interval(np.random.default_rng(0).normal(5, 1, 400))
     # The standard error of a median is 1.2533 σ/√n = 0.063; the interval spans about ±1.96 of it.
-    assert many.low < 5.0 < many.high and 0.12 < many.high - many.low < 0.40
+    assert large.low < 5.0 < large.high and 0.12 < large.high - large.low < 0.40
     assert median_interval([1, 2, 3, 9]) == median_interval([1, 2, 3, 9])

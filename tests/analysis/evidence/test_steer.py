@@ -62,10 +62,10 @@ def test_a_pinned_feature_writes_text_of_its_label(result):
 
 def test_ablation_lowers_the_likelihood_of_the_label_only(result):
     """One of eight tokens of the label is predicted by the feature; without it, it is as likely as any other."""
-    found = result.cases[0].effect
+    effect = result.cases[0].effect
     lost = torch.tensor([12.0] + [0.0] * 16).log_softmax(0)[0] + np.log(17)
-    assert found.other == 0.0 and found.active == pytest.approx(-float(lost), rel=1e-4)
-    assert found.label == pytest.approx(-float(lost) * found.tokens_active / found.tokens_label, rel=1e-4)
+    assert effect.other == 0.0 and effect.active == pytest.approx(-float(lost), rel=1e-4)
+    assert effect.label == pytest.approx(-float(lost) * effect.tokens_active / effect.tokens_label, rel=1e-4)
     pieces = result.cases[0].passage["pieces"]
     fired = [i for i, p in enumerate(pieces) if p["value"] > 0]
     assert fired and all(pieces[i + 1]["change"] < -2 for i in fired if i + 1 < len(pieces))
@@ -73,9 +73,9 @@ def test_ablation_lowers_the_likelihood_of_the_label_only(result):
 
 def test_the_section_is_drawn_from_json(result):
     record = json.loads(json.dumps(result.to_dict()))
-    made = steer_page.section(record)
-    assert "4 of 4 samples at 3× the maximum; 0 of 4 without steering" in made.findings[0].ours
-    page = render_page("Steering", [made])
+    section = steer_page.section(record)
+    assert "4 of 4 samples at 3× the maximum; 0 of 4 without steering" in section.findings[0].ours
+    page = render_page("Steering", [section])
     assert "judged Arabic" in page and "by the letters" in page and page.count('class="side"') == 2 * 4 + 1
     assert "4 of 4" in result.table() and "3x its max" in result.table()
 
@@ -88,11 +88,11 @@ def test_a_text_without_the_label_is_refused(subject, index):
 def test_steered_reading_is_averaged_by_source(subject):
     rows = chain_rows()
     steering = Steering(subject.sae, [Edit(LETTERS.index("c"), "ablate")])
-    found = steered_reading.reading(subject, rows, steering, contexts=5)
+    result = steered_reading.reading(subject, rows, steering, contexts=5)
     lost = float(torch.tensor([12.0] + [0.0] * 16).log_softmax(0)[0] + np.log(17))
     low_rows = rows.tokens[rows.source[:, 0] == 0]
     share = (low_rows[:, 1:-1] == LETTERS.index("c")).mean()
-    assert found.sources["other"][0] == 0.0 and found.tokens == 12 * 22
-    assert found.sources["ar_low"][0] == pytest.approx(-lost * share, rel=1e-4)
-    assert found.change == pytest.approx(-lost * share / 2, rel=1e-4)
-    assert found.table().splitlines()[1].startswith("ar_low")
+    assert result.sources["other"][0] == 0.0 and result.tokens == 12 * 22
+    assert result.sources["ar_low"][0] == pytest.approx(-lost * share, rel=1e-4)
+    assert result.change == pytest.approx(-lost * share / 2, rel=1e-4)
+    assert result.table().splitlines()[1].startswith("ar_low")

@@ -34,27 +34,27 @@ def planted(low_at: float, high_at: float, low: int = 300, high: int = 3000, dea
 
 def test_a_valley_separates_two_modes_of_density():
     counts, truth, sae = planted(-7.0, -4.5)
-    found = separate(counts, TOKENS, sae)
-    assert found.how == "valley" and 10**-6.3 < found.cut < 10**-5.2
-    assert (found.low == truth).mean() > 0.998 and not found.low[-50:].any()
-    assert "valley" in found.words
+    separation = separate(counts, TOKENS, sae)
+    assert separation.how == "valley" and 10**-6.3 < separation.cut < 10**-5.2
+    assert (separation.low == truth).mean() > 0.998 and not separation.low[-50:].any()
+    assert "valley" in separation.words
 
 
 def test_a_mixture_separates_overlapping_modes():
     pytest.importorskip("sklearn", reason="pip install scikit-learn")
     counts, truth, sae = planted(-5.5, -4.5, low=600)
     assert valley(np.log10(counts[counts > 0].numpy() / TOKENS)) is None
-    found = separate(counts, TOKENS, sae)
-    assert found.how == "mixture" and found.cut is None and (found.low == truth).mean() > 0.998
-    assert "decoder" in found.words
+    separation = separate(counts, TOKENS, sae)
+    assert separation.how == "mixture" and separation.cut is None and (separation.low == truth).mean() > 0.998
+    assert "decoder" in separation.words
 
 
 @pytest.mark.parametrize("basis", [False, True])
 def test_without_a_cluster_the_bound_decides(basis):
     counts, _, sae = planted(-4.5, -4.5, apart=False)
     counts[:3] = torch.tensor([20, 99, 101])
-    found = separate(counts, TOKENS, NeuronBasis(len(counts)) if basis else sae)
-    assert (found.how, found.cut) == ("bound", 1e-6) and found.low.nonzero()[0].tolist() == [0, 1]
+    separation = separate(counts, TOKENS, NeuronBasis(len(counts)) if basis else sae)
+    assert (separation.how, separation.cut) == ("bound", 1e-6) and separation.low.nonzero()[0].tolist() == [0, 1]
     few = separate(torch.tensor([0, 1, 2, 500]), 1000, NeuronBasis(4))
     assert few.how == "bound" and few.cut == 2e-3 and few.low.tolist() == [False, True, False, False]
 

@@ -56,9 +56,9 @@ def test_every_figure_agrees_with_the_dense_code(subject, rows, dense, tmp_path,
         everything = []
         for i in range(INTERVALS):
             low, high = index.bounds(feature, i)
-            found = index.interval(feature, i)
-            assert all(low < e.value and (e.value <= high or i == 10) for e in found)
-            everything += found
+            examples = index.interval(feature, i)
+            assert all(low < e.value and (e.value <= high or i == 10) for e in examples)
+            everything += examples
         assert sorted(e.value for e in everything) == sorted(mine[mine > 0].tolist())
         histogram = index.histogram(feature)
         assert histogram.counts.sum(1).tolist() == [int(index.source_counts[feature, s]) for s in histogram.columns]

@@ -16,7 +16,7 @@ from monosem.data.native import save_folder
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def built(tmp_path_factory):
     model = tiny_model()
     subject = Subject(ms.TopKSAE(32, 40, k=4, seed=0), model, HOOK)
     folder = tmp_path_factory.mktemp("belongs") / "index"
@@ -40,8 +40,8 @@ def as_before(folder, to, *fields):
     return to
 
 
-def test_an_index_of_another_model_of_the_same_name_is_refused(made):
-    folder, subject = made
+def test_an_index_of_another_model_of_the_same_name_is_refused(built):
+    folder, subject = built
     with pytest.raises(ValueError, match=r"index of another model: weights is 'LanguageModel .* there and 'Lang"):
         open_index(folder, retrained(subject))
     renamed = tiny_model()
@@ -49,30 +49,30 @@ def test_an_index_of_another_model_of_the_same_name_is_refused(made):
     open_index(folder, Subject(subject.sae, renamed, HOOK))
 
 
-def test_an_unfinished_index_of_another_model_is_not_resumed(made, tmp_path):
-    folder, subject = made
+def test_an_unfinished_index_of_another_model_is_not_resumed(built, tmp_path):
+    folder, subject = built
     shutil.copytree(folder, tmp_path / "index")
     rows = ms.pack_rows(tiny_documents(8), subject.model)
     with pytest.raises(ValueError, match="is of something else: its weights"):
         build_index(retrained(subject), rows, tmp_path / "index", progress=False)
 
 
-def test_an_index_without_fingerprint_of_weights_is_opened_with_a_warning(made, tmp_path):
-    folder = as_before(made[0], tmp_path / "index", "weights")
+def test_an_index_without_fingerprint_of_weights_is_opened_with_a_warning(built, tmp_path):
+    folder = as_before(built[0], tmp_path / "index", "weights")
     with pytest.warns(RuntimeWarning, match="whether it is of this 'tiny' cannot be checked"):
-        open_index(folder, made[1])
+        open_index(folder, built[1])
 
 
 @pytest.mark.parametrize("name", ["maximum", "levels.counts", "codes.values", "text.tokens", "words.ids"])
-def test_an_array_of_another_shape_is_refused(made, tmp_path, name):
-    folder = as_before(made[0], tmp_path / "index")
+def test_an_array_of_another_shape_is_refused(built, tmp_path, name):
+    folder = as_before(built[0], tmp_path / "index")
     array = np.load(folder / f"{name}.npy")
     np.save(folder / f"{name}.npy", array[:-1])
     with (
         pytest.warns(RuntimeWarning, match="without checksums"),
         pytest.raises(ValueError, match=f"{name}.npy.* has shape"),
     ):
-        open_index(folder, made[1])
+        open_index(folder, built[1])
 
 
 def test_commands_refuse_an_index_of_another_model_in_one_line(tmp_path, capsys):

@@ -26,15 +26,15 @@ def test_the_largest_are_those_of_a_full_sort():
 
 def test_a_sample_does_not_depend_on_the_block_size():
     lists, values, places = offers()
-    found = []
+    samples = []
     for size in (400, 11):
         sample = Reservoir(6, 8, "random", seed=5, wide=False)
         for part in torch.arange(400).split(size):
             sample.update(lists[part], values[part], places[part])
-        found.append(sample.places)
-    assert torch.equal(*found) and found[0].dtype == torch.int32
+        samples.append(sample.places)
+    assert torch.equal(*samples) and samples[0].dtype == torch.int32
     mine = places[lists == 2]
-    assert set(found[0][2].tolist()) == set(mine[torch.argsort(scramble(mine, 5), descending=True)][:8].tolist())
+    assert set(samples[0][2].tolist()) == set(mine[torch.argsort(scramble(mine, 5), descending=True)][:8].tolist())
 
 
 def test_every_entry_is_as_likely_as_any_other():

@@ -96,7 +96,7 @@ def valley(x: np.ndarray, smooth: float = _SMOOTH, apart: float = _APART, resolv
         deep = depth < (_DEEP if grid[peak] >= resolved else _DEEP_UNRESOLVED)
         wide = grid[main] - grid[peak] >= apart and (x < grid[low]).mean() >= _LEAST
         if deep and wide and (best is None or depth < best[0]):
-            best = depth, float(grid[low])
+            best = float(depth), float(grid[low])
     return None if best is None else best[1]
 
 

@@ -145,11 +145,11 @@ def test_request_fields_can_be_omitted_or_renamed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [(("ftp://x", "m"), "url: got"), (("http://x", ""), "model: got none")],
 )
-def test_bad_settings_are_refused(tmp_path, arguments, said):
-    with pytest.raises(ValueError, match=said):
+def test_bad_settings_are_refused(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
         Chat(*arguments, tmp_path)
     with pytest.raises(ValueError, match="concurrency"):
         Chat("http://x", "m", tmp_path, concurrency=0)

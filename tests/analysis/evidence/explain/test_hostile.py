@@ -43,11 +43,11 @@ class Raw:
 
     def _one(self, connection):
         with connection:
-            said = b""
+            request = b""
             try:
-                while b"\r\n\r\n" not in said:
-                    said += connection.recv(65536)
-                head, _, body = said.partition(b"\r\n\r\n")
+                while b"\r\n\r\n" not in request:
+                    request += connection.recv(65536)
+                head, _, body = request.partition(b"\r\n\r\n")
                 length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
                 while len(body) < length:
                     body += connection.recv(65536)
@@ -203,11 +203,11 @@ def leaks(text, key=KEY):
 def test_a_key_echoed_by_the_endpoint_is_not_shown_or_stored(tmp_path, status):
     with Raw(answer(echo, status)) as server:
         try:
-            said = str(ask(server.url, tmp_path)[0])
+            shown = str(ask(server.url, tmp_path)[0])
         except RuntimeError as error:
-            said = str(error) + str(error.__context__)
+            shown = str(error) + str(error.__context__)
     assert KEY.encode() in server.requests[0]  # it was sent
-    assert not leaks(said) and not any(leaks(f.read_text()) for f in tmp_path.iterdir())
+    assert not leaks(shown) and not any(leaks(f.read_text()) for f in tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

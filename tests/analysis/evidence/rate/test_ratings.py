@@ -65,7 +65,7 @@ def test_two_annotators_are_averaged_and_compared():
 
 
 @pytest.mark.parametrize(
-    ("answers", "said"),
+    ("answers", "message"),
     [
         ([], "got none"),
         ([file({"1": ZERO}, study="other")], "belong to study 'other'"),
@@ -75,6 +75,6 @@ def test_two_annotators_are_averaged_and_compared():
         ([file({"1": {"high": 2}})], "no item is finished"),
     ],
 )
-def test_what_does_not_belong_is_refused(answers, said):
-    with pytest.raises(ValueError, match=said):
+def test_what_does_not_belong_is_refused(answers, message):
+    with pytest.raises(ValueError, match=message):
         measure(answers, KEY)

@@ -17,10 +17,10 @@ def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     subject, rows = ruled_subject(), ruled_rows(120)
     index = ruled_index(subject, rows)
-    found = candidates(subject, index, rows, range(len(RULES)), "features", per_interval=3)
-    found += candidates(subject, index, rows, [0, 2], "neurons", per_interval=3)
-    write_study(folder, found, seed=3)
-    return folder, json.loads((folder / "rate.key.json").read_text()), found
+    items = candidates(subject, index, rows, range(len(RULES)), "features", per_interval=3)
+    items += candidates(subject, index, rows, [0, 2], "neurons", per_interval=3)
+    write_study(folder, items, seed=3)
+    return folder, json.loads((folder / "rate.key.json").read_text()), items
 
 
 def embedded(folder):
@@ -29,18 +29,18 @@ def embedded(folder):
 
 
 def test_candidates_show_shares_of_the_maximum(study):
-    _, _, found = study
-    graded = found[2].shown
+    _, _, items = study
+    graded = items[2].shown
     assert len(graded["intervals"]) == 11 and len(graded["positive"]) == 10
     of_interval = [{line["pieces"][line["focus"]][1] for line in lines} for lines in graded["intervals"]]
     assert of_interval[0] == {1.0} and of_interval[8] == {0.25} and not of_interval[5]
     assert all(len(lines) <= 3 for lines in graded["intervals"])
     assert graded["positive"][0][1] == 1.0 and all(t.isdigit() for t, _ in graded["positive"])
-    assert any(line["rtl"] for line in found[1].shown["intervals"][0])
+    assert any(line["rtl"] for line in items[1].shown["intervals"][0])
 
 
 def test_the_page_hides_the_kind_of_each_item(study):
-    folder, key, found = study
+    folder, key, items = study
     page, data = embedded(folder)
     assert data.keys() == {"study", "format", "items", "intervals", "steps"}
     assert all(item.keys() == {"intervals", "positive"} for item in data["items"])
@@ -50,16 +50,16 @@ def test_the_page_hides_the_kind_of_each_item(study):
     assert key["study"] == data["study"]
     for n, shown in enumerate(data["items"], 1):
         what = key["items"][str(n)]
-        mine = next(c for c in found if (c.kind, c.feature) == (what["kind"], what["feature"]))
+        mine = next(c for c in items if (c.kind, c.feature) == (what["kind"], what["feature"]))
         assert json.loads(json.dumps(mine.shown)) == shown
     assert not re.search(r'(src|href)="', page), "the page loads nothing"
 
 
 def test_the_same_seed_gives_the_same_page(study, tmp_path):
-    folder, key, found = study
-    write_study(tmp_path, found, seed=3)
+    folder, key, items = study
+    write_study(tmp_path, items, seed=3)
     assert (tmp_path / "rate.html").read_bytes() == (folder / "rate.html").read_bytes()
-    write_study(tmp_path, found, seed=4)
+    write_study(tmp_path, items, seed=4)
     assert json.loads((tmp_path / "rate.key.json").read_text())["items"] != key["items"]
     with pytest.raises(ValueError, match="got none"):
         write_study(tmp_path, [])

@@ -6,9 +6,9 @@ import importlib
 import re
 import string
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -87,7 +87,7 @@ def parse(spec: str, model: LanguageModel) -> Proxy:
         sys.path.remove(here)
     if not callable(loaded):
         raise ValueError(f"proxy {name.strip()!r}: {what} is no function; wanted one from tokens to scores")
-    return Function(name.strip(), loaded, model.token_str)
+    return Function(name.strip(), cast("Callable[[list[str]], Sequence[float]]", loaded), model.token_str)
 
 
 class ProxySet:
