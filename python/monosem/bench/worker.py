@@ -118,6 +118,9 @@ class Runner:
 
 
 def main() -> None:
+    # Python puts this folder first on its path, where `profile.py` would hide the standard library's module.
+    here = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [folder for folder in sys.path if os.path.abspath(folder) != here]
     # Output of libraries must not mix with the lines of the protocol: it is redirected to the log.
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
