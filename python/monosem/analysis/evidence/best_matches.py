@@ -117,8 +117,8 @@ class MatchSums:
         feature = fires.nonzero().flatten()
         if not len(feature):
             raise ValueError(
-                f"min_tokens (--least): no feature of {self.sides[0]} fires on {min_tokens} of the {a.tokens:,} "
-                "tokens; read more text, or compare rarer features too"
+                f"min_tokens: no feature of {self.sides[0]} fires on {min_tokens} of the {a.tokens:,} "
+                "tokens; read more text, or compare rarer features too (--least)"
             )
         agreed = torch.full((len(feature),), torch.nan, dtype=torch.float64, device="cpu")
         if logits is not None:
