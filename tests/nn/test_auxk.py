@@ -24,7 +24,7 @@ def test_auxk_uses_at_most_512_features_by_default():
     config = TopKConfig(4096, 10_000)
     assert from_dict(TopKConfig, json.loads(json.dumps(asdict(config)))) == config
     sae = ms.TopKSAE(1100, 700, k=4, aux_k=None, seed=1)
-    assert sae._aux_size(690) == 550
+    assert sae.composition.revival.size(690) == 550
     for wrong in (-1, True, 1.5, "some"):
         with pytest.raises(ValueError, match=r'aux_k: got .*; wanted an integer ≥ 0, "auto"'):
             TopKConfig(16, 64, aux_k=wrong)

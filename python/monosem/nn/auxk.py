@@ -1,13 +1,16 @@
-"""AuxK: the terms that dead features add to a batch's gradients, by gathering rows or by products with all of them."""
+"""AuxK revives dead features: its loss, and its terms in the gradients, by gathering rows or by products with all."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from monosem import ops
+from monosem.nn.gradients import RowFactors
+from monosem.ops import step_stats
+from monosem.ops.capacity import DeadFeatureCapacity
 from monosem.ops.code import uniform_offsets
 from monosem.ops.precision import as_given
 
@@ -22,6 +25,48 @@ class DeadFeatures:
     w_enc: Tensor
     bias: Tensor
     w_dec: Tensor
+
+
+@dataclass(frozen=True)
+class AuxK:
+    """With e = x − x̂ held fixed, the largest of the dead features reconstruct it, ê = W_dec·z: ``mean_D (e − ê)²``.
+
+    Its gradient reaches encoder and decoder of the dead features, and ``b_dec`` through the encoder's input, so that
+    they come alive again (Gao et al. 2024, section A.2).
+
+    Attributes:
+        most: dead features that a token uses, if so many are dead.
+        coefficient: weight in the loss.
+    """
+
+    most: int
+    coefficient: float
+
+    @property
+    def is_on(self) -> bool:
+        return bool(self.most and self.coefficient)
+
+    def size(self, n_dead: int) -> int:
+        """Dead features that a token uses."""
+        return min(self.most, n_dead) if self.is_on else 0
+
+    def loss(self, dead: DeadFeatures, inputs: Tensor, residual: Tensor) -> Tensor:
+        """The definition, 0-dim; differentiable in inputs (centred) and in the rows and biases of ``dead``."""
+        if not (size := self.size(len(dead.numbers))):
+            return residual.new_zeros(())
+        code = ops.topk_encode(inputs, dead.w_enc, dead.bias, size)
+        token_aux, _ = ops.decode_loss(code, dead.w_dec, dead.w_dec.new_zeros(inputs.shape[-1]), -residual.detach())
+        return token_aux.mean()
+
+    def entries(
+        self, dead: DeadFeatures, inputs: Tensor, residual: Tensor, capacity: DeadFeatureCapacity
+    ) -> ExtraTokens | None:
+        """The terms that it adds to the gradients of a batch; None where no feature is dead."""
+        if not (size := self.size(len(dead.numbers))):
+            return None
+        by_all = capacity.products_are_cheaper(len(dead.numbers), size)
+        step_stats.aux("dense" if by_all else "gathered", len(dead.numbers), size)
+        return (by_products if by_all else by_gathering)(dead, inputs, residual, size, self.coefficient)
 
 
 @dataclass(frozen=True)
@@ -43,6 +88,19 @@ class ExtraTokens:
     residual: Tensor
     inputs: Tensor
     bias: Tensor | None = None
+
+    def below(self, batch: RowFactors) -> RowFactors:
+        """The factors of the batch with these entries below its own."""
+        return replace(
+            batch,
+            values=torch.cat([batch.values, self.values]),
+            indices=torch.cat([batch.indices, self.indices]),
+            offsets=torch.cat([batch.offsets, batch.offsets[-1] + self.offsets[1:]]),
+            slopes=torch.cat([batch.slopes, self.slopes]),
+            residual=torch.cat([batch.residual, self.residual]),
+            inputs=torch.cat([batch.inputs, self.inputs]),
+            bias=None if self.bias is None else torch.cat([batch.slopes, self.bias]),
+        )
 
 
 def by_gathering(dead: DeadFeatures, inputs: Tensor, residual: Tensor, size: int, weight: float) -> ExtraTokens:

@@ -195,6 +195,14 @@ class SAE(nn.Module, ABC):
         return self
 
     @torch.no_grad()
+    def start_tied(self, seed: int | None) -> None:
+        """Random unit decoder rows, and encoder rows equal to them (Gao et al. 2024, section 2.4)."""
+        generator = None if seed is None else torch.Generator(self.W_dec.device).manual_seed(seed)
+        nn.init.normal_(self.W_dec, generator=generator)
+        self.normalize_decoder()
+        self.W_enc_rows.copy_(self.W_dec)
+
+    @torch.no_grad()
     def normalize_decoder(self) -> None:
         """Make every decoder row unit."""
         self.W_dec.div_(self.W_dec.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(self.W_dec.dtype).tiny))

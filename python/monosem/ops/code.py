@@ -62,6 +62,12 @@ class SparseCode:
             else torch.tensor(torch.nan, dtype=torch.float32, device=self.values.device)
         )
 
+    def l1(self) -> Tensor:
+        """Mean over tokens of Σ f, 0-dim (0 when there is no token and the code is in CSR form)."""
+        if self.offsets is None:
+            return self.values.sum(-1).mean()
+        return self.values.sum() / max(1, self.n_tokens)
+
     def fired(self) -> Tensor:
         """Which features are active on at least one token, bool [d_sae]; unlike counting, it never waits for a GPU."""
         values, indices, _ = self.csr()
