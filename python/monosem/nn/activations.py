@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -15,7 +15,13 @@ from monosem.ops.step_stats import phase
 
 
 class Activation(Protocol):
-    """``f = act(W_enc·(x − b_dec) + b_enc)``."""
+    """``f = act(W_enc·(x − b_dec) + b_enc)``.
+
+    Attributes:
+        has_dense_form: whether a step may run by dense products, which its capacity decides.
+    """
+
+    has_dense_form: ClassVar[bool]
 
     def encode(self, inputs: EncoderInputs) -> SparseCode:
         """The active features of ``inputs.x`` [..., d_in], differentiable in x, w and b."""
@@ -38,6 +44,7 @@ class Activation(Protocol):
 class TopK:
     """ReLU of the k largest pre-activations of each token (Gao et al. 2024, section 2.3)."""
 
+    has_dense_form: ClassVar[bool] = False
     k: int
 
     def encode(self, inputs: EncoderInputs) -> SparseCode:
@@ -57,6 +64,8 @@ class TopK:
 @dataclass(frozen=True)
 class ReLU:
     """Every positive pre-activation (*Towards Monosemanticity*, appendix "Autoencoder Architecture")."""
+
+    has_dense_form: ClassVar[bool] = True
 
     def encode(self, inputs: EncoderInputs) -> SparseCode:
         return ops.threshold_encode(inputs.x, inputs.w, inputs.b)

@@ -110,7 +110,8 @@ class ComposedSAE(SAE):
         whose entries fit; the others are counted (``left_out``), and AuxK may leave out features that have just died.
         """
         parts = self.composition
-        phase("centre")
+        # A dense step does not encode: only there, centring is a phase of its own.
+        phase("centre") if parts.activation.has_dense_form else phase("encode")
         centred = self.centred(self.some(x))
         weight = 0.0 if parts.penalty is None else parts.penalty.weight(sparsity_scale)
         step = Step(
@@ -123,8 +124,9 @@ class ComposedSAE(SAE):
 
     def _sparse(self, x: Tensor, centred: Tensor, encoded: Encoded, weight: float, dead: Tensor | None) -> Gradients:
         phase("decode_loss")
-        step_stats.ran(dense=False)
         parts, (n, d) = self.composition, x.shape
+        if parts.activation.has_dense_form:
+            step_stats.ran(dense=False)
         code, kept, left_out = encoded.code, encoded.kept, None
         values, indices, offsets = code.csr()
         token_mse, residual, slopes = ops.decode_loss_rows(values, indices, offsets, self.W_dec, self.b_dec, x)
