@@ -22,6 +22,8 @@ class SortedCode(NamedTuple):
     tokens: Tensor
 
     def contiguous(self) -> SortedCode:
+        if _contiguous(*self):
+            return self
         return SortedCode(*(t.contiguous() for t in self))
 
 
@@ -41,6 +43,14 @@ class EncoderCopy(NamedTuple):
         return None if rows is None or norms is None else cls(rows, norms)
 
 
+# dtypes of m and v, and whether they have scales → the word of ``adam.STATES``
+_SMALL = {(torch.bfloat16, torch.bfloat16, False): "bf16", (torch.int8, torch.uint8, True): "int8"}
+
+
+def _contiguous(*tensors: Tensor) -> bool:
+    return all(t.is_contiguous() for t in tensors)
+
+
 class Moments(NamedTuple):
     """Adam's two moments of rows [F, D], updated in place.
 
@@ -56,9 +66,7 @@ class Moments(NamedTuple):
     @property
     def state(self) -> str:
         """The word of ``adam.STATES`` for these dtypes; float64 counts as ``fp32``: neither is rounded."""
-        pair = self.m.dtype, self.v.dtype, self.scales is not None
-        small = {(torch.bfloat16, torch.bfloat16, False): "bf16", (torch.int8, torch.uint8, True): "int8"}
-        return small.get(pair, "fp32")
+        return _SMALL.get((self.m.dtype, self.v.dtype, self.scales is not None), "fp32")
 
     def check(self, w: Tensor) -> None:
         """Raise unless w and these can be updated in place by a kernel.
@@ -66,6 +74,9 @@ class Moments(NamedTuple):
         Raises:
             ValueError: they cannot, or their dtypes do not go together.
         """
+        whole = torch.float32
+        if self.scales is None and w.dtype == self.m.dtype == self.v.dtype == whole and _contiguous(w, self.m, self.v):
+            return  # as a rule, and checked in each step
         in_place(w=w, **({} if self.state != "fp32" else {"m": self.m, "v": self.v}))
         if not (self.m.is_contiguous() and self.v.is_contiguous()):
             raise ValueError(f"m, v: got strided {self.m.dtype}; wanted contiguous, which is updated in place")
