@@ -28,7 +28,7 @@ def block(kernel: str, size: int, gpu: str, arch: str) -> dict[str, Any]:
 
     Args:
         kernel: name of the kernel.
-        size: what its blocks depend on: D for kernels over rows, slots for those over candidates, bytes a number for
+        size: what its blocks depend on: D for kernels over rows, slots for those over candidates, bytes per number for
             the product.
         gpu: name of the device, for its table.
         arch: ``sm_90``, ``gfx942`` … or ``interpreter``.
@@ -50,7 +50,7 @@ def slug(gpu: str) -> str:
 
 
 def alternatives(kernel: str, size: int, arch: str) -> list[dict[str, Any]]:
-    """What may be measured against the rule: none of it spills on the chips that tests compile for."""
+    """Choices to measure against the rule. None spills on the chips that tests compile for."""
     if kernel in ("select", "select_active"):
         some = [form for form in forms(arch) if form != "slab" or kernel == "select"]
         return [{"form": form} for form in some if {"form": form} != _CHOICES[kernel](size, arch)]
@@ -80,7 +80,7 @@ def alternatives(kernel: str, size: int, arch: str) -> list[dict[str, Any]]:
     return []
 
 
-MOST_IN_FLIGHT = 32  # numbers a thread holds of the rows that are on their way
+MOST_IN_FLIGHT = 32  # numbers that a thread holds of rows whose loads are in flight
 MOST_OF_A_ROW = 16  # and of one row: beside it there may be two moments, a sum and a copy
 
 
@@ -125,7 +125,7 @@ def slot_warps(cap: int) -> int:
 
 
 def _registers(most: int, arch: str) -> dict[str, int]:
-    """What a thread may have on Ampere, Ada and Hopper, where the compiler left alone takes too many, or too few."""
+    """Registers per thread on Ampere, Ada and Hopper, where the compiler by itself takes too many, or too few."""
     return {"maxnreg": most} if arch[:4] in ("sm_8", "sm_9") else {}
 
 
@@ -142,12 +142,12 @@ def together(f: int) -> int:
 # How the candidates of ``topk_encode`` are found; all are exact. No GPU has measured yet which is fastest.
 #   scan: a threshold from a sample; ``collect`` bounds and counts every product, in any layout.
 #   hits: the same threshold; a product not above it costs a comparison and a branch (NVIDIA only, bf16 products).
-#   slab: cuBLAS writes products of 2,048 features, which stay in cache; a program a row sifts them.
+#   slab: cuBLAS writes products of 2,048 features, which stay in cache; one program per row filters them.
 FORMS = ("scan", "hits", "slab")
 
 
 def forms(arch: str) -> list[str]:
-    """Those that there are on this architecture."""
+    """The forms that exist on this architecture."""
     return [form for form in FORMS if form != "hits" or arch.startswith("sm_")]
 
 
@@ -161,7 +161,7 @@ def _form(d: int, arch: str) -> dict[str, str]:
 
 
 def _hits(element: int, arch: str) -> dict[str, int]:
-    """Tiles of ``collect`` for hits: 128 registers a thread at most, so that a processor has work while one waits."""
+    """Tiles of ``collect`` for hits: 128 registers per thread at most, so that a multiprocessor runs two programs."""
     smaller = {"sm_8": {"BN": 64}, "sm_9": {"BM": 64, "num_warps": 4} if element == 1 else {}} if element < 4 else {}
     return {**_RULES["collect"](element, arch), **smaller.get(arch[:4], {})}
 

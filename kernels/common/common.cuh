@@ -148,7 +148,7 @@ MS_DEVICE void store(bf16* p, const Values<N>& x) {
   store_halves(p, bits);
 }
 
-// A sum that knows what rounding took off it. In one long chain rounding would grow with the length of the row, most in
+// A sum with compensation of its rounding errors. In one long chain rounding would grow with the length of the row, most in
 // rows of one sign, and in rows that are constant every lane would err alike.
 struct LongSum {
   float total = 0.0f, lost = 0.0f;
@@ -176,7 +176,7 @@ MS_DEVICE T sum_over(T x, int threads, T* slots) {
   x = warp_sum(x);
   if (threads > kWarp) {
     const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-    __syncthreads();  // whoever still reads the slots of an earlier sum
+    __syncthreads();  // the slots of an earlier sum may still be read
     if (lane == 0) slots[warp] = x;
     __syncthreads();
     x = warp_sum(lane < threads / kWarp ? slots[lane] : T(0));
@@ -184,7 +184,7 @@ MS_DEVICE T sum_over(T x, int threads, T* slots) {
   return x;
 }
 
-// Exclusive sums of one value a thread over the block, and their total.
+// Exclusive sums of one value per thread over the block, and their total.
 MS_DEVICE int exclusive_sum(int value, int* slots, int& total) {
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
   int sum = value;
@@ -193,7 +193,7 @@ MS_DEVICE int exclusive_sum(int value, int* slots, int& total) {
     const int other = __shfl_up_sync(kAllLanes, sum, step);
     if (lane >= step) sum += other;
   }
-  __syncthreads();  // whoever still reads the slots of an earlier sum
+  __syncthreads();  // the slots of an earlier sum may still be read
   if (lane == kWarp - 1) slots[warp] = sum;
   __syncthreads();
   int before = 0;

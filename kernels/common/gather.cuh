@@ -1,5 +1,5 @@
 // Rows of the decoder gathered by a token's entries: their weighted sum, and their products with a vector.
-// What sparse_decode, gather_dot and decode_loss are made of.
+// Shared by sparse_decode, gather_dot and decode_loss.
 #pragma once
 
 #include "common.cuh"
@@ -17,7 +17,7 @@ struct Staged {  // shared memory: one chunk of a token's entries
 
 // All threads of the block together: entries [from, from + n) of the code into shared memory.
 MS_DEVICE void stage(Staged& staged, const Code& code, int64_t from, int n) {
-  __syncthreads();  // whoever still reads the chunk before
+  __syncthreads();  // the chunk before may still be read
   for (int i = threadIdx.x; i < n; i += blockDim.x) {
     staged.values[i] = code.values[from + i];
     staged.indices[i] = code.indices[from + i];
@@ -82,7 +82,7 @@ MS_DEVICE float row_dot(const T* row, const float* r, int64_t d) {
   return warp_sum(total.value());
 }
 
-// The code's products with r, one warp an entry: out[j] = scale · (w[feature of j] · r). From the last entry to the
+// The code's products with r, one warp per entry: out[j] = scale · (w[feature of j] · r). From the last entry to the
 // first, because the rows gathered last are the ones still in cache.
 template <class T, int N>
 MS_DEVICE void entry_dots(const Code& code, int64_t from, int64_t count, const T* w, int64_t d, const float* r,

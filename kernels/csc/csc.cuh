@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(kSortThreads) sort_count_kernel(SortPass pass,
     counts[int64_t(i) * pass.blocks + blockIdx.x] = histogram[i];
 }
 
-// One block a digit: its counts become the number of equal digits in earlier tiles; totals[digit] of all.
+// One block per digit: its counts become the number of equal digits in earlier tiles; totals[digit] of all.
 __global__ void __launch_bounds__(kSortThreads) sort_scan_kernel(int32_t* counts, int64_t blocks,
                                                                          int32_t* totals) {
   int* slots = shared_memory<int>();

@@ -12,8 +12,8 @@ __host__ __device__ constexpr int64_t decode_loss_shared_bytes(int warps, int n,
   return 4 * (int64_t(warps + 1) * kWarp * n + 32 + int64_t(2) * warps * rows);
 }
 
-// Blocks of 256 threads that a multiprocessor shall have: the fewer rows a warp holds, the more blocks keep loads on their
-// way. On Ampere 64 registers are too few for four rows, and 80 for eight.
+// Blocks of 256 threads that a multiprocessor shall have: the fewer rows a warp holds, the more blocks keep loads in
+// flight. On Ampere 64 registers are too few for four rows, and 80 for eight.
 constexpr int decode_loss_blocks(int rows) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
   return rows <= 4 ? 3 : 2;
@@ -97,7 +97,7 @@ __global__ void __launch_bounds__(256, decode_loss_blocks(R))
     const float dot = warp_sum(dots[u].value());
     if (lane == 0 && j < held) slopes[from + j] = scale * dot;
   }
-  __syncthreads();  // the residual is whole in the block's view of memory
+  __syncthreads();  // the residual is complete and visible to the block
   entry_dots<T, N>(code, from + held, count - held, w, d, residual + token * d, scale, slopes);
 }
 

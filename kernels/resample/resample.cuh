@@ -11,7 +11,7 @@ struct NormPart {  // Σ of encoder norms, and how many
   double sum, count;
 };
 
-// Block b: the living among features b, b + 256, …, one warp a feature.
+// Block b: the living among features b, b + 256, …, one warp per feature.
 __global__ void __launch_bounds__(256) alive_norms_kernel(const float* w_enc, const uint8_t* alive,
                                                                  int64_t features, int64_t d, NormPart* parts) {
   double* slots = shared_memory<double>();
@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(256) alive_norms_kernel(const float* w_enc, co
   if (threadIdx.x == 0) parts[blockIdx.x] = {sum, count};
 }
 
-// One block a chosen feature.
+// One block per chosen feature.
 __global__ void __launch_bounds__(256) resample_kernel(float* w_enc, float* w_dec, float* b_enc, int64_t d,
                                                               const int64_t* chosen, const float* inputs,
                                                               const NormPart* parts, float factor) {

@@ -1,4 +1,4 @@
-"""The factors of Adam of a step that reads them from memory: what a graph's replays have anew each time."""
+"""Adam's factors in device memory, for a step that is replayed from a graph: they change with each replay."""
 
 import triton
 import triton.language as tl

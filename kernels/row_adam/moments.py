@@ -1,4 +1,4 @@
-"""Adam's moments of a row in 4, 2 or 1 bytes; what has fewer bits than fp32 is rounded up with the right probability.
+"""Adam's moments of a row in 4, 2 or 1 bytes; with fewer bits than fp32 they are rounded stochastically.
 
 The noise of a rounding is a hash of step, row and column, the same as on a CPU (``csrc/cpu/row_adam-inl.h``).
 """
@@ -18,7 +18,7 @@ def mixed(h):
 @triton.jit
 def row_noise(step, f, cols):
     """32 random bits for each column: the low half rounds m, the high half v."""
-    # Numbers below 2³¹ keep a product of theirs in 64 bits; the low 32 are what is wanted.
+    # Products of numbers below 2³¹ fit in 64 bits; the low 32 bits are used.
     turned = (step.to(tl.int64) * 0x9E3779B1).to(tl.uint32)
     row = (f.to(tl.int64) + 0x7F4A7C15).to(tl.uint32)
     return mixed(mixed(turned ^ mixed(row)) + cols.to(tl.uint32))
@@ -32,7 +32,7 @@ def to_bf16(value, noise):
 
 @triton.jit
 def to_code(square, noise, most):
-    """The code whose square this is, up with the probability that makes the mean of the square right."""
+    """The code whose square this is, rounded up with the probability for which the mean of the square is right."""
     low = tl.floor(tl.sqrt_rn(square))
     up = tl.div_rn(square - low * low, 2.0 * low + 1.0) * 65536.0 > noise.to(tl.float32)
     return tl.minimum(low + up.to(tl.float32), most)
@@ -53,8 +53,8 @@ def read_row(m, v, scales, f, F, cols, D):
 
 @triton.jit
 def write_row(m, v, scales, f, F, cols, D, m_new, v_new, step):
-    """Keep the moments of row f. In 8 bits, a v that is not 0 keeps a code above 0: beside an m that was rounded up, it
-    divides."""
+    """Store the moments of row f. In 8 bits, a non-zero v never gets the code 0: it is the denominator of an m that may
+    have been rounded up."""
     at, inside = f * D + cols, cols < D
     if m.dtype.element_ty == tl.float32:
         tl.store(m + at, m_new, mask=inside)

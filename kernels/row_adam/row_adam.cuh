@@ -26,7 +26,7 @@ MS_DEVICE void keep(float* p, const Values<N>& x, unsigned, int) {
   store<N>(p, x);
 }
 
-// Up with the probability of the part cut off: the mean is right.
+// Rounded up with the probability of the part that is cut off, so that the mean is right.
 template <int N>
 MS_DEVICE void keep(bf16* p, const Values<N>& x, unsigned seed, int shift) {
   unsigned bits[N];
@@ -36,7 +36,7 @@ MS_DEVICE void keep(bf16* p, const Values<N>& x, unsigned seed, int shift) {
   store_halves(p, bits);
 }
 
-// What rounding to the copy leaves of a row: Σ w² and Σ (w − copy)².
+// Σ w² and Σ (w − copy)² of a row, for the norms of the copy.
 struct CopySums {
   float length = 0.0f, left = 0.0f;
 };
@@ -62,8 +62,8 @@ MS_DEVICE void write_norms(const AdamRows& rows, int64_t row, int lane, int lane
   }
 }
 
-// One row by `lanes` threads. gradient(g, columns) gives its values; it is asked again for each tile when the row does
-// not fit into the threads' registers, rather than stored. seen(v, c, w) is told the row as it was before.
+// One row by `lanes` threads. gradient(g, columns) gives its values; it is called again for each tile when the row does
+// not fit into the threads' registers. seen(v, c, w) gets the row as it was before.
 template <int N, int V, class T, class Gradient, class Seen>
 MS_DEVICE void adam_row(const AdamRows& rows, int64_t row, int64_t d, int lane, int lanes, const AdamFactors& a,
                         Gradient gradient, Seen seen) {
@@ -168,7 +168,7 @@ __global__ void __launch_bounds__(512, 1) row_grad_adam_kernel(AdamRows rows, Cs
                     [](int, int64_t, const Values<N>&) {});
 }
 
-// The same for the encoder, which has no scale and no unit rows, with the sums of what passes by. `lanes` threads take
+// The same for the encoder, which has no scale and no unit rows, with two sums of its operands. `lanes` threads take
 // `together` features one after the other, so that their weighted sum of rows goes to memory once.
 template <int N, int V, class T>
 __global__ void __launch_bounds__(512, 1) encoder_grad_adam_kernel(AdamRows rows, Csc code, RowSum sum,

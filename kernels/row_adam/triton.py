@@ -19,8 +19,8 @@ def factors(live, add1, keep2, add2, root2, step_size, eps, step):
 
 @triton.jit
 def columns(BD: tl.constexpr):
-    """The columns of a row. Four neighbours a thread, whatever the bytes of a number: with as many as fill 16 bytes of
-    it, what is read or written in bf16 or 8 bits would go through shared memory to meet the fp32."""
+    """The columns of a row, four neighbours per thread for every dtype. With as many as fill 16 bytes, bf16 and 8-bit
+    numbers would pass through shared memory to reach the layout of fp32."""
     return tl.max_contiguous(tl.arange(0, BD), 4)
 
 
@@ -37,7 +37,7 @@ def update_row(
     w, m, v, scales, copy, norms, WIDTH, f, F, g, cols, D, live, add1, keep2, add2, root2, step_size, eps, step,
     UNIT: tl.constexpr, BITS: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """Give the gradient row g [BD] to row f, and write weights, moments and copy. BITS: of the rotation of int8."""
+    """Apply the gradient row g [BD] to row f, and write weights, moments and copy. BITS: of the rotation of int8."""
     inside = cols < D
     add1, keep2, add2, root2, step_size, eps, step = factors(live, add1, keep2, add2, root2, step_size, eps, step)
     row = tl.load(w + f * D + cols, mask=inside, other=0.0)
@@ -146,7 +146,7 @@ def encoder_grad_adam(
     D, WINDOW, TOGETHER, live, add1, keep2, add2, root2, step_size, eps, step,
     LAZY: tl.constexpr, BITS: tl.constexpr, J: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """``row_grad_adam`` for the encoder, with two sums of what is at hand: bias_sums[f] of the entries' bias gradients
+    """``row_grad_adam`` for the encoder, with two sums of its operands: bias_sums[f] of the entries' bias gradients
     (``bias``; None: coef), and weighted = Σ bias_sums[f] · w[f] over the program's features, rows as they were before.
 
     One program: TOGETHER features, one after the other.

@@ -133,7 +133,7 @@ __global__ void __launch_bounds__(512, 2) hot_piece_kernel(Csc code, RowSum sum,
   }
 }
 
-// `lanes` threads a feature: one warp (then several features a block), or the whole block.
+// `lanes` threads per feature: one warp (then several features per block), or the whole block.
 template <int N, int V>
 __global__ void __launch_bounds__(512) row_grad_kernel(Csc code, RowSum sum, int lanes, float* out) {
   const int64_t f = int64_t(blockIdx.x) * (blockDim.x / lanes) + threadIdx.x / lanes;

@@ -50,7 +50,7 @@ def windows(
     J: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """sums[q] = Σ over window q, where it lies within one feature; the others are left unwritten and unread. totals[q]
-    is that of the bias gradients, where it is wanted."""
+    is that of the bias gradients, where given."""
     parts = tl.cdiv(D, BD)
     q = (tl.program_id(0) // parts).to(tl.int64)
     first, last = q * WINDOW, (q + 1) * WINDOW

@@ -9,7 +9,7 @@ a little for the score in fp32 (``rounding`` in ``ops/selection/triton_operand.p
 √D·2⁻⁶³ of a norm, and products as small from a sum: 1e-14 is added to every norm wherever one is written (by
 ``round_rows`` and by row_adam), which covers both; rows shorter than that prove nothing and are computed in fp32.
 
-int8 with dither, up to a chance of 10⁻²⁰ a pair: see ``dither.py``.
+int8 with dither, up to a chance of 10⁻²⁰ per pair: see ``dither.py``.
 
 So each approximate pre-activation has an upper bound that the one computed in fp32 does not exceed, and what is below a
 threshold by that bound is below it in fp32.
@@ -31,6 +31,6 @@ def error_bound(x_length, x_error, w_length, w_error, rounding, DITHERED: tl.con
 
 @triton.jit
 def upper_bound(v, lost, x_length, x_error, w_length, w_error, rounding, DITHERED: tl.constexpr):
-    """What the pre-activation in fp32 does not exceed, where the product says v. lost: of v since, in storing it."""
+    """Upper bound of the pre-activation in fp32, given the product v. lost: what v lost when it was stored."""
     upper = v + error_bound(x_length, x_error, w_length, w_error, rounding, DITHERED) + tl.abs(v) * 2.0**-21 + lost
     return tl.where(v == float("-inf"), v, upper)  # a bias of −∞: −∞ + ∞ would be NaN, and a candidate

@@ -68,7 +68,7 @@ def quantize(rows, cols, WIDTH, SIDE: tl.constexpr, BITS: tl.constexpr, R: tl.co
     some = tl.where(tl.max((rows != 0.0).to(tl.int32), axis=1) > 0, TINY, 0.0)
     # Not the length that r̃ happens to have: what bounds a probability may not depend on the dither.
     length = (tl.sqrt(tl.sum(rows * rows, axis=1)) + 0.5 * tl.sqrt(WIDTH.to(tl.float32)) * scale) * 1.001 + some
-    # A row with NaN or an infinite entry says NaN of every product, and so is computed in fp32.
+    # A row with NaN or an infinite entry gives NaN in every product, and so is computed in fp32.
     scale = tl.where(finite, scale, float("nan"))
     return level.to(tl.int8), length, scale * MARGIN + some, scale, offset * scale if SIDE == 1 else offset
 

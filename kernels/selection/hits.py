@@ -35,8 +35,8 @@ def tile_threshold(
 
 @triton.jit
 def append(v, least, keys, count, rows, cols, CAP: tl.constexpr, PORTABLE: tl.constexpr):
-    """Append to each row of keys what of v [rows, cols] is above ``least`` of the row, or NaN. Counts what finds no
-    slot too."""
+    """Append to each row of keys the entries of v [rows, cols] that are above ``least`` of the row, or NaN. Entries
+    without a free slot are counted too."""
     counter = count + rows
     start = keys + rows.to(tl.int64) * CAP
     if PORTABLE:

@@ -54,7 +54,7 @@ def tile(x, w, rows, features, WIDTH, BM: tl.constexpr, BN: tl.constexpr, BK: tl
 
 @triton.jit
 def pre_activations(acc, b, x_scale, x_offset, w_scale, w_offset, rows, features):
-    """Of products of the rows as they were rounded, with the bias. Scales and offsets: of int8, else None."""
+    """Pre-activations from products of the rounded rows. Scales and offsets: of int8, else None."""
     if x_scale is not None:
         acc = value(
             acc, tl.load(x_scale + rows), tl.load(x_offset + rows), tl.load(w_scale + features),
@@ -91,7 +91,7 @@ def keep(
     acc, b, x_length, x_error, w_length, w_error, threshold, keys, count, rows, cols, N, F, rounding,
     CAP: tl.constexpr, ALL: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    """Of products [rows, cols], write those whose upper bound is above the row's threshold."""
+    """Append the products [rows, cols] whose upper bound is above the row's threshold."""
     row_in, col_in = rows < N, cols < F
     length = tl.load(x_length + rows, mask=row_in, other=0.0)[:, None]
     error = tl.load(x_error + rows, mask=row_in, other=0.0)[:, None]
@@ -120,9 +120,9 @@ def keep_hits(
     acc, b, x_scale, x_offset, w_scale, w_offset, least, keys, count, rows, cols, N, F,
     CAP: tl.constexpr, PORTABLE: tl.constexpr,
 ):  # fmt: skip
-    """Of products [rows, cols], write those that are above ``least`` of their row."""
+    """Append the products [rows, cols] that are above ``least`` of their row."""
     v = pre_activations(acc, b, x_scale, x_offset, w_scale, w_offset, rows % N, cols % F)
-    # What is outside is −∞, which is nobody's candidate.
+    # Entries outside are −∞ and never candidates.
     v = tl.where((rows < N)[:, None] & (cols < F)[None, :], v, float("-inf"))
     append(v, least, keys, count, rows % N, cols, CAP, PORTABLE)
 

@@ -37,7 +37,7 @@ def sift(
         product = tl.load(slab + row * STRIDE + cols, mask=inside, other=0.0).to(tl.float32)
         v = product + tl.load(b + features, mask=inside, other=0.0).to(tl.float32)
         lost = tl.abs(product) * TO_BF16
-        # By the largest norms first, so that only what may pass has its feature's norms read.
+        # First by the largest norms: the norms of a feature are read only where its product may pass.
         loose = upper_bound(v, lost, length, error, tl.load(most), tl.load(most + 1), rounding, False)
         maybe = inside & ((loose > low) | (loose != loose))
         if tl.max(maybe.to(tl.int32)) > 0:
@@ -54,7 +54,7 @@ def sift(
                 hit = hit & ((upper > low) | (upper != upper))
                 upper_old = number(rank_of(old))
                 stays = (slots < n) & ((upper_old > low) | (upper_old != upper_old))
-                tl.debug_barrier()  # all have been read
+                tl.debug_barrier()  # every thread has read its keys
                 tl.store(mine + tl.cumsum(stays.to(tl.int32)) - 1, old, mask=stays)
                 n = tl.sum(stays.to(tl.int32))
                 new = tl.sum(hit.to(tl.int32))
@@ -66,10 +66,10 @@ def sift(
 
 @triton.jit
 def raised_threshold(new, old, widest, k):
-    """Below what k of the two sets' members are sure of, for upper bounds are two margins above lower ones; −∞ while
-    there are fewer than k.
+    """A lower bound of the k-th largest value of both sets: the k-th largest upper bound less two error bounds; −∞
+    while there are fewer than k.
 
-    Any threshold is right, for it is checked after.
+    Any threshold is right, because every row is certified afterwards.
     """
     t = tl.full([], -(2**31), tl.int64)
     for step in range(16):

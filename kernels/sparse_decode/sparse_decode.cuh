@@ -1,4 +1,4 @@
-// Sum of the active decoder rows of each token, and its gradient in the values. One block a token.
+// Sum of the active decoder rows of each token, and its gradient in the values. One block per token.
 #pragma once
 
 #include "../common/gather.cuh"

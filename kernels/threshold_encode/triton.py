@@ -35,7 +35,7 @@ def count_kept(exact, end, kept, CAP: tl.constexpr, B: tl.constexpr):
 
 @triton.jit
 def place(exact, end, offsets, values, indices, CAP: tl.constexpr, B: tl.constexpr):
-    """Write what is kept where the row's entries begin, features ascending: place = how many kept have a lower one."""
+    """Write the kept entries of a row, features ascending: place = how many kept entries have a lower feature."""
     row = tl.program_id(0).to(tl.int64)
     n = tl.load(end + row)
     start = tl.load(offsets + row)

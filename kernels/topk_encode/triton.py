@@ -61,10 +61,10 @@ def choose(
     CAP: tl.constexpr, LISTED: tl.constexpr, ALL: tl.constexpr, LOOSE: tl.constexpr,
     DITHERED: tl.constexpr, C: tl.constexpr, BD: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
-    """From a row's candidates to its k largest; or the row goes to the list of those to be done again.
+    """From a row's candidates to its k largest; or the row is appended to the list of rows to redo.
 
     LOOSE: the keys are of products, not of upper bounds. ``first`` and ``end``: how many were scored to know t, and in
-    all. What threads of the program write for others of them to read lies between barriers.
+    all. Barriers stand between what some threads of the program write and others read.
     """
     row = tl.program_id(0).to(tl.int64)
     slots = tl.arange(0, CAP)
@@ -162,8 +162,8 @@ def redo(
 ):  # fmt: skip
     """The rows of the list from all features: the k largest of each share of WIDTH features, for ``emit`` to order.
 
-    A program takes R rows at a time through its share, so that a row of w comes from memory once for all R; ``space``
-    [programs, R, WIDTH] is its own. ``keys`` had the row's candidates, which are of no use any more.
+    A program takes R rows at a time through its share, so that a row of w is read once for all R; ``space``
+    [programs, R, WIDTH] is its own. ``keys`` is overwritten: the row's candidates are no longer needed.
     """
     share = tl.program_id(0) % SPLITS
     first = share * WIDTH
@@ -187,7 +187,7 @@ def redo(
 
 @triton.jit
 def emit(todo, n_todo, keys, values, indices, k, N_KEYS, CAP: tl.constexpr, B: tl.constexpr):
-    """The rows of the list, from what ``redo`` found of them."""
+    """Write the rows of the list from the keys that ``redo`` left."""
     i = tl.arange(0, B)
     for r in range(tl.program_id(0), tl.load(n_todo), tl.num_programs(0)):
         row = tl.load(todo + r).to(tl.int64)

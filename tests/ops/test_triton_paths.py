@@ -1,4 +1,4 @@
-"""The ways through the Triton kernels that ordinary numbers do not take: no room, no luck, hot features, wide rows."""
+"""Paths of the Triton kernels that ordinary data do not take: overflow, an unlucky sample, hot features, wide rows."""
 
 import pytest
 import torch

@@ -35,7 +35,7 @@ def live_factors(beta1: float, beta2: float, eps: float, device: torch.device) -
 def set_live_(live: Tensor, lr: Tensor, step: Tensor, beta1: float, beta2: float) -> None:
     """Write the factors of step number ``step`` (int64, 0-dim) with learning rate ``lr`` (0-dim), on the device.
 
-    Nothing waits for the device, so that it can be part of a captured graph. In float64, as ``factors``.
+    No synchronisation, so that it can be part of a captured graph. In float64, as ``factors``.
     """
     t = step.double()
     root2 = (1 - beta2**t).sqrt_()

@@ -1,4 +1,4 @@
-"""Errors that name the argument, what came, what was wanted and what to do."""
+"""Errors that state the argument, the value received, the value expected and the fix."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ const monosem = (() => {
   };
 })();
 
-// Columns: one entry a feature (tokens and logits: a few). Filled by unpack().
+// Columns: one entry per feature (tokens and logits: a few). Filled by unpack().
 const all = { count: null, max: null, source: null, r: null, skew: null, focus: null, tokens: null, logits: null, density: null, vocabulary: [], lower: [], perTokens: 0, perLogits: 0 };
 const ARRAYS = { u1: Uint8Array, u4: Uint32Array, f4: Float32Array, u2: Uint16Array, i4: Int32Array };
 function unpacked(packed) {

@@ -133,7 +133,7 @@ def histogram(
     """Counts in the bins between ``edges``: overlaid outlines, or stacked bars (the parts of one whole).
 
     Args:
-        series: {name: one count a bin}; len(edges) = bins + 1.
+        series: {name: one count per bin}; len(edges) = bins + 1.
         marks: {name: x} vertical lines, a median for example.
     """
     for name, counts in series.items():

@@ -8,7 +8,7 @@ from functools import cache
 
 from monosem.kernels.launch import power2
 
-MOST_SLOTS = 8192  # candidates a row that one program can hold
+MOST_SLOTS = 8192  # candidates of a row that one program can hold
 CHANCE = 1e-9  # of a row that has to be done again, by the rule that sets the threshold
 SLAB = 2048  # features a product of its own, where products go through memory
 

@@ -59,7 +59,7 @@ def threshold_encode_within(
     copy: Tensor | None = None,
     norms: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """``reference.threshold_encode_within``. Nothing waits for the host. ``counts`` are of candidates."""
+    """``reference.threshold_encode_within``. No synchronisation. ``counts`` are of candidates."""
     n, device = len(x), x.device
     values = torch.zeros(capacity, dtype=x.dtype, device=device)
     indices = torch.full((capacity,), len(w), dtype=torch.int32, device=device)

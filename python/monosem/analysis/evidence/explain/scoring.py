@@ -1,4 +1,4 @@
-"""From an interpreter's predictions to scores: one number a task and feature."""
+"""From an interpreter's predictions to scores: one number per task and feature."""
 
 from __future__ import annotations
 
