@@ -1,4 +1,4 @@
-"""What a step of Adam is made of: its factors, and how moments are kept in fewer bits, in plain PyTorch.
+"""The arithmetic of an Adam step in plain PyTorch: its factors, and moments in fewer bits.
 
 The kernels use the same numbers: the noise of a rounding depends on the step, the row and the column alone, so that a
 CPU and a GPU round alike, and every run alike.
@@ -28,7 +28,7 @@ def factors(lr: float, beta1: float, beta2: float, eps: float, step: int) -> tup
 
 
 def live_factors(beta1: float, beta2: float, eps: float, device: torch.device) -> Tensor:
-    """Room for a step's factors on the device; ``set_live_`` gives it what changes from step to step."""
+    """A step's factors on the device; ``set_live_`` writes those that change from step to step."""
     return torch.tensor([1 - beta1, beta2, 1 - beta2, 1.0, 0.0, eps, 0.0, 1.0], dtype=torch.float32, device=device)
 
 
@@ -46,7 +46,7 @@ def set_live_(live: Tensor, lr: Tensor, step: Tensor, beta1: float, beta2: float
 
 
 def write_live_(live: Tensor, lr: float, beta1: float, beta2: float, eps: float, step: int) -> None:
-    """The same by the host, which does not wait: the very numbers that a step is given with its launches."""
+    """The same from the host, without synchronisation: the same numbers that a launch would pass."""
     _, _, _, root2, step_size, _ = factors(lr, beta1, beta2, eps, step)
     numbers = live_factors(beta1, beta2, eps, torch.device("cpu"))
     numbers[3], numbers[4], numbers[7] = 1 / root2, step_size, root2
@@ -90,8 +90,8 @@ def read_moments(moments: Moments) -> tuple[Tensor, Tensor]:
 
 
 def write_moments_(moments: Moments, new_m: Tensor, new_v: Tensor, touched: Tensor, step: int | Tensor) -> None:
-    """Keep the numbers of the rows ``touched`` (bool [F, 1]); what has fewer bits is rounded up with the probability
-    that makes the mean right. √v of what is not 0 stays above 0: beside an m that was rounded up, it divides."""
+    """Keep the numbers of the rows ``touched`` (bool [F, 1]); with fewer bits they are rounded stochastically, so
+    that the mean is right. A non-zero √v never becomes 0: it is the denominator of an m that may be rounded up."""
     m, v, scales = moments
     if m.dtype in (torch.float32, torch.float64):
         kept = new_m, new_v

@@ -55,7 +55,7 @@ class SparseCode:
         return dense.view(*self.shape, self.d_sae)
 
     def l0(self) -> Tensor:
-        """Mean number of active features a token, 0-dim float32 (NaN when there is no token)."""
+        """Mean number of active features per token, 0-dim float32 (NaN when there is no token)."""
         return (
             (self.values > 0).sum(dtype=torch.float32) / self.n_tokens
             if self.n_tokens
@@ -74,7 +74,7 @@ class SparseCode:
         if values.device.type == "cpu":  # counting is twenty times as fast there as marking
             active = torch.bincount(indices, weights=(values > 0).float(), minlength=self.d_sae + 1)
             return active[: self.d_sae] > 0
-        # What is not active marks a place behind the last feature.
+        # Entries that are not active mark a place behind the last feature.
         marks = torch.zeros(self.d_sae + 1, dtype=torch.bool, device=values.device)
         return marks.index_fill_(0, torch.where(values > 0, indices.long(), self.d_sae), True)[:-1]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 try:
     from monosem import _cuda as _built
-except ImportError:  # ``ops.gpu.available`` says so, and nothing comes here
+except ImportError:  # ``ops.gpu.available`` reports it, and no launcher is called
     _built = None
 kernels: Any = _built
 
@@ -43,7 +43,7 @@ def empty(like: Tensor, *shape: int, dtype: torch.dtype = torch.float32) -> Tens
 
 
 def pieces(nnz: int, u: Tensor) -> tuple[int, Tensor | None]:
-    """Bits of the cut, and room for the sums of pieces; None when no feature can have a whole piece."""
+    """Bits of the cut, and an array for the sums of pieces; None when no feature can have a whole piece."""
     bits = CUT_BITS
     while nnz >> bits > MOST_PIECES:
         bits += 1

@@ -21,7 +21,7 @@ from monosem.ops import adam, backend
 # operation → backend → where its implementation is ("module:function"), which is
 # imported when first used. ``register`` fills this table and the next.
 IMPLEMENTATIONS: dict[str, dict[str, str]] = {}
-# operation → makes of an implementation that takes structs one that takes the operation's arguments one by one.
+# operation → wraps an implementation that takes structs into one that takes the operation's arguments.
 PACKED: dict[str, Callable[[Callable], Callable]] = {}
 # operation → backend, where something other than Triton was measured to be faster.
 PREFERRED: dict[str, str] = {}
@@ -47,7 +47,7 @@ def interpreted() -> bool:
 
 
 def asynchronous(t: torch.Tensor) -> bool:
-    """Whether the host should not wait for what comes of this tensor: on a GPU, where there are kernels for it."""
+    """Whether the host must not synchronise on results of this tensor: on a GPU, where there are kernels for it."""
     return t.device.type == "cuda" and t.dtype != torch.float64 and choose("threshold_encode_within")[0] != "reference"
 
 
@@ -64,7 +64,7 @@ def copy_dtype(w: torch.Tensor) -> torch.dtype | None:
 
 
 def empty_copy(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Room for such rows and what is known of them, or None."""
+    """Empty arrays for such rows and their norms, or None."""
     return None if copy_dtype(w) is None else _load("monosem.ops.selection.triton_operand:empty_copy")(w)
 
 

@@ -37,7 +37,7 @@ def checked_code(indices: Tensor, offsets: Tensor, d_sae: int) -> tuple[Tensor, 
 
 
 def code_without_waiting(indices: Tensor, offsets: Tensor, d_sae: int) -> tuple[Tensor, Tensor, int]:
-    """``checked_code`` on a CPU. On a GPU a check would be a wait: there it is made with ``MONOSEM_CHECK=1`` only."""
+    """``checked_code`` on a CPU. On a GPU a check would synchronise: there it needs ``MONOSEM_CHECK=1``."""
     if indices.device.type == "cpu" or os.environ.get("MONOSEM_CHECK", "0") not in ("", "0"):
         return checked_code(indices, offsets, d_sae)
     return indices.contiguous(), offsets.contiguous(), len(offsets) - 1

@@ -1,4 +1,4 @@
-"""How much memory there is, asked before it is taken."""
+"""How much memory is available, checked before an allocation."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def total_memory() -> int | None:
 
 
 def _own_limits(root: Path) -> Iterator[int]:
-    """What ``ulimit -v`` and ``ulimit -d`` leave."""
+    """The bytes that ``ulimit -v`` and ``ulimit -d`` leave."""
     if resource is None:
         return
     sizes = _read(root / "proc/self/statm").split()
@@ -62,12 +62,12 @@ def _own_limits(root: Path) -> Iterator[int]:
 
 
 def _groups(root: Path) -> Iterator[int]:
-    """What each control group leaves: this process's own and all above it, up to the mounted one."""
+    """The bytes that each control group leaves: this process's own and all above it, up to the mounted one."""
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, name = line.split(":", 2)
         if controllers == "" or "memory" in controllers.split(","):
             for mount, mounted in _mounts(root, old=controllers != ""):
-                # In a container the group that is mounted may be its own, and the name be told from outside.
+                # In a container the mounted group may be its own, while its name is the one outside.
                 inside = name[len(mounted) :] if name.startswith(mounted) else name
                 steps = [step for step in inside.split("/") if step not in ("", "..")]
                 for depth in range(len(steps), -1, -1):

@@ -86,7 +86,7 @@ def _put(name: str, value: str) -> None:
     if not name:
         torch.set_float32_matmul_precision(value)
     else:
-        # What is inherited from the setting for everything is inherited again, not fixed.
+        # A value inherited from the setting for everything is inherited again, not fixed.
         everywhere = torch.backends.fp32_precision  # pyright: ignore[reportAttributeAccessIssue]  # no stub has it
         _PRODUCTS[name].fp32_precision = "none" if value == everywhere else value
 

@@ -1,4 +1,4 @@
-"""The definition of every operation in plain PyTorch, from its folder: what the kernels must compute, on any device.
+"""The definition of every operation in plain PyTorch, from its folder, which the kernels must match on any device.
 
 x [N, D] inputs · w [F, D] one row per feature · b a bias · (values [nnz], indices [nnz], offsets [N + 1]) a code in CSR
 form · (starts [F + 1], entries [nnz], tokens [nnz]) the same code sorted by feature (CSC).

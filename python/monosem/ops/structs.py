@@ -1,4 +1,4 @@
-"""What travels together between the operations and their kernels, under one name each."""
+"""Structs for arguments that operations pass to their kernels together."""
 
 from __future__ import annotations
 

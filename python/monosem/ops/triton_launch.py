@@ -1,4 +1,4 @@
-"""How Triton's kernels are started: block sizes of this GPU, and nothing at all for an empty grid."""
+"""How Triton's kernels are launched: with the block sizes of this GPU, and not for an empty grid."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 import monosem.kernels.launch as launch
 
-# What tensors that are on no GPU stand for: Triton's interpreter, or a target to compile for. (Name, architecture.)
+# (Name, architecture) for tensors that are on no GPU: Triton's interpreter, or a target to compile for.
 assumed = ("", "interpreter")
 
 

@@ -1,4 +1,4 @@
-"""The table of block sizes, for those who measure: what kernels ask for, entries for a while, and writing it."""
+"""The table of block sizes, for measurements: the sizes that kernels use, temporary entries, and writing it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["alternatives", "override", "sizes_used", "table", "write"]
 
 @contextmanager
 def sizes_used() -> Iterator[dict[str, set[int]]]:
-    """Which kernels ask for block sizes meanwhile, and for what sizes."""
+    """The kernels that look up block sizes inside this context, and for which sizes."""
     seen: dict[str, set[int]] = {}
     block = launch.block
 

@@ -1,4 +1,4 @@
-"""The definition in plain PyTorch: what every kernel of this operation must compute."""
+"""The definition in plain PyTorch, which every kernel of this operation must match."""
 
 from __future__ import annotations
 

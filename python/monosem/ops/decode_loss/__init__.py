@@ -37,7 +37,7 @@ def _backward(ctx, g_loss: Tensor | None, g_residual: Tensor | None, _):
     if g_loss is not None:
         from_loss = residual * (g_loss * (2 / residual.shape[1]))[:, None]
         g = from_loss if g is None else g + from_loss
-        if need_values:  # the slope of each value was made in the forward pass
+        if need_values:  # the forward pass computed the slope of each value
             from_loss = slope * g_loss[row_ids(offsets, values.shape[0])]
             gv = from_loss if gv is None else gv + from_loss
     assert g is not None  # one of the two gradients was given
@@ -83,7 +83,7 @@ def decode_loss_rows(
 def decode_loss(code: SparseCode, w: Tensor, b: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     r"""Squared error of the reconstruction, ``mean_D (x̂ − x)²`` of each token, and the residual ``x̂ − x``.
 
-    The gradient of the code is made in the same pass, while the decoder rows are still in cache.
+    The gradient of the code is computed in the same pass, while the decoder rows are still in cache.
 
     Args:
         code: the active features of x's tokens.

@@ -12,7 +12,7 @@ from monosem.ops.layout import code_without_waiting
 from monosem.ops.triton_launch import blocks, cdiv
 
 MOST_HELD = 128  # rows of a token in registers: slices of them are 128 bytes wide then, a line of the cache
-WIDEST_SLICE = 128  # columns: one warp's load of 16 bytes a thread, so that products need no other warp
+WIDEST_SLICE = 128  # columns: one warp's load of 16 bytes per thread, so that products need no other warp
 
 
 def decode_loss(

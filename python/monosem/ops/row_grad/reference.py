@@ -1,4 +1,4 @@
-"""The definitions in plain PyTorch: what every kernel of these operations must compute."""
+"""The definitions in plain PyTorch, which every kernel of these operations must match."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""How both encoders find what is active without storing what is not: products, their error bounds, candidates."""
+"""How both encoders find the active features without storing the others: products, error bounds, candidates."""

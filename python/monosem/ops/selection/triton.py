@@ -105,7 +105,7 @@ class Problem:
 
 
 def form_at(x: Tensor, w: Tensor, choice: str = "select") -> str:
-    """How candidates are found: what is best at this width on this GPU. Products in fp32 have one way."""
+    """How candidates are found: the best form at this width on this GPU. Products in fp32 have one way."""
     if backend.gpu_product() == "fp32" and x.dtype != torch.bfloat16:
         return "scan"
     return "int8" if in_int8(w) else blocks(choice, w.shape[1], x)["form"]

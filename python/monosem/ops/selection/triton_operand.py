@@ -1,4 +1,4 @@
-"""Matrices as the encoder's product on a GPU reads them: rounded to bf16 or int8, with what the rounding took off."""
+"""Matrices as the encoder's product on a GPU reads them: rounded to bf16 or int8, with the norms of the rounding errors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def rounding_int8(d: int) -> float:
 
 @dataclass(frozen=True)
 class Operand:
-    """A matrix in the product's dtype, and what is known of the rounding of its rows (scale and offset: of int8)."""
+    """A matrix in the product's dtype, and the rounding of its rows (scale and offset: of int8)."""
 
     rows: Tensor
     length: Tensor
@@ -44,12 +44,12 @@ class Operand:
 
     @property
     def bounds(self) -> tuple[Tensor, Tensor]:
-        """What the error bound of a product is made of."""
+        """The operands of a product's error bound."""
         return self.length, self.error
 
     @property
     def dither(self) -> tuple[Tensor | None, Tensor | None]:
-        """What makes numbers of int8 products."""
+        """The operands that turn int8 products into numbers."""
         return self.scale, self.offset
 
 
@@ -96,7 +96,7 @@ def copy_dtype(w: Tensor) -> torch.dtype | None:
 
 
 def empty_copy(w: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Room for w [F, D] as its product reads it, and for what is known of its rows: zeros, to be written by
+    """Arrays for w [F, D] as its product reads it, and for the norms of its rows: zeros, to be written by
     ``row_adam_`` or ``round_into``. None where products are in fp32."""
     if (dtype := copy_dtype(w)) is None:
         return None
@@ -107,7 +107,7 @@ def empty_copy(w: Tensor) -> tuple[Tensor, Tensor] | None:
 
 
 def round_into(copy: Tensor, norms: Tensor, w: Tensor) -> None:
-    """Write w [F, D] to what ``empty_copy`` made."""
+    """Write w [F, D] to arrays of ``empty_copy``."""
     if copy.dtype == torch.int8:
         return _quantize_into(copy, norms, w, dithered.FEATURE)
     kernel = product.round_rows

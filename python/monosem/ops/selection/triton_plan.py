@@ -9,7 +9,7 @@ from functools import cache
 from monosem.kernels.launch import power2
 
 MOST_SLOTS = 8192  # candidates of a row that one program can hold
-CHANCE = 1e-9  # of a row that has to be done again, by the rule that sets the threshold
+CHANCE = 1e-9  # that a row must be redone, by the rule that sets the threshold
 SLAB = 2048  # features a product of its own, where products go through memory
 
 
@@ -32,7 +32,7 @@ class Plan:
     form: str = "scan"
 
     def listed(self, k: int) -> int:
-        """Of the slots, how many may be scored; a row that would need more is done again."""
+        """Of the slots, how many may be scored; a row that would need more is redone."""
         return self.slots if self.everything else min(self.slots, max(128, 4 * power2(k)))
 
     def bytes(self, k: int) -> int:

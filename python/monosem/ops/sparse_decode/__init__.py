@@ -87,7 +87,7 @@ def sparse_decode(values: Tensor, indices: Tensor, offsets: Tensor, w: Tensor, b
 
 @as_given
 def weighted_sum(coef: Tensor, rows: Tensor) -> Tensor:
-    """Σ coef[f] · rows[f], [D]. On a CPU PyTorch makes it by one thread: there, parts of it are decoded."""
+    """Σ coef[f] · rows[f], [D]. On a CPU PyTorch uses one thread for it: there, it is decoded in parts."""
     if rows.device.type != "cpu" or rows.dtype != torch.float32:
         return coef @ rows
     f, d = rows.shape

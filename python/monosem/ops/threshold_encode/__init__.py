@@ -1,4 +1,4 @@
-"""ReLU features in CSR form: only what is above the threshold leaves the cache."""
+"""ReLU features in CSR form: only pre-activations above the threshold leave the cache."""
 
 from __future__ import annotations
 

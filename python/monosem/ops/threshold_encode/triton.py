@@ -18,7 +18,7 @@ SLOTS = 512
 
 
 def threshold_encode(x: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``reference.threshold_encode`` in memory that grows with what is active.
+    """``reference.threshold_encode`` in memory that grows with the active entries.
 
     The number of entries decides the size of the answer, so the host waits for it, once; a second time for rows with
     more candidates than slots.
@@ -89,7 +89,7 @@ def _wait_for(*numbers: Tensor) -> list[int]:
 
 
 def _score_candidates(p: Problem, keys: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Exact keys of every candidate, how many there are a row, and how many of them are positive or NaN."""
+    """Exact keys of every candidate, how many there are per row, and how many of them are positive or NaN."""
     n, slots = keys.shape
     listed, end = torch.empty(n, slots, dtype=torch.int32, device=keys.device), count.clamp(max=slots)
     kernel = kernels.unpack_features

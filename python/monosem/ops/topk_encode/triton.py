@@ -21,7 +21,7 @@ LEAST_BYTES = 64 << 20  # which may have so much though: 4,096 tokens at the sha
 FEWEST_ROWS = 1024  # and at least so many at a time
 ROWS_TOGETHER = 128  # rows of a tile: of parts that are no multiple of it, the last tile is wasted
 SPACE_BYTES = 16 << 20  # for the rows that are done again, which are few, but at most a sixteenth of the weights
-MOST_EMITTERS = 512  # programs that write what was done again
+MOST_EMITTERS = 512  # programs that write the redone rows
 DENSE_BYTES = 256 << 20  # for pieces of tokens × features where k is larger than any plan
 
 
@@ -52,7 +52,7 @@ def topk_encode(
 
 @torch.no_grad()
 def candidates(x: Tensor, w: Tensor, b: Tensor, k: int) -> dict[str, float]:
-    """What selection costs on these tokens, and what it would get wrong if the product in bf16 were believed.
+    """The cost of selection on these tokens, and the errors that the bf16 product alone would make.
 
     Returns:
         ``slots`` per token, mean ``collected`` (above the threshold) and mean ``scored`` in fp32 per token,
@@ -68,7 +68,7 @@ def candidates(x: Tensor, w: Tensor, b: Tensor, k: int) -> dict[str, float]:
     report = _select(Problem(x, w, b, form=chosen.form), chosen, k, values, indices)
     place = torch.arange(chosen.listed(k), device=x.device)
     missed = 0
-    for row in range(n):  # a diagnosis: a token at a time needs little memory
+    for row in range(n):  # a diagnosis: one token at a time needs little memory
         best = report["listed"][row, place < report["first"][row]]
         missed += int(not torch.isin(indices[row], best).all())
     return {
@@ -117,7 +117,7 @@ def _scoring(p: Problem, slots: int) -> dict[str, int]:
 def _redo(
     p: Problem, k: int, slots: int, todo: Tensor, n_todo: Tensor, keys: Tensor, values: Tensor, indices: Tensor
 ) -> None:
-    """The rows in the list, from all features. Launched always; ends at once when the list is empty."""
+    """The rows in the list, from all features. Always launched; returns at once when the list is empty."""
     kernel, as_chosen = kernels.redo, _scoring(p, slots)
     options = {**blocks(kernel, 0, p.x), **{name: as_chosen[name] for name in ("C", "BD", "num_warps")}}
     room = max(1, min(p.n, min(SPACE_BYTES, p.w.numel() * 4 // 16) // (4 * p.f)))
