@@ -20,7 +20,7 @@ def with_windows(
     bias: Tensor | None = None,
     totals: bool = False,
 ) -> tuple[tuple, Tensor, Tensor | None, int]:
-    """The operands of kernels over features: the sorted code with both factors, and the sums of whole windows of entries;
+    """Operands of kernels over features: the sorted code with both factors, and the sums of whole windows of entries;
     with ``totals`` those of the entries' bias gradients too."""
     nnz, d = len(entries), u.shape[1]
     window = max(128, power2(nnz // 4096))  # so that the sums are at most 4,096 rows, or 128 × smaller than the code

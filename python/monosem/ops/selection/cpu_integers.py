@@ -15,7 +15,7 @@ from torch import Tensor
 from monosem.ops.backend import native as _C
 from monosem.ops.layout import threads
 
-# Up to this width the sums stay within 32 bits: 127·255·D, and (in 16 bits) the margin that the norm leaves for rounding.
+# Up to this width the sums stay within 32 bits: 127·255·D, and (in 16 bits) the margin of the norm for rounding.
 WIDEST = {8: 65_536, 16: 1 << 20}
 # Added to every norm. It covers rows shorter than √kLeastSquare = 1e-15, which the kernel makes zeros; squares that
 # underflow, which take at most √D·2⁻⁶³ off a norm; and, where the processor makes zeros of numbers below 2⁻¹²⁶, steps

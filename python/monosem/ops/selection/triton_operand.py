@@ -1,4 +1,4 @@
-"""Matrices as the encoder's product on a GPU reads them: rounded to bf16 or int8, with the norms of the rounding errors."""
+"""Matrices as the encoder's product on a GPU reads them: in bf16 or int8, with the norms of the rounding errors."""
 
 from __future__ import annotations
 
