@@ -205,6 +205,7 @@ PAGES: dict[str, tuple[Page, ...]] = {
         Page("report.html", ("cli/evaluate.py",), **REPORT),
         Page("evaluation.svg", ("cli/evaluate.py",), _picture),
     ),
+    "profile": (Page("profile.svg", ("cli/profile.py",), _picture),),
     "proxies": (claim("proxies", "cli/proxies.py", "proxies"),),
     "neurons": (claim("neurons", "cli/neurons.py", "neurons"),),
     "automata": (claim("automata", "cli/automata.py", "automata"),),

@@ -18,7 +18,7 @@ def without_browser(folder: Path, **changes: str) -> tuple[int, str]:
     env = {k: v for k, v in os.environ.items() if k != "CI"} | {"PATH": str(folder)} | changes
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--color=no"]
     done = subprocess.run(
-        [*command, str(TESTS / "analysis/evidence/test_splitting_map.py")],
+        [*command, str(TESTS / "analysis/evidence/test_split_map.py")],
         env=env,
         capture_output=True,
         text=True,

@@ -28,6 +28,7 @@ def pages(browser, reproduction, tmp_path_factory):
     commands = {
         "demo": ("--model", reproduction.inputs / "first", "--d-sae", 48, "--k", 4, "--steps", 30),
         "evaluate": (first, "--report"),
+        "profile": (first, "--steps", 3, "--batch-size", 64),
         "proxies": (first,),
         "neurons": (first,),
         "automata": (first, "--support", 2),

@@ -71,9 +71,9 @@ const draw = (() => {
   // ---- charts --------------------------------------------------------------------------------------------------
   function ticks(low, high, count = 4) {
     const rough = (high - low) / count || 1, power = 10 ** Math.floor(Math.log10(rough));
-    const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough);
+    const spacing = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough);
     const out = [];
-    for (let v = Math.ceil(low / step - 1e-9) * step; v <= high + step * 1e-6; v += step) out.push(Math.abs(v) < step * 1e-9 ? 0 : v);
+    for (let v = Math.ceil(low / spacing - 1e-9) * spacing; v <= high + spacing * 1e-6; v += spacing) out.push(Math.abs(v) < spacing * 1e-9 ? 0 : v);
     return out;
   }
   function frame(width, height, x, y, format) {

@@ -1,18 +1,17 @@
 "use strict";
 const study = JSON.parse(document.getElementById("data").textContent);
 const at = (id) => document.getElementById(id);
-const { el } = draw;
 
 const store = `monosem-rate-${study.study}`;
 let kept = { answers: {}, annotator: "", current: 1 };
 let current = 1;   // the item shown, from 1
 let step = 0;      // the step that a digit answers
-const logits = study.steps.find((s) => s.name === "logits");
+const logitsStep = study.steps.find((s) => s.name === "logits");
 
 function say(text) { at("note").textContent = text; }
 function answer(number = current) { return (kept.answers[number] ??= {}); }
 function asked(given) {
-  const perfect = given.logits === logits.words.length - 1;
+  const perfect = given.logits === logitsStep.words.length - 1;
   return study.steps.filter((s) => !(s.name === "separation" && perfect));
 }
 function points(given) {
@@ -60,36 +59,36 @@ function saved() {
 // ------------------------------------------------------------------ what is seen
 function snippet(line) {
   const token = ([text, share], i) => draw.token(text, share, { focus: i === line.focus, tip: `${Math.round(share * 100)} %` });
-  return el("div", { class: "snip", dir: line.rtl ? "rtl" : "ltr" }, ...line.pieces.map(token));
+  return draw.el("div", { class: "snip", dir: line.rtl ? "rtl" : "ltr" }, ...line.pieces.map(token));
 }
 
 function showItem() {
   const item = study.items[current - 1];
   at("title").textContent = `Item ${current} of ${study.items.length}`;
   at("positive").replaceChildren(...item.positive.map(([token, share]) => {
-    const bar = el("i");
+    const bar = draw.el("i");
     bar.style.width = `${100 * share}%`;
-    return el("li", { title: `${Math.round(100 * share)} % of the largest` }, bar, draw.write(el("bdi"), token));
+    return draw.el("li", { title: `${Math.round(100 * share)} % of the largest` }, bar, draw.write(draw.el("bdi"), token));
   }));
   at("intervals").replaceChildren(...item.intervals.map((lines, n) => {
     const number = study.intervals - n;
     const range = `${number}: ${Math.round((100 * (number - 1)) / study.intervals)} to ${Math.round((100 * number) / study.intervals)} % of the maximum`;
-    const mark = (value, text) => el("button", {
+    const mark = (value, text) => draw.el("button", {
       type: "button", "data-fit": `${number}-${value}`,
       onclick: () => { const f = (answer().fits ??= {}); f[number] === value ? delete f[number] : (f[number] = value); keep(); showAnswer(); },
     }, text);
-    const head = el("header", {}, el("span", {}, range));
+    const head = draw.el("header", {}, draw.el("span", {}, range));
     if (lines.length) head.append(mark(true, "holds"), mark(false, "does not"));
-    return el("div", { class: "interval" }, head, ...(lines.length ? lines.map(snippet) : [el("p", { class: "fine" }, "no example")]));
+    return draw.el("div", { class: "interval" }, head, ...(lines.length ? lines.map(snippet) : [draw.el("p", { class: "fine" }, "no example")]));
   }));
 }
 
 // ------------------------------------------------------------------ what is answered
-at("steps").append(...study.steps.map((s, n) => el("div", { class: "step", id: `step-${s.name}` },
-  el("div", { class: "q" }, el("b", {}, String(n + 2)), s.question), el("p", {}, s.help),
-  el("div", { class: "row" }, ...s.words.map((word, value) => el("button", {
+at("steps").append(...study.steps.map((s, n) => draw.el("div", { class: "step", id: `step-${s.name}` },
+  draw.el("div", { class: "q" }, draw.el("b", {}, String(n + 2)), s.question), draw.el("p", {}, s.help),
+  draw.el("div", { class: "row" }, ...s.words.map((word, value) => draw.el("button", {
     type: "button", "data-value": value, onclick: () => set(s, value),
-  }, String(value), el("small", {}, word)))))));
+  }, String(value), draw.el("small", {}, word)))))));
 
 function set(s, value) {
   answer()[s.name] = value;
@@ -146,14 +145,14 @@ function nothing() {
   showAnswer();
 }
 
-at("items").append(...study.items.map((_, i) => el("button", { type: "button", onclick: () => go(i + 1) }, String(i + 1))));
+at("items").append(...study.items.map((_, i) => draw.el("button", { type: "button", onclick: () => go(i + 1) }, String(i + 1))));
 at("hypothesis").addEventListener("input", () => { answer().hypothesis = at("hypothesis").value; keep(); showAnswer(); });
 at("annotator").addEventListener("input", () => { kept.annotator = at("annotator").value; keep(); });
 at("none").addEventListener("click", nothing);
 at("back").addEventListener("click", () => go(current - 1));
 at("on").addEventListener("click", () => go(current + 1));
 at("save").addEventListener("click", () => {
-  const link = el("a", { href: URL.createObjectURL(new Blob([saved()], { type: "application/json" })), download: `answers-${study.study}.json` });
+  const link = draw.el("a", { href: URL.createObjectURL(new Blob([saved()], { type: "application/json" })), download: `answers-${study.study}.json` });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   say("Saved. When all is rated: monosem rate --score FILE");
