@@ -130,8 +130,8 @@ class ComposedSAE(SAE):
         code, kept, left_out = encoded.code, encoded.kept, None
         values, indices, offsets = code.csr()
         token_mse, residual, slopes = ops.decode_loss_rows(values, indices, offsets, self.W_dec, self.b_dec, x)
-        slopes = parts.activation.through(values, slopes)
-        slopes = (slopes if parts.penalty is None else slopes.add_(weight)).div_(n)
+        slopes = slopes if parts.penalty is None else slopes.add_(weight)
+        slopes = parts.activation.through(values, slopes).div_(n)
         phase("statistics")
         sparsity, l0, fired = code.l1(), code.l0(), code.fired()
         if kept is not None:  # means over the tokens that are in the code
