@@ -27,8 +27,8 @@ def measure(
 ) -> dict[str, Any]:
     """Train each entrant alone, one after the other, from random weights on the same batches in the same order.
 
-    The error is one definition for all: mean squared error on a held-out batch, and L0 there; for ReLU
-    also the objective, mean (x − x̂)² + λ · mean Σ f·‖w_dec‖.
+    The figures are of one definition for all: mean squared error on a held-out batch, L0 there, and the objective that
+    monosem minimises (``libraries/definition.py``), whatever a library minimises itself.
 
     Args:
         steps: of training, in all.
@@ -39,7 +39,7 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data.pt"
         write_data(w, data, batches=batches, trained=False)
-        job = w.to_json() | {"data": str(data), "threads": torch.get_num_threads()}
+        job = w.job() | {"data": str(data), "threads": torch.get_num_threads()}
         for number, entrant in enumerate(entrants):
             row: dict[str, Any] = {"name": entrant.title, "precision": entrant.precision, "curve": [], "error": None}
             say(f"{steps} steps of {entrant.title}")

@@ -30,7 +30,7 @@ import torch
 import train_step
 
 from monosem.bench import machine, operations
-from monosem.bench.workloads import WORKLOADS, Workload
+from monosem.bench.workloads import VARIANTS, WORKLOADS, Workload
 from monosem.data import files
 from monosem.nn import KINDS
 
@@ -54,23 +54,25 @@ def sections(full: bool, quick: bool, errors: dict[str, str], say: Callable[[str
         return train_step.measure(w, errors, **how)
 
     def run_losses(w: Workload, who: list[str] | None = None, **how: Any) -> dict[str, Any]:
-        everyone = peers.entrants(w.kind, errors=errors)
+        everyone = peers.entrants(w, errors=errors)
+        everyone.insert(1, peers.CLIPPED)
         return losses.measure(w, [e for e in everyone if who is None or e.title in who], **how)
 
     def end(**how: Any) -> dict[str, Any]:
         return end_to_end.measure(errors=errors, **how)
 
-    for kind in sorted(KINDS, reverse=True):
-        w = laptop.with_(kind=kind)
+    for kind in [*sorted(KINDS, reverse=True), *VARIANTS]:
+        w = laptop.of(kind)
         add(f"train_step.{w.name}.{kind}", steps, w, rounds=rounds, budget=budget)
-        add(f"operations.{w.name}.{kind}", operations.compare, w, rounds=rounds)
         add(
             f"losses.{kind}",
             run_losses,
-            small.with_(kind=kind, lr=1e-3),
+            small.of(kind).with_(lr=1e-3),
             steps=10 if quick else 500,
             batches=10 if quick else 100,
         )
+    for kind in ("topk", "relu"):  # the two encoders that all kinds have between them
+        add(f"operations.{laptop.name}.{kind}", operations.compare, laptop.of(kind), rounds=rounds)
     add("instruction_sets", instruction_sets.measure, laptop, rounds=rounds, budget=budget / 2)
     if quick:
         add("growth.f", growth.measure, laptop, axis="f", values=[512, 1024], rounds=3)

@@ -18,27 +18,29 @@ from train_step import best_of_peers
 
 from monosem.bench import show
 from monosem.bench.show import Table, figure
+from monosem.bench.workloads import described
 from monosem.data import files
-from monosem.nn import registry
 from monosem.ops.memory import human_bytes
 
 _MARK = re.compile(r"(<!-- bench (\S+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 
 
 def losses_table(result: dict[str, Any]) -> Table:
-    has_penalty = registry.find(result["workload"]["kind"]).Config.has_penalty
     head = ["library", f"held-out MSE after {result['steps']} steps", "against monosem", "L0"]
-    head += ["objective"] if has_penalty else []
-    ours = result["rows"][0].get("mse")
+    head += ["objective", "against monosem"]
+    ours = result["rows"][0]
     rows = []
     for row in result["rows"]:
         if row["error"]:
             rows.append([f"{row['name']}: {row['error']}", *[""] * (len(head) - 1)])
             continue
-        against = f"{row['mse'] / ours - 1:+.2%}" if ours else ""
-        line = [row["name"], figure(row["mse"], 5), against, figure(row["l0"])]
-        rows.append(line + ([figure(row["objective"], 5)] if has_penalty else []))
+        line = [row["name"], figure(row["mse"], 5), _against(row, ours, "mse"), figure(row["l0"])]
+        rows.append([*line, figure(row["objective"], 5), _against(row, ours, "objective")])
     return head, rows
+
+
+def _against(row: dict[str, Any], ours: dict[str, Any], name: str) -> str:
+    return f"{row[name] / ours[name] - 1:+.2%}" if ours.get(name) else ""
 
 
 def growth_table(result: dict[str, Any]) -> Table:
@@ -89,7 +91,7 @@ def title(result: dict[str, Any]) -> str:
         w = result["workload"]
         fixed = {"N": w["n"], "D": w["d"], "F": w["f"], "K": w["k"]}
         fixed.pop(result.get("axis", "").upper(), None)
-        shape = f"{w['kind']}, " + " ".join(f"{name}={value:,}" for name, value in fixed.items())
+        shape = f"{described(w)}, " + " ".join(f"{name}={value:,}" for name, value in fixed.items())
     return (
         f"{shape}. {show.machine_line(m)}; torch {m['torch']}, commit {m['commit']}, {result['made']}, load {m['load']}"
     )

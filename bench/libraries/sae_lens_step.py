@@ -4,12 +4,24 @@ Variants (TopK): ``dense``, its default, and ``sparse``, its ``use_sparse_activa
 """
 
 import os
+import sys
+from pathlib import Path
 
 os.environ["WANDB_MODE"], os.environ["HF_HUB_OFFLINE"] = "disabled", "1"
+sys.path.append(str(Path(__file__).resolve().parent))
 
 import torch  # noqa: E402
+from definition import figures  # noqa: E402
 from sae_lens import (  # noqa: E402
+    BatchTopKTrainingSAE,
+    BatchTopKTrainingSAEConfig,
+    GatedTrainingSAE,
+    GatedTrainingSAEConfig,
+    JumpReLUTrainingSAE,
+    JumpReLUTrainingSAEConfig,
     LoggingConfig,
+    MatryoshkaBatchTopKTrainingSAE,
+    MatryoshkaBatchTopKTrainingSAEConfig,
     SAETrainer,
     StandardTrainingSAE,
     StandardTrainingSAEConfig,
@@ -18,21 +30,74 @@ from sae_lens import (  # noqa: E402
 )
 from sae_lens.config import SAETrainerConfig  # noqa: E402
 
+SUM = "clips the gradient's norm at 1; squared error summed over D, which Adam divides out"
+SCALED = "decoder rows are not made unit: activations are scaled by their norms"
+WEIGHTED = "decoder rows are not made unit: the L1 penalty is weighted by them"
+
+
+def relu(job: dict, common: dict):
+    if job["settings"].get("decoder_norm") == "free":  # no pre-encoder bias, as Anthropic's April 2024 update
+        common = common | {"apply_b_dec_to_input": False}
+    return StandardTrainingSAE(StandardTrainingSAEConfig(l1_coefficient=_summed(job, "l1_coefficient"), **common)), [
+        WEIGHTED
+    ]
+
+
+def topk(job: dict, common: dict):
+    if job["variant"] != "sparse":
+        return TopKTrainingSAE(TopKTrainingSAEConfig(k=job["k"], **common)), [SCALED]
+    config = TopKTrainingSAEConfig(
+        k=job["k"], use_sparse_activations=True, rescale_acts_by_decoder_norm=False, **common
+    )
+    return TopKTrainingSAE(config), [
+        "decoder rows are not made unit, and nothing makes up for it (on a CPU its sparse path fails otherwise)"
+    ]
+
+
+def batch_topk(job: dict, common: dict):
+    return BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(k=job["k"], **common)), [SCALED]
+
+
+def matryoshka(job: dict, common: dict):
+    config = MatryoshkaBatchTopKTrainingSAEConfig(
+        k=job["k"], matryoshka_widths=list(job["settings"]["prefixes"]), **common
+    )
+    return MatryoshkaBatchTopKTrainingSAE(config), [
+        SCALED,
+        "errors of the prefixes are added up where ours is their mean, which Adam divides out; it decodes the whole "
+        "code, and then its prefixes once more",
+    ]
+
+
+def jumprelu(job: dict, common: dict):
+    settings = job["settings"]
+    config = JumpReLUTrainingSAEConfig(
+        jumprelu_bandwidth=settings["bandwidth"], l0_coefficient=_summed(job, "l0_coefficient"), **common
+    )
+    return JumpReLUTrainingSAE(config), ["decoder rows are not made unit, and nothing makes up for it"]
+
+
+def gated(job: dict, common: dict):
+    return GatedTrainingSAE(GatedTrainingSAEConfig(l1_coefficient=_summed(job, "l1_coefficient"), **common)), [
+        WEIGHTED,
+        "the gate's reconstruction moves the decoder too, which the paper and we freeze there; it multiplies by the "
+        "encoder three times",
+    ]
+
+
+def _summed(job: dict, name: str) -> float:
+    """A coefficient for a squared error that is a sum over D where ours is a mean: the same objective needs λ·D."""
+    return job["settings"][name] * job["d"]
+
+
+KINDS = {kind.__name__: kind for kind in (topk, relu, batch_topk, jumprelu, gated, matryoshka)}
+
 
 class SaeLens:
     packages = ["sae-lens"]
 
     def __init__(self, job: dict, weights: dict) -> None:
         device = job.get("device", "cpu")
-        self.notes = [
-            "clips the gradient's norm at 1; squared error summed over D, which Adam divides out",
-            "decoder rows are not made unit: "
-            + (
-                "activations are scaled by their norms"
-                if job["kind"] == "topk"
-                else "the L1 penalty is weighted by them"
-            ),
-        ]
         common = dict(
             d_in=job["d"],
             d_sae=job["f"],
@@ -41,24 +106,17 @@ class SaeLens:
             normalize_activations="none",
             apply_b_dec_to_input=True,
         )
-        if job["kind"] == "relu":
-            # Its squared error is a sum over D where ours is a mean: the same objective needs λ·D.
-            sae = StandardTrainingSAE(StandardTrainingSAEConfig(l1_coefficient=job["l1"] * job["d"], **common))
-        elif job["variant"] == "sparse":
-            config = TopKTrainingSAEConfig(
-                k=job["k"], use_sparse_activations=True, rescale_acts_by_decoder_norm=False, **common
-            )
-            sae = TopKTrainingSAE(config)
-            self.notes[1] = (
-                "decoder rows are not made unit, and nothing makes up for it (on a CPU its sparse path fails otherwise)"
-            )
-        else:
-            sae = TopKTrainingSAE(TopKTrainingSAEConfig(k=job["k"], **common))
+        sae, notes = KINDS[job["kind"]](job, common)
+        self.notes, self.settings = [SUM, *notes], job["settings"]
         with torch.no_grad():
             sae.W_enc.copy_(weights["W_enc"].T)
             sae.W_dec.copy_(weights["W_dec"])
-            sae.b_enc.copy_(weights["b_enc"])
             sae.b_dec.copy_(weights["b_dec"])
+            # b_enc is the bias at which K features of a token fire on average. A threshold takes its place.
+            if job["kind"] == "jumprelu":
+                sae.threshold.copy_(-weights["b_enc"])
+            else:
+                (sae.b_gate if job["kind"] == "gated" else sae.b_enc).copy_(weights["b_enc"])
         config = SAETrainerConfig(
             total_training_samples=10**12,
             train_batch_size_samples=job["n"],
@@ -68,7 +126,6 @@ class SaeLens:
             autocast=job["precision"] == "bf16",
             logger=LoggingConfig(log_to_wandb=False),
         )
-        self.l1 = job["l1"] if job["kind"] == "relu" else 0.0
         self.sae, self.trainer = sae, SAETrainer(cfg=config, sae=sae, data_provider=iter(()))
 
     def step(self, x):
@@ -78,11 +135,15 @@ class SaeLens:
 
     @torch.no_grad()
     def evaluate(self, x):
-        code = self.sae.encode(x)
-        mse = (self.sae.decode(code) - x).square().mean()
+        sae = self.sae
+        code = sae.encode(x)
         code = code.to_dense() if code.is_sparse else code
-        penalty = self.l1 * (code * self.sae.W_dec.norm(dim=-1)).sum(-1).mean()
-        return {"mse": mse, "l0": (code > 0).sum() / len(x), "objective": mse + penalty}
+        if getattr(sae.cfg, "rescale_acts_by_decoder_norm", False):
+            code = code / sae.W_dec.norm(dim=-1)  # as its decode does
+        gate = None
+        if hasattr(sae, "b_gate"):
+            gate = (sae.process_sae_in(x) @ sae.W_enc + sae.b_gate).relu()
+        return figures(x, code, sae.W_dec, sae.b_dec, self.settings, gate)
 
 
 def build(job: dict, weights: dict) -> SaeLens:

@@ -5,6 +5,7 @@ import peers
 import run
 
 from monosem.bench import machine
+from monosem.bench.workloads import WORKLOADS
 
 
 def test_a_stored_result_is_used_again_only_for_the_same_request_and_commit(tmp_path):
@@ -39,7 +40,7 @@ def test_sections_have_unique_names_and_json_requests():
 
 def test_every_library_is_an_entrant_and_a_missing_one_has_a_reason(monkeypatch):
     monkeypatch.setattr(environments, "FOLDER", environments.HERE / "not there")
-    topk = peers.entrants("topk", bf16=False)
+    topk = peers.entrants(WORKLOADS["tiny"], bf16=False)
     assert [e.title for e in topk] == [
         "monosem",
         "PyTorch eager",
@@ -50,7 +51,7 @@ def test_every_library_is_an_entrant_and_a_missing_one_has_a_reason(monkeypatch)
         "sparsify",
     ]
     assert all("bench/environments.py" in e.missing for e in topk[3:]) and not any(e.missing for e in topk[:3])
-    both = [e.title for e in peers.entrants("relu", bf16=True)]
+    both = [e.title for e in peers.entrants(WORKLOADS["tiny"].of("relu"), bf16=True)]
     assert both == [
         "monosem",
         "PyTorch eager",
@@ -62,7 +63,7 @@ def test_every_library_is_an_entrant_and_a_missing_one_has_a_reason(monkeypatch)
         "SAELens bf16",
         "dictionary_learning bf16",
     ]
-    failed = peers.entrants("topk", bf16=False, errors={"sparsify": "no network"})
+    failed = peers.entrants(WORKLOADS["tiny"], bf16=False, errors={"sparsify": "no network"})
     assert failed[-1].missing == "no network"
 
 

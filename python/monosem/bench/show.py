@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from monosem.nn import registry
+from monosem.bench.workloads import described
 from monosem.ops.memory import human_bytes
 
 Table = tuple[list[str], list[list[str]]]
@@ -39,18 +39,13 @@ def figure(value: float | None, digits: int = 3) -> str:
 
 
 def step_table(result: dict[str, Any]) -> Table:
-    """One line per entrant: time, how many times ours, over the floor, memory, error on held-out data."""
+    """One line per entrant: time, how many times ours, over the floor, memory, error and L0 on held-out data."""
     ours = result["rows"][0]["name"]
-    head = ["step of", "ms", f"× {ours}", "× floor", "peak memory", "over its state", "held-out MSE"]
-    if not registry.setting(result["workload"]["kind"], k=None):  # else L0 is given
-        head.append("L0")
-    rows = [
-        ["floor of this machine", figure(result["floor"]["ms"]), "", "1", "", "", "", ""][: len(head)],
-    ]
+    head = ["step of", "ms", f"× {ours}", "× floor", "peak memory", "over its state", "held-out MSE", "L0"]
+    rows = [["floor of this machine", figure(result["floor"]["ms"]), "", "1", "", "", "", ""]]
     if bf16 := result["floor"].get("bf16_ms"):
         over = bf16 / result["floor"]["ms"]
-        line = ["floor with PyTorch's bf16 product", figure(bf16), "", figure(over), "", "", "", ""]
-        rows.append(line[: len(head)])
+        rows.append(["floor with PyTorch's bf16 product", figure(bf16), "", figure(over), "", "", "", ""])
     for row in result["rows"]:
         name = row["name"] + (f" {_version(row)}" if _version(row) else "")
         if row.get("error"):
@@ -58,8 +53,7 @@ def step_table(result: dict[str, Any]) -> Table:
             continue
         line = [name, figure(row["ms"]), figure(row["ratio"]), figure(row["to_floor"])]
         line += [human_bytes(row["peak_bytes"]) if row["peak_bytes"] else "", _percent(row["over_state"])]
-        line += [figure(row["mse"], 4), figure(row["l0"])]
-        rows.append(line[: len(head)])
+        rows.append([*line, figure(row["mse"], 4), figure(row["l0"])])
     return head, rows
 
 
@@ -101,7 +95,7 @@ def heading(result: dict[str, Any]) -> str:
     """Workload, machine, versions, date, and how the floor is made up, in a few lines of text."""
     w, m, best = result["workload"], result["machine"], result["floor"]
     name = f"{w['name']}: " if w.get("name") else ""
-    shape = f"{name}{w['kind']}, N={w['n']:,} D={w['d']:,} F={w['f']:,} K={w['k']:,}"
+    shape = f"{name}{described(w)}, N={w['n']:,} D={w['d']:,} F={w['f']:,} K={w['k']:,}"
     versions = f"monosem {m['monosem']} ({m['commit'] or 'installed'}), torch {m['torch']}, Python {m['python']}"
     # Results from before rescoring was counted lack it; a product in fp32 has none.
     counted = [part for part in ("product", "rescore", "gathers", "adam") if best.get(f"{part}_ms")]

@@ -41,7 +41,7 @@ def compare(
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data.pt"
         write_data(w, data)
-        job = w.to_json() | {"data": str(data), "threads": torch.get_num_threads()}
+        job = w.job() | {"data": str(data), "threads": torch.get_num_threads()}
         parts = groups(entrants, w, available_memory())
         for number, group in enumerate(parts):
             some = [Row(entrant, number) for entrant in group]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,9 @@ class Workload:
 
     The data are sums of K random unit directions out of F, with weights uniform in [0, 1). A dictionary starts as
     those directions (``start``), as after training, or as others (``start(trained=False)``).
+
+    Attributes:
+        settings: of the kind, by the names of its configuration, beyond those that ``offered`` gives every kind.
     """
 
     n: int
@@ -28,6 +31,7 @@ class Workload:
     name: str = ""
     l1: float = 1e-4
     lr: float = 3e-4
+    settings: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         for name in ("n", "d", "f", "k"):
@@ -36,7 +40,9 @@ class Workload:
                 raise ValueError(f"{name}: got {value!r}; wanted an integer ≥ 1")
         if self.k > self.f:
             raise ValueError(f"k: got {self.k}; wanted at most f={self.f}")
-        registry.find(self.kind)
+        unknown = sorted(set(self.settings) - set(registry.setting(self.kind, **self.settings)))
+        if unknown:
+            raise ValueError(f"settings: got {', '.join(unknown)}; kind {self.kind!r} has no such setting")
 
     @property
     def fixed_k(self) -> bool:
@@ -45,23 +51,34 @@ class Workload:
 
     @property
     def architecture(self) -> SAEConfig:
-        """The configuration of its autoencoder."""
-        return registry.configure(self.kind, self.d, self.f, k=self.k, l1_coefficient=self.l1)
+        """The configuration of its autoencoder: each kind takes those of the offered settings that it has."""
+        return registry.configure(self.kind, self.d, self.f, **self.offered | self.settings)
+
+    @property
+    def offered(self) -> dict[str, Any]:
+        """Settings for every kind that has them: comparable ones, so that about K features of a token are active."""
+        prefixes = sorted({max(1, self.f >> halvings) for halvings in range(5)})
+        return {"k": self.k, "l1_coefficient": self.l1, "prefixes": prefixes}
 
     def with_(self, **changes: Any) -> Workload:
         """The same but for some fields."""
         return replace(self, **changes)
 
+    def of(self, kind: str) -> Workload:
+        """The same for another kind, or for one of ``VARIANTS``."""
+        return self.with_(**VARIANTS.get(kind, {"kind": kind, "settings": {}}))
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     def job(self) -> dict[str, Any]:
-        """The workload for a process that may not have monosem: also whether the number of active features is fixed."""
-        return self.to_json() | {"fixed_k": self.fixed_k}
+        """The workload for a process that may not have monosem: also whether the number of active features is fixed,
+        and all settings of the kind."""
+        return self.to_json() | {"fixed_k": self.fixed_k, "settings": asdict(self.architecture)}
 
     def __str__(self) -> str:
         shape = f"N={self.n:,} D={self.d:,} F={self.f:,} K={self.k:,}"
-        return f"{self.name + ': ' if self.name else ''}{self.kind}, {shape}"
+        return f"{self.name + ': ' if self.name else ''}{described(self.to_json())}, {shape}"
 
     # ---------------------------------------------------------------------------------------- data
 
@@ -121,6 +138,15 @@ class Workload:
         copy = {"fp32": 0, "bf16": 2, "int16": 2, "int8": 1}[product] * self.f * self.d
         return 4 * 2 * self.f * self.d + 12 * (self.f + self.d) + moments + scales + copy
 
+
+def described(workload: dict[str, Any]) -> str:
+    """Kind and settings of a workload in JSON: ``relu (decoder_norm=free)``."""
+    settings = ", ".join(f"{name}={value}" for name, value in workload.get("settings", {}).items())
+    return workload["kind"] + (f" ({settings})" if settings else "")
+
+
+# Measured beside the registered kinds: dictionaries that differ from them by a setting.
+VARIANTS: dict[str, dict[str, Any]] = {}
 
 WORKLOADS = {
     name: Workload(*shape, name=name)

@@ -23,6 +23,11 @@ def _relu(pre: Tensor, k: int) -> Tensor:
 KINDS = {"topk": (_topk, False), "relu": (_relu, True)}
 
 
+def trains(kind: str, settings: dict[str, Any]) -> bool:
+    """Whether a kind with these settings is written in plain PyTorch."""
+    return kind in KINDS and settings.get("decoder_norm", "unit") == "unit"
+
+
 class Dense:
     """A training step written without a library. ``job["variant"]`` is ``"eager"`` or ``"compiled"``."""
 
@@ -30,9 +35,10 @@ class Dense:
     notes = []
 
     def __init__(self, job: dict[str, Any], weights: dict[str, Tensor]) -> None:
-        if job["kind"] not in KINDS:
+        if not trains(job["kind"], job["settings"]):
             raise ValueError(
-                f"kind: got {job['kind']!r}; plain PyTorch is written for {' and '.join(KINDS)} here. Give --no-dense."
+                f"kind: got {job['kind']!r} with {job['settings']}; plain PyTorch is written for "
+                f"{' and '.join(KINDS)} with unit decoder rows here. Give --no-dense."
             )
         self.activation, has_penalty = KINDS[job["kind"]]
         self.l1 = job["l1"] if has_penalty else 0.0
