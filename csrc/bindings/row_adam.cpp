@@ -8,8 +8,8 @@ namespace {
 void row_adam(const TensorView& w, const MomentsView& moments, const TensorView& g, const AdamStepView& step,
               int threads) {
   const int64_t rows = w.rows("w"), d = w.columns("w");
-  kernels().row_adam(w.of<float>("w", {rows, d}), moments.of(rows, d), g.of<float>("g", {rows, d}), rows, d, step.step,
-                     threads);
+  kernels().row_adam(w.of<float>("w", {rows, d}), moments.of(rows, d), g.of<float>("g", {rows, d}), rows, d,
+                     step.of(rows, d), threads);
 }
 
 void row_grad_adam(const TensorView& w, const MomentsView& moments, const SortedCodeView& code, const TensorView& coef,
@@ -17,7 +17,7 @@ void row_grad_adam(const TensorView& w, const MomentsView& moments, const Sorted
   const int64_t features = code.features(), tokens = u.rows("u"), d = u.columns("u");
   kernels().row_grad_adam(w.of<float>("w", {features, d}), moments.of(features, d),
                           checked(code, coef.count(), tokens), coef.at_least<float>("coef", 0),
-                          u.of<float>("u", {tokens, d}), d, float(scale), step.step, threads);
+                          u.of<float>("u", {tokens, d}), d, float(scale), step.of(features, d), threads);
 }
 
 }  // namespace

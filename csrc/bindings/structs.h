@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <string>
 
 #include "../../kernels/common/arguments.h"
 #include "tensor.h"
@@ -52,6 +53,18 @@ struct EncoderCopyView {
 struct AdamStepView {
   AdamStep step;
   TensorView live;  // the factors on a GPU, or None
+  TensorView own;   // or None
+
+  // Of rows [rows, d].
+  AdamStep of(int64_t rows, int64_t d) const {
+    AdamStep known = step;
+    if (!own) return known;
+    const int64_t blocks = own.columns("own");
+    if (blocks < 1 || d % blocks)
+      TensorView::refuse("own", std::to_string(blocks) + " columns", "a divisor of " + std::to_string(d));
+    known.own = {own.of<float>("own", {rows, blocks}), blocks};
+    return known;
+  }
 };
 
 }  // namespace ms
@@ -109,6 +122,7 @@ struct type_caster<ms::AdamStepView> {
     step.unit = from.attr("unit").cast<bool>();
     step.lazy = from.attr("lazy").cast<bool>();
     value.live = ms::read_field(from, "live");
+    value.own = ms::read_field(from, "own");
     return true;
   }
 };

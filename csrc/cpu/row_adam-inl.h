@@ -111,14 +111,24 @@ MS_INLINE void encode8(int8_t* mq, uint8_t* vq, float* m_scale, float* v_scale, 
   }
 }
 
+// g += own · w, with the multiples of one row.
+MS_INLINE void add_own(float* __restrict g, const float* __restrict w, const float* own, int64_t blocks, int64_t d) {
+  const int64_t width = d / blocks;
+  for (int64_t b = 0; b < blocks; ++b, g += width, w += width) {
+    const float factor = own[b];
+#pragma omp simd
+    for (int64_t i = 0; i < width; ++i) g[i] += factor * w[i];
+  }
+}
+
 MS_INLINE bool any(const float* g, int64_t d) {
   bool found = false;
   for (int64_t i = 0; i < d && !found; ++i) found = g[i] != 0.0f;
   return found;
 }
 
-// Rows begin:end, whose gradient `gradient(row, g)` writes to g, or says that it is 0 everywhere; with moments in
-// whichever form they are kept.
+// Rows begin:end, whose gradient `gradient(row, g)` writes to g, or says that it is 0 everywhere and leaves g alone; with
+// moments in whichever form they are kept.
 template <class Gradient>
 MS_INLINE void adam_rows(float* w, const Moments& s, int64_t begin, int64_t end, int64_t d, const AdamStep& step,
                          const Gradient& gradient) {
@@ -126,7 +136,15 @@ MS_INLINE void adam_rows(float* w, const Moments& s, int64_t begin, int64_t end,
   std::vector<float> g(d);
   std::vector<float> m(s.dtype == Dtype::int8 ? d : 0), v(m.size());
   for (int64_t r = begin; r < end; ++r) {
-    if (!gradient(r, g.data()) || (step.lazy && !any(g.data(), d))) continue;
+    const float* own = step.own.factors ? step.own.factors + r * step.own.blocks : nullptr;
+    const bool has_own = own && any(own, step.own.blocks);
+    if (!gradient(r, g.data())) {
+      if (!has_own) continue;
+      std::fill(g.begin(), g.end(), 0.0f);
+    } else if (step.lazy && !has_own && !any(g.data(), d)) {
+      continue;
+    }
+    if (has_own) add_own(g.data(), w + r * d, own, step.own.blocks, d);
     const uint32_t seed = mixed(uint32_t(step.step) * 0x9e3779b1u ^ mixed(uint32_t(r) + 0x7f4a7c15u));
     const bool prefetch_next = r + 1 < end && !step.lazy;
     float* row = w + r * d;

@@ -48,11 +48,17 @@ struct EncoderSums {  // sums that the encoder's sweep computes on its way
   int together;       // consecutive features per thread
 };
 
+struct Own {  // multiples of a row itself that are added to its gradient, one for each of `blocks` equal parts of it
+  const float* factors = nullptr;  // [F, blocks]; null: none
+  int64_t blocks = 1;
+};
+
 struct AdamStep {
   double lr, beta1, beta2, eps;  // double: 1 − 0.999 loses half its digits in float
   int64_t step;
   bool unit;  // rows have unit norm: project the gradient, and normalise after the step
   bool lazy;  // skip rows whose gradient is 0 everywhere
+  Own own;
 };
 
 struct Moments {  // Adam's two; in bf16 and int8 they are rounded stochastically

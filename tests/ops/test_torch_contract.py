@@ -56,6 +56,11 @@ def test_opcheck(name):
     torch.library.opcheck(_ms(name), calls()[name])
 
 
+@pytest.mark.parametrize("name", ["row_adam_", "row_grad_adam_"])
+def test_opcheck_with_a_multiple_of_the_row(name):
+    torch.library.opcheck(_ms(name), calls()[name], {"own": torch.randn(40, 2)})
+
+
 def test_every_operation_is_checked():
     registered = {n.split("::")[1] for n in torch._C._dispatch_get_all_op_names() if n.startswith("monosem::")}
     assert registered == set(NAMES) == set(calls())

@@ -98,6 +98,7 @@ class AdamStep(NamedTuple):
         unit: the part of a gradient parallel to its row is removed before, and the row is made unit after.
         lazy: rows whose gradient is 0 everywhere are left as they are, moments included.
         live: float32 [8] on the device, used instead of ``lr`` … ``step`` (``ops/adam.py``).
+        own: [F, B], as ``checked_own`` gives it; gradient row f gets ``own[f, b] · w[f, block b]`` added first.
     """
 
     lr: float
@@ -108,6 +109,26 @@ class AdamStep(NamedTuple):
     unit: bool = False
     lazy: bool = False
     live: Tensor | None = None
+    own: Tensor | None = None
+
+
+def checked_own(own: Tensor | None, w: Tensor) -> Tensor | None:
+    """``own`` in the layout that the kernels read: contiguous, of the dtype of rows w [F, D].
+
+    Raises:
+        ValueError: it is not [F, B] with B a divisor of D, or is on another device than w.
+    """
+    if own is None:
+        return None
+    f, d = w.shape
+    if own.dim() != 2 or len(own) != f or not own.shape[1] or d % own.shape[1]:
+        raise ValueError(
+            f"own: got {list(own.shape)} for w of [{f}, {d}]; wanted [{f}, B], B a divisor of {d}. Give one number per "
+            f"row and block of columns, all blocks of one width"
+        )
+    if own.device != w.device:
+        raise ValueError(f"own: got a tensor on {own.device}; wanted one on {w.device}, where w is. Move it there")
+    return own.to(w.dtype).contiguous()
 
 
 def in_place(**tensors: Tensor) -> None:

@@ -10,6 +10,7 @@ from monosem.ops.row_adam import cpu, flat, reference
 _FACTORS = "float lr, float beta1, float beta2, float eps, int step"
 _OPTIONS = "bool lazy=False, Tensor? live=None, Tensor(d!)? scales=None, Tensor(e!)? copy=None, Tensor(f!)? norms=None"
 _ADAM = f"{_FACTORS}, bool unit, {_OPTIONS}"
+_OWN = "Tensor? own=None"
 _SPARSE = (
     "Tensor(a!) w, Tensor(b!) m, Tensor(c!) v, Tensor starts, Tensor entries, Tensor tokens, Tensor coef, Tensor u"
 )
@@ -20,7 +21,7 @@ def _nothing(*args) -> None:
 
 
 _row_adam_ = register(
-    f"row_adam_(Tensor(a!) w, Tensor(b!) m, Tensor(c!) v, Tensor g, {_ADAM}) -> ()",
+    f"row_adam_(Tensor(a!) w, Tensor(b!) m, Tensor(c!) v, Tensor g, {_ADAM}, {_OWN}) -> ()",
     folder=__name__,
     cpu=cpu.row_adam_,
     reference=reference.row_adam_,
@@ -29,7 +30,7 @@ _row_adam_ = register(
 )
 
 _row_grad_adam_ = register(
-    f"row_grad_adam_({_SPARSE}, float scale, {_ADAM}) -> ()",
+    f"row_grad_adam_({_SPARSE}, float scale, {_ADAM}, {_OWN}) -> ()",
     folder=__name__,
     cpu=cpu.row_grad_adam_,
     reference=reference.row_grad_adam_,
@@ -63,6 +64,7 @@ def row_adam_(
     scales: Tensor | None = None,
     copy: Tensor | None = None,
     norms: Tensor | None = None,
+    own: Tensor | None = None,
 ) -> None:
     r"""One step of ``torch.optim.Adam`` on rows w [F, D] with gradient g, in place.
 
@@ -82,11 +84,15 @@ def row_adam_(
             [4, F]. They get the new rows rounded, and their norms and those of the rounding errors, for
             ``topk_encode(…, encoder_copy=(copy, norms))``. They must be those of w before: rows that ``lazy`` leaves
             alone need not be written.
+        own: [F, B], B ≥ 1 blocks of D/B columns each. ``own[f, b] · w[f, block b]``, with w as it was before, is added
+            to the gradient before anything else is done with it: the gradient of a penalty ``Σ c[f, b] · ‖w[f, block
+            b]‖``, with ``own = c / ‖w‖``. With ``lazy``, a row is left as it is where the numbers of ``own`` are 0 too.
 
     Raises:
-        ValueError: w, m or v cannot be updated in place, or are of dtypes that do not go together.
+        ValueError: w, m or v cannot be updated in place, or are of dtypes that do not go together; or ``own`` does not
+            fit w.
     """
-    _row_adam_(w, m, v, g, lr, beta1, beta2, eps, step, unit, lazy, live, scales, copy, norms)
+    _row_adam_(w, m, v, g, lr, beta1, beta2, eps, step, unit, lazy, live, scales, copy, norms, own)
 
 
 def row_grad_adam_(
@@ -110,18 +116,20 @@ def row_grad_adam_(
     scales: Tensor | None = None,
     copy: Tensor | None = None,
     norms: Tensor | None = None,
+    own: Tensor | None = None,
 ) -> None:
     """``row_adam_`` with the gradient ``scale · row_grad(...)`` reduced row by row: it never goes to memory.
 
     Args:
         starts, entries, tokens, coef, u: as in ``row_grad``.
-        scale: of the gradient. The rest: as in ``row_adam_``.
+        scale: of the gradient; ``own`` is not scaled. The rest: as in ``row_adam_``.
 
     Raises:
-        ValueError: w, m or v cannot be updated in place, or shapes or dtypes do not go together.
+        ValueError: w, m or v cannot be updated in place, or shapes or dtypes do not go together; or ``own`` does not
+            fit w.
     """
     code = starts, entries, tokens, coef, u, scale
-    _row_grad_adam_(w, m, v, *code, lr, beta1, beta2, eps, step, unit, lazy, live, scales, copy, norms)
+    _row_grad_adam_(w, m, v, *code, lr, beta1, beta2, eps, step, unit, lazy, live, scales, copy, norms, own)
 
 
 def encoder_grad_adam_(

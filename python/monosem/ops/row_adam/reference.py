@@ -11,12 +11,19 @@ from monosem.ops.row_grad.reference import feature_sum, row_grad
 from monosem.ops.structs import AdamStep, EncoderCopy, Moments, SortedCode
 
 
+def _of_blocks(own: Tensor, w: Tensor) -> Tensor:
+    """``own`` [F, B] for each column of w [F, D]: B blocks of equal width."""
+    return own.repeat_interleave(w.shape[1] // own.shape[1], dim=1)
+
+
 def row_adam_(w: Tensor, moments: Moments, g: Tensor, step: AdamStep, copy: EncoderCopy | None) -> None:
     """One step of torch.optim.Adam on rows, in place; ``unit``: parallel part of g removed before, rows unit after."""
-    lr, beta1, beta2, eps, number, unit, lazy, live = step
+    lr, beta1, beta2, eps, number, unit, lazy, live, own = step
     numbers = adam.factors(lr, beta1, beta2, eps, number), number
     (add1, keep2, add2, root2, step_size, eps), number = numbers if live is None else adam.read_live(live)
     touched = (g != 0).any(-1, keepdim=True) | (not lazy)
+    if own is not None:
+        touched, g = touched | (own != 0).any(-1, keepdim=True), g + _of_blocks(own, w) * w
     g = g - (g * w).sum(-1, keepdim=True) * w if unit else g
     m32, v32 = adam.read_moments(moments)
     m32, v32 = m32 + add1 * (g - m32), keep2 * v32 + add2 * g * g

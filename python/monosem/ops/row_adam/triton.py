@@ -24,13 +24,13 @@ WIDEST = 8192  # a row longer than this does not fit the registers of one progra
 def row_adam_(w: Tensor, moments: Moments, g: Tensor, step: AdamStep, copy: EncoderCopy | None) -> None:
     moments.check(w)
     rows, d = w.shape
-    if not (step.unit or step.lazy or moments.state != "fp32" or copy is not None):
+    if not (step.unit or step.lazy or moments.state != "fp32" or copy is not None or step.own is not None):
         kernel = kernels.flat_adam
         options = blocks(kernel, 0, w)
         grid = cdiv(w.numel(), options["B"])
         args = w, moments.m, moments.v, g.contiguous(), w.numel(), step.live, *_factors(step)
         triton_launch.run(kernel, grid, *args, **options)
-    elif d > WIDEST:
+    elif d > WIDEST or step.own is not None:
         reference.row_adam_(w, moments, g.float(), step, copy)
     else:
         kernel = kernels.row_adam
@@ -51,7 +51,7 @@ def row_grad_adam_(
 ) -> None:
     moments.check(w)
     f, d = w.shape
-    if d > WIDEST:
+    if d > WIDEST or step.own is not None:
         g = row_grad.row_grad(*code, coef.float(), u.float()).mul_(scale)
         return row_adam_(w, moments, g, step, copy)
     read, sums, _, window = row_grad.with_windows(*code, coef, u)
