@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from monosem.data.shuffled import differences
+from monosem.data.seeded import SeededBatches, check_count
 from monosem.ops.precision import as_given
 
 
-class SyntheticDictionary:
+class SyntheticDictionary(SeededBatches):
     """x = Σⱼ cⱼ·f_{iⱼ}: sums of a few of ``n_features`` random directions, as an endless iterable of [N, d_in].
 
     The number of terms of a token is Poisson with mean ``active``; each term draws its feature uniformly and its
@@ -30,6 +29,8 @@ class SyntheticDictionary:
         features: the true features [F, d_in].
     """
 
+    made = "synthetic activations"
+
     def __init__(
         self,
         d_in: int,
@@ -42,25 +43,18 @@ class SyntheticDictionary:
         noise: float = 0.0,
     ) -> None:
         for name, value in (("d_in", d_in), ("n_features", n_features), ("batch_size", batch_size)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: got {value!r}; wanted an integer ≥ 1")
+            check_count(name, value)
         if not 0 < active <= n_features:
             raise ValueError(f"active: got {active!r}; wanted a mean number of features above 0, at most {n_features}")
-        self.d_in, self.n_features, self.active, self.seed = d_in, n_features, active, seed
-        self.batch_size, self.batches, self.noise = batch_size, batches, noise
+        super().__init__(d_in, seed, batch_size, batches)
+        self.n_features, self.active, self.noise = n_features, active, noise
         self.features = F.normalize(
-            torch.randn(n_features, d_in, generator=self._generator(0), dtype=torch.float32, device="cpu"), dim=1
+            torch.randn(n_features, d_in, generator=self.generator(0), dtype=torch.float32, device="cpu"), dim=1
         )
-        self._next = 0
-
-    def __iter__(self) -> Iterator[Tensor]:
-        while self.batches is None or self._next < self.batches:
-            self._next += 1
-            yield self.batch(self._next - 1)
 
     def batch(self, number: int) -> Tensor:
         """Batch ``number`` (from 0): [batch_size, d_in], fp32."""
-        generator = self._generator(1 + number)
+        generator = self.generator(1 + number)
         counts = torch.poisson(
             torch.full((self.batch_size,), float(self.active), dtype=torch.float32, device="cpu"), generator=generator
         ).long()
@@ -75,35 +69,9 @@ class SyntheticDictionary:
             else x
         )
 
-    def state_dict(self) -> dict[str, Any]:
-        """The number of the next batch, and what the batches depend on. JSON-able."""
-        return {"batch": self._next, "settings": self._settings()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue bitwise where ``state`` was taken.
-
-        Raises:
-            ValueError: the state belongs to other arguments; names what differs.
-        """
-        if different := differences(state["settings"], self._settings()):
-            raise ValueError(
-                f"state: it belongs to other synthetic activations ({different}); wanted the same arguments"
-            )
-        self._next = int(state["batch"])
-
-    def fingerprint(self) -> dict[str, Any]:
-        """The identity of these activations."""
-        return {"kind": "synthetic activations"} | self._settings()
-
-    def _settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         names = ("d_in", "n_features", "active", "seed", "batch_size", "noise")
         return {name: getattr(self, name) for name in names}
-
-    def _generator(self, number: int) -> torch.Generator:
-        # SplitMix64's increment keeps the seeds of neighbouring batches, and of neighbouring seeds, far apart. The last
-        # number keeps them from a bare seed: an autoencoder of seed 0 must not begin at the true features of seed 0.
-        seed = self.seed * 0x9E3779B97F4A7C15 + number * 0xD1B54A32D192ED03 + 0x632BE59BD9B4E019
-        return torch.Generator().manual_seed(seed % 2**63)
 
 
 @as_given
