@@ -187,6 +187,14 @@ def step(n: int, d: int, f: int, k: int) -> Callable[[], None]:
             kernels.row_adam_(w, *moments, w, *adam, *given)
             kernels.row_grad_adam_(w, *moments, *csc, values, x, 1.0, *adam, *given)
             kernels.encoder_grad_adam_(w, *moments, *csc, values, x, values, *adam, *given[1:])
+        # A multiple of the row in its gradient: one per row; and one per half, of rows that may be left alone.
+        for m, v, given in (
+            (torch.float32, torch.float32, (False, False, None, None, None, None, empty(f, 1))),
+            (torch.int8, torch.uint8, (False, True, None, scales, None, None, empty(f, 2))),
+        ):
+            moments = empty(f, d, dtype=m), empty(f, d, dtype=v)
+            kernels.row_adam_(w, *moments, w, *adam, *given)
+            kernels.row_grad_adam_(w, *moments, *csc, values, x, 1.0, *adam, *given)
         chosen = empty(10, dtype=torch.int64)
         kernels.resample_(w, w, b, [], chosen, empty(10, d), empty(f, dtype=torch.bool), 0.2)
 

@@ -33,14 +33,25 @@ def adam(w, m, v, g, add1, keep2, add2, root2, step_size, eps):
 
 
 @triton.jit
+def own_factors(own, f, cols, D, BLOCK: tl.constexpr):
+    """own[f] for each column: one number per BLOCK of them."""
+    return tl.load(own + f * (D // BLOCK) + cols // BLOCK, mask=cols < D, other=0.0)
+
+
+@triton.jit
 def update_row(
-    w, m, v, scales, copy, norms, WIDTH, f, F, g, cols, D, live, add1, keep2, add2, root2, step_size, eps, step,
-    UNIT: tl.constexpr, BITS: tl.constexpr, BD: tl.constexpr,
+    w, m, v, scales, copy, norms, WIDTH, own, f, F, g, cols, D, live, add1, keep2, add2, root2, step_size, eps, step,
+    BLOCK: tl.constexpr, UNIT: tl.constexpr, BITS: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """Apply the gradient row g [BD] to row f, and write weights, moments and copy. BITS: of the rotation of int8."""
+    """Apply the gradient row g [BD], and ``own`` times the row, to row f; write weights, moments and copy.
+
+    BITS: of the rotation of int8.
+    """
     inside = cols < D
     add1, keep2, add2, root2, step_size, eps, step = factors(live, add1, keep2, add2, root2, step_size, eps, step)
     row = tl.load(w + f * D + cols, mask=inside, other=0.0)
+    if own is not None:
+        g += own_factors(own, f, cols, D, BLOCK) * row
     if UNIT:
         g = g - tl.sum(g * row) * row
     m_old, v_old = read_row(m, v, scales, f, F, cols, D)
@@ -64,35 +75,38 @@ def update_row(
 
 @triton.jit
 def step_row(
-    w, m, v, scales, copy, norms, WIDTH, f, F, g, cols, D, live, add1, keep2, add2, root2, step_size, eps, step,
-    UNIT: tl.constexpr, LAZY: tl.constexpr, BITS: tl.constexpr, BD: tl.constexpr,
+    w, m, v, scales, copy, norms, WIDTH, own, f, F, g, cols, D, live, add1, keep2, add2, root2, step_size, eps, step,
+    BLOCK: tl.constexpr, UNIT: tl.constexpr, LAZY: tl.constexpr, BITS: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """``update_row``; with LAZY, a row whose gradient is 0 everywhere is left alone."""
+    """``update_row``; with LAZY, a row whose gradient and numbers of ``own`` are 0 everywhere is left alone."""
     if LAZY:
-        if tl.max((g != 0.0).to(tl.int32)) != 0:
+        moves = g != 0.0
+        if own is not None:
+            moves = moves | (own_factors(own, f, cols, D, BLOCK) != 0.0)
+        if tl.max(moves.to(tl.int32)) != 0:
             update_row(
-                w, m, v, scales, copy, norms, WIDTH, f, F, g, cols, D, live, add1, keep2, add2, root2, step_size, eps,
-                step, UNIT, BITS, BD,
+                w, m, v, scales, copy, norms, WIDTH, own, f, F, g, cols, D, live, add1, keep2, add2, root2, step_size,
+                eps, step, BLOCK, UNIT, BITS, BD,
             )  # fmt: skip
     else:
         update_row(
-            w, m, v, scales, copy, norms, WIDTH, f, F, g, cols, D, live, add1, keep2, add2, root2, step_size, eps, step,
-            UNIT, BITS, BD,
+            w, m, v, scales, copy, norms, WIDTH, own, f, F, g, cols, D, live, add1, keep2, add2, root2, step_size, eps,
+            step, BLOCK, UNIT, BITS, BD,
         )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["step"])
 def row_adam(
-    w, m, v, scales, copy, norms, WIDTH, g, D, live, add1, keep2, add2, root2, step_size, eps, step,
-    UNIT: tl.constexpr, LAZY: tl.constexpr, BITS: tl.constexpr, BD: tl.constexpr,
+    w, m, v, scales, copy, norms, WIDTH, own, g, D, live, add1, keep2, add2, root2, step_size, eps, step,
+    BLOCK: tl.constexpr, UNIT: tl.constexpr, LAZY: tl.constexpr, BITS: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """Adam on a row of D ≤ BD. One program: one row."""
+    """Adam on a row of D ≤ BD; BLOCK: columns per number of ``own``. One program: one row."""
     f = tl.program_id(0).to(tl.int64)
     cols = columns(BD)
     grad = tl.load(g + f * D + cols, mask=cols < D, other=0.0).to(tl.float32)
     step_row(
-        w, m, v, scales, copy, norms, WIDTH, f, tl.num_programs(0), grad, cols, D, live, add1, keep2, add2, root2,
-        step_size, eps, step, UNIT, LAZY, BITS, BD,
+        w, m, v, scales, copy, norms, WIDTH, own, f, tl.num_programs(0), grad, cols, D, live, add1, keep2, add2, root2,
+        step_size, eps, step, BLOCK, UNIT, LAZY, BITS, BD,
     )  # fmt: skip
 
 
@@ -114,17 +128,17 @@ def flat_adam(w, m, v, g, numel, live, add1, keep2, add2, root2, step_size, eps,
 
 @triton.jit(do_not_specialize=["step"])
 def row_grad_adam(
-    w, m, v, scales, copy, norms, WIDTH, starts, entries, tokens, coef, u, sums, D, WINDOW, scale, live, add1, keep2,
-    add2, root2, step_size, eps, step,
-    UNIT: tl.constexpr, LAZY: tl.constexpr, BITS: tl.constexpr, J: tl.constexpr, BD: tl.constexpr,
+    w, m, v, scales, copy, norms, WIDTH, own, starts, entries, tokens, coef, u, sums, D, WINDOW, scale, live, add1,
+    keep2, add2, root2, step_size, eps, step,
+    BLOCK: tl.constexpr, UNIT: tl.constexpr, LAZY: tl.constexpr, BITS: tl.constexpr, J: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """``row_adam`` with the gradient scale · Σ coef · u[token]: it never goes to memory. One program: one feature."""
     f = tl.program_id(0).to(tl.int64)
     cols = columns(BD)
     g, _ = feature_row(starts, entries, tokens, coef, None, u, sums, None, f, cols, D, WINDOW, J, BD)
     step_row(
-        w, m, v, scales, copy, norms, WIDTH, f, tl.num_programs(0), scale * g, cols, D, live, add1, keep2, add2, root2,
-        step_size, eps, step, UNIT, LAZY, BITS, BD,
+        w, m, v, scales, copy, norms, WIDTH, own, f, tl.num_programs(0), scale * g, cols, D, live, add1, keep2, add2,
+        root2, step_size, eps, step, BLOCK, UNIT, LAZY, BITS, BD,
     )  # fmt: skip
 
 
@@ -167,8 +181,8 @@ def encoder_grad_adam(
             acc = more_weighted(acc, at, total, w + f * D + cols, inside, scales)
         tl.store(bias_sums + f, total)
         step_row(
-            w, m, v, scales, copy, norms, WIDTH, f, F, g, cols, D, live, add1, keep2, add2, root2, step_size, eps, step,
-            False, LAZY, BITS, BD,
+            w, m, v, scales, copy, norms, WIDTH, None, f, F, g, cols, D, live, add1, keep2, add2, root2, step_size, eps,
+            step, 1, False, LAZY, BITS, BD,
         )  # fmt: skip
     if scales is None:
         tl.store(at, acc, mask=inside)

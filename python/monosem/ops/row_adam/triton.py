@@ -30,13 +30,13 @@ def row_adam_(w: Tensor, moments: Moments, g: Tensor, step: AdamStep, copy: Enco
         grid = cdiv(w.numel(), options["B"])
         args = w, moments.m, moments.v, g.contiguous(), w.numel(), step.live, *_factors(step)
         triton_launch.run(kernel, grid, *args, **options)
-    elif d > WIDEST or step.own is not None:
+    elif d > WIDEST:
         reference.row_adam_(w, moments, g.float(), step, copy)
     else:
         kernel = kernels.row_adam
-        args = w, *moments, *_copy(copy), g.contiguous(), d, step.live, *_factors(step), step.step
+        args = w, *moments, *_copy(copy), step.own, g.contiguous(), d, step.live, *_factors(step), step.step
         options = _row_blocks(kernel, w, copy, moments)
-        triton_launch.run(kernel, rows, *args, UNIT=step.unit, LAZY=step.lazy, **options)
+        triton_launch.run(kernel, rows, *args, BLOCK=_block(step, d), UNIT=step.unit, LAZY=step.lazy, **options)
 
 
 def row_grad_adam_(
@@ -51,14 +51,14 @@ def row_grad_adam_(
 ) -> None:
     moments.check(w)
     f, d = w.shape
-    if d > WIDEST or step.own is not None:
+    if d > WIDEST:
         g = row_grad.row_grad(*code, coef.float(), u.float()).mul_(scale)
         return row_adam_(w, moments, g, step, copy)
     read, sums, _, window = row_grad.with_windows(*code, coef, u)
     kernel = kernels.row_grad_adam
-    args = w, *moments, *_copy(copy), *read, sums, d, window, scale, step.live, *_factors(step), step.step
+    args = w, *moments, *_copy(copy), step.own, *read, sums, d, window, scale, step.live, *_factors(step), step.step
     options = _row_blocks(kernel, w, copy, moments)
-    triton_launch.run(kernel, f, *args, UNIT=step.unit, LAZY=step.lazy, **options)
+    triton_launch.run(kernel, f, *args, BLOCK=_block(step, d), UNIT=step.unit, LAZY=step.lazy, **options)
 
 
 def encoder_grad_adam_(
@@ -99,6 +99,11 @@ def advance_live_(live: Tensor, lr: Tensor, steps: Tensor, beta1: float, beta2: 
 
 def _factors(step: AdamStep) -> tuple[float, ...]:
     return factors(step.lr, step.beta1, step.beta2, step.eps, step.step)
+
+
+def _block(step: AdamStep, d: int) -> int:
+    """Columns of a row per number of ``own``."""
+    return 1 if step.own is None else d // step.own.shape[1]
 
 
 def _row_blocks(kernel, w: Tensor, copy: EncoderCopy | None, moments: Moments) -> dict[str, int]:
