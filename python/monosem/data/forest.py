@@ -89,8 +89,8 @@ class Hierarchy:
 
     def depths(self) -> Tensor:
         """Level of each feature in the trees, int64 [size]; 0 for roots."""
-        sizes = torch.tensor(self.starts(), device="cpu").diff()
-        return torch.repeat_interleave(torch.arange(self.depth + 1, device="cpu"), sizes)
+        sizes = torch.tensor(self.starts(), dtype=torch.int64, device="cpu").diff()
+        return torch.repeat_interleave(torch.arange(self.depth + 1, dtype=torch.int64, device="cpu"), sizes)
 
     def draw_children(self, parents: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """The active children of active features [n] that have children.
