@@ -28,14 +28,15 @@ inline int64_t words(IntProduct product, int64_t d) { return (d * (product == In
 
 // The fp32 operands that candidates are rescored with.
 struct ExactView {
-  TensorView x, w, bias;
+  TensorView x, w, bias, threshold;
 
   // For all features that there is a bias of: at least `features`.
   Exact of(int64_t rows, int64_t features) const {
     const Weights weights = w.weights("w");
     bias.has("bias", features);
     w.has("w", bias.count() * weights.d);
-    return {x.of<float>("x", {rows, weights.d}), weights, bias.at_least<float>("bias", 0)};
+    return {x.of<float>("x", {rows, weights.d}), weights, bias.at_least<float>("bias", 0),
+            threshold ? threshold.at_least<float>("threshold", bias.count()) : nullptr};
   }
 };
 

@@ -49,10 +49,10 @@ void register_quantize(pybind11::module_& m) {
            py::kw_only(), py::arg("token"), py::arg("token_off"), py::arg("token_norm"), py::arg("norm"),
            py::arg("off"));
   py::class_<ExactView>(m, "Exact", "the fp32 operands that candidates are rescored with")
-      .def(py::init([](const TensorView& x, const TensorView& w, const TensorView& bias) {
-             return ExactView{x, w, bias};
+      .def(py::init([](const TensorView& x, const TensorView& w, const TensorView& bias, const TensorView& threshold) {
+             return ExactView{x, w, bias, threshold};
            }),
-           py::arg("x"), py::arg("w"), py::arg("bias"));
+           py::arg("x"), py::arg("w"), py::arg("bias"), py::arg("threshold"));
   py::class_<IntTileView>(m, "IntTile", "tokens × features by integers")
       .def(py::init(&int_tile), py::kw_only(), py::arg("product"), py::arg("x"), py::arg("w"), py::arg("token_scale"),
            py::arg("scale"), py::arg("start"), py::arg("bias"), py::arg("bounds"), py::arg("rows"), py::arg("cols"),

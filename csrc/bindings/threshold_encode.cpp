@@ -1,4 +1,4 @@
-// Threshold: the entries of a block of tokens that are above 0.
+// Threshold: the entries of a block of tokens that are above 0, or above their feature's threshold.
 #include <algorithm>
 
 #include "../cpu/kernels.h"
@@ -31,8 +31,7 @@ class ThresholdBlock {
 
   Counts rescore(int64_t rows, const ExactView& exact, int threads) {
     has(rows);
-    const Exact e = exact.of(rows, seen_);
-    return counts_of(kernels().threshold_rescore(rows_, rows, e.x, e.w, e.bias, threads));
+    return counts_of(kernels().threshold_rescore(rows_, rows, exact.of(rows, seen_), threads));
   }
 
   // Writes the entries of each token, and returns their sum.

@@ -176,6 +176,7 @@ struct ActiveQueue {
   RowBuffers* rows;
   int64_t start, end;
   const float* x;
+  const float* threshold;
   int64_t d;
   int64_t r = -1;
   Rescored sum{};
@@ -187,7 +188,7 @@ struct ActiveQueue {
   }
 
   bool next(CandidateList& list) {
-    if (r >= start) keep_active((*rows)[r]);
+    if (r >= start) keep_active((*rows)[r], threshold);
     for (r = std::max(r + 1, start); r < end; ++r)
       if (std::vector<Entry>& row = (*rows)[r]; !row.empty()) {
         list = list_of(row, x + r * d);
@@ -219,8 +220,8 @@ static Rescored int_threshold_of(const IntTile& t, const Exact& e, RowBuffers& r
                     [&] { return before.step(); });
       before.finish();
       mine += before.rescored();
-      before = {{&rows, begin * kTokenPanel, std::min(end * kTokenPanel, t.rows), e.x, t.d}, e, t.d, kGroup<T>,
-                blocks.products(t, block)};
+      before = {{&rows, begin * kTokenPanel, std::min(end * kTokenPanel, t.rows), e.x, e.threshold, t.d}, e, t.d,
+                kGroup<T>, blocks.products(t, block)};
     }
     before.finish();
     mine += before.rescored();

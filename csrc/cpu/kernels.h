@@ -77,6 +77,7 @@ struct Exact {  // the fp32 operands that candidates are rescored with
   const float* x;
   Weights w;
   const float* bias;
+  const float* threshold = nullptr;  // of each feature, which an active entry exceeds; none: 0
 };
 
 // How many candidates the error bounds left, and how many of those were rescored.
@@ -112,8 +113,7 @@ struct Kernels {
   Rescored (*topk_rescore)(const TopkState&, int64_t rows, const float* x, const Weights&, const float* bias,
                            int threads);
   void (*threshold_filter)(const Tile&, RowBuffers&, int threads);
-  Rescored (*threshold_rescore)(RowBuffers&, int64_t rows, const float* x, const Weights&, const float* bias,
-                                int threads);
+  Rescored (*threshold_rescore)(RowBuffers&, int64_t rows, const Exact&, int threads);
   int64_t token_panel, feature_panel;
   bool fast_int8;  // whether int8 products are faster here than int16
   void (*quantize)(IntProduct, const Weights&, int64_t rows, bool tokens, const QuantizedRows&, int threads);

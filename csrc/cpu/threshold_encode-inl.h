@@ -1,4 +1,5 @@
-// Features above 0 (or NaN) are taken from the tile; each row collects its own, features ascending.
+// Features above 0, or above a threshold of their own, (or NaN) are taken from the tile; each row collects its own,
+// features ascending.
 #pragma once
 
 #include <algorithm>
@@ -42,25 +43,26 @@ static void threshold_filter(const Tile& t, RowBuffers& rows, int threads) {
   });
 }
 
-static void keep_active(std::vector<Entry>& row) {
-  row.erase(std::remove_if(row.begin(), row.end(), [](const Entry& e) { return e.value <= 0; }), row.end());
+// Drops entries that are not above their feature's threshold; above 0 where there is none.
+static void keep_active(std::vector<Entry>& row, const float* threshold) {
+  const auto inactive = [&](const Entry& e) { return e.value <= (threshold ? threshold[e.index] : 0.0f); };
+  row.erase(std::remove_if(row.begin(), row.end(), inactive), row.end());
 }
 
-// Rescores a row's candidates in fp32 and drops those that are not above 0.
+// Rescores a row's candidates in fp32 and drops those that are not active.
 template <class T>
-static void rescore_active(std::vector<Entry>& row, const float* token, const T* weights, const float* bias, int64_t d) {
-  rescore_rest(list_of(row, token), 0, weights, bias, d);
-  keep_active(row);
+static void rescore_active(std::vector<Entry>& row, const float* token, const T* weights, const Exact& e) {
+  rescore_rest(list_of(row, token), 0, weights, e.bias, e.w.d);
+  keep_active(row, e.threshold);
 }
 
-static Rescored threshold_rescore(RowBuffers& rows, int64_t n, const float* x, const Weights& w, const float* bias,
-                                  int threads) {
+static Rescored threshold_rescore(RowBuffers& rows, int64_t n, const Exact& e, int threads) {
   return parallel_sum<Rescored>(n, 4, threads, [&](int64_t begin, int64_t end) {
     int64_t count = 0;
-    dispatch_dtype(w, [&](const auto* weights) {
+    dispatch_dtype(e.w, [&](const auto* weights) {
       for (int64_t r = begin; r < end; ++r) {
         count += int64_t(rows[r].size());
-        rescore_active(rows[r], x + r * w.d, weights, bias, w.d);
+        rescore_active(rows[r], e.x + r * e.w.d, weights, e);
       }
     });
     return Rescored{count, count};

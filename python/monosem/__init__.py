@@ -14,7 +14,18 @@ if TYPE_CHECKING:
     from monosem.data.serialization import load, save
     from monosem.data.store import ActivationStore
     from monosem.data.token_rows import pack_rows
-    from monosem.nn import SAE, LossOutput, ReLUSAE, SAEConfig, TopKSAE, register
+    from monosem.nn import (
+        SAE,
+        BatchTopKSAE,
+        GatedSAE,
+        JumpReLUSAE,
+        LossOutput,
+        MatryoshkaSAE,
+        ReLUSAE,
+        SAEConfig,
+        TopKSAE,
+        register,
+    )
     from monosem.ops import SparseCode
     from monosem.train.config import TrainConfig
     from monosem.train.resample import ResampleConfig
@@ -26,7 +37,11 @@ __all__ = [
     "SAE",
     "ActivationStore",
     "ActivationStream",
+    "BatchTopKSAE",
+    "GatedSAE",
+    "JumpReLUSAE",
     "LossOutput",
+    "MatryoshkaSAE",
     "ReLUSAE",
     "ResampleConfig",
     "SAEConfig",
@@ -55,6 +70,10 @@ _HOME = {
     "SAE": "nn",
     "SAEConfig": "nn",
     "SparseCode": "ops",
+    "BatchTopKSAE": "nn",
+    "GatedSAE": "nn",
+    "JumpReLUSAE": "nn",
+    "MatryoshkaSAE": "nn",
     "TopKSAE": "nn",
     "TrainConfig": "train.config",
     "Trainer": "train.trainer",

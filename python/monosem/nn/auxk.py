@@ -55,7 +55,7 @@ class AuxK:
         if not (size := self.size(len(dead.numbers))):
             return residual.new_zeros(())
         code = ops.topk_encode(inputs, dead.w_enc, dead.bias, size)
-        token_aux, _ = ops.decode_loss(code, dead.w_dec, dead.w_dec.new_zeros(inputs.shape[-1]), -residual.detach())
+        token_aux, _ = ops.decode_loss(code, dead.w_dec, dead.w_dec.new_zeros(residual.shape[-1]), -residual.detach())
         return token_aux.mean()
 
     def entries(
@@ -91,6 +91,13 @@ class ExtraTokens:
 
     def below(self, batch: RowFactors) -> RowFactors:
         """The factors of the batch with these entries below its own."""
+        own_bias = batch.slopes if batch.bias is None else batch.bias
+        has_bias = self.bias is not None or batch.bias is not None
+        nothing = torch.zeros_like(self.values)
+        input_of = batch.input_of
+        if input_of is not None:
+            inputs = torch.arange(len(self.inputs), device=input_of.device) + len(batch.inputs)
+            input_of = torch.cat([input_of, inputs])
         return replace(
             batch,
             values=torch.cat([batch.values, self.values]),
@@ -99,7 +106,10 @@ class ExtraTokens:
             slopes=torch.cat([batch.slopes, self.slopes]),
             residual=torch.cat([batch.residual, self.residual]),
             inputs=torch.cat([batch.inputs, self.inputs]),
-            bias=None if self.bias is None else torch.cat([batch.slopes, self.bias]),
+            bias=torch.cat([own_bias, self.slopes if self.bias is None else self.bias]) if has_bias else None,
+            input_of=input_of,
+            of_entries={name: torch.cat([coef, nothing]) for name, coef in batch.of_entries.items()},
+            norms=None if batch.norms is None else batch.norms.below(nothing),
         )
 
 
@@ -111,7 +121,7 @@ def by_gathering(dead: DeadFeatures, inputs: Tensor, residual: Tensor, size: int
     Args:
         weight: of the AuxK loss in the loss.
     """
-    n, d = inputs.shape
+    n, d = residual.shape
     code = ops.topk_encode(inputs, dead.w_enc, dead.bias, size)
     z, local = code.values.reshape(-1), code.indices.reshape(-1)
     offsets = uniform_offsets(n, size, inputs.device)
@@ -133,7 +143,7 @@ def by_products(dead: DeadFeatures, inputs: Tensor, residual: Tensor, size: int,
 
     The gradient rows of each dead feature stand as a further token with one entry.
     """
-    (n, d), r = inputs.shape, len(dead.numbers)
+    (n, d), r = residual.shape, len(dead.numbers)
     sums = dense(dead, inputs, residual, size)
     ones, share = inputs.new_ones(r), 2 * weight / (n * d)
     return ExtraTokens(
@@ -169,7 +179,7 @@ class DenseAux:
 
 @as_given
 def dense(dead: DeadFeatures, inputs: Tensor, residual: Tensor, size: int) -> DenseAux:
-    n, d = inputs.shape
+    n, d = residual.shape
     w_enc, w_dec, bias = dead.w_enc, dead.w_dec, dead.bias
     decoder, encoder = torch.zeros_like(w_dec), torch.zeros_like(w_enc)
     slopes, squares = torch.zeros_like(bias), torch.zeros((), dtype=torch.float64, device=inputs.device)

@@ -42,6 +42,7 @@ class LossOutput:
     code: SparseCode
 
 
+FREE_NORM = 0.1  # of decoder rows at the start, where norms are free
 _SMALL = 64 << 20  # bytes of weights that are allocated without a look at the free memory
 
 
@@ -71,12 +72,12 @@ class SAE(nn.Module, ABC):
         self.cfg = cfg
         self.metadata: JsonDict = {}
         self.W_enc_rows = nn.Parameter(torch.empty(cfg.d_sae, cfg.d_in, device=device, dtype=dtype))
-        self.W_dec = nn.Parameter(torch.empty(cfg.d_sae, cfg.d_in, device=device, dtype=dtype))
+        self.W_dec = nn.Parameter(torch.empty(cfg.d_sae, cfg.d_out, device=device, dtype=dtype))
         _check_fits(self.W_enc_rows, self.W_dec)
         for w in (self.W_enc_rows, self.W_dec):  # before anything is written: their rows are read in no order
             backend.large_pages(w)
         self.b_enc = nn.Parameter(torch.zeros(cfg.d_sae, device=device, dtype=dtype))
-        self.b_dec = nn.Parameter(torch.zeros(cfg.d_in, device=device, dtype=dtype))
+        self.b_dec = nn.Parameter(torch.zeros(cfg.d_out, device=device, dtype=dtype))
         self.capacity = Capacity()
 
     @property
@@ -142,7 +143,22 @@ class SAE(nn.Module, ABC):
         def declared(self):
             return super().declared() | {"theta": Vector(per_feature=True, lr_factor=0.1)}
         """
-        return {"W_enc_rows": Rows(), "W_dec": Rows(unit=True), "b_enc": Vector(per_feature=True), "b_dec": Vector()}
+        return {
+            "W_enc_rows": Rows(),
+            "W_dec": Rows(unit=self.has_unit_rows),
+            "b_enc": Vector(per_feature=True),
+            "b_dec": Vector(),
+        }
+
+    @property
+    def has_unit_rows(self) -> bool:
+        """Whether rows of the decoder are kept unit; their norms are free otherwise."""
+        return True
+
+    @property
+    def is_centred(self) -> bool:
+        """Whether b_dec is taken off the encoder's input (``apply_b_dec_to_input`` of SAELens)."""
+        return True
 
     @torch.no_grad()
     def token_losses(self, x: Tensor, sparsity_scale: float = 1.0) -> Tensor:
@@ -160,7 +176,7 @@ class SAE(nn.Module, ABC):
         ops.resample_(self.W_enc_rows, self.W_dec, self.b_enc, [], features, inputs, alive, factor)
 
     def centred(self, x: Tensor) -> Tensor:
-        """``x − b_dec``, after checking x's type, width, dtype and device."""
+        """The encoder's input: ``x − b_dec``, or x if not ``is_centred``; checks x's type, width, dtype and device."""
         if not isinstance(x, Tensor):
             raise TypeError(
                 f"x: got {type(x).__name__}; wanted a tensor [..., d_in={self.cfg.d_in}]. Convert an array with "
@@ -169,7 +185,7 @@ class SAE(nn.Module, ABC):
         if x.ndim < 1 or x.shape[-1] != self.cfg.d_in:
             raise ValueError(f"x: got shape {list(x.shape)}; wanted [..., d_in={self.cfg.d_in}]")
         checks.same("x", x, "the autoencoder's weights", self.W_dec)
-        return x - self.b_dec
+        return x - self.b_dec if self.is_centred else x
 
     def some(self, x: Tensor) -> Tensor:
         """``x``; ValueError where it has no row, so that a mean over tokens is defined."""
@@ -196,21 +212,28 @@ class SAE(nn.Module, ABC):
 
     @torch.no_grad()
     def start_tied(self, seed: int | None) -> None:
-        """Random unit decoder rows, and encoder rows equal to them (Gao et al. 2024, section 2.4)."""
+        """Random unit decoder rows, and encoder rows equal to them (Gao et al. 2024, section 2.4).
+
+        Where norms are free, rows of norm 0.1 (Anthropic, April 2024).
+        """
         generator = None if seed is None else torch.Generator(self.W_dec.device).manual_seed(seed)
         nn.init.normal_(self.W_dec, generator=generator)
-        self.normalize_decoder()
+        self.W_dec.div_(self.W_dec.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(self.W_dec.dtype).tiny))
+        if not self.has_unit_rows:
+            self.W_dec.mul_(FREE_NORM)
         self.W_enc_rows.copy_(self.W_dec)
 
     @torch.no_grad()
     def normalize_decoder(self) -> None:
-        """Make every decoder row unit."""
+        """Make every decoder row unit, where they are to be (``has_unit_rows``)."""
+        if not self.has_unit_rows:
+            return
         self.W_dec.div_(self.W_dec.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(self.W_dec.dtype).tiny))
 
     @torch.no_grad()
     def project_decoder_gradient(self) -> None:
         """Remove from ``W_dec.grad`` the part parallel to each (unit) decoder row, before the optimizer's step."""
-        if self.W_dec.grad is not None:
+        if self.has_unit_rows and self.W_dec.grad is not None:
             g, w = self.W_dec.grad, self.W_dec
             g.sub_((g * w).sum(-1, keepdim=True) * w)
 

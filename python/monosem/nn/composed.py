@@ -1,52 +1,28 @@
-"""An autoencoder composed of an activation, a penalty and a way to revive dead features."""
+"""An autoencoder composed of parts: its loss by definition, and the same with gradients in sparse factors."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from monosem import ops
-from monosem.nn.activations import Activation
-from monosem.nn.auxk import AuxK, DeadFeatures
+from monosem.nn import composed_step
+from monosem.nn.activations import Vectors
+from monosem.nn.auxk import DeadFeatures
 from monosem.nn.base import SAE, LossOutput
+from monosem.nn.composed_step import Batch
+from monosem.nn.composition import Composition
 from monosem.nn.config import SAEConfig
-from monosem.nn.dense import DenseBlocks
-from monosem.nn.gradients import Gradients, RowFactors
+from monosem.nn.gradients import Gradients
+from monosem.nn.nesting import fit
 from monosem.nn.penalties import L1
-from monosem.ops import SparseCode, step_stats
-from monosem.ops.capacity import Capacity, DeadFeatureCapacity, Encoded, EncoderInputs, Step
+from monosem.nn.pointwise import terms
+from monosem.ops import SparseCode
+from monosem.ops.capacity import EncoderInputs, Step
 from monosem.ops.step_stats import phase
 from monosem.ops.structs import EncoderCopy
-
-
-@dataclass(frozen=True)
-class Composition:
-    """The parts of an autoencoder. Each knows nothing of the others.
-
-    Attributes:
-        activation: which features are active, and with what value.
-        penalty: what the loss adds for active features; None: nothing.
-        revival: the loss that dead features get; None: none (resampling is the trainer's).
-    """
-
-    activation: Activation
-    penalty: L1 | None = None
-    revival: AuxK | None = None
-
-    def capacity(self, d_sae: int, device: torch.device | str | None) -> Capacity:
-        """What decides how a step of this composition runs on its device."""
-        of_entries = self.activation.capacity(d_sae, device)
-        if self.revival is None:
-            return of_entries or Capacity()
-        if of_entries is not None:
-            raise ValueError(
-                f"revival: got {self.revival} with {self.activation}; wanted None, or an activation with a fixed "
-                "number of entries per token. Revive by TrainConfig(resample=...)"
-            )
-        return DeadFeatureCapacity(d_sae, used=self.revival.is_on, device=device)
 
 
 class ComposedSAE(SAE):
@@ -59,7 +35,13 @@ class ComposedSAE(SAE):
         self, cfg: SAEConfig, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
     ) -> None:
         super().__init__(cfg, device, dtype)
-        self.capacity = self.composition.capacity(cfg.d_sae, device)
+        self.extend(device, dtype)
+        parts = self.composition
+        parts.check(cfg.d_sae)
+        self.capacity = parts.capacity(cfg.d_sae, device)
+
+    def extend(self, device: torch.device | str | None, dtype: torch.dtype) -> None:
+        """Add the parameters and buffers that the parts read, beside the four of ``SAE``; here none."""
 
     @property
     @abstractmethod
@@ -67,33 +49,89 @@ class ComposedSAE(SAE):
         """The parts, by the present configuration."""
 
     def encode(self, x: Tensor) -> SparseCode:
-        """The active features of x [..., d_in]."""
-        return self.composition.activation.encode(self._inputs(self.centred(x)))
+        """The active features of x [..., d_in], each token by itself."""
+        activation = self.composition.activation
+        return activation.encode(self.inputs(self.centred(x)), self.vectors(activation.vectors))
+
+    def target(self, x: Tensor) -> Tensor:
+        """The decoder's target, from a row of a batch: here x itself."""
+        return x
+
+    @property
+    def target_is_input(self) -> bool:
+        """Whether ``target`` gives x itself."""
+        return True
+
+    def target_gradients(self, x: Tensor, of_reconstruction: Tensor, scale: float) -> dict[str, Tensor]:
+        """Gradients of the parameters that ``target`` reads; that of x̂ is ``scale · of_reconstruction`` [N, d_out]."""
+        return {}
+
+    def norms(self) -> Tensor:
+        """Norms of the blocks of each decoder row, [d_sae, B]: here of the whole row, B = 1."""
+        return self.W_dec.norm(dim=1, keepdim=True)
 
     def loss(self, x: Tensor, sparsity_scale: float = 1.0, dead: Tensor | None = None) -> LossOutput:
         """The loss of x [..., d_in]; ``dead`` marks the features that may be revived."""
-        parts = self.composition
-        centred = self.centred(self.some(x))
-        code = parts.activation.encode(self._inputs(centred))
-        token_mse, residual = ops.decode_loss(code, self.W_dec, self.b_dec, x)
-        mse, sparsity = token_mse.mean(), code.l1()
-        loss, aux = mse, mse.new_zeros(())
+        parts, shape = self.composition, x.shape[:-1]
+        x = self.some(x).reshape(-1, x.shape[-1])
+        centred, target = self.centred(x), self.target(x)
+        inputs, vectors = self.inputs(centred), self.vectors(parts.vectors)
+        chosen = parts.activation.choose(inputs, vectors)
+        chosen = chosen if parts.nesting is None else parts.nesting.sorted(chosen)
+        h, indices, offsets = chosen.csr()
+        norms = self.norms() if parts.by_norm else None
+        entries = terms(
+            parts.activation,
+            parts.penalty,
+            parts.pre_activation,
+            h,
+            {name: v[indices.long()] for name, v in vectors.items()},
+            None if norms is None else norms.sum(1)[indices.long()],
+        )
+        whole = fit(entries.f, indices, offsets, self.W_dec, self.b_dec, target, parts.nesting)
+        n, loss, mse = len(x), whole.losses.mean(), whole.mse.mean()
+        code = replace(chosen, values=entries.f.view(chosen.values.shape))
+        sparsity = code.l1() if entries.penalty is None else entries.penalty.sum() / n
         if parts.penalty is not None:
-            loss = loss + parts.penalty.weight(sparsity_scale) * sparsity
+            loss = loss + parts.penalty.weight(sparsity_scale) * parts.penalty.of_mean(sparsity)
+        if parts.pre_activation is not None and entries.inactive is not None and norms is not None:
+            of_all = parts.pre_activation.over_all(
+                centred.sum(0), n, self.W_enc_rows, self.b_enc, vectors["threshold"], norms.sum(1)
+            )
+            inactive = of_all.sum() + entries.inactive.sum() / n
+            loss = loss + sparsity_scale * parts.pre_activation.coefficient * inactive
+        if entries.gate is not None:
+            frozen = fit(entries.gate, indices, offsets, self.W_dec.detach(), self.b_dec.detach(), target, None)
+            loss = loss + frozen.losses.mean()
+        aux = mse.new_zeros(())
         if parts.revival is not None and dead is not None:
             numbers = dead.nonzero()[:, 0]
-            aux = parts.revival.loss(self._rows(numbers, self.b_enc[numbers]), centred, residual)
+            aux = parts.revival.loss(self.rows(numbers, self.b_enc[numbers]), centred, whole.residual)
             loss = loss + parts.revival.coefficient * aux
-        return LossOutput(loss, mse, sparsity, aux, x + residual, code)
+        reconstruction = self.reconstructed(x, whole.residual).reshape(*shape, -1)
+        return LossOutput(loss, mse, sparsity, aux, reconstruction, composed_step.used_code(chosen, entries.f, shape))
+
+    def reconstructed(self, x: Tensor, residual: Tensor) -> Tensor:
+        """x̂ of a batch from its residual: here ``x + residual``."""
+        return x + residual
 
     @torch.no_grad()
     def token_losses(self, x: Tensor, sparsity_scale: float = 1.0) -> Tensor:
         """``mean_D (x − x̂)²`` and the penalty of each token, float32 [N]."""
-        code, penalty = self.encode(x), self.composition.penalty
-        losses = (x - self.decode(code)).float().square().mean(-1)
-        if penalty is not None and (weight := penalty.weight(sparsity_scale)):
-            losses += weight * penalty.of_tokens(code)
-        return losses
+        parts, penalty = self.composition, self.composition.penalty
+        code = self.encode(x)
+        losses = (self.reconstructed(x, x.new_zeros(())) - self.decode(code)).float().square().mean(-1)
+        if penalty is None or not (weight := penalty.weight(sparsity_scale)):
+            return losses
+        if isinstance(penalty, L1):
+            return losses.add_(weight * penalty.of_code(code))
+        vectors = self.vectors(parts.vectors)
+        h, indices, offsets = parts.activation.choose(self.inputs(self.centred(x)), vectors).csr()
+        i = indices.long()
+        norms = self.norms().sum(1)[i] if parts.by_norm else None
+        entries = terms(parts.activation, penalty, None, h, {name: v[i] for name, v in vectors.items()}, norms)
+        assert entries.penalty is not None
+        return losses.add_(weight * penalty.of_tokens(entries.penalty, offsets))
 
     @torch.no_grad()
     def gradients(
@@ -105,111 +143,32 @@ class ComposedSAE(SAE):
     ) -> Gradients:
         """The same loss of x [N, d_in] and its gradients, without an autograd graph.
 
-        While many features of a ReLU fire, the products are dense, in blocks of features; while few features are dead,
+        While many features are active, the products are dense, in blocks of features; while few features are dead,
         AuxK multiplies with all of them (``ops/capacity.py`` decides). In a CUDA graph the means are over the tokens
         whose entries fit; the others are counted (``left_out``), and AuxK may leave out features that have just died.
         """
         parts = self.composition
         # A dense step does not encode: only there, centring is a phase of its own.
         phase("centre") if parts.activation.has_dense_form else phase("encode")
-        centred = self.centred(self.some(x))
-        weight = 0.0 if parts.penalty is None else parts.penalty.weight(sparsity_scale)
+        x = self.some(x)
+        batch = Batch(x, self.centred(x), self.target(x), sparsity_scale)
+        vectors = self.vectors(parts.vectors)
         step = Step(
-            inputs=self._inputs(centred, encoder_copy),
-            sparse=lambda encoded: self._sparse(x, centred, encoded, weight, dead),
-            dense=lambda: self._dense(x, centred, weight),
+            inputs=parts.activation.above(self.inputs(batch.centred, encoder_copy), vectors),
+            sparse=lambda encoded: composed_step.sparse(self, batch, encoded, dead),
+            dense=lambda: composed_step.dense(self, batch),
         )
-        gradients, redone = parts.activation.run(step, self.capacity)
+        gradients, redone = parts.activation.run(step, self.capacity, vectors)
         return replace(gradients, redone=redone) if redone else gradients
 
-    def _sparse(self, x: Tensor, centred: Tensor, encoded: Encoded, weight: float, dead: Tensor | None) -> Gradients:
-        phase("decode_loss")
-        parts, (n, d) = self.composition, x.shape
-        if parts.activation.has_dense_form:
-            step_stats.ran(dense=False)
-        code, kept, left_out = encoded.code, encoded.kept, None
-        values, indices, offsets = code.csr()
-        token_mse, residual, slopes = ops.decode_loss_rows(values, indices, offsets, self.W_dec, self.b_dec, x)
-        slopes = slopes if parts.penalty is None else slopes.add_(weight)
-        slopes = parts.activation.through(values, slopes).div_(n)
-        phase("statistics")
-        sparsity, l0, fired = code.l1(), code.l0(), code.fired()
-        if kept is not None:  # means over the tokens that are in the code
-            left_out = n - kept.sum()
-            share = n / (n - left_out).clamp(min=1)
-            token_mse, residual = token_mse * kept * share, residual.mul_((kept * share)[:, None])
-            slopes, sparsity, l0 = slopes.mul_(share), sparsity * share, l0 * share
-        mse = token_mse.mean()
-        loss = mse if parts.penalty is None else mse + weight * sparsity
-        factors = RowFactors(
-            indices=indices,
-            offsets=offsets,
-            values=values,
-            residual=residual,
-            decoder_scale=2 / (n * d),
-            slopes=slopes,
-            inputs=centred,
-            w_enc=self.W_enc_rows.detach(),
-            b_dec=residual.sum(0).mul_(2 / (n * d)),
-        )
-        aux = mse.new_zeros(())
-        if parts.revival is not None and dead is not None:
-            phase("aux")
-            aux, factors = self._revived(parts.revival, dead, centred, residual, factors)
-            loss = loss + parts.revival.coefficient * aux
-        return Gradients(
-            loss=loss,
-            mse=mse,
-            sparsity=sparsity,
-            aux=aux,
-            l0=l0,
-            fired=fired,
-            parameters=factors,
-            left_out=left_out,
-        )
-
-    def _revived(
-        self, revival: AuxK, dead: Tensor, centred: Tensor, residual: Tensor, factors: RowFactors
-    ) -> tuple[Tensor, RowFactors]:
-        """The loss of the dead features (bool [F]), and the factors with their entries."""
-        capacity = self.capacity
-        assert isinstance(capacity, DeadFeatureCapacity)  # made by Composition.capacity
-        if not revival.is_on:
-            return residual.new_zeros(()), factors
-        extra = revival.entries(self._rows(*capacity.rows(dead, self.b_enc)), centred, residual, capacity)
-        if extra is None:
-            return residual.new_zeros(()), factors
-        return extra.loss * dead.any(), extra.below(factors)
-
-    def _dense(self, x: Tensor, centred: Tensor, weight: float) -> tuple[Gradients, Tensor]:
-        """The gradients, and the number of active features of each token [N]."""
-        phase("dense_products")
-        step_stats.ran(dense=True)
-        n, d = x.shape
-        blocks = DenseBlocks(
-            x,
-            centred=centred,
-            w_enc=self.W_enc_rows,
-            w_dec=self.W_dec,
-            b_enc=self.b_enc,
-            b_dec=self.b_dec,
-            penalty=weight / n,
-        )
-        phase("statistics")
-        mse, sparsity = (blocks.squares / (n * d)).to(x.dtype), (blocks.total / n).to(x.dtype)
-        gradients = Gradients(
-            loss=mse + weight * sparsity,
-            mse=mse,
-            sparsity=sparsity,
-            aux=mse.new_zeros(()),
-            l0=(blocks.counts.sum().double() / n).float(),
-            fired=blocks.counts > 0,
-            parameters=blocks,
-        )
-        return gradients, blocks.per_token
-
-    def _inputs(self, centred: Tensor, encoder_copy: EncoderCopy | None = None) -> EncoderInputs:
+    def inputs(self, centred: Tensor, encoder_copy: EncoderCopy | None = None) -> EncoderInputs:
+        """What the encoder is given for its input [..., d_in]."""
         return EncoderInputs(centred, self.W_enc_rows, self.b_enc, encoder_copy)
 
-    def _rows(self, numbers: Tensor, bias: Tensor) -> DeadFeatures:
+    def vectors(self, names: tuple[str, ...]) -> Vectors:
+        """Parameters [d_sae] by name."""
+        return {name: getattr(self, name) for name in names}
+
+    def rows(self, numbers: Tensor, bias: Tensor) -> DeadFeatures:
+        """The rows of features (int64 [R]), with encoder biases [R]."""
         return DeadFeatures(numbers, self.W_enc_rows[numbers], bias, self.W_dec[numbers])

@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
+from enum import Enum
 from typing import Any, ClassVar
 
 from monosem.ops import checks
+
+
+class DecoderNorm(str, Enum):
+    """Whether rows of the decoder are kept unit, or have any norm."""
+
+    UNIT = "unit"
+    FREE = "free"
+
+    @classmethod
+    def named(cls, name: str) -> str:
+        """The value of a name. Raises ValueError for one that is none."""
+        if name not in (cls.UNIT.value, cls.FREE.value):
+            raise ValueError(f"decoder_norm: got {name!r}; wanted 'unit' or 'free'")
+        return cls(name).value
+
+
+def check_number(name: str, value: object, least: float, above: bool = False) -> None:
+    """Raise unless a number is at least ``least``, or above it."""
+    ok = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not ok or value < least or (above and value == least):
+        raise ValueError(f"{name}: got {value!r}; wanted a number {'above' if above else 'of at least'} {least:g}")
+
 
 JsonDict = dict[str, Any]  # an object of a JSON file: its values have no static type
 
@@ -24,6 +48,11 @@ class SAEConfig:
     resampled: ClassVar[bool] = False  # dead features are resampled unless told otherwise
     d_in: int
     d_sae: int
+
+    @property
+    def d_out(self) -> int:
+        """Width of the reconstruction."""
+        return self.d_in
 
     def describe(self) -> str:
         """The kind and its settings, for pages."""
@@ -86,19 +115,23 @@ class ReLUConfig(SAEConfig):
 
     Attributes:
         l1_coefficient: λ in ``mean_D (x − x̂)² + λ·Σ|f|``: the error is a mean over D, the penalty a sum over features.
+        decoder_norm: "unit", or "free": rows of any norm, a penalty of ``f·‖W_dec‖``, no bias on the input.
     """
 
     kind: ClassVar[str] = "relu"
     resampled: ClassVar[bool] = True
     l1_coefficient: float = 1e-3
+    decoder_norm: str = DecoderNorm.UNIT.value
 
     def describe(self) -> str:
-        return f"ReLU with λ = {self.l1_coefficient:g}"
+        free = "" if self.decoder_norm == DecoderNorm.UNIT else ", free norms"
+        return f"ReLU with λ = {self.l1_coefficient:g}{free}"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.l1_coefficient >= 0:
             raise ValueError(f"l1_coefficient: got {self.l1_coefficient}; wanted a number ≥ 0")
+        object.__setattr__(self, "decoder_norm", DecoderNorm.named(self.decoder_norm))
 
 
 def from_dict(config: type[SAEConfig], values: JsonDict) -> SAEConfig:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from monosem import ops
@@ -21,8 +22,8 @@ class RowOptimizer(Protocol):
         """Update the rows ``part`` of a parameter by their gradient."""
         ...
 
-    def update_factors(self, name: str, csc: Csc, coef: Tensor, u: Tensor, scale: float) -> None:
-        """Update all rows by ``scale · row_grad(*csc, coef, u)``."""
+    def update_factors(self, name: str, csc: Csc, coef: Tensor, u: Tensor, scale: float, own: Tensor | None) -> None:
+        """Update all rows by ``scale · row_grad(*csc, coef, u)``, and ``own`` [F, B] times their blocks themselves."""
         ...
 
     def update_encoder(
@@ -58,19 +59,60 @@ class Multiplied:
 
 
 @dataclass(frozen=True)
+class NormTerms:
+    """The gradient of a loss in the norms of the decoder's rows, which turns each row by a multiple of itself.
+
+    Attributes:
+        coef: of each entry [nnz], its gradient in ``Σ_b ‖block b of the row‖``.
+        sums: the same of each feature [F], from elsewhere; None: nothing.
+        norms: of the blocks, [F, B].
+        rows: the decoder's rows [F, D].
+    """
+
+    coef: Tensor
+    sums: Tensor | None
+    norms: Tensor
+    rows: Tensor
+
+    def own(self, csc: Csc) -> Tensor:
+        """The multiple of each block, [F, B]; a block of norm 0 has no gradient in it."""
+        sums = ops.feature_sum(*csc[:2], self.coef)
+        sums = sums if self.sums is None else sums + self.sums
+        return torch.where(self.norms > 0, sums[:, None] / self.norms, 0)
+
+    def below(self, coef: Tensor) -> NormTerms:
+        """The same with further entries."""
+        return replace(self, coef=torch.cat([self.coef, coef]))
+
+    def multiplied(self, csc: Csc) -> Tensor:
+        """The gradient of the rows [F, D]."""
+        return by_blocks(self.rows, self.own(csc))
+
+
+def by_blocks(rows: Tensor, own: Tensor) -> Tensor:
+    """Rows [F, D] with each of their B blocks times its element of ``own`` [F, B]."""
+    f, d = rows.shape
+    return (rows.view(f, own.shape[1], -1) * own[:, :, None]).view(f, d)
+
+
+@dataclass(frozen=True)
 class RowFactors:
     """Weight gradients as sparse factors: row f of dW is ``scale · Σ coef[e] · u[token of e]`` over its entries e.
 
     Attributes:
-        indices, offsets: the code in CSR form, M tokens.
+        indices, offsets: the code in CSR form, M tokens: those of the batch, or each several times (``nn/nesting.py``).
         values: activations [nnz]; with ``residual`` [M, D] they make the decoder's gradient, scaled ``decoder_scale``.
         slopes: gradient of each pre-activation [nnz]; with ``inputs`` [M, D] (centred) they make the encoder's.
         w_enc: the encoder's rows [F, D] of the forward pass.
         b_dec: gradient of the decoder bias through the decoder. The part through the encoder's input x − b_dec,
             ``−(Σ slopes) · W_enc``, is added here.
+        is_centred: whether the encoder's input is x − b_dec; without, b_dec has no part through it.
         bias: gradient of each entry's encoder bias [nnz], where it is not its slope: an entry may stand for a whole
             gradient row, with a coefficient of 1.
-        others: gradients of further parameters, by name.
+        input_of: int64 [M], the row of ``inputs`` of each token, where they are not the same.
+        of_entries: gradients of vectors [F], by name, as a part of each entry [nnz].
+        norms: the gradient in the norms of decoder rows.
+        others: gradients of further parameters, by name; of a vector that has a part of entries, the rest.
     """
 
     indices: Tensor
@@ -82,32 +124,56 @@ class RowFactors:
     inputs: Tensor
     w_enc: Tensor
     b_dec: Tensor
+    is_centred: bool = True
     bias: Tensor | None = None
+    input_of: Tensor | None = None
+    of_entries: dict[str, Tensor] = field(default_factory=dict)
+    norms: NormTerms | None = None
     others: dict[str, Tensor] = field(default_factory=dict)
 
     def multiplied(self) -> dict[str, Tensor]:
         csc = self._by_feature()
         phase("row_gradients")
-        b_enc = ops.feature_sum(*csc[:2], self.slopes if self.bias is None else self.bias)
+        sums = ops.feature_sum(*csc[:2], self.slopes if self.bias is None else self.bias)
+        w_dec = ops.row_grad(*csc, self.values, self.residual).mul_(self.decoder_scale)
+        if self.norms is not None:
+            w_dec += self.norms.multiplied(csc)
         return {
-            "W_enc_rows": ops.row_grad(*csc, self.slopes, self.inputs),
-            "W_dec": ops.row_grad(*csc, self.values, self.residual).mul_(self.decoder_scale),
-            "b_enc": b_enc,
-            "b_dec": self.b_dec - weighted_sum(b_enc, self.w_enc),
-            **self.others,
+            "W_enc_rows": ops.row_grad(*self._of_inputs(csc), self.slopes, self.inputs),
+            "W_dec": w_dec,
+            "b_dec": self.b_dec - weighted_sum(sums, self.w_enc) if self.is_centred else self.b_dec,
+            **self._vectors(csc, sums),
         }
 
     def update(self, optimizer: RowOptimizer) -> dict[str, Tensor]:
         csc = self._by_feature()
         phase("encoder_sweep")
-        b_enc, through_encoder = optimizer.update_encoder("W_enc_rows", csc, self.slopes, self.inputs, self.bias)
+        own = None if self.norms is None else self.norms.own(csc)
+        sums, through_encoder = optimizer.update_encoder(
+            "W_enc_rows", self._of_inputs(csc), self.slopes, self.inputs, self.bias
+        )
         phase("decoder_sweep")
-        optimizer.update_factors("W_dec", csc, self.values, self.residual, self.decoder_scale)
-        return {"b_enc": b_enc, "b_dec": self.b_dec - through_encoder, **self.others}
+        optimizer.update_factors("W_dec", csc, self.values, self.residual, self.decoder_scale, own)
+        b_dec = self.b_dec - through_encoder if self.is_centred else self.b_dec
+        return {"b_dec": b_dec, **self._vectors(csc, sums)}
 
     def _by_feature(self) -> Csc:
         phase("sort")
         return ops.csc(self.indices, self.offsets, len(self.w_enc))
+
+    def _of_inputs(self, csc: Csc) -> Csc:
+        """The sorted entries with the row of ``inputs`` of each."""
+        starts, entries, tokens = csc
+        return csc if self.input_of is None else (starts, entries, self.input_of[tokens.long()].int())
+
+    def _vectors(self, csc: Csc, b_enc: Tensor) -> dict[str, Tensor]:
+        """The gradients of everything but matrices of rows and b_dec."""
+        vectors = dict(self.others)
+        vectors["b_enc"] = vectors["b_enc"] + b_enc if "b_enc" in vectors else b_enc
+        for name, coef in self.of_entries.items():
+            sums = ops.feature_sum(*csc[:2], coef)
+            vectors[name] = vectors[name] + sums if name in vectors else sums
+        return vectors
 
 
 @dataclass(frozen=True)
@@ -120,6 +186,7 @@ class Gradients:
         parameters: gradients of all of them.
         redone: tokens whose entries exceeded the capacity at first, so that the batch was encoded once more. On a GPU.
         left_out: tokens that are not in these means, int64, 0-dim: in a CUDA graph, which cannot encode again.
+        per_token: mean number of entries of a token, 0-dim, where some of them are not active; None: ``l0``.
     """
 
     loss: Tensor
@@ -131,3 +198,9 @@ class Gradients:
     parameters: ParameterGradients
     redone: int = 0
     left_out: Tensor | None = None
+    per_token: Tensor | None = None
+
+    @property
+    def entries(self) -> Tensor:
+        """The mean number of entries per token that it was computed from."""
+        return self.l0 if self.per_token is None else self.per_token

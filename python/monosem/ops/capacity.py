@@ -124,14 +124,14 @@ class DeadFeatureCapacity(Capacity):
         return min(self._d_sae, bucketed_capacity(count))
 
 
-class HasL0(Protocol):
-    """A result of a step that knows the mean number of active features per token, 0-dim."""
+class HasEntries(Protocol):
+    """A result of a step that knows the mean number of entries per token that it was computed from, 0-dim."""
 
     @property
-    def l0(self) -> Tensor: ...
+    def entries(self) -> Tensor: ...
 
 
-Result = TypeVar("Result", bound=HasL0)
+Result = TypeVar("Result", bound=HasEntries)
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,11 @@ class EncoderInputs:
     w: Tensor
     b: Tensor
     encoder_copy: EncoderCopy | None = None
+    threshold: Tensor | None = None
+
+    def entries(self) -> SparseCode:
+        """The entries above the threshold, in arrays of the size that they need."""
+        return threshold_encode(self.x, self.w, self.b, self.threshold)
 
 
 @dataclass(frozen=True)
@@ -162,7 +167,7 @@ class Step(Generic[Result]):
 
     Attributes:
         sparse: the step, given the code.
-        dense: the step, and the number of active features of each token [N].
+        dense: the step, and the number of entries of each token [N].
     """
 
     inputs: EncoderInputs
@@ -172,7 +177,7 @@ class Step(Generic[Result]):
     def exact(self) -> Result:
         """The sparse way, with a code of the size that it needs; synchronises with a GPU to learn it."""
         step_stats.phase("encode")
-        return self.sparse(Encoded(threshold_encode(self.inputs.x, self.inputs.w, self.inputs.b)))
+        return self.sparse(Encoded(self.inputs.entries()))
 
 
 class EntryCapacity(Capacity):
@@ -210,13 +215,13 @@ class EntryCapacity(Capacity):
             self._record(per_token.amax().double(), per_token.sum().double() / len(x))
         else:
             result, redone = self._within(capacity, step)
-        self.density.copy_(result.l0 / self._d_sae)
+        self.density.copy_(result.entries / self._d_sae)
         return result, redone
 
     def _within(self, capacity: tuple[int, int], step: Step[Result]) -> tuple[Result, int]:
         x, n = step.inputs.x, len(step.inputs.x)
         values, indices, offsets, counts, kept = threshold_encode_within(
-            x, step.inputs.w, step.inputs.b, *capacity, step.inputs.encoder_copy
+            x, step.inputs.w, step.inputs.b, *capacity, step.inputs.encoder_copy, step.inputs.threshold
         )
         code = SparseCode(values, indices, offsets, self._d_sae, x.shape[:-1])
         entries = counts.sum()

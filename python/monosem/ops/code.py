@@ -17,7 +17,7 @@ class SparseCode:
     ``offsets[n]:offsets[n + 1]``). A TopK entry whose value is 0 is not active (its pre-activation was ≤ 0).
 
     Attributes:
-        values: feature activations, ≥ 0, in the dtype of the input; differentiable.
+        values: feature activations, in the dtype of the input; differentiable. Below 0 only in ``nn.AbsTopK``.
         indices: feature of each entry, int32.
         offsets: int64 [N + 1] or None.
         d_sae: number of features.
@@ -57,31 +57,31 @@ class SparseCode:
     def l0(self) -> Tensor:
         """Mean number of active features per token, 0-dim float32 (NaN when there is no token)."""
         return (
-            (self.values > 0).sum(dtype=torch.float32) / self.n_tokens
+            (self.values != 0).sum(dtype=torch.float32) / self.n_tokens
             if self.n_tokens
             else torch.tensor(torch.nan, dtype=torch.float32, device=self.values.device)
         )
 
     def l1(self) -> Tensor:
-        """Mean over tokens of Σ f, 0-dim (0 when there is no token and the code is in CSR form)."""
+        """Mean over tokens of Σ|f|, 0-dim (0 when there is no token and the code is in CSR form)."""
         if self.offsets is None:
-            return self.values.sum(-1).mean()
-        return self.values.sum() / max(1, self.n_tokens)
+            return self.values.abs().sum(-1).mean()
+        return self.values.abs().sum() / max(1, self.n_tokens)
 
     def fired(self) -> Tensor:
         """Which features are active on at least one token, bool [d_sae]; unlike counting, it never waits for a GPU."""
         values, indices, _ = self.csr()
         if values.device.type == "cpu":  # counting is twenty times as fast there as marking
-            active = torch.bincount(indices, weights=(values > 0).float(), minlength=self.d_sae + 1)
+            active = torch.bincount(indices, weights=(values != 0).float(), minlength=self.d_sae + 1)
             return active[: self.d_sae] > 0
         # Entries that are not active mark a place behind the last feature.
         marks = torch.zeros(self.d_sae + 1, dtype=torch.bool, device=values.device)
-        return marks.index_fill_(0, torch.where(values > 0, indices.long(), self.d_sae), True)[:-1]
+        return marks.index_fill_(0, torch.where(values != 0, indices.long(), self.d_sae), True)[:-1]
 
     def active_counts(self) -> Tensor:
         """Number of tokens on which each feature is active, int64 [d_sae]."""
         values, indices, _ = self.csr()
-        return torch.bincount(indices[values > 0].long(), minlength=self.d_sae)
+        return torch.bincount(indices[values != 0].long(), minlength=self.d_sae)
 
 
 def uniform_offsets(n: int, k: int, device: torch.device) -> Tensor:

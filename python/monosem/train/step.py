@@ -141,9 +141,10 @@ class FastStep:
         """See ``nn.gradients.RowOptimizer``."""
         return ops.encoder_grad_adam_(*self._state(name), *csc, coef, u, bias, **self._options(name))
 
-    def update_factors(self, name: str, csc: Csc, coef: Tensor, u: Tensor, scale: float) -> None:
+    def update_factors(self, name: str, csc: Csc, coef: Tensor, u: Tensor, scale: float, own: Tensor | None) -> None:
         """See ``nn.gradients.RowOptimizer``."""
-        ops.row_grad_adam_(*self._state(name), *csc, coef, u, scale, unit=self._is_unit(name), **self._options(name))
+        unit, options = self._is_unit(name), self._options(name)
+        ops.row_grad_adam_(*self._state(name), *csc, coef, u, scale, unit=unit, own=own, **options)
 
     def update_rows(self, name: str, part: slice, gradient: Tensor) -> None:
         """See ``nn.gradients.RowOptimizer``."""

@@ -9,6 +9,7 @@ product does not suit (wide error bounds, too many ties) go to the next: int8, i
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -28,8 +29,11 @@ SHORT = 64 * cpu_integers.TINY  # shorter rows are mostly error bound
 class Encoder:
     """The encoder's weights, and the product that suits them."""
 
-    def __init__(self, w: Tensor, b: Tensor) -> None:
+    def __init__(self, w: Tensor, b: Tensor, threshold: Tensor | None = None) -> None:
         self.rows, self.bias = w.contiguous(), fp32(b)
+        self.threshold = None if threshold is None else fp32(threshold)
+        # What the product is filtered with. Its rounding, where a threshold is taken off, is in the error bounds.
+        self.filtered = self.bias if self.threshold is None else self.bias - self.threshold
         self.product = backend.cpu_product()
         self._rows_by_bits: dict[int, cpu_integers.QuantizedRows] = {}
         if self.product != "fp32":
@@ -39,6 +43,8 @@ class Encoder:
             else:
                 self._largest_norm, self._rounded = _C.largest_norms(self.rows, threads())
             self._largest_bias = float(self.bias.abs().amax())  # NaN, if any is
+            if self.threshold is not None:
+                self._largest_bias += float(self.threshold.abs().amax())
 
     def _quantized(self, bits: int) -> cpu_integers.QuantizedRows:
         if bits not in self._rows_by_bits:
@@ -65,22 +71,39 @@ class Encoder:
 
     def exact(self, x: Tensor):
         """The operands that candidates of x are rescored with: the addresses of these tensors, not the tensors."""
-        return _C.Exact(x=x, w=self.rows, bias=self.bias)
+        return _C.Exact(x=x, w=self.rows, bias=self.bias, threshold=self.threshold)
 
     def integers(self, x: Tensor, product: str) -> cpu_integers.IntProduct:
         """The integer product with x; the weights are quantised once."""
         bits = BITS[product]
         packed = self._quantized(bits)
-        return cpu_integers.IntProduct(x, packed, self.exact(x), self.bias, self._largest_bias, bits)
+        return cpu_integers.IntProduct(x, packed, self.exact(x), self.filtered, self._largest_bias, bits)
 
     def filter(self, block, x: Tensor, product: str) -> bool:
         """Filter every feature's pre-activation for x, in tiles by PyTorch; returns whether the values are exact."""
-        exact = product == "fp32"
+        in_fp32 = product == "fp32"
+        exact = in_fp32 and self.threshold is None
         block.begin(exact)
-        error = None if exact else self._error_in_bf16(x)
-        for first, tile in _tiles(x, self.rows, exact):
-            block.filter(tile=tile, first=first, bias=self.bias[first:], error=error, threads=threads())
+        error = None if exact else self._error_in_fp32(x) if in_fp32 else self._error_in_bf16(x)
+        for first, tile in _tiles(x, self.rows, in_fp32):
+            block.filter(tile=tile, first=first, bias=self.filtered[first:], error=error, threads=threads())
         return exact
+
+    def _error_in_fp32(self, x: Tensor) -> Tensor:
+        """Error bound of each token's values, [tokens]: x·wᵀ in fp32 plus bias less threshold, against rescored ones.
+
+        2⁻²⁴ an addition, of ‖x‖·‖w‖ at most, in the product and in the rescored value; of biases and thresholds.
+        """
+        share = (2 * x.shape[1] + 128) * 2.0**-24
+        longest, of_bias = self._largest_in_fp32
+        bound = x.norm(dim=1) * longest * share + of_bias * 2.0**-21 + cpu_integers.TINY
+        return fp32(torch.where(bound.isfinite(), bound, torch.inf))
+
+    @cached_property
+    def _largest_in_fp32(self) -> tuple[Tensor, Tensor]:
+        """The largest norm of a row, and the largest sum of a bias and a threshold, in magnitude."""
+        of_bias = self.bias.abs() if self.threshold is None else self.bias.abs() + self.threshold.abs()
+        return torch.linalg.vector_norm(self.rows, dim=1, dtype=torch.float32).amax(), of_bias.amax()
 
     def _error_in_bf16(self, x: Tensor) -> Tensor:
         """Error bound of each token's values, [tokens]: x·wᵀ in bf16 plus bias, against fp32.

@@ -13,14 +13,14 @@ from monosem.ops.structs import EncoderCopy
 from monosem.ops.threshold_encode import cpu, reference
 
 
-def _fake(x: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _fake(x: Tensor, w: Tensor, b: Tensor, threshold: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     nnz = torch.library.get_ctx().new_dynamic_size()
     offsets = x.new_empty(x.shape[0] + 1, dtype=torch.int64)
     return x.new_empty(nnz), x.new_empty(nnz, dtype=torch.int32), offsets
 
 
 def _setup(ctx, inputs, output) -> None:
-    x, w, _ = inputs
+    x, w = inputs[:2]
     _, indices, offsets = output
     ctx.save_for_backward(x, w, indices, offsets)
     ctx.mark_non_differentiable(indices, offsets)
@@ -28,11 +28,11 @@ def _setup(ctx, inputs, output) -> None:
 
 def _backward(ctx, g: Tensor, _, __):
     x, w, indices, offsets = ctx.saved_tensors
-    return encoder_gradients(g.contiguous(), indices, offsets, x, w, *ctx.needs_input_grad)
+    return *encoder_gradients(g.contiguous(), indices, offsets, x, w, *ctx.needs_input_grad[:3]), None
 
 
 _threshold_encode = register(
-    "threshold_encode(Tensor x, Tensor w, Tensor b) -> (Tensor, Tensor, Tensor)",
+    "threshold_encode(Tensor x, Tensor w, Tensor b, Tensor? threshold=None) -> (Tensor, Tensor, Tensor)",
     folder=__name__,
     cpu=cpu.threshold_encode,
     reference=reference.threshold_encode,
@@ -43,17 +43,18 @@ _threshold_encode = register(
 )
 
 
-def threshold_encode(x: Tensor, w: Tensor, b: Tensor) -> SparseCode:
-    r"""The sparse code of ReLU: the positive entries of ``x·wᵀ + b``, in CSR form.
+def threshold_encode(x: Tensor, w: Tensor, b: Tensor, threshold: Tensor | None = None) -> SparseCode:
+    r"""The entries of ``h = x·wᵀ + b`` above a threshold, in CSR form; above 0, the sparse code of ReLU.
 
     Args:
         x: [..., D], the centred input ``x − b_dec``.
         w: encoder rows [F, D].
         b: encoder bias [F].
+        threshold: of each feature, [F], which its entries exceed; None: 0. It has no gradient here.
 
     Returns:
-        Code in CSR form over the flattened tokens, features ascending within a token. NaN counts as active, so that
-        it shows.
+        Code in CSR form over the flattened tokens, features ascending within a token, with h as values. NaN counts as
+        active, so that it shows.
 
     Memory grows with the number of active features, not with tokens × F. Differentiable in x, w and b. Under
     ``torch.compile(fullgraph=True)`` set ``torch._dynamo.config.capture_dynamic_output_shape_ops = True``: the number
@@ -69,7 +70,10 @@ def threshold_encode(x: Tensor, w: Tensor, b: Tensor) -> SparseCode:
     checks.shape("x", x.reshape(-1, x.shape[-1]) if x.ndim else x, ("tokens", w.shape[1]))
     checks.same("x", x, "w", w)
     checks.same("b", b, "w", w)
-    values, indices, offsets = _threshold_encode(x.reshape(-1, x.shape[-1]), w, b)
+    if threshold is not None:
+        checks.shape("threshold", threshold, (w.shape[0],))
+        checks.same("threshold", threshold, "w", w)
+    values, indices, offsets = _threshold_encode(x.reshape(-1, x.shape[-1]), w, b, threshold)
     return SparseCode(values, indices, offsets, w.shape[0], x.shape[:-1])
 
 
@@ -80,13 +84,14 @@ def _within_fake(x: Tensor, w: Tensor, b: Tensor, capacity: int, per_token: int,
     return x.new_empty(capacity), x.new_empty(capacity, dtype=torch.int32), offsets, counts, kept
 
 
-def _within_reference(x: Tensor, w: Tensor, b: Tensor, capacity: int, per_token: int, *encoder_copy):
-    return reference.threshold_encode_within(x, w, b, capacity, per_token)
+def _within_reference(x: Tensor, w: Tensor, b: Tensor, capacity: int, per_token: int, *others):
+    threshold = others[2] if len(others) > 2 else None
+    return reference.threshold_encode_within(x, w, b, capacity, per_token, threshold)
 
 
 _threshold_encode_within = register(
     "threshold_encode_within(Tensor x, Tensor w, Tensor b, int capacity, int per_token, Tensor? copy=None, "
-    "Tensor? norms=None) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "Tensor? norms=None, Tensor? threshold=None) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     folder=__name__,
     cpu=_within_reference,
     reference=_within_reference,
@@ -102,11 +107,12 @@ def threshold_encode_within(
     capacity: int,
     per_token: int,
     encoder_copy: EncoderCopy | tuple[Tensor, Tensor] | None = None,
+    threshold: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     r"""``threshold_encode`` into arrays of a given size, so that no host waits to learn how many entries there are.
 
     Args:
-        x: [N, D], the centred input. w, b: as in ``threshold_encode``.
+        x: [N, D], the centred input. w, b, threshold: as in ``threshold_encode``.
         capacity: entries of all tokens together.
         per_token: entries that a token may have, a power of two.
         encoder_copy: as in ``topk_encode``.
@@ -127,4 +133,7 @@ def threshold_encode_within(
     checks.same("b", b, "w", w)
     if per_token < 1 or per_token & (per_token - 1):
         raise ValueError(f"per_token: got {per_token}; wanted a power of two")
-    return _threshold_encode_within(x, w, b, capacity, per_token, *(encoder_copy or (None, None)))
+    if threshold is not None:
+        checks.shape("threshold", threshold, (w.shape[0],))
+        checks.same("threshold", threshold, "w", w)
+    return _threshold_encode_within(x, w, b, capacity, per_token, *(encoder_copy or (None, None)), threshold)

@@ -13,9 +13,9 @@ from monosem.ops.selection.cpu import BITS, ROWS, Encoder
 BLOCK = 4096  # tokens at a time
 
 
-def threshold_encode(x: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def threshold_encode(x: Tensor, w: Tensor, b: Tensor, threshold: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """``reference.threshold_encode`` in memory that grows with the active entries."""
-    n, encoder = len(x), Encoder(w, b)
+    n, encoder = len(x), Encoder(w, b, threshold)
     product = encoder.suited(fp32(x), encoder.product)
     step = max(1, min(BLOCK if product in BITS else ROWS, n))
     block = _C.ThresholdBlock(step)

@@ -17,12 +17,15 @@ DENSE_BYTES = 256 << 20  # for pieces of tokens × features where a row has more
 SLOTS = 512
 
 
-def threshold_encode(x: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def threshold_encode(x: Tensor, w: Tensor, b: Tensor, threshold: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """``reference.threshold_encode`` in memory that grows with the active entries.
 
     The number of entries decides the size of the answer, so the host waits for it, once; a second time for rows with
-    more candidates than slots.
+    more candidates than slots. A threshold is taken off the bias and added to the entries: they are rounded once more.
     """
+    if threshold is not None:
+        values, indices, offsets = threshold_encode(x, w, b - threshold)
+        return values + threshold[indices.long()], indices, offsets
     n, device = len(x), x.device
     offsets = torch.zeros(n + 1, dtype=torch.int64, device=device)
     if not n:
@@ -58,8 +61,13 @@ def threshold_encode_within(
     per_token: int,
     copy: Tensor | None = None,
     norms: Tensor | None = None,
+    threshold: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """``reference.threshold_encode_within``. No synchronisation. ``counts`` are of candidates."""
+    if threshold is not None:
+        values, indices, *rest = threshold_encode_within(x, w, b - threshold, capacity, per_token, copy, norms)
+        behind = torch.cat([threshold, threshold.new_zeros(1)])  # the feature of places that are not used
+        return values + behind[indices.long()], indices, *rest
     n, device = len(x), x.device
     values = torch.zeros(capacity, dtype=x.dtype, device=device)
     indices = torch.full((capacity,), len(w), dtype=torch.int32, device=device)

@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from monosem.nn.activations import ReLU
-from monosem.nn.composed import ComposedSAE, Composition
-from monosem.nn.config import ReLUConfig
-from monosem.nn.penalties import L1
+from monosem.nn.composed import ComposedSAE
+from monosem.nn.composition import Composition
+from monosem.nn.config import DecoderNorm, ReLUConfig
+from monosem.nn.penalties import L1, NormL1
 from monosem.nn.registry import register
 
 
@@ -19,8 +20,13 @@ class ReLUSAE(ComposedSAE):
     The squared error is a **mean** over the D elements and the penalty a **sum** over features: λ = 0.004 here is the
     paper's 0.004, and equals 0.004·D where the squared error is summed.
 
-    Initialisation: PyTorch's Kaiming-uniform for both matrices, decoder rows then made unit; ``initialize(sample)``
-    sets ``b_dec`` to the geometric median. Dead features: ``TrainConfig(resample=...)``.
+    ``decoder_norm="free"``: Anthropic's recipe of April 2024, ``f = ReLU(W_enc·x + b_enc)``, x̂ as above, and
+    ``L = mean_D (x − x̂)² + λ·Σ f·‖W_dec‖``: rows have any norm, b_dec is not taken off the input. It starts with random
+    decoder rows of norm 0.1 and the encoder equal to the decoder. Its authors scale the inputs so that the mean norm
+    is √D, sum the error over D (their λ = 5 is 5/D here) and need no resampling.
+
+    Initialisation otherwise: PyTorch's Kaiming-uniform for both matrices, decoder rows then made unit;
+    ``initialize(sample)`` sets ``b_dec`` to the geometric median. Dead features: ``TrainConfig(resample=...)``.
 
     Source: *Towards Monosemanticity* (2023), appendices "Autoencoder Architecture" and "Autoencoder Dataset and
     Basic Training".
@@ -34,12 +40,16 @@ class ReLUSAE(ComposedSAE):
         d_in: int,
         d_sae: int,
         l1_coefficient: float = 1e-3,
+        decoder_norm: str = DecoderNorm.UNIT.value,
         *,
         seed: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(ReLUConfig(d_in, d_sae, l1_coefficient), device, dtype)
+        super().__init__(ReLUConfig(d_in, d_sae, l1_coefficient, decoder_norm), device, dtype)
+        if not self.has_unit_rows:
+            self.start_tied(seed)
+            return
         generator = None if seed is None else torch.Generator(self.W_dec.device).manual_seed(seed)
         # The paper's default Kaiming-uniform of nn.Linear: ±1/√fan_in, each matrix with its own fan-in.
         nn.init.uniform_(self.W_enc_rows, -(d_in**-0.5), d_in**-0.5, generator=generator)
@@ -47,5 +57,14 @@ class ReLUSAE(ComposedSAE):
         self.normalize_decoder()
 
     @property
+    def has_unit_rows(self) -> bool:
+        return self.cfg.decoder_norm == DecoderNorm.UNIT
+
+    @property
+    def is_centred(self) -> bool:
+        return self.has_unit_rows
+
+    @property
     def composition(self) -> Composition:
-        return Composition(ReLU(), penalty=L1(self.cfg.l1_coefficient))
+        penalty = L1 if self.has_unit_rows else NormL1
+        return Composition(ReLU(), penalty=penalty(self.cfg.l1_coefficient))

@@ -6,9 +6,15 @@ import torch
 
 from monosem.nn.activations import TopK
 from monosem.nn.auxk import AuxK
-from monosem.nn.composed import ComposedSAE, Composition
+from monosem.nn.composed import ComposedSAE
+from monosem.nn.composition import Composition
 from monosem.nn.config import TopKConfig
 from monosem.nn.registry import register
+
+
+def aux_of(cfg: TopKConfig) -> AuxK:
+    """AuxK as the configuration says."""
+    return AuxK(cfg.aux_k if isinstance(cfg.aux_k, int) else cfg.d_in // 2, cfg.aux_coefficient)
 
 
 @register
@@ -46,6 +52,4 @@ class TopKSAE(ComposedSAE):
 
     @property
     def composition(self) -> Composition:
-        cfg = self.cfg
-        aux_k = cfg.aux_k if isinstance(cfg.aux_k, int) else cfg.d_in // 2
-        return Composition(TopK(cfg.k), revival=AuxK(aux_k, cfg.aux_coefficient))
+        return Composition(TopK(self.cfg.k), revival=aux_of(self.cfg))

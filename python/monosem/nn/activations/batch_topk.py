@@ -1,0 +1,116 @@
+"""The largest pre-activations of a whole batch, k per token on average; a threshold takes their place at inference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from monosem import ops
+from monosem.nn.activations.base import Activation, Vectors
+from monosem.ops import SparseCode
+from monosem.ops.capacity import EncoderInputs
+
+KEPT = 0.99  # share of the running threshold that a batch leaves as it is
+SPARE = 0.15  # entries above the guess beyond those that are needed, as a share: what costs least
+_LOOSE = 2 * SPARE  # with more than this the guess is raised
+
+
+class BatchThreshold(nn.Module):
+    """What a BatchTopK autoencoder keeps from batch to batch; buffers, 0-dim.
+
+    Attributes:
+        threshold: mean of the smallest values that batches used, each counting ``1 − KEPT``; 0 before the first. With
+            it a token is encoded by itself.
+        guess: a threshold that a little more than the entries needed will exceed. It decides how long the choice takes,
+            never which entries are chosen.
+    """
+
+    threshold: Tensor
+    guess: Tensor
+
+    def __init__(self, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.register_buffer("threshold", torch.zeros((), device=device, dtype=dtype))
+        self.register_buffer("guess", torch.zeros((), device=device, dtype=dtype), persistent=False)
+
+    @torch.no_grad()
+    def update(self, smallest: Tensor) -> None:
+        """Take account of a batch whose smallest value is this."""
+        mean = KEPT * self.threshold + (1 - KEPT) * smallest
+        self.threshold.copy_(torch.where(self.threshold > 0, mean, smallest))
+
+
+@dataclass(frozen=True)
+class BatchTopK(Activation):
+    r"""The N·k largest positive pre-activations of a batch of N tokens (Bussmann et al. 2024, arXiv 2412.06410).
+
+    Among equal ones those of the lowest token are chosen, then those of the lowest feature. Where fewer than N·k are
+    positive, all of them. A token by itself (``encode``) has the features above a running mean of the smallest value
+    that batches used: its code does not depend on the tokens beside it.
+
+    Attributes:
+        k: active features per token, on average.
+        state: the running threshold.
+    """
+
+    k: int
+    state: BatchThreshold
+
+    def encode(self, inputs: EncoderInputs, vectors: Vectors | None = None) -> SparseCode:
+        threshold = self.state.threshold.expand(len(inputs.w))
+        return ops.threshold_encode(inputs.x, inputs.w, inputs.b, threshold)
+
+    def choose(self, inputs: EncoderInputs, vectors: Vectors | None = None) -> SparseCode:
+        code = self._at_least(inputs)
+        wanted = self.k * code.n_tokens
+        chosen = code if len(code.values) <= wanted else _cut(code, wanted)
+        if self.state.training and len(chosen.values):
+            smallest = chosen.values.detach().amin()
+            self.state.update(smallest)
+            self.state.guess.copy_(_next_guess(self.state.guess, code.values.detach(), smallest, wanted))
+        return chosen
+
+    def _at_least(self, inputs: EncoderInputs) -> SparseCode:
+        """All entries above a threshold low enough that N·k are among them, or all positive ones."""
+        guess = self.state.guess
+        if guess > 0:
+            code = ops.threshold_encode(inputs.x, inputs.w, inputs.b, guess.expand(len(inputs.w)))
+            if len(code.values) >= self.k * code.n_tokens:
+                return code
+        # Of the 2k largest of every token, as many as are needed exceed this: so do at least as many of all entries.
+        with torch.no_grad():
+            some = ops.topk_encode(inputs.x, inputs.w, inputs.b, min(len(inputs.w), 2 * self.k), inputs.encoder_copy)
+            values, wanted = some.values.flatten(), self.k * some.n_tokens
+            bound = values.new_zeros(())
+            if wanted:
+                bound = values.kthvalue(len(values) - min(wanted, len(values)) + 1).values
+            lower = torch.nextafter(bound, bound.new_zeros(()))  # entries equal to the bound are above it
+            # TopK and ReLU round their sums alike, but for the threshold that is taken off the bias of one of them.
+            lower = (lower - 1e-5 * (1 + lower)).clamp(min=0)
+        return ops.threshold_encode(inputs.x, inputs.w, inputs.b, lower.expand(len(inputs.w)))
+
+
+def _cut(code: SparseCode, wanted: int) -> SparseCode:
+    """The ``wanted`` largest entries of a code in CSR form, in their order; of equal ones, the first."""
+    values, indices, offsets = code.csr()
+    v = values.detach()
+    smallest = v.kthvalue(len(v) - wanted + 1).values
+    keep = v > smallest
+    equal = v == smallest
+    keep |= equal & (equal.cumsum(0) <= wanted - keep.sum())
+    before = torch.cat([offsets.new_zeros(1), keep.cumsum(0)])
+    places = keep.nonzero()[:, 0]
+    return SparseCode(values[places], indices[places], before[offsets], code.d_sae, code.shape)
+
+
+def _next_guess(guess: Tensor, values: Tensor, smallest: Tensor, wanted: int) -> Tensor:
+    """A threshold that about ``(1 + SPARE) · wanted`` entries of the next batch exceed, if it is like this one."""
+    aim = int((1 + SPARE) * wanted)
+    if len(values) > (1 + _LOOSE) * wanted:
+        return values.kthvalue(len(values) - aim + 1).values
+    # The entries between the guess and the smallest chosen say how dense they are there.
+    spare = max(1, len(values) - wanted)
+    step = ((smallest - guess) * ((aim - wanted) / spare)).clamp(min=0)
+    return torch.maximum(smallest - torch.minimum(step, 0.1 * smallest), smallest.new_zeros(()))

@@ -1,0 +1,26 @@
+"""Every positive pre-activation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from monosem import ops
+from monosem.nn.activations.base import Activation, Vectors
+from monosem.ops import SparseCode
+from monosem.ops.capacity import EncoderInputs
+
+
+@dataclass(frozen=True)
+class ReLU(Activation):
+    """Every positive pre-activation (*Towards Monosemanticity*, appendix "Autoencoder Architecture")."""
+
+    has_dense_form: ClassVar[bool] = True
+
+    def encode(self, inputs: EncoderInputs, vectors: Vectors | None = None) -> SparseCode:
+        return ops.threshold_encode(inputs.x, inputs.w, inputs.b)
+
+    def value(self, h: Tensor, vectors: Vectors) -> Tensor:
+        return h.relu()

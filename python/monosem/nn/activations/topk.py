@@ -1,0 +1,52 @@
+"""A fixed number of features per token: TopK, and TopK by magnitude."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from monosem import ops
+from monosem.nn.activations.base import Activation, Vectors
+from monosem.ops import SparseCode
+from monosem.ops.capacity import EncoderInputs
+
+
+@dataclass(frozen=True)
+class TopK(Activation):
+    """ReLU of the k largest pre-activations of each token (Gao et al. 2024, section 2.3)."""
+
+    k: int
+
+    def encode(self, inputs: EncoderInputs, vectors: Vectors | None = None) -> SparseCode:
+        return ops.topk_encode(inputs.x, inputs.w, inputs.b, self.k, inputs.encoder_copy)
+
+    def through(self, values: Tensor, slopes: Tensor) -> Tensor:
+        return torch.where(values > 0, slopes, 0)
+
+
+@dataclass(frozen=True)
+class AbsTopK(Activation):
+    """The k pre-activations of each token that are largest in magnitude, with their sign; ties: the lowest feature.
+
+    A feature then has two directions, a concept and its opposite. Source: Zhu et al. 2025 (arXiv 2510.00404).
+    """
+
+    is_positive: ClassVar[bool] = False
+    k: int
+
+    def encode(self, inputs: EncoderInputs, vectors: Vectors | None = None) -> SparseCode:
+        # The k largest of h and the k largest of −h hold the k largest of |h|: two exact selections, no array [N, F].
+        up = ops.topk_encode(inputs.x, inputs.w, inputs.b, self.k, inputs.encoder_copy)
+        down = ops.topk_encode(-inputs.x, inputs.w, -inputs.b, self.k)
+        signed = torch.cat([up.values, -down.values], -1)
+        indices = torch.cat([up.indices, down.indices], -1)
+        by_feature = indices.argsort(-1, stable=True)
+        signed, indices = signed.gather(-1, by_feature), indices.gather(-1, by_feature)
+        largest = signed.detach().abs().sort(-1, descending=True, stable=True).indices[..., : self.k]
+        return SparseCode(signed.gather(-1, largest), indices.gather(-1, largest), None, up.d_sae, up.shape)
+
+    def through(self, values: Tensor, slopes: Tensor) -> Tensor:
+        return torch.where(values != 0, slopes, 0)

@@ -1,0 +1,21 @@
+"""The kinds of autoencoders, one short file each: a configuration, parameters, and a composition of parts."""
+
+from monosem.nn.architectures.batch_topk import BatchTopKConfig, BatchTopKSAE
+from monosem.nn.architectures.gated import GatedConfig, GatedSAE
+from monosem.nn.architectures.jumprelu import JumpReLUConfig, JumpReLUSAE
+from monosem.nn.architectures.matryoshka import MatryoshkaConfig, MatryoshkaSAE
+from monosem.nn.architectures.relu import ReLUSAE
+from monosem.nn.architectures.topk import TopKSAE
+
+__all__ = [
+    "BatchTopKConfig",
+    "BatchTopKSAE",
+    "GatedConfig",
+    "GatedSAE",
+    "JumpReLUConfig",
+    "JumpReLUSAE",
+    "MatryoshkaConfig",
+    "MatryoshkaSAE",
+    "ReLUSAE",
+    "TopKSAE",
+]

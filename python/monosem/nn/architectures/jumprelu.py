@@ -1,0 +1,137 @@
+"""JumpReLU: a threshold per feature, learnt by straight-through gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from monosem.nn.activations import JumpReLU
+from monosem.nn.composed import ComposedSAE
+from monosem.nn.composition import Composition
+from monosem.nn.config import DecoderNorm, SAEConfig, check_number
+from monosem.nn.parameters import Declared, Vector
+from monosem.nn.penalties import L0, PreActivation, Tanh
+from monosem.nn.registry import register
+
+FORMS = ("l0", "tanh")
+
+
+@dataclass(frozen=True)
+class JumpReLUConfig(SAEConfig):
+    """A JumpReLU autoencoder.
+
+    Attributes:
+        l0_coefficient: λ of the penalty. The squared error is a mean over D, L0 a sum over features.
+        target_l0: form "l0" only: the penalty becomes ``λ·(L0/target − 1)²``; None: ``λ·L0``.
+        bandwidth: ε of the straight-through derivative.
+        initial_threshold: θ at the start.
+        threshold_lr: learning rate of θ, as a factor on that of the run.
+        form: "l0" (Rajamanoharan et al. 2024) or "tanh" (Anthropic, January 2025): ``λ·Σ tanh(4·f·‖W_dec‖)``, with the
+            derivative in the pre-activation too, and the penalty of pre-activations below their threshold.
+        pre_activation_coefficient: λ_P of that penalty, in form "tanh".
+        decoder_norm: "unit" or "free"; with "free", b_dec is not taken off the encoder's input.
+    """
+
+    kind: ClassVar[str] = "jumprelu"
+    l0_coefficient: float = 1e-3
+    target_l0: float | None = None
+    bandwidth: float = 0.05
+    initial_threshold: float = 0.05
+    threshold_lr: float = 1.0
+    form: str = "l0"
+    pre_activation_coefficient: float = 3e-6
+    decoder_norm: str = DecoderNorm.UNIT.value
+
+    def describe(self) -> str:
+        target = "" if self.target_l0 is None else f", target L0 {self.target_l0:g}"
+        return f"JumpReLU ({self.form}) with λ = {self.l0_coefficient:g}{target}"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "decoder_norm", DecoderNorm.named(self.decoder_norm))
+        if self.form not in FORMS:
+            raise ValueError(f"form: got {self.form!r}; wanted one of {', '.join(FORMS)}")
+        for name in ("l0_coefficient", "initial_threshold", "threshold_lr", "pre_activation_coefficient"):
+            check_number(name, getattr(self, name), 0)
+        check_number("bandwidth", self.bandwidth, 0, above=True)
+        if self.target_l0 is not None:
+            check_number("target_l0", self.target_l0, 0, above=True)
+            if self.target_l0 > self.d_sae:
+                raise ValueError(f"target_l0: got {self.target_l0}; wanted at most d_sae={self.d_sae}")
+            if self.form != "l0":
+                raise ValueError(f"target_l0: got {self.target_l0} with form={self.form!r}; wanted None, or form='l0'")
+
+
+@register
+class JumpReLUSAE(ComposedSAE):
+    r"""``f = h·H(h − θ)``, ``h = W_enc·(x − b_dec) + b_enc``; ``L = mean_D (x − x̂)² + λ·L0``, θ ≥ 0 per feature.
+
+    θ, a parameter ``threshold`` [d_sae], learns by straight-through derivatives within a band ±ε/2 around it; it is θ
+    itself, not its logarithm, and has a learning rate of its own. See ``JumpReLUConfig`` for Anthropic's form.
+
+    Initialisation: encoder equal to the decoder (random rows, unit, or of norm 0.1 where norms are free), biases 0.
+
+    Sources: Rajamanoharan et al. 2024 (arXiv 2407.14435); Anthropic, *Circuits Updates*, January 2025.
+    """
+
+    Config = JumpReLUConfig
+    cfg: JumpReLUConfig  # pyright: ignore[reportIncompatibleVariableOverride]  # set once, in __init__
+
+    def __init__(
+        self,
+        d_in: int,
+        d_sae: int,
+        l0_coefficient: float = JumpReLUConfig.l0_coefficient,
+        target_l0: float | None = None,
+        bandwidth: float = JumpReLUConfig.bandwidth,
+        initial_threshold: float = JumpReLUConfig.initial_threshold,
+        threshold_lr: float = JumpReLUConfig.threshold_lr,
+        form: str = JumpReLUConfig.form,
+        pre_activation_coefficient: float = JumpReLUConfig.pre_activation_coefficient,
+        decoder_norm: str = JumpReLUConfig.decoder_norm,
+        *,
+        seed: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        cfg = JumpReLUConfig(
+            d_in,
+            d_sae,
+            l0_coefficient=l0_coefficient,
+            target_l0=target_l0,
+            bandwidth=bandwidth,
+            initial_threshold=initial_threshold,
+            threshold_lr=threshold_lr,
+            form=form,
+            pre_activation_coefficient=pre_activation_coefficient,
+            decoder_norm=decoder_norm,
+        )
+        super().__init__(cfg, device, dtype)
+        self.start_tied(seed)
+
+    def extend(self, device: torch.device | str | None, dtype: torch.dtype) -> None:
+        initial = torch.full((self.cfg.d_sae,), float(self.cfg.initial_threshold), device=device, dtype=dtype)
+        self.threshold = nn.Parameter(initial)
+
+    @property
+    def has_unit_rows(self) -> bool:
+        return self.cfg.decoder_norm == DecoderNorm.UNIT
+
+    @property
+    def is_centred(self) -> bool:
+        return self.has_unit_rows
+
+    def declared(self) -> dict[str, Declared]:
+        return super().declared() | {"threshold": Vector(per_feature=True, lr_factor=self.cfg.threshold_lr)}
+
+    @property
+    def composition(self) -> Composition:
+        cfg = self.cfg
+        activation = JumpReLU(cfg.bandwidth, through_input=cfg.form == "tanh")
+        if cfg.form == "l0":
+            return Composition(activation, penalty=L0(cfg.l0_coefficient, cfg.bandwidth, cfg.target_l0))
+        inactive = PreActivation(cfg.pre_activation_coefficient) if cfg.pre_activation_coefficient else None
+        return Composition(activation, penalty=Tanh(cfg.l0_coefficient), pre_activation=inactive)

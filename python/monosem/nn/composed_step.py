@@ -1,0 +1,329 @@
+"""The gradients of a composed autoencoder's loss: in sparse factors, or in dense blocks of features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from monosem.nn.auxk import AuxK, ExtraTokens
+from monosem.nn.dense import DenseInputs, PointwiseBlocks, ReLUBlocks
+from monosem.nn.gradients import Gradients, NormTerms, RowFactors
+from monosem.nn.nesting import Fit, Prefixes, fit
+from monosem.nn.pointwise import Slopes, Terms, detached
+from monosem.ops import SparseCode, step_stats
+from monosem.ops.capacity import DeadFeatureCapacity, Encoded
+from monosem.ops.code import uniform_offsets
+from monosem.ops.step_stats import phase
+
+if TYPE_CHECKING:
+    from monosem.nn.composed import ComposedSAE
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch: its rows ``x``, the encoder's input ``centred`` [N, d_in], the decoder's ``target`` [N, d_out]."""
+
+    x: Tensor
+    centred: Tensor
+    target: Tensor
+    sparsity_scale: float
+
+
+def sparse(sae: ComposedSAE, batch: Batch, encoded: Encoded, dead: Tensor | None) -> Gradients:
+    """The loss and its gradients in factors, from the entries of the batch."""
+    phase("decode_loss")
+    parts = sae.composition
+    if parts.activation.has_dense_form:
+        step_stats.ran(dense=False)
+    nested = encoded if parts.nesting is None else replace(encoded, code=parts.nesting.sorted(encoded.code))
+    found = (_linear if parts.is_linear else _pointwise)(sae, batch, nested)
+    if parts.revival is None or dead is None:
+        return found.gradients()
+    phase("aux")
+    aux, factors = _revived(sae, parts.revival, dead, batch.centred, found.residual, found.factors)
+    return replace(found, factors=factors, aux=aux, loss=found.loss + parts.revival.coefficient * aux).gradients()
+
+
+@dataclass(frozen=True)
+class _Sparse:
+    """The measurements and factors of a sparse step; ``residual``: x̂ − x of the whole code [N, d_out]."""
+
+    loss: Tensor
+    mse: Tensor
+    sparsity: Tensor
+    aux: Tensor
+    l0: Tensor
+    fired: Tensor
+    factors: RowFactors
+    residual: Tensor
+    left_out: Tensor | None
+    entries: Tensor | None = None
+
+    def gradients(self) -> Gradients:
+        return Gradients(
+            loss=self.loss,
+            mse=self.mse,
+            sparsity=self.sparsity,
+            aux=self.aux,
+            l0=self.l0,
+            fired=self.fired,
+            parameters=self.factors,
+            left_out=self.left_out,
+            per_token=self.entries,
+        )
+
+
+def _linear(sae: ComposedSAE, batch: Batch, encoded: Encoded) -> _Sparse:
+    """Where the value of an entry is its pre-activation, and the penalty linear in it."""
+    parts, n = sae.composition, len(batch.x)
+    weight = 0.0 if parts.penalty is None else parts.penalty.weight(batch.sparsity_scale)
+    code, kept, left_out = encoded.code, encoded.kept, None
+    values, indices, offsets = code.csr()
+    whole = fit(values, indices, offsets, sae.W_dec, sae.b_dec, batch.target, parts.nesting)
+    slopes = whole.slopes if parts.penalty is None else whole.slopes.add_(weight)
+    slopes = parts.activation.through(values, slopes).div_(n)
+    phase("statistics")
+    sparsity, l0, fired = code.l1(), code.l0(), code.fired()
+    if kept is not None:  # means over the tokens that are in the code
+        left_out, share = _share(kept)
+        whole = _of_kept(whole, kept, share)
+        slopes, sparsity, l0 = slopes.mul_(share), sparsity * share, l0 * share
+    mse = whole.mse.mean()
+    losses = mse if whole.losses is whole.mse else whole.losses.mean()
+    return _Sparse(
+        loss=losses if parts.penalty is None else losses + weight * sparsity,
+        mse=mse,
+        sparsity=sparsity,
+        aux=mse.new_zeros(()),
+        l0=l0,
+        fired=fired,
+        factors=_factors(sae, batch, whole, values, indices, Slopes(slopes, {}, None)),
+        residual=whole.residual,
+        left_out=left_out,
+    )
+
+
+def _pointwise(sae: ComposedSAE, batch: Batch, encoded: Encoded) -> _Sparse:
+    """With any elementwise activation and penalty, by autograd on their definition."""
+    parts, n = sae.composition, len(batch.x)
+    code, kept, left_out = encoded.code, encoded.kept, None
+    h, indices, offsets = code.csr()
+    entries, norms = _entries(sae, h, indices)
+    f = entries.f.detach()
+    whole = fit(f, indices, offsets, sae.W_dec, sae.b_dec, batch.target, parts.nesting)
+    gate = None
+    if entries.gate is not None:
+        gate = fit(entries.gate.detach(), indices, offsets, sae.W_dec, sae.b_dec, batch.target, None)
+    used = replace(code, values=f.view(code.values.shape))
+    phase("statistics")
+    sparsity = used.l1() if entries.penalty is None else entries.penalty.detach().sum() / n
+    l0, fired, share = used.l0(), used.fired(), 1.0
+    if kept is not None:
+        left_out, share = _share(kept)
+        sparsity, l0 = sparsity * share, l0 * share
+    weight, of_inactive, slope = 0.0, 0.0, 1.0
+    if parts.penalty is not None:
+        weight, slope = parts.penalty.weight(batch.sparsity_scale), parts.penalty.slope(sparsity)
+    if parts.pre_activation is not None:
+        of_inactive = batch.sparsity_scale * parts.pre_activation.coefficient
+    slopes = entries.slopes(
+        whole.slopes / n, weight / n * slope, of_inactive / n, None if gate is None else gate.slopes / n
+    )
+    if kept is not None:
+        whole = _of_kept(whole, kept, share)
+        gate = None if gate is None else _of_kept(gate, kept, share)
+        slopes = slopes.times(share)
+    mse = whole.mse.mean()
+    loss = mse if whole.losses is whole.mse else whole.losses.mean()
+    if parts.penalty is not None:
+        loss = loss + weight * parts.penalty.of_mean(sparsity)
+    if gate is not None:
+        loss = loss + gate.mse.mean()
+    factors = _factors(sae, batch, whole, f, indices, slopes)
+    if slopes.norms is not None and norms is not None:
+        factors = replace(factors, norms=NormTerms(slopes.norms, None, norms, sae.W_dec.detach()))
+    if entries.inactive is not None and norms is not None:
+        of_all, factors = _over_all(sae, batch, of_inactive, norms, factors)
+        loss = loss + of_inactive * (of_all + entries.inactive.detach().sum() / n * share)
+    return _Sparse(
+        loss=loss,
+        mse=mse,
+        sparsity=sparsity,
+        aux=mse.new_zeros(()),
+        l0=l0,
+        fired=fired,
+        factors=factors,
+        residual=whole.residual,
+        left_out=left_out,
+        entries=offsets[-1].float() / n,
+    )
+
+
+def _entries(sae: ComposedSAE, h: Tensor, indices: Tensor) -> tuple[Terms, Tensor | None]:
+    """The terms of entries, and the norms [F, B] of decoder rows where they depend on them."""
+    parts = sae.composition
+    i = indices.long().clamp_(max=sae.cfg.d_sae - 1)  # of places behind the last entry: any
+    norms = sae.norms().detach() if parts.by_norm else None
+    vectors = {name: getattr(sae, name).detach()[i] for name in parts.vectors}
+    of_entries = None if norms is None else norms.sum(1)[i]
+    return detached(parts.activation, parts.penalty, parts.pre_activation, h, vectors, of_entries), norms
+
+
+def _factors(sae: ComposedSAE, batch: Batch, whole: Fit, values: Tensor, indices: Tensor, slopes: Slopes) -> RowFactors:
+    n, d = batch.target.shape
+    parts, scale = whole.parts, 2 / (n * d)
+    of_tokens = whole.gradients if parts == 1 else whole.gradients.view(n, parts, d)[:, 0]
+    others = sae.target_gradients(batch.x, of_tokens, scale)
+    return RowFactors(
+        indices=indices,
+        offsets=whole.offsets,
+        values=values,
+        residual=whole.gradients,
+        decoder_scale=scale,
+        slopes=slopes.h,
+        inputs=batch.centred,
+        w_enc=sae.W_enc_rows.detach(),
+        b_dec=of_tokens.sum(0).mul_(scale),
+        is_centred=sae.is_centred,
+        input_of=None if parts == 1 else torch.arange(n, device=indices.device).repeat_interleave(parts),
+        of_entries=slopes.vectors,
+        others=others,
+    )
+
+
+def _over_all(
+    sae: ComposedSAE, batch: Batch, weight: float, norms: Tensor, factors: RowFactors
+) -> tuple[Tensor, RowFactors]:
+    """The penalty of pre-activations over all features, 0-dim, and the factors with its part: one token more, whose
+    input is the sum of all inputs, with an entry of every feature."""
+    pre_activation = sae.composition.pre_activation
+    assert pre_activation is not None and factors.norms is not None
+    n, f = len(batch.x), sae.cfg.d_sae
+    total, rows = batch.centred.sum(0), norms.sum(1)
+    below = pre_activation.over_all(total, n, sae.W_enc_rows, sae.b_enc, sae.threshold, torch.ones_like(rows)).detach()
+    slopes = rows * (-weight / n)
+    extra = ExtraTokens(
+        loss=below.new_zeros(()),
+        values=torch.zeros_like(rows),
+        indices=torch.arange(f, dtype=torch.int32, device=rows.device),
+        offsets=uniform_offsets(1, f, rows.device),
+        slopes=slopes,
+        residual=factors.residual.new_zeros(1, factors.residual.shape[1]),
+        inputs=total[None],
+        bias=slopes * n,
+    )
+    factors = replace(factors, others=factors.others | {"threshold": rows * weight})
+    factors = replace(factors, norms=replace(factors.norms, sums=below * weight))
+    return (below * rows).sum(), extra.below(factors)
+
+
+def _share(kept: Tensor) -> tuple[Tensor, Tensor]:
+    """How many tokens are left out, and the factor that makes means over N tokens means over the others."""
+    left_out = len(kept) - kept.sum()
+    return left_out, len(kept) / (len(kept) - left_out).clamp(min=1)
+
+
+def _of_kept(whole: Fit, kept: Tensor, share: Tensor) -> Fit:
+    """The fit of the tokens that are in the code, as means over those."""
+    of_tokens = kept * share
+    mse = whole.mse * kept * share
+    residual = whole.residual.mul_(of_tokens[:, None])
+    if whole.parts == 1:
+        return replace(whole, mse=mse, losses=mse, residual=residual, gradients=residual)
+    gradients = whole.gradients.mul_(of_tokens.repeat_interleave(whole.parts)[:, None])
+    return replace(whole, mse=mse, losses=whole.losses * of_tokens, residual=residual, gradients=gradients)
+
+
+def _revived(
+    sae: ComposedSAE, revival: AuxK, dead: Tensor, centred: Tensor, residual: Tensor, factors: RowFactors
+) -> tuple[Tensor, RowFactors]:
+    """The loss of the dead features (bool [F]), and the factors with their entries."""
+    capacity = sae.capacity
+    assert isinstance(capacity, DeadFeatureCapacity)  # made by Composition.capacity
+    if not revival.is_on:
+        return residual.new_zeros(()), factors
+    extra = revival.entries(sae.rows(*capacity.rows(dead, sae.b_enc)), centred, residual, capacity)
+    if extra is None:
+        return residual.new_zeros(()), factors
+    return extra.loss * dead.any(), extra.below(factors)
+
+
+def dense(sae: ComposedSAE, batch: Batch) -> tuple[Gradients, Tensor]:
+    """The loss and its gradients by dense products, and the number of entries of each token [N]."""
+    phase("dense_products")
+    step_stats.ran(dense=True)
+    inputs = DenseInputs(
+        batch.target,
+        centred=batch.centred,
+        w_enc=sae.W_enc_rows,
+        w_dec=sae.W_dec,
+        b_enc=sae.b_enc,
+        b_dec=sae.b_dec,
+        is_centred=sae.is_centred,
+    )
+    parts = sae.composition
+    if parts.is_linear and parts.nesting is None and sae.is_centred and sae.target_is_input:
+        return _relu_blocks(sae, batch, inputs)
+    weight = 0.0 if parts.penalty is None else parts.penalty.weight(batch.sparsity_scale)
+    of_inactive = 0.0 if parts.pre_activation is None else batch.sparsity_scale * parts.pre_activation.coefficient
+    vectors = {name: getattr(sae, name) for name in parts.vectors}
+    assert parts.nesting is None or isinstance(parts.nesting, Prefixes)  # ranks need a fixed number of entries
+    blocks = PointwiseBlocks(
+        inputs,
+        activation=parts.activation,
+        penalty=parts.penalty,
+        pre_activation=parts.pre_activation,
+        nesting=parts.nesting,
+        vectors=vectors,
+        norms=sae.norms().detach() if parts.by_norm else None,
+        weights=(weight, of_inactive),
+        lower=parts.activation.above(sae.inputs(batch.centred), vectors).threshold,
+        others=lambda of_target: sae.target_gradients(batch.x, of_target, 1.0),
+    )
+    phase("statistics")
+    loss = blocks.losses
+    if parts.penalty is not None:
+        loss = loss + weight * parts.penalty.of_mean(blocks.sparsity)
+    dtype = batch.x.dtype
+    gradients = Gradients(
+        loss=(loss + of_inactive * blocks.inactive + blocks.gate_mse).to(dtype),
+        mse=blocks.mse.to(dtype),
+        sparsity=blocks.sparsity.to(dtype),
+        aux=blocks.mse.new_zeros(()).to(dtype),
+        l0=blocks.l0,
+        fired=blocks.counts > 0,
+        parameters=blocks,
+        per_token=blocks.per_token.double().mean().float(),
+    )
+    return gradients, blocks.per_token
+
+
+def _relu_blocks(sae: ComposedSAE, batch: Batch, inputs: DenseInputs) -> tuple[Gradients, Tensor]:
+    n, d = batch.x.shape
+    penalty = sae.composition.penalty
+    weight = 0.0 if penalty is None else penalty.weight(batch.sparsity_scale)
+    blocks = ReLUBlocks(inputs, penalty=weight / n)
+    phase("statistics")
+    mse = (blocks.squares / (n * d)).to(batch.x.dtype)
+    sparsity = (blocks.total / n).to(batch.x.dtype)
+    gradients = Gradients(
+        loss=mse + weight * sparsity,
+        mse=mse,
+        sparsity=sparsity,
+        aux=mse.new_zeros(()),
+        l0=(blocks.counts.sum().double() / n).float(),
+        fired=blocks.counts > 0,
+        parameters=blocks,
+    )
+    return gradients, blocks.per_token
+
+
+def used_code(code: SparseCode, values: Tensor, shape: torch.Size) -> SparseCode:
+    """A code of flattened tokens with other values, in the leading shape of the input."""
+    if code.offsets is not None:
+        return replace(code, values=values, shape=shape)
+    k = code.values.shape[-1]
+    return replace(code, values=values.view(*shape, k), indices=code.indices.view(*shape, k), shape=shape)

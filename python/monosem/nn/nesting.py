@@ -1,0 +1,120 @@
+"""One squared error, or one for each of several nested parts of a code: what a step needs of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from monosem import ops
+from monosem.ops import SparseCode
+
+
+@dataclass(frozen=True)
+class Prefixes:
+    r"""A squared error for each prefix of the features: ``mean_g mean_D (x − b_dec − Σ_{i < m_g} f_i·W_dec[i])²``.
+
+    So the first features learn to reconstruct by themselves what is common. Source: Bussmann et al. 2025
+    (arXiv 2503.17547), where the errors are summed: a factor on the loss.
+
+    Attributes:
+        sizes: m_1 < m_2 < … , the last is all features.
+    """
+
+    sizes: tuple[int, ...]
+
+    def parts(self, indices: Tensor, offsets: Tensor, tokens: Tensor) -> Tensor:
+        """Where the entries of each token's parts end: int64 [N·G + 1]. Features ascend within a token."""
+        bounds = torch.tensor(self.sizes[:-1], device=indices.device)
+        keys = tokens * self.sizes[-1] + indices
+        inner = torch.searchsorted(
+            keys, torch.arange(len(offsets) - 1, device=keys.device)[:, None] * self.sizes[-1] + bounds
+        )
+        return torch.cat([offsets[:1], torch.cat([inner, offsets[1:, None]], 1).flatten()])
+
+    def sorted(self, code: SparseCode) -> SparseCode:
+        """The code with the features of each token ascending."""
+        if code.offsets is not None:
+            return code
+        indices, order = code.indices.sort(-1)
+        return SparseCode(code.values.gather(-1, order), indices, None, code.d_sae, code.shape)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    r"""A squared error for each number of largest entries: ``mean_j mean_D (x − b_dec − Σ_{i ≤ j} f_(i)·W_dec[(i)])²``.
+
+    The entries of a token stand in descending order, as TopK gives them, so that one dictionary serves every k up to
+    that of its training. Source: *Train One Sparse Autoencoder Across Multiple Sparsity Budgets* (arXiv 2505.24473).
+
+    Attributes:
+        sizes: j_1 < j_2 < … , the last is k.
+    """
+
+    sizes: tuple[int, ...]
+
+    def parts(self, indices: Tensor, offsets: Tensor, tokens: Tensor) -> Tensor:
+        ends = offsets[:-1, None] + torch.tensor(self.sizes, device=offsets.device)
+        return torch.cat([offsets[:1], torch.minimum(ends, offsets[1:, None]).flatten()])
+
+    def sorted(self, code: SparseCode) -> SparseCode:
+        return code
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+
+Nesting = Prefixes | Ranks
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The squared error of a code, and what its gradient consists of.
+
+    Attributes:
+        losses: of each token, [N]; the mean over the parts.
+        mse: that of the whole code, of each token [N].
+        residual: x̂ − x of the whole code [N, D].
+        offsets: of the decoder's tokens, [N·G + 1]: a token once per part.
+        gradients: ``D/2 · ∂ loss / ∂ x̂``, a row per decoder's token, [N·G, D]; the whole code's residual where G is 1.
+        slopes: gradient of each entry's value in its token's loss [nnz], or None where it was not asked for.
+    """
+
+    losses: Tensor
+    mse: Tensor
+    residual: Tensor
+    offsets: Tensor
+    gradients: Tensor
+    slopes: Tensor | None
+
+    @property
+    def parts(self) -> int:
+        return (len(self.offsets) - 1) // max(1, len(self.residual))
+
+
+def fit(
+    values: Tensor, indices: Tensor, offsets: Tensor, w: Tensor, b: Tensor, x: Tensor, nesting: Nesting | None
+) -> Fit:
+    """The squared error of a code in CSR form. ``losses``, ``mse`` and ``residual`` are differentiable.
+
+    Args:
+        w: decoder rows [F, D]. b: [D]. x: the target [N, D].
+    """
+    if nesting is None or len(nesting) == 1:
+        mse, residual, slopes = ops.decode_loss_rows(values, indices, offsets, w, b, x)
+        return Fit(mse, mse, residual, offsets, residual, slopes)
+    n, d = x.shape
+    # Places behind the last entry get the token N.
+    tokens = torch.searchsorted(offsets, torch.arange(len(indices), device=x.device), right=True) - 1
+    ends = nesting.parts(indices, offsets, tokens)
+    of_parts = ops.sparse_decode(values, indices, ends, w, torch.zeros_like(b)).view(n, -1, d)
+    residuals = of_parts.cumsum(1) + (b - x)[:, None]
+    squares = residuals.square().mean(2)
+    with torch.no_grad():  # an entry of a part is in every later prefix
+        later = residuals.detach().flip(1).cumsum(1).flip(1).div_(len(nesting)).reshape(-1, d)
+        slopes = ops.gather_dot(later, indices, ends, w).mul_(2 / d)
+    return Fit(squares.mean(1), squares[:, -1], residuals[:, -1], ends, later, slopes)
