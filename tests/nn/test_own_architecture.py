@@ -156,7 +156,7 @@ def test_classes_that_cannot_be_registered_are_refused(lp):
         ms.register(int)
     with pytest.raises(ValueError, match=r"register: kind 'topk' is .*TopKSAE already"):
         ms.register(type("Other", (ms.SAE,), {"Config": ms.TopKSAE.Config}))
-    with pytest.raises(ValueError, match=r"kind: got 'magic'; wanted one of relu, topk, lp"):
+    with pytest.raises(ValueError, match=r"kind: got 'magic'; wanted one of .*relu, lp"):
         registry.find("magic")
 
 
@@ -174,7 +174,7 @@ def test_a_registered_kind_trains_from_the_command_line(module, tmp_path, capsys
         return main([str(word) for word in words])
 
     assert command(*words) == 2
-    assert "kind: got 'lp'; wanted one of relu, topk" in capsys.readouterr().err
+    assert "kind: got 'lp'; wanted one of topk" in capsys.readouterr().err
     assert command(*words, "--import", module) == 0
     assert command("evaluate", run, "--split", "all", "--quiet") == 2
     assert "A kind of your own has to be registered first" in capsys.readouterr().err

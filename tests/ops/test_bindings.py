@@ -53,7 +53,14 @@ def answer():
     KEPT.append((operands, x, w, b))
     out = {"values": fp32(N, K), "indices": torch.zeros(N, K, dtype=torch.int32)}
     flags = torch.zeros(N, dtype=torch.uint8)
-    return {"tile": _C.IntTile(**operands), "exact": _C.Exact(x, w, b), "k": K, "capacity": 200, **out, "flags": flags}
+    return {
+        "tile": _C.IntTile(**operands),
+        "exact": _C.Exact(x, w, b, None),
+        "k": K,
+        "capacity": 200,
+        **out,
+        "flags": flags,
+    }
 
 
 def of_tokens(*parts):

@@ -7,7 +7,7 @@ import torch
 from nn.multiplied import multiplied
 
 import monosem as ms
-from monosem.nn import DenseBlocks, RowFactors
+from monosem.nn import DenseBlocks, RowFactors, composed_step
 from monosem.ops import capacity, delayed_stats, gpu
 from monosem.ops.capacity import bucketed_capacity
 from monosem.train.learner import Learner
@@ -85,7 +85,7 @@ def test_relu_is_encoded_again_when_entries_do_not_fit(asynchronous, monkeypatch
     mine = sae.gradients(x)
     assert mine.left_out is None and (mine.redone == 1 if kind == "slots" else 1 < mine.redone <= N)
     with torch.no_grad():
-        expected, _ = copy.deepcopy(sae)._dense(x, sae.centred(x), 1e-3)
+        expected, _ = composed_step.dense(copy.deepcopy(sae), composed_step.Batch(x, sae.centred(x), x, 1.0))
     assert_same_gradients(mine, expected)
     assert isinstance(mine.parameters, DenseBlocks if kind == "dense" else RowFactors)
     most, mean = sae.capacity.stats_history[-1].tolist()

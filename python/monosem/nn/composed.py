@@ -72,9 +72,9 @@ class ComposedSAE(SAE):
 
     def loss(self, x: Tensor, sparsity_scale: float = 1.0, dead: Tensor | None = None) -> LossOutput:
         """The loss of x [..., d_in]; ``dead`` marks the features that may be revived."""
-        parts, shape = self.composition, x.shape[:-1]
-        x = self.some(x).reshape(-1, x.shape[-1])
-        centred, target = self.centred(x), self.target(x)
+        parts, centred = self.composition, self.centred(self.some(x))
+        shape, x, centred = x.shape[:-1], x.reshape(-1, x.shape[-1]), centred.reshape(-1, centred.shape[-1])
+        target = self.target(x)
         inputs, vectors = self.inputs(centred), self.vectors(parts.vectors)
         chosen = parts.activation.choose(inputs, vectors)
         chosen = chosen if parts.nesting is None else parts.nesting.sorted(chosen)

@@ -3,23 +3,46 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from monosem.nn.auxk import AuxK, ExtraTokens
+from monosem.nn.activations import Vectors
+from monosem.nn.auxk import AuxK, DeadFeatures, ExtraTokens
+from monosem.nn.composition import Composition
+from monosem.nn.config import SAEConfig
 from monosem.nn.dense import DenseInputs, PointwiseBlocks, ReLUBlocks
 from monosem.nn.gradients import Gradients, NormTerms, RowFactors
 from monosem.nn.nesting import Fit, Prefixes, fit
 from monosem.nn.pointwise import Slopes, Terms, detached
 from monosem.ops import SparseCode, step_stats
-from monosem.ops.capacity import DeadFeatureCapacity, Encoded
+from monosem.ops.capacity import Capacity, DeadFeatureCapacity, Encoded, EncoderInputs
 from monosem.ops.code import uniform_offsets
 from monosem.ops.step_stats import phase
 
-if TYPE_CHECKING:
-    from monosem.nn.composed import ComposedSAE
+
+class Composed(Protocol):
+    """What a step needs of an autoencoder: its parameters, its parts, and how they see a batch (``ComposedSAE``)."""
+
+    cfg: SAEConfig
+    capacity: Capacity
+    W_enc_rows: nn.Parameter
+    W_dec: nn.Parameter
+    b_enc: nn.Parameter
+    b_dec: nn.Parameter
+
+    @property
+    def composition(self) -> Composition: ...
+    @property
+    def is_centred(self) -> bool: ...
+    @property
+    def target_is_input(self) -> bool: ...
+    def target_gradients(self, x: Tensor, of_reconstruction: Tensor, scale: float) -> dict[str, Tensor]: ...
+    def norms(self) -> Tensor: ...
+    def inputs(self, centred: Tensor) -> EncoderInputs: ...
+    def vectors(self, names: tuple[str, ...]) -> Vectors: ...
+    def rows(self, numbers: Tensor, bias: Tensor) -> DeadFeatures: ...
 
 
 @dataclass(frozen=True)
@@ -32,7 +55,7 @@ class Batch:
     sparsity_scale: float
 
 
-def sparse(sae: ComposedSAE, batch: Batch, encoded: Encoded, dead: Tensor | None) -> Gradients:
+def sparse(sae: Composed, batch: Batch, encoded: Encoded, dead: Tensor | None) -> Gradients:
     """The loss and its gradients in factors, from the entries of the batch."""
     phase("decode_loss")
     parts = sae.composition
@@ -76,7 +99,7 @@ class _Sparse:
         )
 
 
-def _linear(sae: ComposedSAE, batch: Batch, encoded: Encoded) -> _Sparse:
+def _linear(sae: Composed, batch: Batch, encoded: Encoded) -> _Sparse:
     """Where the value of an entry is its pre-activation, and the penalty linear in it."""
     parts, n = sae.composition, len(batch.x)
     weight = 0.0 if parts.penalty is None else parts.penalty.weight(batch.sparsity_scale)
@@ -106,7 +129,7 @@ def _linear(sae: ComposedSAE, batch: Batch, encoded: Encoded) -> _Sparse:
     )
 
 
-def _pointwise(sae: ComposedSAE, batch: Batch, encoded: Encoded) -> _Sparse:
+def _pointwise(sae: Composed, batch: Batch, encoded: Encoded) -> _Sparse:
     """With any elementwise activation and penalty, by autograd on their definition."""
     parts, n = sae.composition, len(batch.x)
     code, kept, left_out = encoded.code, encoded.kept, None
@@ -162,17 +185,17 @@ def _pointwise(sae: ComposedSAE, batch: Batch, encoded: Encoded) -> _Sparse:
     )
 
 
-def _entries(sae: ComposedSAE, h: Tensor, indices: Tensor) -> tuple[Terms, Tensor | None]:
+def _entries(sae: Composed, h: Tensor, indices: Tensor) -> tuple[Terms, Tensor | None]:
     """The terms of entries, and the norms [F, B] of decoder rows where they depend on them."""
     parts = sae.composition
     i = indices.long().clamp_(max=sae.cfg.d_sae - 1)  # of places behind the last entry: any
     norms = sae.norms().detach() if parts.by_norm else None
-    vectors = {name: getattr(sae, name).detach()[i] for name in parts.vectors}
+    vectors = {name: v.detach()[i] for name, v in sae.vectors(parts.vectors).items()}
     of_entries = None if norms is None else norms.sum(1)[i]
     return detached(parts.activation, parts.penalty, parts.pre_activation, h, vectors, of_entries), norms
 
 
-def _factors(sae: ComposedSAE, batch: Batch, whole: Fit, values: Tensor, indices: Tensor, slopes: Slopes) -> RowFactors:
+def _factors(sae: Composed, batch: Batch, whole: Fit, values: Tensor, indices: Tensor, slopes: Slopes) -> RowFactors:
     n, d = batch.target.shape
     parts, scale = whole.parts, 2 / (n * d)
     of_tokens = whole.gradients if parts == 1 else whole.gradients.view(n, parts, d)[:, 0]
@@ -195,15 +218,15 @@ def _factors(sae: ComposedSAE, batch: Batch, whole: Fit, values: Tensor, indices
 
 
 def _over_all(
-    sae: ComposedSAE, batch: Batch, weight: float, norms: Tensor, factors: RowFactors
+    sae: Composed, batch: Batch, weight: float, norms: Tensor, factors: RowFactors
 ) -> tuple[Tensor, RowFactors]:
     """The penalty of pre-activations over all features, 0-dim, and the factors with its part: one token more, whose
     input is the sum of all inputs, with an entry of every feature."""
     pre_activation = sae.composition.pre_activation
     assert pre_activation is not None and factors.norms is not None
     n, f = len(batch.x), sae.cfg.d_sae
-    total, rows = batch.centred.sum(0), norms.sum(1)
-    below = pre_activation.over_all(total, n, sae.W_enc_rows, sae.b_enc, sae.threshold, torch.ones_like(rows)).detach()
+    total, rows, threshold = batch.centred.sum(0), norms.sum(1), sae.vectors(("threshold",))["threshold"]
+    below = pre_activation.over_all(total, n, sae.W_enc_rows, sae.b_enc, threshold, torch.ones_like(rows)).detach()
     slopes = rows * (-weight / n)
     extra = ExtraTokens(
         loss=below.new_zeros(()),
@@ -238,7 +261,7 @@ def _of_kept(whole: Fit, kept: Tensor, share: Tensor) -> Fit:
 
 
 def _revived(
-    sae: ComposedSAE, revival: AuxK, dead: Tensor, centred: Tensor, residual: Tensor, factors: RowFactors
+    sae: Composed, revival: AuxK, dead: Tensor, centred: Tensor, residual: Tensor, factors: RowFactors
 ) -> tuple[Tensor, RowFactors]:
     """The loss of the dead features (bool [F]), and the factors with their entries."""
     capacity = sae.capacity
@@ -251,7 +274,7 @@ def _revived(
     return extra.loss * dead.any(), extra.below(factors)
 
 
-def dense(sae: ComposedSAE, batch: Batch) -> tuple[Gradients, Tensor]:
+def dense(sae: Composed, batch: Batch) -> tuple[Gradients, Tensor]:
     """The loss and its gradients by dense products, and the number of entries of each token [N]."""
     phase("dense_products")
     step_stats.ran(dense=True)
@@ -269,7 +292,7 @@ def dense(sae: ComposedSAE, batch: Batch) -> tuple[Gradients, Tensor]:
         return _relu_blocks(sae, batch, inputs)
     weight = 0.0 if parts.penalty is None else parts.penalty.weight(batch.sparsity_scale)
     of_inactive = 0.0 if parts.pre_activation is None else batch.sparsity_scale * parts.pre_activation.coefficient
-    vectors = {name: getattr(sae, name) for name in parts.vectors}
+    vectors = sae.vectors(parts.vectors)
     assert parts.nesting is None or isinstance(parts.nesting, Prefixes)  # ranks need a fixed number of entries
     blocks = PointwiseBlocks(
         inputs,
@@ -301,7 +324,7 @@ def dense(sae: ComposedSAE, batch: Batch) -> tuple[Gradients, Tensor]:
     return gradients, blocks.per_token
 
 
-def _relu_blocks(sae: ComposedSAE, batch: Batch, inputs: DenseInputs) -> tuple[Gradients, Tensor]:
+def _relu_blocks(sae: Composed, batch: Batch, inputs: DenseInputs) -> tuple[Gradients, Tensor]:
     n, d = batch.x.shape
     penalty = sae.composition.penalty
     weight = 0.0 if penalty is None else penalty.weight(batch.sparsity_scale)

@@ -14,6 +14,11 @@ from monosem.nn.activations.jumprelu import is_active, positive
 from monosem.ops import SparseCode
 
 
+def magnitude(f: Tensor) -> Tensor:
+    """|f|, with slope 1 at 0: an entry of value 0 is one that may become active."""
+    return torch.where(f < 0, -f, f)
+
+
 @dataclass(frozen=True)
 class Penalty(ABC):
     """``coefficient · g(mean over tokens of Σ p)``, p of each entry; g is the identity unless ``of_mean`` says more.
@@ -54,7 +59,7 @@ class L1(Penalty):
     """``λ · Σ|f|``; rows of the decoder are unit, so that a value is a length in the reconstruction."""
 
     def of_entries(self, f: Tensor, h: Tensor, vectors: Vectors, norms: Tensor | None) -> Tensor:
-        return f.abs()
+        return magnitude(f)
 
     def of_code(self, code: SparseCode) -> Tensor:
         """Σ f of each token, float32 [N]."""
@@ -74,7 +79,7 @@ class NormL1(Penalty):
 
     def of_entries(self, f: Tensor, h: Tensor, vectors: Vectors, norms: Tensor | None) -> Tensor:
         assert norms is not None  # by_norm
-        return f.abs() * norms
+        return magnitude(f) * norms
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,7 @@ class Tanh(Penalty):
 
     def of_entries(self, f: Tensor, h: Tensor, vectors: Vectors, norms: Tensor | None) -> Tensor:
         assert norms is not None  # by_norm
-        return torch.tanh(self.scale * f.abs() * norms)
+        return torch.tanh(self.scale * magnitude(f) * norms)
 
 
 SMALL = 1e-4  # below it the slope of f^p no longer grows
@@ -141,7 +146,7 @@ class Lp(Penalty):
     p: float
 
     def of_entries(self, f: Tensor, h: Tensor, vectors: Vectors, norms: Tensor | None) -> Tensor:
-        return (f.abs() + SMALL).pow(self.p) - SMALL**self.p
+        return (magnitude(f) + SMALL).pow(self.p) - SMALL**self.p
 
 
 @dataclass(frozen=True)
