@@ -26,7 +26,7 @@ class Prefixes:
 
     def parts(self, indices: Tensor, offsets: Tensor, tokens: Tensor) -> Tensor:
         """Where the entries of each token's parts end: int64 [N·G + 1]. Features ascend within a token."""
-        bounds = torch.tensor(self.sizes[:-1], device=indices.device)
+        bounds = torch.tensor(self.sizes[:-1], dtype=torch.int64, device=indices.device)
         keys = tokens * self.sizes[-1] + indices
         inner = torch.searchsorted(
             keys, torch.arange(len(offsets) - 1, device=keys.device)[:, None] * self.sizes[-1] + bounds
@@ -58,7 +58,7 @@ class Ranks:
     sizes: tuple[int, ...]
 
     def parts(self, indices: Tensor, offsets: Tensor, tokens: Tensor) -> Tensor:
-        ends = offsets[:-1, None] + torch.tensor(self.sizes, device=offsets.device)
+        ends = offsets[:-1, None] + torch.tensor(self.sizes, dtype=torch.int64, device=offsets.device)
         return torch.cat([offsets[:1], torch.minimum(ends, offsets[1:, None]).flatten()])
 
     def sorted(self, code: SparseCode) -> SparseCode:
