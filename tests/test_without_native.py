@@ -63,6 +63,19 @@ def test_a_module_that_fails_to_load_is_an_error():
     assert done.returncode != 0 and "older sources" in done.stderr
 
 
+def test_an_older_module_for_gpus_is_named_and_not_called():
+    code = """
+import sys, types
+sys.modules["monosem._cuda"] = m = types.ModuleType("monosem._cuda")
+m.__spec__ = object()
+from monosem.ops import cuda_launch, gpu
+print(gpu.available("cuda"), cuda_launch.kernels)
+"""
+    done = run(code)
+    why = "it was built from older sources: build it again, or copy the new one"
+    assert done.stdout.strip() == f"the module monosem._cuda cannot be used ({why}) None", done.stderr
+
+
 @pytest.mark.skipif(not (Path(__file__).parent.parent / "CMakeLists.txt").exists(), reason="not a source tree")
 def test_the_build_goes_on_without_a_compiler(tmp_path):
     from shutil import which

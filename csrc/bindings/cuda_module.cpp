@@ -147,7 +147,7 @@ void bind_row_adam(py::module_& m) {
            const AdamStepView& step, int threads, Stream stream) {
           const int64_t rows = w.rows("w"), d = w.columns("w");
           row_adam(w.of<float>("w", {rows, d}), rows, moments.of(rows, d), copy_of(copy, rows, d),
-                   g.of<float>("g", {rows, d}), d, step.step, live_of(step), threads, on(stream));
+                   g.of<float>("g", {rows, d}), d, step.of(rows, d), live_of(step), threads, on(stream));
         },
         py::kw_only(), py::arg("w"), py::arg("moments"), py::arg("copy"), py::arg("g"), py::arg("step"),
         py::arg("threads"), py::arg("stream"), NoGil());
@@ -160,7 +160,7 @@ void bind_row_adam(py::module_& m) {
           const RowSum sum = row_sum(coef, nnz, u, cut_bits);
           row_grad_adam(w.of<float>("w", {features, sum.d}), moments.of(features, sum.d),
                         copy_of(copy, features, sum.d), csc, sum, nnz, room_of(pieces, nnz, cut_bits, sum.d),
-                        float(scale), step.step, live_of(step), threads, on(stream));
+                        float(scale), step.of(features, sum.d), live_of(step), threads, on(stream));
         },
         py::kw_only(), py::arg("w"), py::arg("moments"), py::arg("copy"), py::arg("code"), py::arg("coef"),
         py::arg("u"), py::arg("cut_bits"), py::arg("pieces"), py::arg("scale"), py::arg("step"), py::arg("threads"),
@@ -208,6 +208,7 @@ void bind_resample(py::module_& m) {
 
 PYBIND11_MODULE(_cuda, m) {
   m.doc() = "monosem's CUDA kernels; call them through monosem.ops";
+  m.attr("interface") = 2;  // raised when a call changes, so that an older build is refused (ops/gpu.py)
   ms::cuda::bind_sparse_decode(m);
   ms::cuda::bind_row_grad(m);
   ms::cuda::bind_row_adam(m);

@@ -9,8 +9,9 @@
 namespace ms::cuda {
 namespace {
 
-AdamRows adam_rows(float* w, int64_t rows, const Moments& moments, const EncoderCopy& copy, const AdamStep& step) {
-  return {w, rows, moments, copy, step.unit, step.lazy};
+AdamRows adam_rows(float* w, int64_t rows, int64_t d, const Moments& moments, const EncoderCopy& copy,
+                   const AdamStep& step) {
+  return {w, rows, moments, copy, step.unit, step.lazy, step.own, uint32_t(d / step.own.blocks)};
 }
 
 // Whether four columns at a time can be read and written.
@@ -29,13 +30,22 @@ void dispatch_moments(const AdamRows& rows, const Call& call) {
   else call(0.0f);
 }
 
+// The same, and whether a multiple of a row is added to its gradient.
+template <class Call>
+void dispatch_own(const AdamRows& rows, const Call& call) {
+  dispatch_moments(rows, [&](auto moment) {
+    if (rows.own.factors) call(moment, std::true_type{});
+    else call(moment, std::false_type{});
+  });
+}
+
 }  // namespace
 
 void row_adam(float* w, int64_t n_rows, const Moments& moments, const EncoderCopy& copy, const float* g, int64_t d,
               const AdamStep& step, const AdamFactors* live, int threads, cudaStream_t stream) {
-  const AdamRows rows = adam_rows(w, n_rows, moments, copy, step);
+  const AdamRows rows = adam_rows(w, n_rows, d, moments, copy, step);
   const bool vector = wide(rows) && all_aligned(g);
-  if (!step.unit && !step.lazy && moments.dtype == Dtype::f32 && !copy.data) {
+  if (!step.unit && !step.lazy && moments.dtype == Dtype::f32 && !copy.data && !step.own.factors) {
     const int64_t length = n_rows * d;
     const auto entries = [&](auto width) {
       constexpr int N = decltype(width)::value;
@@ -45,11 +55,12 @@ void row_adam(float* w, int64_t n_rows, const Moments& moments, const EncoderCop
     return vector && length % 4 == 0 ? entries(std::integral_constant<int, 4>{})
                                      : entries(std::integral_constant<int, 1>{});
   }
-  dispatch_moments(rows, [&](auto moment) {
+  dispatch_own(rows, [&](auto moment, auto own) {
     dispatch_widths(vector, d, threads, [&](auto n, auto v, const RowShape& s) {
       constexpr int N = decltype(n)::value, V = decltype(v)::value;
-      launch("row_adam", {row_grid(n_rows, s), s.threads, 32 * 4, stream}, row_adam_kernel<N, V, decltype(moment)>,
-             rows, g, d, s.lanes, adam_factors(step), live);
+      launch("row_adam", {row_grid(n_rows, s), s.threads, 32 * 4, stream},
+             row_adam_kernel<N, V, decltype(moment), decltype(own)::value>, rows, g, d, s.lanes, adam_factors(step),
+             live);
     });
   });
 }
@@ -57,14 +68,15 @@ void row_adam(float* w, int64_t n_rows, const Moments& moments, const EncoderCop
 void row_grad_adam(float* w, const Moments& moments, const EncoderCopy& copy, const Csc& code, const RowSum& factors,
                    int64_t nnz, float* pieces, float scale, const AdamStep& step, const AdamFactors* live, int threads,
                    cudaStream_t stream) {
-  const AdamRows rows = adam_rows(w, code.features, moments, copy, step);
+  const AdamRows rows = adam_rows(w, code.features, factors.d, moments, copy, step);
   const RowSum sum = hot_pieces(code, factors, nnz, pieces, nullptr, threads, stream);
-  dispatch_moments(rows, [&](auto moment) {
+  dispatch_own(rows, [&](auto moment, auto own) {
     dispatch_widths(wide(rows) && all_aligned(sum.u, sum.pieces), sum.d, threads,
                     [&](auto n, auto v, const RowShape& s) {
       constexpr int N = decltype(n)::value, V = decltype(v)::value;
       launch("row_grad_adam", {row_grid(code.features, s), s.threads, 32 * 4, stream},
-             row_grad_adam_kernel<N, V, decltype(moment)>, rows, code, sum, scale, s.lanes, adam_factors(step), live);
+             row_grad_adam_kernel<N, V, decltype(moment), decltype(own)::value>, rows, code, sum, scale, s.lanes,
+             adam_factors(step), live);
     });
   });
 }
@@ -72,7 +84,7 @@ void row_grad_adam(float* w, const Moments& moments, const EncoderCopy& copy, co
 void encoder_grad_adam(float* w, const Moments& moments, const EncoderCopy& copy, const Csc& code,
                        const RowSum& factors, int64_t nnz, float* pieces, double* totals, const EncoderSums& sums,
                        const AdamStep& step, const AdamFactors* live, int threads, cudaStream_t stream) {
-  const AdamRows rows = adam_rows(w, code.features, moments, copy, step);
+  const AdamRows rows = adam_rows(w, code.features, factors.d, moments, copy, step);
   const RowSum sum = hot_pieces(code, factors, nnz, pieces, totals, threads, stream);
   dispatch_moments(rows, [&](auto moment) {
     dispatch_widths(wide(rows) && all_aligned(sum.u, sum.pieces, sums.weighted), sum.d, threads,

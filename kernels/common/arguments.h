@@ -85,6 +85,8 @@ struct AdamRows {  // weight rows that a GPU kernel updates
   Moments moments;
   EncoderCopy copy;
   bool unit, lazy;
+  Own own;
+  uint32_t own_width;  // columns per number of `own`
 };
 
 }  // namespace ms

@@ -62,9 +62,41 @@ MS_DEVICE void write_norms(const AdamRows& rows, int64_t row, int lane, int lane
   }
 }
 
+// Multiples of the row itself for columns c … c + N − 1, which may belong to several blocks.
+template <int N>
+MS_DEVICE Values<N> own_factors(const AdamRows& rows, int64_t row, int64_t c) {
+  const unsigned first = unsigned(c), width = rows.own_width;
+  const float* next = rows.own.factors + row * rows.own.blocks + first / width;
+  unsigned end = (first / width + 1) * width;
+  float factor = *next;
+  Values<N> factors;
+#pragma unroll
+  for (int k = 0; k < N; ++k) {
+    if (first + unsigned(k) == end) {
+      factor = *++next;
+      end += width;
+    }
+    factors.v[k] = factor;
+  }
+  return factors;
+}
+
+template <int N>
+MS_DEVICE void add_own(Values<N>& g, const Values<N>& own, const Values<N>& w) {
+#pragma unroll
+  for (int k = 0; k < N; ++k) g.v[k] += own.v[k] * w.v[k];
+}
+
+MS_DEVICE bool has_own(const AdamRows& rows, int64_t row) {
+  bool found = false;
+  for (int64_t b = 0; b < rows.own.blocks; ++b) found = found || rows.own.factors[row * rows.own.blocks + b] != 0.0f;
+  return found;
+}
+
 // One row by `lanes` threads. gradient(g, columns) gives its values; it is called again for each tile when the row does
-// not fit into the threads' registers. seen(v, c, w) gets the row as it was before.
-template <int N, int V, class T, class Gradient, class Seen>
+// not fit into the threads' registers. seen(v, c, w) gets the row as it was before. kOwn: multiples of the row are added
+// to its gradient; a template, so that the kernels without them keep their registers.
+template <int N, int V, class T, bool kOwn, class Gradient, class Seen>
 MS_DEVICE void adam_row(const AdamRows& rows, int64_t row, int64_t d, int lane, int lanes, const AdamFactors& a,
                         Gradient gradient, Seen seen) {
   float* slots = shared_memory<float>();
@@ -83,10 +115,15 @@ MS_DEVICE void adam_row(const AdamRows& rows, int64_t row, int64_t d, int lane, 
         w[v] = c < d ? load<N>(rows.w + base + c) : zeros<N>();
         if (c < d) seen(v, c, w[v]);
 #pragma unroll
-        for (int k = 0; k < N; ++k) {
-          along += g[v].v[k] * w[v].v[k];
-          some += g[v].v[k] != 0.0f ? 1.0f : 0.0f;
+        for (int k = 0; k < N; ++k) some += g[v].v[k] != 0.0f ? 1.0f : 0.0f;
+        if constexpr (kOwn) {
+          const Values<N> own = c < d ? own_factors<N>(rows, row, c) : zeros<N>();
+#pragma unroll
+          for (int k = 0; k < N; ++k) some += own.v[k] != 0.0f ? 1.0f : 0.0f;
+          add_own<N>(g[v], own, w[v]);
         }
+#pragma unroll
+        for (int k = 0; k < N; ++k) along += g[v].v[k] * w[v].v[k];
       }
     }
     if (rows.lazy && sum_over(some, lanes, slots) == 0.0f) return;
@@ -103,6 +140,8 @@ MS_DEVICE void adam_row(const AdamRows& rows, int64_t row, int64_t d, int lane, 
       if (c < d) {
         if (!have) w[v] = load<N>(rows.w + base + c);
         if (!twice) seen(v, c, w[v]);
+        if constexpr (kOwn)
+          if (!have) add_own<N>(g[v], own_factors<N>(rows, row, c), w[v]);
         Values<N> m1 = load<N>(m + c), m2 = load<N>(second + c);
 #pragma unroll
         for (int k = 0; k < N; ++k) {
@@ -135,37 +174,38 @@ MS_DEVICE void adam_row(const AdamRows& rows, int64_t row, int64_t d, int lane, 
 }
 
 // g given in memory.
-template <int N, int V, class T>
+template <int N, int V, class T, bool kOwn>
 __global__ void __launch_bounds__(512) row_adam_kernel(AdamRows rows, const float* g, int64_t d, int lanes,
                                                        AdamFactors factors, const AdamFactors* live) {
   const int64_t row = int64_t(blockIdx.x) * (blockDim.x / lanes) + threadIdx.x / lanes;
   if (row >= rows.rows) return;
-  adam_row<N, V, T>(rows, row, d, int(threadIdx.x) % lanes, lanes, current(factors, live),
-                    [&](Values<N>(&out)[V], const Columns& columns) {
+  adam_row<N, V, T, kOwn>(rows, row, d, int(threadIdx.x) % lanes, lanes, current(factors, live),
+                          [&](Values<N>(&out)[V], const Columns& columns) {
 #pragma unroll
-                      for (int v = 0; v < V; ++v) {
-                        const int64_t c = columns.template at<N>(v);
-                        out[v] = c < d ? load<N>(g + row * d + c) : zeros<N>();
-                      }
-                    },
-                    [](int, int64_t, const Values<N>&) {});
+                            for (int v = 0; v < V; ++v) {
+                              const int64_t c = columns.template at<N>(v);
+                              out[v] = c < d ? load<N>(g + row * d + c) : zeros<N>();
+                            }
+                          },
+                          [](int, int64_t, const Values<N>&) {});
 }
 
 // g = scale · Σ coef · u[token], reduced here.
-template <int N, int V, class T>
+template <int N, int V, class T, bool kOwn>
 __global__ void __launch_bounds__(512, 1) row_grad_adam_kernel(AdamRows rows, Csc code, RowSum sum, float scale,
                                                             int lanes, AdamFactors factors, const AdamFactors* live) {
   const int64_t f = int64_t(blockIdx.x) * (blockDim.x / lanes) + threadIdx.x / lanes;
-  if (f >= code.features || (rows.lazy && code.starts[f] == code.starts[f + 1])) return;
-  adam_row<N, V, T>(rows, f, sum.d, int(threadIdx.x) % lanes, lanes, current(factors, live),
-                    [&](Values<N>(&out)[V], const Columns& columns) {
-                      reduce_row<N, V>(out, code, sum, f, columns);
+  if (f >= code.features) return;
+  if (rows.lazy && code.starts[f] == code.starts[f + 1] && !(kOwn && has_own(rows, f))) return;
+  adam_row<N, V, T, kOwn>(rows, f, sum.d, int(threadIdx.x) % lanes, lanes, current(factors, live),
+                          [&](Values<N>(&out)[V], const Columns& columns) {
+                            reduce_row<N, V>(out, code, sum, f, columns);
 #pragma unroll
-                      for (int v = 0; v < V; ++v)
+                            for (int v = 0; v < V; ++v)
 #pragma unroll
-                        for (int k = 0; k < N; ++k) out[v].v[k] *= scale;
-                    },
-                    [](int, int64_t, const Values<N>&) {});
+                              for (int k = 0; k < N; ++k) out[v].v[k] *= scale;
+                          },
+                          [](int, int64_t, const Values<N>&) {});
 }
 
 // The same for the encoder, which has no scale and no unit rows, with two sums of its operands. `lanes` threads take
@@ -193,7 +233,7 @@ __global__ void __launch_bounds__(512, 1) encoder_grad_adam_kernel(AdamRows rows
   for (int64_t f = first; f < last; ++f) {
     const float total = bias_total(code, sum, f);
     if (lane == 0) sums.bias[f] = total;
-    adam_row<N, V, T>(
+    adam_row<N, V, T, false>(
         rows, f, sum.d, lane, lanes, a,
         [&](Values<N>(&out)[V], const Columns& columns) { reduce_row<N, V>(out, code, sum, f, columns); },
         [&](int v, int64_t c, const Values<N>& w) {

@@ -134,6 +134,18 @@ def cases(fence: Fences) -> Iterator[str]:
                             *mine, starts, entries, tokens, values, target, 1.0, *HYPER, unit, copy=copy, norms=norms
                         )
                     close(mine[0], exact[0])
+            yield f"own, unit {unit}, {name}"
+            blocks = max(b for b in (1, 2, 3, 5) if d % b == 0)
+            own, state = torch.randn(f, blocks), (unitary, torch.zeros(f, d), torch.full((f, d), 1e-3))
+            exact = [t.clone() for t in state]
+            reference.row_adam_(*exact, gradient, *HYPER, unit, own=own)
+            mine, also = ([fence(t) for t in state] for _ in range(2))
+            cuda.row_adam_(*mine, fence(gradient), *HYPER, unit, own=fence(own))
+            cuda.row_grad_adam_(
+                *also, starts, entries, tokens, values, target, 1.0, *HYPER, unit, lazy=True, own=fence(own)
+            )
+            close(mine[0], exact[0])
+            close(also[0], exact[0])
         for own in (False, True):
             yield f"encoder_grad_adam_, bias {own}, {name}"
             mine = [fence(t) for t in (weights, torch.zeros(f, d), torch.full((f, d), 1e-3))]

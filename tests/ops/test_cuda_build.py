@@ -105,6 +105,7 @@ def test_loads_are_wide_and_several_are_in_flight():
     for pieces in (1, 2, 4):
         check("hot_piece_kernel", f"Li4ELi{pieces}E", 8)
         check("row_grad_kernel", f"Li4ELi{pieces}E", 8)
-        check("row_grad_adam_kernel", f"Li4ELi{pieces}EfE", 8)
+        for own in (0, 1):
+            check("row_grad_adam_kernel", f"Li4ELi{pieces}EfLb{own}E", 8)
+            check("row_adam_kernel", f"Li4ELi{pieces}EfLb{own}E", 2 * pieces)
         check("encoder_grad_adam_kernel", f"Li4ELi{pieces}EfE", 8)
-        check("row_adam_kernel", f"Li4ELi{pieces}EfE", 2 * pieces)

@@ -18,6 +18,7 @@ from ops.cases import code, within_twice
 
 from monosem import ops
 from monosem.ops import adam, cuda_launch, gpu, reference
+from monosem.ops.structs import AdamStep, Moments
 
 cuda = implementations("cuda")
 
@@ -210,6 +211,70 @@ def test_adam_in_bf16_and_lazy(size, unit, sparse):
         if mine.dtype == torch.bfloat16:
             assert (mine == defined).float().mean() > 0.99  # but where another rounding of the sum decides
     assert (w - wanted[0]).abs().max() < 4e-7
+
+
+OWN_SIZES = [
+    (60, 37, 30, 1),
+    (40, 34, 9, 2),
+    (9, 15, 12, 3),
+    (9, 20, 1, 5),
+    (9, 1160, 8, 8),
+    (4, 8200, 3, 2),
+    (2, 3001, 2, 1),
+]
+
+
+@pytest.mark.parametrize("moments", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("unit", "lazy"), [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("size", OWN_SIZES)
+def test_a_multiple_of_the_row_is_a_term_of_its_gradient(size, unit, lazy, moments, monkeypatch):
+    """As in float64; lazy rows are left alone where their multiples are 0 too; the operations agree to the bit."""
+    split_hot_features(monkeypatch, 3)
+    n, d, f, blocks = size
+    values, indices, offsets = code(n, d, f)
+    if f > 2:
+        values = torch.where((indices == 1) | (indices == 2), 0.0, values)  # entries, and no gradient
+    csc, u, own = reference.csc(indices, offsets, f), torch.randn(n, d), torch.randn(f, blocks)
+    own[1:2], own[2:3, :-1] = 0.0, 0.0
+    w = torch.nn.functional.normalize(weights(d, f), dim=-1)
+    start = w, (torch.randn(f, d) * 1e-2).to(moments), (torch.rand(f, d) * 1e-3 + 1e-4).to(moments)
+    hyper = (1e-2, 0.9, 0.99, 1e-8, 7, unit, lazy)
+    g = reference.row_grad(*csc, values.double(), u.double()) * 0.5
+    exact = [t.double() for t in start]
+    reference.row_adam_(*exact, g, *hyper, own=own.double())
+    dense, sparse, again = ([t.clone() for t in start] for _ in range(3))
+    cuda.row_adam_(*dense, g.float(), *hyper, own=own)
+    cuda.row_grad_adam_(*sparse, *csc, values, u, 0.5, *hyper, own=own)
+    cuda.row_grad_adam_(*again, *csc, values, u, 0.5, *hyper, own=own)
+    assert all(torch.equal(a, b) for a, b in zip(sparse, again, strict=True))
+    for mine in (dense, sparse):
+        assert (mine[0].double() - exact[0]).abs().max() < 2e-7  # as in test_adam
+        if moments == torch.float32:
+            torch.testing.assert_close(mine[1].double(), exact[1], rtol=1e-5, atol=2e-6)
+            torch.testing.assert_close(mine[2].double(), exact[2], rtol=2e-5, atol=2e-6)
+        if lazy and f > 2:
+            assert all(torch.equal(a[1], b[1]) for a, b in zip(mine, start, strict=True))
+            assert not torch.equal(mine[1][2], start[1][2])
+
+
+def test_multiples_of_0_change_no_bit():
+    values, indices, offsets = code(40, 36, 30)
+    csc, u = reference.csc(indices, offsets, 30), torch.randn(40, 36)
+    for unit in (False, True):
+        mine, theirs = ([weights(36, 30), torch.zeros(30, 36), torch.zeros(30, 36)] for _ in range(2))
+        cuda.row_grad_adam_(*mine, *csc, values, u, 0.5, 1e-2, 0.9, 0.99, 1e-8, 7, unit, own=torch.zeros(30, 3))
+        cuda.row_grad_adam_(*theirs, *csc, values, u, 0.5, 1e-2, 0.9, 0.99, 1e-8, 7, unit)
+        assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+
+
+def test_a_multiple_that_does_not_fit_is_refused(module):
+    w = torch.zeros(4, 6)
+    step = AdamStep(1e-3, 0.9, 0.999, 1e-8, 1, own=torch.zeros(4, 4))
+    arguments = {"w": w, "moments": Moments(w.clone(), w.clone()), "copy": None, "g": w, "threads": 0, "stream": 0}
+    with pytest.raises(ValueError, match="own: got 4 columns; wanted a divisor of 6"):
+        module.row_adam(**arguments, step=step)
+    with pytest.raises(ValueError, match=r"own: got \[3, 2\]; wanted \[4, 2\]"):
+        module.row_adam(**arguments, step=step._replace(own=torch.zeros(3, 2)))
 
 
 def live_of(lr, beta1, beta2, eps, step):

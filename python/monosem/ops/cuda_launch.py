@@ -14,8 +14,12 @@ from torch import Tensor
 
 try:
     from monosem import _cuda as _built
-except ImportError:  # ``ops.gpu.available`` reports it, and no launcher is called
-    _built = None
+
+    if getattr(_built, "interface", 1) != 2:
+        raise ImportError("it was built from older sources: build it again, or copy the new one")
+    broken = ""
+except ImportError as error:  # ``ops.gpu.available`` reports it, and no launcher is called
+    _built, broken = None, str(error)
 kernels: Any = _built
 
 CUT_BITS = 8  # a feature's entries beyond 2⁸ are summed by several blocks

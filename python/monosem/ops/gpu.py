@@ -16,7 +16,7 @@ from functools import cache
 import torch
 from torch.utils._pytree import tree_leaves
 
-from monosem.ops import adam, backend
+from monosem.ops import adam, backend, cuda_launch
 
 # operation → backend → where its implementation is ("module:function"), which is
 # imported when first used. ``register`` fills this table and the next.
@@ -37,7 +37,7 @@ def available(name: str) -> str:
     if name == "cuda":
         if importlib.util.find_spec("monosem._cuda") is None:
             return "the module monosem._cuda was not built; install from source where `nvcc` is on PATH"
-        return ""
+        return f"the module monosem._cuda cannot be used ({cuda_launch.broken})" if cuda_launch.broken else ""
     return ""
 
 

@@ -11,18 +11,13 @@ from monosem.ops.layout import fp32
 from monosem.ops.structs import AdamStep, EncoderCopy, Moments, SortedCode
 
 
-def _by_triton(moments: Moments, step: AdamStep, copy: EncoderCopy | None) -> bool:
-    """Whether these kernels leave it to Triton's."""
-    return _in_8_bits(moments, copy) or step.own is not None
-
-
 def _in_8_bits(moments: Moments, copy: EncoderCopy | None) -> bool:
     """Whether a row has a scale, which is known when all of the row is: Triton's programs hold a whole row."""
     return moments.scales is not None or (copy is not None and copy.rows.dtype == torch.int8)
 
 
 def row_adam_(w: Tensor, moments: Moments, g: Tensor, step: AdamStep, copy: EncoderCopy | None) -> None:
-    if _by_triton(moments, step, copy):
+    if _in_8_bits(moments, copy):
         from monosem.ops.row_adam import triton
 
         return triton.row_adam_(w, moments, g, step, copy)
@@ -41,7 +36,7 @@ def row_grad_adam_(
     step: AdamStep,
     copy: EncoderCopy | None,
 ) -> None:
-    if _by_triton(moments, step, copy):
+    if _in_8_bits(moments, copy):
         from monosem.ops.row_adam import triton
 
         return triton.row_grad_adam_(w, moments, code, coef, u, scale, step, copy)
@@ -75,7 +70,7 @@ def encoder_grad_adam_(
     step: AdamStep,
     copy: EncoderCopy | None,
 ) -> tuple[Tensor, Tensor]:
-    if _by_triton(moments, step, copy):
+    if _in_8_bits(moments, copy):
         from monosem.ops.row_adam import triton
 
         return triton.encoder_grad_adam_(w, moments, code, coef, u, bias, step, copy)
