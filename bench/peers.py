@@ -24,6 +24,7 @@ _PEERS = (
     ("dictionary_learning", "dictionary_learning_step.py", "dictionary_learning", _EVERY_KIND | {"topk": ("",)}),
     ("sparsify", "sparsify_step.py", "sparsify", {"topk": ("",)}),
 )
+KINDS = ("topk", *_EVERY_KIND)  # those that another library trains here
 OUR_TOPK = Entrant("monosem", MONOSEM.script, variant="topk")  # to compare the cost of another kind with
 CLIPPED = Entrant("monosem", MONOSEM.script, variant="clip")  # as most peers clip; it tells their loss from ours
 

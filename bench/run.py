@@ -32,7 +32,6 @@ import train_step
 from monosem.bench import machine, operations
 from monosem.bench.workloads import VARIANTS, WORKLOADS, Workload
 from monosem.data import files
-from monosem.nn import KINDS
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -61,7 +60,7 @@ def sections(full: bool, quick: bool, errors: dict[str, str], say: Callable[[str
     def end(**how: Any) -> dict[str, Any]:
         return end_to_end.measure(errors=errors, **how)
 
-    for kind in [*sorted(KINDS, reverse=True), *VARIANTS]:
+    for kind in (*peers.KINDS, *VARIANTS):
         w = laptop.of(kind)
         add(f"train_step.{w.name}.{kind}", steps, w, rounds=rounds, budget=budget)
         add(

@@ -44,7 +44,7 @@ def short(ratio: float) -> str:
 
 
 def others(rows: list[dict]) -> list[dict]:
-    return [row for row in rows if row["name"] != "monosem" and not row["error"]]
+    return [row for row in rows if row["name"].split()[0] != "monosem" and not row["error"]]
 
 
 def cell(row: dict) -> str:

@@ -23,7 +23,9 @@ def figures(x, code, w_dec, b_dec, settings: dict, gate=None) -> dict:
     if gate is not None:
         gate = gate.float()
         objective = objective + _mse(x, gate @ w_dec + b_dec)
-    if l1 := settings.get("l1_coefficient"):
+    # Matryoshka's λ is for one of its activations only.
+    l1 = settings.get("l1_coefficient", 0.0) if settings.get("activation", "relu") == "relu" else 0.0
+    if l1:
         objective = objective + l1 * ((code if gate is None else gate) * w_dec.norm(dim=-1)).sum(-1).mean()
     if coefficient := settings.get("l0_coefficient"):
         target = settings.get("target_l0")

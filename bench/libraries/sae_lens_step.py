@@ -70,11 +70,17 @@ def matryoshka(job: dict, common: dict):
 
 
 def jumprelu(job: dict, common: dict):
-    settings = job["settings"]
-    config = JumpReLUTrainingSAEConfig(
-        jumprelu_bandwidth=settings["bandwidth"], l0_coefficient=_summed(job, "l0_coefficient"), **common
-    )
-    return JumpReLUTrainingSAE(config), ["decoder rows are not made unit, and nothing makes up for it"]
+    settings, notes = job["settings"], ["decoder rows are not made unit, and nothing makes up for it"]
+    target, coefficient = settings.get("target_l0"), _summed(job, "l0_coefficient")
+    penalty = dict(jumprelu_sparsity_loss_mode="step", l0_coefficient=coefficient)
+    if target is not None:
+        notes.append("(L0/target − 1)² is of each token, where ours is of the mean L0: it presses on its variance too")
+        # Its mode is λ · 2/target · (L0 − target)².
+        penalty = dict(
+            jumprelu_sparsity_loss_mode="quadratic", l0_coefficient=coefficient / (2 * target), target_l0=target
+        )
+    config = JumpReLUTrainingSAEConfig(jumprelu_bandwidth=settings["bandwidth"], **penalty, **common)
+    return JumpReLUTrainingSAE(config), notes
 
 
 def gated(job: dict, common: dict):

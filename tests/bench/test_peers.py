@@ -11,11 +11,9 @@ import torch
 from monosem.bench import rounds
 from monosem.bench.entrants import engine
 from monosem.bench.workloads import VARIANTS, WORKLOADS
-from monosem.nn import KINDS
 
 LIBRARIES = {"sae_lens": stand_in_peers.sae_lens, "dictionary_learning": stand_in_peers.dictionary_learning}
-TRAINED = [kind for kind in ("topk", "relu", "batch_topk", "jumprelu", "gated", "matryoshka") if kind in KINDS]
-CASES = [*TRAINED, *VARIANTS]
+CASES = ["topk", "relu", "batch_topk", "jumprelu", "gated", "matryoshka", *VARIANTS]
 
 
 @pytest.fixture(params=LIBRARIES)
@@ -58,20 +56,35 @@ def test_a_step_trains_and_returns_a_loss(kind, library, tmp_path):
     assert entrant.packages and entrant.notes and all(isinstance(note, str) for note in entrant.notes)
 
 
-def settings_of(entrant) -> dict:
-    """What the stand-in was made with."""
-    return vars(entrant.sae.cfg) if hasattr(entrant, "sae") else entrant.trainer.settings
+# λ·D, from what each library is given: its own form of the penalty.
+WEIGHTS = {
+    ("sae_lens", "l1"): lambda given, k: given["l1_coefficient"],
+    ("sae_lens", "jumprelu"): lambda given, k: 2 * given["target_l0"] * given["l0_coefficient"],
+    ("sae_lens", "jumprelu_linear"): lambda given, k: given["l0_coefficient"],
+    ("dictionary_learning", "l1"): lambda given, k: given["l1_penalty"],
+    ("dictionary_learning", "jumprelu"): lambda given, k: given["sparsity_penalty"],
+    ("dictionary_learning", "jumprelu_linear"): lambda given, k: given["sparsity_penalty"] / k,
+}
 
 
-@pytest.mark.parametrize("kind", [kind for kind in CASES if kind in ("relu", "relu_free", "jumprelu", "gated")])
+@pytest.mark.parametrize("kind", ["relu", "relu_free", "gated", "jumprelu", "jumprelu_linear"])
 def test_penalties_count_as_much_beside_an_error_that_is_a_sum_over_d(kind, library, tmp_path):
     job, weights, _ = started(kind, tmp_path)
-    given = settings_of(library.build(job, weights))
-    name = "l0_coefficient" if kind == "jumprelu" else "l1_coefficient"
-    names = ("l0_coefficient", "sparsity_penalty", "l1_coefficient", "l1_penalty")
-    (coefficient,) = [given[n] for n in names if n in given]
-    per_feature = coefficient / given.get("target_l0", 1)  # dictionary_learning's is of (L0 / target − 1)²
-    assert per_feature == pytest.approx(job["settings"][name] * job["d"])
+    entrant = library.build(job, weights)
+    given = vars(entrant.sae.cfg) if hasattr(entrant, "sae") else entrant.trainer.settings
+    form, name = (kind, "l0_coefficient") if "jumprelu" in kind else ("l1", "l1_coefficient")
+    weight = WEIGHTS[library.__name__.removesuffix("_step"), form](given, job["k"])
+    assert weight == pytest.approx(job["settings"][name] * job["d"])
+    assert given.get("target_l0", job["k"]) == job["k"]
+
+
+def test_free_norms_are_trained_by_the_library_s_own_recipe(library, tmp_path):
+    job, weights, _ = started("relu_free", tmp_path)
+    entrant = library.build(job, weights)
+    if hasattr(entrant, "sae"):
+        assert entrant.sae.cfg.apply_b_dec_to_input is False
+    else:
+        assert type(entrant.trainer).__name__ == "StandardTrainerAprilUpdate"
 
 
 def test_an_optimizer_of_other_betas_gets_ours(library, tmp_path):

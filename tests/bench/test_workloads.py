@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 
@@ -35,8 +37,24 @@ def test_relu_starts_with_k_features_active_on_average():
     assert WORKLOADS["tiny"].bias(directions, x) == 0.0
 
 
-@pytest.mark.parametrize("bad", [{"n": 0}, {"d": -1}, {"k": 9, "f": 8}, {"kind": "gated"}, {"f": 1.5}])
+@pytest.mark.parametrize("bad", [{"n": 0}, {"d": -1}, {"k": 9, "f": 8}, {"kind": "dense"}, {"f": 1.5}])
 def test_bad_shapes_name_the_argument(bad):
     name = "k" if "k" in bad else next(iter(bad))
     with pytest.raises(ValueError, match=f"^{name}: got"):
         Workload(**{"n": 4, "d": 4, "f": 8, "k": 2, **bad})
+
+
+def test_kinds_take_what_they_have_of_the_offered_settings():
+    w = WORKLOADS["tiny"]
+    assert w.of("matryoshka").architecture.prefixes == (32, 64, 128, 256, 512)
+    assert w.of("jumprelu").architecture.target_l0 == w.k and w.of("jumprelu_linear").architecture.target_l0 is None
+    assert w.of("relu_free").architecture.decoder_norm == "free" != w.of("relu").architecture.decoder_norm
+    job = json.loads(json.dumps(w.of("relu_free").job()))
+    assert job["settings"]["decoder_norm"] == "free" and job["settings"]["l1_coefficient"] == w.l1
+    assert str(w.of("relu_free")).startswith("tiny: relu (decoder_norm=free), N=256")
+    assert w.of("relu_free").of("topk") == w
+
+
+def test_a_setting_that_the_kind_does_not_have_is_named():
+    with pytest.raises(ValueError, match=r"^settings: got prefixes; kind 'relu' has d_in, d_sae, l1"):
+        WORKLOADS["tiny"].with_(kind="relu", settings={"prefixes": [8]})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -42,7 +42,8 @@ class Workload:
             raise ValueError(f"k: got {self.k}; wanted at most f={self.f}")
         unknown = sorted(set(self.settings) - set(registry.setting(self.kind, **self.settings)))
         if unknown:
-            raise ValueError(f"settings: got {', '.join(unknown)}; kind {self.kind!r} has no such setting")
+            known = ", ".join(f.name for f in fields(registry.find(self.kind).Config))
+            raise ValueError(f"settings: got {', '.join(unknown)}; kind {self.kind!r} has {known}")
 
     @property
     def fixed_k(self) -> bool:
@@ -58,7 +59,9 @@ class Workload:
     def offered(self) -> dict[str, Any]:
         """Settings for every kind that has them: comparable ones, so that about K features of a token are active."""
         prefixes = sorted({max(1, self.f >> halvings) for halvings in range(5)})
-        return {"k": self.k, "l1_coefficient": self.l1, "prefixes": prefixes}
+        # Beside an error that is summed over D this λ is 1, the default of dictionary_learning's trainer.
+        of_l0 = {"l0_coefficient": 1 / self.d, "target_l0": self.k}
+        return {"k": self.k, "l1_coefficient": self.l1, "prefixes": prefixes} | of_l0
 
     def with_(self, **changes: Any) -> Workload:
         """The same but for some fields."""
@@ -146,7 +149,11 @@ def described(workload: dict[str, Any]) -> str:
 
 
 # Measured beside the registered kinds: dictionaries that differ from them by a setting.
-VARIANTS: dict[str, dict[str, Any]] = {}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "relu_free": {"kind": "relu", "settings": {"decoder_norm": "free"}},
+    # The penalty that SAELens has too: without a target.
+    "jumprelu_linear": {"kind": "jumprelu", "settings": {"l0_coefficient": 3e-4, "target_l0": None}},
+}
 
 WORKLOADS = {
     name: Workload(*shape, name=name)
