@@ -82,6 +82,35 @@ def test_threshold_is_the_definition(shape, dtype, product):
         assert (mine.diff() > 0).all()
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_entries_above_a_threshold_per_feature_are_the_definition(shape, dtype, product):
+    n, d, f, _ = shape
+    x, w, b = encoder(n, d, f, dtype)
+    threshold = here(torch.linspace(-0.5, 2.0, f, device="cpu").to(dtype))
+    got = ops.threshold_encode(x, w, b, threshold)
+    pre = x.double() @ w.double().T + b.double()
+    near = 1e-5 * (1 + (pre - threshold).abs().amax()) if n else 0
+    active = torch.zeros_like(pre, dtype=torch.bool)
+    active[got.row_ids(), got.indices.long()] = True
+    assert active[pre > threshold + near].all() and not active[pre < threshold - near].any()
+    plain = plainly(lambda x, w, b: x.float() @ w.float().T + b.float(), x, w, b)
+    within_twice(got.values, plain[active].to(dtype), pre[active])
+
+
+def test_entries_on_their_threshold_are_not_above_it(product):
+    # Products of small integers are exact in fp32: an entry equal to its threshold has no place in the code.
+    g = torch.Generator().manual_seed(3)
+    rows = 5 if gpu.interpreted() else 67
+    x, w = (here(torch.randint(-2, 3, (n, 24), generator=g, device="cpu").float()) for n in (rows, 3001))
+    b, threshold = (here(torch.randint(-3, 8, (3001,), generator=g, device="cpu").float()) for _ in range(2))
+    pre = x @ w.T + b
+    assert (pre == threshold).any()
+    got = ops.threshold_encode(x, w, b, threshold)
+    assert torch.equal(got.to_dense(), torch.where(pre > threshold, pre, 0))
+    assert torch.equal(got.offsets.diff(), (pre > threshold).sum(1))
+
+
 @pytest.mark.parametrize("kind", ["topk", "threshold"])
 def test_encoder_gradients(kind):
     n, d, f, k = 40, 19, 301, 6

@@ -61,6 +61,13 @@ def test_opcheck_with_a_multiple_of_the_row(name):
     torch.library.opcheck(_ms(name), calls()[name], {"own": torch.randn(40, 2)})
 
 
+def test_opcheck_with_a_threshold():
+    torch.library.opcheck(_ms("threshold_encode"), (*calls()["threshold_encode"], torch.linspace(-0.1, 0.5, 40)))
+    torch.library.opcheck(
+        _ms("threshold_encode_within"), calls()["threshold_encode_within"], {"threshold": torch.linspace(-0.1, 0.5, 40)}
+    )
+
+
 def test_every_operation_is_checked():
     registered = {n.split("::")[1] for n in torch._C._dispatch_get_all_op_names() if n.startswith("monosem::")}
     assert registered == set(NAMES) == set(calls())

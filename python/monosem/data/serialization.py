@@ -83,6 +83,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> SAE:
         raise ValueError(f"folder: {str(path)!r} holds {', '.join(unknown)}; wanted only {', '.join(expected)}")
     sae = registry.build(config, device=device, dtype=dtype)
     sae.load_state_dict(tensors)
+    sae.eval()  # BatchTopK learns its threshold from losses only while it trains
     sae.metadata = metadata
     if sae.metadata.get("finished") is False:
         warnings.warn_explicit(f"folder: {str(folder)!r} holds {unfinished(sae.metadata)}", RuntimeWarning, __file__, 0)

@@ -10,6 +10,8 @@ from torch import Tensor
 from monosem import ops
 from monosem.ops import SparseCode
 
+BLOCK = 128  # tokens of a block on a processor
+
 
 @dataclass(frozen=True)
 class Prefixes:
@@ -107,10 +109,12 @@ def fit(
     if nesting is None or len(nesting) == 1:
         mse, residual, slopes = ops.decode_loss_rows(values, indices, offsets, w, b, x)
         return Fit(mse, mse, residual, offsets, residual, slopes)
-    n, d = x.shape
     # Places behind the last entry get the token N.
     tokens = torch.searchsorted(offsets, torch.arange(len(indices), device=x.device), right=True) - 1
     ends = nesting.parts(indices, offsets, tokens)
+    if x.device.type == "cpu" and not torch.is_grad_enabled():
+        return _in_blocks(values, indices, ends, w, b, x)
+    n, d = x.shape
     of_parts = ops.sparse_decode(values, indices, ends, w, torch.zeros_like(b)).view(n, -1, d)
     residuals = of_parts.cumsum(1) + (b - x)[:, None]
     squares = residuals.square().mean(2)
@@ -118,3 +122,27 @@ def fit(
         later = residuals.detach().flip(1).cumsum(1).flip(1).div_(len(nesting)).reshape(-1, d)
         slopes = ops.gather_dot(later, indices, ends, w).mul_(2 / d)
     return Fit(squares.mean(1), squares[:, -1], residuals[:, -1], ends, later, slopes)
+
+
+def _in_blocks(values: Tensor, indices: Tensor, ends: Tensor, w: Tensor, b: Tensor, x: Tensor) -> Fit:
+    """The same on a processor, a block of tokens at a time: what the next pass reads is in cache still."""
+    (n, d), parts = x.shape, (len(ends) - 1) // max(1, len(x))
+    gradients, residual, slopes = x.new_empty(n * parts, d), torch.empty_like(x), torch.empty_like(values)
+    squares, nothing = x.new_empty(n, parts), torch.zeros_like(b)
+    for first in range(0, n, BLOCK):
+        tokens = slice(first, min(first + BLOCK, n))
+        rows = slice(first * parts, tokens.stop * parts)
+        begin, end = int(ends[rows.start]), int(ends[rows.stop])
+        here, v, i = ends[rows.start : rows.stop + 1] - begin, values[begin:end], indices[begin:end]
+        r = ops.sparse_decode(v, i, here, w, nothing).view(-1, parts, d)
+        r[:, 0] += b - x[tokens]
+        for g in range(1, parts):
+            r[:, g] += r[:, g - 1]
+        squares[tokens] = torch.linalg.vector_norm(r, dim=2).square_().div_(d)
+        residual[tokens] = r[:, -1]
+        for g in range(parts - 2, -1, -1):  # an entry of a part is in every later prefix
+            r[:, g] += r[:, g + 1]
+        out = gradients[rows]
+        torch.mul(r.view(-1, d), 1 / parts, out=out)
+        slopes[begin:end] = ops.gather_dot(out, i, here, w)
+    return Fit(squares.mean(1), squares[:, -1], residual, ends, gradients, slopes.mul_(2 / d))

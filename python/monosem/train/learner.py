@@ -34,7 +34,7 @@ class Learner:
     """
 
     def __init__(self, sae: SAE, cfg: TrainConfig, time_phases: bool = False) -> None:
-        self.sae, self.cfg = sae, cfg
+        self.sae, self.cfg = sae.train(), cfg
         self.fast = FastStep(sae, betas=cfg.betas, eps=cfg.eps, adam_state=cfg.adam_state, lazy_rows=cfg.lazy_rows)
         self.dead = DeadTracker(sae.cfg.d_sae, sae.W_dec.device)
         self.ema = Ema(sae, cfg.ema) if cfg.ema is not None else None

@@ -21,25 +21,28 @@ class BatchThreshold(nn.Module):
     """What a BatchTopK autoencoder keeps from batch to batch; buffers, 0-dim.
 
     Attributes:
-        threshold: mean of the smallest values that batches used, each counting ``1 − KEPT``; 0 before the first. With
-            it a token is encoded by itself.
+        threshold: mean of the smallest values that batches used: of all of them at first, then a moving one of which
+            the last counts ``1 − KEPT``. 0 before the first. With it a token is encoded by itself.
+        seen: batches that it is the mean of, up to ``1 / (1 − KEPT)``.
         guess: a threshold that a little more than the entries needed will exceed. It decides how long the choice takes,
             never which entries are chosen.
     """
 
     threshold: Tensor
+    seen: Tensor
     guess: Tensor
 
     def __init__(self, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.register_buffer("threshold", torch.zeros((), device=device, dtype=dtype))
+        self.register_buffer("seen", torch.zeros((), device=device, dtype=dtype))
         self.register_buffer("guess", torch.zeros((), device=device, dtype=dtype), persistent=False)
 
     @torch.no_grad()
     def update(self, smallest: Tensor) -> None:
         """Take account of a batch whose smallest value is this."""
-        mean = KEPT * self.threshold + (1 - KEPT) * smallest
-        self.threshold.copy_(torch.where(self.threshold > 0, mean, smallest))
+        self.seen.add_(1).clamp_(max=1 / (1 - KEPT))
+        self.threshold.lerp_(smallest, 1 / self.seen)
 
 
 @dataclass(frozen=True)
