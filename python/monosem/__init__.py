@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ReLUSAE,
         SAEConfig,
         TopKSAE,
+        Transcoder,
         register,
     )
     from monosem.ops import SparseCode
@@ -49,6 +50,7 @@ __all__ = [
     "TopKSAE",
     "TrainConfig",
     "Trainer",
+    "Transcoder",
     "evaluate",
     "harvest",
     "load",
@@ -75,6 +77,7 @@ _HOME = {
     "JumpReLUSAE": "nn",
     "MatryoshkaSAE": "nn",
     "TopKSAE": "nn",
+    "Transcoder": "nn",
     "TrainConfig": "train.config",
     "Trainer": "train.trainer",
     "evaluate": "analysis.metrics",

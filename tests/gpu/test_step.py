@@ -154,9 +154,9 @@ def test_the_trainer_synchronises_only_to_write_metrics(graph, dead_after, witho
     trainer = ms.Trainer(ms.TopKSAE(D, F, K, seed=1, device="cuda"), config, progress=False)
     batches = [batch(seed, device="cpu") for seed in range(6)]
     for x in batches[:4]:
-        trainer._step(check_batch(x, trainer._like, D, 0, movable=True))
+        trainer._step(check_batch(x, trainer._like, (D,), 0, movable=True))
     for x in batches[4:]:
-        without_waiting(lambda x=x: trainer._step(check_batch(x, trainer._like, D, 0, movable=True)))
+        without_waiting(lambda x=x: trainer._step(check_batch(x, trainer._like, (D,), 0, movable=True)))
     assert trainer.steps_done == 6
 
 

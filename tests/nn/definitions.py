@@ -68,11 +68,14 @@ def squared(p, f, x):
     return (f @ p["W_dec"] + p["b_dec"] - x).square().mean()
 
 
-def aux(sae, p, f, x, dead):
-    """AuxK of arXiv 2406.04093, section A.2, on the residual of the whole code, which is held fixed."""
+def aux(sae, p, f, x, dead, inputs=None):
+    """AuxK of arXiv 2406.04093, section A.2, on the residual of the whole code, which is held fixed.
+
+    ``inputs``: of the encoder, where they are not x − b_dec.
+    """
     cfg = sae.cfg
     residual = (x - f @ p["W_dec"] - p["b_dec"]).detach()
-    h = preactivations(p, x)[:, dead]
+    h = (preactivations(p, x) if inputs is None else preactivations(p, inputs, centred=False))[:, dead]
     size = min(cfg.aux_k, int(dead.sum()))
     return cfg.aux_coefficient * (topk(h, size) @ p["W_dec"][dead] - residual).square().mean()
 
@@ -116,17 +119,42 @@ def gated_loss(sae, p, x, dead, scale):
     return squared(p, f, x) + scale * sae.cfg.l1_coefficient * gate.relu().sum(1).mean() + frozen, f
 
 
-def matryoshka_loss(sae, p, x, dead, scale):
-    cfg, h = sae.cfg, preactivations(p, x)
-    if cfg.activation == "relu":
-        f = h.relu()
+def abs_topk(h, k):
+    chosen = h.detach().abs().sort(descending=True, stable=True).indices[:, :k]
+    return h * torch.zeros_like(h).scatter(1, chosen, 1.0)
+
+
+def chosen(sae, p, inputs, target, dead, scale):
+    """The code of an activation chosen by name, and what the loss adds to the squared error."""
+    cfg, h = sae.cfg, preactivations(p, inputs, centred=False)
+    name, nothing = cfg.activation, torch.zeros((), dtype=torch.float64)
+    if name == "relu":
+        return h.relu(), scale * cfg.l1_coefficient * h.relu().sum(1).mean()
+    if name == "jumprelu":
+        l0 = Step.apply(h, p["threshold"], cfg.bandwidth).sum(1).mean()
+        return Jump.apply(h, p["threshold"], cfg.bandwidth, 0.0), scale * cfg.l0_coefficient * l0
+    if name == "gated":
+        f = (h > 0) * ((inputs @ p["W_enc_rows"].T) * p["r_mag"].exp() + p["b_mag"]).relu()
+        frozen = (h.relu() @ p["W_dec"].detach() + p["b_dec"].detach() - target.detach()).square().mean()
+        return f, scale * cfg.l1_coefficient * h.relu().sum(1).mean() + frozen
+    if name == "batch_topk":
+        f = h.relu() * largest(h, cfg.k * len(h))
     else:
-        f = topk(h, cfg.k) if cfg.activation == "topk" else h.relu() * largest(h, cfg.k * len(x))
-    errors = [(f[:, :m] @ p["W_dec"][:m] + p["b_dec"] - x).square().mean() for m in cfg.prefixes]
-    loss = sum(errors) / len(errors)
-    if cfg.activation == "relu":
-        return loss + scale * cfg.l1_coefficient * f.sum(1).mean(), f
-    return loss + aux(sae, p, f, x, dead), f
+        f = topk(h, cfg.k) if name == "topk" else abs_topk(h, cfg.k)
+    return f, nothing + aux(sae, p, f, target, dead, inputs)
+
+
+def matryoshka_loss(sae, p, x, dead, scale):
+    f, more = chosen(sae, p, x - p["b_dec"], x, dead, scale)
+    errors = [(f[:, :m] @ p["W_dec"][:m] + p["b_dec"] - x).square().mean() for m in sae.cfg.prefixes]
+    return sum(errors) / len(errors) + more, f
+
+
+def transcoder_loss(sae, p, batch, dead, scale):
+    x, y = batch.split([sae.cfg.d_in, sae.cfg.d_out], 1)
+    target = y - x @ p["W_skip"].T if sae.cfg.skip else y
+    f, more = chosen(sae, p, x, target, dead, scale)
+    return squared(p, f, target) + more, f
 
 
 LOSSES = {
@@ -136,6 +164,7 @@ LOSSES = {
     "jumprelu": jumprelu_loss,
     "gated": gated_loss,
     "matryoshka": matryoshka_loss,
+    "transcoder": transcoder_loss,
 }
 
 

@@ -30,9 +30,23 @@ KINDS = {
     "gated": lambda: ms.GatedSAE(D, F, 0.02, seed=0),
     "matryoshka": lambda: ms.MatryoshkaSAE(D, F, 5, aux_k=4, seed=0),
     "matryoshka-topk": lambda: ms.MatryoshkaSAE(D, F, 5, aux_k=4, activation="topk", prefixes=(3, 17, F), seed=0),
-    "matryoshka-relu": lambda: ms.MatryoshkaSAE(D, F, activation="relu", prefixes=(3, 10, F), seed=0),
+    **{
+        f"matryoshka-{name}": lambda name=name: ms.MatryoshkaSAE(
+            D, F, activation=name, prefixes=(3, 10, F), bandwidth=0.5, initial_threshold=0.4, seed=0
+        )
+        for name in ("relu", "jumprelu", "gated")
+    },
+    **{
+        f"transcoder-{name}": lambda name=name: ms.Transcoder(
+            D, 7, F, 5, name, skip=True, aux_k=4, l1_coefficient=0.02, bandwidth=0.5, initial_threshold=0.4, seed=0
+        )
+        for name in ("topk", "batch_topk", "abs_topk", "relu", "jumprelu", "gated")
+    },
+    "transcoder-plain": lambda: ms.Transcoder(D, 7, F, 5, aux_k=4, seed=0),
 }
-HAS_DENSE = ("relu", "relu-free", "jumprelu", "jumprelu-target", "jumprelu-tanh", "gated", "matryoshka-relu")
+# Those without a fixed number of entries.
+HAS_DENSE = [name for name in KINDS if name.split("-", 1)[-1].startswith(("relu", "jumprelu", "gated"))]
+HAS_DENSE += [name for name in KINDS if name.split("-")[0] in ("relu", "jumprelu", "gated")]
 FORMS = [(name, form) for name in KINDS for form in ("sparse", "dense") if form == "sparse" or name in HAS_DENSE]
 DEAD = torch.arange(F) % 3 == 0
 
@@ -47,8 +61,8 @@ def made(name, bias=0.0):
     return sae
 
 
-def batch(n=37, seed=2):
-    return torch.randn(n, D, generator=torch.Generator().manual_seed(seed))
+def batch(sae, n=37, seed=2):
+    return torch.randn(n, sum(sae.batch_widths), generator=torch.Generator().manual_seed(seed))
 
 
 def force(sae, form):
@@ -69,7 +83,8 @@ def assert_near(got, want, name):
 @pytest.mark.parametrize("case", ["usual", "one token", "few positive", "all negative"])
 def test_gradients_equal_those_of_the_definition(name, form, case):
     bias = {"few positive": -1.5, "all negative": -50.0}.get(case, 0.0)
-    sae, x = made(name, bias), batch(1 if case == "one token" else 37)
+    sae = made(name, bias)
+    x = batch(sae, 1 if case == "one token" else 37)
     force(sae, form)
     gradients = sae.gradients(x, 0.5, DEAD)
     assert isinstance(gradients.parameters, DenseBlocks) == (form == "dense")
@@ -85,7 +100,8 @@ def test_gradients_equal_those_of_the_definition(name, form, case):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_the_loss_and_autograd_equal_the_definition(name):
-    sae, x = made(name), batch()
+    sae = made(name)
+    x = batch(sae)
     out = sae.loss(x, 0.5, DEAD)
     out.loss.backward()
     loss, f, expected = loss_and_gradients(sae, x, DEAD, 0.5)
@@ -97,15 +113,15 @@ def test_the_loss_and_autograd_equal_the_definition(name):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_a_batch_of_any_leading_shape_has_the_same_loss(name):
-    sae, x = made(name), batch(24)
-    flat, shaped = sae.loss(x, 0.5, DEAD), sae.loss(x.view(2, 3, 4, D), 0.5, DEAD)
-    assert torch.equal(flat.loss, shaped.loss) and shaped.reconstruction.shape == (2, 3, 4, D)
-    assert torch.equal(flat.reconstruction.view(2, 3, 4, D), shaped.reconstruction)
+    sae = made(name)
+    x = batch(sae, 24)
+    flat, shaped = sae.loss(x, 0.5, DEAD), sae.loss(x.view(2, 3, 4, -1), 0.5, DEAD)
+    assert torch.equal(flat.loss, shaped.loss) and shaped.reconstruction.shape == (2, 3, 4, sae.cfg.d_out)
+    assert torch.equal(flat.reconstruction.view(2, 3, 4, -1), shaped.reconstruction)
     assert torch.equal(flat.code.to_dense().view(2, 3, 4, F), shaped.code.to_dense())
 
 
-@pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize("clip", [None, 0.05])
+@pytest.mark.parametrize(("name", "clip"), [(n, c) for n in KINDS for c in (None, 0.05) if c is None or "-" not in n])
 def test_a_hundred_steps_equal_autograd_and_adam(name, clip):
     fast, plain = made(name), made(name)
     for sae in (fast, plain):
@@ -115,7 +131,7 @@ def test_a_hundred_steps_equal_autograd_and_adam(name, clip):
     adam = torch.optim.Adam(groups)
     g = torch.Generator().manual_seed(5)
     for _ in range(100):
-        x = torch.randn(64, D, generator=g)
+        x = torch.randn(64, sum(fast.batch_widths), generator=g)
         force(fast, "sparse")
         step(x, 1e-3, clip=clip, dead=DEAD)
         adam.zero_grad()
@@ -128,7 +144,7 @@ def test_a_hundred_steps_equal_autograd_and_adam(name, clip):
     for (parameter, a), b in zip(fast.named_parameters(), plain.parameters(), strict=True):
         # Adam divides by √v: where a gradient is near 0, its rounding decides the sign of a step of 1e-3.
         torch.testing.assert_close(a, b, rtol=2e-3, atol=2e-4, msg=lambda m, n=parameter: f"{n}: {m}")
-    x = batch(200, seed=9)
+    x = batch(fast, 200, seed=9)
     torch.testing.assert_close(fast.loss(x).loss, plain.loss(x).loss, rtol=1e-4, atol=1e-7)
 
 
@@ -137,7 +153,8 @@ def test_no_array_of_dense_steps_is_larger_than_a_block(monkeypatch, name):
     from monosem.ops import capacity
 
     monkeypatch.setitem(capacity.BLOCK_BYTES, "cpu", 1)
-    sae, x = made(name), batch()
+    sae = made(name)
+    x = batch(sae)
     force(sae, "dense")
     _, _, expected = loss_and_gradients(sae, x, DEAD)
     arrays = sae.gradients(x, 1.0, DEAD).parameters.multiplied()
@@ -148,20 +165,22 @@ def test_no_array_of_dense_steps_is_larger_than_a_block(monkeypatch, name):
 @pytest.mark.parametrize("name", KINDS)
 def test_a_dictionary_is_saved_and_loaded_whole(name, tmp_path):
     sae = made(name)
-    FastStep(sae)(batch(), 1e-3, dead=DEAD)
+    FastStep(sae)(batch(sae), 1e-3, dead=DEAD)
     again = ms.load(ms.save(sae, tmp_path / "d"))
     assert type(again) is type(sae) and again.cfg == sae.cfg
     for a, b in zip(sae.state_dict().values(), again.state_dict().values(), strict=True):
         assert torch.equal(a, b)
-    x = batch(5, seed=7)
+    x = sae.source(batch(sae, 5, seed=7))
     assert torch.equal(sae(x), again(x))
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_tokens_are_encoded_by_themselves(name):
-    sae, x = made(name), batch()
+    sae = made(name)
+    x = batch(sae)
     for seed in range(3):
-        sae.gradients(batch(seed=seed), 1.0, DEAD)  # BatchTopK learns its threshold
+        sae.gradients(batch(sae, seed=seed), 1.0, DEAD)  # BatchTopK learns its threshold
+    x = sae.source(x)
     whole = sae.encode(x).to_dense()
     for n in (0, 5, 36):
         torch.testing.assert_close(sae.encode(x[n]).to_dense(), whole[n], rtol=1e-5, atol=1e-6)

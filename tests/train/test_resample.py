@@ -150,3 +150,23 @@ def test_a_stream_may_end_while_resampling(make, config, source):
     with pytest.warns(RuntimeWarning, match="ended after 6 of 20 steps"):
         trainer.fit(source(batches=7))
     assert trainer.learners[0].resampled >= 40
+
+
+def test_restarted_features_have_initial_vectors_and_the_mean_norm_where_norms_are_free():
+    features, alive = torch.tensor([1, 5]), torch.arange(F) > 5
+    x = torch.randn(2, D, generator=torch.Generator().manual_seed(0))
+    free = ms.ReLUSAE(D, F, decoder_norm="free", seed=0)
+    gated = ms.GatedSAE(D, F, seed=0)
+    with torch.no_grad():
+        free.W_dec.mul_(torch.linspace(1, 3, F)[:, None])
+        for vector in (gated.r_mag, gated.b_mag):
+            vector.fill_(2.0)
+    others = gated.W_dec.detach().clone()
+    free.restart_features(features, x, alive, 0.2)
+    gated.restart_features(features, x, alive, 0.2)
+    mean = free.W_dec[alive].norm(dim=1).mean()
+    torch.testing.assert_close(free.W_dec[features], torch.nn.functional.normalize(x) * mean)
+    torch.testing.assert_close(gated.W_dec[features], torch.nn.functional.normalize(x))
+    assert torch.equal(gated.W_dec[alive], others[alive])
+    for vector in (gated.r_mag, gated.b_mag):
+        assert not vector[features].any() and (vector[alive] == 2).all()

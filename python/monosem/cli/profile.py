@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     learner = opened.learner
     batch_size = args.batch_size or learner.cfg.batch_size
     source = _source(args, opened.made_of, batch_size, learner.cfg.seed)
-    batches: Iterator = Batches(source, learner.sae.W_dec, learner.sae.cfg.d_in, batch_size, learner.cfg.seed)
+    batches: Iterator = Batches(source, learner.sae.W_dec, learner.sae.batch_widths, batch_size, learner.cfg.seed)
     source.progress = False
     step = max(0, min(opened.steps_done, learner.cfg.steps - 1))
     with tqdm(bar_format="{desc}", leave=False, disable=args.quiet or None) as bar:

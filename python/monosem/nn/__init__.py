@@ -12,6 +12,8 @@ from monosem.nn.architectures import (
     MatryoshkaSAE,
     ReLUSAE,
     TopKSAE,
+    Transcoder,
+    TranscoderConfig,
 )
 from monosem.nn.auxk import AuxK
 from monosem.nn.base import SAE, LossOutput
@@ -74,6 +76,8 @@ __all__ = [
     "TopK",
     "TopKConfig",
     "TopKSAE",
+    "Transcoder",
+    "TranscoderConfig",
     "Vector",
     "geometric_median",
     "register",

@@ -30,7 +30,7 @@ class LossOutput:
         mse: mean squared error over tokens and D, 0-dim.
         sparsity: mean over tokens of Σ|f|, 0-dim; weighted by λ in ``loss`` where the kind has a penalty.
         aux: AuxK loss, 0-dim, before its weight (0 where there is none).
-        reconstruction: [..., d_in].
+        reconstruction: [..., d_out].
         code: the active features.
     """
 
@@ -84,6 +84,19 @@ class SAE(nn.Module, ABC):
     def W_enc(self) -> Tensor:
         """Encoder weights [d_in, d_sae]: a view of ``W_enc_rows``."""
         return self.W_enc_rows.T
+
+    @property
+    def batch_widths(self) -> tuple[int, ...]:
+        """Widths of the tensors that stand side by side in a training batch: here d_in alone."""
+        return (self.cfg.d_in,)
+
+    def source(self, x: Tensor) -> Tensor:
+        """What the encoder reads of a training batch [..., Σ batch_widths]: here all of it."""
+        return x
+
+    def target(self, x: Tensor) -> Tensor:
+        """What the decoder is to give for a training batch: here the batch itself."""
+        return x
 
     @abstractmethod
     def encode(self, x: Tensor) -> SparseCode:
@@ -172,8 +185,19 @@ class SAE(nn.Module, ABC):
 
     @torch.no_grad()
     def restart_features(self, features: Tensor, inputs: Tensor, alive: Tensor, factor: float) -> None:
-        """Steps 4 and 5 of the paper's resampling (``ops.resample_``) for these features (int64 [R])."""
-        ops.resample_(self.W_enc_rows, self.W_dec, self.b_enc, [], features, inputs, alive, factor)
+        """Steps 4 and 5 of the paper's resampling (``ops.resample_``) for these features (int64 [R]).
+
+        A decoder row gets the direction of the target of a row of ``inputs``. Where norms are free, its norm is the
+        mean of those alive.
+        """
+        source, target = self.source(inputs), self.target(inputs)
+        if target is source and self.has_unit_rows:
+            ops.resample_(self.W_enc_rows, self.W_dec, self.b_enc, [], features, inputs, alive, factor)
+            return
+        norm = 1.0 if self.has_unit_rows else _mean_norm(self.W_dec, alive, FREE_NORM)
+        self.W_enc_rows[features] = _unit(source) * (factor * _mean_norm(self.W_enc_rows, alive, 1.0))
+        self.W_dec[features] = _unit(target) * norm
+        self.b_enc[features] = 0.0
 
     def centred(self, x: Tensor) -> Tensor:
         """The encoder's input: ``x − b_dec``, or x if not ``is_centred``; checks x's type, width, dtype and device."""
@@ -191,7 +215,7 @@ class SAE(nn.Module, ABC):
         """``x``; ValueError where it has no row, so that a mean over tokens is defined."""
         if isinstance(x, Tensor) and not x.numel():
             raise ValueError(
-                f"x: got no row, shape {list(x.shape)}; wanted [..., d_in={self.cfg.d_in}] with at least one"
+                f"x: got no row, shape {list(x.shape)}; wanted [..., d_in={sum(self.batch_widths)}] with at least one"
             )
         return x
 
@@ -205,9 +229,9 @@ class SAE(nn.Module, ABC):
 
     @torch.no_grad()
     def initialize(self, sample: Tensor) -> "SAE":
-        """Set the decoder bias to the geometric median of sample [n, d_in] (*Towards Monosemanticity*, appendix)."""
-        self.centred(sample)
-        self.b_dec.copy_(geometric_median(sample.reshape(-1, self.cfg.d_in)))
+        """Set the decoder bias to the geometric median of a batch's targets (*Towards Monosemanticity*, appendix)."""
+        self.centred(self.source(sample))
+        self.b_dec.copy_(geometric_median(self.target(sample).reshape(-1, self.cfg.d_out)))
         return self
 
     @torch.no_grad()
@@ -242,6 +266,15 @@ class SAE(nn.Module, ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.extra_repr()})"
+
+
+def _unit(rows: Tensor) -> Tensor:
+    return rows / rows.norm(dim=-1, keepdim=True)
+
+
+def _mean_norm(rows: Tensor, which: Tensor, otherwise: float) -> Tensor | float:
+    """Mean norm of the rows marked in ``which`` (bool), if there is one."""
+    return rows[which].norm(dim=-1).mean() if which.any() else otherwise
 
 
 def _check_fits(*weights: Tensor) -> None:

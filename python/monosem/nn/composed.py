@@ -6,7 +6,7 @@ from abc import abstractmethod
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from monosem.nn import composed_step
 from monosem.nn.activations import Vectors
@@ -17,6 +17,7 @@ from monosem.nn.composition import Composition
 from monosem.nn.config import SAEConfig
 from monosem.nn.gradients import Gradients
 from monosem.nn.nesting import fit
+from monosem.nn.parameters import Vector
 from monosem.nn.penalties import L1
 from monosem.nn.pointwise import terms
 from monosem.ops import SparseCode
@@ -35,13 +36,17 @@ class ComposedSAE(SAE):
         self, cfg: SAEConfig, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
     ) -> None:
         super().__init__(cfg, device, dtype)
+        for name, declared in self.declared().items():
+            if isinstance(declared, Vector) and declared.initial is not None:
+                initial = torch.full((cfg.d_sae,), float(declared.initial), device=device, dtype=dtype)
+                self.register_parameter(name, nn.Parameter(initial))
         self.extend(device, dtype)
         parts = self.composition
         parts.check(cfg.d_sae)
         self.capacity = parts.capacity(cfg.d_sae, device)
 
     def extend(self, device: torch.device | str | None, dtype: torch.dtype) -> None:
-        """Add the parameters and buffers that the parts read, beside the four of ``SAE``; here none."""
+        """Add further parameters and buffers; those vectors that ``declared`` gives an initial value are there."""
 
     @property
     @abstractmethod
@@ -53,13 +58,9 @@ class ComposedSAE(SAE):
         activation = self.composition.activation
         return activation.encode(self.inputs(self.centred(x)), self.vectors(activation.vectors))
 
-    def target(self, x: Tensor) -> Tensor:
-        """The decoder's target, from a row of a batch: here x itself."""
-        return x
-
     @property
     def target_is_input(self) -> bool:
-        """Whether ``target`` gives x itself."""
+        """Whether ``source`` and ``target`` give the batch itself."""
         return True
 
     def target_gradients(self, x: Tensor, of_reconstruction: Tensor, scale: float) -> dict[str, Tensor]:
@@ -72,7 +73,7 @@ class ComposedSAE(SAE):
 
     def loss(self, x: Tensor, sparsity_scale: float = 1.0, dead: Tensor | None = None) -> LossOutput:
         """The loss of x [..., d_in]; ``dead`` marks the features that may be revived."""
-        parts, centred = self.composition, self.centred(self.some(x))
+        parts, centred = self.composition, self.centred(self.source(self.some(x)))
         shape, x, centred = x.shape[:-1], x.reshape(-1, x.shape[-1]), centred.reshape(-1, centred.shape[-1])
         target = self.target(x)
         inputs, vectors = self.inputs(centred), self.vectors(parts.vectors)
@@ -101,7 +102,8 @@ class ComposedSAE(SAE):
             inactive = of_all.sum() + entries.inactive.sum() / n
             loss = loss + sparsity_scale * parts.pre_activation.coefficient * inactive
         if entries.gate is not None:
-            frozen = fit(entries.gate, indices, offsets, self.W_dec.detach(), self.b_dec.detach(), target, None)
+            fixed = target if self.target_is_input else target.detach()  # it may depend on parameters
+            frozen = fit(entries.gate, indices, offsets, self.W_dec.detach(), self.b_dec.detach(), fixed, None)
             loss = loss + frozen.losses.mean()
         aux = mse.new_zeros(())
         if parts.revival is not None and dead is not None:
@@ -119,19 +121,27 @@ class ComposedSAE(SAE):
     def token_losses(self, x: Tensor, sparsity_scale: float = 1.0) -> Tensor:
         """``mean_D (x − x̂)²`` and the penalty of each token, float32 [N]."""
         parts, penalty = self.composition, self.composition.penalty
-        code = self.encode(x)
-        losses = (self.reconstructed(x, x.new_zeros(())) - self.decode(code)).float().square().mean(-1)
+        code = self.encode(self.source(x))
+        losses = (self.target(x) - self.decode(code)).float().square().mean(-1)
         if penalty is None or not (weight := penalty.weight(sparsity_scale)):
             return losses
         if isinstance(penalty, L1):
             return losses.add_(weight * penalty.of_code(code))
         vectors = self.vectors(parts.vectors)
-        h, indices, offsets = parts.activation.choose(self.inputs(self.centred(x)), vectors).csr()
+        h, indices, offsets = parts.activation.choose(self.inputs(self.centred(self.source(x))), vectors).csr()
         i = indices.long()
         norms = self.norms().sum(1)[i] if parts.by_norm else None
         entries = terms(parts.activation, penalty, None, h, {name: v[i] for name, v in vectors.items()}, norms)
         assert entries.penalty is not None
         return losses.add_(weight * penalty.of_tokens(entries.penalty, offsets))
+
+    @torch.no_grad()
+    def restart_features(self, features: Tensor, inputs: Tensor, alive: Tensor, factor: float) -> None:
+        """As of ``SAE``; elements of vectors that have an initial value are set to it."""
+        super().restart_features(features, inputs, alive, factor)
+        for name, declared in self.declared().items():
+            if isinstance(declared, Vector) and declared.initial is not None:
+                getattr(self, name)[features] = declared.initial
 
     @torch.no_grad()
     def gradients(
@@ -151,7 +161,7 @@ class ComposedSAE(SAE):
         # A dense step does not encode: only there, centring is a phase of its own.
         phase("centre") if parts.activation.has_dense_form else phase("encode")
         x = self.some(x)
-        batch = Batch(x, self.centred(x), self.target(x), sparsity_scale)
+        batch = Batch(x, self.centred(self.source(x)), self.target(x), sparsity_scale)
         vectors = self.vectors(parts.vectors)
         step = Step(
             inputs=parts.activation.above(self.inputs(batch.centred, encoder_copy), vectors),

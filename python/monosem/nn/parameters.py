@@ -36,7 +36,14 @@ class Rows(Declared):
 
 @dataclass(frozen=True)
 class Vector(Declared):
-    """A bias, a threshold: moments in the parameter's own type, updated in every step."""
+    """A bias, a threshold: moments in the parameter's own type, updated in every step.
+
+    Attributes:
+        initial: its value at the start, in every element; ``ComposedSAE`` makes a parameter that has one, and
+            resampling sets the elements of restarted features to it. None: the class does both itself.
+    """
+
+    initial: float | None = None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from monosem.data import fingerprint
 from monosem.nn.config import JsonDict
 from monosem.train.rng import rng_state, set_rng_state
 
-# A batch [N, d_in]; a ``DataLoader`` gives a sequence of one.
+# A batch [N, d_in]; a ``DataLoader`` gives a sequence of one, or of several that stand side by side.
 Batch = Tensor | np.ndarray | Sequence[Tensor | np.ndarray]
 # Batches, or all activations [n, d_in] in one array.
 Activations = Tensor | np.ndarray | Iterable[Batch]
@@ -37,10 +37,19 @@ class Fingerprinted(Protocol):
     def fingerprint(self) -> JsonDict: ...
 
 
-def check_batch(x: object, like: Tensor, d_in: int, number: int, movable: bool = False) -> Tensor:
-    """``x`` [N, d_in], ready for a step, in the dtype of the weights ``like``; bf16 and fp16 widen exactly.
+def expected(widths: Sequence[int]) -> str:
+    """The shape of a batch, for messages."""
+    if len(widths) == 1:
+        return f"[N, d_in={widths[0]}]"
+    return f"[N, {sum(widths)}], widths {' + '.join(map(str, widths))} side by side, or a list of {len(widths)} tensors"
+
+
+def check_batch(x: object, like: Tensor, widths: Sequence[int], number: int, movable: bool = False) -> Tensor:
+    """``x`` [N, Σ widths], ready for a step, in the dtype of the weights ``like``; bf16 and fp16 widen exactly.
 
     An array of NumPy is used as it is, and a list or tuple of one tensor (as a ``DataLoader`` gives) as that tensor.
+    Where there are several ``widths`` (``SAE.batch_widths``), a list of as many tensors is put side by side, and
+    [N, L, d] is taken as [N, L·d].
 
     ``movable``: a batch on the CPU is checked there and then copied to the weights' device, so that the check does not
     synchronise with a GPU. A batch that is on a GPU already synchronises.
@@ -49,15 +58,15 @@ def check_batch(x: object, like: Tensor, d_in: int, number: int, movable: bool =
         TypeError: not a tensor, or a dtype that does not fit the weights.
         ValueError: wrong shape or device, no row, or a NaN or Inf. The message names the batch, counted from 0.
     """
-    x = as_tensor(x)
+    x = side_by_side(x, widths, number)
     if not isinstance(x, Tensor):
         kind = f"{type(x).__name__} of {len(x)}" if isinstance(x, (list, tuple)) and len(x) > 1 else type(x).__name__
-        raise TypeError(f"batch {number}: got {kind}; wanted a tensor [N, d_in={d_in}]")
-    if x.ndim != 2 or x.shape[1] != d_in:
+        raise TypeError(f"batch {number}: got {kind}; wanted a tensor {expected(widths)}")
+    if x.ndim != 2 or x.shape[1] != sum(widths):
         hint = "; flatten leading dimensions with x.flatten(0, -2)" if x.ndim > 2 else ""
-        raise ValueError(f"batch {number}: got shape {list(x.shape)}; wanted [N, d_in={d_in}]{hint}")
+        raise ValueError(f"batch {number}: got shape {list(x.shape)}; wanted {expected(widths)}{hint}")
     if not len(x):
-        raise ValueError(f"batch {number}: got no row; wanted [N, d_in={d_in}] with N ≥ 1")
+        raise ValueError(f"batch {number}: got no row; wanted {expected(widths)} with N ≥ 1")
     if x.device != like.device and not (movable and x.device.type == "cpu"):
         raise ValueError(f"batch {number}: got device {x.device}; wanted {like.device}, where the weights are")
     if x.dtype not in (like.dtype, torch.bfloat16, torch.float16):
@@ -80,6 +89,27 @@ def check_batch(x: object, like: Tensor, d_in: int, number: int, movable: bool =
             )
     if x.device != like.device:  # from pinned memory: a copy from other memory synchronises
         x = x.pin_memory().to(like.device, non_blocking=True).to(like.dtype)
+    return x
+
+
+def side_by_side(x: object, widths: Sequence[int], number: int) -> object:
+    """The tensors of a batch as one; anything that is no such list as it is."""
+    several = len(widths) > 1
+    if several and isinstance(x, (list, tuple)) and len(x) == len(widths):
+        parts = [as_tensor(part) for part in x]
+        if not all(isinstance(part, Tensor) for part in parts):
+            return x
+        tensors = cast("list[Tensor]", parts)
+        shapes, n = [list(t.shape) for t in tensors], len(tensors[0]) if tensors[0].ndim else 0
+        if shapes != [[n, width] for width in widths]:
+            raise ValueError(f"batch {number}: got shapes {shapes}; wanted {[['N', width] for width in widths]}")
+        if len({(t.dtype, t.device) for t in tensors}) > 1:
+            kinds = ", ".join(f"{t.dtype} on {t.device}" for t in tensors)
+            raise ValueError(f"batch {number}: got {kinds}; wanted the same for all {len(widths)} tensors")
+        return torch.cat(tensors, 1)
+    x = as_tensor(x)
+    if several and isinstance(x, Tensor) and x.ndim == 3 and list(x.shape[1:]) == [len(widths), widths[0]]:
+        return x.flatten(1) if len(set(widths)) == 1 else x
     return x
 
 
@@ -124,7 +154,8 @@ class TensorBatches:
 class Batches:
     """One walk over a source of activations.
 
-    ``source`` is any iterable of [N, d_in] batches, or a tensor [n, d_in] (see ``TensorBatches``). A source with
+    ``source`` is any iterable of batches [N, Σ widths] (see ``check_batch``), or a tensor [n, Σ widths] (see
+    ``TensorBatches``). A source with
     ``state_dict`` and ``load_state_dict`` returns exactly to its position; any other one is read again from its
     beginning, with the same random numbers, skipping the batches already used. Batches on the CPU are moved to the
     weights' device.
@@ -136,7 +167,10 @@ class Batches:
         start: the random numbers before the first batch of a source without state (``rng_state``), else None.
     """
 
-    def __init__(self, activations: Activations, like: Tensor, d_in: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, activations: Activations, like: Tensor, widths: Sequence[int], batch_size: int, seed: int
+    ) -> None:
+        d_in = sum(widths)
         source = as_tensor(activations) if isinstance(activations, np.ndarray) else activations
         if isinstance(source, Tensor):
             if source.ndim != 2 or source.shape[1] != d_in or not len(source):
@@ -149,7 +183,7 @@ class Batches:
             raise ValueError(f"activations: got width {width}; wanted d_in={d_in} of the autoencoder")
         self.source: Iterable[Batch] = source
         self.number = 0
-        self._like, self._d_in = like, d_in
+        self._like, self._widths = like, tuple(widths)
         self._iterator: Iterator[Batch] | None = None
         self.start: tuple[dict[str, Tensor], JsonDict] | None = None
         self._crc = 0
@@ -166,14 +200,14 @@ class Batches:
         except StopIteration:
             if self.number == 0:
                 raise ValueError(
-                    f"activations: got an empty stream; wanted at least one batch [N, d_in={self._d_in}]. "
+                    f"activations: got an empty stream; wanted at least one batch {expected(self._widths)}. "
                     "A generator that was read before is empty: make a new one."
                 ) from None
             raise
-        checked = check_batch(x, self._like, self._d_in, self.number, movable=True)
+        checked = check_batch(x, self._like, self._widths, self.number, movable=True)
         self.number += 1
         if not self.exact:
-            self._crc = _followed_by(self._crc, x)
+            self._crc = _followed_by(self._crc, side_by_side(x, self._widths, self.number))
         return checked
 
     def _begin(self) -> Iterator[Batch]:
@@ -241,7 +275,7 @@ class Batches:
                     f"activations: ended after {skipped} batches, while skipping the {state['number']} that the run "
                     "has used already; wanted the same stream from its beginning"
                 )
-            self._crc = _followed_by(self._crc, x)
+            self._crc = _followed_by(self._crc, side_by_side(x, self._widths, skipped))
         self.number = state["number"]
         if self._crc != state.get("crc32", self._crc):
             raise ValueError(

@@ -89,7 +89,7 @@ class InputDraw:
         self, sae: SAE, n: int, cfg: ResampleConfig, generator: torch.Generator, sparsity_scale: float = 1.0
     ) -> None:
         self._sae, self._n, self._generator, self._scale = sae, n, generator, sparsity_scale
-        self.rows = sae.W_dec.new_empty(0, sae.cfg.d_in)
+        self.rows = sae.W_dec.new_empty(0, sum(sae.batch_widths))
         self.missing = cfg.n_inputs
         self._keys = torch.empty(0, dtype=torch.float64, device="cpu")
 
@@ -100,7 +100,8 @@ class InputDraw:
         self.missing -= len(x)
         if not self._n or not len(x):
             return
-        weights = self._sae.token_losses(x, self._scale).square() * (x != 0).any(-1)
+        has_direction = (self._sae.source(x) != 0).any(-1) & (self._sae.target(x) != 0).any(-1)
+        weights = self._sae.token_losses(x, self._scale).square() * has_direction
         # Random numbers come from the CPU, in float64: the same draw on every device.
         uniform = torch.rand(len(x), generator=self._generator, dtype=torch.float64, device="cpu")
         keys = torch.cat([self._keys, weights.double().cpu().log() - uniform.log().neg().log()])

@@ -73,7 +73,7 @@ class Trainer:
         _check_agreement(saes, configs)
         needed = sum(
             memory.bytes_needed(
-                s.cfg.d_in,
+                sum(s.batch_widths),
                 s.cfg.d_sae,
                 c.batch_size,
                 parameters=sum(p.numel() for p in s.parameters()),
@@ -88,7 +88,7 @@ class Trainer:
         self.cfg, self.folder = configs[0], Path(folder) if folder is not None else None
         self._loggers = loggers
         self._progress, self._metadata = progress, metadata or {}
-        self._like, self._d_in = saes[0].W_dec, saes[0].cfg.d_in
+        self._like, self._widths = saes[0].W_dec, saes[0].batch_widths
         self._meters = [Meter() for _ in saes]
         self.last_metrics: list[dict[str, float]] = []
         self.steps_done, self.tokens_done, self._seconds, self._saved_at = 0, 0, 0.0, -1
@@ -96,8 +96,11 @@ class Trainer:
             raise ValueError("moments: got True without start; wanted start=RUN, whose moments are to be taken")
         self._started = None if start is None else start_from(self.learners, start, moments)
 
-    def step(self, x: Tensor) -> Metrics | list[Metrics]:
+    def step(self, x: Tensor | Sequence[Tensor]) -> Metrics | list[Metrics]:
         """One optimizer step on x [N, d_in], any N ≥ 1; a dict of metrics, or a list of them for several autoencoders.
+
+        Of a kind whose batches have several parts (``SAE.batch_widths``), such as a transcoder, x is the list of them,
+        or one tensor with the parts side by side.
 
         Metrics are 0-dim device tensors; reading one synchronises. They are loss, mse, sparsity (mean over tokens of
         Σ|f|), aux, l0, dead (share of features silent for ``dead_after`` tokens), grad_norm if clipped; ``lr``, which
@@ -106,7 +109,7 @@ class Trainer:
         Raises:
             ValueError, TypeError: x has the wrong shape, dtype or device, or a NaN or Inf; no weight has moved.
         """
-        return self._step(check_batch(x, self._like, self._d_in, self.steps_done))
+        return self._step(check_batch(x, self._like, self._widths, self.steps_done))
 
     def _step(self, x: Tensor) -> Metrics | list[Metrics]:
         metrics = [learner.step(x, self.steps_done) for learner in self.learners]
@@ -126,7 +129,8 @@ class Trainer:
         new number, and prints so.
 
         Args:
-            activations: an iterable of [N, d_in] batches, best with ``state_dict`` and ``load_state_dict``
+            activations: an iterable of [N, d_in] batches, or of what ``step`` takes, best with ``state_dict`` and
+                ``load_state_dict``
                 (``ActivationStore``, ``ActivationStream``), or a tensor or array [n, d_in], which is shuffled and
                 repeated. An iterable without state must give the same batches each time (with the random numbers of
                 the first time); a resume skips those already used.
@@ -140,7 +144,7 @@ class Trainer:
             RuntimeError: another run writes to ``folder``.
             OSError: the disk is full, for example; earlier checkpoints are unchanged.
         """
-        batches = Batches(activations, self._like, self._d_in, self.cfg.batch_size, self.cfg.seed)
+        batches = Batches(activations, self._like, self._widths, self.cfg.batch_size, self.cfg.seed)
         if isinstance(batches.source, ShuffledSource):
             batches.source.progress = self._progress
         with folder_lock(self.folder) if self.folder else nullcontext(), StopRequest() as stop:
@@ -283,7 +287,7 @@ class Trainer:
         for learner, run in zip(self.learners, saved.state["run"], strict=False):
             if keep_older_default(learner.sae, run["sae"]):
                 print(
-                    f"aux_k: this run goes on with d_in // 2 = {self._d_in // 2}, the default when it began",
+                    f"aux_k: this run goes on with d_in // 2 = {learner.sae.cfg.d_in // 2}, the default when it began",
                     file=sys.stderr,
                 )
         grown = check_same_run([learner.describe() for learner in self.learners], saved.state["run"], self.folder)
@@ -359,6 +363,7 @@ def _check_agreement(saes: list[SAE], configs: list[TrainConfig]) -> None:
         raise ValueError("sae: got the same autoencoder twice; wanted different ones")
     for name, values in (
         ("sae.cfg.d_in", [sae.cfg.d_in for sae in saes]),
+        ("sae.batch_widths", [sae.batch_widths for sae in saes]),
         ("sae device", [str(sae.W_dec.device) for sae in saes]),
         ("sae dtype", [str(sae.W_dec.dtype) for sae in saes]),
         *(

@@ -43,9 +43,9 @@ class AbsTopK(Activation):
         down = ops.topk_encode(-inputs.x, inputs.w, -inputs.b, self.k)
         signed = torch.cat([up.values, -down.values], -1)
         indices = torch.cat([up.indices, down.indices], -1)
-        by_feature = indices.argsort(-1, stable=True)
+        by_feature = indices.sort(dim=-1, stable=True).indices
         signed, indices = signed.gather(-1, by_feature), indices.gather(-1, by_feature)
-        largest = signed.detach().abs().sort(-1, descending=True, stable=True).indices[..., : self.k]
+        largest = signed.detach().abs().sort(dim=-1, descending=True, stable=True).indices[..., : self.k]
         return SparseCode(signed.gather(-1, largest), indices.gather(-1, largest), None, up.d_sae, up.shape)
 
     def through(self, values: Tensor, slopes: Tensor) -> Tensor:

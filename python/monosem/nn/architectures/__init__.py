@@ -6,6 +6,7 @@ from monosem.nn.architectures.jumprelu import JumpReLUConfig, JumpReLUSAE
 from monosem.nn.architectures.matryoshka import MatryoshkaConfig, MatryoshkaSAE
 from monosem.nn.architectures.relu import ReLUSAE
 from monosem.nn.architectures.topk import TopKSAE
+from monosem.nn.architectures.transcoder import Transcoder, TranscoderConfig
 
 __all__ = [
     "BatchTopKConfig",
@@ -18,4 +19,6 @@ __all__ = [
     "MatryoshkaSAE",
     "ReLUSAE",
     "TopKSAE",
+    "Transcoder",
+    "TranscoderConfig",
 ]

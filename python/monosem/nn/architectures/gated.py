@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import nn
 
 from monosem.nn.activations import Gated
 from monosem.nn.composed import ComposedSAE
@@ -15,6 +14,8 @@ from monosem.nn.config import SAEConfig, check_number
 from monosem.nn.parameters import Declared, Vector
 from monosem.nn.penalties import GateL1
 from monosem.nn.registry import register
+
+MAGNITUDES: dict[str, Declared] = {name: Vector(per_feature=True, initial=0.0) for name in ("r_mag", "b_mag")}
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,8 @@ class GatedSAE(ComposedSAE):
         super().__init__(GatedConfig(d_in, d_sae, l1_coefficient), device, dtype)
         self.start_tied(seed)
 
-    def extend(self, device: torch.device | str | None, dtype: torch.dtype) -> None:
-        self.r_mag, self.b_mag = (
-            nn.Parameter(torch.zeros(self.cfg.d_sae, device=device, dtype=dtype)) for _ in range(2)
-        )
-
     def declared(self) -> dict[str, Declared]:
-        return super().declared() | {name: Vector(per_feature=True) for name in ("r_mag", "b_mag")}
+        return super().declared() | MAGNITUDES
 
     @property
     def composition(self) -> Composition:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import nn
 
 from monosem.nn.activations import JumpReLU
 from monosem.nn.composed import ComposedSAE
@@ -112,10 +111,6 @@ class JumpReLUSAE(ComposedSAE):
         super().__init__(cfg, device, dtype)
         self.start_tied(seed)
 
-    def extend(self, device: torch.device | str | None, dtype: torch.dtype) -> None:
-        initial = torch.full((self.cfg.d_sae,), float(self.cfg.initial_threshold), device=device, dtype=dtype)
-        self.threshold = nn.Parameter(initial)
-
     @property
     def has_unit_rows(self) -> bool:
         return self.cfg.decoder_norm == DecoderNorm.UNIT
@@ -125,7 +120,9 @@ class JumpReLUSAE(ComposedSAE):
         return self.has_unit_rows
 
     def declared(self) -> dict[str, Declared]:
-        return super().declared() | {"threshold": Vector(per_feature=True, lr_factor=self.cfg.threshold_lr)}
+        cfg = self.cfg
+        threshold = Vector(per_feature=True, lr_factor=cfg.threshold_lr, initial=cfg.initial_threshold)
+        return super().declared() | {"threshold": threshold}
 
     @property
     def composition(self) -> Composition:

@@ -4,53 +4,40 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
-from monosem.nn.activations import BatchThreshold, BatchTopK, ReLU, TopK
-from monosem.nn.architectures.topk import aux_of
-from monosem.nn.composed import ComposedSAE
+from monosem.nn.architectures.chosen import ChosenConfig, ChosenSAE
 from monosem.nn.composition import Composition
-from monosem.nn.config import TopKConfig, check_number
 from monosem.nn.nesting import Prefixes
-from monosem.nn.penalties import L1
 from monosem.nn.registry import register
 
-ACTIVATIONS = ("batch_topk", "topk", "relu")
 SHARES = (16, 8, 4, 2, 1)  # of d_sae, the default prefixes
 
 
 @dataclass(frozen=True)
-class MatryoshkaConfig(TopKConfig):
+class MatryoshkaConfig(ChosenConfig):
     """A Matryoshka autoencoder.
 
     Attributes:
         prefixes: sizes m₁ < m₂ < …; the last is d_sae. "auto", which becomes d_sae / 16, / 8, / 4, / 2 and d_sae.
-        activation: "batch_topk", "topk" or "relu".
-        k: active features per token, with "batch_topk" and "topk"; aux_k, aux_coefficient: as in ``TopKConfig``.
-        l1_coefficient: λ, with "relu".
+        activation, k, …: as in ``ChosenConfig``; "batch_topk" unless told otherwise.
         sampled: prefixes drawn anew for each batch, so many beside d_sae, a small one more often than a large one (the
             share ``m ≤ M`` falls like 1/m); 0: those of ``prefixes``.
     """
 
     kind: ClassVar[str] = "matryoshka"
-    has_penalty: ClassVar[bool] = True
     prefixes: tuple[int, ...] | str = "auto"
     activation: str = "batch_topk"
-    l1_coefficient: float = 1e-3
     sampled: int = 0
 
     def describe(self) -> str:
-        how = f"k = {self.k}" if self.activation != "relu" else f"λ = {self.l1_coefficient:g}"
         which = f"{self.sampled} sampled prefixes" if self.sampled else f"prefixes {', '.join(map(str, self.prefixes))}"
-        return f"Matryoshka ({self.activation}, {how}) with {which}"
+        return f"Matryoshka ({self.sparsity_words}) with {which}"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation: got {self.activation!r}; wanted one of {', '.join(ACTIVATIONS)}")
-        check_number("l1_coefficient", self.l1_coefficient, 0)
         if not isinstance(self.sampled, int) or isinstance(self.sampled, bool) or not 0 <= self.sampled < self.d_sae:
             raise ValueError(f"sampled: got {self.sampled!r}; wanted an integer from 0 to d_sae - 1 = {self.d_sae - 1}")
         sizes = self.prefixes
@@ -66,7 +53,7 @@ class MatryoshkaConfig(TopKConfig):
 
 
 @register
-class MatryoshkaSAE(ComposedSAE):
+class MatryoshkaSAE(ChosenSAE):
     r"""``L = mean_g mean_D (x − b_dec − Σ_{i < m_g} f_i·W_dec[i])²`` over prefixes m₁ < … < m_G = d_sae, + α·L_aux.
 
     The features of a small prefix must explain as much as they can without the others, so that a common feature is not
@@ -89,13 +76,14 @@ class MatryoshkaSAE(ComposedSAE):
         aux_k: int | str | None = "auto",
         aux_coefficient: float = 1 / 32,
         prefixes: tuple[int, ...] | list[int] | str = "auto",
-        activation: str = "batch_topk",
+        activation: str = MatryoshkaConfig.activation,
         l1_coefficient: float = MatryoshkaConfig.l1_coefficient,
         sampled: int = 0,
         *,
         seed: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
+        **settings: Any,  # of "jumprelu", as in ``ChosenConfig``
     ) -> None:
         sizes = prefixes if isinstance(prefixes, str) else tuple(prefixes)
         cfg = MatryoshkaConfig(
@@ -108,26 +96,12 @@ class MatryoshkaSAE(ComposedSAE):
             activation=activation,
             l1_coefficient=l1_coefficient,
             sampled=sampled,
+            **settings,
         )
         super().__init__(cfg, device, dtype)
         self.start_tied(seed)
 
-    def extend(self, device: torch.device | str | None, dtype: torch.dtype) -> None:
-        self.batches = BatchThreshold(device, dtype)
-
-    @property
-    def threshold(self) -> torch.Tensor:
-        """What the value of an active feature exceeds at inference, 0-dim; with "batch_topk"."""
-        return self.batches.threshold
-
     @property
     def composition(self) -> Composition:
-        cfg = self.cfg
-        if cfg.activation == "relu":
-            return Composition(ReLU(), penalty=L1(cfg.l1_coefficient), nesting=self._nesting())
-        chosen = TopK(cfg.k) if cfg.activation == "topk" else BatchTopK(cfg.k, self.batches)
-        return Composition(chosen, revival=aux_of(cfg), nesting=self._nesting())
-
-    def _nesting(self) -> Prefixes:
         assert isinstance(self.cfg.prefixes, tuple)  # after __post_init__
-        return Prefixes(self.cfg.prefixes)
+        return self.composed(Prefixes(self.cfg.prefixes))
