@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monosem.analysis.neuron_basis import NeuronBasis
+from monosem.analysis.unit_rows import in_unit_rows
 from monosem.data import fingerprint
 from monosem.data.protocols import LanguageModel
 from monosem.data.serialization import load
@@ -25,11 +26,18 @@ NEURONS = "neurons:"
 
 @dataclass(frozen=True)
 class Subject:
-    """A dictionary, its model and its hook."""
+    """A dictionary, its model and its hook.
+
+    Attributes:
+        sae: in the units in which features are shown (``unit_rows.in_unit_rows``), whatever the norms of its rows.
+    """
 
     sae: Dictionary
     model: LanguageModel
     hook_name: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sae", in_unit_rows(self.sae))
 
 
 def load_subject(

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from monosem.analysis.unit_rows import in_unit_rows
 from monosem.data.protocols import LanguageModel
 from monosem.nn.dictionary import Dictionary
 from monosem.ops.precision import as_given
@@ -49,6 +50,8 @@ def logit_weights(
 ) -> LogitWeights:
     """Top and bottom logit weights of features, d_i · (path from the hook to the logits), ``block`` at a time.
 
+    d_i is the direction of the decoder row, of length 1 also where norms are free.
+
     Args:
         used: bool [d_vocab], the entries that may be shown; the median is theirs.
         count: how many at either end.
@@ -63,7 +66,8 @@ def logit_weights(
     count = min(count, len(ids))
     directions = model.logit_directions(hook_name).float()[:, ids]
     parts = []
-    decoder = sae.W_dec.detach() if features is None else sae.W_dec.detach()[features]
+    decoder = in_unit_rows(sae).W_dec.detach()
+    decoder = decoder if features is None else decoder[features]
     for rows in decoder.float().split(block):
         w = rows.to(directions.device) @ directions
         w -= w.median(1, keepdim=True).values

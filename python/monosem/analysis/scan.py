@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from monosem.analysis.unit_rows import in_unit_rows
 from monosem.data.counted import BY_NAME, SkipTokens, counted, skipped_ids
 from monosem.data.protocols import LanguageModel
 from monosem.nn.dictionary import Dictionary
@@ -47,7 +48,8 @@ class Losses:
 class Block:
     """B rows of text and the code of their N scored tokens: those that count, see ``data/counted.py``.
 
-    An entry of the code is ``values`` (> 0), ``features`` (which feature) and ``at`` (which scored token, 0 … N−1).
+    An entry of the code is ``values`` (> 0, in the units of ``unit_rows``), ``features`` (which feature) and ``at``
+    (which scored token, 0 … N−1).
     """
 
     row: Tensor  # int64 [B], the row of the text
@@ -144,6 +146,7 @@ def blocks(
         ValueError: the SAE does not fit the hook, or there is nothing to read or nothing that counts.
     """
     check(sae, model, hook_name, rows, skip_positions)
+    sae = in_unit_rows(sae)
     ids = skipped_ids(model, skip_tokens)
     select = np.arange(len(rows.tokens)) if select is None else np.asarray(select)
     length, scored_any = np.shape(rows.tokens)[1], False

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monosem.analysis.unit_rows import in_unit_rows
 from monosem.data.counted import BY_NAME, SkipTokens, counted, skipped_ids
 from monosem.data.protocols import LanguageModel
 from monosem.nn.dictionary import Dictionary
@@ -27,8 +28,8 @@ KINDS = ("pin", "add", "ablate")
 class Edit:
     """The edit of one feature's activation f on every token.
 
-    ``pin``: f' = value. ``add``: f' = f + value. ``ablate``: f' = 0. Values are in the units of the activation and may
-    be negative: the direction is then subtracted.
+    ``pin``: f' = value. ``add``: f' = f + value. ``ablate``: f' = 0. Values are in the units of the activation (a
+    length, also where norms of decoder rows are free) and may be negative: the direction is then subtracted.
     """
 
     feature: int
@@ -83,6 +84,7 @@ class Steering:
             raise ValueError(f"error: got {error!r}; wanted 'keep' or 'drop'")
         if skip_positions < 0:
             raise ValueError(f"skip_positions: got {skip_positions}; wanted an integer ≥ 0")
+        sae = in_unit_rows(sae)
         self.sae, self.edits, self.error, self.skip_positions = sae, tuple(edits), error, skip_positions
         device = sae.W_dec.device
         self._slot = torch.full((d_sae,), -1, dtype=torch.int64, device=device)
