@@ -143,7 +143,7 @@ def _pointwise(sae: Composed, batch: Batch, encoded: Encoded) -> _Sparse:
     used = replace(code, values=f.view(code.values.shape))
     phase("statistics")
     sparsity = used.l1() if entries.penalty is None else entries.penalty.detach().sum() / n
-    l0, fired, share = used.l0(), used.fired(), 1.0
+    l0, fired, share = used.l0(), used.fired(), h.new_ones(())
     if kept is not None:
         left_out, share = _share(kept)
         sparsity, l0 = sparsity * share, l0 * share
@@ -223,7 +223,8 @@ def _over_all(
     """The penalty of pre-activations over all features, 0-dim, and the factors with its part: one token more, whose
     input is the sum of all inputs, with an entry of every feature."""
     pre_activation = sae.composition.pre_activation
-    assert pre_activation is not None and factors.norms is not None
+    norm_terms = factors.norms
+    assert pre_activation is not None and norm_terms is not None
     n, f = len(batch.x), sae.cfg.d_sae
     total, rows, threshold = batch.centred.sum(0), norms.sum(1), sae.vectors(("threshold",))["threshold"]
     below = pre_activation.over_all(total, n, sae.W_enc_rows, sae.b_enc, threshold, torch.ones_like(rows)).detach()
@@ -239,7 +240,7 @@ def _over_all(
         bias=slopes * n,
     )
     factors = replace(factors, others=factors.others | {"threshold": rows * weight})
-    factors = replace(factors, norms=replace(factors.norms, sums=below * weight))
+    factors = replace(factors, norms=replace(norm_terms, sums=below * weight))
     return (below * rows).sum(), extra.below(factors)
 
 

@@ -24,10 +24,10 @@ class DecoderNorm(str, Enum):
         return cls(name).value
 
 
-def check_number(name: str, value: object, least: float, above: bool = False) -> None:
+def check_number(name: str, value: Any, least: float, above: bool = False) -> None:
     """Raise unless a number is at least ``least``, or above it."""
-    ok = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not ok or value < least or (above and value == least):
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or value < least or (above and value == least):
         raise ValueError(f"{name}: got {value!r}; wanted a number {'above' if above else 'of at least'} {least:g}")
 
 

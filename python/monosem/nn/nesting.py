@@ -83,7 +83,7 @@ class Fit:
         residual: x̂ − x of the whole code [N, D].
         offsets: of the decoder's tokens, [N·G + 1]: a token once per part.
         gradients: ``D/2 · ∂ loss / ∂ x̂``, a row per decoder's token, [N·G, D]; the whole code's residual where G is 1.
-        slopes: gradient of each entry's value in its token's loss [nnz], or None where it was not asked for.
+        slopes: gradient of each entry's value in its token's loss [nnz].
     """
 
     losses: Tensor
@@ -91,7 +91,7 @@ class Fit:
     residual: Tensor
     offsets: Tensor
     gradients: Tensor
-    slopes: Tensor | None
+    slopes: Tensor
 
     @property
     def parts(self) -> int:

@@ -29,7 +29,8 @@ class _Jump(torch.autograd.Function):
         return torch.where(h > threshold, h, 0)
 
     @staticmethod
-    def backward(ctx, g: Tensor):
+    def backward(ctx, *grad_outputs: Tensor):
+        (g,) = grad_outputs
         h, threshold = ctx.saved_tensors
         at_edge = torch.where((h - threshold).abs() < ctx.bandwidth / 2, threshold / ctx.bandwidth, 0) * g
         gh = torch.where(h > threshold, g, 0)
@@ -46,7 +47,8 @@ class _IsActive(torch.autograd.Function):
         return (h > threshold).to(h.dtype)
 
     @staticmethod
-    def backward(ctx, g: Tensor):
+    def backward(ctx, *grad_outputs: Tensor):
+        (g,) = grad_outputs
         h, threshold = ctx.saved_tensors
         at_edge = torch.where((h - threshold).abs() < ctx.bandwidth / 2, g / ctx.bandwidth, 0)
         return None, _to_shape(-at_edge, threshold), None

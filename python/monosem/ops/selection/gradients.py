@@ -33,7 +33,8 @@ class _Chosen(torch.autograd.Function):
         return (gather_dot(x.contiguous(), flat, offsets, w) + b[flat.long()]).view(n, k)
 
     @staticmethod
-    def backward(ctx, g: Tensor):
+    def backward(ctx, *grad_outputs: Tensor):
+        (g,) = grad_outputs
         x, w, indices, offsets = ctx.saved_tensors
         gradients = encoder_gradients(g.reshape(-1), indices, offsets, x, w, *ctx.needs_input_grad[:3])
         return *gradients, None

@@ -65,9 +65,11 @@ def threshold_encode_within(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """``reference.threshold_encode_within``. No synchronisation. ``counts`` are of candidates."""
     if threshold is not None:
-        values, indices, *rest = threshold_encode_within(x, w, b - threshold, capacity, per_token, copy, norms)
+        values, indices, offsets, counts, kept = threshold_encode_within(
+            x, w, b - threshold, capacity, per_token, copy, norms
+        )
         behind = torch.cat([threshold, threshold.new_zeros(1)])  # the feature of places that are not used
-        return values + behind[indices.long()], indices, *rest
+        return values + behind[indices.long()], indices, offsets, counts, kept
     n, device = len(x), x.device
     values = torch.zeros(capacity, dtype=x.dtype, device=device)
     indices = torch.full((capacity,), len(w), dtype=torch.int32, device=device)
