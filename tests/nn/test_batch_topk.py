@@ -7,6 +7,7 @@ from nn.definitions import largest
 import monosem as ms
 from monosem import ops
 from monosem.nn.activations.batch_topk import KEPT
+from monosem.ops import capacity
 from monosem.train.step import FastStep
 
 D, F, K = 24, 301, 7
@@ -71,14 +72,14 @@ def test_k_of_all_features():
 
 def test_the_guess_becomes_close_and_steps_need_one_encoding(monkeypatch):
     sae, encodings, bounds = made(), [], []
-    step, threshold_encode, topk_encode = FastStep(sae), ops.threshold_encode, ops.topk_encode
+    step, threshold_encode, topk_encode = FastStep(sae), capacity.threshold_encode, ops.topk_encode
 
     def counted(*arguments):
         code = threshold_encode(*arguments)
         encodings.append(len(code.values))
         return code
 
-    monkeypatch.setattr(ops, "threshold_encode", counted)
+    monkeypatch.setattr(capacity, "threshold_encode", counted)
     monkeypatch.setattr(ops, "topk_encode", lambda *a: bounds.append(1) or topk_encode(*a))
     for seed in range(20):
         step(batch(1000, seed), 1e-4)

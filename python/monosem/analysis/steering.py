@@ -17,7 +17,7 @@ from torch import Tensor
 from monosem.analysis.unit_rows import in_unit_rows
 from monosem.data.counted import BY_NAME, SkipTokens, counted, skipped_ids
 from monosem.data.protocols import LanguageModel
-from monosem.nn.dictionary import Dictionary
+from monosem.nn import SAE, Dictionary
 from monosem.ops import SparseCode
 from monosem.ops.precision import as_given
 
@@ -84,6 +84,8 @@ class Steering:
             raise ValueError(f"error: got {error!r}; wanted 'keep' or 'drop'")
         if skip_positions < 0:
             raise ValueError(f"skip_positions: got {skip_positions}; wanted an integer ≥ 0")
+        if isinstance(sae, SAE):
+            sae.prepare()  # text is generated a token at a time
         sae = in_unit_rows(sae)
         self.sae, self.edits, self.error, self.skip_positions = sae, tuple(edits), error, skip_positions
         device = sae.W_dec.device

@@ -79,6 +79,7 @@ class SAE(nn.Module, ABC):
         self.b_enc = nn.Parameter(torch.zeros(cfg.d_sae, device=device, dtype=dtype))
         self.b_dec = nn.Parameter(torch.zeros(cfg.d_out, device=device, dtype=dtype))
         self.capacity = Capacity()
+        self._prepared: tuple[EncoderCopy, tuple[int, int]] | None = None
 
     @property
     def W_enc(self) -> Tensor:
@@ -190,6 +191,7 @@ class SAE(nn.Module, ABC):
         A decoder row gets the direction of the target of a row of ``inputs``. Where norms are free, its norm is the
         mean of those alive.
         """
+        self.changed()
         source, target = self.source(inputs), self.target(inputs)
         if target is source and self.has_unit_rows:
             ops.resample_(self.W_enc_rows, self.W_dec, self.b_enc, [], features, inputs, alive, factor)
@@ -218,6 +220,31 @@ class SAE(nn.Module, ABC):
                 f"x: got no row, shape {list(x.shape)}; wanted [..., d_in={sum(self.batch_widths)}] with at least one"
             )
         return x
+
+    def prepare(self) -> SAE:
+        """Keep the encoder's rows as its product reads them, so that ``encode`` of a few tokens is fast.
+
+        Without, every call makes them anew. They take a byte per weight. A training step, an assignment or an in-place
+        change of the weights makes them void. A change of ``.data`` does not: call ``changed`` after it.
+        """
+        if self.prepared() is None:
+            copy = ops.encoder_copy(self.W_enc_rows)
+            self._prepared = None if copy is None else (copy, self._version())
+        return self
+
+    def prepared(self) -> EncoderCopy | None:
+        """What ``prepare`` kept, if the weights are still those."""
+        if self._prepared is None or self._prepared[1] != self._version():
+            self._prepared = None
+            return None
+        return self._prepared[0]
+
+    def changed(self) -> None:
+        """The weights were changed in a way that PyTorch does not count: what ``prepare`` kept is void."""
+        self._prepared = None
+
+    def _version(self) -> tuple[int, int]:
+        return self.W_enc_rows.data_ptr(), self.W_enc_rows._version
 
     def decode(self, code: SparseCode) -> Tensor:
         """``x̂ = W_dec·f + b_dec``: [..., d_in], in the leading shape that was encoded."""

@@ -56,7 +56,7 @@ class ComposedSAE(SAE):
     def encode(self, x: Tensor) -> SparseCode:
         """The active features of x [..., d_in], each token by itself."""
         activation = self.composition.activation
-        return activation.encode(self.inputs(self.centred(x)), self.vectors(activation.vectors))
+        return activation.encode(self.inputs(self.centred(x), self.prepared()), self.vectors(activation.vectors))
 
     @property
     def target_is_input(self) -> bool:

@@ -3,6 +3,7 @@
 from monosem.ops.code import SparseCode
 from monosem.ops.csc import csc
 from monosem.ops.decode_loss import decode_loss, decode_loss_rows
+from monosem.ops.encoder_copy import encoder_copy
 from monosem.ops.resample import resample_
 from monosem.ops.row_adam import encoder_grad_adam_, row_adam_, row_grad_adam_
 from monosem.ops.row_grad import feature_sum, row_grad
@@ -16,6 +17,7 @@ __all__ = [
     "decode",
     "decode_loss",
     "decode_loss_rows",
+    "encoder_copy",
     "encoder_grad_adam_",
     "feature_sum",
     "gather_dot",

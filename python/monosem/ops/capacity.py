@@ -146,7 +146,7 @@ class EncoderInputs:
 
     def entries(self) -> SparseCode:
         """The entries above the threshold, in arrays of the size that they need."""
-        return threshold_encode(self.x, self.w, self.b, self.threshold)
+        return threshold_encode(self.x, self.w, self.b, self.threshold, self.encoder_copy)
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,7 @@ class FastStep:
                 has by then. None: after ``count_step``.
             dead: bool [d_sae], features that AuxK may use.
         """
+        self.sae.changed()
         with step_stats.recording() as stats:
             gradients = self.sae.gradients(x, sparsity_scale, dead, self._current_encoder_copy())
             self._now, norm = self._count_in(lr), None

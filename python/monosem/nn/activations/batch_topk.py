@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -62,8 +62,7 @@ class BatchTopK(Activation):
     state: BatchThreshold
 
     def encode(self, inputs: EncoderInputs, vectors: Vectors | None = None) -> SparseCode:
-        threshold = self.state.threshold.expand(len(inputs.w))
-        return ops.threshold_encode(inputs.x, inputs.w, inputs.b, threshold)
+        return _above(inputs, self.state.threshold)
 
     def choose(self, inputs: EncoderInputs, vectors: Vectors | None = None) -> SparseCode:
         code = self._at_least(inputs)
@@ -79,7 +78,7 @@ class BatchTopK(Activation):
         """All entries above a threshold low enough that N·k are among them, or all positive ones."""
         guess = self.state.guess
         if guess > 0:
-            code = ops.threshold_encode(inputs.x, inputs.w, inputs.b, guess.expand(len(inputs.w)))
+            code = _above(inputs, guess)
             if len(code.values) >= self.k * code.n_tokens:
                 return code
         # Of the 2k largest of every token, as many as are needed exceed this: so do at least as many of all entries.
@@ -92,7 +91,12 @@ class BatchTopK(Activation):
             lower = torch.nextafter(bound, bound.new_zeros(()))  # entries equal to the bound are above it
             # TopK and ReLU round their sums alike, but for the threshold that is taken off the bias of one of them.
             lower = (lower - 1e-5 * (1 + lower)).clamp(min=0)
-        return ops.threshold_encode(inputs.x, inputs.w, inputs.b, lower.expand(len(inputs.w)))
+        return _above(inputs, lower)
+
+
+def _above(inputs: EncoderInputs, threshold: Tensor) -> SparseCode:
+    """The entries above a threshold, 0-dim."""
+    return replace(inputs, threshold=threshold.expand(len(inputs.w))).entries()
 
 
 def _cut(code: SparseCode, wanted: int) -> SparseCode:

@@ -8,7 +8,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from monosem import ops
 from monosem.nn.activations.base import Activation, Vectors
 from monosem.ops import SparseCode
 from monosem.ops.capacity import EncoderInputs
@@ -82,7 +81,7 @@ class JumpReLU(Activation):
     through_input: bool = False
 
     def encode(self, inputs: EncoderInputs, vectors: Vectors) -> SparseCode:
-        return ops.threshold_encode(inputs.x, inputs.w, inputs.b, positive(vectors["threshold"]).detach())
+        return replace(inputs, threshold=positive(vectors["threshold"]).detach()).entries()
 
     def above(self, inputs: EncoderInputs, vectors: Vectors) -> EncoderInputs:
         return replace(inputs, threshold=positive(vectors["threshold"]).detach() - self.bandwidth / 2)

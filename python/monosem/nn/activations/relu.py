@@ -7,7 +7,6 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from monosem import ops
 from monosem.nn.activations.base import Activation, Vectors
 from monosem.ops import SparseCode
 from monosem.ops.capacity import EncoderInputs
@@ -20,7 +19,7 @@ class ReLU(Activation):
     has_dense_form: ClassVar[bool] = True
 
     def encode(self, inputs: EncoderInputs, vectors: Vectors | None = None) -> SparseCode:
-        return ops.threshold_encode(inputs.x, inputs.w, inputs.b)
+        return inputs.entries()
 
     def value(self, h: Tensor, vectors: Vectors) -> Tensor:
         return h.relu()

@@ -18,6 +18,7 @@ from monosem.ops import backend, step_stats
 from monosem.ops.backend import native as _C
 from monosem.ops.layout import fp32, threads
 from monosem.ops.selection import cpu_integers
+from monosem.ops.structs import EncoderCopy
 
 BITS = {"int8": 8, "int16": 16}  # integer products: their bits
 FEW = 64  # tokens
@@ -27,10 +28,15 @@ SHORT = 64 * cpu_integers.TINY  # shorter rows are mostly error bound
 
 
 class Encoder:
-    """The encoder's weights, and the product that suits them."""
+    """The encoder's weights, and the product that suits them.
 
-    def __init__(self, w: Tensor, b: Tensor, threshold: Tensor | None = None) -> None:
-        self.rows, self.bias = w.contiguous(), fp32(b)
+    Args:
+        threshold: of each feature, which its entries exceed; None: 0.
+        copy: w quantised before (``ops.encoder_copy``).
+    """
+
+    def __init__(self, w: Tensor, b: Tensor, threshold: Tensor | None = None, copy: EncoderCopy | None = None) -> None:
+        self.rows, self.bias, self._copy = w.contiguous(), fp32(b), copy
         self.threshold = None if threshold is None else fp32(threshold)
         # What the product is filtered with. Its rounding, where a threshold is taken off, is in the error bounds.
         self.filtered = self.bias if self.threshold is None else self.bias - self.threshold
@@ -48,7 +54,7 @@ class Encoder:
 
     def _quantized(self, bits: int) -> cpu_integers.QuantizedRows:
         if bits not in self._rows_by_bits:
-            self._rows_by_bits = {bits: cpu_integers.QuantizedRows(self.rows, bits, tokens=False)}
+            self._rows_by_bits = {bits: cpu_integers.QuantizedRows(self.rows, bits, False, self._copy)}
         return self._rows_by_bits[bits]
 
     def suited(self, x: Tensor, product: str) -> str:
@@ -138,3 +144,12 @@ def _tiles(x: Tensor, w: Tensor, exact: bool) -> Iterator[tuple[int, Tensor]]:
         tile = buffer[: len(x) * len(rows)].view(len(x), len(rows))
         torch.mm(left, rows.T, out=tile)
         yield first, tile
+
+
+def encoder_copy(w: Tensor) -> EncoderCopy | None:
+    """Rows w [F, D] as this processor's integer product reads them; None where it multiplies them as they are."""
+    product = backend.cpu_product()
+    if product not in BITS:
+        return None
+    rows = cpu_integers.QuantizedRows(w.contiguous(), BITS[product], tokens=False)
+    return EncoderCopy(rows.packed, rows.known)

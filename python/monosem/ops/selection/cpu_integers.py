@@ -14,6 +14,7 @@ from torch import Tensor
 
 from monosem.ops.backend import native as _C
 from monosem.ops.layout import threads
+from monosem.ops.structs import EncoderCopy
 
 # Up to this width the sums stay within 32 bits: 127·255·D, and (in 16 bits) the margin of the norm for rounding.
 WIDEST = {8: 65_536, 16: 1 << 20}
@@ -29,16 +30,21 @@ WIDE = 1.0
 class QuantizedRows:
     """Quantised rows [n, D] in panels, and the scale and norms of each: float32, ``start`` int32."""
 
-    def __init__(self, rows: Tensor, bits: int, tokens: bool) -> None:
+    def __init__(self, rows: Tensor, bits: int, tokens: bool, copy: EncoderCopy | None = None) -> None:
         n, d = rows.shape
         panel = _C.panels()[0 if tokens else 1]
         self.padded = -(-n // panel) * panel
-        group = 32 // bits
-        self.packed = torch.empty(self.padded * -(-d // group), dtype=torch.int32, device="cpu")
-        self.scale, self.norm, self.off = (
-            torch.empty(self.padded, dtype=torch.float32, device="cpu") for _ in range(3)
-        )
-        self.start = torch.empty(self.padded, dtype=torch.int32, device="cpu")
+        words = self.padded * -(-d // (32 // bits))
+        if copy is not None and len(copy.rows) == words and copy.norms.shape == (4, self.padded):
+            self.packed, self.known = copy
+        else:
+            self.packed = torch.empty(words, dtype=torch.int32, device="cpu")
+            self.known = torch.empty(4, self.padded, dtype=torch.float32, device="cpu")
+            copy = None
+        self.scale, self.norm, self.off = self.known[:3]
+        self.start = self.known[3].view(torch.int32)
+        if copy is not None:
+            return  # these are the rows, quantised before
         _C.quantize(
             product=f"int{bits}",
             rows=rows,

@@ -13,7 +13,7 @@ from monosem.ops.structs import EncoderCopy
 from monosem.ops.threshold_encode import cpu, reference
 
 
-def _fake(x: Tensor, w: Tensor, b: Tensor, threshold: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def _fake(x: Tensor, w: Tensor, b: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     nnz = torch.library.get_ctx().new_dynamic_size()
     offsets = x.new_empty(x.shape[0] + 1, dtype=torch.int64)
     return x.new_empty(nnz), x.new_empty(nnz, dtype=torch.int32), offsets
@@ -28,14 +28,15 @@ def _setup(ctx, inputs, output) -> None:
 
 def _backward(ctx, g: Tensor, _, __):
     x, w, indices, offsets = ctx.saved_tensors
-    return *encoder_gradients(g.contiguous(), indices, offsets, x, w, *ctx.needs_input_grad[:3]), None
+    return *encoder_gradients(g.contiguous(), indices, offsets, x, w, *ctx.needs_input_grad[:3]), None, None, None
 
 
 _threshold_encode = register(
-    "threshold_encode(Tensor x, Tensor w, Tensor b, Tensor? threshold=None) -> (Tensor, Tensor, Tensor)",
+    "threshold_encode(Tensor x, Tensor w, Tensor b, Tensor? threshold=None, Tensor? copy=None, Tensor? norms=None) "
+    "-> (Tensor, Tensor, Tensor)",
     folder=__name__,
     cpu=cpu.threshold_encode,
-    reference=reference.threshold_encode,
+    reference=lambda x, w, b, threshold=None, *copy: reference.threshold_encode(x, w, b, threshold),
     fake=_fake,
     backward=_backward,
     setup=_setup,
@@ -43,7 +44,13 @@ _threshold_encode = register(
 )
 
 
-def threshold_encode(x: Tensor, w: Tensor, b: Tensor, threshold: Tensor | None = None) -> SparseCode:
+def threshold_encode(
+    x: Tensor,
+    w: Tensor,
+    b: Tensor,
+    threshold: Tensor | None = None,
+    encoder_copy: EncoderCopy | tuple[Tensor, Tensor] | None = None,
+) -> SparseCode:
     r"""The entries of ``h = x·wᵀ + b`` above a threshold, in CSR form; above 0, the sparse code of ReLU.
 
     Args:
@@ -51,6 +58,7 @@ def threshold_encode(x: Tensor, w: Tensor, b: Tensor, threshold: Tensor | None =
         w: encoder rows [F, D].
         b: encoder bias [F].
         threshold: of each feature, [F], which its entries exceed; None: 0. It has no gradient here.
+        encoder_copy: as in ``topk_encode``.
 
     Returns:
         Code in CSR form over the flattened tokens, features ascending within a token, with h as values. NaN counts as
@@ -73,7 +81,8 @@ def threshold_encode(x: Tensor, w: Tensor, b: Tensor, threshold: Tensor | None =
     if threshold is not None:
         checks.shape("threshold", threshold, (w.shape[0],))
         checks.same("threshold", threshold, "w", w)
-    values, indices, offsets = _threshold_encode(x.reshape(-1, x.shape[-1]), w, b, threshold)
+    copy = encoder_copy or (None, None)
+    values, indices, offsets = _threshold_encode(x.reshape(-1, x.shape[-1]), w, b, threshold, *copy)
     return SparseCode(values, indices, offsets, w.shape[0], x.shape[:-1])
 
 

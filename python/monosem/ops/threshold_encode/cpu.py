@@ -9,13 +9,21 @@ from monosem.ops import step_stats
 from monosem.ops.backend import native as _C
 from monosem.ops.layout import fp32, threads
 from monosem.ops.selection.cpu import BITS, ROWS, Encoder
+from monosem.ops.structs import EncoderCopy
 
 BLOCK = 4096  # tokens at a time
 
 
-def threshold_encode(x: Tensor, w: Tensor, b: Tensor, threshold: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def threshold_encode(
+    x: Tensor,
+    w: Tensor,
+    b: Tensor,
+    threshold: Tensor | None = None,
+    copy: Tensor | None = None,
+    norms: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """``reference.threshold_encode`` in memory that grows with the active entries."""
-    n, encoder = len(x), Encoder(w, b, threshold)
+    n, encoder = len(x), Encoder(w, b, threshold, EncoderCopy.of(copy, norms))
     product = encoder.suited(fp32(x), encoder.product)
     step = max(1, min(BLOCK if product in BITS else ROWS, n))
     block = _C.ThresholdBlock(step)

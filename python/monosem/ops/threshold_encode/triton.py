@@ -17,21 +17,28 @@ DENSE_BYTES = 256 << 20  # for pieces of tokens × features where a row has more
 SLOTS = 512
 
 
-def threshold_encode(x: Tensor, w: Tensor, b: Tensor, threshold: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def threshold_encode(
+    x: Tensor,
+    w: Tensor,
+    b: Tensor,
+    threshold: Tensor | None = None,
+    copy: Tensor | None = None,
+    norms: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """``reference.threshold_encode`` in memory that grows with the active entries.
 
     The number of entries decides the size of the answer, so the host waits for it, once; a second time for rows with
     more candidates than slots. A threshold is taken off the bias and added to the entries: they are rounded once more.
     """
     if threshold is not None:
-        values, indices, offsets = threshold_encode(x, w, b - threshold)
+        values, indices, offsets = threshold_encode(x, w, b - threshold, None, copy, norms)
         return values + threshold[indices.long()], indices, offsets
     n, device = len(x), x.device
     offsets = torch.zeros(n + 1, dtype=torch.int64, device=device)
     if not n:
         return x.new_empty(0), torch.empty(0, dtype=torch.int32, device=device), offsets
     form = form_at(x, w, "select_active")
-    p, slots, loose = Problem(x, w, b, form=form), min(SLOTS, power2(len(w))), form in LOOSE
+    p, slots, loose = Problem(x, w, b, operand(copy, norms), form), min(SLOTS, power2(len(w))), form in LOOSE
     threshold = torch.zeros(n, dtype=torch.float32, device=device)
     keys, count = p.collect(threshold, slots, False, loose)
     exact, end, kept = _score_candidates(p, keys, count)

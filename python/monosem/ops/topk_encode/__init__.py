@@ -37,7 +37,7 @@ def _backward(ctx, g: Tensor, _):
 _topk_encode = register(
     "topk_encode(Tensor x, Tensor w, Tensor b, int k, Tensor? copy=None, Tensor? norms=None) -> (Tensor, Tensor)",
     folder=__name__,
-    cpu=lambda x, w, b, k, *copy: cpu.topk_encode(x, w, b, k),
+    cpu=cpu.topk_encode,
     reference=lambda x, w, b, k, *copy: reference.topk_encode(x, w, b, k),
     fake=_fake,
     backward=_backward,
@@ -56,8 +56,8 @@ def topk_encode(
         w: encoder rows [F, D].
         b: encoder bias [F].
         k: entries per token, 1 ≤ k ≤ F.
-        encoder_copy: w in bfloat16 or int8 and its norms, as ``row_adam_`` keeps them, so that w is not read to make
-            them; not checked. Used where the product is in that precision on a GPU. The answer is the same.
+        encoder_copy: w as the product reads it, made by ``ops.encoder_copy`` or kept by ``row_adam_``, so that w is not
+            read to make it; not checked. Used where the product is in that precision. The answer is the same.
 
     Returns:
         Code with ``values``, ``indices`` [..., k], the largest first; among equal pre-activations the lowest index

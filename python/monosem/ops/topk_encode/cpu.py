@@ -9,18 +9,21 @@ from monosem.ops import step_stats
 from monosem.ops.backend import native as _C
 from monosem.ops.layout import fp32, threads
 from monosem.ops.selection.cpu import BITS, ROWS, Encoder
+from monosem.ops.structs import EncoderCopy
 
 FEW = 64  # tokens
 SLOT_BYTES = 64 << 20  # the candidates' buffer of a block of tokens stays below this, whatever k
 
 
-def topk_encode(x: Tensor, w: Tensor, b: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def topk_encode(
+    x: Tensor, w: Tensor, b: Tensor, k: int, copy: Tensor | None = None, norms: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """``reference.topk_encode`` with nothing of size tokens × F."""
     values, indices = (
         torch.empty(len(x), k, dtype=torch.float32, device="cpu"),
         torch.empty(len(x), k, dtype=torch.int32, device="cpu"),
     )
-    encoder = Encoder(w, b)
+    encoder = Encoder(w, b, copy=EncoderCopy.of(copy, norms))
     redone = _topk(encoder, fp32(x), k, encoder.product, values, indices)
     step_stats.redone(redone)
     return values.to(x.dtype), indices
