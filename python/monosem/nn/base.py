@@ -229,12 +229,12 @@ class SAE(nn.Module, ABC):
         """
         if self.prepared() is None:
             copy = ops.encoder_copy(self.W_enc_rows)
-            self._prepared = None if copy is None else (copy, self._version())
+            self._prepared = None if copy is None else (copy, self._weights_version())
         return self
 
     def prepared(self) -> EncoderCopy | None:
         """What ``prepare`` kept, if the weights are still those."""
-        if self._prepared is None or self._prepared[1] != self._version():
+        if self._prepared is None or self._prepared[1] != self._weights_version():
             self._prepared = None
             return None
         return self._prepared[0]
@@ -243,7 +243,7 @@ class SAE(nn.Module, ABC):
         """The weights were changed in a way that PyTorch does not count: what ``prepare`` kept is void."""
         self._prepared = None
 
-    def _version(self) -> tuple[int, int]:
+    def _weights_version(self) -> tuple[int, int]:
         return self.W_enc_rows.data_ptr(), self.W_enc_rows._version
 
     def decode(self, code: SparseCode) -> Tensor:
