@@ -13,7 +13,7 @@ from monosem import nn
 from monosem.nn import KINDS, DenseBlocks
 
 HOWTO = Path(__file__).parents[2] / "docs" / "howto" / "add_an_architecture.md"
-*_, COMPOSED = re.findall(r"```python\n(.*?)```", HOWTO.read_text(encoding="utf-8"), re.S)
+*_, COMPOSED, PART = re.findall(r"```python\n(.*?)```", HOWTO.read_text(encoding="utf-8"), re.S)
 N, D, F = 64, 12, 40
 
 
@@ -76,6 +76,23 @@ def test_gradients_equal_autograd_of_the_loss(name, dense):
     if parts.penalty is not None:
         expected = expected + 0.01 * sae.encode(x).to_dense().sum(1)
     torch.testing.assert_close(sae.token_losses(x, 0.5), expected.detach(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_the_penalty_of_the_howto_has_the_gradients_of_autograd(dense):
+    names: dict = {"__name__": "howto"}
+    exec(PART, names)
+    sae, x = Composed(nn.Composition(nn.ReLU(), penalty=names["LogPenalty"](1e-2))), batch()
+    sae.capacity.density.fill_(float(dense))
+    out = sae.loss(x, sparsity_scale=0.5)
+    out.loss.backward()
+    expected = (x - sae(x)).square().mean() + 0.5e-2 * torch.log1p(sae.encode(x).to_dense() / 0.1).sum(1).mean()
+    torch.testing.assert_close(out.loss, expected, rtol=1e-5, atol=1e-7)
+    gradients = sae.gradients(x, sparsity_scale=0.5)
+    torch.testing.assert_close(gradients.loss, out.loss, rtol=1e-5, atol=1e-7)
+    arrays = gradients.parameters.multiplied()
+    for name, p in sae.named_parameters():
+        torch.testing.assert_close(arrays[name], p.grad, rtol=1e-4, atol=1e-7)
 
 
 def test_parts_that_do_not_go_together_are_refused():

@@ -19,7 +19,7 @@ from monosem.nn import KINDS, Matrix, Vector, registry
 from monosem.train.step import FastStep
 
 HOWTO = Path(__file__).parents[2] / "docs" / "howto" / "add_an_architecture.md"
-ARCHITECTURE, USE, _ = re.findall(r"```python\n(.*?)```", HOWTO.read_text(encoding="utf-8"), re.S)
+ARCHITECTURE, USE, *_ = re.findall(r"```python\n(.*?)```", HOWTO.read_text(encoding="utf-8"), re.S)
 D, F = 32, 128
 
 
