@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from monosem.nn import (
         SAE,
         BatchTopKSAE,
+        Crosscoder,
         GatedSAE,
         JumpReLUSAE,
         LossOutput,
@@ -39,6 +40,7 @@ __all__ = [
     "ActivationStore",
     "ActivationStream",
     "BatchTopKSAE",
+    "Crosscoder",
     "GatedSAE",
     "JumpReLUSAE",
     "LossOutput",
@@ -73,6 +75,7 @@ _HOME = {
     "SAEConfig": "nn",
     "SparseCode": "ops",
     "BatchTopKSAE": "nn",
+    "Crosscoder": "nn",
     "GatedSAE": "nn",
     "JumpReLUSAE": "nn",
     "MatryoshkaSAE": "nn",

@@ -157,6 +157,16 @@ def transcoder_loss(sae, p, batch, dead, scale):
     return squared(p, f, target) + more, f
 
 
+def crosscoder_loss(sae, p, x, dead, scale):
+    cfg = sae.cfg
+    if cfg.activation != "relu":
+        f, more = chosen(sae, p, x, x, dead, scale)
+        return squared(p, f, x) + more, f
+    f = preactivations(p, x, centred=False).relu()
+    lengths = sum(block.norm(dim=1) for block in p["W_dec"].chunk(cfg.n_sources, 1))
+    return squared(p, f, x) + scale * cfg.l1_coefficient * (f * lengths).sum(1).mean(), f
+
+
 LOSSES = {
     "topk": topk_loss,
     "batch_topk": batch_topk_loss,
@@ -165,6 +175,7 @@ LOSSES = {
     "gated": gated_loss,
     "matryoshka": matryoshka_loss,
     "transcoder": transcoder_loss,
+    "crosscoder": crosscoder_loss,
 }
 
 

@@ -42,6 +42,8 @@ KINDS = {
         )
         for name in ("topk", "batch_topk", "abs_topk", "relu", "jumprelu", "gated")
     },
+    "crosscoder-relu": lambda: ms.Crosscoder(D, F, 3, 0.02, seed=0),
+    "crosscoder-batch_topk": lambda: ms.Crosscoder(D, F, 3, activation="batch_topk", k=5, aux_k=4, seed=0),
     "transcoder-plain": lambda: ms.Transcoder(D, 7, F, 5, aux_k=4, seed=0),
 }
 # Those without a fixed number of entries.

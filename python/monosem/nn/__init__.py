@@ -4,6 +4,8 @@ from monosem.nn.activations import AbsTopK, Activation, BatchThreshold, BatchTop
 from monosem.nn.architectures import (
     BatchTopKConfig,
     BatchTopKSAE,
+    Crosscoder,
+    CrosscoderConfig,
     GatedConfig,
     GatedSAE,
     JumpReLUConfig,
@@ -43,6 +45,8 @@ __all__ = [
     "BatchTopKSAE",
     "ComposedSAE",
     "Composition",
+    "Crosscoder",
+    "CrosscoderConfig",
     "Declared",
     "DenseBlocks",
     "Dictionary",

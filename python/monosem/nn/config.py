@@ -91,12 +91,18 @@ class TopKConfig(SAEConfig):
     aux_k: int | str | None = "auto"
     aux_coefficient: float = 1 / 32
 
+    @property
+    def uses_k(self) -> bool:
+        """Whether ``k`` has an effect."""
+        return True
+
     def describe(self) -> str:
         return f"TopK with k = {self.k}"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.topk(self.k, self.d_sae)
+        if self.uses_k:
+            checks.topk(self.k, self.d_sae)
         if self.aux_k == "auto":
             object.__setattr__(self, "aux_k", auto_aux_k(self.d_in))
         is_count = isinstance(self.aux_k, int) and not isinstance(self.aux_k, bool) and self.aux_k >= 0

@@ -1,6 +1,7 @@
 """The kinds of autoencoders, one short file each: a configuration, parameters, and a composition of parts."""
 
 from monosem.nn.architectures.batch_topk import BatchTopKConfig, BatchTopKSAE
+from monosem.nn.architectures.crosscoder import Crosscoder, CrosscoderConfig
 from monosem.nn.architectures.gated import GatedConfig, GatedSAE
 from monosem.nn.architectures.jumprelu import JumpReLUConfig, JumpReLUSAE
 from monosem.nn.architectures.matryoshka import MatryoshkaConfig, MatryoshkaSAE
@@ -11,6 +12,8 @@ from monosem.nn.architectures.transcoder import Transcoder, TranscoderConfig
 __all__ = [
     "BatchTopKConfig",
     "BatchTopKSAE",
+    "Crosscoder",
+    "CrosscoderConfig",
     "GatedConfig",
     "GatedSAE",
     "JumpReLUConfig",

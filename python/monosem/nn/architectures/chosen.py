@@ -46,14 +46,16 @@ class ChosenConfig(TopKConfig):
     threshold_lr: float = JumpReLUConfig.threshold_lr
 
     @property
+    def uses_k(self) -> bool:
+        return self.activation in FIXED
+
+    @property
     def sparsity_words(self) -> str:
         """The activation and the setting that decides how sparse it is, for pages."""
         if self.activation == "jumprelu":
             target = "" if self.target_l0 is None else f", target L0 {self.target_l0:g}"
             return f"{self.activation}, λ = {self.l0_coefficient:g}{target}"
-        return f"{self.activation}, " + (
-            f"k = {self.k}" if self.activation in FIXED else f"λ = {self.l1_coefficient:g}"
-        )
+        return f"{self.activation}, " + (f"k = {self.k}" if self.uses_k else f"λ = {self.l1_coefficient:g}")
 
     def __post_init__(self) -> None:
         super().__post_init__()
