@@ -123,6 +123,17 @@ def test_a_loaded_dictionary_does_not_learn_its_threshold_from_what_it_is_asked(
     assert torch.equal(again.threshold, before) and before > 0
 
 
+@pytest.mark.parametrize("saved", ["checkpoint", "dictionary"])
+def test_a_run_that_starts_from_another_has_its_threshold(tmp_path, saved):
+    data, config = [batch(64, seed) for seed in range(4)], ms.TrainConfig(steps=4, batch_size=64)
+    first = ms.Trainer(made(), config, tmp_path / "first", progress=False).fit(data)
+    source = tmp_path / "first" if saved == "checkpoint" else ms.save(first.learners[0].sae, tmp_path / "d")
+    second = ms.Trainer(made(seed=5), config, start=source, progress=False)
+    mine, its = (trainer.learners[0].sae for trainer in (second, first))
+    assert its.threshold > 0 and torch.equal(mine.threshold, its.threshold)
+    assert torch.equal(mine(data[0]), its(data[0]))
+
+
 def test_a_run_resumes_to_the_same_bits(tmp_path):
     data = [batch(64, seed) for seed in range(12)]
 

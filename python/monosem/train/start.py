@@ -45,7 +45,7 @@ def start_from(learners: Sequence[Learner], folder: str | Path, moments: bool) -
         )
     saes = [load(path) for path in results]
     for learner, sae in zip(learners, _one_each(saes, learners, folder), strict=True):
-        _copy(learner, sae.cfg.kind, dict(sae.named_parameters()), folder)
+        _copy(learner, sae.cfg.kind, sae.state_dict(), folder)
     return {"folder": str(folder), "steps": saes[0].metadata.get("steps"), "moments": False}
 
 
@@ -64,7 +64,7 @@ def _from_checkpoint(learners: Sequence[Learner], folder: Path, step: int, momen
     runs = list(enumerate(saved.state["run"]))
     for learner, (i, run) in zip(learners, _one_each(runs, learners, folder), strict=True):
         parts = {name: _part(saved.tensors, f"{i}.{name}.") for name in ("sae", "adam")}
-        _copy(learner, run["sae"]["kind"], parts["sae"], folder)
+        _copy(learner, run["sae"]["kind"], parts["sae"] | _part(parts["adam"], "buffer."), folder)
         if moments:
             saved_state = run["train"].get("adam_state", "fp32")
             own_state = learner.cfg.adam_state
@@ -104,8 +104,9 @@ def _copy(learner: Learner, kind: str, weights: dict[str, Tensor], folder: Path)
                 f"start: {str(folder)!r} holds {kind} with {name} {shape}; wanted {learner.sae.cfg.kind} with "
                 f"{list(weight.shape)}. Give the same kind, d_in and d_sae."
             )
-    for name, weight in parameters.items():
-        weight.copy_(weights[name])
+    for name, weight in learner.sae.state_dict().items():  # buffers that files keep too, such as BatchTopK's threshold
+        if name in weights:
+            weight.copy_(weights[name])
     learner.fast.weights_changed()
     if learner.ema is not None:
         learner.ema.restart()
