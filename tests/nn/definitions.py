@@ -95,7 +95,8 @@ def relu_loss(sae, p, x, dead, scale):
     free = sae.cfg.decoder_norm == "free"
     f = preactivations(p, x, centred=not free).relu()
     lengths = p["W_dec"].norm(dim=1) if free else 1.0
-    return squared(p, f, x) + scale * sae.cfg.l1_coefficient * (f * lengths).sum(1).mean(), f
+    power = (f + LEAK).pow(sae.cfg.p) - LEAK**sae.cfg.p if sae.cfg.p < 1 else f * lengths
+    return squared(p, f, x) + scale * sae.cfg.l1_coefficient * power.sum(1).mean(), f
 
 
 def jumprelu_loss(sae, p, x, dead, scale):

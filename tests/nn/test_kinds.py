@@ -13,6 +13,7 @@ KINDS = {
     "topk": lambda: ms.TopKSAE(D, F, 5, aux_k=4, seed=0),
     "batch_topk": lambda: ms.BatchTopKSAE(D, F, 5, aux_k=4, seed=0),
     "relu": lambda: ms.ReLUSAE(D, F, 0.02, seed=0),
+    "relu-p": lambda: ms.ReLUSAE(D, F, 0.02, p=0.5, seed=0),
     "relu-free": lambda: ms.ReLUSAE(D, F, 0.02, decoder_norm="free", seed=0),
     "jumprelu": lambda: ms.JumpReLUSAE(D, F, 0.02, bandwidth=0.5, initial_threshold=0.4, seed=0),
     "jumprelu-target": lambda: ms.JumpReLUSAE(D, F, 0.5, 4.0, bandwidth=0.5, initial_threshold=0.4, seed=0),

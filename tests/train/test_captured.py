@@ -239,3 +239,15 @@ def test_the_trainer_warns_of_nothing_else(did, by_definition, tmp_path):
     assert mine.last_metrics == plain.last_metrics
     # The option is not part of the identity of a run: it may change at a resume.
     assert run(False, tmp_path / "a").steps_done == 14
+
+
+def test_a_graph_of_another_k_is_not_replayed(did, by_definition):
+    learners = []
+    for graph in (True, False):
+        sae = ms.TopKSAE(D, F, K, aux_k=0, initial_k=2 * K, k_anneal=0.5, seed=1)
+        learners.append(Learner(sae, ms.TrainConfig(cuda_graph=graph, steps=40)))
+    for step in range(36):
+        mine, plain = (learner.step(batch(step), step) for learner in learners)
+        assert float(mine["l0"]) == float(plain["l0"]), step
+    same(*learners)
+    assert did.count("capture") >= 2 and did.count("replay") >= 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -63,6 +64,7 @@ class SAE(nn.Module, ABC):
 
     Config: ClassVar[type[SAEConfig]]  # of the class; ``cfg`` is that of the autoencoder
     cfg: SAEConfig
+    progress: float = 1.0  # share of the run that is done, by which settings are annealed; ``Trainer`` sets it
     capacity: Capacity  # how a step runs on its device: dense or sparse, and with how much reserved space
 
     def __init__(
@@ -98,6 +100,10 @@ class SAE(nn.Module, ABC):
     def target(self, x: Tensor) -> Tensor:
         """What the decoder is to give for a training batch: here the batch itself."""
         return x
+
+    def settings_now(self) -> Hashable:
+        """What a step's operations depend on beside its tensors: one of other settings is no replay of this one."""
+        return ()
 
     @abstractmethod
     def encode(self, x: Tensor) -> SparseCode:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Hashable
 from dataclasses import replace
 
 import torch
@@ -51,7 +52,10 @@ class ComposedSAE(SAE):
     @property
     @abstractmethod
     def composition(self) -> Composition:
-        """The parts, by the present configuration."""
+        """The parts, by the configuration and the present ``progress``."""
+
+    def settings_now(self) -> Hashable:
+        return self.composition
 
     def encode(self, x: Tensor) -> SparseCode:
         """The active features of x [..., d_in], each token by itself."""

@@ -34,6 +34,19 @@ def check_number(name: str, value: Any, least: float, above: bool = False) -> No
 JsonDict = dict[str, Any]  # an object of a JSON file: its values have no static type
 
 
+def check_share(name: str, value: Any) -> None:
+    """Raise unless a number is a share of a run, 0 to 1."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= 1:
+        raise ValueError(f"{name}: got {value!r}; wanted a share of the run, 0 to 1")
+
+
+def annealed(initial: float | None, final: float, progress: float, start: float, end: float) -> float:
+    """A setting that goes linearly from ``initial`` to ``final`` between two shares of the run; None: ``final``."""
+    if initial is None or progress >= end:
+        return final
+    return initial if progress <= start else initial + (final - initial) * (progress - start) / (end - start)
+
+
 @dataclass(frozen=True)
 class SAEConfig:
     """The settings that all autoencoders have.
@@ -66,6 +79,8 @@ class SAEConfig:
                 raise ValueError(f"{name}: got {value!r}; wanted a positive integer")
 
 
+P_START = 0.1  # share of a run after which p is annealed
+K_ANNEAL = 0.2  # default share of a run over which k is annealed
 MOST_AUX = 512  # the default number of dead features that AuxK uses is at most this
 
 
@@ -83,6 +98,8 @@ class TopKConfig(SAEConfig):
         aux_k: dead features used to explain what is left over (AuxK); 0 switches AuxK off. "auto", which becomes a
             number: d_in // 2, but at most 512 (Gao et al. 2024). None: d_in // 2, as it was in older files.
         aux_coefficient: weight of the AuxK loss.
+        initial_k: k at the start of a run of ``Trainer``, more or fewer; None: k throughout.
+        k_anneal: share of the run over which it goes linearly from ``initial_k`` to k.
     """
 
     kind: ClassVar[str] = "topk"
@@ -90,6 +107,12 @@ class TopKConfig(SAEConfig):
     k: int = 32
     aux_k: int | str | None = "auto"
     aux_coefficient: float = 1 / 32
+    initial_k: int | None = None
+    k_anneal: float = K_ANNEAL
+
+    def k_at(self, progress: float) -> int:
+        """k once this share of the run is done."""
+        return round(annealed(self.initial_k, self.k, progress, 0.0, self.k_anneal))
 
     @property
     def uses_k(self) -> bool:
@@ -103,6 +126,9 @@ class TopKConfig(SAEConfig):
         super().__post_init__()
         if self.uses_k:
             checks.topk(self.k, self.d_sae)
+            if self.initial_k is not None:
+                checks.topk(self.initial_k, self.d_sae, "initial_k")
+        check_share("k_anneal", self.k_anneal)
         if self.aux_k == "auto":
             object.__setattr__(self, "aux_k", auto_aux_k(self.d_in))
         is_count = isinstance(self.aux_k, int) and not isinstance(self.aux_k, bool) and self.aux_k >= 0
@@ -111,8 +137,7 @@ class TopKConfig(SAEConfig):
                 f'aux_k: got {self.aux_k!r}; wanted an integer ≥ 0, "auto" (d_in // 2, at most {MOST_AUX}), or '
                 "None for d_in // 2"
             )
-        if self.aux_coefficient < 0:
-            raise ValueError(f"aux_coefficient: got {self.aux_coefficient}; wanted a number ≥ 0")
+        check_number("aux_coefficient", self.aux_coefficient, 0)
 
 
 @dataclass(frozen=True)
@@ -122,22 +147,36 @@ class ReLUConfig(SAEConfig):
     Attributes:
         l1_coefficient: λ in ``mean_D (x − x̂)² + λ·Σ|f|``: the error is a mean over D, the penalty a sum over features.
         decoder_norm: "unit", or "free": rows of any norm, a penalty of ``f·‖W_dec‖``, no bias on the input.
+        p: the penalty becomes ``λ·Σ f^p``, 0 < p ≤ 1: nearer to a count of active features (``nn.Lp``).
+        p_start: share of a run of ``Trainer`` after which p is annealed linearly from 1, to the end of the run.
     """
 
     kind: ClassVar[str] = "relu"
     resampled: ClassVar[bool] = True
     l1_coefficient: float = 1e-3
     decoder_norm: str = DecoderNorm.UNIT.value
+    p: float = 1.0
+    p_start: float = P_START
+
+    def p_at(self, progress: float) -> float:
+        """p once this share of the run is done."""
+        return annealed(1.0, self.p, progress, self.p_start, 1.0)
 
     def describe(self) -> str:
         free = "" if self.decoder_norm == DecoderNorm.UNIT else ", free norms"
-        return f"ReLU with λ = {self.l1_coefficient:g}{free}"
+        power = "" if self.p == 1 else f", p = {self.p:g}"
+        return f"ReLU with λ = {self.l1_coefficient:g}{power}{free}"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.l1_coefficient >= 0:
-            raise ValueError(f"l1_coefficient: got {self.l1_coefficient}; wanted a number ≥ 0")
+        check_number("l1_coefficient", self.l1_coefficient, 0)
         object.__setattr__(self, "decoder_norm", DecoderNorm.named(self.decoder_norm))
+        check_number("p", self.p, 0, above=True)
+        if self.p > 1 or (self.p < 1 and self.decoder_norm != DecoderNorm.UNIT):
+            raise ValueError(
+                f"p: got {self.p} with decoder_norm={self.decoder_norm!r}; wanted at most 1, or 1 if 'free'"
+            )
+        check_share("p_start", self.p_start)
 
 
 def from_dict(config: type[SAEConfig], values: JsonDict) -> SAEConfig:

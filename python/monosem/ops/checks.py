@@ -35,7 +35,7 @@ def floating(name: str, tensor: Tensor) -> None:
         raise ValueError(f"{name}: got {tensor.dtype}; wanted float32, bfloat16 or float64. Convert with `.float()`")
 
 
-def topk(k: int, d_sae: int) -> None:
+def topk(k: int, d_sae: int, name: str = "k") -> None:
     """Raise unless 1 ≤ k ≤ d_sae."""
     if not isinstance(k, int) or isinstance(k, bool) or not 0 < k <= d_sae:
-        raise ValueError(f"k: got {k!r}; wanted an integer from 1 to d_sae={d_sae}")
+        raise ValueError(f"{name}: got {k!r}; wanted an integer from 1 to d_sae={d_sae}")

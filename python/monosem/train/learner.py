@@ -55,6 +55,12 @@ class Learner:
         ``tokens_redone``, only where it is not 0: ``nn.Gradients.redone``. ``turned_dense``: 1 where a step with dense
         products follows ``SETTLED`` sparse ones. The others say how the step was computed: ``StepStats.metrics``.
         """
+        self.sae.progress = step / self.cfg.steps
+        metrics = self._stepped(x, step)
+        self.sae.progress = (step + 1) / self.cfg.steps
+        return metrics
+
+    def _stepped(self, x: Tensor, step: int) -> Metrics:
         lr, scale = learning_rate(self.cfg, step), sparsity_scale(self.cfg, step)
         captured = self.captured if gpu.asynchronous(self.sae.W_dec) else None
         decision = self.sae.capacity.decision() if captured is not None else None
@@ -62,7 +68,7 @@ class Learner:
             return self._step(x, lr, scale) | self._plain | {"lr": lr}
         self.fast.count_step(lr)
         addresses = tuple(p.data_ptr() for p in self.sae.parameters())  # a graph is valid for these only
-        metrics: Metrics = dict(captured(x, (decision, addresses)))
+        metrics: Metrics = dict(captured(x, (decision, addresses, self.sae.settings_now())))
         if captured.replaying:
             self.sae.capacity.replayed()
         return metrics | self._plain | {"lr": lr}

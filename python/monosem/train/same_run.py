@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 
-from monosem.nn import SAE
+from monosem.nn import KINDS, SAE
 from monosem.nn.config import JsonDict, TopKConfig, auto_aux_k
+from monosem.nn.registry import find
 from monosem.train.config import TrainConfig
 from monosem.train.schedule import learning_rate
 
@@ -31,11 +32,11 @@ def check_same_run(own: list[JsonDict], saved: list[JsonDict], folder: Path) -> 
     own = json.loads(json.dumps(own))
     grown = all(now["train"]["steps"] > old["train"]["steps"] for now, old in zip(own, saved, strict=True))
     differing = [
-        f"{part}.{name} is {old[part].get(name, _BEFORE.get(name))!r} there and {now[part].get(name)!r} here"
+        f"{part}.{name} is {_saved(old, part, name)!r} there and {now[part].get(name)!r} here"
         for now, old in zip(own, saved, strict=True)
         for part in now
         for name in sorted(now[part].keys() | old[part].keys())
-        if now[part].get(name) != old[part].get(name, _BEFORE.get(name)) and not (grown and name in _GROWS)
+        if now[part].get(name) != _saved(old, part, name) and not (grown and name in _GROWS)
     ]
     if differing:
         raise ValueError(
@@ -44,6 +45,16 @@ def check_same_run(own: list[JsonDict], saved: list[JsonDict], folder: Path) -> 
             "begins a new run with the weights of this one."
         )
     return grown
+
+
+def _saved(run: JsonDict, part: str, name: str) -> object:
+    """A setting of a saved run. A field that it did not know has its default, which means: as before there was one."""
+    if name in run[part] or name in _BEFORE or part != "sae":
+        return run[part].get(name, _BEFORE.get(name))
+    kind = run[part]["kind"]
+    defaults = {f.name: f.default for f in fields(find(kind).Config)} if kind in KINDS else {}
+    default = defaults.get(name, MISSING)
+    return None if default is MISSING else default
 
 
 def keep_older_default(sae: SAE, saved: JsonDict) -> bool:

@@ -11,7 +11,7 @@ from monosem.nn.activations import BatchThreshold, BatchTopK
 from monosem.nn.architectures.topk import aux_of
 from monosem.nn.composed import ComposedSAE
 from monosem.nn.composition import Composition
-from monosem.nn.config import TopKConfig
+from monosem.nn.config import K_ANNEAL, TopKConfig
 from monosem.nn.registry import register
 
 
@@ -48,11 +48,13 @@ class BatchTopKSAE(ComposedSAE):
         aux_k: int | str | None = "auto",
         aux_coefficient: float = 1 / 32,
         *,
+        initial_k: int | None = None,
+        k_anneal: float = K_ANNEAL,
         seed: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(BatchTopKConfig(d_in, d_sae, k, aux_k, aux_coefficient), device, dtype)
+        super().__init__(BatchTopKConfig(d_in, d_sae, k, aux_k, aux_coefficient, initial_k, k_anneal), device, dtype)
         self.start_tied(seed)
 
     def extend(self, device: torch.device | str | None, dtype: torch.dtype) -> None:
@@ -65,4 +67,4 @@ class BatchTopKSAE(ComposedSAE):
 
     @property
     def composition(self) -> Composition:
-        return Composition(BatchTopK(self.cfg.k, self.batches), revival=aux_of(self.cfg))
+        return Composition(BatchTopK(self.cfg.k_at(self.progress), self.batches), revival=aux_of(self.cfg))

@@ -14,7 +14,7 @@ from monosem.nn.architectures.jumprelu import JumpReLUConfig
 from monosem.nn.architectures.topk import aux_of
 from monosem.nn.composed import ComposedSAE
 from monosem.nn.composition import Composition
-from monosem.nn.config import ReLUConfig, TopKConfig, check_number
+from monosem.nn.config import ReLUConfig, TopKConfig, annealed, check_number
 from monosem.nn.nesting import Nesting
 from monosem.nn.parameters import Declared, Vector
 from monosem.nn.penalties import L0, L1, GateL1
@@ -28,11 +28,11 @@ class ChosenConfig(TopKConfig):
 
     Attributes:
         activation: one of ``activations``.
-        k: active features per token, with "topk", "batch_topk" and "abs_topk"; aux_k, aux_coefficient: as in
-            ``TopKConfig``.
+        k: active features per token, with "topk", "batch_topk" and "abs_topk"; aux_k, aux_coefficient, initial_k,
+            k_anneal: as in ``TopKConfig``.
         l1_coefficient: λ, with "relu" and "gated".
-        l0_coefficient, target_l0, bandwidth, initial_threshold, threshold_lr: with "jumprelu", as in
-            ``JumpReLUConfig``.
+        l0_coefficient, target_l0, bandwidth, initial_bandwidth, bandwidth_anneal, initial_threshold, threshold_lr: with
+            "jumprelu", as in ``JumpReLUConfig``.
     """
 
     has_penalty: ClassVar[bool] = True
@@ -42,6 +42,8 @@ class ChosenConfig(TopKConfig):
     l0_coefficient: float = JumpReLUConfig.l0_coefficient
     target_l0: float | None = None
     bandwidth: float = JumpReLUConfig.bandwidth
+    initial_bandwidth: float | None = None
+    bandwidth_anneal: float = JumpReLUConfig.bandwidth_anneal
     initial_threshold: float = JumpReLUConfig.initial_threshold
     threshold_lr: float = JumpReLUConfig.threshold_lr
 
@@ -68,6 +70,8 @@ class ChosenConfig(TopKConfig):
             l0_coefficient=self.l0_coefficient,
             target_l0=self.target_l0,
             bandwidth=self.bandwidth,
+            initial_bandwidth=self.initial_bandwidth,
+            bandwidth_anneal=self.bandwidth_anneal,
             initial_threshold=self.initial_threshold,
             threshold_lr=self.threshold_lr,
         )
@@ -105,11 +109,13 @@ class ChosenSAE(ComposedSAE):
         if cfg.activation == "relu":
             return Composition(ReLU(), penalty=L1(cfg.l1_coefficient), nesting=nesting)
         if cfg.activation == "jumprelu":
-            penalty = L0(cfg.l0_coefficient, cfg.bandwidth, cfg.target_l0)
-            return Composition(JumpReLU(cfg.bandwidth), penalty=penalty, nesting=nesting)
+            bandwidth = annealed(cfg.initial_bandwidth, cfg.bandwidth, self.progress, 0.0, cfg.bandwidth_anneal)
+            penalty = L0(cfg.l0_coefficient, bandwidth, cfg.target_l0)
+            return Composition(JumpReLU(bandwidth), penalty=penalty, nesting=nesting)
         if cfg.activation == "gated":
             return Composition(Gated(), penalty=GateL1(cfg.l1_coefficient), nesting=nesting)
+        k = cfg.k_at(self.progress)
         if cfg.activation == "batch_topk":
-            return Composition(BatchTopK(cfg.k, self.batches), revival=aux_of(cfg), nesting=nesting)
-        chosen = TopK(cfg.k) if cfg.activation == "topk" else AbsTopK(cfg.k)
+            return Composition(BatchTopK(k, self.batches), revival=aux_of(cfg), nesting=nesting)
+        chosen = TopK(k) if cfg.activation == "topk" else AbsTopK(k)
         return Composition(chosen, revival=aux_of(cfg), nesting=nesting)

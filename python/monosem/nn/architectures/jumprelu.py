@@ -10,7 +10,7 @@ import torch
 from monosem.nn.activations import JumpReLU
 from monosem.nn.composed import ComposedSAE
 from monosem.nn.composition import Composition
-from monosem.nn.config import DecoderNorm, SAEConfig, check_number
+from monosem.nn.config import DecoderNorm, SAEConfig, annealed, check_number, check_share
 from monosem.nn.parameters import Declared, Vector
 from monosem.nn.penalties import L0, PreActivation, Tanh
 from monosem.nn.registry import register
@@ -26,6 +26,8 @@ class JumpReLUConfig(SAEConfig):
         l0_coefficient: λ of the penalty. The squared error is a mean over D, L0 a sum over features.
         target_l0: form "l0" only: the penalty becomes ``λ·(L0/target − 1)²``; None: ``λ·L0``.
         bandwidth: ε of the straight-through derivative.
+        initial_bandwidth: ε at the start of a run of ``Trainer``; None: ``bandwidth`` throughout.
+        bandwidth_anneal: share of the run over which it goes linearly from ``initial_bandwidth`` to ``bandwidth``.
         initial_threshold: θ at the start.
         threshold_lr: learning rate of θ, as a factor on that of the run.
         form: "l0" (Rajamanoharan et al. 2024) or "tanh" (Anthropic, January 2025): ``λ·Σ tanh(4·f·‖W_dec‖)``, with the
@@ -38,6 +40,8 @@ class JumpReLUConfig(SAEConfig):
     l0_coefficient: float = 1e-3
     target_l0: float | None = None
     bandwidth: float = 0.05
+    initial_bandwidth: float | None = None
+    bandwidth_anneal: float = 0.5
     initial_threshold: float = 0.05
     threshold_lr: float = 1.0
     form: str = "l0"
@@ -56,6 +60,9 @@ class JumpReLUConfig(SAEConfig):
         for name in ("l0_coefficient", "initial_threshold", "threshold_lr", "pre_activation_coefficient"):
             check_number(name, getattr(self, name), 0)
         check_number("bandwidth", self.bandwidth, 0, above=True)
+        if self.initial_bandwidth is not None:
+            check_number("initial_bandwidth", self.initial_bandwidth, 0, above=True)
+        check_share("bandwidth_anneal", self.bandwidth_anneal)
         if self.target_l0 is not None:
             check_number("target_l0", self.target_l0, 0, above=True)
             if self.target_l0 > self.d_sae:
@@ -92,6 +99,8 @@ class JumpReLUSAE(ComposedSAE):
         pre_activation_coefficient: float = JumpReLUConfig.pre_activation_coefficient,
         decoder_norm: str = JumpReLUConfig.decoder_norm,
         *,
+        initial_bandwidth: float | None = None,
+        bandwidth_anneal: float = JumpReLUConfig.bandwidth_anneal,
         seed: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
@@ -102,6 +111,8 @@ class JumpReLUSAE(ComposedSAE):
             l0_coefficient=l0_coefficient,
             target_l0=target_l0,
             bandwidth=bandwidth,
+            initial_bandwidth=initial_bandwidth,
+            bandwidth_anneal=bandwidth_anneal,
             initial_threshold=initial_threshold,
             threshold_lr=threshold_lr,
             form=form,
@@ -127,8 +138,9 @@ class JumpReLUSAE(ComposedSAE):
     @property
     def composition(self) -> Composition:
         cfg = self.cfg
-        activation = JumpReLU(cfg.bandwidth, through_input=cfg.form == "tanh")
+        bandwidth = annealed(cfg.initial_bandwidth, cfg.bandwidth, self.progress, 0.0, cfg.bandwidth_anneal)
+        activation = JumpReLU(bandwidth, through_input=cfg.form == "tanh")
         if cfg.form == "l0":
-            return Composition(activation, penalty=L0(cfg.l0_coefficient, cfg.bandwidth, cfg.target_l0))
+            return Composition(activation, penalty=L0(cfg.l0_coefficient, bandwidth, cfg.target_l0))
         inactive = PreActivation(cfg.pre_activation_coefficient) if cfg.pre_activation_coefficient else None
         return Composition(activation, penalty=Tanh(cfg.l0_coefficient), pre_activation=inactive)

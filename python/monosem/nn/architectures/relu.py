@@ -8,8 +8,8 @@ from torch import nn
 from monosem.nn.activations import ReLU
 from monosem.nn.composed import ComposedSAE
 from monosem.nn.composition import Composition
-from monosem.nn.config import DecoderNorm, ReLUConfig
-from monosem.nn.penalties import L1, NormL1
+from monosem.nn.config import P_START, DecoderNorm, ReLUConfig
+from monosem.nn.penalties import L1, Lp, NormL1
 from monosem.nn.registry import register
 
 
@@ -24,6 +24,10 @@ class ReLUSAE(ComposedSAE):
     ``L = mean_D (x − x̂)² + λ·Σ f·‖W_dec‖``: rows have any norm, b_dec is not taken off the input. It starts with random
     decoder rows of norm 0.1 and the encoder equal to the decoder. Its authors scale the inputs so that the mean norm
     is √D, sum the error over D (their λ = 5 is 5/D here) and need no resampling.
+
+    ``p`` below 1: p-annealing, ``λ·Σ f^p`` with p from 1 to its value between ``p_start`` and the end of the run. λ is
+    constant. (Karvonen et al. 2024, arXiv 2408.00113, rescale it at each of some ten changes of p so that the penalty
+    of the last ten batches stays the same; as p falls, Σ f^p grows for values below 1, so λ is chosen for the last p.)
 
     Initialisation otherwise: PyTorch's Kaiming-uniform for both matrices, decoder rows then made unit;
     ``initialize(sample)`` sets ``b_dec`` to the geometric median. Dead features: ``TrainConfig(resample=...)``.
@@ -42,11 +46,13 @@ class ReLUSAE(ComposedSAE):
         l1_coefficient: float = 1e-3,
         decoder_norm: str = DecoderNorm.UNIT.value,
         *,
+        p: float = 1.0,
+        p_start: float = P_START,
         seed: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(ReLUConfig(d_in, d_sae, l1_coefficient, decoder_norm), device, dtype)
+        super().__init__(ReLUConfig(d_in, d_sae, l1_coefficient, decoder_norm, p, p_start), device, dtype)
         if not self.has_unit_rows:
             self.start_tied(seed)
             return
@@ -66,5 +72,7 @@ class ReLUSAE(ComposedSAE):
 
     @property
     def composition(self) -> Composition:
-        penalty = L1 if self.has_unit_rows else NormL1
-        return Composition(ReLU(), penalty=penalty(self.cfg.l1_coefficient))
+        coefficient, p = self.cfg.l1_coefficient, self.cfg.p_at(self.progress)
+        if not self.has_unit_rows:
+            return Composition(ReLU(), penalty=NormL1(coefficient))
+        return Composition(ReLU(), penalty=L1(coefficient) if p == 1 else Lp(coefficient, p))

@@ -8,7 +8,7 @@ from monosem.nn.activations import TopK
 from monosem.nn.auxk import AuxK
 from monosem.nn.composed import ComposedSAE
 from monosem.nn.composition import Composition
-from monosem.nn.config import TopKConfig
+from monosem.nn.config import K_ANNEAL, TopKConfig
 from monosem.nn.registry import register
 
 
@@ -43,13 +43,15 @@ class TopKSAE(ComposedSAE):
         aux_k: int | str | None = "auto",
         aux_coefficient: float = 1 / 32,
         *,
+        initial_k: int | None = None,
+        k_anneal: float = K_ANNEAL,
         seed: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(TopKConfig(d_in, d_sae, k, aux_k, aux_coefficient), device, dtype)
+        super().__init__(TopKConfig(d_in, d_sae, k, aux_k, aux_coefficient, initial_k, k_anneal), device, dtype)
         self.start_tied(seed)
 
     @property
     def composition(self) -> Composition:
-        return Composition(TopK(self.cfg.k), revival=aux_of(self.cfg))
+        return Composition(TopK(self.cfg.k_at(self.progress)), revival=aux_of(self.cfg))
