@@ -148,10 +148,13 @@ def step(n: int, d: int, f: int, k: int) -> Callable[[], None]:
             with override(launch.table(""), "product", d, {"kind": "int8"}):
                 kernels.topk_encode(x, w, b, k)
                 kernels.threshold_encode(x, w, b)
+                kernels.threshold_encode(x, w, b, b)
                 small = [triton_operand.empty_copy(w)]
         kernels.threshold_encode(x, w, b)
+        kernels.threshold_encode(x, w, b, b)
         copy = triton_operand.empty_copy(w)
-        kernels.threshold_encode_within(x, w, b, 40 * n, 256, *(copy or (None, None)))
+        for threshold in (None, b):
+            kernels.threshold_encode_within(x, w, b, 40 * n, 256, *(copy or (None, None)), threshold)
         values, indices = empty(n * k), empty(n * k, dtype=torch.int32)
         offsets = empty(n + 1, dtype=torch.int64)
         kernels.sparse_decode(values, indices, offsets, w, b_dec)

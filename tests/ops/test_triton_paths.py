@@ -162,6 +162,58 @@ def test_more_active_features_than_the_capacity(monkeypatch, dense):
         assert torch.equal(a, c)
 
 
+def beside(f):
+    """Thresholds of both signs that many products of small integers equal."""
+    return here((torch.arange(f, device="cpu") % 9 - 3).float())
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_more_features_above_their_thresholds_than_the_capacity(monkeypatch, dense):
+    from monosem.ops.threshold_encode import triton as encode
+
+    monkeypatch.setattr(encode, "SLOTS", 32)
+    if dense:
+        monkeypatch.setattr(encode, "DENSE_BYTES", 1)
+    x, w, b = integers_of(4, 6, 300)
+    x[2] = 0
+    got, wanted = (e.threshold_encode(x, w, b, beside(300)) for e in (encode, reference))
+    for a, c in zip(got, wanted, strict=True):
+        assert torch.equal(a, c)
+
+
+def test_entries_near_their_threshold_have_the_values_and_the_choice_of_the_definition(low):
+    """b − θ is rounded to steps of 2⁻⁴ here, pre-activations to steps of 2⁻¹⁰."""
+    x, w, b = encoder(5, 20, 300)
+    x = 0.01 * x
+    b, threshold = b + 9e3, torch.full((300,), 9e3)
+    b[150:], threshold[150:] = b[150:] + 5e5, 9e3 + 5e5
+    every, _, offsets = ops.threshold_encode(x, w, b).csr()
+    assert (offsets.diff() == 300).all()
+    h = every.view(5, 300)
+    for capacity in (None, 1500):
+        if capacity is None:
+            values, indices, ends = ops.threshold_encode(x, w, b, threshold).csr()
+        else:
+            values, indices, ends, _, kept = ops.threshold_encode_within(x, w, b, capacity, 512, None, threshold)
+            assert kept.all()
+        rows, columns = (h > threshold).nonzero(as_tuple=True)
+        assert 0 < len(rows) == int(ends[-1]) < 1500
+        assert torch.equal(indices[: len(rows)].long(), columns)
+        assert torch.equal(values[: len(rows)], h[rows, columns])
+
+
+def test_thresholds_and_biases_that_are_not_finite(low):
+    x, w, b = integers_of(3, 6, 40)
+    threshold = beside(40)
+    b[:3] = here(torch.tensor([torch.inf, -torch.inf, torch.nan], device="cpu"))
+    threshold[2:6] = here(torch.tensor([0.0, torch.inf, -torch.inf, torch.nan], device="cpu"))
+    b[6], threshold[6] = -torch.inf, -torch.inf
+    x[1, 0] = torch.nan
+    got, wanted = ops.threshold_encode(x, w, b, threshold).csr(), reference.threshold_encode(x, w, b, threshold)
+    for a, c in zip(got, wanted, strict=True):
+        torch.testing.assert_close(a, c, rtol=0, atol=0, equal_nan=True)
+
+
 @pytest.fixture
 def triton_operand():
     from monosem.ops.selection import triton_operand
@@ -181,11 +233,12 @@ def test_entries_in_arrays_of_a_given_capacity(triton_operand, low, room, slots)
     """All of a token's entries or none: too many of its own, or no room behind those before it."""
     x, w, b = integers_of(6, 6, 300)
     x[2] = 0
+    below = beside(300) % 2 - 1.5  # no entry is near its threshold: room is for candidates
     copy = triton_operand.empty_copy(w)
     triton_operand.round_into(*copy, w)
-    for rounded in (None, copy):
-        values, indices, offsets, counts, kept = ops.threshold_encode_within(x, w, b, room, slots, rounded)
-        wanted = reference.threshold_encode_within(x, w, b, room, slots)
+    for rounded, threshold in ((copy, below), (None, None), (copy, None)):
+        values, indices, offsets, counts, kept = ops.threshold_encode_within(x, w, b, room, slots, rounded, threshold)
+        wanted = reference.threshold_encode_within(x, w, b, room, slots, threshold)
         for got, definition in zip((values, indices, offsets, kept), (*wanted[:3], wanted[4]), strict=True):
             assert torch.equal(got, definition)
         assert (counts >= wanted[3]).all()

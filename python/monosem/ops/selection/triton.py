@@ -20,10 +20,25 @@ LOOSE = ("hits", "int8")  # forms whose candidates are products, not yet bounds
 
 
 class Problem:
-    """x·wᵀ + b on its way to candidates."""
+    """x·wᵀ + b on its way to candidates.
 
-    def __init__(self, x: Tensor, w: Tensor, b: Tensor, right: Operand | None = None, form: str = "scan") -> None:
+    Args:
+        threshold: of each feature, [F], which its entries exceed; None: 0, or there is none.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        w: Tensor,
+        b: Tensor,
+        right: Operand | None = None,
+        form: str = "scan",
+        threshold: Tensor | None = None,
+    ) -> None:
         self.x, self.w, self.b = x.contiguous(), w.contiguous(), b.contiguous()
+        self.threshold = None if threshold is None else threshold.contiguous()
+        # What products are filtered with: bias less threshold. ``collect_above`` has room for its rounding.
+        self.filtered = self.b if threshold is None else self.b.float() - threshold.float()
         self.n, self.d, self.f = len(x), x.shape[1], len(w)
         low = backend.gpu_product() != "fp32" or x.dtype == torch.bfloat16
         self.dithered = form == "int8"
@@ -75,11 +90,32 @@ class Problem:
         grid = cdiv(self.n, options["BM"]) * cdiv(self.f, options["BN"])
         left, right = self.left, self.right
         known = *left.bounds, *left.dither, *right.bounds, *right.dither
-        args = left.rows, right.rows, self.b, *known, threshold, keys, count, self.n, self.f, self.width, self.rounding
+        args = (
+            left.rows,
+            right.rows,
+            self.filtered,
+            *known,
+            threshold,
+            keys,
+            count,
+            self.n,
+            self.f,
+            self.width,
+            self.rounding,
+        )
         portable = not architecture(self.x).startswith("sm_")
         options |= {"CAP": slots, "ALL": everything, "LOOSE": loose, "FP32": self.fp32, "PORTABLE": portable}
         triton_launch.run(product.collect, grid, *args, **options)
         return keys, count
+
+    def collect_above(self, slots: int, loose: bool) -> tuple[Tensor, Tensor]:
+        """Keys and number of the features that may be above their thresholds, or above 0."""
+        least = torch.zeros(self.n, dtype=torch.float32, device=self.x.device)
+        if self.threshold is not None:
+            # 2⁻²⁴ each: of b − θ, of x·w + b, and of θ beside it. Where b or θ is infinite, so is b − θ, or NaN.
+            size = self.b.float().abs() + self.threshold.float().abs()
+            least = least - torch.where(size < math.inf, size, 0).amax() * 2.0**-21
+        return self.collect(least, slots, False, loose)
 
     def sift(self, slots: int, k: int) -> tuple[Tensor, Tensor, Tensor]:
         """Keys, their number and the threshold that all else is not above: products a block of features at a time."""

@@ -1,4 +1,4 @@
-"""Encode by a threshold with Triton: the candidates above 0, scored in fp32, compacted to CSR."""
+"""Encode by a threshold with Triton: what may be above it, scored in fp32, compacted to CSR."""
 
 from __future__ import annotations
 
@@ -28,19 +28,16 @@ def threshold_encode(
     """``reference.threshold_encode`` in memory that grows with the active entries.
 
     The number of entries decides the size of the answer, so the host waits for it, once; a second time for rows with
-    more candidates than slots. A threshold is taken off the bias and added to the entries: they are rounded once more.
+    more candidates than slots.
     """
-    if threshold is not None:
-        values, indices, offsets = threshold_encode(x, w, b - threshold, None, copy, norms)
-        return values + threshold[indices.long()], indices, offsets
     n, device = len(x), x.device
     offsets = torch.zeros(n + 1, dtype=torch.int64, device=device)
     if not n:
         return x.new_empty(0), torch.empty(0, dtype=torch.int32, device=device), offsets
     form = form_at(x, w, "select_active")
-    p, slots, loose = Problem(x, w, b, operand(copy, norms), form), min(SLOTS, power2(len(w))), form in LOOSE
-    threshold = torch.zeros(n, dtype=torch.float32, device=device)
-    keys, count = p.collect(threshold, slots, False, loose)
+    p = Problem(x, w, b, operand(copy, norms), form, threshold)
+    slots, loose = min(SLOTS, power2(len(w))), form in LOOSE
+    keys, count = p.collect_above(slots, loose)
     exact, end, kept = _score_candidates(p, keys, count)
     torch.cumsum(kept, 0, out=offsets[1:])
     most, nnz = _wait_for(count.amax(), offsets[-1])
@@ -48,15 +45,14 @@ def threshold_encode(
     if most > slots:
         step_stats.redone(n)
         if power2(most) > 1024 or n * power2(most) * 20 > DENSE_BYTES:
-            return _dense_pieces(x, w, b)
-        keys, count = p.collect(threshold, power2(most), False, loose)
+            return _dense_pieces(x, w, b, threshold)
+        keys, count = p.collect_above(power2(most), loose)
         exact, end, kept = _score_candidates(p, keys, count)
         torch.cumsum(kept, 0, out=offsets[1:])
         nnz = _wait_for(offsets[-1])[0]
     values = torch.empty(nnz, dtype=x.dtype, device=device)
     indices = torch.empty(nnz, dtype=torch.int32, device=device)
-    kernel = kernels.place
-    triton_launch.run(kernel, n, exact, end, offsets, values, indices, CAP=exact.shape[1], **blocks(kernel, 0, x))
+    _place(p, exact, end, offsets, values, indices)
     return values, indices, offsets
 
 
@@ -71,12 +67,6 @@ def threshold_encode_within(
     threshold: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """``reference.threshold_encode_within``. No synchronisation. ``counts`` are of candidates."""
-    if threshold is not None:
-        values, indices, offsets, counts, kept = threshold_encode_within(
-            x, w, b - threshold, capacity, per_token, copy, norms
-        )
-        behind = torch.cat([threshold, threshold.new_zeros(1)])  # the feature of places that are not used
-        return values + behind[indices.long()], indices, offsets, counts, kept
     n, device = len(x), x.device
     values = torch.zeros(capacity, dtype=x.dtype, device=device)
     indices = torch.full((capacity,), len(w), dtype=torch.int32, device=device)
@@ -85,18 +75,15 @@ def threshold_encode_within(
         empty = torch.zeros(0, dtype=torch.int32, device=device)
         return values, indices, offsets, empty, empty.bool()
     form = form_at(x, w, "select_active")
-    p = Problem(x, w, b, operand(copy, norms), form)
-    threshold = torch.zeros(n, dtype=torch.float32, device=device)
-    keys, count = p.collect(threshold, per_token, False, form in LOOSE)
+    p = Problem(x, w, b, operand(copy, norms), form, threshold)
+    keys, count = p.collect_above(per_token, form in LOOSE)
     candidates = count.sum() if step_stats.timed() else 0
     step_stats.encoded(p.product, n, candidates, candidates)
     exact, end, kept = _score_candidates(p, keys, count)
     fits = count <= per_token
     fits &= torch.where(fits, kept, 0).cumsum(0) <= capacity
     torch.cumsum(torch.where(fits, kept, 0), 0, out=offsets[1:])
-    kernel = kernels.place
-    args = exact, torch.where(fits, end, 0), offsets, values, indices
-    triton_launch.run(kernel, n, *args, CAP=per_token, **blocks(kernel, 0, x))
+    _place(p, exact, torch.where(fits, end, 0), offsets, values, indices)
     return values, indices, offsets, count, fits
 
 
@@ -106,7 +93,7 @@ def _wait_for(*numbers: Tensor) -> list[int]:
 
 
 def _score_candidates(p: Problem, keys: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Exact keys of every candidate, how many there are per row, and how many of them are positive or NaN."""
+    """Exact keys of every candidate, how many there are per row, and how many of them are above their threshold."""
     n, slots = keys.shape
     listed, end = torch.empty(n, slots, dtype=torch.int32, device=keys.device), count.clamp(max=slots)
     kernel = kernels.unpack_features
@@ -114,14 +101,23 @@ def _score_candidates(p: Problem, keys: Tensor, count: Tensor) -> tuple[Tensor, 
     p.score(listed, end, keys)
     kept = torch.empty(n, dtype=torch.int64, device=keys.device)
     kernel = kernels.count_kept
-    triton_launch.run(kernel, n, keys, end, kept, CAP=slots, **blocks(kernel, 0, keys))
+    triton_launch.run(kernel, n, keys, end, p.threshold, kept, CAP=slots, **blocks(kernel, 0, keys))
     return keys, end, kept
 
 
-def _dense_pieces(x: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _place(p: Problem, exact: Tensor, end: Tensor, offsets: Tensor, values: Tensor, indices: Tensor) -> None:
+    """Write the entries among the first ``end[row]`` candidates to the code."""
+    kernel = kernels.place
+    args = exact, end, offsets, values, indices
+    options = {"MARKED": p.threshold is not None, "CAP": exact.shape[1], **blocks(kernel, 0, p.x)}
+    triton_launch.run(kernel, p.n, *args, **options)
+
+
+def _dense_pieces(x: Tensor, w: Tensor, b: Tensor, threshold: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """While a good part of all features fire, the answer itself is large: products in fp32, a few tokens at a time."""
     rows = max(1, DENSE_BYTES // (16 * len(w)))
-    parts = [reference.threshold_encode(part.float(), w.float(), b.float()) for part in x.split(rows)]
+    others = w.float(), b.float(), None if threshold is None else threshold.float()
+    parts = [reference.threshold_encode(part.float(), *others) for part in x.split(rows)]
     counts = torch.cat([offsets.diff() for _, _, offsets in parts])
     offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     return torch.cat([v for v, _, _ in parts]).to(x.dtype), torch.cat([i for _, i, _ in parts]), offsets
