@@ -18,15 +18,16 @@ RUNS = {
     "topk": ["--kind", "topk", "--k", 4],
     "batch_topk": ["--kind", "batch_topk", "--k", 4],
     "relu": ["--kind", "relu", "--l1", 0.01],
-    "relu-free": ["--kind", "relu", "--l1", 0.01, "--set", "decoder_norm=free"],
-    "jumprelu": ["--kind", "jumprelu", "--set", "l0_coefficient=0.002"],
-    "jumprelu-target": ["--kind", "jumprelu", "--set", "target_l0=6", "l0_coefficient=0.1"],
+    "relu-free": ["--kind", "relu", "--l1", 0.01, "--decoder-norm", "free"],
+    "jumprelu": ["--kind", "jumprelu", "--l0", 0.002],
+    "jumprelu-target": ["--kind", "jumprelu", "--target-l0", 6, "--l0", 0.1],
     "jumprelu-tanh": ["--kind", "jumprelu", "--set", "form=tanh", "decoder_norm=free", "l0_coefficient=0.01"],
     "gated": ["--kind", "gated", "--l1", 0.01],
-    "matryoshka": ["--kind", "matryoshka", "--k", 4, "--set", "prefixes=[8,24]"],
+    "matryoshka": ["--kind", "matryoshka", "--k", 4, "--prefixes", 8, 24],
     "crosscoder": ["--kind", "crosscoder", "--l1", 0.01],  # of two halves of the width
     "matryoshka-relu": ["--kind", "matryoshka", "--set", "activation=relu"],
 }
+PAIRS = {"transcoder", "crosscoder"}  # kinds that are trained on two activations of a token
 COMMANDS = {
     "evaluation": ["evaluate", "A", "--report", "--split", "all"],
     "features/index": ["features", "A"],

@@ -1,6 +1,8 @@
 """``monosem train``: options, activations of a tiny model or from disk, and resuming."""
 
 import json
+import re
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -8,9 +10,11 @@ import torch
 from tiny import HOOK, tiny_documents, tiny_model
 
 import monosem as ms
+from monosem.cli import settings
 from monosem.cli.main import main
 from monosem.data.native import save_folder
 from monosem.data.tokenizer import train_tokenizer
+from monosem.nn import KINDS
 
 
 @pytest.fixture(scope="module")
@@ -121,14 +125,44 @@ def test_trains_several_relu_from_disk_with_resampling(model, text, tmp_path, ca
         (("--activations", "nowhere"), "nowhere"),
         (("--tokens", "nowhere.npy"), "nowhere.npy"),
         (("--resume-from", 3), "ckpt-3' does not exist"),
+        (("--target-l0", 8), r"--target-l0: got \[8.0\]; it has no effect on --kind topk, which has k, aux_k, aux_co"),
+        (("--kind", "gated", "--k", 8), r"--k: got \[8\]; it has no effect on --kind gated, which has l1_coefficient"),
+        (("--kind", "matryoshka", "--l1", 0.1), r"--l1: got \[0.1\]; it has no effect on Matryoshka \(batch_topk, k ="),
+        (("--kind", "matryoshka", "--set", "bandwidth=1"), "--set: got bandwidth=1; it has no effect on Matryoshka"),
+        (("--kind", "matryoshka", "--sparsity-warmup", 0.5), "--sparsity-warmup: got 0.5; it has no effect"),
+        (("--kind", "jumprelu", "--set", "pre_activation_coefficient=1"), r"has no effect on JumpReLU \(l0\)"),
+        (("--kind", "jumprelu", "--set", "epsilon=1"), "--set: got epsilon; wanted a setting of --kind jumprelu: l0_"),
+        (("--k", 8, "--set", "k=4"), "--set: got k, which --k sets too; wanted one of them"),
+        (("--kind", "matryoshka", "--prefixes", 8, 4), r"prefixes: got \(8, 4\); wanted ascending sizes"),
+        (("--kind", "jumprelu", "--set", "bandwidth=0"), "bandwidth: got 0; wanted a number above 0"),
     ],
 )
 def test_bad_arguments_give_a_one_line_error(command, capsys, tmp_path, words, message):
     assert command(*words) == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith("monosem train: ") and "\n" not in error and "Traceback" not in error
-    assert __import__("re").search(message, error), error
+    assert re.search(message, error), error
     assert not list(tmp_path.glob("run/ckpt-*"))
+
+
+def test_several_values_of_any_setting_train_several_dictionaries(command, tmp_path):
+    assert command("--kind", "jumprelu", "--target-l0", 4, 8, "--set", "bandwidth=0.1,0.2", "form=l0") == 0
+    configurations = [ms.load(tmp_path / "run" / str(i)).cfg for i in range(4)]
+    assert [(c.target_l0, c.bandwidth) for c in configurations] == [(4, 0.1), (4, 0.2), (8, 0.1), (8, 0.2)]
+
+
+@pytest.mark.parametrize(
+    "words, share", [((), 0.05), (("--set", "form=tanh"), 1.0), (("--sparsity-warmup", 0.3), 0.3)], ids=str
+)
+def test_the_penalty_rises_as_the_kind_says(command, tmp_path, words, share):
+    assert command("--kind", "jumprelu", *words) == 0
+    assert ms.load(tmp_path / "run").metadata["train"]["sparsity_warmup"] == share
+
+
+def test_free_norms_are_not_resampled_unless_told(command, tmp_path):
+    for run, norm in (("free", "free"), ("unit", "unit")):
+        assert command("--kind", "relu", "--decoder-norm", norm, "--steps", 40, "--out", tmp_path / run) == 0
+        assert (ms.load(tmp_path / run).metadata["train"]["resample"] is None) == (norm == "free")
 
 
 def test_training_on_an_array_of_tokens(command, tmp_path):
@@ -148,3 +182,16 @@ def test_help_shows_examples(capsys):
         main(["train", "--help"])
     output = capsys.readouterr().out
     assert "Ctrl-C saves and stops" in output and "--sparsity-warmup" in output and "(default: None)" not in output
+
+
+def test_help_lists_the_kinds_with_their_settings(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    output = capsys.readouterr().out
+    for kind, cls in KINDS.items():
+        section = output.split(f"\n  {kind:13}")[1].split("\n\n")[0]
+        for field in {f.name for f in fields(cls.Config)} - {"d_in", "d_sae", "d_out"}:
+            option = next((o for o, name in settings.OPTIONS.items() if name == field), None)
+            named = field if option is None else "--" + option.replace("_", "-")
+            text = re.search(rf"^      {named}: (\S+)", section, flags=re.M)
+            assert text and not text[1].startswith("(default"), f"{kind}.{field} is not described"

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a named shape: tiny 256×64×512, small 1,024×128×4,096, laptop 2,048×512×16,384, gpt2 4,096×768×24,576, "
         "widest 8,192×512×131,072, million 2,048×512×1,048,576 (tokens × d_in × d_sae)",
     )
-    options.add_kind(shape, "topk or relu")
+    options.add_kind(shape, "a kind of dictionary (`monosem train --help` lists them)")
     shape.add_argument("--batch-size", type=int, metavar="N", help="tokens per step (default: the workload's)")
     shape.add_argument("--d-in", type=int, metavar="D", help="width (default: the workload's)")
     shape.add_argument("--d-sae", type=int, metavar="F", help="features (default: the workload's)")
@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     from tqdm.auto import tqdm
 
     from monosem.bench import operations, show, step_comparison
+    from monosem.bench.entrants import dense
     from monosem.bench.rounds import COMPILED, DENSE, MONOSEM, Entrant
     from monosem.bench.workloads import WORKLOADS
     from monosem.data import files
@@ -71,10 +72,13 @@ def run(args: argparse.Namespace) -> int:
     w = WORKLOADS[args.workload].with_(kind=args.kind, **changes, **named)
     if args.tune is not None:
         return _tune(w, args.json, Path(args.tune) if args.tune else None)
+    with_dense = not args.no_dense and dense.trains(w.kind, w.settings)
+    if not (with_dense or args.no_dense):
+        print(f"plain PyTorch is left out: it is written for {' and '.join(dense.KINDS)} with unit decoder rows")
     results = {}
     with tqdm(bar_format="{desc}", leave=False, disable=None) as bar:
         if args.only != "operations":
-            entrants: list[Entrant] = [MONOSEM, *([] if args.no_dense else [DENSE]), *([COMPILED] * args.compiled)]
+            entrants: list[Entrant] = [MONOSEM, *([DENSE] if with_dense else []), *([COMPILED] * args.compiled)]
             results["train_step"] = step_comparison.compare(
                 w, entrants, rounds=args.rounds, budget=args.seconds, say=bar.set_description_str
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 HOOK = "blocks.0.mlp.hook_post"
 TEXT_HELP = "JSON lines with 'text' and 'source' (plain, .gz or .xz), or 'sample': the shipped text"
@@ -59,7 +60,13 @@ def add_import(parser) -> None:
 
 def add_kind(parser, what: str) -> None:
     """``--kind``. It is checked when it is used: the registry needs PyTorch, which ``--help`` does without."""
-    parser.add_argument("--kind", metavar="KIND", default="topk", help=f"{what}; or one that --import registers")
+    parser.add_argument("--kind", metavar="KIND", default="topk", help=f"{what}, or one that --import registers")
+
+
+def add_text_below(parser: argparse.ArgumentParser, text: Callable[[], str]) -> None:
+    """Text below the help, made only when the help is shown: it may need PyTorch, which takes a second to import."""
+    shown = parser.format_help
+    parser.format_help = lambda: f"{shown()}\n{text()}"
 
 
 def add_model(parser, *, as_trained: bool = False) -> None:

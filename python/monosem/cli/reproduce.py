@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a second model that differs from the first in its seed, for universality; 'none' leaves that claim out",
     )
     parser.add_argument("--text", default="sample", help=options.TEXT_HELP)
-    options.add_kind(parser, "kind of the dictionaries: topk or relu")
+    options.add_kind(parser, "kind of the dictionaries (`monosem train --help` lists them)")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and the order of the text")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 
-from monosem.cli import options, run_inputs
-
-SWEPT = {"k": "k", "l1": "l1_coefficient"}  # options that take several values, and the fields that they set
+from monosem.cli import options, run_inputs, settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Train a sparse autoencoder on the activations of a language model at one hook, computed on the fly "
         "(--model, --hook, --text) or read from disk (--activations). Ctrl-C saves and stops; the same command "
-        "resumes. Several values after --k or --l1 train several dictionaries on the same batches."
+        "resumes. Several values after --k, --l1, --l0 or --target-l0 train several dictionaries on the same batches."
     )
     data = parser.add_argument_group("activations")
     data.add_argument(
@@ -27,20 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_skipped(data)
 
     dictionary = parser.add_argument_group("dictionary")
-    options.add_kind(dictionary, "topk (k active features per token) or relu (the paper's, with an L1 penalty)")
+    options.add_kind(dictionary, "one of the kinds below")
     dictionary.add_argument("--d-sae", type=int, default=4096, help="number of features")
-    dictionary.add_argument("--k", type=int, nargs="+", default=[16], help="topk: active features per token")
-    dictionary.add_argument(
-        "--l1",
-        type=float,
-        nargs="+",
-        default=[1e-3],
-        help="relu: coefficient of the sum of activations; the squared error is averaged over the width",
-    )
-
-    dictionary.add_argument(
-        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="other settings of the kind: fields of its Config"
-    )
+    settings.add_arguments(dictionary)
+    options.add_text_below(parser, settings.kinds_text)
 
     how = parser.add_argument_group("training")
     how.add_argument("--out", required=True, metavar="FOLDER", help="where the dictionary, checkpoints and metrics go")
@@ -59,7 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--lr-decay", type=_time, default=0.2, help="fall to 0 at the end: steps or a fraction of the run")
     how.add_argument("--decay-shape", choices=("linear", "cosine"), default="linear", help="shape of the fall")
     how.add_argument(
-        "--sparsity-warmup", type=_time, default=0.05, help="relu: rise of the penalty: steps or a fraction of the run"
+        "--sparsity-warmup",
+        type=_time,
+        metavar="X",
+        help="rise of the penalty: steps or a fraction of the run (default: the kind's, 0.05 for most)",
     )
     how.add_argument(
         "--adam-state",
@@ -79,7 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resample",
         choices=("auto", "paper", "never"),
         default="auto",
-        help="restart dead features: auto (relu: four times in the first half, topk: never), or at the paper's steps",
+        help="restart dead features: auto (relu with unit rows: four times in the first half; others: never), or at "
+        "the paper's steps",
     )
     how.add_argument("--seed", type=int, default=0, help="seed of the weights, the order of the data, and resampling")
     how.add_argument("--log-every", type=int, default=50, help="steps between two rows of metrics.jsonl")
@@ -112,12 +103,16 @@ def run(args: argparse.Namespace) -> int:
     from monosem.train.resample import ResampleConfig
     from monosem.train.trainer import Trainer
 
-    settings, kind = _settings(args), registry.find(args.kind)
+    kind = registry.find(args.kind)
+    swept = settings.read(args, args.kind)
     device = torch.device(args.device)
     source = _source(args)
+    shape = {"d_in": source.d_in, "d_sae": args.d_sae}
+    configurations = [from_dict(kind.Config, shape | some) for some in swept]
+    settings.refuse_without_effect(args, configurations)
     steps = args.steps if args.steps is not None else max(1, int(args.epochs * source.n_tokens) // args.batch_size)
     plans = {"paper": ResampleConfig, "auto": lambda: ResampleConfig.for_run(steps, args.batch_size, args.d_sae)}
-    resampled = args.resample == "paper" or (args.resample == "auto" and kind.Config.resampled)
+    resampled = args.resample == "paper" or (args.resample == "auto" and configurations[0].resampled)
     config = TrainConfig(
         lr=args.lr,
         batch_size=args.batch_size,
@@ -125,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
         lr_warmup=args.lr_warmup,
         lr_decay=args.lr_decay,
         decay_shape=args.decay_shape,
-        sparsity_warmup=args.sparsity_warmup,
+        sparsity_warmup=configurations[0].sparsity_warmup if args.sparsity_warmup is None else args.sparsity_warmup,
         clip=args.clip,
         ema=args.ema,
         adam_state=args.adam_state,
@@ -137,20 +132,19 @@ def run(args: argparse.Namespace) -> int:
         checkpoint_every=args.checkpoint_every,
         cuda_graph=not args.no_cuda_graph,
     )
-    needed = len(settings) * memory.bytes_needed(
+    needed = len(configurations) * memory.bytes_needed(
         source.d_in, args.d_sae, args.batch_size, ema=args.ema is not None, adam_state=args.adam_state
     )
-    memory.check_fits(needed, device, f"training {len(settings)} × d_sae={args.d_sae:,} of width {source.d_in}")
-    shape = {"d_in": source.d_in, "d_sae": args.d_sae}
-    saes = [registry.build(from_dict(kind.Config, shape | some), args.seed, device) for some in settings]
+    memory.check_fits(needed, device, f"training {len(configurations)} × d_sae={args.d_sae:,} of width {source.d_in}")
+    saes = [registry.build(cfg, args.seed, device) for cfg in configurations]
     print(f"{source.hook_name} of {source.model_name}: {source.n_tokens:,} activations of width {source.d_in}")
     print(
         f"{saes[0].cfg}: {steps:,} steps of {args.batch_size:,} tokens"
-        + (f", and {len(settings) - 1} more" if settings[1:] else "")
+        + (f", and {len(saes) - 1} more" if saes[1:] else "")
     )
     made_of = run_inputs.read_beside(args.activations) if args.activations else run_inputs.made_of(args)
     trainer = Trainer(
-        saes if settings[1:] else saes[0],
+        saes if saes[1:] else saes[0],
         config,
         args.out,
         progress=not args.quiet,
@@ -164,7 +158,7 @@ def run(args: argparse.Namespace) -> int:
         print(
             f"{saes[i].cfg}: loss {row['loss']:.4g}, L0 {row['l0']:.1f}, dead {row['dead']:.1%} at the end of training"
         )
-    for folder in [f"{args.out}/{i}" for i in range(len(settings))] if settings[1:] else [args.out]:
+    for folder in [f"{args.out}/{i}" for i in range(len(saes))] if saes[1:] else [args.out]:
         print(f"next: monosem evaluate {folder}")
     return 0
 
@@ -205,40 +199,6 @@ def _source(args: argparse.Namespace):
         skip_positions=args.skip_positions,
         skip_tokens=args.skip_tokens,
     )
-
-
-def _settings(args: argparse.Namespace) -> list[dict[str, object]]:
-    """Fields of the kind's configuration: one set per dictionary to train."""
-    from monosem.nn import registry
-
-    config, swept = registry.find(args.kind).Config, [{}]
-    for option, field in SWEPT.items():
-        if registry.setting(args.kind, **{field: None}):
-            swept = [some | {field: value} for some in swept for value in getattr(args, option)]
-        else:
-            options.refuse(args, [option], f"on --kind {args.kind}")
-    if not config.has_penalty:
-        options.refuse(args, ["sparsity_warmup"], f"on --kind {args.kind}")
-    fixed = dict(_pair(text) for text in args.set)
-    for option, field in SWEPT.items():
-        if field in fixed:
-            raise ValueError(f"--set: got {field}; wanted it as --{option}, which takes several values")
-    if odd := sorted(fixed.keys() & {"d_in", "d_sae"}):
-        raise ValueError(
-            f"--set: got {odd[0]}; wanted other fields: the width is the hook's, --d-sae sets the features"
-        )
-    return [some | fixed for some in swept]
-
-
-def _pair(text: str) -> tuple[str, object]:
-    """``p=0.5`` as a field and its value: JSON, or else a string."""
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise ValueError(f"--set: got {text!r}; wanted NAME=VALUE")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value
 
 
 def _time(text: str) -> int | float:

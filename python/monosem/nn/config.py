@@ -59,6 +59,8 @@ class SAEConfig:
     kind: ClassVar[str] = ""
     has_penalty: ClassVar[bool] = True  # a sparsity penalty, which may be warmed up
     resampled: ClassVar[bool] = False  # dead features are resampled unless told otherwise
+    sparsity_warmup: ClassVar[float] = 0.05  # share of a run over which the penalty rises, unless told otherwise
+    without_effect: ClassVar[tuple[str, ...]] = ()  # fields that have no effect beside the others
     d_in: int
     d_sae: int
 
@@ -152,7 +154,6 @@ class ReLUConfig(SAEConfig):
     """
 
     kind: ClassVar[str] = "relu"
-    resampled: ClassVar[bool] = True
     l1_coefficient: float = 1e-3
     decoder_norm: str = DecoderNorm.UNIT.value
     p: float = 1.0
@@ -161,6 +162,11 @@ class ReLUConfig(SAEConfig):
     def p_at(self, progress: float) -> float:
         """p once this share of the run is done."""
         return annealed(1.0, self.p, progress, self.p_start, 1.0)
+
+    @property
+    def resampled(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]  # of the class elsewhere
+        """With free norms features do not die (Anthropic, April 2024)."""
+        return self.decoder_norm == DecoderNorm.UNIT
 
     def describe(self) -> str:
         free = "" if self.decoder_norm == DecoderNorm.UNIT else ", free norms"

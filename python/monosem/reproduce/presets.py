@@ -31,7 +31,8 @@ class Preset:
 
     Attributes:
         runs: in the order in which they are trained; the paper's names. ``main`` is the one studied in most detail.
-        kind, k, l1: the kind of dictionary and its sparsity, the same for all.
+        kind, k, l1: the kind of dictionary and its sparsity, the same for all. A penalty of the number of active
+            features aims at k.
         batch_size, lr: of training.
         index_tokens: text read for examples (None: all of it).
         compare_tokens: text read for correlations between dictionaries.
@@ -55,7 +56,9 @@ class Preset:
 
     def architecture(self, d_in: int, d_sae: int) -> SAEConfig:
         """The configuration of a dictionary of this preset."""
-        return registry.configure(self.kind, d_in, d_sae, k=self.k, l1_coefficient=self.l1)
+        return registry.configure(
+            self.kind, d_in, d_sae, k=self.k, l1_coefficient=self.l1, target_l0=self.k, l0_coefficient=0.1
+        )
 
     def run(self, name: str) -> Run:
         return next(run for run in self.runs if run.name == name)

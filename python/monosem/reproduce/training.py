@@ -42,6 +42,7 @@ def train(context: Context, run: Run) -> dict[str, Any]:
         lr=preset.lr,
         batch_size=preset.batch_size,
         steps=run.steps,
+        sparsity_warmup=sae.cfg.sparsity_warmup,
         resample=resample,
         seed=seed,
         dead_after=min(1_000_000, max(1, run.steps * preset.batch_size // 10)),

@@ -20,6 +20,13 @@ from monosem.nn.parameters import Declared, Vector
 from monosem.nn.penalties import L0, L1, GateL1
 
 FIXED = ("topk", "batch_topk", "abs_topk")  # with k active features per token, by themselves or on average
+BY_L1 = ("relu", "gated")
+# Settings, and the activations with which they have an effect.
+EFFECTS = {
+    **dict.fromkeys(("k", "aux_k", "aux_coefficient"), FIXED),
+    "l1_coefficient": BY_L1,
+    **dict.fromkeys(("l0_coefficient", "target_l0", "bandwidth", "initial_threshold", "threshold_lr"), ("jumprelu",)),
+}
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,6 @@ class ChosenConfig(TopKConfig):
             "jumprelu", as in ``JumpReLUConfig``.
     """
 
-    has_penalty: ClassVar[bool] = True
     activations: ClassVar[tuple[str, ...]] = (*FIXED, "relu", "jumprelu", "gated")
     activation: str = "topk"
     l1_coefficient: float = ReLUConfig.l1_coefficient
@@ -50,6 +56,14 @@ class ChosenConfig(TopKConfig):
     @property
     def uses_k(self) -> bool:
         return self.activation in FIXED
+
+    @property
+    def has_penalty(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]  # of the class elsewhere
+        return self.activation not in FIXED
+
+    @property
+    def without_effect(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return tuple(name for name, activations in EFFECTS.items() if self.activation not in activations)
 
     @property
     def sparsity_words(self) -> str:

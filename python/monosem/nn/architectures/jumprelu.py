@@ -48,6 +48,15 @@ class JumpReLUConfig(SAEConfig):
     pre_activation_coefficient: float = 3e-6
     decoder_norm: str = DecoderNorm.UNIT.value
 
+    @property
+    def without_effect(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return () if self.form == "tanh" else ("pre_activation_coefficient",)
+
+    @property
+    def sparsity_warmup(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Anthropic's rises over the whole run; Gemma Scope's over 10,000 steps of many more."""
+        return 1.0 if self.form == "tanh" else SAEConfig.sparsity_warmup
+
     def describe(self) -> str:
         target = "" if self.target_l0 is None else f", target L0 {self.target_l0:g}"
         return f"JumpReLU ({self.form}) with λ = {self.l0_coefficient:g}{target}"
