@@ -1,0 +1,195 @@
+"""Sparsity against faithfulness for every kind of dictionary, on model A's activations.
+
+4,096 features on the 512 MLP neurons of the shipped model A; every run reads as many activations of the shipped text.
+Each kind is trained over a range of the setting that decides its L0: k, a target, or λ. Prints a table, and writes
+``bench/results/fronts.json`` and ``fronts.svg`` after every run; the same command goes on where it was stopped.
+
+    python bench/fronts.py [--kinds topk jumprelu] [--quick]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import fronts_svg
+
+import monosem as ms
+from monosem.analysis.inputs import load_rows
+from monosem.analysis.metrics import evaluate
+from monosem.bench import machine
+from monosem.data import files
+from monosem.nn import registry
+from monosem.nn.config import SAEConfig
+
+HOOK = "blocks.0.mlp.hook_post"
+BUDGETS = (8, 16, 32, 64, 128)
+# The setting that decides a kind's L0: the first of these that has an effect, with the values that it gets.
+SWEEPS: dict[str, tuple[float, ...]] = {
+    "k": BUDGETS,
+    "target_l0": BUDGETS,
+    "l1_coefficient": (0.012, 0.006, 0.003, 0.0015, 0.0007, 0.0003),
+    "l0_coefficient": (0.01, 0.004, 0.0015, 0.0006, 0.00025, 0.0001),
+}
+# Beside a target: λ, and a start and a width for θ that suit model A (docs/architectures.md, "JumpReLU").
+TARGETED = {"l0_coefficient": 0.1, "initial_threshold": 0.5, "bandwidth": 0.1}
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # dictionaries that differ from a kind by its settings
+    "relu, free norms": ("relu", {"decoder_norm": "free"}),
+    "jumprelu, tanh": ("jumprelu", {"form": "tanh", "decoder_norm": "free"}),
+    "matryoshka, topk": ("matryoshka", {"activation": "topk"}),
+}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The size of a run; ``quick`` only shows that everything works."""
+
+    d_sae: int = 4096
+    activations: int = 8_192_000
+    batch_size: int = 4096
+    lr: float = 1e-3
+    held_out: int = 200_000
+    dead_after: int = 1_000_000
+
+
+QUICK = Scale(d_sae=512, activations=65_536, batch_size=1024, held_out=10_000, dead_after=20_000)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One dictionary to train: a point of the front ``name``."""
+
+    name: str
+    swept: str
+    cfg: SAEConfig
+
+    def to_json(self) -> dict[str, Any]:
+        settings = {"kind": self.cfg.kind, **asdict(self.cfg)}
+        return {"name": self.name, "swept": self.swept, "autoencoder": json.loads(json.dumps(settings))}
+
+
+def swept(name: str, kind: str, settings: dict[str, Any], d_in: int, d_sae: int) -> list[Run]:
+    """The runs of one front."""
+    cfg = registry.configure(kind, d_in, d_sae, **settings)
+    impossible = set(cfg.without_effect) | ({"target_l0"} if settings.get("form") == "tanh" else set())
+    field = next(f for f in SWEEPS if f not in impossible and registry.setting(kind, **{f: None}))
+    beside = registry.setting(kind, **TARGETED) if field == "target_l0" else {}
+    values = [value for value in SWEEPS[field] if field not in ("k", "target_l0") or value < d_sae]
+    return [
+        Run(name, field, registry.configure(kind, d_in, d_sae, **beside | settings | {field: value}))
+        for value in values
+    ]
+
+
+def fronts(d_in: int, d_sae: int) -> dict[str, list[Run]]:
+    """The runs by front: of every kind that reconstructs its input, and of the variants."""
+    plain = {kind: (kind, {}) for kind, cls in registry.KINDS.items() if not _of_pairs(cls, d_in)}
+    return {name: swept(name, kind, some, d_in, d_sae) for name, (kind, some) in (plain | VARIANTS).items()}
+
+
+def _of_pairs(cls: type[ms.SAE], d_in: int) -> bool:
+    """Whether a kind is trained on more than one activation of a token."""
+    return len(registry.build(registry.configure(cls.Config.kind, d_in, 8, k=1)).batch_widths) > 1
+
+
+def train(run: Run, model, tokens, scale: Scale) -> tuple[ms.SAE, dict[str, Any]]:
+    """A dictionary that has read ``scale.activations``, those that resampling looked at among them."""
+    steps = scale.activations // scale.batch_size
+    plan = None
+    if run.cfg.resampled:
+        plan = ms.ResampleConfig.for_run(steps, scale.batch_size, scale.d_sae)
+        steps -= len(plan.at_steps) * -(-plan.n_inputs // scale.batch_size)
+        plan = ms.ResampleConfig.for_run(steps, scale.batch_size, scale.d_sae)
+    config = ms.TrainConfig(
+        lr=scale.lr,
+        batch_size=scale.batch_size,
+        steps=steps,
+        sparsity_warmup=run.cfg.sparsity_warmup,
+        dead_after=scale.dead_after,
+        resample=plan,
+        log_every=max(1, steps // 10),
+    )
+    sae = registry.build(run.cfg, seed=0)
+    began = time.perf_counter()
+    stream = ms.ActivationStream(model, HOOK, tokens, scale.batch_size, seed=0, epochs=None)
+    ms.Trainer(sae, config, progress=False).fit(stream)
+    return sae, {"steps": steps, "seconds": round(time.perf_counter() - began, 1)}
+
+
+def measured(sae: ms.SAE, model, held_out, scale: Scale, baselines: dict) -> dict[str, float]:
+    e = evaluate(sae, model, HOOK, held_out, tokens=scale.held_out, baselines=baselines, progress=False)
+    return {
+        "l0": round(e.l0, 2),
+        "ce_loss_recovered": round(e.ce_loss_recovered, 5),
+        "explained_variance": round(e.explained_variance, 5),
+        "dead": e.dead,
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    lines = ["| kind | setting | L0 | CE loss recovered | explained variance | dead |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        setting = f"{row['swept']} = {row['autoencoder'][row['swept']]:g}"
+        shares = f"{row['ce_loss_recovered']:.1%} | {row['explained_variance']:.1%}"
+        lines.append(f"| {row['name']} | {setting} | {row['l0']:.1f} | {shares} | {row['dead']} |")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kinds", nargs="+", metavar="NAME", help="of the fronts to train (default: all)")
+    parser.add_argument("--quick", action="store_true", help="512 features and 65,536 activations: does it work?")
+    parser.add_argument("--out", type=Path, help="the JSON (default: bench/results/fronts.json; with --quick: needed)")
+    args = parser.parse_args(argv)
+    if args.quick and args.out is None:
+        parser.error("--quick: got no --out; wanted one, so that no result is replaced by a trial")
+    out = args.out or Path(__file__).parent / "results" / "fronts.json"
+    scale, model = QUICK if args.quick else Scale(), ms.load_model("A")
+    runs = fronts(model.width(HOOK), scale.d_sae)
+    if unknown := sorted(set(args.kinds or ()) - set(runs)):
+        parser.error(f"--kinds: got {unknown[0]!r}; wanted some of {', '.join(runs)}")
+    done = _done(out, scale)
+    text, held_out = (load_rows(model, "sample", split) for split in ("train", "held_out"))
+    baselines: dict = {}
+    for run in (run for name in args.kinds or runs for run in runs[name]):
+        row = run.to_json()
+        if any(all(other[key] == row[key] for key in row) for other in done):
+            continue
+        sae, training = train(run, model, text.tokens, scale)
+        commit = machine.commit(Path(__file__).parents[1])
+        row |= training | measured(sae, model, held_out, scale, baselines) | {"commit": commit}
+        done.append(row)
+        print(
+            f"{run.cfg.describe()}: { ({name: row[name] for name in ('l0', 'ce_loss_recovered', 'seconds')}) }",
+            flush=True,
+        )
+        done.sort(key=lambda r: list(runs).index(r["name"]))
+        result = {
+            "what": "L0 against CE loss recovered and explained variance, held-out text",
+            "model": model.name,
+            "hook_name": HOOK,
+            "training": asdict(scale),
+            "machine": machine.describe(),
+            "runs": done,
+        }
+        files.write_text(out, json.dumps(result, indent=1) + "\n")
+        fronts_svg.plot(result, out.with_suffix(".svg"))
+    print(table(done))
+
+
+def _done(out: Path, scale: Scale) -> list[dict[str, Any]]:
+    """The runs of the same size that are there already."""
+    if not out.exists():
+        return []
+    before = json.loads(out.read_text())
+    if before["training"] != asdict(scale):
+        raise SystemExit(f"{out}: its runs have other sizes, {before['training']}; move it, or give --out")
+    return before["runs"]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""The fronts: which runs there are, and that a stopped benchmark goes on."""
+
+import json
+import xml.etree.ElementTree as ET
+
+import fronts
+import pytest
+from tiny import HOOK, tiny_documents, tiny_model
+
+from monosem.data.token_rows import pack_rows
+from monosem.nn import KINDS
+
+
+def test_every_kind_that_reconstructs_its_input_has_a_front():
+    runs = fronts.fronts(32, 256)
+    assert set(KINDS) - set(runs) == {"transcoder", "crosscoder"} & set(KINDS)
+    for name, front in runs.items():
+        values = [getattr(run.cfg, run.swept) for run in front]
+        assert len(set(values)) == len(values) >= 5 and not {run.swept for run in front} & set(
+            front[0].cfg.without_effect
+        ), name
+    assert {runs["jumprelu"][0].swept, runs["jumprelu, tanh"][0].swept} == {"target_l0", "l0_coefficient"}
+
+
+def test_a_stopped_benchmark_goes_on(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    model, out, trained = tiny_model(), tmp_path / "fronts.json", []
+    rows, train = pack_rows(tiny_documents(12), model), fronts.train
+    monkeypatch.setattr(fronts.ms, "load_model", lambda name: model)
+    monkeypatch.setattr(fronts, "load_rows", lambda *given: rows)
+    monkeypatch.setattr(fronts, "HOOK", HOOK)
+    small = fronts.Scale(d_sae=40, activations=256, batch_size=64, held_out=500, dead_after=100)
+    monkeypatch.setattr(fronts, "QUICK", small)
+    monkeypatch.setattr(fronts, "train", lambda run, *given: trained.append(run.name) or train(run, *given))
+    words = ["--quick", "--out", str(out), "--kinds"]
+    fronts.main([*words, "topk"])
+    fronts.main([*words, "topk", "relu"])
+    assert trained == ["topk"] * 3 + ["relu"] * 6
+    result = json.loads(out.read_text())
+    assert [row["name"] for row in result["runs"]] == trained and result["machine"]["commit"]
+    assert {row["l0"] for row in result["runs"][:3]} == {8.0, 16.0, 32.0}
+    assert "| topk | k = 8 | 8.0 |" in capsys.readouterr().out
+    drawn = "".join(ET.parse(out.with_suffix(".svg")).getroot().itertext())
+    assert "relu" in drawn and "topk" in drawn
