@@ -87,13 +87,8 @@ def swept(name: str, kind: str, settings: dict[str, Any], d_in: int, d_sae: int)
 
 def fronts(d_in: int, d_sae: int) -> dict[str, list[Run]]:
     """The runs by front: of every kind that reconstructs its input, and of the variants."""
-    plain = {kind: (kind, {}) for kind, cls in registry.KINDS.items() if not _of_pairs(cls, d_in)}
+    plain = {kind: (kind, {}) for kind, cls in registry.KINDS.items() if cls.Config.reconstructs_its_input}
     return {name: swept(name, kind, some, d_in, d_sae) for name, (kind, some) in (plain | VARIANTS).items()}
-
-
-def _of_pairs(cls: type[ms.SAE], d_in: int) -> bool:
-    """Whether a kind is trained on more than one activation of a token."""
-    return len(registry.build(registry.configure(cls.Config.kind, d_in, 8, k=1)).batch_widths) > 1
 
 
 def train(run: Run, model, tokens, scale: Scale) -> tuple[ms.SAE, dict[str, Any]]:

@@ -27,7 +27,7 @@ RUNS = {
     "crosscoder": ["--kind", "crosscoder", "--l1", 0.01],  # of two halves of the width
     "matryoshka-relu": ["--kind", "matryoshka", "--set", "activation=relu"],
 }
-PAIRS = {"transcoder", "crosscoder"}  # kinds that are trained on two activations of a token
+PAIRS = {kind for kind, cls in KINDS.items() if not cls.Config.reconstructs_its_input}
 COMMANDS = {
     "evaluation": ["evaluate", "A", "--report", "--split", "all"],
     "features/index": ["features", "A"],
@@ -104,3 +104,21 @@ def test_training_resumes_and_files_keep_everything(trained, name):
     assert (sae.W_dec.norm(dim=1) - 1).abs().max() < 1e-5 or not sae.has_unit_rows
     if hasattr(sae, "batches") and "relu" not in name:
         assert sae.threshold > 0  # kept in the file: with 0, every positive feature would be active
+
+
+@pytest.mark.parametrize("kind", sorted(PAIRS))
+def test_a_kind_that_reads_several_activations_is_not_trained_on_one(folder, capsys, kind):
+    words = ["train", "--kind", kind, "--model", folder / "model", "--hook", HOOK, "--out", folder / kind]
+    assert main([str(w) for w in words]) == 2 and not (folder / kind).exists()
+    assert f"--kind: got '{kind}', which is trained on several activations of each token" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command", [["evaluate"], ["steer", "--samples", 1, "--length", 3, "--trials", 1]], ids=lambda words: words[0]
+)
+def test_the_output_of_a_transcoder_is_not_put_in_place_of_its_input(folder, capsys, command):
+    meta = {"model": str(folder / "model"), "hook_name": HOOK}
+    ms.save(ms.Transcoder(32, 32, 24, k=4, seed=0), folder / "pairs", meta)
+    words = [command[0], folder / "pairs", *command[1:], "--text", folder / "text.jsonl", "--quiet"]
+    assert main([str(w) for w in (*words, "--out", folder / "out")]) == 2
+    assert "sae: got transcoder, which reconstructs another activation" in capsys.readouterr().err

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from monosem.analysis.unit_rows import in_unit_rows
+from monosem.analysis.unit_rows import check_reconstructs, in_unit_rows
 from monosem.data.counted import BY_NAME, SkipTokens, counted, skipped_ids
 from monosem.data.protocols import LanguageModel
 from monosem.nn.dictionary import Dictionary
@@ -146,6 +146,8 @@ def blocks(
         ValueError: the SAE does not fit the hook, or there is nothing to read or nothing that counts.
     """
     check(sae, model, hook_name, rows, skip_positions)
+    if losses:
+        check_reconstructs(sae)
     sae = in_unit_rows(sae)
     ids = skipped_ids(model, skip_tokens)
     select = np.arange(len(rows.tokens)) if select is None else np.asarray(select)

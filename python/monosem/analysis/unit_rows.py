@@ -62,3 +62,12 @@ class UnitRows:
 def in_unit_rows(sae: Dictionary) -> Dictionary:
     """The dictionary as analyses show it: itself where its rows are kept unit, else :class:`UnitRows` of it."""
     return UnitRows(sae) if isinstance(sae, SAE) and not sae.has_unit_rows else sae
+
+
+def check_reconstructs(sae: Dictionary) -> None:
+    """Raise ValueError for a dictionary whose reconstruction cannot stand in for its input (a transcoder)."""
+    if not sae.cfg.reconstructs_its_input:
+        raise ValueError(
+            f"sae: got {sae.cfg.kind}, which reconstructs another activation than it reads; wanted a dictionary that "
+            "reconstructs its input, so that x̂ can take its place in the model. Use one of another kind."
+        )

@@ -23,7 +23,7 @@ FIXED = ("topk", "batch_topk", "abs_topk")  # with k active features per token, 
 BY_L1 = ("relu", "gated")
 # Settings, and the activations with which they have an effect.
 EFFECTS = {
-    **dict.fromkeys(("k", "aux_k", "aux_coefficient"), FIXED),
+    **dict.fromkeys(("k", "aux_k", "aux_coefficient", "initial_k", "k_anneal"), FIXED),
     "l1_coefficient": BY_L1,
     **dict.fromkeys(("l0_coefficient", "target_l0", "bandwidth", "initial_threshold", "threshold_lr"), ("jumprelu",)),
 }

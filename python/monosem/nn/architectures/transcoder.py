@@ -25,6 +25,7 @@ class TranscoderConfig(ChosenConfig):
     """
 
     kind: ClassVar[str] = "transcoder"
+    reconstructs_its_input: ClassVar[bool] = False
     d_out: int | None = None  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
     skip: bool = False
 
