@@ -86,8 +86,12 @@ def swept(name: str, kind: str, settings: dict[str, Any], d_in: int, d_sae: int)
 
 
 def fronts(d_in: int, d_sae: int) -> dict[str, list[Run]]:
-    """The runs by front: of every kind that reconstructs its input, and of the variants."""
-    plain = {kind: (kind, {}) for kind, cls in registry.KINDS.items() if cls.Config.reconstructs_its_input}
+    """The runs by front: of every kind for the activations of one hook, and of the variants."""
+    plain = {
+        kind: (kind, {})
+        for kind, cls in registry.KINDS.items()
+        if cls.Config.reconstructs_its_input and not registry.setting(kind, n_sources=1)
+    }
     return {name: swept(name, kind, some, d_in, d_sae) for name, (kind, some) in (plain | VARIANTS).items()}
 
 

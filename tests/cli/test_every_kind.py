@@ -107,10 +107,10 @@ def test_training_resumes_and_files_keep_everything(trained, name):
 
 
 @pytest.mark.parametrize("kind", sorted(PAIRS))
-def test_a_kind_that_reads_several_activations_is_not_trained_on_one(folder, capsys, kind):
+def test_a_kind_of_pairs_is_not_trained_on_one_activation(folder, capsys, kind):
     words = ["train", "--kind", kind, "--model", folder / "model", "--hook", HOOK, "--out", folder / kind]
     assert main([str(w) for w in words]) == 2 and not (folder / kind).exists()
-    assert f"--kind: got '{kind}', which is trained on several activations of each token" in capsys.readouterr().err
+    assert f"--kind: got '{kind}', which is trained on pairs of activations" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

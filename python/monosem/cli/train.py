@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     kind = registry.find(args.kind)
     if not kind.Config.reconstructs_its_input:
         raise ValueError(
-            f"--kind: got {args.kind!r}, which is trained on several activations of each token; wanted a kind that "
+            f"--kind: got {args.kind!r}, which is trained on pairs of activations; wanted a kind that "
             f"reads one hook. Train it from Python: Trainer({kind.__name__}(…), …).fit(batches)"
         )
     swept = settings.read(args, args.kind)

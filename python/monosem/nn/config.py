@@ -60,7 +60,7 @@ class SAEConfig:
     has_penalty: ClassVar[bool] = True  # a sparsity penalty, which may be warmed up
     resampled: ClassVar[bool] = False  # dead features are resampled unless told otherwise
     sparsity_warmup: ClassVar[float] = 0.05  # share of a run over which the penalty rises, unless told otherwise
-    reconstructs_its_input: ClassVar[bool] = True  # else it is trained on several activations of each token
+    reconstructs_its_input: ClassVar[bool] = True  # else its target is another activation
     without_effect: ClassVar[tuple[str, ...]] = ()  # fields that have no effect beside the others
     d_in: int
     d_sae: int

@@ -32,7 +32,6 @@ class CrosscoderConfig(ChosenConfig):
     """
 
     kind: ClassVar[str] = "crosscoder"
-    reconstructs_its_input: ClassVar[bool] = False
     activations: ClassVar[tuple[str, ...]] = ("relu", "topk", "batch_topk", "jumprelu")
     activation: str = "relu"
     n_sources: int = 2
