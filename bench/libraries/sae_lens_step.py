@@ -36,8 +36,6 @@ WEIGHTED = "decoder rows are not made unit: the L1 penalty is weighted by them"
 
 
 def relu(job: dict, common: dict):
-    if job["settings"].get("decoder_norm") == "free":  # no pre-encoder bias, as Anthropic's April 2024 update
-        common = common | {"apply_b_dec_to_input": False}
     return StandardTrainingSAE(StandardTrainingSAEConfig(l1_coefficient=_summed(job, "l1_coefficient"), **common)), [
         WEIGHTED
     ]
@@ -110,7 +108,8 @@ class SaeLens:
             device=device,
             dtype="float32",
             normalize_activations="none",
-            apply_b_dec_to_input=True,
+            # With free norms Anthropic's recipes, and ours, take no bias off the input.
+            apply_b_dec_to_input=job["settings"].get("decoder_norm") != "free",
         )
         sae, notes = KINDS[job["kind"]](job, common)
         self.notes, self.settings = [SUM, *notes], job["settings"]

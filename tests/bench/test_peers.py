@@ -60,14 +60,14 @@ def test_a_step_trains_and_returns_a_loss(kind, library, tmp_path):
 WEIGHTS = {
     ("sae_lens", "l1"): lambda given, k: given["l1_coefficient"],
     ("sae_lens", "jumprelu"): lambda given, k: 2 * given["target_l0"] * given["l0_coefficient"],
-    ("sae_lens", "jumprelu_linear"): lambda given, k: given["l0_coefficient"],
+    ("sae_lens", "jumprelu_free"): lambda given, k: given["l0_coefficient"],
     ("dictionary_learning", "l1"): lambda given, k: given["l1_penalty"],
     ("dictionary_learning", "jumprelu"): lambda given, k: given["sparsity_penalty"],
-    ("dictionary_learning", "jumprelu_linear"): lambda given, k: given["sparsity_penalty"] / k,
+    ("dictionary_learning", "jumprelu_free"): lambda given, k: given["sparsity_penalty"] / k,
 }
 
 
-@pytest.mark.parametrize("kind", ["relu", "relu_free", "gated", "jumprelu", "jumprelu_linear"])
+@pytest.mark.parametrize("kind", ["relu", "relu_free", "gated", "jumprelu", "jumprelu_free"])
 def test_penalties_count_as_much_beside_an_error_that_is_a_sum_over_d(kind, library, tmp_path):
     job, weights, _ = started(kind, tmp_path)
     entrant = library.build(job, weights)

@@ -47,7 +47,7 @@ def test_bad_shapes_name_the_argument(bad):
 def test_kinds_take_what_they_have_of_the_offered_settings():
     w = WORKLOADS["tiny"]
     assert w.of("matryoshka").architecture.prefixes == (32, 64, 128, 256, 512)
-    assert w.of("jumprelu").architecture.target_l0 == w.k and w.of("jumprelu_linear").architecture.target_l0 is None
+    assert w.of("jumprelu").architecture.target_l0 == w.k and w.of("jumprelu_free").architecture.target_l0 is None
     assert w.of("relu_free").architecture.decoder_norm == "free" != w.of("relu").architecture.decoder_norm
     job = json.loads(json.dumps(w.of("relu_free").job()))
     assert job["settings"]["decoder_norm"] == "free" and job["settings"]["l1_coefficient"] == w.l1

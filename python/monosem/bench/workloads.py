@@ -151,8 +151,11 @@ def described(workload: dict[str, Any]) -> str:
 # Measured beside the registered kinds: dictionaries that differ from them by a setting.
 VARIANTS: dict[str, dict[str, Any]] = {
     "relu_free": {"kind": "relu", "settings": {"decoder_norm": "free"}},
-    # The penalty that SAELens has too: without a target.
-    "jumprelu_linear": {"kind": "jumprelu", "settings": {"l0_coefficient": 3e-4, "target_l0": None}},
+    # As SAELens trains it: free norms, and a penalty without a target.
+    "jumprelu_free": {
+        "kind": "jumprelu",
+        "settings": {"l0_coefficient": 3e-4, "target_l0": None, "decoder_norm": "free"},
+    },
 }
 
 WORKLOADS = {
