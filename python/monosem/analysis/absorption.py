@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -111,7 +113,7 @@ class AbsorptionCounts:
         parts = activations[entry].float() * self.carried[holder]
         return total.index_add_(0, place[is_active], parts[is_active])
 
-    def figures(self) -> dict[str, float | None]:
+    def figures(self) -> dict[str, Any]:
         """The figures of the class's docstring."""
         of = self.pairs > 0
         if not of.any():

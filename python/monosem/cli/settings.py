@@ -65,7 +65,7 @@ def read(args: argparse.Namespace, kind: str) -> list[dict[str, Any]]:
                 f"--set: got {name}; wanted other fields: the width is the hook's, --d-sae sets the features"
             )
         option = next((option for option, field in OPTIONS.items() if field == name), None)
-        if option in args.given:
+        if option is not None and option in args.given:
             raise ValueError(f"--set: got {name}, which --{option.replace('_', '-')} sets too; wanted one of them")
         if name not in known:
             raise ValueError(f"--set: got {name}; wanted a setting of --kind {kind}: {', '.join(known)}")

@@ -83,7 +83,7 @@ class Transcoder(ChosenSAE):
     def extend(self, device: torch.device | str | None, dtype: torch.dtype) -> None:
         super().extend(device, dtype)
         if self.cfg.skip:
-            self.W_skip = nn.Parameter(torch.zeros(self.cfg.d_out, self.cfg.d_in, device=device, dtype=dtype))
+            self.W_skip = nn.Parameter(torch.zeros(len(self.b_dec), self.cfg.d_in, device=device, dtype=dtype))
 
     def declared(self) -> dict[str, Declared]:
         return super().declared() | ({"W_skip": Matrix()} if self.cfg.skip else {})
