@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from monosem.data.token_rows import pack_rows
     from monosem.nn import (
         SAE,
+        AbsTopKSAE,
         BatchTopKSAE,
         Crosscoder,
         GatedSAE,
+        GroupMaxSAE,
+        HierarchicalTopKSAE,
         JumpReLUSAE,
         LossOutput,
         MatryoshkaSAE,
@@ -37,11 +40,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "SAE",
+    "AbsTopKSAE",
     "ActivationStore",
     "ActivationStream",
     "BatchTopKSAE",
     "Crosscoder",
     "GatedSAE",
+    "GroupMaxSAE",
+    "HierarchicalTopKSAE",
     "JumpReLUSAE",
     "LossOutput",
     "MatryoshkaSAE",
@@ -79,6 +85,9 @@ _HOME = {
     "GatedSAE": "nn",
     "JumpReLUSAE": "nn",
     "MatryoshkaSAE": "nn",
+    "AbsTopKSAE": "nn",
+    "GroupMaxSAE": "nn",
+    "HierarchicalTopKSAE": "nn",
     "TopKSAE": "nn",
     "Transcoder": "nn",
     "TrainConfig": "train.config",

@@ -17,6 +17,9 @@ from monosem.nn import KINDS
 RUNS = {
     "topk": ["--kind", "topk", "--k", 4],
     "batch_topk": ["--kind", "batch_topk", "--k", 4],
+    "abs_topk": ["--kind", "abs_topk", "--k", 4],
+    "group_max": ["--kind", "group_max", "--k", 4],
+    "hierarchical_topk": ["--kind", "hierarchical_topk", "--k", 4],
     "relu": ["--kind", "relu", "--l1", 0.01],
     "relu-free": ["--kind", "relu", "--l1", 0.01, "--decoder-norm", "free"],
     "jumprelu": ["--kind", "jumprelu", "--l0", 0.002],

@@ -85,6 +85,25 @@ def topk_loss(sae, p, x, dead, scale):
     return squared(p, f, x) + aux(sae, p, f, x, dead), f
 
 
+def abs_topk_loss(sae, p, x, dead, scale):
+    f = abs_topk(preactivations(p, x), sae.cfg.k)
+    return squared(p, f, x) + aux(sae, p, f, x, dead), f
+
+
+def group_max_loss(sae, p, x, dead, scale):
+    h = preactivations(p, x)
+    groups = h.view(len(h), sae.cfg.k, -1)
+    f = (groups.relu() * (groups == groups.amax(2, keepdim=True))).flatten(1)
+    return squared(p, f, x) + aux(sae, p, f, x, dead), f
+
+
+def hierarchical_topk_loss(sae, p, x, dead, scale):
+    h = preactivations(p, x)
+    losses = [squared(p, topk(h, j), x) for j in sae.cfg.budgets]
+    f = topk(h, sae.cfg.k)
+    return sum(losses) / len(losses) + aux(sae, p, f, x, dead), f
+
+
 def batch_topk_loss(sae, p, x, dead, scale):
     h = preactivations(p, x)
     f = h.relu() * largest(h, sae.cfg.k * len(x))
@@ -171,6 +190,9 @@ def crosscoder_loss(sae, p, x, dead, scale):
 LOSSES = {
     "topk": topk_loss,
     "batch_topk": batch_topk_loss,
+    "abs_topk": abs_topk_loss,
+    "group_max": group_max_loss,
+    "hierarchical_topk": hierarchical_topk_loss,
     "relu": relu_loss,
     "jumprelu": jumprelu_loss,
     "gated": gated_loss,

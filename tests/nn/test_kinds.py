@@ -12,6 +12,10 @@ D, F = 12, 40
 KINDS = {
     "topk": lambda: ms.TopKSAE(D, F, 5, aux_k=4, seed=0),
     "batch_topk": lambda: ms.BatchTopKSAE(D, F, 5, aux_k=4, seed=0),
+    "abs_topk": lambda: ms.AbsTopKSAE(D, F, 5, aux_k=4, seed=0),
+    "group_max": lambda: ms.GroupMaxSAE(D, F, 5, aux_k=4, seed=0),
+    "hierarchical_topk": lambda: ms.HierarchicalTopKSAE(D, F, 5, aux_k=4, seed=0),
+    "hierarchical_topk-some": lambda: ms.HierarchicalTopKSAE(D, F, 7, aux_k=4, budgets=(2, 5), seed=0),
     "relu": lambda: ms.ReLUSAE(D, F, 0.02, seed=0),
     "relu-p": lambda: ms.ReLUSAE(D, F, 0.02, p=0.5, seed=0),
     "relu-free": lambda: ms.ReLUSAE(D, F, 0.02, decoder_norm="free", seed=0),

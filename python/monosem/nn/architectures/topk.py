@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 
 from monosem.nn.activations import TopK
@@ -32,7 +34,7 @@ class TopKSAE(ComposedSAE):
     Source: Gao et al. 2024 (arXiv 2406.04093), sections 2.3, 2.4 and A.2.
     """
 
-    Config = TopKConfig
+    Config: ClassVar[type[TopKConfig]] = TopKConfig
     cfg: TopKConfig  # pyright: ignore[reportIncompatibleVariableOverride]  # set once, in __init__
 
     def __init__(
@@ -49,7 +51,8 @@ class TopKSAE(ComposedSAE):
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(TopKConfig(d_in, d_sae, k, aux_k, aux_coefficient, initial_k, k_anneal), device, dtype)
+        make = type(self).Config  # of a kind with the same settings, its own
+        super().__init__(make(d_in, d_sae, k, aux_k, aux_coefficient, initial_k, k_anneal), device, dtype)
         self.start_tied(seed)
 
     @property
