@@ -182,7 +182,7 @@ def test_a_registered_kind_trains_from_the_command_line(module, tmp_path, capsys
     assert ms.load(run).cfg.p == 0.4
     for further, message in (
         (("--import", module, "--k", 4), "--k: got [4]; it has no effect on --kind lp"),
-        (("--import", module, "--set", "q=1"), "q unknown for kind 'lp'; it has coefficient, d_in, d_sae, p"),
+        (("--import", module, "--set", "q=1"), "--set: got q; wanted a setting of --kind lp: p, coefficient"),
         (("--import", module, "--set", "p"), "--set: got 'p'; wanted NAME=VALUE"),
         (("--import", "no_such_module"), "import: no module 'no_such_module'"),
     ):

@@ -35,7 +35,7 @@ class GroupMaxConfig(TopKConfig):
 
 @register
 class GroupMaxSAE(TopKSAE):
-    r"""``f``: ReLU of the largest of each of k groups of ``W_enc·(x − b_dec) + b_enc``; ``L = mean (x − x̂)² + α·L_aux``.
+    r"""``f``: ReLU of the largest of each of k groups of ``W_enc·(x − b_dec) + b_enc``; ``L`` as in ``TopKSAE``.
 
     The features stand in k groups of neighbours, and each group gives one: a choice without comparisons between groups.
     AuxK and initialisation as in ``TopKSAE``.

@@ -64,8 +64,8 @@ class HierarchicalTopKConfig(TopKConfig):
 class HierarchicalTopKSAE(TopKSAE):
     r"""``L = mean_{j ∈ J} mean_D (x − b_dec − Σ_{i ≤ j} f_(i)·W_dec[(i)])² + α·L_aux``; f is that of ``TopKSAE``.
 
-    f_(1) ≥ f_(2) ≥ … are the active features of a token; J is 1 … k (``budgets``). So the j largest features reconstruct
-    by themselves, for every j: ``encode(x, k=j)`` needs no other training. ``mse`` in metrics is that of all k.
+    f_(1) ≥ f_(2) ≥ … are the active features of a token; J is 1 … k (``budgets``). So the j largest features
+    reconstruct by themselves, for every j: ``encode(x, k=j)`` needs no other training. ``mse`` is that of all k.
 
     A training step has an array of tokens × budgets × D a few times over; where one were larger than 256 MiB, the batch
     is processed in chunks of tokens. AuxK (on the residual of all k) and initialisation as in ``TopKSAE``.

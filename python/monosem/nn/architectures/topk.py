@@ -34,7 +34,7 @@ class TopKSAE(ComposedSAE):
     Source: Gao et al. 2024 (arXiv 2406.04093), sections 2.3, 2.4 and A.2.
     """
 
-    Config: ClassVar[type[TopKConfig]] = TopKConfig
+    Config: ClassVar[type[TopKConfig]] = TopKConfig  # pyright: ignore[reportIncompatibleVariableOverride]
     cfg: TopKConfig  # pyright: ignore[reportIncompatibleVariableOverride]  # set once, in __init__
 
     def __init__(
