@@ -71,7 +71,7 @@ class AuxK:
 
 @dataclass(frozen=True)
 class ExtraTokens:
-    """Entries that stand below the batch's own, as M further tokens with a residual and an input of their own.
+    """Entries that stand beside the batch's own, as M further tokens with a residual and an input of their own.
 
     Attributes:
         loss: the AuxK loss, a mean over tokens and D, before its weight; 0-dim.
@@ -90,26 +90,39 @@ class ExtraTokens:
     bias: Tensor | None = None
 
     def below(self, batch: RowFactors) -> RowFactors:
-        """The factors of the batch with these entries below its own."""
-        own_bias = batch.slopes if batch.bias is None else batch.bias
-        has_bias = self.bias is not None or batch.bias is not None
-        nothing = torch.zeros_like(self.values)
+        """The factors of the batch with these entries below its own; the batch has no unused places."""
+        return self._beside(batch, first=False)
+
+    def above(self, batch: RowFactors) -> RowFactors:
+        """The same with these entries first: unused places of the batch stay behind the last entry."""
+        return self._beside(batch, first=True)
+
+    def _beside(self, batch: RowFactors, first: bool) -> RowFactors:
+        def joined(of_batch: Tensor, own: Tensor) -> Tensor:
+            return torch.cat([own, of_batch] if first else [of_batch, own])
+
+        bias = None
+        if self.bias is not None or batch.bias is not None:
+            own_bias = self.slopes if self.bias is None else self.bias
+            bias = joined(batch.slopes if batch.bias is None else batch.bias, own_bias)
+        before, after = (self.offsets, batch.offsets) if first else (batch.offsets, self.offsets)
         input_of = batch.input_of
         if input_of is not None:
-            inputs = torch.arange(len(self.inputs), device=input_of.device) + len(batch.inputs)
-            input_of = torch.cat([input_of, inputs])
+            rows = torch.arange(len(self.inputs), device=input_of.device)
+            input_of = joined(input_of + len(rows), rows) if first else joined(input_of, rows + len(batch.inputs))
+        nothing = torch.zeros_like(self.values)
         return replace(
             batch,
-            values=torch.cat([batch.values, self.values]),
-            indices=torch.cat([batch.indices, self.indices]),
-            offsets=torch.cat([batch.offsets, batch.offsets[-1] + self.offsets[1:]]),
-            slopes=torch.cat([batch.slopes, self.slopes]),
-            residual=torch.cat([batch.residual, self.residual]),
-            inputs=torch.cat([batch.inputs, self.inputs]),
-            bias=torch.cat([own_bias, self.slopes if self.bias is None else self.bias]) if has_bias else None,
+            values=joined(batch.values, self.values),
+            indices=joined(batch.indices, self.indices),
+            offsets=torch.cat([before, before[-1] + after[1:]]),
+            slopes=joined(batch.slopes, self.slopes),
+            residual=joined(batch.residual, self.residual),
+            inputs=joined(batch.inputs, self.inputs),
+            bias=bias,
             input_of=input_of,
-            of_entries={name: torch.cat([coef, nothing]) for name, coef in batch.of_entries.items()},
-            norms=None if batch.norms is None else batch.norms.below(nothing),
+            of_entries={name: joined(coef, nothing) for name, coef in batch.of_entries.items()},
+            norms=None if batch.norms is None else replace(batch.norms, coef=joined(batch.norms.coef, nothing)),
         )
 
 

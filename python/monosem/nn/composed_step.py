@@ -169,7 +169,7 @@ def _pointwise(sae: Composed, batch: Batch, encoded: Encoded) -> _Sparse:
     if slopes.norms is not None and norms is not None:
         factors = replace(factors, norms=NormTerms(slopes.norms, None, norms, sae.W_dec.detach()))
     if entries.inactive is not None and norms is not None:
-        of_all, factors = _over_all(sae, batch, of_inactive, norms, factors)
+        of_all, factors = _over_all(sae, batch, kept, of_inactive, norms, factors)
         loss = loss + of_inactive * (of_all + entries.inactive.detach().sum() / n * share)
     return _Sparse(
         loss=loss,
@@ -218,15 +218,17 @@ def _factors(sae: Composed, batch: Batch, whole: Fit, values: Tensor, indices: T
 
 
 def _over_all(
-    sae: Composed, batch: Batch, weight: float, norms: Tensor, factors: RowFactors
+    sae: Composed, batch: Batch, kept: Tensor | None, weight: float, norms: Tensor, factors: RowFactors
 ) -> tuple[Tensor, RowFactors]:
     """The penalty of pre-activations over all features, 0-dim, and the factors with its part: one token more, whose
-    input is the sum of all inputs, with an entry of every feature."""
+    input is the sum of all inputs, with an entry of every feature. ``kept``: the tokens that count; None: all."""
     pre_activation = sae.composition.pre_activation
     norm_terms = factors.norms
     assert pre_activation is not None and norm_terms is not None
-    n, f = len(batch.x), sae.cfg.d_sae
-    total, rows, threshold = batch.centred.sum(0), norms.sum(1), sae.vectors(("threshold",))["threshold"]
+    n, f, centred = len(batch.x), sae.cfg.d_sae, batch.centred
+    if kept is not None:
+        n, centred = kept.sum().clamp(min=1), centred * kept[:, None]
+    total, rows, threshold = centred.sum(0), norms.sum(1), sae.vectors(("threshold",))["threshold"]
     below = pre_activation.over_all(total, n, sae.W_enc_rows, sae.b_enc, threshold, torch.ones_like(rows)).detach()
     slopes = rows * (-weight / n)
     extra = ExtraTokens(
@@ -241,7 +243,7 @@ def _over_all(
     )
     factors = replace(factors, others=factors.others | {"threshold": rows * weight})
     factors = replace(factors, norms=replace(norm_terms, sums=below * weight))
-    return (below * rows).sum(), extra.below(factors)
+    return (below * rows).sum(), extra.above(factors)
 
 
 def _share(kept: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -79,10 +79,6 @@ class NormTerms:
         sums = ops.feature_sum(*csc[:2], self.coef)
         sums = sums if self.sums is None else sums + self.sums
         return torch.where(self.norms > 0, sums[:, None] / self.norms, 0)
-
-    def below(self, coef: Tensor) -> NormTerms:
-        """The same with further entries."""
-        return replace(self, coef=torch.cat([self.coef, coef]))
 
     def multiplied(self, csc: Csc) -> Tensor:
         """The gradient of the rows [F, D]."""
@@ -164,7 +160,10 @@ class RowFactors:
     def _of_inputs(self, csc: Csc) -> Csc:
         """The sorted entries with the row of ``inputs`` of each."""
         starts, entries, tokens = csc
-        return csc if self.input_of is None else (starts, entries, self.input_of[tokens.long()].int())
+        if self.input_of is None:
+            return csc
+        known = tokens.long().clamp_(0, len(self.input_of) - 1)  # places of no entry hold any number
+        return starts, entries, self.input_of[known].int()
 
     def _vectors(self, csc: Csc, b_enc: Tensor) -> dict[str, Tensor]:
         """The gradients of everything but matrices of rows and b_dec."""

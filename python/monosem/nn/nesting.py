@@ -145,4 +145,5 @@ def _in_blocks(values: Tensor, indices: Tensor, ends: Tensor, w: Tensor, b: Tens
         out = gradients[rows]
         torch.mul(r.view(-1, d), 1 / parts, out=out)
         slopes[begin:end] = ops.gather_dot(out, i, here, w)
+    slopes[int(ends[-1]) :] = 0.0  # places behind the last entry
     return Fit(squares.mean(1), squares[:, -1], residual, ends, gradients, slopes.mul_(2 / d))

@@ -171,6 +171,8 @@ class PreActivation:
         below = positive(vectors["threshold"]) - h
         return below.relu() * norms if dense else (-below).relu() * norms
 
-    def over_all(self, total: Tensor, n: int, w_enc: Tensor, b_enc: Tensor, threshold: Tensor, norms: Tensor) -> Tensor:
+    def over_all(
+        self, total: Tensor, n: int | Tensor, w_enc: Tensor, b_enc: Tensor, threshold: Tensor, norms: Tensor
+    ) -> Tensor:
         """``Σ_all (θ − h)·‖W_dec‖ / N`` [F], from ``total`` = Σ_n (x − b_dec) [D]; differentiable."""
         return (positive(threshold) - b_enc - (w_enc @ total) / n) * norms
