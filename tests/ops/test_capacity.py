@@ -7,6 +7,7 @@ import torch
 from nn.multiplied import multiplied
 
 import monosem as ms
+from monosem import nn
 from monosem.nn import DenseBlocks, RowFactors, composed_step
 from monosem.ops import capacity, delayed_stats, gpu
 from monosem.ops.capacity import bucketed_capacity
@@ -168,3 +169,24 @@ def test_a_resumed_run_takes_the_same_decisions(asynchronous, kind):
             second.load_state_dict(first.state_dict())
     for a, b in zip(whole.sae.parameters(), second.sae.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("make", "is_replayed"),
+    [
+        (lambda: ms.TopKSAE(D, F, 5, seed=0), True),
+        (lambda: ms.MatryoshkaSAE(D, F, 5, activation="topk", seed=0), True),
+        (lambda: ms.BatchTopKSAE(D, F, 5, seed=0), False),  # reads how many entries there are
+        (lambda: ms.MatryoshkaSAE(D, F, 5, seed=0), False),
+        (lambda: relu(), False),
+    ],
+    ids=["topk", "matryoshka of topk", "batch_topk", "matryoshka", "relu"],
+)
+def test_only_steps_that_never_wait_are_replayed(make, is_replayed):
+    assert (make().capacity.decision() is not None) == is_replayed
+
+
+def test_a_step_with_a_penalty_is_not_replayed():
+    # A graph would hold the weight that the penalty had in its warm-up.
+    parts = nn.Composition(nn.TopK(5), penalty=nn.L1(0.1), revival=nn.AuxK(4, 0.5))
+    assert parts.capacity(F, None).decision() is None

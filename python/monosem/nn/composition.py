@@ -53,7 +53,9 @@ class Composition:
         of_entries = self.activation.capacity(d_sae, device)
         if self.revival is None:
             return of_entries or Capacity()
-        of_dead = DeadFeatureCapacity(d_sae, used=self.revival.is_on, device=device)
+        # A graph holds the weight of a penalty that it was captured with.
+        replayed = not (self.activation.waits or self.penalty or self.pre_activation)
+        of_dead = DeadFeatureCapacity(d_sae, used=self.revival.is_on, device=device, can_replay=replayed)
         if isinstance(of_entries, EntryCapacity):
             raise ValueError(
                 f"revival: got {self.revival} with {self.activation}; wanted None, or an activation with a fixed "

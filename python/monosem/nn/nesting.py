@@ -13,6 +13,13 @@ from monosem.ops import SparseCode
 BLOCK = 128  # tokens of a block on a processor
 
 
+def _on(device: torch.device, sizes: tuple[int, ...]) -> Tensor:
+    """Numbers as a tensor, written by the device itself: a copy from the host cannot be part of a CUDA graph."""
+    if device.type == "cpu" or not sizes:
+        return torch.tensor(sizes, dtype=torch.int64, device=device)
+    return torch.cat([torch.full((1,), size, dtype=torch.int64, device=device) for size in sizes])
+
+
 @dataclass(frozen=True)
 class Prefixes:
     r"""A squared error for each prefix of the features: ``mean_g mean_D (x − b_dec − Σ_{i < m_g} f_i·W_dec[i])²``.
@@ -28,7 +35,7 @@ class Prefixes:
 
     def parts(self, indices: Tensor, offsets: Tensor, tokens: Tensor) -> Tensor:
         """Where the entries of each token's parts end: int64 [N·G + 1]. Features ascend within a token."""
-        bounds = torch.tensor(self.sizes[:-1], dtype=torch.int64, device=indices.device)
+        bounds = _on(indices.device, self.sizes[:-1])
         keys = tokens * self.sizes[-1] + indices
         inner = torch.searchsorted(
             keys, torch.arange(len(offsets) - 1, device=keys.device)[:, None] * self.sizes[-1] + bounds
@@ -60,7 +67,7 @@ class Ranks:
     sizes: tuple[int, ...]
 
     def parts(self, indices: Tensor, offsets: Tensor, tokens: Tensor) -> Tensor:
-        ends = offsets[:-1, None] + torch.tensor(self.sizes, dtype=torch.int64, device=offsets.device)
+        ends = offsets[:-1, None] + _on(offsets.device, self.sizes)
         return torch.cat([offsets[:1], torch.minimum(ends, offsets[1:, None]).flatten()])
 
     def sorted(self, code: SparseCode) -> SparseCode:

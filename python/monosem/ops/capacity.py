@@ -71,18 +71,23 @@ class DeadFeatureCapacity(Capacity):
 
     Args:
         used: whether AuxK is on.
+        can_replay: whether a step may be replayed from a CUDA graph.
     """
 
     stats_history: Tensor  # [LAG, 1]: number of dead features
 
-    def __init__(self, d_sae: int, used: bool, device: torch.device | str | None = None) -> None:
+    def __init__(
+        self, d_sae: int, used: bool, device: torch.device | str | None = None, can_replay: bool = True
+    ) -> None:
         super().__init__()
-        self._d_sae, self._used, self._stats = d_sae, used, DelayedStats()
+        self._d_sae, self._used, self._stats, self._can_replay = d_sae, used, DelayedStats(), can_replay
         history = torch.zeros(LAG, 1, device=device, dtype=torch.float32)
         self.register_buffer("stats_history", history, persistent=False)
 
-    def decision(self) -> int:
-        """The capacity."""
+    def decision(self) -> int | None:
+        """The capacity; None where steps cannot be replayed."""
+        if not self._can_replay:
+            return None
         return self._capacity() if self._used else 0
 
     def replayed(self) -> None:

@@ -26,12 +26,14 @@ class Activation(ABC):
         has_dense_form: whether a step may run by dense products, which its capacity decides.
         vectors: names of the autoencoder's parameters, one element per feature, that ``value`` reads.
         is_positive: whether no value is below 0.
+        waits: whether ``choose`` reads numbers of a GPU on the host: its steps cannot be captured in a CUDA graph.
         has_frozen_fit: whether the loss has a second squared error, of ``h`` itself decoded by a frozen decoder.
     """
 
     has_dense_form: ClassVar[bool] = False
     has_frozen_fit: ClassVar[bool] = False
     is_positive: ClassVar[bool] = True
+    waits: ClassVar[bool] = False
     vectors: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod

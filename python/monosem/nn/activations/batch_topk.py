@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +59,7 @@ class BatchTopK(Activation):
         state: the running threshold.
     """
 
+    waits: ClassVar[bool] = True
     k: int
     state: BatchThreshold
 
