@@ -29,7 +29,7 @@ def test_a_stopped_benchmark_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(fronts.ms, "load_model", lambda name: model)
     monkeypatch.setattr(fronts, "load_rows", lambda *given: rows)
     monkeypatch.setattr(fronts, "HOOK", HOOK)
-    small = fronts.Scale(d_sae=40, activations=4096, batch_size=64, held_out=500, dead_after=100)
+    small = fronts.Scale(d_sae=64, activations=4096, batch_size=64, held_out=500, dead_after=100)
     monkeypatch.setattr(fronts, "QUICK", small)
     monkeypatch.setattr(fronts, "train", lambda run, *given: trained.append(run.name) or train(run, *given))
     words = ["--quick", "--out", str(out), "--kinds"]

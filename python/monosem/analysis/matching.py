@@ -99,7 +99,12 @@ def cosine_blocks(learned: Tensor, true: Tensor) -> Iterator[tuple[int, Tensor]]
     """The first row and the cosines of each block of rows with all true features; both sides have unit rows."""
     rows = max(1, _BLOCK // len(true))
     for start in range(0, len(learned), rows):
-        yield start, learned[start : start + rows] @ true.T
+        yield start, _cosines(learned[start : start + rows], true)
+
+
+@as_given
+def _cosines(learned: Tensor, true: Tensor) -> Tensor:
+    return learned @ true.T
 
 
 def active_entries(code: SparseCode) -> tuple[Tensor, Tensor, Tensor]:

@@ -112,7 +112,9 @@ def kinds_text() -> str:
         for f in fields(cls.Config):
             if f.name not in _SHAPE:
                 option = next((f"--{o.replace('_', '-')}" for o, field in OPTIONS.items() if field == f.name), f.name)
-                default = "" if f.default is MISSING or f.default is None else f" (default: {_shown(f.default)})"
+                default = (
+                    "" if any(f.default is v for v in (MISSING, None, False)) else f" (default: {_shown(f.default)})"
+                )
                 text = f"{option}: {described.get(f.name, '').rstrip('.')}{default}"
                 lines += textwrap.wrap(text, 110, initial_indent="      ", subsequent_indent="          ")
     return "\n".join(lines) + "\n"

@@ -262,6 +262,7 @@ class PointwiseBlocks(DenseBlocks):
         self._of_penalty = weight / n * (penalty.slope(self.sparsity) if penalty is not None else 1.0)
         self._of_inactive /= n
 
+    @as_given
     def _terms(self, part: slice) -> Terms:
         h = torch.addmm(self._b_enc[part], self._centred, self._w_enc[part].T)
         vectors = {name: v[part] for name, v in self._of_features.items()}

@@ -12,6 +12,7 @@ from torch import Tensor
 from monosem.nn.activations import Vectors
 from monosem.nn.activations.jumprelu import is_active, positive
 from monosem.ops import SparseCode
+from monosem.ops.precision import as_given
 
 
 def magnitude(f: Tensor) -> Tensor:
@@ -171,6 +172,7 @@ class PreActivation:
         below = positive(vectors["threshold"]) - h
         return below.relu() * norms if dense else (-below).relu() * norms
 
+    @as_given
     def over_all(
         self, total: Tensor, n: int | Tensor, w_enc: Tensor, b_enc: Tensor, threshold: Tensor, norms: Tensor
     ) -> Tensor:

@@ -12,6 +12,7 @@ from monosem.nn.architectures.chosen import ChosenConfig, ChosenSAE
 from monosem.nn.base import LossOutput
 from monosem.nn.parameters import Declared, Matrix
 from monosem.nn.registry import register
+from monosem.ops.precision import as_given
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,12 @@ class Transcoder(ChosenSAE):
     def target(self, x: Tensor) -> Tensor:
         """y, less what the skip connection gives."""
         y = self._of_y(x)
-        return y - self.source(x) @ self.W_skip.T if self.cfg.skip else y
+        return y - self._skipped(self.source(x)) if self.cfg.skip else y
+
+    @as_given
+    def _skipped(self, x: Tensor) -> Tensor:
+        """What the skip connection gives for x [..., d_in]."""
+        return x @ self.W_skip.T
 
     def checked(self, x: Tensor) -> Tensor:
         """A training batch. Raises ValueError for another width."""
@@ -120,6 +126,7 @@ class Transcoder(ChosenSAE):
     def target_is_input(self) -> bool:
         return False
 
+    @as_given
     def target_gradients(self, x: Tensor, of_reconstruction: Tensor, scale: float) -> dict[str, Tensor]:
         return {"W_skip": (of_reconstruction.T @ self.source(x)).mul_(scale)} if self.cfg.skip else {}
 
@@ -129,7 +136,7 @@ class Transcoder(ChosenSAE):
     def forward(self, x: Tensor) -> Tensor:
         """ŷ of x [..., d_in]."""
         y = super().forward(x)
-        return y + x @ self.W_skip.T if self.cfg.skip else y
+        return y + self._skipped(x) if self.cfg.skip else y
 
     def loss(self, x: Tensor, *settings: Any, **named: Any) -> LossOutput:
         """``loss(batch, sparsity_scale=1.0, dead=None)`` of a batch [..., d_in + d_out], or ``loss(x, y, …)``."""
