@@ -36,10 +36,8 @@ HIERARCHY = Hierarchy(trees=32, branching=4, depth=1, child_probability=0.6)
 TOPICS = Topics(count=8, probability=0.25, coupling=0.3)
 HELD_OUT = 16  # batches
 SPARE = 100  # batches for resampling, so that a kind that resamples trains on as many as the others
-# Settings for every kind that has them. λ of an L1 penalty is fitted, so that L0 is within 10 % of ACTIVE: its start.
+# Settings for every kind that has them. λ of a penalty without a target is fitted, so that L0 is within 10 % of ACTIVE.
 OFFERED = {"k": ACTIVE, "target_l0": float(ACTIVE), "l0_coefficient": 0.1, "l1_coefficient": 0.0145}
-FITTED = "l1_coefficient"
-FREE_NORM = {"relu_free_norm": {"kind": "relu", "settings": {"decoder_norm": "free"}}}
 NESTED = {"matryoshka_topk": {"kind": "matryoshka", "settings": {"activation": "topk"}}}
 COLUMNS = {  # figure: (heading, format)
     "l0": ("L0", "{:.2f}"),
@@ -60,10 +58,12 @@ def configurations() -> dict[str, SAEConfig]:
     """Every registered kind that reconstructs its input, and the variants of settings, by name."""
     kinds = {kind: {"kind": kind, "settings": {}} for kind in registry.KINDS}
     made = {}
-    for name, variant in (kinds | FREE_NORM | NESTED | VARIANTS).items():
+    for name, variant in (kinds | NESTED | VARIANTS).items():
         settings = registry.setting(variant["kind"], **OFFERED | variant["settings"])
         if set(variant["settings"]) <= set(settings):  # a variant of a kind that has them
-            made[name] = registry.configure(variant["kind"], D, LATENTS, **settings)
+            cfg = registry.configure(variant["kind"], D, LATENTS, **settings)
+            if registry.build(cfg, seed=0).batch_widths == (D,):  # its batches are activations alone, not pairs
+                made[name] = cfg
     return made
 
 
@@ -84,27 +84,29 @@ def trained(cfg: SAEConfig, batches: torch.Tensor, lr: float, seed: int) -> ms.S
     return sae
 
 
-def is_fitted(cfg: SAEConfig) -> bool:
-    """Whether the L0 of a kind follows from a coefficient only."""
+def coefficient(cfg: SAEConfig) -> str | None:
+    """The setting that L0 follows from, where no other setting gives it."""
     fields = asdict(cfg)
-    return FITTED in fields and "k" not in fields
+    if "k" in fields or fields.get("target_l0") is not None:
+        return None
+    return next((name for name in ("l0_coefficient", "l1_coefficient") if name in fields), None)
 
 
-def fitted(cfg: SAEConfig, source: PlantedDictionary, batches: torch.Tensor, lr: float) -> SAEConfig:
+def fitted(cfg: SAEConfig, source: PlantedDictionary, batches: torch.Tensor, lr: float, name: str) -> SAEConfig:
     """The configuration with the coefficient at which ACTIVE latents are active: secants of log L0 over log λ."""
     points: list[tuple[float, float]] = []
     x = source.batch(len(batches))  # the first that no run reads
     for _ in range(5):
         sae = trained(cfg, batches, lr, seed=0)
-        points.append((math.log(getattr(cfg, FITTED)), math.log(max(float(sae.encode(x).l0()), 0.01))))
+        points.append((math.log(getattr(cfg, name)), math.log(max(float(sae.encode(x).l0()), 0.01))))
         at, l0 = points[-1]
-        print(f"  {FITTED} {math.exp(at):.4g}: L0 {math.exp(l0):.2f}", flush=True)
+        print(f"  {name} {math.exp(at):.4g}: L0 {math.exp(l0):.2f}", flush=True)
         if abs(l0 - math.log(ACTIVE)) < 0.1:
             return cfg
         slope = -1.0
         if len(points) > 1 and points[-2][0] != at:
             slope = min(-0.3, max(-5.0, (points[-2][1] - l0) / (points[-2][0] - at)))
-        cfg = replace(cfg, **{FITTED: math.exp(at + (math.log(ACTIVE) - l0) / slope)})
+        cfg = replace(cfg, **{name: math.exp(at + (math.log(ACTIVE) - l0) / slope)})
     return cfg
 
 
@@ -161,8 +163,8 @@ def main() -> None:
         source = planted(seed)
         batches = torch.stack([source.batch(number) for number in range(args.steps + SPARE)])
         for name in args.kinds:
-            if seed == 0 and is_fitted(configs[name]):
-                configs[name] = fitted(configs[name], source, batches, args.lr)
+            if seed == 0 and (setting := coefficient(configs[name])):
+                configs[name] = fitted(configs[name], source, batches, args.lr, setting)
             runs[name].append(measure(configs[name], source, batches, args.lr, seed))
             shown = {figure: runs[name][-1][figure] for figure in ("l0", "f1", "mcc", "absorption", "seconds")}
             print(f"seed {seed} {name}: {shown}", flush=True)

@@ -166,6 +166,27 @@ def test_recovery():
     assert f"a mean max cosine of {figures['topk']:.3f} (TopK) and {figures['relu']:.3f} (ReLU)" in text
 
 
+def test_planted():
+    kinds = {row["name"]: row for row in result("planted.json")["kinds"]}
+    printed = table("docs/benchmarks.md", "children found")
+    assert [row[0] for row in printed] == list(kinds)
+    for name, *cells in printed:
+        of = {figure: value["mean"] for figure, value in kinds[name]["summary"].items()}
+        spread = kinds[name]["summary"]["absorption"]["sd"]
+        assert cells == [
+            f"{of['l0']:.2f}",
+            f"{of['explained_variance'] * 100:.1f} %",
+            f"{of['mcc']:.3f}",
+            f"{of['children'] * 100:.1f} %",
+            f"{of['f1']:.3f}",
+            f"{of['parent_recall_alone'] * 100:.1f} %, {of['parent_recall'] * 100:.1f} %",
+            f"{of['absorption'] * 100:.1f} % ± {spread * 100:.1f} %",
+        ]
+    for nested, flat in (("matryoshka", "batch_topk"), ("matryoshka_topk", "topk"), ("matryoshka", "topk")):
+        for a, b in zip(kinds[nested]["runs"], kinds[flat]["runs"], strict=True):  # the same data, seed by seed
+            assert a["absorption"] < b["absorption"]
+
+
 def _claims() -> dict[str, str]:
     return {finding["claim"]: finding["ours"] for finding in result("reproduce_small.json")["findings"]}
 
