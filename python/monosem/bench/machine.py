@@ -51,7 +51,7 @@ def commit(checkout: Path | None = None) -> str | None:
     here = Path(monosem.__file__).parent
     if checkout is not None:
         source = checkout / "python" / "monosem"
-        pairs = [(p, source / p.relative_to(here)) for p in here.rglob("*.py")]
+        pairs = [(p, _in_checkout(p.relative_to(here), checkout)) for p in here.rglob("*.py")]
         if not all(theirs.exists() and theirs.read_bytes() == ours.read_bytes() for ours, theirs in pairs):
             return None
         here = source
@@ -68,6 +68,12 @@ def commit(checkout: Path | None = None) -> str | None:
         return git("rev-parse", "--short=12", "HEAD").stdout.strip() + ("-dirty" if dirty else "")
     except FileNotFoundError:
         return None
+
+
+def _in_checkout(module: Path, checkout: Path) -> Path:
+    """Where a module of the installed package, by its path in it, comes from: device code has a folder of its own."""
+    inside = checkout / "python" / "monosem" / module
+    return checkout / module if module.parts[0] == "kernels" and not inside.exists() else inside
 
 
 def multiplies_bf16() -> bool:
