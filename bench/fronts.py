@@ -172,7 +172,7 @@ def main(argv: list[str] | None = None) -> None:
             "model": model.name,
             "hook_name": HOOK,
             "training": asdict(scale),
-            "machine": machine.describe(),
+            "machine": machine.describe() | {"commit": commit},
             "runs": done,
         }
         files.write_text(out, json.dumps(result, indent=1) + "\n")
