@@ -23,23 +23,18 @@ class MatryoshkaConfig(ChosenConfig):
     Attributes:
         prefixes: sizes m₁ < m₂ < …; the last is d_sae. "auto", which becomes d_sae / 16, / 8, / 4, / 2 and d_sae.
         activation, k, …: as in ``ChosenConfig``; "batch_topk" unless told otherwise.
-        sampled: prefixes drawn anew for each batch, so many beside d_sae, a small one more often than a large one (the
-            share ``m ≤ M`` falls like 1/m); 0: those of ``prefixes``.
     """
 
     kind: ClassVar[str] = "matryoshka"
     prefixes: tuple[int, ...] | str = "auto"
     activation: str = "batch_topk"
-    sampled: int = 0
 
     def describe(self) -> str:
-        which = f"{self.sampled} sampled prefixes" if self.sampled else f"prefixes {', '.join(map(str, self.prefixes))}"
+        which = f"prefixes {', '.join(map(str, self.prefixes))}"
         return f"Matryoshka ({self.sparsity_words}) with {which}"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.sampled, int) or isinstance(self.sampled, bool) or not 0 <= self.sampled < self.d_sae:
-            raise ValueError(f"sampled: got {self.sampled!r}; wanted an integer from 0 to d_sae - 1 = {self.d_sae - 1}")
         sizes = self.prefixes
         if sizes == "auto":
             sizes = tuple(dict.fromkeys(max(1, self.d_sae // share) for share in SHARES))
@@ -62,7 +57,7 @@ class MatryoshkaSAE(ChosenSAE):
 
     Bussmann et al. sum over the prefixes; the mean is the same but for a factor on the loss beside AuxK.
 
-    Source: Bussmann et al. 2025 (arXiv 2503.17547); sampled prefixes: Nabeshima 2024.
+    Source: Bussmann et al. 2025 (arXiv 2503.17547).
     """
 
     Config = MatryoshkaConfig
@@ -78,7 +73,6 @@ class MatryoshkaSAE(ChosenSAE):
         prefixes: tuple[int, ...] | list[int] | str = "auto",
         activation: str = MatryoshkaConfig.activation,
         l1_coefficient: float = MatryoshkaConfig.l1_coefficient,
-        sampled: int = 0,
         *,
         seed: int | None = None,
         device: torch.device | str | None = None,
@@ -95,7 +89,6 @@ class MatryoshkaSAE(ChosenSAE):
             prefixes=sizes,
             activation=activation,
             l1_coefficient=l1_coefficient,
-            sampled=sampled,
             **settings,
         )
         super().__init__(cfg, device, dtype)
