@@ -1,7 +1,7 @@
 # Three commands do everything on a fresh machine with Python ≥ 3.10 and a C++ compiler:
 #   make demo   train a dictionary on the shipped model and text, and write a report of its features
 #   make test   build, lint, and run every test
-#   make bench  measure training steps next to other libraries' (FULL=1: every shape, hours instead of minutes)
+#   make bench  measure training steps next to other libraries' (over an hour; FULL=1: every shape, hours)
 # and one makes the pictures in docs/ again from the pages that the code writes now (ONLY=report: that one alone):
 #   make pictures
 PYTHON ?= python3

@@ -33,8 +33,11 @@ class Prefixes:
 
     sizes: tuple[int, ...]
 
-    def parts(self, indices: Tensor, offsets: Tensor, tokens: Tensor) -> Tensor:
+    def parts(self, indices: Tensor, offsets: Tensor) -> Tensor:
         """Where the entries of each token's parts end: int64 [N·G + 1]. Features ascend within a token."""
+        # Places behind the last entry get the token N.
+        places = torch.arange(len(indices), device=indices.device)
+        tokens = torch.searchsorted(offsets, places, right=True) - 1
         bounds = _on(indices.device, self.sizes[:-1])
         keys = tokens * self.sizes[-1] + indices
         inner = torch.searchsorted(
@@ -66,7 +69,8 @@ class Ranks:
 
     sizes: tuple[int, ...]
 
-    def parts(self, indices: Tensor, offsets: Tensor, tokens: Tensor) -> Tensor:
+    def parts(self, indices: Tensor, offsets: Tensor) -> Tensor:
+        """Where the entries of each token's parts end: int64 [N·G + 1]."""
         ends = offsets[:-1, None] + _on(offsets.device, self.sizes)
         return torch.cat([offsets[:1], torch.minimum(ends, offsets[1:, None]).flatten()])
 
@@ -116,9 +120,7 @@ def fit(
     if nesting is None or len(nesting) == 1:
         mse, residual, slopes = ops.decode_loss_rows(values, indices, offsets, w, b, x)
         return Fit(mse, mse, residual, offsets, residual, slopes)
-    # Places behind the last entry get the token N.
-    tokens = torch.searchsorted(offsets, torch.arange(len(indices), device=x.device), right=True) - 1
-    ends = nesting.parts(indices, offsets, tokens)
+    ends = nesting.parts(indices, offsets)
     if x.device.type == "cpu" and not torch.is_grad_enabled():
         return _in_blocks(values, indices, ends, w, b, x)
     n, d = x.shape

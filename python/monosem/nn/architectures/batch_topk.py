@@ -8,10 +8,9 @@ from typing import ClassVar
 import torch
 
 from monosem.nn.activations import BatchThreshold, BatchTopK
-from monosem.nn.architectures.topk import aux_of
-from monosem.nn.composed import ComposedSAE
+from monosem.nn.architectures.topk import TopKSAE, aux_of
 from monosem.nn.composition import Composition
-from monosem.nn.config import K_ANNEAL, TopKConfig
+from monosem.nn.config import TopKConfig
 from monosem.nn.registry import register
 
 
@@ -26,7 +25,7 @@ class BatchTopKConfig(TopKConfig):
 
 
 @register
-class BatchTopKSAE(ComposedSAE):
+class BatchTopKSAE(TopKSAE):
     r"""``f``: the N·k largest positive of ``W_enc·(x − b_dec) + b_enc`` over N tokens; ``L = mean (x − x̂)² + α·L_aux``.
 
     A token that needs more features than another gets them. ``loss`` and training choose over the batch; ``encode`` and
@@ -38,24 +37,6 @@ class BatchTopKSAE(ComposedSAE):
     """
 
     Config = BatchTopKConfig
-    cfg: BatchTopKConfig  # pyright: ignore[reportIncompatibleVariableOverride]  # set once, in __init__
-
-    def __init__(
-        self,
-        d_in: int,
-        d_sae: int,
-        k: int = 32,
-        aux_k: int | str | None = "auto",
-        aux_coefficient: float = 1 / 32,
-        *,
-        initial_k: int | None = None,
-        k_anneal: float = K_ANNEAL,
-        seed: int | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        super().__init__(BatchTopKConfig(d_in, d_sae, k, aux_k, aux_coefficient, initial_k, k_anneal), device, dtype)
-        self.start_tied(seed)
 
     def extend(self, device: torch.device | str | None, dtype: torch.dtype) -> None:
         self.batches = BatchThreshold(device, dtype)
