@@ -95,6 +95,24 @@ def test_the_penalty_of_the_howto_has_the_gradients_of_autograd(dense):
         torch.testing.assert_close(arrays[name], p.grad, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    "activation", [nn.TopK(5), nn.AbsTopK(5), nn.GroupMax(5)], ids=["topk", "abs_topk", "group_max"]
+)
+@pytest.mark.parametrize(
+    "penalty", [nn.Lp(0.02, 0.5), nn.NormL1(0.02), nn.Tanh(0.02), nn.L1(0.02)], ids=["lp", "norm_l1", "tanh", "l1"]
+)
+def test_entries_of_value_0_have_no_slope_whatever_the_penalty(activation, penalty):
+    sae, x = Composed(nn.Composition(activation, penalty=penalty)), batch()
+    out = sae.loss(x)
+    out.loss.backward()
+    assert isinstance(activation, nn.AbsTopK) or (out.code.values == 0).any()
+    gradients = sae.gradients(x)
+    torch.testing.assert_close(gradients.loss, out.loss, rtol=1e-5, atol=1e-7)
+    arrays = gradients.parameters.multiplied()
+    for name, p in sae.named_parameters():
+        torch.testing.assert_close(arrays[name], p.grad, rtol=1e-4, atol=1e-7, msg=lambda m, n=name: f"{n}: {m}")
+
+
 def test_parts_that_do_not_go_together_are_refused():
     with pytest.raises(ValueError, match=r"revival: got AuxK\(most=4, .* with ReLU\(\); wanted None, or an activation"):
         Composed(nn.Composition(nn.ReLU(), revival=nn.AuxK(4, 0.5)))

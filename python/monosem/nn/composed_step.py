@@ -155,6 +155,8 @@ def _pointwise(sae: Composed, batch: Batch, encoded: Encoded) -> _Sparse:
     slopes = entries.slopes(
         whole.slopes / n, weight / n * slope, of_inactive / n, None if gate is None else gate.slopes / n
     )
+    # A chosen entry that is not active has a slope in its value, and none in its pre-activation.
+    slopes = replace(slopes, h=parts.activation.through(h, slopes.h))
     if kept is not None:
         whole = _of_kept(whole, kept, share)
         gate = None if gate is None else _of_kept(gate, kept, share)

@@ -56,7 +56,7 @@ class Activation(ABC):
         return h
 
     def through(self, values: Tensor, slopes: Tensor) -> Tensor:
-        """Gradient of each entry's h from that of its f; both [nnz]. For an activation without ``vectors``."""
+        """Gradient of each pre-activation from that of what ``choose`` gives for it, which may be 0 instead; [nnz]."""
         return slopes
 
     def capacity(self, d_sae: int, device: torch.device | str | None) -> Capacity | None:
