@@ -87,3 +87,12 @@ def test_what_is_shown_does_not_depend_on_the_norms(kind, text):
     torch.testing.assert_close(*steered)
     moved = (steered[0] - Steering(ones, [Edit(feature, "ablate")])(x))[:, 1:].norm(dim=-1)
     torch.testing.assert_close(moved, torch.full_like(moved, 2 * float(first.maximum[feature])), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", FREE)
+@pytest.mark.parametrize("shown", [lambda sae: sae, in_unit_rows], ids=["trained", "unit rows"])
+def test_steering_prepares_the_encoder_whatever_the_units(monkeypatch, kind, shown):
+    sae, calls = FREE[kind](), []
+    monkeypatch.setattr(sae, "prepare", lambda: calls.append(1) or sae)
+    Steering(shown(sae), [Edit(0, "pin", 1.0)])
+    assert calls == [1]

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monosem.analysis.unit_rows import check_reconstructs, in_unit_rows
+from monosem.analysis.unit_rows import UnitRows, check_reconstructs, in_unit_rows
 from monosem.data.counted import BY_NAME, SkipTokens, counted, skipped_ids
 from monosem.data.protocols import LanguageModel
 from monosem.nn import SAE, Dictionary
@@ -84,10 +84,10 @@ class Steering:
             raise ValueError(f"error: got {error!r}; wanted 'keep' or 'drop'")
         if skip_positions < 0:
             raise ValueError(f"skip_positions: got {skip_positions}; wanted an integer ≥ 0")
-        if isinstance(sae, SAE):
-            sae.prepare()  # text is generated a token at a time
         check_reconstructs(sae)
         sae = in_unit_rows(sae)
+        if isinstance(sae, (SAE, UnitRows)):
+            sae.prepare()  # text is generated a token at a time
         self.sae, self.edits, self.error, self.skip_positions = sae, tuple(edits), error, skip_positions
         device = sae.W_dec.device
         self._slot = torch.full((d_sae,), -1, dtype=torch.int64, device=device)

@@ -42,6 +42,11 @@ class UnitRows:
     def W_enc_rows(self) -> Tensor:
         return self._sae.W_enc_rows.detach() * self._norms[:, None]
 
+    def prepare(self) -> UnitRows:
+        """As ``SAE.prepare``."""
+        self._sae.prepare()
+        return self
+
     def encode(self, x: Tensor) -> SparseCode:
         """The active features of x [..., d_in], with values in units of length."""
         code = self._sae.encode(x)
