@@ -155,10 +155,9 @@ class Batches:
     """One walk over a source of activations.
 
     ``source`` is any iterable of batches [N, Σ widths] (see ``check_batch``), or a tensor [n, Σ widths] (see
-    ``TensorBatches``). A source with
-    ``state_dict`` and ``load_state_dict`` returns exactly to its position; any other one is read again from its
-    beginning, with the same random numbers, skipping the batches already used. Batches on the CPU are moved to the
-    weights' device.
+    ``TensorBatches``). A source with ``state_dict`` and ``load_state_dict`` returns exactly to its position; any other
+    one is read again from its beginning, with the same random numbers, skipping the batches already used. Batches on
+    the CPU are moved to the weights' device.
 
     A position is saved with an identification of the data: the source's own ``fingerprint()`` (a flat dict for JSON),
     or, where there is only an iterable, a checksum of each batch's first and last row.
@@ -204,10 +203,11 @@ class Batches:
                     "A generator that was read before is empty: make a new one."
                 ) from None
             raise
+        x = side_by_side(x, self._widths, self.number)
         checked = check_batch(x, self._like, self._widths, self.number, movable=True)
         self.number += 1
         if not self.exact:
-            self._crc = _followed_by(self._crc, side_by_side(x, self._widths, self.number))
+            self._crc = _followed_by(self._crc, x)
         return checked
 
     def _begin(self) -> Iterator[Batch]:
