@@ -1,8 +1,9 @@
 """Sparsity against faithfulness for every kind of dictionary, on model A's activations.
 
 4,096 features on the 512 MLP neurons of the shipped model A; every run reads as many activations of the shipped text.
-Each kind is trained over a range of the setting that decides its L0: k, a target, or λ. Prints a table, and writes
-``bench/results/fronts.json`` and ``fronts.svg`` after every run; the same command goes on where it was stopped.
+Each kind is trained over a range of the setting that decides its L0: k, a target, or λ; HierarchicalTopK once, and shown
+at every k. Prints a table, and writes ``bench/results/fronts.json`` and ``fronts.svg`` after every run; the same command
+goes on where it was stopped. Every front gets its middle first, then its ends, so that a part is a rough picture already.
 
     python bench/fronts.py [--kinds topk jumprelu] [--quick]
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from monosem.analysis.metrics import evaluate
 from monosem.bench import machine
 from monosem.data import files
 from monosem.nn import registry
-from monosem.nn.config import SAEConfig
+from monosem.nn.config import SAEConfig, from_dict
 
 HOOK = "blocks.0.mlp.hook_post"
 BUDGETS = (8, 16, 32, 64, 128)
@@ -32,8 +33,8 @@ BUDGETS = (8, 16, 32, 64, 128)
 SWEEPS: dict[str, tuple[float, ...]] = {
     "k": BUDGETS,
     "target_l0": BUDGETS,
-    "l1_coefficient": (0.012, 0.006, 0.003, 0.0015, 0.0007, 0.0003),
-    "l0_coefficient": (0.01, 0.004, 0.0015, 0.0006, 0.00025, 0.0001),
+    "l1_coefficient": (0.01, 0.005, 0.0025, 0.001, 0.0004),
+    "l0_coefficient": (0.01, 0.004, 0.0015, 0.0006, 0.0002),
 }
 # Beside a target: λ, and a start and a width for θ that suit model A (docs/architectures.md, "JumpReLU").
 TARGETED = {"l0_coefficient": 0.1, "initial_threshold": 0.5, "bandwidth": 0.1}
@@ -49,10 +50,10 @@ class Scale:
     """The size of a run; ``quick`` only shows that everything works."""
 
     d_sae: int = 4096
-    activations: int = 8_192_000
+    activations: int = 4_096_000
     batch_size: int = 4096
     lr: float = 1e-3
-    held_out: int = 200_000
+    held_out: int = 100_000
     dead_after: int = 1_000_000
 
 
@@ -61,15 +62,41 @@ QUICK = Scale(d_sae=512, activations=65_536, batch_size=1024, held_out=10_000, d
 
 @dataclass(frozen=True)
 class Run:
-    """One dictionary to train: a point of the front ``name``."""
+    """One dictionary to train: a point of the front ``name``, or several if it serves every k of ``budgets``."""
 
     name: str
     swept: str
     cfg: SAEConfig
+    budgets: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         settings = {"kind": self.cfg.kind, **asdict(self.cfg)}
         return {"name": self.name, "swept": self.swept, "autoencoder": json.loads(json.dumps(settings))}
+
+    def is_of(self, row: dict[str, Any]) -> bool:
+        """Whether a point of the JSON is of this run; a setting that came later had its default then."""
+        settings = dict(row["autoencoder"])
+        same = (row["name"], row["swept"], settings.pop("kind")) == (self.name, self.swept, self.cfg.kind)
+        return same and from_dict(type(self.cfg), settings) == self.cfg
+
+    def points(self, sae: ms.SAE) -> dict[float, ms.SAE]:
+        """The dictionaries to evaluate, by the value of the swept setting."""
+        if not self.budgets:
+            return {getattr(self.cfg, self.swept): sae}
+        return {k: _limited(sae, k, self.budgets) for k in self.budgets}
+
+
+def _limited(sae: ms.SAE, k: int, budgets: tuple[int, ...]) -> ms.SAE:
+    """A HierarchicalTopK that gives only the k largest entries of each token."""
+    limited = registry.build(replace(sae.cfg, k=k, budgets=tuple(j for j in budgets if j <= k)))
+    limited.load_state_dict(sae.state_dict())
+    return limited
+
+
+def in_turn(runs: list[Run]) -> list[Run]:
+    """The middle of a front, its ends, and then the others."""
+    first = list(dict.fromkeys((len(runs) // 2, 0, len(runs) - 1)))
+    return [runs[i] for i in first] + [run for i, run in enumerate(runs) if i not in first]
 
 
 def swept(name: str, kind: str, settings: dict[str, Any], d_in: int, d_sae: int) -> list[Run]:
@@ -79,6 +106,9 @@ def swept(name: str, kind: str, settings: dict[str, Any], d_in: int, d_sae: int)
     field = next(f for f in SWEEPS if f not in impossible and registry.setting(kind, **{f: None}))
     beside = registry.setting(kind, **TARGETED) if field == "target_l0" else {}
     values = [value for value in SWEEPS[field] if field not in ("k", "target_l0") or value < d_sae]
+    if registry.setting(kind, budgets=None):
+        ks = tuple(int(value) for value in values)
+        return [Run(name, field, registry.configure(kind, d_in, d_sae, k=ks[-1], budgets=ks, **settings), ks)]
     return [
         Run(name, field, registry.configure(kind, d_in, d_sae, **beside | settings | {field: value}))
         for value in values
@@ -132,7 +162,7 @@ def measured(sae: ms.SAE, model, held_out, scale: Scale, baselines: dict) -> dic
 def table(rows: list[dict[str, Any]]) -> str:
     lines = ["| kind | setting | L0 | CE loss recovered | explained variance | dead |", "|---|---|---|---|---|---|"]
     for row in rows:
-        setting = f"{row['swept']} = {row['autoencoder'][row['swept']]:g}"
+        setting = f"{row['swept']} = {row['at']:g}"
         shares = f"{row['ce_loss_recovered']:.1%} | {row['explained_variance']:.1%}"
         lines.append(f"| {row['name']} | {setting} | {row['l0']:.1f} | {shares} | {row['dead']} |")
     return "\n".join(lines)
@@ -154,19 +184,18 @@ def main(argv: list[str] | None = None) -> None:
     done = _done(out, scale)
     text, held_out = (load_rows(model, "sample", split) for split in ("train", "held_out"))
     baselines: dict = {}
-    for run in (run for name in args.kinds or runs for run in runs[name]):
-        row = run.to_json()
-        if any(all(other[key] == row[key] for key in row) for other in done):
+    names = args.kinds or list(runs)
+    ordered = [in_turn(runs[name]) for name in names]
+    for run in (front[turn] for turn in range(max(map(len, ordered))) for front in ordered if turn < len(front)):
+        if any(run.is_of(row) for row in done):
             continue
         sae, training = train(run, model, text.tokens, scale)
         commit = machine.commit(Path(__file__).parents[1])
-        row |= training | measured(sae, model, held_out, scale, baselines) | {"commit": commit}
-        done.append(row)
-        print(
-            f"{run.cfg.describe()}: { ({name: row[name] for name in ('l0', 'ce_loss_recovered', 'seconds')}) }",
-            flush=True,
-        )
-        done.sort(key=lambda r: list(runs).index(r["name"]))
+        for at, limited in run.points(sae).items():
+            found = measured(limited, model, held_out, scale, baselines)
+            done.append(run.to_json() | {"at": at, "commit": commit} | training | found)
+            print(f"{run.name}, {run.swept} = {at:g}: {found} in {training['seconds']} s", flush=True)
+        done.sort(key=lambda row: (list(runs).index(row["name"]), row["l0"]))
         result = {
             "what": "L0 against CE loss recovered and explained variance, held-out text",
             "model": model.name,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import monosem as ms
 from monosem.analysis.metrics import Evaluation, density_histogram, evaluate
 from monosem.data import sealed
 
@@ -52,6 +53,15 @@ def test_every_figure_agrees_with_its_formula(model, lossy, rows, hook):
     assert got.ultralow == int((counts == 1).sum()) and got.ultralow_bound == 2 / 110
     assert got.above_1_percent == int((counts / len(f) > 0.01).sum())
     assert sum(got.density_counts) == lossy.cfg.d_sae - got.dead
+
+
+def test_a_feature_below_0_is_active(model, rows, hook):
+    signed = ms.AbsTopKSAE(model.width(hook), 12, 4, seed=0)
+    got = run(signed, model, rows, hook)
+    f = dense(model, signed, rows, hook)[3]
+    counts = (f != 0).sum(0)
+    assert (f < 0).any() and got.l0 == pytest.approx(4.0) == float((f != 0).sum() / len(f))
+    assert got.dead == int((counts == 0).sum()) and got.above_1_percent == int((counts / len(f) > 0.01).sum())
 
 
 def test_a_source_scores_like_its_text_alone(model, lossy, rows, hook):

@@ -15,10 +15,10 @@ def test_every_kind_that_reconstructs_its_input_has_a_front():
     runs = fronts.fronts(32, 256)
     assert set(KINDS) - set(runs) == {"transcoder", "crosscoder"} & set(KINDS)
     for name, front in runs.items():
-        values = [getattr(run.cfg, run.swept) for run in front]
-        assert len(set(values)) == len(values) >= 5 and not {run.swept for run in front} & set(
-            front[0].cfg.without_effect
-        ), name
+        values = [value for run in front for value in run.budgets or (getattr(run.cfg, run.swept),)]
+        assert len(set(values)) == len(values) == 5, name
+        assert not {run.swept for run in front} & set(front[0].cfg.without_effect), name
+        assert fronts.in_turn(front)[0] is front[len(front) // 2] and set(fronts.in_turn(front)) == set(front), name
     assert {runs["jumprelu"][0].swept, runs["jumprelu, tanh"][0].swept} == {"target_l0", "l0_coefficient"}
 
 
@@ -34,11 +34,12 @@ def test_a_stopped_benchmark_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(fronts, "train", lambda run, *given: trained.append(run.name) or train(run, *given))
     words = ["--quick", "--out", str(out), "--kinds"]
     fronts.main([*words, "topk"])
-    fronts.main([*words, "topk", "relu"])
-    assert trained == ["topk"] * 3 + ["relu"] * 6
+    fronts.main([*words, "hierarchical_topk", "topk", "relu"])
+    assert sorted(trained) == ["hierarchical_topk"] + ["relu"] * 5 + ["topk"] * 3
     result = json.loads(out.read_text())
-    assert [row["name"] for row in result["runs"]] == trained and result["machine"]["commit"]
-    assert [row["l0"] for row in result["runs"][:2]] == [8.0, 16.0]
+    points = ["topk"] * 3 + ["hierarchical_topk"] * 3 + ["relu"] * 5
+    assert [row["name"] for row in result["runs"]] == points and result["machine"]["commit"]
+    assert [(row["at"], row["l0"]) for row in result["runs"][:5]] == [(k, k) for k in (8, 16, 32, 8, 16)]
     assert "| topk | k = 8 | 8.0 |" in capsys.readouterr().out
     drawn = "".join(ET.parse(out.with_suffix(".svg")).getroot().itertext())
     assert "relu" in drawn and "topk" in drawn

@@ -41,7 +41,7 @@ class SourceScore:
 class Evaluation:
     """How much of a model a dictionary preserves, on given text.
 
-    * ``l0``: mean number of features > 0 on a token.
+    * ``l0``: mean number of active features on a token: those that are not 0.
     * ``mse``: mean over tokens and dimensions of (x − x̂)².
     * ``explained_variance``: 1 − FVU = 1 − Σ‖x − x̂‖² / Σ‖x − x̄‖², x̄ the mean of all tokens.
     * ``cosine``, ``norm_ratio``: means over tokens of cos(x, x̂) and ‖x̂‖ / ‖x‖ (tokens with x = 0 left out).
@@ -169,7 +169,8 @@ class _Sums:
             (self.nonzero, (xx > 0).double()),
         ):
             total.index_add_(0, source, part)
-        self.active += torch.bincount(source[block.at], minlength=len(self.active))
+        for at in (block.at, block.negative[1]):
+            self.active += torch.bincount(source[at], minlength=len(self.active))
         self.mean.index_add_(0, source, x)
         # A prediction is scored if its target counts; the first token of a row is nobody's target.
         scored = torch.from_numpy(counted(block.tokens.numpy(), 0, left_out)[:, 1:])
@@ -250,6 +251,7 @@ def evaluate(
         ValueError: the SAE does not fit the hook, there are no tokens, or the hook is unknown.
     """
     moments = SourceMoments(sae.cfg.d_sae, rows.sources)
+    negative = torch.zeros(sae.cfg.d_sae, dtype=torch.float64, device="cpu")  # tokens on which each feature is below 0
     sums = _Sums(sae.cfg.d_in, len(rows.sources))
     select, left_out = spread(rows, tokens), skipped_ids(model, skip_tokens)
     for block in blocks(
@@ -266,10 +268,11 @@ def evaluate(
         progress="evaluating" if progress else None,
     ):
         moments.update(block)
+        negative += torch.bincount(block.negative[0], minlength=len(negative))
         sums.update(block, torch.from_numpy(np.asarray(rows.source)[block.row.numpy(), 1:].astype(np.int64)), left_out)
         for observe in observers:
             observe(block)
-    counts, scored = moments.counts, int(sums.tokens.sum())
+    counts, scored = moments.counts + negative, int(sums.tokens.sum())
     bound = max(ULTRALOW, 2 / scored)
     everything = list(range(len(rows.sources)))
     edges, bars = density_histogram(counts, scored)

@@ -49,7 +49,7 @@ class Block:
     """B rows of text and the code of their N scored tokens: those that count, see ``data/counted.py``.
 
     An entry of the code is ``values`` (> 0, in the units of ``unit_rows``), ``features`` (which feature) and ``at``
-    (which scored token, 0 … N−1).
+    (which scored token, 0 … N−1). ``negative`` are the features and tokens of entries < 0, which AbsTopK has.
     """
 
     row: Tensor  # int64 [B], the row of the text
@@ -61,6 +61,7 @@ class Block:
     values: Tensor  # fp32 [nnz]
     features: Tensor  # int64 [nnz]
     at: Tensor  # int64 [nnz]
+    negative: tuple[Tensor, Tensor]  # int64 [negative entries] twice
     losses: Losses | None
 
     @property
@@ -76,9 +77,12 @@ class Block:
 
 def entries(code: SparseCode) -> tuple[Tensor, Tensor, Tensor]:
     """The positive entries of a ``SparseCode``: values, features, tokens, each [nnz], on the CPU."""
+    return _entries(code, code.values.reshape(-1) > 0)
+
+
+def _entries(code: SparseCode, which: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     values, features, at = code.values.reshape(-1), code.indices.reshape(-1), code.row_ids().reshape(-1)
-    on = values > 0
-    return values[on].float().cpu(), features[on].long().cpu(), at[on].long().cpu()
+    return values[which].float().cpu(), features[which].long().cpu(), at[which].long().cpu()
 
 
 def check(sae: Dictionary, model: LanguageModel, hook_name: str, rows: Rows, skip_positions: int = 1) -> None:
@@ -185,6 +189,7 @@ def blocks(
                 values=values,
                 features=features,
                 at=at,
+                negative=_entries(code, code.values.reshape(-1) < 0)[1:],
                 losses=measured,
             )
             bar.update(tokens.numel())

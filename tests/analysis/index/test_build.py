@@ -177,6 +177,7 @@ def test_memory_does_not_grow_with_the_text(monkeypatch):
                 values=on.flatten(),
                 features=torch.rand(510, 1000, generator=generator).topk(30).indices.flatten(),
                 at=at,
+                negative=(at[:0], at[:0]),
                 losses=None,
             )
         )
