@@ -39,7 +39,9 @@ def test_a_stopped_benchmark_goes_on(tmp_path, monkeypatch, capsys):
     result = json.loads(out.read_text())
     points = ["topk"] * 3 + ["hierarchical_topk"] * 3 + ["relu"] * 5
     assert [row["name"] for row in result["runs"]] == points and result["machine"]["commit"]
-    assert [(row["at"], row["l0"]) for row in result["runs"][:5]] == [(k, k) for k in (8, 16, 32, 8, 16)]
+    assert [row["at"] for row in result["runs"][:6]] == [8, 16, 32] * 2
+    few = [row["l0"] for row in result["runs"][:6] if row["at"] < 32]  # of 64 features not all 32 chosen are positive
+    assert few == pytest.approx([8, 16] * 2, abs=0.1)
     assert "| topk | k = 8 | 8.0 |" in capsys.readouterr().out
     drawn = "".join(ET.parse(out.with_suffix(".svg")).getroot().itertext())
     assert "relu" in drawn and "topk" in drawn
