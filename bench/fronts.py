@@ -1,9 +1,9 @@
 """Sparsity against faithfulness for every kind of dictionary, on model A's activations.
 
 4,096 features on the 512 MLP neurons of the shipped model A; every run reads as many activations of the shipped text.
-Each kind is trained over a range of the setting that decides its L0: k, a target, or λ; HierarchicalTopK once, and shown
-at every k. Prints a table, and writes ``bench/results/fronts.json`` and ``fronts.svg`` after every run; the same command
-goes on where it was stopped. Every front gets its middle first, then its ends, so that a part is a rough picture already.
+Each kind is trained over a range of the setting that decides its L0: k, a target, or λ; HierarchicalTopK once, and
+shown at every k. Prints a table, and writes ``bench/results/fronts.json`` and ``fronts.svg`` after every run; the same
+command goes on where it was stopped. Every front gets its middle first, then its ends: a part is a rough picture.
 
     python bench/fronts.py [--kinds topk jumprelu] [--quick]
 """
