@@ -23,6 +23,11 @@ class FakeModel:
             raise ValueError(f"hook_name: got {hook_name!r}; wanted one of this model, the nearest are {near}")
         return self._width
 
+    def activations_at(self, tokens: torch.Tensor, hook_names) -> list[torch.Tensor]:
+        """Those of the second hook are the negative of the first's."""
+        at_first = self.activations(tokens, hook_names[0])
+        return [at_first if name == HOOK else -at_first for name in hook_names]
+
     def activations(self, tokens: torch.Tensor, hook_name: str) -> torch.Tensor:
         self.width(hook_name)
         self.forwards += 1

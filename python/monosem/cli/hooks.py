@@ -8,6 +8,7 @@ import argparse
 _USUAL = {
     "hook_resid_pre": "the residual stream before the layer",
     "hook_resid_post": "the residual stream behind the layer",
+    "ln2.hook_normalized": "the input of the MLP, before its norm's gain: what a transcoder of the MLP reads",
     "mlp.hook_post": "the neurons of the MLP (the paper's choice)",
     "hook_mlp_out": "the output of the MLP, added to the residual stream",
     "hook_attn_out": "the output of attention, added to the residual stream",

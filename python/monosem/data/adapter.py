@@ -24,11 +24,10 @@ _NOT_BY_POSITION = ("hook_pattern", "hook_attn_scores", "hook_rot_k", "hook_rot_
 
 
 class _Reached(Exception):
-    """Ends a forward pass at a hook and carries what stood there."""
+    """Ends a forward pass at the last of the hooks that are read."""
 
-    def __init__(self, value: Tensor) -> None:
+    def __init__(self) -> None:
         super().__init__("reached the hook")
-        self.value = value
 
 
 class Model(ABC):
@@ -111,9 +110,16 @@ class Model(ABC):
         Raises:
             ValueError: unknown hook (names the nearest), a hook without one vector per token, or bad tokens.
         """
-        self._check_hook(hook_name)
+        return self.activations_at(tokens, [hook_name])[0]
+
+    @torch.no_grad()
+    def activations_at(self, tokens: Tensor, hook_names: Sequence[str]) -> list[Tensor]:
+        """:meth:`activations` at each of several hooks, in one forward pass, which stops at the last of them."""
+        for hook_name in hook_names:
+            self._check_hook(hook_name)
         tokens = self._check_tokens(tokens)
-        return self._by_token(self._run(tokens, {}, hook_name), tokens.shape, hook_name).float()
+        values = self._read(tokens, {}, hook_names)
+        return [self._by_token(values[name], tokens.shape, name).float() for name in hook_names]
 
     @torch.no_grad()
     def token_losses(self, tokens: Tensor, replace: dict[str, Replace] | None = None) -> Tensor:
@@ -240,24 +246,32 @@ class Model(ABC):
     # ---------------------------------------------------------------- inner workings
 
     def _run(self, tokens: Tensor, replace: dict[str, Replace], stop_at: str) -> Tensor:
-        unused = set(replace)
+        return self._read(tokens, replace, [stop_at])[stop_at]
+
+    def _read(self, tokens: Tensor, replace: dict[str, Replace], hook_names: Sequence[str]) -> dict[str, Tensor]:
+        """What stands at these hooks; the forward pass ends once all are read."""
+        unused, unread, values = set(replace), set(hook_names), {}
 
         def hook(name: str) -> Callable[[Tensor], Tensor | None]:
             def at(value: Tensor) -> Tensor | None:
                 unused.discard(name)
                 changed = replace[name](value) if name in replace else None
-                if name == stop_at:
-                    raise _Reached(value if changed is None else changed)
+                if name in unread:
+                    unread.discard(name)
+                    values[name] = value if changed is None else changed
+                    if not unread:
+                        raise _Reached
+                    values[name] = values[name].clone()  # what follows in the pass may change it in place
                 return changed
 
             return at
 
         try:
-            self._forward(tokens, {name: hook(name) for name in (*replace, stop_at)})
-        except _Reached as reached:
+            self._forward(tokens, {name: hook(name) for name in (*replace, *hook_names)})
+        except _Reached:
             if not unused:
-                return reached.value
-        missed = ", ".join(map(repr, sorted(unused) or [stop_at]))
+                return values
+        missed = ", ".join(map(repr, sorted(unused or unread)))
         raise ValueError(
             f"hook_name: the forward pass of {self.name!r} does not reach {missed}; wanted hooks that it "
             "reaches. Choose another hook"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from numbers import Integral
 from pathlib import Path
 
@@ -13,13 +13,14 @@ from torch import Tensor
 from monosem.data import files, shards
 from monosem.data.counted import BY_NAME, SkipTokens, counted, lengths, skipped_ids
 from monosem.data.protocols import HookedModel, LanguageModel, Tokens
+from monosem.data.sites import Sites
 
 
 class Contexts:
     """The activations of chosen contexts: checks its input once, then runs the model up to the hook.
 
     Args:
-        model: from ``load_model``.
+        model, hook_name: from ``load_model``, and a hook; or several of either, see ``Sites``.
         tokens: integers [rows, n_ctx] (array, memory map, tensor or ``TokenRows``), each row one context.
         skip_positions: positions at the beginning of each context that are left out.
         skip_tokens: left out wherever they stand: ids, ``"bos"``, ``"pad"``; see ``data/counted.py``.
@@ -31,16 +32,17 @@ class Contexts:
 
     def __init__(
         self,
-        model: HookedModel,
-        hook_name: str,
+        model: HookedModel | Sequence[HookedModel],
+        hook_name: str | Sequence[str],
         tokens: Tokens,
         skip_positions: int,
         batch: int,
         skip_tokens: SkipTokens = BY_NAME,
     ) -> None:
-        self.model, self.hook_name = model, hook_name
-        self.d_in = int(model.width(hook_name))
-        self.tokens = checked_tokens(tokens, model)
+        self.sites = Sites(model, hook_name)
+        self.d_in = sum(self.sites.widths)
+        for each in self.sites.models:
+            self.tokens = checked_tokens(tokens, each)
         self.rows, self.n_ctx = self.tokens.shape
         if not isinstance(skip_positions, Integral) or not 0 <= skip_positions < self.n_ctx:
             raise ValueError(
@@ -50,7 +52,7 @@ class Contexts:
         if not isinstance(batch, Integral) or batch < 1:
             raise ValueError(f"forward_contexts: got {batch!r}; wanted an integer ≥ 1")
         self.skip, self.batch = int(skip_positions), int(batch)  # NumPy's integers are not JSON
-        self.skip_ids = skipped_ids(model, skip_tokens)
+        self.skip_ids = skipped_ids(self.sites.models[0], skip_tokens)
         self.lengths = lengths(self.tokens, self.skip, self.skip_ids)  # tokens of each context that count
         if not self.lengths.any():
             raise ValueError(
@@ -59,13 +61,15 @@ class Contexts:
             )
         self.kept = self.n_ctx - self.skip  # at most
         self.settings = {
-            "hook_name": hook_name,
-            "model": model.name,
+            "hook_name": self.sites.hook_name,
+            "model": self.sites.model_name,
             "rows": self.rows,
             "n_ctx": self.n_ctx,
             "skip_positions": self.skip,
             "tokens_crc32": shards.tokens_checksum(self.tokens),
         }
+        if len(self.sites.widths) > 1:
+            self.settings["widths"] = list(self.sites.widths)
         if (self.lengths != self.kept).any():  # otherwise the setting changes nothing, and older positions stay valid
             self.settings["skip_tokens"] = list(self.skip_ids)
 
@@ -79,13 +83,7 @@ class Contexts:
             part = rows[start : start + self.batch]
             tokens = torch.from_numpy(self.tokens[part].astype(np.int64))
             with torch.no_grad():
-                activations = self.model.activations(tokens, self.hook_name)
-            if activations.shape != (*tokens.shape, self.d_in):
-                raise ValueError(
-                    f"hook_name: {self.hook_name!r} of {self.model.name!r} gave {list(activations.shape)} for tokens "
-                    f"{list(tokens.shape)}; wanted {[*tokens.shape, self.d_in]}. Choose "
-                    "a hook with one vector per token."
-                )
+                activations = self.sites.activations(tokens)
             yield activations[torch.from_numpy(self.counted(part)).to(activations.device)]
 
 

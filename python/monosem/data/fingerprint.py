@@ -7,7 +7,7 @@ field that one of them lacks (it was written by an older version) says nothing.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,14 @@ def of_model(model: object) -> str | None:
             digest.update(part)
     kind = getattr(module, "fingerprint_name", type(module).__name__)
     return f"{kind} {digest.hexdigest()[:16]}"
+
+
+def of_models(models: Sequence[object]) -> str | None:
+    """``of_model`` of one; of several, their kinds and their digests joined. None where one of them shows none."""
+    parts = [digest.split() for digest in map(of_model, models) if digest]
+    if len(parts) < len(models):
+        return None
+    return " ".join("+".join(column) for column in zip(*parts, strict=True))
 
 
 def same_weights(saved: str | None, mine: str | None) -> bool | None:

@@ -1,9 +1,10 @@
-"""Activations of a language model at one hook: as a shuffled stream, or written to disk."""
+"""Activations of a language model at a hook, or at several: as a shuffled stream, or written to disk."""
 
 from __future__ import annotations
 
 import errno
 import shutil
+from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
 
@@ -32,9 +33,12 @@ class ActivationStream(ShuffledSource):
     position; a loaded stream runs one buffer of contexts again and continues bitwise (on the same machine, with the
     same number of threads).
 
+    Several hooks of a model, or one hook of several models, give their activations of each token side by side,
+    [N, Σ widths], as ``Trainer`` takes them for a transcoder or a crosscoder (``SAE.batch_widths``).
+
     Args:
-        model: from ``load_model``.
-        hook_name: for example ``"blocks.0.mlp.hook_post"``.
+        model: from ``load_model``; or several, which share a tokenizer.
+        hook_name: for example ``"blocks.0.mlp.hook_post"``; or several.
         tokens: integers [rows, n_ctx], each row one context.
         epochs: how often iterating once goes through the tokens; None: without end.
         buffer_contexts: contexts in memory; more of them mix better. Memory: buffer_contexts · n_ctx · d_in values.
@@ -49,8 +53,8 @@ class ActivationStream(ShuffledSource):
 
     def __init__(
         self,
-        model: HookedModel,
-        hook_name: str,
+        model: HookedModel | Sequence[HookedModel],
+        hook_name: str | Sequence[str],
         tokens: Tokens,
         batch_size: int = 4096,
         seed: int = 0,
@@ -65,7 +69,8 @@ class ActivationStream(ShuffledSource):
         if buffer_contexts is not None and (not isinstance(buffer_contexts, Integral) or buffer_contexts < 1):
             raise ValueError(f"buffer_contexts: got {buffer_contexts!r}; wanted an integer ≥ 1, or None")
         self.contexts = Contexts(model, hook_name, tokens, skip_positions, forward_contexts, skip_tokens)
-        self.hook_name, self.model_name = hook_name, model.name
+        sites = self.contexts.sites
+        self.hook_name, self.model_name, self.widths = sites.hook_name, sites.model_name, sites.widths
         probe = next(self.contexts.activations(np.array([0])))  # reports a wrong model or hook before the work
         held = buffer_contexts or default_buffer(self.contexts.kept * self.contexts.d_in * dtype.itemsize, probe.device)
         self._arrange(
@@ -80,7 +85,7 @@ class ActivationStream(ShuffledSource):
             device=probe.device,
             buffer="buffer_contexts",
             settings=self.contexts.settings
-            | {"dtype": str(dtype), "forward_contexts": self.contexts.batch, "weights": fingerprint.of_model(model)},
+            | {"dtype": str(dtype), "forward_contexts": self.contexts.batch, "weights": sites.weights},
             windows_follow=buffer_contexts is None,
         )
 
@@ -99,8 +104,8 @@ def default_buffer(context_bytes: int, device: torch.device) -> int:
 
 
 def harvest(
-    model: HookedModel,
-    hook_name: str,
+    model: HookedModel | Sequence[HookedModel],
+    hook_name: str | Sequence[str],
     tokens: Tokens,
     folder: str | Path,
     dtype: str = "bf16",
@@ -111,12 +116,13 @@ def harvest(
     forward_contexts: int = 16,
     progress: bool = True,
 ) -> ActivationStore:
-    """Run the model over all contexts and write the activations at one hook to ``folder``; see ``data/shards.py``.
+    """Run the model over all contexts and write the activations at the hook to ``folder``; see ``data/shards.py``.
 
     A harvest that was interrupted (a kill, a full disk) continues with the first missing shard when it is called
     again in the same way; a damaged shard is written again. Calling it on a complete store checks it.
 
     Args:
+        model, hook_name: one of each, or several activations side by side, as in ``ActivationStream``.
         tokens: integers [rows, n_ctx], each row one context.
         dtype: ``"bf16"`` (half the space) or ``"fp32"``.
         skip_positions: left out at the beginning of each context.
@@ -139,7 +145,7 @@ def harvest(
     layout = shards.Layout(contexts.d_in, dtype)
     per_shard = _per_shard(contexts, layout, shard_mib)
     settings = {"d_in": contexts.d_in, "dtype": dtype, **contexts.settings, "contexts_per_shard": per_shard}
-    if weights := fingerprint.of_model(model):
+    if weights := contexts.sites.weights:
         settings["weights"] = weights
     index = shards.Index(Path(folder), settings, [None] * -(-contexts.rows // per_shard), contexts.lengths)
     largest_shard = max(map(index.tokens, range(len(index.shards))))
@@ -253,7 +259,7 @@ def _write(index: shards.Index, shard: int, contexts: Contexts, bar: tqdm) -> No
         if not finite.all():
             bad = rows[here[done + int((~finite).nonzero()[0, 0])]]
             raise ValueError(
-                f"hook_name: {contexts.hook_name!r} of {contexts.model.name!r} gave NaN or Inf for context {bad}; "
+                f"hook_name: {contexts.sites.describe()} gave NaN or Inf for context {bad}; "
                 "wanted finite activations. Shards written so far are good."
             )
         out[done : done + len(activations)].copy_(activations)

@@ -54,23 +54,49 @@ class Block(nn.Module):
         self.mlp_in = nn.Linear(cfg.d_model, cfg.d_mlp, **FP32)
         self.mlp_out = nn.Linear(cfg.d_mlp, cfg.d_model, **FP32)
 
-    def forward(self, resid: Tensor, point: Callable[[str, Tensor], Tensor]) -> Tensor:
+    def forward(self, resid: Tensor, point: "_Points") -> Tensor:
         batch, length, _ = resid.shape
         resid = point("hook_resid_pre", resid)
         q, k, v = self.qkv(self.ln1(resid)).view(batch, length, 3, self.cfg.n_heads, -1).permute(2, 0, 3, 1, 4)
         z = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         attn_out = point("hook_attn_out", self.out(z.transpose(1, 2).reshape(batch, length, -1)))
         resid = point("hook_resid_mid", resid + attn_out)
-        pre = point("mlp.hook_pre", self.mlp_in(self.ln2(resid)))
+        pre = point("mlp.hook_pre", self.mlp_in(self._mlp_input(resid, point)))
         post = point("mlp.hook_post", F.relu(pre))
         mlp_out = point("hook_mlp_out", self.mlp_out(post))
         return point("hook_resid_post", resid + mlp_out)
+
+    def _mlp_input(self, resid: Tensor, point: "_Points") -> Tensor:
+        """``ln2(resid)``. The hook is before its weight and bias, as in TransformerLens."""
+        name = "ln2.hook_normalized"
+        if name not in point:
+            return self.ln2(resid)
+        normalized = F.layer_norm(resid, resid.shape[-1:], eps=self.cfg.ln_eps)
+        changed = point(name, normalized)
+        if changed is normalized:  # only read: the same bits as without the hook
+            return self.ln2(resid)
+        return changed * self.ln2.weight + self.ln2.bias
+
+
+class _Points:
+    """The hooks whose names begin with ``prefix``."""
+
+    def __init__(self, hooks: "dict[str, Hook]", prefix: str) -> None:
+        self.hooks, self.prefix = hooks, prefix
+
+    def __contains__(self, name: str) -> bool:
+        return self.prefix + name in self.hooks
+
+    def __call__(self, name: str, value: Tensor) -> Tensor:
+        changed = self.hooks[self.prefix + name](value) if name in self else None
+        return value if changed is None else changed
 
 
 _BLOCK_POINTS = [
     "hook_resid_pre",
     "hook_attn_out",
     "hook_resid_mid",
+    "ln2.hook_normalized",
     "mlp.hook_pre",
     "mlp.hook_post",
     "hook_mlp_out",
@@ -122,18 +148,10 @@ class Transformer(nn.Module):
     def trunk(self, tokens: Tensor, hooks: dict[str, Hook] | None = None) -> Tensor:
         """The forward pass up to the input of the unembedding: [B, T, d_model]."""
         hooks = hooks or {}
-
-        def at(prefix: str) -> Callable[[str, Tensor], Tensor]:
-            def point(name: str, value: Tensor) -> Tensor:
-                changed = hooks[prefix + name](value) if prefix + name in hooks else None
-                return value if changed is None else changed
-
-            return point
-
         resid = self.embed(tokens) + self.pos_embed.weight[: tokens.shape[1]]
         for index, block in enumerate(self.blocks):
-            resid = block(resid, at(f"blocks.{index}."))
-        return at("unembed.")("hook_in", self.ln_final(resid))
+            resid = block(resid, _Points(hooks, f"blocks.{index}."))
+        return _Points(hooks, "unembed.")("hook_in", self.ln_final(resid))
 
     def forward(self, tokens: Tensor, hooks: dict[str, Hook] | None = None) -> Tensor:
         return self.trunk(tokens, hooks) @ self.W_U + self.b_U

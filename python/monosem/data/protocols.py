@@ -55,6 +55,10 @@ class HookedModel(Protocol):
         """Activations at a hook: tokens [B, T] → fp32 [B, T, d_in]."""
         ...
 
+    def activations_at(self, tokens: Tensor, hook_names: Sequence[str]) -> list[Tensor]:
+        """``activations`` at each of several hooks, in one forward pass."""
+        ...
+
     def width(self, hook_name: str) -> int:
         """d_in of a hook. ValueError for a hook that the model does not have."""
         ...

@@ -164,6 +164,7 @@ class Index:
 
     folder: Path
     # d_in, dtype, hook_name, model, rows, n_ctx, skip_positions, tokens_crc32, contexts_per_shard[, skip_tokens]
+    # [, widths: of several activations side by side, of which hook_name, or model too, are then lists]
     settings: dict[str, Any]
     shards: list[int | None] = field(default_factory=list)
     # int64 [rows]; when none are given, found from the settings and the tokens

@@ -39,7 +39,8 @@ class ShuffledSource:
     A subclass calls ``_arrange`` once and implements ``_fill``, which tells ``_filled`` how far it is.
     """
 
-    d_in: int
+    d_in: int  # of a row of a batch: all widths together
+    widths: tuple[int, ...]  # of the activations that stand side by side
     n_tokens: int  # in one epoch
     progress: bool = False  # show a bar while a window is brought into memory
     filling = "filling the shuffle buffer"  # its label

@@ -14,7 +14,7 @@ from monosem.data.shuffled import ShuffledSource
 
 
 class ActivationStore(ShuffledSource):
-    """The activations that ``harvest`` wrote, as an iterable of fp32 batches [N, d_in].
+    """The activations that ``harvest`` wrote, as an iterable of fp32 batches [N, d_in], several side by side.
 
     Blocks of about 128 KiB are drawn without replacement from the whole store, read in the order in which they lie
     on disk, ``buffer_mib`` of them at a time, and their tokens are shuffled: a batch mixes up to two thousand places
@@ -59,6 +59,7 @@ class ActivationStore(ShuffledSource):
         if not 0 <= holdout < 1:
             raise ValueError(f"holdout: got {holdout}; wanted a share of the contexts in [0, 1)")
         self.hook_name, self.model_name = settings["hook_name"], settings["model"]
+        self.widths = tuple(settings.get("widths", [settings["d_in"]]))
         self._shards = [self.index.open(i) for i in range(len(self.index.shards))]
         self._ends = np.cumsum([shard.tokens for shard in self._shards])  # of the shards, in tokens of the store
         self.n_stored = int(self._ends[-1])

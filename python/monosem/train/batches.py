@@ -180,6 +180,12 @@ class Batches:
         width = getattr(source, "d_in", d_in)
         if width != d_in:
             raise ValueError(f"activations: got width {width}; wanted d_in={d_in} of the autoencoder")
+        parts = tuple(getattr(source, "widths", widths))
+        if len(parts) > 1 and parts != tuple(widths):
+            got, wanted = (" + ".join(map(str, some)) for some in (parts, widths))
+            raise ValueError(
+                f"activations: got widths {got} side by side; wanted {wanted}, as the autoencoder has them"
+            )
         self.source: Iterable[Batch] = source
         self.number = 0
         self._like, self._widths = like, tuple(widths)
