@@ -36,8 +36,6 @@ SWEEPS: dict[str, tuple[float, ...]] = {
     "l1_coefficient": (0.01, 0.005, 0.0025, 0.001, 0.0004),
     "l0_coefficient": (0.01, 0.004, 0.0015, 0.0006, 0.0002),
 }
-# Beside a target: λ, and a start and a width for θ that suit model A (docs/architectures.md, "JumpReLU").
-TARGETED = {"l0_coefficient": 0.1, "initial_threshold": 0.5, "bandwidth": 0.1}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # dictionaries that differ from a kind by its settings
     "relu, free norms": ("relu", {"decoder_norm": "free"}),
     "jumprelu, tanh": ("jumprelu", {"form": "tanh", "decoder_norm": "free"}),
@@ -104,15 +102,11 @@ def swept(name: str, kind: str, settings: dict[str, Any], d_in: int, d_sae: int)
     cfg = registry.configure(kind, d_in, d_sae, **settings)
     impossible = set(cfg.without_effect) | ({"target_l0"} if settings.get("form") == "tanh" else set())
     field = next(f for f in SWEEPS if f not in impossible and registry.setting(kind, **{f: None}))
-    beside = registry.setting(kind, **TARGETED) if field == "target_l0" else {}
     values = [value for value in SWEEPS[field] if field not in ("k", "target_l0") or value < d_sae]
     if registry.setting(kind, budgets=None):
         ks = tuple(int(value) for value in values)
         return [Run(name, field, registry.configure(kind, d_in, d_sae, k=ks[-1], budgets=ks, **settings), ks)]
-    return [
-        Run(name, field, registry.configure(kind, d_in, d_sae, **beside | settings | {field: value}))
-        for value in values
-    ]
+    return [Run(name, field, registry.configure(kind, d_in, d_sae, **settings | {field: value})) for value in values]
 
 
 def fronts(d_in: int, d_sae: int) -> dict[str, list[Run]]:

@@ -3,7 +3,8 @@ import json
 import pytest
 import torch
 
-from monosem.bench.workloads import WORKLOADS, Workload
+from monosem.bench.workloads import VARIANTS, WORKLOADS, Workload
+from monosem.nn import KINDS
 
 
 def test_counts_of_a_small_case_by_hand():
@@ -58,3 +59,8 @@ def test_kinds_take_what_they_have_of_the_offered_settings():
 def test_a_setting_that_the_kind_does_not_have_is_named():
     with pytest.raises(ValueError, match=r"^settings: got prefixes; kind 'relu' has d_in, d_sae, l1"):
         WORKLOADS["tiny"].with_(kind="relu", settings={"prefixes": [8]})
+
+
+def test_other_libraries_get_numbers_for_what_we_leave_to_the_data():
+    for name in [*KINDS, *VARIANTS]:
+        assert not WORKLOADS["tiny"].of(name).architecture.unmeasured, name

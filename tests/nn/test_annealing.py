@@ -67,7 +67,7 @@ def test_the_share_of_the_run_that_is_done_follows_the_steps():
     [
         lambda: ms.BatchTopKSAE(D, F, 4, initial_k=20, k_anneal=0.9, seed=0),
         lambda: ms.ReLUSAE(D, F, 0.02, p=0.3, seed=0),
-        lambda: ms.JumpReLUSAE(D, F, 0.02, initial_bandwidth=1.0, bandwidth_anneal=0.8, seed=0),
+        lambda: ms.JumpReLUSAE(D, F, 0.02, None, 0.05, 0.05, initial_bandwidth=1.0, bandwidth_anneal=0.8, seed=0),
     ],
     ids=["k", "p", "bandwidth"],
 )

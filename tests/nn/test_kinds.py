@@ -37,13 +37,31 @@ KINDS = {
     "matryoshka-topk": lambda: ms.MatryoshkaSAE(D, F, 5, aux_k=4, activation="topk", prefixes=(3, 17, F), seed=0),
     **{
         f"matryoshka-{name}": lambda name=name: ms.MatryoshkaSAE(
-            D, F, activation=name, prefixes=(3, 10, F), bandwidth=0.5, initial_threshold=0.4, seed=0
+            D,
+            F,
+            activation=name,
+            prefixes=(3, 10, F),
+            l0_coefficient=1e-3,
+            bandwidth=0.5,
+            initial_threshold=0.4,
+            seed=0,
         )
         for name in ("relu", "jumprelu", "gated")
     },
     **{
         f"transcoder-{name}": lambda name=name: ms.Transcoder(
-            D, 7, F, 5, name, skip=True, aux_k=4, l1_coefficient=0.02, bandwidth=0.5, initial_threshold=0.4, seed=0
+            D,
+            7,
+            F,
+            5,
+            name,
+            skip=True,
+            aux_k=4,
+            l1_coefficient=0.02,
+            l0_coefficient=1e-3,
+            bandwidth=0.5,
+            initial_threshold=0.4,
+            seed=0,
         )
         for name in ("topk", "batch_topk", "abs_topk", "relu", "jumprelu", "gated")
     },

@@ -61,7 +61,8 @@ class Workload:
         prefixes = sorted({max(1, self.f >> halvings) for halvings in range(5)})
         # Beside an error that is summed over D this λ is 1, the default of dictionary_learning's trainer.
         of_l0 = {"l0_coefficient": 1 / self.d, "target_l0": self.k}
-        return {"k": self.k, "l1_coefficient": self.l1, "prefixes": prefixes} | of_l0
+        of_threshold = {"bandwidth": 0.05, "initial_threshold": 0.05}  # numbers, which every library can read
+        return {"k": self.k, "l1_coefficient": self.l1, "prefixes": prefixes} | of_l0 | of_threshold
 
     def with_(self, **changes: Any) -> Workload:
         """The same but for some fields."""

@@ -265,7 +265,11 @@ class SAE(nn.Module, ABC):
         """Set the decoder bias to the geometric median of a batch's targets (*Towards Monosemanticity*, appendix)."""
         self.centred(self.source(sample))
         self.b_dec.copy_(geometric_median(self.target(sample).reshape(-1, self.cfg.d_out)))
+        self.measure(sample)
         return self
+
+    def measure(self, sample: Tensor) -> None:
+        """Set what the configuration leaves to the data, "auto", by a training batch; ``cfg`` has the numbers then."""
 
     @torch.no_grad()
     def start_tied(self, seed: int | None) -> None:

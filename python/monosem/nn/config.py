@@ -34,6 +34,14 @@ def check_number(name: str, value: Any, least: float, above: bool = False) -> No
 JsonDict = dict[str, Any]  # an object of a JSON file: its values have no static type
 
 
+AUTO = "auto"  # a setting that becomes a number by the others, or by the data
+
+
+def shown(value: float | str) -> str:
+    """A setting for people: a number, or "auto" as it is."""
+    return value if isinstance(value, str) else f"{value:g}"
+
+
 def check_share(name: str, value: Any) -> None:
     """Raise unless a number is a share of a run, 0 to 1."""
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= 1:
@@ -62,8 +70,14 @@ class SAEConfig:
     sparsity_warmup: ClassVar[float] = 0.05  # share of a run over which the penalty rises, unless told otherwise
     reconstructs_its_input: ClassVar[bool] = True  # else its target is another activation
     without_effect: ClassVar[tuple[str, ...]] = ()  # fields that have no effect beside the others
+    from_data: ClassVar[tuple[str, ...]] = ()  # fields that "auto" leaves to the first batch (``SAE.measure``)
     d_in: int
     d_sae: int
+
+    @property
+    def unmeasured(self) -> tuple[str, ...]:
+        """Fields that the first batch is to decide still."""
+        return tuple(name for name in self.from_data if getattr(self, name) == AUTO)
 
     @property
     def d_out(self) -> int:
@@ -108,7 +122,7 @@ class TopKConfig(SAEConfig):
     kind: ClassVar[str] = "topk"
     has_penalty: ClassVar[bool] = False
     k: int = 32
-    aux_k: int | str | None = "auto"
+    aux_k: int | str | None = AUTO
     aux_coefficient: float = 1 / 32
     initial_k: int | None = None
     k_anneal: float = K_ANNEAL
@@ -132,7 +146,7 @@ class TopKConfig(SAEConfig):
             if self.initial_k is not None:
                 checks.topk(self.initial_k, self.d_sae, "initial_k")
         check_share("k_anneal", self.k_anneal)
-        if self.aux_k == "auto":
+        if self.aux_k == AUTO:
             object.__setattr__(self, "aux_k", auto_aux_k(self.d_in))
         is_count = isinstance(self.aux_k, int) and not isinstance(self.aux_k, bool) and self.aux_k >= 0
         if self.aux_k is not None and not is_count:

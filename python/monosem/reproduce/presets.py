@@ -56,7 +56,7 @@ class Preset:
 
     def architecture(self, d_in: int, d_sae: int) -> SAEConfig:
         """The configuration of a dictionary of this preset."""
-        of_k = {"k": self.k, "target_l0": self.k, "l0_coefficient": 0.1, "initial_threshold": 0.5, "bandwidth": 0.1}
+        of_k = {"k": self.k, "target_l0": self.k}
         return registry.configure(self.kind, d_in, d_sae, l1_coefficient=self.l1, **of_k)
 
     def run(self, name: str) -> Run:

@@ -7,7 +7,7 @@ from dataclasses import MISSING, fields, replace
 from pathlib import Path
 
 from monosem.nn import KINDS, SAE
-from monosem.nn.config import JsonDict, TopKConfig, auto_aux_k
+from monosem.nn.config import AUTO, JsonDict, TopKConfig, auto_aux_k
 from monosem.nn.registry import find
 from monosem.train.config import TrainConfig
 from monosem.train.schedule import learning_rate
@@ -55,6 +55,13 @@ def _saved(run: JsonDict, part: str, name: str) -> object:
     defaults = {f.name: f.default for f in fields(find(kind).Config)} if kind in KINDS else {}
     default = defaults.get(name, MISSING)
     return None if default is MISSING else default
+
+
+def keep_measured(sae: SAE, saved: JsonDict) -> None:
+    """Give settings that are left to the data the numbers of a saved autoencoder (kind and settings)."""
+    known = {name: saved[name] for name in sae.cfg.unmeasured if saved.get(name, AUTO) != AUTO}
+    if known and saved["kind"] == sae.cfg.kind:
+        sae.cfg = replace(sae.cfg, **known)
 
 
 def keep_older_default(sae: SAE, saved: JsonDict) -> bool:

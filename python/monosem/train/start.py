@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,6 +14,7 @@ from monosem.data.serialization import load
 from monosem.nn.config import JsonDict
 from monosem.train import checkpoint
 from monosem.train.learner import Learner
+from monosem.train.same_run import keep_measured
 
 Saved = TypeVar("Saved")
 
@@ -45,7 +47,7 @@ def start_from(learners: Sequence[Learner], folder: str | Path, moments: bool) -
         )
     saes = [load(path) for path in results]
     for learner, sae in zip(learners, _one_each(saes, learners, folder), strict=True):
-        _copy(learner, sae.cfg.kind, sae.state_dict(), folder)
+        _copy(learner, {"kind": sae.cfg.kind, **asdict(sae.cfg)}, sae.state_dict(), folder)
     return {"folder": str(folder), "steps": saes[0].metadata.get("steps"), "moments": False}
 
 
@@ -64,7 +66,7 @@ def _from_checkpoint(learners: Sequence[Learner], folder: Path, step: int, momen
     runs = list(enumerate(saved.state["run"]))
     for learner, (i, run) in zip(learners, _one_each(runs, learners, folder), strict=True):
         parts = {name: _part(saved.tensors, f"{i}.{name}.") for name in ("sae", "adam")}
-        _copy(learner, run["sae"]["kind"], parts["sae"] | _part(parts["adam"], "buffer."), folder)
+        _copy(learner, run["sae"], parts["sae"] | _part(parts["adam"], "buffer."), folder)
         if moments:
             saved_state = run["train"].get("adam_state", "fp32")
             own_state = learner.cfg.adam_state
@@ -94,8 +96,9 @@ def _one_each(saved: list[Saved], learners: Sequence[Learner], folder: Path) -> 
     return saved
 
 
-def _copy(learner: Learner, kind: str, weights: dict[str, Tensor], folder: Path) -> None:
-    parameters = dict(learner.sae.named_parameters())
+def _copy(learner: Learner, saved_sae: JsonDict, weights: dict[str, Tensor], folder: Path) -> None:
+    """Copy the weights of an autoencoder with these settings, and the numbers that it found for those left to data."""
+    parameters, kind = dict(learner.sae.named_parameters()), saved_sae["kind"]
     for name, weight in parameters.items():
         saved = weights.get(name)
         if kind != learner.sae.cfg.kind or saved is None or saved.shape != weight.shape:
@@ -107,6 +110,7 @@ def _copy(learner: Learner, kind: str, weights: dict[str, Tensor], folder: Path)
     for name, weight in learner.sae.state_dict().items():  # buffers that files keep too, such as BatchTopK's threshold
         if name in weights:
             weight.copy_(weights[name])
+    keep_measured(learner.sae, saved_sae)
     learner.fast.weights_changed()
     if learner.ema is not None:
         learner.ema.restart()

@@ -25,7 +25,7 @@ from monosem.train.learner import Learner, Metrics
 from monosem.train.loggers import JsonlLogger, Logger
 from monosem.train.report import Meter, Report
 from monosem.train.rng import rng_state, set_rng_state
-from monosem.train.same_run import check_same_run, keep_older_default, rest_of
+from monosem.train.same_run import check_same_run, keep_measured, keep_older_default, rest_of
 from monosem.train.start import start_from
 
 
@@ -201,6 +201,8 @@ class Trainer:
         for learner in self.learners:
             if learner.cfg.init_bias and not learner.sae.b_dec.any():
                 learner.sae.initialize(x)
+            else:
+                learner.sae.measure(x)
             if learner.ema is not None:
                 learner.ema.restart()
 
@@ -285,6 +287,7 @@ class Trainer:
             )
         saved = checkpoint.load(self.folder, steps[-1] if step is None else step)
         for learner, run in zip(self.learners, saved.state["run"], strict=False):
+            keep_measured(learner.sae, run["sae"])
             if keep_older_default(learner.sae, run["sae"]):
                 print(
                     f"aux_k: this run goes on with d_in // 2 = {learner.sae.cfg.d_in // 2}, the default when it began",

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from monosem.nn.activations import AbsTopK, BatchThreshold, BatchTopK, Gated, JumpReLU, ReLU, TopK
+from monosem.nn.architectures import thresholds
 from monosem.nn.architectures.gated import MAGNITUDES
 from monosem.nn.architectures.jumprelu import JumpReLUConfig
 from monosem.nn.architectures.topk import aux_of
 from monosem.nn.composed import ComposedSAE
 from monosem.nn.composition import Composition
-from monosem.nn.config import ReLUConfig, TopKConfig, annealed, check_number
+from monosem.nn.config import ReLUConfig, TopKConfig, annealed, check_number, shown
 from monosem.nn.nesting import Nesting
 from monosem.nn.parameters import Declared, Vector
 from monosem.nn.penalties import L0, L1, GateL1
@@ -43,14 +44,15 @@ class ChosenConfig(TopKConfig):
     """
 
     activations: ClassVar[tuple[str, ...]] = (*FIXED, "relu", "jumprelu", "gated")
+    from_data: ClassVar[tuple[str, ...]] = JumpReLUConfig.from_data
     activation: str = "topk"
     l1_coefficient: float = ReLUConfig.l1_coefficient
-    l0_coefficient: float = JumpReLUConfig.l0_coefficient
+    l0_coefficient: float | str = JumpReLUConfig.l0_coefficient
     target_l0: float | None = None
-    bandwidth: float = JumpReLUConfig.bandwidth
+    bandwidth: float | str = JumpReLUConfig.bandwidth
     initial_bandwidth: float | None = None
     bandwidth_anneal: float = JumpReLUConfig.bandwidth_anneal
-    initial_threshold: float = JumpReLUConfig.initial_threshold
+    initial_threshold: float | str = JumpReLUConfig.initial_threshold
     threshold_lr: float = JumpReLUConfig.threshold_lr
 
     @property
@@ -62,6 +64,10 @@ class ChosenConfig(TopKConfig):
         return self.activation not in FIXED
 
     @property
+    def unmeasured(self) -> tuple[str, ...]:
+        return super().unmeasured if self.activation == "jumprelu" else ()
+
+    @property
     def without_effect(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         return tuple(name for name, activations in EFFECTS.items() if self.activation not in activations)
 
@@ -70,7 +76,7 @@ class ChosenConfig(TopKConfig):
         """The activation and the setting that decides how sparse it is, for pages."""
         if self.activation == "jumprelu":
             target = "" if self.target_l0 is None else f", target L0 {self.target_l0:g}"
-            return f"{self.activation}, λ = {self.l0_coefficient:g}{target}"
+            return f"{self.activation}, λ = {shown(self.l0_coefficient)}{target}"
         return f"{self.activation}, " + (f"k = {self.k}" if self.uses_k else f"λ = {self.l1_coefficient:g}")
 
     def __post_init__(self) -> None:
@@ -99,13 +105,17 @@ class ChosenSAE(ComposedSAE):
     def declared(self) -> dict[str, Declared]:
         cfg, declared = self.cfg, super().declared()
         if cfg.activation == "jumprelu":
-            threshold = Vector(per_feature=True, lr_factor=cfg.threshold_lr, initial=cfg.initial_threshold)
+            initial = thresholds.jump(cfg, not self.has_unit_rows).initial_threshold
+            threshold = Vector(per_feature=True, lr_factor=cfg.threshold_lr, initial=initial)
             return declared | {"threshold": threshold}
         return declared | MAGNITUDES if cfg.activation == "gated" else declared
 
     def extend(self, device: torch.device | str | None, dtype: torch.dtype) -> None:
         if self.cfg.activation == "batch_topk":
             self.batches = BatchThreshold(device, dtype)
+
+    def measure(self, sample: Tensor) -> None:
+        thresholds.measure(self, sample)
 
     @property
     def threshold(self) -> Tensor:
@@ -123,8 +133,9 @@ class ChosenSAE(ComposedSAE):
         if cfg.activation == "relu":
             return Composition(ReLU(), penalty=L1(cfg.l1_coefficient), nesting=nesting)
         if cfg.activation == "jumprelu":
-            bandwidth = annealed(cfg.initial_bandwidth, cfg.bandwidth, self.progress, 0.0, cfg.bandwidth_anneal)
-            penalty = L0(cfg.l0_coefficient, bandwidth, cfg.target_l0)
+            numbers = thresholds.jump(cfg, not self.has_unit_rows)
+            bandwidth = annealed(cfg.initial_bandwidth, numbers.bandwidth, self.progress, 0.0, cfg.bandwidth_anneal)
+            penalty = L0(numbers.l0_coefficient, bandwidth, cfg.target_l0)
             return Composition(JumpReLU(bandwidth), penalty=penalty, nesting=nesting)
         if cfg.activation == "gated":
             return Composition(Gated(), penalty=GateL1(cfg.l1_coefficient), nesting=nesting)

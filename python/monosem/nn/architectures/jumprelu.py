@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from monosem.nn.activations import JumpReLU
+from monosem.nn.architectures import thresholds
 from monosem.nn.composed import ComposedSAE
 from monosem.nn.composition import Composition
-from monosem.nn.config import DecoderNorm, SAEConfig, annealed, check_number, check_share
+from monosem.nn.config import AUTO, DecoderNorm, SAEConfig, annealed, check_number, check_share, shown
 from monosem.nn.parameters import Declared, Vector
 from monosem.nn.penalties import L0, PreActivation, Tanh
 from monosem.nn.registry import register
@@ -23,12 +25,14 @@ class JumpReLUConfig(SAEConfig):
     """A JumpReLU autoencoder.
 
     Attributes:
-        l0_coefficient: λ of the penalty. The squared error is a mean over D, L0 a sum over features.
+        l0_coefficient: λ of the penalty. The squared error is a mean over D, L0 a sum over features. "auto": 0.007 of
+            the mean square of the activations about b_dec, or 0.7 of it with a target.
         target_l0: form "l0" only: the penalty becomes ``λ·(L0/target − 1)²``; None: ``λ·L0``.
-        bandwidth: ε of the straight-through derivative.
+        bandwidth: ε of the straight-through derivative. "auto": 0.26 standard deviations of h at the start.
         initial_bandwidth: ε at the start of a run of ``Trainer``; None: ``bandwidth`` throughout.
         bandwidth_anneal: share of the run over which it goes linearly from ``initial_bandwidth`` to ``bandwidth``.
-        initial_threshold: θ at the start.
+        initial_threshold: θ at the start. "auto": 1.3 standard deviations of h. Settings that are "auto" become numbers
+            with the first batch (``initialize``, ``Trainer``); until then they are those of inputs of mean square 1.
         threshold_lr: learning rate of θ, as a factor on that of the run.
         form: "l0" (Rajamanoharan et al. 2024) or "tanh" (Anthropic, January 2025): ``λ·Σ tanh(4·f·‖W_dec‖)``, with the
             derivative in the pre-activation too, and the penalty of pre-activations below their threshold.
@@ -37,12 +41,13 @@ class JumpReLUConfig(SAEConfig):
     """
 
     kind: ClassVar[str] = "jumprelu"
-    l0_coefficient: float = 1e-3
+    from_data: ClassVar[tuple[str, ...]] = ("l0_coefficient", "bandwidth", "initial_threshold")
+    l0_coefficient: float | str = AUTO
     target_l0: float | None = None
-    bandwidth: float = 0.05
+    bandwidth: float | str = AUTO
     initial_bandwidth: float | None = None
     bandwidth_anneal: float = 0.5
-    initial_threshold: float = 0.05
+    initial_threshold: float | str = AUTO
     threshold_lr: float = 1.0
     form: str = "l0"
     pre_activation_coefficient: float = 3e-6
@@ -59,16 +64,16 @@ class JumpReLUConfig(SAEConfig):
 
     def describe(self) -> str:
         target = "" if self.target_l0 is None else f", target L0 {self.target_l0:g}"
-        return f"JumpReLU ({self.form}) with λ = {self.l0_coefficient:g}{target}"
+        return f"JumpReLU ({self.form}) with λ = {shown(self.l0_coefficient)}{target}"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "decoder_norm", DecoderNorm.named(self.decoder_norm))
         if self.form not in FORMS:
             raise ValueError(f"form: got {self.form!r}; wanted one of {', '.join(FORMS)}")
-        for name in ("l0_coefficient", "initial_threshold", "threshold_lr", "pre_activation_coefficient"):
+        thresholds.check(self)
+        for name in ("threshold_lr", "pre_activation_coefficient"):
             check_number(name, getattr(self, name), 0)
-        check_number("bandwidth", self.bandwidth, 0, above=True)
         if self.initial_bandwidth is not None:
             check_number("initial_bandwidth", self.initial_bandwidth, 0, above=True)
         check_share("bandwidth_anneal", self.bandwidth_anneal)
@@ -99,10 +104,10 @@ class JumpReLUSAE(ComposedSAE):
         self,
         d_in: int,
         d_sae: int,
-        l0_coefficient: float = JumpReLUConfig.l0_coefficient,
+        l0_coefficient: float | str = JumpReLUConfig.l0_coefficient,
         target_l0: float | None = None,
-        bandwidth: float = JumpReLUConfig.bandwidth,
-        initial_threshold: float = JumpReLUConfig.initial_threshold,
+        bandwidth: float | str = JumpReLUConfig.bandwidth,
+        initial_threshold: float | str = JumpReLUConfig.initial_threshold,
         threshold_lr: float = JumpReLUConfig.threshold_lr,
         form: str = JumpReLUConfig.form,
         pre_activation_coefficient: float = JumpReLUConfig.pre_activation_coefficient,
@@ -140,16 +145,19 @@ class JumpReLUSAE(ComposedSAE):
         return self.has_unit_rows
 
     def declared(self) -> dict[str, Declared]:
-        cfg = self.cfg
-        threshold = Vector(per_feature=True, lr_factor=cfg.threshold_lr, initial=cfg.initial_threshold)
+        initial = thresholds.jump(self.cfg, not self.has_unit_rows).initial_threshold
+        threshold = Vector(per_feature=True, lr_factor=self.cfg.threshold_lr, initial=initial)
         return super().declared() | {"threshold": threshold}
+
+    def measure(self, sample: Tensor) -> None:
+        thresholds.measure(self, sample)
 
     @property
     def composition(self) -> Composition:
-        cfg = self.cfg
-        bandwidth = annealed(cfg.initial_bandwidth, cfg.bandwidth, self.progress, 0.0, cfg.bandwidth_anneal)
+        cfg, numbers = self.cfg, thresholds.jump(self.cfg, not self.has_unit_rows)
+        bandwidth = annealed(cfg.initial_bandwidth, numbers.bandwidth, self.progress, 0.0, cfg.bandwidth_anneal)
         activation = JumpReLU(bandwidth, through_input=cfg.form == "tanh")
         if cfg.form == "l0":
-            return Composition(activation, penalty=L0(cfg.l0_coefficient, bandwidth, cfg.target_l0))
+            return Composition(activation, penalty=L0(numbers.l0_coefficient, bandwidth, cfg.target_l0))
         inactive = PreActivation(cfg.pre_activation_coefficient) if cfg.pre_activation_coefficient else None
-        return Composition(activation, penalty=Tanh(cfg.l0_coefficient), pre_activation=inactive)
+        return Composition(activation, penalty=Tanh(numbers.l0_coefficient), pre_activation=inactive)
