@@ -27,10 +27,8 @@ RUNS = {
     "jumprelu-tanh": ["--kind", "jumprelu", "--set", "form=tanh", "decoder_norm=free", "l0_coefficient=0.01"],
     "gated": ["--kind", "gated", "--l1", 0.01],
     "matryoshka": ["--kind", "matryoshka", "--k", 4, "--prefixes", 8, 24],
-    "crosscoder": ["--kind", "crosscoder", "--l1", 0.01],  # of two halves of the width
     "matryoshka-relu": ["--kind", "matryoshka", "--set", "activation=relu"],
 }
-PAIRS = {kind for kind, cls in KINDS.items() if not cls.Config.reconstructs_its_input}
 COMMANDS = {
     "evaluation": ["evaluate", "A", "--report", "--split", "all"],
     "features/index": ["features", "A"],
@@ -74,8 +72,8 @@ def trained(folder):
 
 
 def test_every_kind_is_here():
-    # A transcoder is trained on pairs.
-    assert {words[words.index("--kind") + 1] for words in RUNS.values()} == KINDS.keys() - {"transcoder"}
+    # The others are read by commands that take several activations.
+    assert {words[words.index("--kind") + 1] for words in RUNS.values()} == KINDS.keys() - {"transcoder", "crosscoder"}
 
 
 @pytest.mark.parametrize(("name", "page"), CASES, ids=lambda value: value)
@@ -107,13 +105,6 @@ def test_training_resumes_and_files_keep_everything(trained, name):
     assert (sae.W_dec.norm(dim=1) - 1).abs().max() < 1e-5 or not sae.has_unit_rows
     if hasattr(sae, "batches") and "relu" not in name:
         assert sae.threshold > 0  # kept in the file: with 0, every positive feature would be active
-
-
-@pytest.mark.parametrize("kind", sorted(PAIRS))
-def test_a_kind_of_pairs_is_not_trained_on_one_activation(folder, capsys, kind):
-    words = ["train", "--kind", kind, "--model", folder / "model", "--hook", HOOK, "--out", folder / kind]
-    assert main([str(w) for w in words]) == 2 and not (folder / kind).exists()
-    assert f"--kind: got '{kind}', which is trained on pairs of activations" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -190,8 +190,108 @@ def test_help_lists_the_kinds_with_their_settings(capsys):
     output = capsys.readouterr().out
     for kind, cls in KINDS.items():
         section = output.split(f"\n  {kind:13}")[1].split("\n\n")[0]
-        for field in {f.name for f in fields(cls.Config)} - {"d_in", "d_sae", "d_out"}:
+        for field in {f.name for f in fields(cls.Config)} - {"d_in", "d_sae", "d_out", "n_sources"}:
             option = next((o for o, name in settings.OPTIONS.items() if name == field), None)
             named = field if option is None else "--" + option.replace("_", "-")
             text = re.search(rf"^      {named}: (\S+)", section, flags=re.M)
             assert text and not text[1].startswith("(default"), f"{kind}.{field} is not described"
+
+
+PAIR = ["--hook", "blocks.0.ln2.hook_normalized", "--hook-out", "blocks.0.hook_mlp_out"]
+
+
+@pytest.fixture
+def twin(model, tmp_path):
+    """A second model with the tokenizer of the first."""
+    save_folder(tmp_path / "twin", tiny_model(seed=1).module, ms.load_model(model).tokenizer)
+    return tmp_path / "twin"
+
+
+def test_a_transcoder_is_trained_on_its_two_hooks(command, tmp_path, capsys, model):
+    assert command("--kind", "transcoder", "--k", 4, "--set", "skip=true", *PAIR) == 0
+    said = capsys.readouterr().out
+    assert "blocks.0.ln2.hook_normalized, blocks.0.hook_mlp_out of" in said and "of width 16 + 16" in said
+    sae = ms.load(tmp_path / "run")
+    assert (sae.cfg.d_in, sae.cfg.d_out, sae.cfg.skip) == (16, 16, True)
+    assert sae.metadata["hook_name"] == [PAIR[1], PAIR[3]] and sae.metadata["model"] == str(model)
+    assert command("--kind", "transcoder", "--k", 4, "--set", "skip=true", *PAIR) == 0  # finished: nothing to do
+    assert command("--kind", "transcoder", "--k", 4, "--set", "skip=true", *PAIR[:3], HOOK) == 2
+    assert "holds another run: sae.d_out is 16 there and 32 here" in capsys.readouterr().err
+
+
+def test_a_crosscoder_is_trained_on_several_hooks_or_models(command, tmp_path, capsys, model, twin):
+    both = ["--hook", "blocks.0.hook_resid_pre", "blocks.0.hook_resid_mid", "blocks.0.hook_resid_post"]
+    assert command("--kind", "crosscoder", "--l1", 0.01, *both) == 0
+    sae = ms.load(tmp_path / "run")
+    assert (sae.cfg.d_in, sae.cfg.n_sources) == (48, 3) and sae.metadata["hook_name"] == both[1:]
+    out = ["--out", tmp_path / "models"]
+    assert command("--kind", "crosscoder", "--l1", 0.01, "--model", model, twin, *out) == 0
+    sae = ms.load(tmp_path / "models")
+    assert (sae.cfg.d_in, sae.cfg.n_sources) == (64, 2) and sae.metadata["model"] == [str(model), str(twin)]
+    assert f"of {model}, {twin}" in capsys.readouterr().out
+
+
+def test_harvested_pairs_train_what_they_suit(command, tmp_path, capsys, model, text):
+    words = [
+        "harvest",
+        "--model",
+        model,
+        *PAIR,
+        "--text",
+        text,
+        "--split",
+        "all",
+        "--out",
+        tmp_path / "acts",
+        "--quiet",
+    ]
+    assert main([str(w) for w in words]) == 0 and "width 32" in capsys.readouterr().out
+
+    def train(kind):
+        run = ["train", "--activations", tmp_path / "acts", "--kind", kind, "--d-sae", 64, "--batch-size", 128]
+        return main([str(w) for w in (*run, "--steps", 4, "--out", tmp_path / kind, "--quiet")])
+
+    assert train("transcoder") == 0 and train("crosscoder") == 0
+    assert ms.load(tmp_path / "transcoder").metadata["hook_name"] == [PAIR[1], PAIR[3]]
+    capsys.readouterr()
+    assert train("topk") == 2 and not (tmp_path / "topk").exists()
+    assert "activations: got 2 per token, of width 16 + 16; wanted one, for kind 'topk'" in capsys.readouterr().err
+
+
+TWO = ["--hook", HOOK, "blocks.0.mlp.hook_pre"]
+MISFITS = [
+    ("transcoder", [], "--hook-out: got none"),
+    ("transcoder", [*TWO, *PAIR[2:]], f"--hook: got {HOOK} blocks.0.mlp.hook_pre; wanted one"),
+    ("transcoder", ["--model", "A", "B", *PAIR], "--model: got A B; wanted one"),
+    ("transcoder", ["--hook", HOOK, "--hook-out", HOOK], "wanted each activation once"),
+    ("topk", PAIR[2:], "--hook-out: got 'blocks.0.hook_mlp_out'; --kind topk reconstructs what it reads"),
+    ("topk", TWO, f"--hook: got {HOOK} blocks.0.mlp.hook_pre; wanted one on --kind topk"),
+    ("relu", ["--model", "A", "B"], "--model: got A B; wanted one on --kind relu"),
+    ("crosscoder", [], f"--hook: got '{HOOK}' of one model; wanted several activations"),
+    ("crosscoder", PAIR, "--hook-out: got 'blocks.0.hook_mlp_out'; --kind crosscoder"),
+    ("crosscoder", ["--model", "A", "A"], "--model: got A A; wanted each model once"),
+    (
+        "crosscoder",
+        ["--hook", HOOK, "blocks.0.hook_mlp_out"],
+        "got 2 per token, of width 32 + 16; wanted those of several",
+    ),
+    ("crosscoder", [*TWO, "--set", "n_sources=3"], "--set: got n_sources; wanted other fields"),
+    ("crosscoder", ["--hook", HOOK, "blocks.0.mlp.hook_por"], "has no hook 'blocks.0.mlp.hook_por'"),
+]
+
+
+@pytest.mark.parametrize(("kind", "words", "said"), MISFITS, ids=[str(i) for i in range(len(MISFITS))])
+def test_activations_that_do_not_suit_a_kind_are_refused(command, tmp_path, capsys, kind, words, said):
+    assert command("--kind", kind, *words) == 2 and not (tmp_path / "run").exists()
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+def test_models_of_other_tokens_or_lengths_are_refused(command, tmp_path, capsys, model):
+    command_of = ["--kind", "crosscoder", "--l1", 0.01, "--model", model]
+    assert command(*command_of, "A") == 2
+    assert "do not share a tokenizer" in capsys.readouterr().err
+    save_folder(tmp_path / "short", tiny_model(seed=1, n_ctx=16).module, ms.load_model(model).tokenizer)
+    assert command(*command_of, tmp_path / "short") == 2
+    assert "reads 16 tokens; wanted one length. Give --context 16." in capsys.readouterr().err
+    assert command(*command_of, tmp_path / "short", "--context", 16) == 0

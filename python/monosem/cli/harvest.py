@@ -1,20 +1,20 @@
-"""``monosem harvest``: write the activations of a model at one hook to disk."""
+"""``monosem harvest``: write the activations of a model at a hook to disk, or several side by side."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from monosem.cli import options, run_inputs
+from monosem.cli import options, run_inputs, sites
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Run a language model over text, stop at one hook, and write the activations to a folder that `monosem train` "
+        "Run a language model over text, stop at a hook, and write the activations to a folder that `monosem train` "
         "and `monosem.data.store.ActivationStore` read. The same command resumes an interrupted "
         "harvest; damaged shards are detected by their checksums and written again."
     )
-    options.add_model(parser)
+    sites.add_arguments(parser)
     options.add_contexts(parser)
     parser.add_argument("--out", required=True, help="folder for the activations")
     parser.add_argument(
@@ -28,24 +28,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from monosem.data.contexts import load_contexts
     from monosem.data.harvest import harvest, planned_bytes
-    from monosem.data.models import load_model
+    from monosem.data.sites import Sites
     from monosem.ops.memory import human_bytes
 
     if args.tokens and args.split != "all":
         options.refuse(args, ["split"], "beside --tokens: an array is read whole")
-    model = load_model(args.model)
-    width = model.width(args.hook)
+    models, hooks = sites.open_models(args), sites.hooks(args)
+    read = Sites(models, hooks)
     tokens = load_contexts(
-        model, text=args.text, tokens=args.tokens, split=args.split, contexts=args.contexts, context=args.context
+        models[0], text=args.text, tokens=args.tokens, split=args.split, contexts=args.contexts, context=args.context
     )
     rows, n_ctx = tokens.shape
-    size = human_bytes(planned_bytes(rows, n_ctx, width, args.dtype, args.skip_positions))
+    size = human_bytes(planned_bytes(rows, n_ctx, sum(read.widths), args.dtype, args.skip_positions))
     print(
-        f"{args.hook} of {model.name}: {rows:,} contexts of {n_ctx} tokens, width {width}, {args.dtype}: about {size}"
+        f"{sites.described(read)}: {rows:,} contexts of {n_ctx} tokens, width {sum(read.widths)}, {args.dtype}: "
+        f"about {size}"
     )
     store = harvest(
-        model,
-        args.hook,
+        models,
+        hooks,
         tokens,
         args.out,
         args.dtype,

@@ -10,7 +10,7 @@ TEXT_HELP = "JSON lines with 'text' and 'source' (plain, .gz or .xz), or 'sample
 
 
 # Fixed by activations on disk.
-READS = ("model", "hook", "text", "tokens", "split", "contexts", "context", "skip_positions", "skip_tokens")
+READS = ("model", "hook", "hook_out", "text", "tokens", "split", "contexts", "context", "skip_positions", "skip_tokens")
 
 
 class _Nowhere(list):

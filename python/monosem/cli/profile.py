@@ -94,6 +94,7 @@ def _source(args: argparse.Namespace, made_of: dict[str, Any], batch_size: int, 
     from monosem.data.contexts import load_contexts
     from monosem.data.harvest import ActivationStream
     from monosem.data.models import load_model
+    from monosem.data.sites import Sites, as_list
 
     name, hook = args.model or made_of.get("model"), args.hook or made_of.get("hook_name")
     if name is None or hook is None:
@@ -108,15 +109,15 @@ def _source(args: argparse.Namespace, made_of: dict[str, Any], batch_size: int, 
         if "split" not in args.given and made_of.get("split"):
             args.split = made_of["split"]
         run_inputs.recall_text(args, made_of)
-    model = load_model(name, args.device)
-    model.width(hook)  # reports an unknown hook before any text is read
+    models = [load_model(each, args.device) for each in dict.fromkeys(as_list(name))]
+    Sites(models, hook)  # reports an unknown hook before any text is read
     context = None if tokens else args.context
-    rows = load_contexts(model, text=args.text or "sample", tokens=tokens, split=args.split, context=context)
+    rows = load_contexts(models[0], text=args.text or "sample", tokens=tokens, split=args.split, context=context)
     # As many contexts as the steps need: to fill a buffer with a whole text takes minutes.
     contexts = -(-(args.steps + WARMUP) * batch_size // max(1, rows.shape[1] - args.skip_positions))
     rows = rows[:: max(1, len(rows) // contexts)]
     return ActivationStream(
-        model,
+        models,
         hook,
         rows,
         batch_size,

@@ -16,7 +16,7 @@ from monosem.cli import options
 # Options that take several values, one dictionary each, and the fields that they set.
 SWEPT = {"k": "k", "l1": "l1_coefficient", "l0": "l0_coefficient", "target_l0": "target_l0"}
 OPTIONS = SWEPT | {"prefixes": "prefixes", "decoder_norm": "decoder_norm"}
-_SHAPE = ("d_in", "d_sae", "d_out")
+_SHAPE = ("d_in", "d_sae", "d_out", "n_sources")
 _DEFAULTS: dict[str, list[Any]] = {"k": [16], "l1": [1e-3]}
 
 
@@ -62,7 +62,7 @@ def read(args: argparse.Namespace, kind: str) -> list[dict[str, Any]]:
     for name, values in map(_pair, args.set):
         if name in _SHAPE:
             raise ValueError(
-                f"--set: got {name}; wanted other fields: the width is the hook's, --d-sae sets the features"
+                f"--set: got {name}; wanted other fields: hooks and models decide the widths, --d-sae the features"
             )
         option = next((option for option, field in OPTIONS.items() if field == name), None)
         if option is not None and option in args.given:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 
-from monosem.cli import options, run_inputs, settings
+from monosem.cli import options, run_inputs, settings, sites
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Train a sparse autoencoder on the activations of a language model at one hook, computed on the fly "
+        "Train a sparse autoencoder on the activations of a language model at a hook, computed on the fly "
         "(--model, --hook, --text) or read from disk (--activations). Ctrl-C saves and stops; the same command "
-        "resumes. Several values after --k, --l1, --l0 or --target-l0 train several dictionaries on the same batches."
+        "resumes. A transcoder reads one hook and predicts another (--hook-out), a crosscoder is of several hooks or "
+        "several models. Several values after --k, --l1, --l0 or --target-l0 train several dictionaries on the same "
+        "batches."
     )
     data = parser.add_argument_group("activations")
     data.add_argument(
@@ -19,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="read activations written by `monosem harvest`, instead of running a model",
     )
-    options.add_model(data)
+    sites.add_arguments(data)
     options.add_contexts(data)
     options.add_skipped(data)
 
@@ -104,15 +106,12 @@ def run(args: argparse.Namespace) -> int:
     from monosem.train.trainer import Trainer
 
     kind = registry.find(args.kind)
-    if not kind.Config.reconstructs_its_input:
-        raise ValueError(
-            f"--kind: got {args.kind!r}, which is trained on pairs of activations; wanted a kind that "
-            f"reads one hook. Train it from Python: Trainer({kind.__name__}(…), …).fit(batches)"
-        )
+    if not args.activations:
+        sites.check_suits(args, kind)
     swept = settings.read(args, args.kind)
     device = torch.device(args.device)
     source = _source(args)
-    shape = {"d_in": source.d_in, "d_sae": args.d_sae}
+    shape = kind.Config.shape_of(source.widths) | {"d_sae": args.d_sae}
     configurations = [from_dict(kind.Config, shape | some) for some in swept]
     settings.refuse_without_effect(args, configurations)
     steps = args.steps if args.steps is not None else max(1, int(args.epochs * source.n_tokens) // args.batch_size)
@@ -137,12 +136,19 @@ def run(args: argparse.Namespace) -> int:
         checkpoint_every=args.checkpoint_every,
         cuda_graph=not args.no_cuda_graph,
     )
+    cfg = configurations[0]
     needed = len(configurations) * memory.bytes_needed(
-        source.d_in, args.d_sae, args.batch_size, ema=args.ema is not None, adam_state=args.adam_state
+        cfg.d_in,
+        args.d_sae,
+        args.batch_size,
+        parameters=args.d_sae * (cfg.d_in + cfg.d_out + 1) + cfg.d_out,
+        ema=args.ema is not None,
+        adam_state=args.adam_state,
     )
     memory.check_fits(needed, device, f"training {len(configurations)} × d_sae={args.d_sae:,} of width {source.d_in}")
     saes = [registry.build(cfg, args.seed, device) for cfg in configurations]
-    print(f"{source.hook_name} of {source.model_name}: {source.n_tokens:,} activations of width {source.d_in}")
+    widths = " + ".join(map(str, source.widths))
+    print(f"{sites.described(source)}: {source.n_tokens:,} activations of width {widths}")
     print(
         f"{saes[0].cfg}: {steps:,} steps of {args.batch_size:,} tokens"
         + (f", and {len(saes) - 1} more" if saes[1:] else "")
@@ -187,16 +193,14 @@ def _source(args: argparse.Namespace):
         return ActivationStore(args.activations, args.batch_size, args.seed, epochs=None)
     from monosem.data.contexts import load_contexts
     from monosem.data.harvest import ActivationStream
-    from monosem.data.models import load_model
 
-    model = load_model(args.model, args.device)
-    model.width(args.hook)  # reports an unknown hook before any text is read
+    models = sites.open_models(args, args.device)
     tokens = load_contexts(
-        model, text=args.text, tokens=args.tokens, split=args.split, contexts=args.contexts, context=args.context
+        models[0], text=args.text, tokens=args.tokens, split=args.split, contexts=args.contexts, context=args.context
     )
     return ActivationStream(
-        model,
-        args.hook,
+        models,
+        sites.hooks(args),
         tokens,
         args.batch_size,
         args.seed,

@@ -258,8 +258,9 @@ def _write(index: shards.Index, shard: int, contexts: Contexts, bar: tqdm) -> No
         finite = activations.isfinite().all(dim=1)
         if not finite.all():
             bad = rows[here[done + int((~finite).nonzero()[0, 0])]]
+            hook, model = contexts.sites.hook_name, contexts.sites.model_name
             raise ValueError(
-                f"hook_name: {contexts.sites.describe()} gave NaN or Inf for context {bad}; "
+                f"hook_name: {hook!r} of {model!r} gave NaN or Inf for context {bad}; "
                 "wanted finite activations. Shards written so far are good."
             )
         out[done : done + len(activations)].copy_(activations)

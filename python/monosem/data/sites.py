@@ -55,11 +55,6 @@ class Sites:
         """The digest of the models' weights, as ``fingerprint.of_model``."""
         return fingerprint.of_models(self.models)
 
-    def describe(self) -> str:
-        """The places in words."""
-        hooks = list(dict.fromkeys(hook for _, hook in self.places))
-        return f"{', '.join(hooks)} of {', '.join(model.name for model in self.models)}"
-
     def activations(self, tokens: Tensor) -> Tensor:
         """tokens [B, T] → [B, T, Σ widths], with one forward pass per model.
 

@@ -27,7 +27,7 @@ from monosem.nn.auxk import AuxK
 from monosem.nn.base import SAE, LossOutput
 from monosem.nn.composed import ComposedSAE
 from monosem.nn.composition import Composition
-from monosem.nn.config import ReLUConfig, SAEConfig, TopKConfig
+from monosem.nn.config import ReLUConfig, SAEConfig, TopKConfig, TrainedOn
 from monosem.nn.dense import DenseBlocks
 from monosem.nn.dictionary import Dictionary
 from monosem.nn.geometric_median import geometric_median
@@ -92,6 +92,7 @@ __all__ = [
     "TopK",
     "TopKConfig",
     "TopKSAE",
+    "TrainedOn",
     "Transcoder",
     "TranscoderConfig",
     "Vector",

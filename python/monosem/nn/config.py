@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any, ClassVar
@@ -55,6 +56,14 @@ def annealed(initial: float | None, final: float, progress: float, start: float,
     return initial if progress <= start else initial + (final - initial) * (progress - start) / (end - start)
 
 
+class TrainedOn(str, Enum):
+    """The activations of each token that a kind is trained on."""
+
+    ONE = "one"
+    PAIR = "an input and its target"
+    SEVERAL = "those of several sources, as wide as one another"
+
+
 @dataclass(frozen=True)
 class SAEConfig:
     """The settings that all autoencoders have.
@@ -69,10 +78,30 @@ class SAEConfig:
     resampled: ClassVar[bool] = False  # dead features are resampled unless told otherwise
     sparsity_warmup: ClassVar[float] = 0.05  # share of a run over which the penalty rises, unless told otherwise
     reconstructs_its_input: ClassVar[bool] = True  # else its target is another activation
+    trained_on: ClassVar[TrainedOn] = TrainedOn.ONE
     without_effect: ClassVar[tuple[str, ...]] = ()  # fields that have no effect beside the others
     from_data: ClassVar[tuple[str, ...]] = ()  # fields that "auto" leaves to the first batch (``SAE.measure``)
     d_in: int
     d_sae: int
+
+    @classmethod
+    def shape_of(cls, widths: Sequence[int]) -> JsonDict:
+        """The fields that are decided by the widths of the activations, which stand side by side in a batch.
+
+        Raises:
+            ValueError: this kind is trained on other activations.
+        """
+        if len(widths) != 1:
+            raise cls._other(widths)
+        return {"d_in": widths[0]}
+
+    @classmethod
+    def _other(cls, widths: Sequence[int]) -> ValueError:
+        got = " + ".join(map(str, widths))
+        return ValueError(
+            f"activations: got {len(widths)} per token, of width {got}; wanted {cls.trained_on.value}, for kind "
+            f"{cls.kind!r}. Choose another kind, or other hooks."
+        )
 
     @property
     def unmeasured(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from monosem.nn.architectures.chosen import ChosenConfig, ChosenSAE
 from monosem.nn.base import LossOutput
 from monosem.nn.composition import Composition
-from monosem.nn.config import ReLUConfig
+from monosem.nn.config import JsonDict, ReLUConfig, TrainedOn
 from monosem.nn.nesting import Nesting
 from monosem.nn.penalties import NormL1
 from monosem.nn.registry import register
@@ -32,9 +33,16 @@ class CrosscoderConfig(ChosenConfig):
     """
 
     kind: ClassVar[str] = "crosscoder"
+    trained_on: ClassVar[TrainedOn] = TrainedOn.SEVERAL
     activations: ClassVar[tuple[str, ...]] = ("relu", "topk", "batch_topk", "jumprelu")
     activation: str = "relu"
     n_sources: int = 2
+
+    @classmethod
+    def shape_of(cls, widths: Sequence[int]) -> JsonDict:
+        if len(widths) < 2 or len(set(widths)) > 1:
+            raise cls._other(widths)
+        return {"d_in": sum(widths), "n_sources": len(widths)}
 
     def describe(self) -> str:
         return f"Crosscoder of {self.n_sources} sources ({self.sparsity_words})"

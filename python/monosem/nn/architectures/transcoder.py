@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from monosem.nn.architectures.chosen import ChosenConfig, ChosenSAE
 from monosem.nn.base import LossOutput
+from monosem.nn.config import JsonDict, TrainedOn
 from monosem.nn.parameters import Declared, Matrix
 from monosem.nn.registry import register
 from monosem.ops.precision import as_given
@@ -27,8 +29,15 @@ class TranscoderConfig(ChosenConfig):
 
     kind: ClassVar[str] = "transcoder"
     reconstructs_its_input: ClassVar[bool] = False
+    trained_on: ClassVar[TrainedOn] = TrainedOn.PAIR
     d_out: int | None = None  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
     skip: bool = False
+
+    @classmethod
+    def shape_of(cls, widths: Sequence[int]) -> JsonDict:
+        if len(widths) != 2:
+            raise cls._other(widths)
+        return {"d_in": widths[0], "d_out": widths[1]}
 
     def describe(self) -> str:
         return f"Transcoder ({self.sparsity_words})" + (" with skip connection" if self.skip else "")

@@ -1,0 +1,93 @@
+"""The activations that ``monosem train`` and ``monosem harvest`` read: one per token, or several side by side."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from monosem.cli import options
+
+if TYPE_CHECKING:
+    from monosem.data.adapter import Model
+    from monosem.nn import SAE
+
+EXAMPLE = "--hook blocks.0.ln2.hook_normalized --hook-out blocks.0.hook_mlp_out"
+
+
+def add_arguments(parser) -> None:
+    """``--model``, ``--hook`` and ``--hook-out``."""
+    what = "A or B (shipped), a folder from `monosem lm train`, or a TransformerLens name"
+    several = "for a crosscoder of several"
+    parser.add_argument("--model", nargs="+", default=["A"], help=f"{what}; {several} models: all of them")
+    hook = f"hook name in TransformerLens notation; {several} hooks: all of them"
+    parser.add_argument("--hook", nargs="+", default=[options.HOOK], help=hook)
+    parser.add_argument(
+        "--hook-out", metavar="HOOK", help="for a transcoder: the activation that --hook's is to predict"
+    )
+
+
+def hooks(args: argparse.Namespace) -> list[str]:
+    """The hooks in the order of the columns."""
+    return args.hook + ([] if args.hook_out is None else [args.hook_out])
+
+
+def check_suits(args: argparse.Namespace, kind: type[SAE]) -> None:
+    """Raise ValueError unless this kind is trained on as many activations as the options name."""
+    from monosem.nn.config import TrainedOn
+
+    name, trained_on = kind.Config.kind, kind.Config.trained_on
+    if trained_on == TrainedOn.PAIR:
+        if args.hook_out is None:
+            raise ValueError(
+                f"--hook-out: got none; wanted the activation that --kind {name} is to predict. For example {EXAMPLE}."
+            )
+        for option in ("hook", "model"):
+            if len(named := getattr(args, option)) > 1:
+                raise ValueError(
+                    f"--{option}: got {' '.join(named)}; wanted one on --kind {name}. Name the target by --hook-out."
+                )
+        return
+    if args.hook_out is not None:
+        raise ValueError(
+            f"--hook-out: got {args.hook_out!r}; --kind {name} reconstructs what it reads. Leave it out, or give "
+            "--kind transcoder."
+        )
+    one = len(args.hook) == len(args.model) == 1
+    if trained_on == TrainedOn.SEVERAL and one:
+        raise ValueError(
+            f"--hook: got {args.hook[0]!r} of one model; wanted several activations on --kind {name}. Name more hooks "
+            "(--hook HOOK HOOK), or more models (--model A B)."
+        )
+    if trained_on == TrainedOn.ONE and not one:
+        option = "hook" if len(args.hook) > 1 else "model"
+        raise ValueError(
+            f"--{option}: got {' '.join(getattr(args, option))}; wanted one on --kind {name}. Name one, or give --kind "
+            "crosscoder."
+        )
+
+
+def open_models(args: argparse.Namespace, device: str = "cpu") -> list[Model]:
+    """The models, once it is sure that their activations can stand side by side.
+
+    Raises:
+        ValueError: an unknown hook, models with other tokenizers or of other lengths, or one of them named twice.
+    """
+    from monosem.data.models import load_model
+    from monosem.data.sites import Sites
+
+    if len(set(args.model)) < len(args.model):
+        raise ValueError(f"--model: got {' '.join(args.model)}; wanted each model once")
+    models = [load_model(name, device) for name in args.model]
+    Sites(models, hooks(args))  # before any text is read
+    lengths = {model.n_ctx for model in models}
+    if len(lengths) > 1 and args.context is None and not args.tokens:
+        said = ", ".join(f"{model.name} reads {model.n_ctx}" for model in models)
+        raise ValueError(f"--context: got none, and {said} tokens; wanted one length. Give --context {min(lengths)}.")
+    return models
+
+
+def described(source: Any) -> str:
+    """The hooks and models of a source of activations."""
+    from monosem.data.sites import as_list
+
+    return " of ".join(", ".join(dict.fromkeys(as_list(names))) for names in (source.hook_name, source.model_name))
