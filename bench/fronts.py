@@ -38,6 +38,7 @@ SWEEPS: dict[str, tuple[float, ...]] = {
 }
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # dictionaries that differ from a kind by its settings
     "relu, free norms": ("relu", {"decoder_norm": "free"}),
+    "relu, free norms, x - b_dec": ("relu", {"decoder_norm": "free", "apply_b_dec_to_input": True}),
     "jumprelu, tanh": ("jumprelu", {"form": "tanh", "decoder_norm": "free"}),
     "matryoshka, topk": ("matryoshka", {"activation": "topk"}),
 }

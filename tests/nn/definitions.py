@@ -111,8 +111,8 @@ def batch_topk_loss(sae, p, x, dead, scale):
 
 
 def relu_loss(sae, p, x, dead, scale):
-    free = sae.cfg.decoder_norm == "free"
-    f = preactivations(p, x, centred=not free).relu()
+    free, centred = sae.cfg.decoder_norm == "free", sae.cfg.apply_b_dec_to_input
+    f = preactivations(p, x, centred=centred).relu()
     lengths = p["W_dec"].norm(dim=1) if free else 1.0
     power = (f + LEAK).pow(sae.cfg.p) - LEAK**sae.cfg.p if sae.cfg.p < 1 else f * lengths
     return squared(p, f, x) + scale * sae.cfg.l1_coefficient * power.sum(1).mean(), f

@@ -91,7 +91,7 @@ def test_a_run_of_a_version_without_a_setting_goes_on(tmp_path):
     for sae in (ms.TopKSAE(D, F, 4), ms.ReLUSAE(D, F)):
         own = Learner(sae, config).describe()
         saved = {part: dict(settings) for part, settings in own.items()}
-        for name in ("initial_k", "k_anneal", "decoder_norm", "p", "p_start"):
+        for name in ("initial_k", "k_anneal", "decoder_norm", "p", "p_start", "apply_b_dec_to_input"):
             saved["sae"].pop(name, None)
         assert not check_same_run([own], [saved], tmp_path)
     other = Learner(ms.TopKSAE(D, F, 4, initial_k=9), config).describe()
@@ -106,6 +106,7 @@ def test_a_run_of_a_version_without_a_setting_goes_on(tmp_path):
         (lambda: ms.TopKSAE(D, F, 4, k_anneal=1.5), r"k_anneal: got 1.5; wanted a share of the run, 0 to 1"),
         (lambda: ms.TopKSAE(D, F, 4, aux_coefficient=-1), r"aux_coefficient: got -1; wanted a number of at least 0"),
         (lambda: ms.ReLUSAE(D, F, p=0), r"p: got 0; wanted a number above 0"),
+        (lambda: ms.ReLUSAE(D, F, apply_b_dec_to_input="no"), r"apply_b_dec_to_input: got 'no'; wanted True or False"),
         (lambda: ms.ReLUSAE(D, F, p=1.5), r"p: got 1.5 with decoder_norm='unit'; wanted at most 1"),
         (lambda: ms.ReLUSAE(D, F, p=0.5, decoder_norm="free"), r"p: got 0.5 with decoder_norm='free'; wanted"),
         (lambda: ms.ReLUSAE(D, F, p_start="soon"), r"p_start: got 'soon'; wanted a share of the run"),

@@ -19,6 +19,8 @@ KINDS = {
     "relu": lambda: ms.ReLUSAE(D, F, 0.02, seed=0),
     "relu-p": lambda: ms.ReLUSAE(D, F, 0.02, p=0.5, seed=0),
     "relu-free": lambda: ms.ReLUSAE(D, F, 0.02, decoder_norm="free", seed=0),
+    "relu-free-centred": lambda: ms.ReLUSAE(D, F, 0.02, "free", apply_b_dec_to_input=True, seed=0),
+    "relu-uncentred": lambda: ms.ReLUSAE(D, F, 0.02, apply_b_dec_to_input=False, seed=0),
     "jumprelu": lambda: ms.JumpReLUSAE(D, F, 0.02, bandwidth=0.5, initial_threshold=0.4, seed=0),
     "jumprelu-target": lambda: ms.JumpReLUSAE(D, F, 0.5, 4.0, bandwidth=0.5, initial_threshold=0.4, seed=0),
     "jumprelu-tanh": lambda: ms.JumpReLUSAE(

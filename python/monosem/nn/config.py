@@ -192,9 +192,11 @@ class ReLUConfig(SAEConfig):
 
     Attributes:
         l1_coefficient: λ in ``mean_D (x − x̂)² + λ·Σ|f|``: the error is a mean over D, the penalty a sum over features.
-        decoder_norm: "unit", or "free": rows of any norm, a penalty of ``f·‖W_dec‖``, no bias on the input.
+        decoder_norm: "unit", or "free": rows of any norm, a penalty of ``f·‖W_dec‖``.
         p: the penalty becomes ``λ·Σ f^p``, 0 < p ≤ 1: nearer to a count of active features (``nn.Lp``).
         p_start: share of a run of ``Trainer`` after which p is annealed linearly from 1, to the end of the run.
+        apply_b_dec_to_input: whether the encoder reads x − b_dec, or x. None, which becomes True with unit norms, and
+            False with free ones (Anthropic, April 2024).
     """
 
     kind: ClassVar[str] = "relu"
@@ -202,6 +204,7 @@ class ReLUConfig(SAEConfig):
     decoder_norm: str = DecoderNorm.UNIT.value
     p: float = 1.0
     p_start: float = P_START
+    apply_b_dec_to_input: bool | None = None
 
     def p_at(self, progress: float) -> float:
         """p once this share of the run is done."""
@@ -213,7 +216,10 @@ class ReLUConfig(SAEConfig):
         return self.decoder_norm == DecoderNorm.UNIT
 
     def describe(self) -> str:
-        free = "" if self.decoder_norm == DecoderNorm.UNIT else ", free norms"
+        unit = self.decoder_norm == DecoderNorm.UNIT
+        free = "" if unit else ", free norms"
+        if self.apply_b_dec_to_input != unit:
+            free += f", encoder's input {'x - b_dec' if self.apply_b_dec_to_input else 'x'}"
         power = "" if self.p == 1 else f", p = {self.p:g}"
         return f"ReLU with λ = {self.l1_coefficient:g}{power}{free}"
 
@@ -221,6 +227,11 @@ class ReLUConfig(SAEConfig):
         super().__post_init__()
         check_number("l1_coefficient", self.l1_coefficient, 0)
         object.__setattr__(self, "decoder_norm", DecoderNorm.named(self.decoder_norm))
+        if self.apply_b_dec_to_input is None:
+            object.__setattr__(self, "apply_b_dec_to_input", self.decoder_norm == DecoderNorm.UNIT)
+        if not isinstance(self.apply_b_dec_to_input, bool):
+            got = self.apply_b_dec_to_input
+            raise ValueError(f"apply_b_dec_to_input: got {got!r}; wanted True or False, or None for the usual one")
         check_number("p", self.p, 0, above=True)
         if self.p > 1 or (self.p < 1 and self.decoder_norm != DecoderNorm.UNIT):
             raise ValueError(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import MISSING, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from monosem.nn import KINDS, SAE
 from monosem.nn.config import AUTO, JsonDict, TopKConfig, auto_aux_k
-from monosem.nn.registry import find
+from monosem.nn.registry import configure
 from monosem.train.config import TrainConfig
 from monosem.train.schedule import learning_rate
 
@@ -51,10 +51,8 @@ def _saved(run: JsonDict, part: str, name: str) -> object:
     """A setting of a saved run. A field that it did not know has its default, which means: as before there was one."""
     if name in run[part] or name in _BEFORE or part != "sae":
         return run[part].get(name, _BEFORE.get(name))
-    kind = run[part]["kind"]
-    defaults = {f.name: f.default for f in fields(find(kind).Config)} if kind in KINDS else {}
-    default = defaults.get(name, MISSING)
-    return None if default is MISSING else default
+    kind, settings = run[part]["kind"], {name: value for name, value in run[part].items() if name != "kind"}
+    return json.loads(json.dumps(asdict(configure(kind, **settings)))).get(name) if kind in KINDS else None
 
 
 def keep_measured(sae: SAE, saved: JsonDict) -> None:

@@ -21,9 +21,10 @@ class ReLUSAE(ComposedSAE):
     paper's 0.004, and equals 0.004·D where the squared error is summed.
 
     ``decoder_norm="free"``: Anthropic's recipe of April 2024, ``f = ReLU(W_enc·x + b_enc)``, x̂ as above, and
-    ``L = mean_D (x − x̂)² + λ·Σ f·‖W_dec‖``: rows have any norm, b_dec is not taken off the input. It starts with random
-    decoder rows of norm 0.1 and the encoder equal to the decoder. Its authors scale the inputs so that the mean norm
-    is √D, sum the error over D (their λ = 5 is 5/D here) and need no resampling.
+    ``L = mean_D (x − x̂)² + λ·Σ f·‖W_dec‖``: rows have any norm, b_dec is not taken off the input (unless
+    ``apply_b_dec_to_input``). It starts with random decoder rows of norm 0.1 and the encoder equal to the decoder. Its
+    authors scale the inputs so that the mean norm is √D, sum the error over D (their λ = 5 is 5/D here) and need no
+    resampling.
 
     ``p`` below 1: p-annealing, ``λ·Σ f^p`` with p from 1 to its value between ``p_start`` and the end of the run. λ is
     constant. (Karvonen et al. 2024, arXiv 2408.00113, rescale it at each of some ten changes of p so that the penalty
@@ -48,11 +49,13 @@ class ReLUSAE(ComposedSAE):
         *,
         p: float = 1.0,
         p_start: float = P_START,
+        apply_b_dec_to_input: bool | None = None,
         seed: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(ReLUConfig(d_in, d_sae, l1_coefficient, decoder_norm, p, p_start), device, dtype)
+        cfg = ReLUConfig(d_in, d_sae, l1_coefficient, decoder_norm, p, p_start, apply_b_dec_to_input)
+        super().__init__(cfg, device, dtype)
         if not self.has_unit_rows:
             self.start_tied(seed)
             return
@@ -68,7 +71,7 @@ class ReLUSAE(ComposedSAE):
 
     @property
     def is_centred(self) -> bool:
-        return self.has_unit_rows
+        return bool(self.cfg.apply_b_dec_to_input)
 
     @property
     def composition(self) -> Composition:
