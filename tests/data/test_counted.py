@@ -7,8 +7,8 @@ from fake_model import HOOK as FAKE_HOOK
 from fake_model import FakeModel
 from tiny import HOOK, tiny_documents, tiny_model
 
+from monosem.analysis.evidence.ablation import ablation
 from monosem.analysis.evidence.explain import gather
-from monosem.analysis.evidence.steer import ablation
 from monosem.analysis.index import IndexSettings, build_index
 from monosem.analysis.inputs import Subject
 from monosem.analysis.metrics import evaluate

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from monosem.analysis.evidence.statistics import balanced_accuracy, median_interval, spearman
+from monosem.analysis.evidence.statistics import balanced_accuracy, mean_interval, median_interval, spearman
 
 
 def test_ranks_of_ties_are_averaged():
@@ -67,3 +67,18 @@ def test_median_intervals_come_from_the_bootstrap():
     # The standard error of a median is 1.2533 σ/√n = 0.063; the interval spans about ±1.96 of it.
     assert large.low < 5.0 < large.high and 0.12 < large.high - large.low < 0.40
     assert median_interval([1, 2, 3, 9]) == median_interval([1, 2, 3, 9])
+
+
+def test_the_interval_of_a_mean_is_over_groups():
+    """Tokens of a context that are all alike count once: more of them do not narrow the interval."""
+    assert mean_interval([], []) is None and mean_interval([0.0, 0.0], [0, 0]) is None
+    one = mean_interval([6.0, 0.0], [3, 0])
+    assert (one.mean, one.low, one.high, one.n) == (2.0, 2.0, 2.0, 1)
+    values = np.random.default_rng(0).normal(5, 1, 400)
+    few, many = (mean_interval(values * size, np.full(400, size)) for size in (1, 50))
+    # The standard error is σ/√400 = 0.05; the interval spans about ±1.96 of it.
+    assert few == many and few.low < 5.0 < few.high and 0.15 < few.high - few.low < 0.25
+    uneven = mean_interval([10.0, 1.0], [10, 1])
+    assert uneven.mean == 1.0 == uneven.low == uneven.high
+    with pytest.raises(ValueError, match=r"totals, counts: got shapes \(1,\) and \(2,\); wanted one length"):
+        mean_interval([1.0], [1, 2])

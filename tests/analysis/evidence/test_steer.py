@@ -52,11 +52,14 @@ def result(subject, index):
 def test_a_pinned_feature_writes_text_of_its_label(result):
     (case,) = result.cases  # Hebrew has no text here
     assert case.label == "Arabic" and LETTERS[case.feature] in "abcdefg"
-    assert [(r["prompt"], r["hits"], r["control_hits"]) for r in case.runs] == [("ij", 4, 0), ("ijk", 4, 0)]
+    assert [(r["multiple"], r["prompt"]) for r in case.runs] == [(1, "ij"), (1, "ijk"), (3, "ij"), (3, "ijk")]
+    assert [(r["hits"], r["control_hits"]) for r in case.runs[2:]] == [(4, 0), (4, 0)]
     assert case.multiple == 3.0  # 0.1 is too little, and 9 no better than 3
     assert case.sweep["hits"] == [0.0, 1.0, 1.0]
     assert case.maximum == 1.0 and case.precision == 1.0 and case.recall == pytest.approx(1 / 8, abs=0.03)
-    assert all(s["steered_share"] > 0.9 and s["unsteered_share"] < 0.1 for r in case.runs for s in r["samples"])
+    assert all(s["steered_share"] > 0.9 and s["unsteered_share"] < 0.1 for r in case.runs[2:] for s in r["samples"])
+    at_maximum, best = case.runs[0]["samples"], case.runs[2]["samples"]
+    assert [s["unsteered"] for s in at_maximum] == [s["unsteered"] for s in best]
     assert case.top_logits[0][0] == LETTERS[case.feature + 1]
 
 
@@ -66,6 +69,9 @@ def test_ablation_lowers_the_likelihood_of_the_label_only(result):
     lost = torch.tensor([12.0] + [0.0] * 16).log_softmax(0)[0] + np.log(17)
     assert effect.other == 0.0 and effect.active == pytest.approx(-float(lost), rel=1e-4)
     assert effect.label == pytest.approx(-float(lost) * effect.tokens_active / effect.tokens_label, rel=1e-4)
+    low, high = effect.label_interval  # of the share of the feature's tokens in the contexts; what they lose is certain
+    assert low <= effect.label <= high and effect.other_interval == (0.0, 0.0)
+    assert effect.active_interval == pytest.approx((-float(lost), -float(lost)), rel=1e-4)
     pieces = result.cases[0].passage["pieces"]
     fired = [i for i, p in enumerate(pieces) if p["value"] > 0]
     assert fired and all(pieces[i + 1]["change"] < -2 for i in fired if i + 1 < len(pieces))
@@ -74,9 +80,11 @@ def test_ablation_lowers_the_likelihood_of_the_label_only(result):
 def test_the_section_is_drawn_from_json(result):
     record = json.loads(json.dumps(result.to_dict()))
     section = steer_page.section(record)
-    assert "4 of 4 samples at 3× the maximum; 0 of 4 without steering" in section.findings[0].ours
+    assert section.findings[0].ours.endswith("samples at 1× the maximum; 0 of 4 without steering")
+    assert section.findings[0].paper == "it does" and section.findings[2].paper is None
+    assert "4 of 4 samples at 3× the maximum; 0 of 4 without steering" in section.findings[2].ours
     page = render_page("Steering", [section])
-    assert "judged Arabic" in page and "by the letters" in page and page.count('class="side"') == 2 * 4 + 1
+    assert "judged Arabic" in page and "by the letters" in page and page.count('class="side"') == 4 * 4 + 1
     assert "4 of 4" in result.table() and "3x its max" in result.table()
 
 

@@ -90,3 +90,32 @@ def median_interval(values: Sequence[float], seed: int = 0, resamples: int = 200
     drawn = np.random.default_rng(seed).integers(0, len(data), (resamples, len(data)))
     low, high = np.percentile(np.median(data[drawn], axis=1), [2.5, 97.5])
     return Median(float(np.median(data)), float(low), float(high), len(data))
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over the members of groups, with its bootstrap interval (2.5 % to 97.5 %, over resampled groups)."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+def mean_interval(totals: ArrayLike, counts: ArrayLike, seed: int = 0, resamples: int = 2000) -> Mean | None:
+    """``Σ totals / Σ counts`` and how far it would move with other groups; None if no group has a member.
+
+    Members of a group, such as the tokens of one context, need not be independent.
+
+    Args:
+        totals, counts: [groups], the sum over each group's members and how many they are.
+    """
+    totals, counts = np.asarray(totals, dtype=np.float64), np.asarray(counts, dtype=np.float64)
+    if totals.shape != counts.shape or totals.ndim != 1:
+        raise ValueError(f"totals, counts: got shapes {totals.shape} and {counts.shape}; wanted one length")
+    totals, counts = totals[counts > 0], counts[counts > 0]
+    if not len(counts):
+        return None
+    drawn = np.random.default_rng(seed).integers(0, len(counts), (resamples, len(counts)))
+    low, high = np.percentile(totals[drawn].sum(1) / counts[drawn].sum(1), [2.5, 97.5])
+    return Mean(float(totals.sum() / counts.sum()), float(low), float(high), len(counts))

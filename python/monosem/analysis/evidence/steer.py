@@ -6,6 +6,7 @@ feature makes base64 and the Arabic feature Arabic; ablated, it lowers the log-l
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,20 +16,19 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from monosem.analysis.evidence.ablation import Effect, ablation
 from monosem.analysis.evidence.steer_judges import Judge
 from monosem.analysis.index.protocol import FeatureIndex
 from monosem.analysis.inputs import Subject
 from monosem.analysis.scan import Rows
 from monosem.analysis.sources import all_groups, named, paper_groups, sources_read
-from monosem.analysis.steering import Edit, Steering, log_likelihood_change, side_by_side
-from monosem.analysis.windows import is_right_to_left, show
-from monosem.data.counted import counted, skipped_ids
-from monosem.data.protocols import LanguageModel
+from monosem.analysis.steering import Edit, Steering, side_by_side
 from monosem.ops.precision import as_given
 
 # The paper's prompt; and one in prose, for a model that may go on from a list of numbers with anything.
 PROMPTS = ("1,2,3,4,5,6,7,8,9,10", "Once upon a time there was a")
 STEERED = ("base64", "Arabic")  # the labels that the paper steers by
+PAPERS = 1.0  # of the largest activation seen: the strength that the paper pins to
 MULTIPLES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 JUDGED = (
     "a sample counts when at least half of its tokens score as the label's text does on its log-likelihood-ratio proxy"
@@ -38,29 +38,13 @@ _APART = 10_000  # the seeds that choose the strength, and those that are report
 
 
 @dataclass(frozen=True)
-class Effect:
-    """Mean change of log P(next token), in nats, when the feature is ablated on every token.
-
-    ``label``: on the predicted tokens of the label; ``other``: on those of other kinds of text in as many contexts;
-    ``active``: on the tokens predicted where the feature was active. ``tokens_*``: how many there were.
-    """
-
-    label: float
-    other: float
-    active: float
-    tokens_label: int
-    tokens_other: int
-    tokens_active: int
-
-
-@dataclass(frozen=True)
 class Case:
     """One label and the feature that stands for it.
 
-    ``correlation``, ``precision``, ``recall``: of the feature with the label. ``strength`` = ``multiple`` · ``maximum``
-    is what it was pinned to. ``runs``: for each prompt how many samples were judged to be of the label (``hits``;
-    ``control_hits`` without steering), and the samples. ``sweep`` has the share of hits at each multiple, for the last
-    prompt and on other seeds: the multiple with the largest mean share of the label's tokens was taken.
+    ``correlation``, ``precision``, ``recall``: of the feature with the label. ``runs``: for each strength and prompt
+    how many samples were judged to be of the label (``hits``; ``control_hits`` without steering), and the samples. A
+    strength is a ``multiple`` of ``maximum``: 1, as in the paper, and then, if that is another, ``multiple`` of the
+    case, which had the largest mean share of the label's tokens in ``sweep`` (the last prompt, other seeds).
     ``passage``: tokens of the text with the feature's activation and the change of their log-likelihood.
     """
 
@@ -71,7 +55,6 @@ class Case:
     recall: float
     maximum: float
     multiple: float
-    strength: float
     runs: tuple[dict[str, Any], ...]
     sweep: dict[str, Any]
     effect: Effect
@@ -105,16 +88,17 @@ class SteeringResult:
             f"temperature {self.temperature:g}, error term {self.error}"
         ]
         for c in self.cases:
-            lines.append(f"{c.label}: feature #{c.feature} pinned to {c.strength:.1f}, {c.multiple:g}x its maximum")
+            lines.append(f"{c.label}: feature #{c.feature}, largest activation seen {c.maximum:.1f}")
             for run in c.runs:
                 n = len(run["samples"])
                 lines.append(
-                    f"  after {run['prompt']!r}: {run['hits']} of {n} samples judged {c.label}; without steering "
-                    f"{run['control_hits']} of {n}"
+                    f"  pinned to {run['multiple']:g}x its maximum, after {run['prompt']!r}: {run['hits']} of {n} "
+                    f"samples judged {c.label}; without steering {run['control_hits']} of {n}"
                 )
+            low, high = c.effect.label_interval or (0.0, 0.0)
             lines.append(
-                f"  ablated: {c.effect.label:+.4f} nats per token on {c.label}, {c.effect.active:+.4f} where it fires, "
-                f"{c.effect.other:+.5f} on other text"
+                f"  ablated: {c.effect.label:+.4f} nats per token on {c.label} ({low:+.4f} to {high:+.4f}), "
+                f"{c.effect.active:+.4f} where it fires, {c.effect.other:+.5f} on other text"
             )
         return "\n".join(lines)
 
@@ -144,7 +128,7 @@ def measure(
         index: of the dictionary (``monosem.analysis.index``): maxima, correlations with the sources, the text.
         judges: {label: judge}; what text of that label looks like.
         groups: {label: sources}, numbers of the index's sources that bear the label.
-        prompts: what the model writes on from; the strength is chosen on the last.
+        prompts: what the model writes on from; the strength beside the maximum itself is chosen on the last.
         samples: continuations of each prompt that are reported, with and without steering, seeds from ``seed`` on.
         multiples: of the maximum, tried on ``trials`` other seeds to choose the strength.
         contexts: rows with most tokens of the label, and as many of other text, on which the feature is ablated.
@@ -163,7 +147,7 @@ def measure(
         raise ValueError(
             f"labels: none of {', '.join(judges) or 'no labels'} has text here (sources: {', '.join(index.sources)})"
         )
-    runs = len(labels) * len(multiples) * trials + (len(labels) + 1) * len(prompts) * samples
+    runs = len(labels) * len(multiples) * trials + (2 * len(labels) + 1) * len(prompts) * samples
     plain: dict[str, list[list[int]]] = {}
     cases = []
     with tqdm(total=runs * length, unit="tok", desc="steering", disable=not progress) as bar:
@@ -191,7 +175,7 @@ def measure(
             top = float(index.maximum[feature])
             at = {
                 m: Steering(subject.sae, [Edit(feature, "pin", m * top)], error=error, skip_positions=skip_positions)
-                for m in multiples
+                for m in (*multiples, PAPERS)
             }
             sweep: dict[str, Any] = {"multiples": list(multiples), "hits": [], "shares": [], "trials": trials}
             for m in multiples:
@@ -200,10 +184,10 @@ def measure(
                 sweep["shares"].append(sum(share for *_, share in tried) / trials)
             multiple = _best(sweep)
             runs_of_label = []
-            for prompt in prompts:
-                judged_samples = write(label, at[multiple], prompt, samples, seed, plain.get(prompt))
+            for pinned, prompt in itertools.product(dict.fromkeys((PAPERS, multiple)), prompts):
+                judged_samples = write(label, at[pinned], prompt, samples, seed, plain.get(prompt))
                 plain[prompt] = [s.unsteered for s, *_ in judged_samples]
-                runs_of_label.append(_run(prompt, judged_samples))
+                runs_of_label.append({"multiple": pinned} | _run(prompt, judged_samples))
             effect, passage = ablation(subject, index, feature, groups[label], contexts, error, skip_positions)
             d = index.moments.describe(label, groups[label], feature)
             cases.append(
@@ -215,7 +199,6 @@ def measure(
                     recall=d.recall,
                     maximum=top,
                     multiple=multiple,
-                    strength=multiple * top,
                     runs=tuple(runs_of_label),
                     sweep=sweep,
                     effect=effect,
@@ -324,62 +307,3 @@ def _top_logits(subject: Subject, index: FeatureIndex, feature: int, count: int 
     weights = subject.sae.W_dec.detach()[feature].float().cpu() @ directions
     top = (weights - weights.median()).topk(min(count, len(used)))
     return tuple((subject.model.token_str(int(used[i])), float(v)) for v, i in zip(*top, strict=True))
-
-
-@torch.no_grad()
-def ablation(
-    subject: Subject,
-    index: FeatureIndex,
-    feature: int,
-    members: Sequence[int],
-    contexts: int,
-    error: str = "keep",
-    skip_positions: int = 1,
-    batch: int = 16,
-) -> tuple[Effect, dict[str, Any]]:
-    """What ablating a feature does to the log-likelihood of text: means, and one passage token by token."""
-    tokens, source = np.asarray(index.rows.tokens), np.asarray(index.rows.source)
-    inside = np.isin(source, list(members))
-    per_row = inside.mean(1)
-    richest = np.argsort(-per_row, kind="stable")[:contexts]
-    none = np.flatnonzero(per_row == 0)
-    none = none[(2 * np.arange(min(contexts, len(none))) + 1) * len(none) // (2 * max(1, min(contexts, len(none))))]
-    chosen = np.concatenate([richest, none])
-    steering = Steering(subject.sae, [Edit(feature, "ablate")], error=error, skip_positions=skip_positions)
-    left_out, parts = skipped_ids(subject.model), []
-    for start in range(0, len(chosen), batch):
-        ids = torch.from_numpy(tokens[chosen[start : start + batch]].astype(np.int64))
-        x = subject.model.activations(ids, subject.hook_name)
-        at = steering.activations(x.flatten(0, 1).to(subject.sae.W_dec)).view(ids.shape).cpu()
-        at[torch.from_numpy(~counted(ids.numpy(), skip_positions, left_out))] = 0
-        parts.append((at, log_likelihood_change(subject.model, subject.hook_name, ids, steering).cpu()))
-    at, change = (torch.cat(column) for column in zip(*parts, strict=True))
-    of_label = torch.from_numpy(inside[chosen][:, 1:])
-    scored = torch.from_numpy(counted(tokens[chosen][:, 1:], 0, left_out))  # the tokens that are predicted
-    if skip_positions:
-        scored[:, :skip_positions] = False  # predicted from a position that is left alone
-    fired = at[:, :-1] > 0
-
-    def mean(mask: Tensor) -> tuple[float, int]:
-        return (float(change[mask & scored].mean()) if (mask & scored).any() else 0.0), int((mask & scored).sum())
-
-    (label, n_label), (other, n_other), (active, n_active) = mean(of_label), mean(~of_label), mean(fired)
-    effect = Effect(
-        label=label, other=other, active=active, tokens_label=n_label, tokens_other=n_other, tokens_active=n_active
-    )
-    return effect, _passage(subject.model, tokens[chosen], at, change)
-
-
-def _passage(model: LanguageModel, tokens: np.ndarray, at: Tensor, change: Tensor, length: int = 90) -> dict[str, Any]:
-    """The stretch of a context where the ablation changes most: pieces of text with activation and change."""
-    total = change.clamp_max(0).unfold(1, min(length, change.shape[1]), 1).sum(-1)
-    row, start = divmod(int(total.argmin()), total.shape[1])
-    ids = tokens[row, start : start + length + 1].tolist()
-    fired = at[row, start : start + len(ids)].tolist()
-    moved = [0.0, *change[row, start : start + len(ids) - 1].tolist()]
-    pieces, i = [], 0
-    for piece in show(model, ids, fired, 0):
-        n = len(piece.tokens)
-        pieces.append({"text": piece.text, "value": piece.value, "change": sum(moved[i : i + n])})
-        i += n
-    return {"pieces": pieces, "right_to_left": is_right_to_left("".join(p["text"] for p in pieces))}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 from monosem.analysis.evidence import chart, token_html
 from monosem.analysis.evidence.numbers import feature
 from monosem.analysis.evidence.section import Finding, Section, papers_setting
-from monosem.analysis.evidence.steer import HIT
+from monosem.analysis.evidence.steer import HIT, PAPERS, STEERED
 
 _ERROR = {"keep": "kept", "drop": "dropped"}
 NO_LABEL = "No feature follows a label of this text, so there is none to steer by."
@@ -24,29 +24,31 @@ def section(result: Mapping[str, Any]) -> Section:
             findings.append(
                 Finding(
                     f"The {c['label']} feature, pinned, writes {c['label']} after {run['prompt']!r}",
-                    "it does (pinned to the maximum seen)" if c["label"] in ("base64", "Arabic") else None,
-                    f"{run['hits']} of {n} samples at {c['multiple']:g}× the maximum; {run['control_hits']} of {n} "
+                    "it does" if c["label"] in STEERED and run["multiple"] == PAPERS else None,
+                    f"{run['hits']} of {n} samples at {run['multiple']:g}× the maximum; {run['control_hits']} of {n} "
                     "without steering",
                     f"feature #{c['feature']}, {result['length']} tokens "
                     f"at temperature {result['temperature']:g}; {result['judged']}",
                 )
             )
+        effect = c["effect"]
         findings.append(
             Finding(
                 f"Ablating it hurts {c['label']} and little else",
-                "shown by example" if c["label"] in ("base64", "Arabic") else None,
-                f"{c['effect']['label']:+.3f} nats per token on {c['label']}, {c['effect']['other']:+.4f} on other "
-                "text",
-                f"f set to 0 on every token, error term {_ERROR[result['error']]}; {c['effect']['tokens_label']:,} and "
-                f"{c['effect']['tokens_other']:,} tokens",
+                "shown by example" if c["label"] in STEERED else None,
+                f"{effect['label']:+.3f} nats per token on {c['label']}{_interval(effect['label_interval'])}, "
+                f"{effect['other']:+.4f} on other text{_interval(effect['other_interval'], 4)}",
+                f"f set to 0 on every token, error term {_ERROR[result['error']]}; {effect['tokens_label']:,} and "
+                f"{effect['tokens_other']:,} tokens; in brackets 95 % intervals over contexts",
             )
         )
     body = "".join(_case(c, result) for c in result["cases"])
     body = body or f'<p class="note">{escape(NO_LABEL)}</p>'
     names = " and ".join(c["label"] for c in result["cases"]) or "a label"
     intro = (
-        f"A correlation shows when a feature fires, steering shows its effect. The feature for {names} is set to a "
-        "multiple of the largest activation seen while the model writes on from a prompt, and set to zero "
+        f"A correlation shows when a feature fires, steering shows its effect. The feature for {names} is set to the "
+        "largest activation seen, as in the paper, and to the multiple of it that works best, while the model writes "
+        "on from a prompt; and to zero "
         f"while the model reads text. The rest of the activation is unchanged; the part that the dictionary does not "
         f"explain, the error term, is {_ERROR[result['error']]}."
     )
@@ -58,6 +60,10 @@ def section(result: Mapping[str, Any]) -> Section:
         body=body,
         paper=papers_setting(result),
     )
+
+
+def _interval(interval: Sequence[float] | None, digits: int = 3) -> str:
+    return "" if interval is None else f" [{interval[0]:+.{digits}f}, {interval[1]:+.{digits}f}]"
 
 
 def _case(c: Mapping[str, Any], result: Mapping[str, Any]) -> str:
@@ -103,8 +109,8 @@ def _samples(run: Mapping[str, Any], c: Mapping[str, Any], result: Mapping[str, 
     head = (
         f'<p class="note">After <code>{escape(run["prompt"])}</code>: left the model by itself, right with the '
         "feature at "
-        f"{c['strength']:.1f} ({c['multiple']:g}× its maximum), the same seeds. The figure is the share of tokens "
-        "judged "
+        f"{run['multiple'] * c['maximum']:.1f} ({run['multiple']:g}× its maximum), the same seeds. The figure is the "
+        "share of tokens judged "
         f"to be {escape(c['label'])}; {run['hits']} of {n} samples have at least half, {run['control_hits']} of {n} "
         "without steering.</p>"
     )
