@@ -29,6 +29,14 @@ RUNS = {
     "matryoshka": ["--kind", "matryoshka", "--k", 4, "--prefixes", 8, 24],
     "matryoshka-relu": ["--kind", "matryoshka", "--set", "activation=relu"],
 }
+# Trained on several activations; MODEL is the model, TWIN another one with its tokenizer.
+OUT = "blocks.0.hook_mlp_out"
+PAIRS = {
+    "transcoder": ["--kind", "transcoder", "--k", 4, "--hook-out", OUT],
+    "transcoder-skip": ["--kind", "transcoder", "--k", 4, "--set", "skip=true", "--hook-out", OUT],
+    "crosscoder": ["--kind", "crosscoder", "--l1", 0.01, "--hook", HOOK, "blocks.0.mlp.hook_pre"],
+    "crosscoder-models": ["--kind", "crosscoder", "--set", "activation=batch_topk", "k=4", "--model", "MODEL", "TWIN"],
+}
 COMMANDS = {
     "evaluation": ["evaluate", "A", "--report", "--split", "all"],
     "features/index": ["features", "A"],
@@ -45,12 +53,21 @@ COMMANDS = {
 # Each kind goes through three of the commands, and each command through two or three of the kinds.
 TURN = itertools.cycle(COMMANDS)
 CASES = [(name, next(TURN)) for name in RUNS for _ in range(3)]
+# Of what has several activations, all of them, but for those that say what to do instead.
+REFUSED = {(name, "neurons"): "is not in the space of the neurons" for name in PAIRS} | {
+    (name, "steering"): "sae: got crosscoder, whose features are read from several activations at once"
+    for name in PAIRS
+    if "crosscoder" in name
+}
+FEWER = {"transcoder-skip": ("evaluation", "steering"), "crosscoder": ("evaluation", "features/index", "splitting")}
+CASES += [(name, command) for name in PAIRS for command in FEWER.get(name, COMMANDS) if (name, command) not in REFUSED]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder, model = tmp_path_factory.mktemp("kinds"), tiny_model()
     save_folder(folder / "model", model.module, model.tokenizer)
+    save_folder(folder / "twin", tiny_model(seed=1).module, model.tokenizer)
     lines = [json.dumps({"source": d.source, "text": d.text}) for d in tiny_documents(12)]
     (folder / "text.jsonl").write_text("\n".join(lines), encoding="utf-8")
     return folder
@@ -59,21 +76,22 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(folder):
     """trained(name): the folder with two dictionaries A and B of these options, trained once."""
+    places = {"MODEL": folder / "model", "TWIN": folder / "twin"}
 
     def train(name):
         for run, seed in (("A", 0), ("B", 1)):
             if not (folder / name / run / "cfg.json").exists():
                 words = ["train", "--model", folder / "model", "--hook", HOOK, "--text", folder / "text.jsonl"]
                 words += ["--split", "all", "--d-sae", 24, "--batch-size", 128, "--steps", 12, "--seed", seed]
-                assert main([str(w) for w in (*words, "--out", folder / name / run, "--quiet", *RUNS[name])]) == 0
+                own = [places.get(w, w) for w in (RUNS | PAIRS)[name]]
+                assert main([str(w) for w in (*words, "--out", folder / name / run, "--quiet", *own)]) == 0
         return folder / name
 
     return train
 
 
 def test_every_kind_is_here():
-    # The others are read by commands that take several activations.
-    assert {words[words.index("--kind") + 1] for words in RUNS.values()} == KINDS.keys() - {"transcoder", "crosscoder"}
+    assert {words[words.index("--kind") + 1] for words in (RUNS | PAIRS).values()} == KINDS.keys()
 
 
 @pytest.mark.parametrize(("name", "page"), CASES, ids=lambda value: value)
@@ -89,7 +107,15 @@ def test_a_command_reads_a_trained_dictionary(trained, folder, capsys, name, pag
     assert not re.search(r"\bnan\b|NaN", seen)
 
 
-@pytest.mark.parametrize("name", ["relu-free", "jumprelu-tanh", "gated", "matryoshka"])
+@pytest.mark.parametrize(("name", "page"), REFUSED, ids=lambda value: value)
+def test_what_makes_no_sense_is_refused_by_name(trained, folder, capsys, name, page):
+    runs = trained(name)
+    words = [runs / w if w == "A" else w for w in COMMANDS[page]]
+    assert main([str(w) for w in (*words, "--text", folder / "text.jsonl", "--quiet", "--out", runs / "out")]) == 2
+    assert REFUSED[name, page] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["relu-free", "jumprelu-tanh", "gated", "matryoshka", *PAIRS])
 def test_profile_times_the_runs_own_step(trained, capsys, monkeypatch, name):
     from monosem.bench import floor
 
@@ -98,7 +124,7 @@ def test_profile_times_the_runs_own_step(trained, capsys, monkeypatch, name):
     assert ms.load(trained(name) / "A").cfg.kind in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", RUNS | PAIRS)
 def test_training_resumes_and_files_keep_everything(trained, name):
     sae = ms.load(trained(name) / "A")
     assert all(torch.isfinite(value).all() for value in sae.state_dict().values())
@@ -107,12 +133,30 @@ def test_training_resumes_and_files_keep_everything(trained, name):
         assert sae.threshold > 0  # kept in the file: with 0, every positive feature would be active
 
 
-@pytest.mark.parametrize(
-    "command", [["evaluate"], ["steer", "--samples", 1, "--length", 3, "--trials", 1]], ids=lambda words: words[0]
-)
-def test_the_output_of_a_transcoder_is_not_put_in_place_of_its_input(folder, capsys, command):
-    meta = {"model": str(folder / "model"), "hook_name": HOOK}
-    ms.save(ms.Transcoder(32, 32, 24, k=4, seed=0), folder / "pairs", meta)
-    words = [command[0], folder / "pairs", *command[1:], "--text", folder / "text.jsonl", "--quiet"]
-    assert main([str(w) for w in (*words, "--out", folder / "out")]) == 2
-    assert "sae: got transcoder, which reconstructs another activation" in capsys.readouterr().err
+def test_a_transcoder_whose_hooks_are_not_known_is_refused(folder, capsys):
+    ms.save(ms.Transcoder(32, 16, 24, k=4, seed=0), folder / "pairs", {"model": str(folder / "model")})
+    words = ["evaluate", folder / "pairs", "--text", folder / "text.jsonl", "--quiet", "--out", folder / "out"]
+    words += ["--split", "all"]
+    assert main([str(w) for w in (*words, "--hook", HOOK)]) == 2
+    assert "hook_out: " in (said := capsys.readouterr().err) and "--hook-out blocks.0.hook_mlp_out" in said
+    assert main([str(w) for w in (*words, "--hook", HOOK, "--hook-out", "blocks.0.mlp.hook_pre")]) == 2
+    assert "is 32 wide and the transcoder's output 16" in capsys.readouterr().err
+    assert main([str(w) for w in (*words, "--hook", HOOK, "--hook-out", OUT)]) == 0
+
+
+def test_a_crosscoder_is_looked_at_from_each_source(trained, folder, capsys):
+    run, text = trained("crosscoder-models") / "A", ["--text", folder / "text.jsonl", "--quiet"]
+    pages = []
+    for source in (0, 1):
+        out = folder / f"source-{source}"
+        words = ["features", run, *text, "--source", source, "--index", out / "index", "--out", out]
+        assert main([str(w) for w in ("index", run, *text, "--source", source, "--out", out / "index")]) == 0
+        assert main([str(w) for w in words]) == 0
+        pages.append(json.loads((out / "index" / "index.json").read_text())["hook_name"])
+    assert pages == [f"{HOOK}, source {i} ({folder / name})" for i, name in enumerate(("model", "twin"))]
+    words = ["features", run, *text, "--source", 1, "--index", folder / "source-0" / "index", "--out", folder / "no"]
+    assert main([str(w) for w in words]) == 2 and "another dictionary: hook_name is" in capsys.readouterr().err
+    assert main([str(w) for w in ("evaluate", run, *text, "--split", "all", "--source", 2)]) == 2
+    assert "source: got 2; wanted 0 to 1" in capsys.readouterr().err
+    assert main([str(w) for w in ("explain", run, *text, "--features", 3, "--neurons", 3)]) == 2
+    assert "--neurons: got 3; a crosscoder has no neurons" in capsys.readouterr().err

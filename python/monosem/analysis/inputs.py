@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from monosem.analysis.joined import CrosscoderSource, Joined
 from monosem.analysis.neuron_basis import NeuronBasis
 from monosem.analysis.unit_rows import in_unit_rows
 from monosem.data import fingerprint
 from monosem.data.protocols import LanguageModel
 from monosem.data.serialization import load
+from monosem.data.sites import Sites, as_list
+from monosem.nn import Crosscoder, TrainedOn
 from monosem.nn.dictionary import Dictionary
 
 if TYPE_CHECKING:
@@ -41,26 +44,53 @@ class Subject:
 
 
 def load_subject(
-    folder: str | Path, model: ModelLike = None, hook_name: str | None = None, device: str = "cpu"
+    folder: str | Path,
+    model: ModelLike = None,
+    hook_name: str | None = None,
+    device: str = "cpu",
+    *,
+    hook_out: str | None = None,
+    source: int | None = None,
 ) -> Subject:
-    """Load a trained dictionary; model and hook are those it was trained on unless given.
+    """A dictionary with its model and hook, from the folder unless named.
 
     Args:
-        folder: of the dictionary; or ``"neurons:A"``: the neurons of model A themselves, as a dictionary
+        folder: of ``monosem.save``; or ``"neurons:A"``: the neurons of a model themselves, as a dictionary
             (:class:`monosem.analysis.neuron_basis.NeuronBasis`), at ``hook_name`` or the first ``mlp.hook_post``.
+        hook_out: of a transcoder: the activation that it predicts.
+        source: of a crosscoder: the number of the source whose part of the decoder is looked at; None: 0. Its models
+            and hooks are those of the folder.
 
     Raises:
         FileNotFoundError: no dictionary in the folder.
-        ValueError: the folder does not say the model or the hook, and neither does the call.
+        ValueError: the folder does not say the model or the hook, and neither does the call; or the dictionary has no
+            ``hook_out`` or ``source``.
     """
     from monosem.data.models import load_model
 
     if str(folder).startswith(NEURONS):
-        return _neurons(load_model(str(folder).removeprefix(NEURONS) if model is None else model), hook_name, device)
+        neurons = load_model(str(folder).removeprefix(NEURONS) if model is None else model)
+        _refuse(hook_out, "hook_out", folder, "the neurons of a model")
+        _refuse(source, "source", folder, "the neurons of a model")
+        return _neurons(neurons, hook_name, device)
     sae = load(folder, device)
+    trained_on, hooks, models = sae.cfg.trained_on, sae.metadata.get("hook_name"), sae.metadata.get("model")
+    if trained_on != TrainedOn.PAIR:
+        _refuse(hook_out, "hook_out", folder, f"a {sae.cfg.kind}, which reconstructs what it reads")
+    if isinstance(sae, Crosscoder) and (isinstance(hooks, list) or isinstance(models, list)):
+        if model is not None or hook_name is not None:
+            raise ValueError(
+                f"model, hook_name: got {hook_name or model!r}; wanted neither, for a crosscoder is read at the hooks "
+                f"of its run, {hooks} of {models}. Leave them out."
+            )
+        return _at_source(sae, folder, hooks, models, 0 if source is None else source)
+    _refuse(source, "source", folder, f"a {sae.cfg.kind} of one activation")
     named = model is not None
-    model = sae.metadata.get("model") if model is None else model
-    hook_name = sae.metadata.get("hook_name") if hook_name is None else hook_name
+    if isinstance(hooks, list):  # of a transcoder
+        hook_out = hook_out or hooks[-1]
+        hooks = hooks[0]
+    model = models if model is None else model
+    hook_name = hooks if hook_name is None else hook_name
     if model is None:
         raise _unknown("model", folder, "--model A")
     if hook_name is None:
@@ -68,7 +98,65 @@ def load_subject(
     loaded = load_model(model)
     if not named:
         _check_weights(sae.metadata, loaded, folder)
-    return Subject(sae, loaded, hook_name)
+    if trained_on != TrainedOn.PAIR:
+        return Subject(sae, loaded, hook_name)
+    if hook_out is None:
+        raise _unknown("hook_out", folder, "--hook-out blocks.0.hook_mlp_out")
+    return paired(sae, loaded, hook_name, hook_out)
+
+
+def paired(sae: Dictionary, model: LanguageModel, hook_name: str, hook_out: str) -> Subject:
+    """A transcoder that reads ``hook_name`` and predicts ``hook_out``.
+
+    Raises:
+        ValueError: an unknown hook, or one of another width than its output.
+    """
+    width = model.width(hook_out)
+    if width != len(sae.b_dec):
+        raise ValueError(
+            f"hook_out: {hook_out!r} of model {model.name!r} is {width} wide and the transcoder's output "
+            f"{len(sae.b_dec)}; wanted the hook that it was trained to predict"
+        )
+    name = f"{hook_name} → {hook_out}"
+    return Subject(sae, cast("LanguageModel", Joined(Sites(model, hook_name), (model, hook_out), name)), name)
+
+
+def _at_source(sae: Crosscoder, folder: str | Path, hooks: Any, models: Any, source: int) -> Subject:
+    from monosem.data.models import load_model
+
+    for name, value in (("model", models), ("hook_name", hooks)):
+        if value is None:
+            raise ValueError(
+                f"{name}: {str(folder)!r} does not say which it was trained on; wanted {name} in its metadata, a list "
+                "of one per source. Save it again with monosem.save(…, metadata)."
+            )
+    sites = Sites([load_model(name) for name in as_list(models)], hooks)
+    if len(sites.places) != sae.cfg.n_sources:
+        raise ValueError(f"hook_name: got {len(sites.places)} in {str(folder)!r}; wanted n_sources={sae.cfg.n_sources}")
+    subject = of_source(sae, sites, source)
+    _check_weights(sae.metadata, subject.model, folder)
+    return subject
+
+
+def of_source(sae: Crosscoder, sites: Sites, source: int) -> Subject:
+    """A crosscoder of these activations, at one of its sources. Raises ValueError for a number that is none."""
+    at = CrosscoderSource(sae, source)
+    model, hook = sites.places[source]
+    hooks = list(dict.fromkeys(hook for _, hook in sites.places))
+    own = hook if len(hooks) > 1 else model.name
+    name = f"{' + '.join(hooks)}, source {source} ({own})"
+    return Subject(at, cast("LanguageModel", Joined(sites, (cast("LanguageModel", model), hook), name)), name)
+
+
+def sources_of(subject: Subject) -> list[Subject]:
+    """A crosscoder at each of its sources, given at one of them."""
+    assert isinstance(subject.sae, CrosscoderSource) and isinstance(subject.model, Joined)
+    return [of_source(subject.sae.crosscoder, subject.model.reads, i) for i in range(subject.sae.cfg.n_sources)]
+
+
+def _refuse(value: object, name: str, folder: str | Path, what: str) -> None:
+    if value is not None:
+        raise ValueError(f"{name}: got {value!r}; {str(folder)!r} holds {what}. Leave it out.")
 
 
 def _unknown(name: str, folder: str | Path, option: str) -> ValueError:

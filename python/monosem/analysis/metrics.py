@@ -38,8 +38,30 @@ class SourceScore:
 
 
 @dataclass(frozen=True)
+class PlaceScore:
+    """The figures of one source of a crosscoder, and how many of the features that are not dead are its own.
+
+    ``exclusive``: features whose relative decoder norm at this source is at least ``nn.architectures.crosscoder``'s
+    ``EXCLUSIVE``.
+    """
+
+    model: str
+    hook_name: str
+    explained_variance: float
+    ce_clean: float
+    ce_sae: float
+    ce_zero: float
+    ce_loss_recovered: float
+    exclusive: int
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """How much of a model a dictionary preserves, on given text.
+
+    x is the activation that the dictionary is to reconstruct, x̂ its reconstruction: what it reads; for a transcoder the
+    output y that it predicts, and ŷ (its input stays as it is); for a crosscoder that of one of its sources, in its
+    own model.
 
     * ``l0``: mean number of active features on a token: those that are not 0.
     * ``mse``: mean over tokens and dimensions of (x − x̂)².
@@ -55,6 +77,7 @@ class Evaluation:
     * ``density_edges`` (log10) and ``density_counts``: histogram of the share of tokens on which a feature is active,
       dead features left out; ``above_1_percent`` counts the features denser than 1 %.
     * ``labels``: for each label the feature whose activation correlates best with it on these tokens.
+    * ``places``: of a crosscoder, the figures of each of its sources.
     * ``config``, ``metadata``: of the dictionary, so that the figures and how it was made stay together.
     """
 
@@ -86,6 +109,7 @@ class Evaluation:
     labels: tuple[LabelFeature, ...]
     config: dict[str, Any]
     metadata: dict[str, Any]
+    places: tuple[PlaceScore, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists, ready for JSON (a figure that is not finite becomes None)."""
@@ -119,6 +143,15 @@ class Evaluation:
             + (" (all that this many tokens resolve)" if unresolved else ""),
             f"  denser than 1 %       {self.above_1_percent:10,}",
         ]
+        if self.places:
+            lines += ["", "  Each source              explained variance  CE loss recovered  features of its own"]
+            lines += [
+                f"  {p.model:8} {p.hook_name:24} {p.explained_variance:8.2%}  {p.ce_loss_recovered:17.2%}  "
+                f"{p.exclusive:19,}"
+                for p in self.places
+            ]
+            own = sum(p.exclusive for p in self.places)
+            lines += [f"  shared features       {self.d_sae - self.dead - own:10,}   of those that are active"]
         if self.labels:
             lines += ["", "  The feature that correlates best with each label on these tokens"]
             lines += ["  label        feature  correlation      precision        recall"]
@@ -146,18 +179,18 @@ def ratio(a: float, b: float) -> float:
 class _Sums:
     """float64 sums by source: enough for every figure, over all tokens and for each source."""
 
-    def __init__(self, d_in: int, sources: int) -> None:
+    def __init__(self, d_out: int, sources: int) -> None:
         self.tokens, self.error, self.active, self.square, self.cosine, self.norms, self.nonzero = torch.zeros(
             7, sources, dtype=torch.float64, device="cpu"
         )
-        check_sources(8 * sources * d_in, sources, f"the mean activations of each, {d_in:,} wide,")
-        self.mean = torch.zeros(sources, d_in, dtype=torch.float64, device="cpu")
+        check_sources(8 * sources * d_out, sources, f"the mean activations of each, {d_out:,} wide,")
+        self.mean = torch.zeros(sources, d_out, dtype=torch.float64, device="cpu")
         self.predicted, self.clean, self.sae, self.zero = torch.zeros(4, sources, dtype=torch.float64, device="cpu")
 
     def update(self, block: Block, target_source: Tensor, left_out: Sequence[int]) -> None:
-        assert block.losses is not None and block.reconstruction is not None
+        assert block.losses is not None and block.reconstruction is not None and block.target is not None
         source = block.source
-        x, y = block.x.double().cpu(), block.reconstruction.double().cpu()
+        x, y = block.target.double().cpu(), block.reconstruction.double().cpu()
         xx, yy, xy = x.square().sum(1), y.square().sum(1), (x * y).sum(1)
         lengths = (xx * yy).sqrt()
         for total, part in (
@@ -252,7 +285,7 @@ def evaluate(
     """
     moments = SourceMoments(sae.cfg.d_sae, rows.sources)
     negative = torch.zeros(sae.cfg.d_sae, dtype=torch.float64, device="cpu")  # tokens on which each feature is below 0
-    sums = _Sums(sae.cfg.d_in, len(rows.sources))
+    sums = _Sums(len(sae.b_dec), len(rows.sources))
     select, left_out = spread(rows, tokens), skipped_ids(model, skip_tokens)
     for block in blocks(
         sae,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from monosem.analysis.joined import Joined, read_and_target, target_of
 from monosem.analysis.unit_rows import check_reconstructs, in_unit_rows
 from monosem.data.counted import BY_NAME, SkipTokens, counted, skipped_ids
 from monosem.data.protocols import LanguageModel
@@ -56,8 +57,9 @@ class Block:
     tokens: Tensor  # int64 [B, T]
     source: Tensor  # int64 [N]
     where: Tensor  # int64 [N], where each scored token stands: row of the block · T + position, rising
-    x: Tensor  # [N, D]
-    reconstruction: Tensor | None  # [N, D]; only with the losses
+    x: Tensor  # [N, d_in]
+    target: Tensor | None  # [N, d_out], what is reconstructed: x itself but for transcoders; only with the losses
+    reconstruction: Tensor | None  # [N, d_out]; only with the losses
     values: Tensor  # fp32 [nnz]
     features: Tensor  # int64 [nnz]
     at: Tensor  # int64 [nnz]
@@ -136,7 +138,8 @@ def blocks(
 
     Args:
         losses: also run the whole model three times: untouched, with the reconstruction in place of the activation,
-            with zeros in its place. What is left out keeps its own activation in all three.
+            with zeros in its place. The activation is the one that is reconstructed (``joined.target_of``). What is
+            left out keeps its own activation in all three.
         baselines: keeps the losses that do not depend on the dictionary, untouched and with zeros: passes over the same
             rows that share the dict compute them once.
         select: the rows to read (default all). Places count over all rows all the same.
@@ -150,9 +153,10 @@ def blocks(
         ValueError: the SAE does not fit the hook, or there is nothing to read or nothing that counts.
     """
     check(sae, model, hook_name, rows, skip_positions)
-    if losses:
+    if losses and not isinstance(model, Joined):
         check_reconstructs(sae)
     sae = in_unit_rows(sae)
+    written, hook_out = target_of(model, hook_name)
     ids = skipped_ids(model, skip_tokens)
     select = np.arange(len(rows.tokens)) if select is None else np.asarray(select)
     length, scored_any = np.shape(rows.tokens)[1], False
@@ -167,16 +171,20 @@ def blocks(
                 bar.update(tokens.numel())
                 continue
             scored_any = True
-            activations = model.activations(tokens, hook_name)
-            x = activations[scored.to(activations.device)].to(sae.W_dec.device, torch.float32)
-            code = sae.encode(x)
-            reconstruction = sae.decode(code) if losses else None
-            measured = None
-            if reconstruction is not None:
-                put = _swap(model, tokens, hook_name, activations, scored)
+            if losses:
+                activations, targets = read_and_target(model, tokens, hook_name)
+            else:
+                activations = targets = model.activations(tokens, hook_name)
+            x = _scored(activations, scored, sae)
+            code, target, reconstruction, measured = sae.encode(x), None, None, None
+            if losses:
+                target = x if targets is activations else _scored(targets, scored, sae)
+                # A skip connection reads x too.
+                reconstruction = sae.decode(code) if sae.cfg.reconstructs_its_input else sae(x)
+                put = _swap(written, tokens, hook_out, targets, scored)
                 kept = {} if baselines is None else baselines
                 if start not in kept:
-                    kept[start] = model.token_losses(tokens, None), put(torch.zeros_like(x))
+                    kept[start] = written.token_losses(tokens, None), put(torch.zeros_like(target))
                 measured = Losses(kept[start][0], put(reconstruction), kept[start][1])
             values, features, at = entries(code)
             yield Block(
@@ -185,6 +193,7 @@ def blocks(
                 source=source[scored],
                 where=scored.flatten().nonzero().flatten(),
                 x=x,
+                target=target,
                 reconstruction=reconstruction,
                 values=values,
                 features=features,
@@ -198,6 +207,11 @@ def blocks(
             f"skip_tokens: every token of these {len(select)} rows is left out (the first {skip_positions} of each, "
             f"and ids {list(ids)}); wanted at least one that counts. Leave out fewer."
         )
+
+
+def _scored(activations: Tensor, scored: Tensor, sae: Dictionary) -> Tensor:
+    """Those of the scored tokens, fp32 [N, D], where the dictionary is."""
+    return activations[scored.to(activations.device)].to(sae.W_dec.device, torch.float32)
 
 
 def _swap(

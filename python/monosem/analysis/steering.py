@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from monosem.analysis.joined import CrosscoderSource, Joined
 from monosem.analysis.unit_rows import UnitRows, check_reconstructs, in_unit_rows
 from monosem.data.counted import BY_NAME, SkipTokens, counted, skipped_ids
 from monosem.data.protocols import LanguageModel
@@ -22,6 +23,7 @@ from monosem.ops import SparseCode
 from monosem.ops.precision import as_given
 
 KINDS = ("pin", "add", "ablate")
+Replace = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class Steering:
 
     Give it to any model behind the adapter: ``model.generate(prompt, 50, replace={hook: Steering(sae, edits)})``,
     ``model.token_losses(tokens, {hook: ...})``. It is also a hook that TransformerLens takes as it is:
-    ``model.run_with_hooks(tokens, fwd_hooks=[(hook, Steering(sae, edits))])``.
+    ``model.run_with_hooks(tokens, fwd_hooks=[(hook, Steering(sae, edits))])``. A transcoder reads one hook and changes
+    the other, y' = y + Σ_i (f'_i − f_i(x))·d_i: ``replacing`` gives the functions for both.
 
     Args:
         sae: a dictionary (or a ``NeuronBasis``), anything with ``encode``, ``decode``, ``W_dec``, ``cfg``.
@@ -84,7 +87,12 @@ class Steering:
             raise ValueError(f"error: got {error!r}; wanted 'keep' or 'drop'")
         if skip_positions < 0:
             raise ValueError(f"skip_positions: got {skip_positions}; wanted an integer ≥ 0")
-        check_reconstructs(sae)
+        if isinstance(sae, CrosscoderSource):
+            raise ValueError(
+                f"sae: got {sae.cfg.kind}, whose features are read from several activations at once; wanted a "
+                "dictionary or a transcoder, of one forward pass. Look at a crosscoder by `monosem evaluate`, "
+                "`features` and `explain`."
+            )
         sae = in_unit_rows(sae)
         if isinstance(sae, (SAE, UnitRows)):
             sae.prepare()  # text is generated a token at a time
@@ -103,22 +111,51 @@ class Steering:
     @as_given
     def __call__(self, x: Tensor, hook: Any = None) -> Tensor:
         """x [..., T, d_in] → the same shape, dtype and device. ``hook`` (TransformerLens hands it over) is not used."""
+        check_reconstructs(self.sae)
+        return self._changed(x, x)
+
+    def _changed(self, x: Tensor, y: Tensor) -> Tensor:
+        """y [..., T, d_out] with the edits of the features of x [..., T, d_in]; y is x but for a transcoder."""
         if x.ndim < 2 or x.shape[-1] != self.sae.cfg.d_in:
             raise ValueError(
                 f"x: got shape {list(x.shape)}; wanted [..., T, d_in={self.sae.cfg.d_in}], the hook of the dictionary"
             )
-        part = x[..., self.skip_positions :, :]
-        if not part.numel():
-            return x
         weights = self._directions
-        flat = part.reshape(-1, x.shape[-1]).to(weights.device, weights.dtype)
+        read, part = x[..., self.skip_positions :, :], y[..., self.skip_positions :, :]
+        if not part.numel():
+            return y
+        flat = read.reshape(-1, x.shape[-1]).to(weights.device, weights.dtype)
         code = self.sae.encode(flat)
-        output = flat if self.error == "keep" else self.sae.decode(code)
+        if self.error == "keep":
+            output = flat if y is x else part.reshape(-1, y.shape[-1]).to(weights.device, weights.dtype)
+        else:  # a skip connection reads x too
+            output = self.sae.decode(code) if self.sae.cfg.reconstructs_its_input else self.sae(flat)
         if self.edits:
             output = output + ((self._keep - 1) * self._activations(code) + self._value).to(weights.dtype) @ weights
-        out = x.clone()
-        out[..., self.skip_positions :, :] = output.view(part.shape).to(x)
+        out = y.clone()
+        out[..., self.skip_positions :, :] = output.view(part.shape).to(y)
         return out
+
+    def replacing(self, model: LanguageModel, hook_name: str, mask: Tensor | None = None) -> dict[str, Replace]:
+        """The functions to put into a pass of the model, by hook: this one, on the tokens of ``mask`` if given."""
+        if not isinstance(model, Joined):
+            return {hook_name: self if mask is None else self.where(mask)}
+        read: list[Tensor] = []
+
+        def reads(x: Tensor) -> Tensor:
+            read[:] = [x]
+            return x
+
+        def writes(y: Tensor) -> Tensor:
+            if not read:
+                raise ValueError(
+                    f"hook_out: {model.hook_out!r} is reached before {model.hook_in!r}, whose features are to change "
+                    "it; wanted a transcoder of a later activation. Choose other hooks."
+                )
+            changed = self._changed(read.pop(), y)
+            return changed if mask is None else torch.where(mask.to(y.device)[..., None], changed, y)
+
+        return {cast("str", model.hook_in): reads, model.hook_out: writes}
 
     def where(self, mask: Tensor) -> Callable[..., Tensor]:
         """The same on the tokens of ``mask`` (bool [..., T]); the others stay as they are."""
@@ -228,7 +265,7 @@ def side_by_side(
     out = []
     for i in range(samples):
         texts = []
-        for replace in (None, {hook_name: steering}):
+        for replace in (None, steering.replacing(model, hook_name)):
             if replace is None and unsteered is not None:
                 texts.append(list(unsteered[i]))
                 continue
@@ -250,4 +287,4 @@ def log_likelihood_change(
     """
     ids = skipped_ids(model, skip_tokens)
     mask = torch.from_numpy(counted(tokens.cpu().numpy(), steering.skip_positions, ids))
-    return model.token_losses(tokens) - model.token_losses(tokens, {hook_name: steering.where(mask)})
+    return model.token_losses(tokens) - model.token_losses(tokens, steering.replacing(model, hook_name, mask))

@@ -73,6 +73,6 @@ def check_reconstructs(sae: Dictionary) -> None:
     """Raise ValueError for a dictionary whose reconstruction cannot stand in for its input (a transcoder)."""
     if not sae.cfg.reconstructs_its_input:
         raise ValueError(
-            f"sae: got {sae.cfg.kind}, which reconstructs another activation than it reads; wanted a dictionary that "
-            "reconstructs its input, so that x̂ can take its place in the model. Use one of another kind."
+            f"sae: got {sae.cfg.kind}, which reconstructs another activation than it reads; wanted the model and hooks "
+            "that load_subject gives, so that its output can take the place of that one."
         )

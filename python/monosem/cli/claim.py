@@ -29,7 +29,7 @@ def add_reading(parser: argparse.ArgumentParser, tokens: int | None, out: str = 
 
 def add_text(parser: argparse.ArgumentParser, tokens: int) -> None:
     """``--model`` and ``--hook``, and :func:`add_reading`."""
-    options.add_model(parser, as_trained=True)
+    options.add_sites(parser)
     add_reading(parser, tokens)
 
 

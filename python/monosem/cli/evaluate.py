@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "table and writes evaluation.json and evaluation.svg."
     )
     parser.add_argument("folder", help="a dictionary written by `monosem train` or monosem.save")
-    options.add_model(parser, as_trained=True)
+    options.add_sites(parser)
     parser.add_argument(
         "--replace",
         action="store_true",
@@ -38,9 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from monosem.analysis.crosscoder_metrics import evaluate_subject
     from monosem.analysis.evaluation_svg import write_picture
     from monosem.analysis.inputs import load_rows
-    from monosem.analysis.metrics import evaluate
     from monosem.analysis.report import find_curves, study, write_report
 
     subject = run_inputs.subject(args, args.folder)
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     )
     if not args.replace:
         evaluation_inputs.check_replaces(out / "evaluation.json", origin)
-    result = evaluate(sae, model, hook_name, rows, **options)
+    result = evaluate_subject(subject, rows, **options)
     out.mkdir(parents=True, exist_ok=True)
     result.write_json(out / "evaluation.json", origin)
     write_picture(out / "evaluation.svg", result)

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "FOLDER/index (`monosem index`), and builds it first where there is none."
     )
     parser.add_argument("folder", help="a dictionary written by `monosem train` or monosem.save; or neurons:MODEL")
-    options.add_model(parser, as_trained=True)
+    options.add_sites(parser)
     parser.add_argument("--index", metavar="FOLDER", help="the index (default: FOLDER/index)")
     options.add_reading(parser, "all")
     parser.add_argument("--tokens", type=int, metavar="N", help="where the index must be built: read about N tokens")

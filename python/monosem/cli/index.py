@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "After Ctrl-C or a crash, the same command resumes."
     )
     parser.add_argument("folder", help="a dictionary written by `monosem train` or monosem.save; or neurons:MODEL")
-    options.add_model(parser, as_trained=True)
+    options.add_sites(parser)
     options.add_reading(parser, "all")
     parser.add_argument("--tokens", type=int, metavar="N", help="read about N tokens, evenly spaced (default: all)")
     options.add_skipped(parser)

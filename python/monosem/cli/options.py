@@ -78,6 +78,16 @@ def add_model(parser, *, as_trained: bool = False) -> None:
     parser.add_argument("--hook", default=None if as_trained else HOOK, help=hook)
 
 
+def add_sites(parser) -> None:
+    """``--model``, ``--hook``, ``--hook-out`` and ``--source`` of a dictionary on disk."""
+    add_model(parser, as_trained=True)
+    parser.add_argument(
+        "--hook-out", metavar="HOOK", help="of a transcoder: the hook that it predicts (default: as trained)"
+    )
+    what = "of a crosscoder: the number of the source whose decoder is looked at (default: 0)"
+    parser.add_argument("--source", type=int, metavar="N", help=what)
+
+
 def add_split(parser, default: str) -> None:
     """``--split``: which part of the text."""
     what = "part of the text; 2 %% of each source are held out"

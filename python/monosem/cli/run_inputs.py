@@ -46,11 +46,16 @@ def read_beside(folder: str | Path) -> dict[str, Any]:
 
 def subject(args: argparse.Namespace, folder: str) -> Any:
     """The dictionary in ``folder`` with its model, as ``--model`` and ``--hook`` or the run say; sets ``args.text``."""
-    from monosem.analysis.inputs import load_subject
-
-    loaded = load_subject(folder, args.model, args.hook, args.device)
+    loaded = named(args, folder)
     recall_text(args, loaded.sae.metadata)
     return loaded
+
+
+def named(args: argparse.Namespace, folder: str) -> Any:
+    """``load_subject`` with the values of ``options.add_sites``."""
+    from monosem.analysis.inputs import load_subject
+
+    return load_subject(folder, args.model, args.hook, args.device, hook_out=args.hook_out, source=args.source)
 
 
 def recall_text(args: argparse.Namespace, metadata: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "product of the widths."
     )
     parser.add_argument("folders", nargs="+", metavar="RUN", help="two or more dictionaries, the smallest first")
-    options.add_model(parser, as_trained=True)
+    options.add_sites(parser)
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
         "--label",
@@ -34,12 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from monosem.analysis.evidence import split, split_page
-    from monosem.analysis.inputs import load_rows, load_subject
+    from monosem.analysis.inputs import load_rows
 
     if len(args.folders) < 2:
         raise ValueError(f"RUN: got {len(args.folders)} dictionary; wanted two or more, the smallest first")
     out = claim.folder_of(args, args.folders[-1])
-    subjects = [load_subject(folder, args.model, args.hook, args.device) for folder in args.folders]
+    subjects = [run_inputs.named(args, folder) for folder in args.folders]
     run_inputs.recall_text(args, subjects[0].sae.metadata)
     rows = load_rows(subjects[0].model, args.text, args.split, args.context)
     result = split.measure(

@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--trials", type=int, default=5, help="samples that choose the strength, with other seeds")
     text = parser.add_argument_group("inputs and output")
-    options.add_model(text, as_trained=True)
+    options.add_sites(text)
     options.add_reading(text, "all")
     text.add_argument(
         "--tokens", type=int, default=200_000, metavar="N", help="tokens to read for the pass over text, or for --read"

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser, count: int) -> None:
         "--neurons",
         type=int,
         metavar="N",
-        help="neurons of the same hook, at random (default: the same number; 0: none)",
+        help="neurons of the same hook, at random (default: the same number, 0 for transcoders and crosscoders)",
     )
     parser.add_argument(
         "--shuffled",
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser, count: int) -> None:
         help="a dictionary trained on the model with shuffled weights (`monosem train --model A~shuffled --out RUN2`), "
         "as the paper's control; the same number of its features",
     )
-    options.add_model(parser, as_trained=True)
+    options.add_sites(parser)
     options.add_reading(parser, "all")
     parser.add_argument(
         "--tokens",
@@ -59,6 +59,7 @@ def open_all(args: argparse.Namespace) -> list[tuple[Compared, int]]:
     """
     from monosem.analysis.index.build import read_meta
     from monosem.analysis.inputs import load_subject
+    from monosem.analysis.joined import Joined
 
     for name in ("features", "neurons"):
         value = getattr(args, name)
@@ -71,6 +72,13 @@ def open_all(args: argparse.Namespace) -> list[tuple[Compared, int]]:
         run_inputs.check_index(args, read_meta(index), index, ("text", "split", "context"))
     requested = [("features", args.folder, main, args.features)]
     neurons = args.features if args.neurons is None else args.neurons
+    if isinstance(main.model, Joined):
+        if args.neurons:
+            raise ValueError(
+                f"--neurons: got {args.neurons}; a {main.sae.cfg.kind} has no neurons that its features stand for. "
+                "Leave it out."
+            )
+        neurons = 0
     if neurons:
         own = f"neurons:{main.model.name}"
         requested.append(("neurons", own, load_subject(own, main.model, main.hook_name, args.device), neurons))

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
 
     from monosem.analysis.evidence.widths import measure
     from monosem.analysis.evidence.widths_page import section
-    from monosem.analysis.inputs import load_rows, load_subject
+    from monosem.analysis.inputs import load_rows
 
     out = claim.folder_of(args, args.folders[-1])
     folders = [Path(f).resolve() for f in args.folders]
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     names = [f.name if [g.name for g in folders].count(f.name) == 1 else f"{f.parent.name}/{f.name}" for f in folders]
     if len(set(names)) < len(names):
         names = [str(f) for f in folders]
-    loaded = [load_subject(f, args.model, args.hook, args.device) for f in args.folders]
+    loaded = [run_inputs.named(args, f) for f in args.folders]
     subjects = dict(zip(names, loaded, strict=True))
     places = {(s.model.name, s.hook_name) for s in subjects.values()}
     if len(places) > 1:

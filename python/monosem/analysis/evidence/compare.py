@@ -23,6 +23,7 @@ from monosem.analysis.evidence.best_matches import (
     Side,
 )
 from monosem.analysis.inputs import Subject
+from monosem.analysis.joined import Joined
 from monosem.analysis.logit_table import LogitTable
 from monosem.analysis.logits import used_vocabulary
 from monosem.analysis.metrics import plain
@@ -202,7 +203,8 @@ def _pairs(
         k = max(1, min(b.sae.cfg.d_sae, round(len(block.values) / len(block.x))))
         # Not the seed of a dictionary: it would be compared with its own initial weights.
         random = TopKSAE(b.sae.cfg.d_in, b.sae.cfg.d_sae, k=k, seed=seed + 1_000_003).to(b.sae.W_dec.device)
-        random.b_dec.copy_(b.sae.b_dec)
+        # The b_dec of a transcoder is of what it writes: the middle of what it reads is that of the first block.
+        random.b_dec.copy_(block.x.mean(0) if isinstance(b.model, Joined) else b.sae.b_dec)
         sides = ("A", "random directions in B")
         out["random directions"] = MatchSums("random directions", a.sae, random, sides, 1, memory, folder)
     return out

@@ -15,6 +15,7 @@ from monosem.analysis.evidence.proxies.moments import ProxyMoments
 from monosem.analysis.index.neuron_moments import NeuronMoments, correlation
 from monosem.analysis.index.reservoir import Reservoir
 from monosem.analysis.inputs import Subject
+from monosem.analysis.joined import Joined
 from monosem.analysis.neuron_basis import NeuronBasis, NeuronConfig
 from monosem.analysis.scan import Block, Rows, blocks, entries, spread
 from monosem.analysis.sources import LABELS, paper_groups, sources_read
@@ -124,6 +125,11 @@ def measure(
     sae, model, hook_name = subject.sae, subject.model, subject.hook_name
     if sae.cfg.kind == NeuronConfig.kind:
         raise ValueError("folder: these are the neurons themselves; wanted a dictionary to compare with them")
+    if isinstance(model, Joined):
+        raise ValueError(
+            f"folder: got a {sae.cfg.kind}, whose decoder is not in the space of the neurons that it reads; wanted a "
+            "dictionary of one activation. `monosem compare RUN neurons:A` compares activations alone."
+        )
     d_sae, d_in = sae.cfg.d_sae, sae.cfg.d_in
     select = spread(rows, tokens)
     wide = max(1, memory // (8 * d_in))  # the sums, and those of a block
