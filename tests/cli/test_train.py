@@ -49,6 +49,7 @@ def test_trains_topk_from_a_model(command, tmp_path, capsys, model):
     assert command("--k", 4, "--log-every", 5, "--checkpoint-every", 4) == 0
     output = capsys.readouterr().out
     assert "activations of width 32" in output and "10 steps of 128 tokens" in output
+    assert output.count("TopK with k = 4, 64 features: ") == 2
     assert f"next: monosem evaluate {tmp_path / 'run'}" in output
     sae = ms.load(tmp_path / "run")
     assert (sae.cfg.kind, sae.cfg.d_in, sae.cfg.d_sae, sae.cfg.k) == ("topk", 32, 64, 4)

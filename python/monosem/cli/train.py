@@ -150,7 +150,7 @@ def run(args: argparse.Namespace) -> int:
     widths = " + ".join(map(str, source.widths))
     print(f"{sites.described(source)}: {source.n_tokens:,} activations of width {widths}")
     print(
-        f"{saes[0].cfg}: {steps:,} steps of {args.batch_size:,} tokens"
+        f"{_described(saes[0].cfg)}: {steps:,} steps of {args.batch_size:,} tokens"
         + (f", and {len(saes) - 1} more" if saes[1:] else "")
     )
     made_of = run_inputs.read_beside(args.activations) if args.activations else run_inputs.made_of(args)
@@ -167,11 +167,16 @@ def run(args: argparse.Namespace) -> int:
     trainer.fit(source, resume=True if args.resume_from is None else args.resume_from)
     for i, row in enumerate(trainer.last_metrics):
         print(
-            f"{saes[i].cfg}: loss {row['loss']:.4g}, L0 {row['l0']:.1f}, dead {row['dead']:.1%} at the end of training"
+            f"{_described(saes[i].cfg)}: loss {row['loss']:.4g}, L0 {row['l0']:.1f}, dead {row['dead']:.1%} at the end "
+            "of training"
         )
     for folder in [f"{args.out}/{i}" for i in range(len(saes))] if saes[1:] else [args.out]:
         print(f"next: monosem evaluate {folder}")
     return 0
+
+
+def _described(cfg) -> str:
+    return f"{cfg.describe()}, {cfg.d_sae:,} features"
 
 
 def _refuse_what_has_no_effect(args: argparse.Namespace) -> None:

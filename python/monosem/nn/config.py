@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields, replace
 from enum import Enum
 from typing import Any, ClassVar
 
@@ -38,9 +38,9 @@ JsonDict = dict[str, Any]  # an object of a JSON file: its values have no static
 AUTO = "auto"  # a setting that becomes a number by the others, or by the data
 
 
-def shown(value: float | str) -> str:
-    """A setting for people: a number, or "auto" as it is."""
-    return value if isinstance(value, str) else f"{value:g}"
+def shown(value: Any) -> str:
+    """The value of a setting, for people."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def check_share(name: str, value: Any) -> None:
@@ -80,6 +80,10 @@ class SAEConfig:
     reconstructs_its_input: ClassVar[bool] = True  # else its target is another activation
     trained_on: ClassVar[TrainedOn] = TrainedOn.ONE
     without_effect: ClassVar[tuple[str, ...]] = ()  # fields that have no effect beside the others
+    named: ClassVar[tuple[str, ...]] = (
+        "d_in",
+        "d_sae",
+    )  # fields that are in ``title`` or ``words``, or go without saying
     from_data: ClassVar[tuple[str, ...]] = ()  # fields that "auto" leaves to the first batch (``SAE.measure``)
     d_in: int
     d_sae: int
@@ -113,10 +117,34 @@ class SAEConfig:
         """Width of the reconstruction."""
         return self.d_in
 
+    @property
+    def title(self) -> str:
+        """The name of the kind, for people."""
+        return self.kind
+
+    @property
+    def words(self) -> list[str]:
+        """The settings that are always told."""
+        return []
+
     def describe(self) -> str:
-        """The kind and its settings, for pages."""
-        settings = [f"{f.name} = {getattr(self, f.name)}" for f in fields(self) if f.name not in ("d_in", "d_sae")]
-        return f"{self.kind} with {', '.join(settings)}" if settings else self.kind
+        """The kind, the settings that are always told, and the others that differ from their defaults, for people."""
+        settings = [
+            *self.words,
+            *(f"{f.name} = {shown(getattr(self, f.name))}" for f in fields(self) if self._tells(f)),
+        ]
+        return f"{self.title} with {', '.join(settings)}" if settings else self.title
+
+    def _tells(self, field: Field[Any]) -> bool:
+        """Whether a field has an effect, and another value than its default becomes beside the other fields."""
+        if field.name in self.named or field.name in self.without_effect:
+            return False
+        if field.default is MISSING:
+            return True
+        try:
+            return replace(self, **{field.name: field.default}) != self
+        except ValueError:  # the default does not go with the other fields
+            return True
 
     def __post_init__(self) -> None:
         for name in ("d_in", "d_sae"):
@@ -150,6 +178,7 @@ class TopKConfig(SAEConfig):
 
     kind: ClassVar[str] = "topk"
     has_penalty: ClassVar[bool] = False
+    named: ClassVar[tuple[str, ...]] = (*SAEConfig.named, "k")
     k: int = 32
     aux_k: int | str | None = AUTO
     aux_coefficient: float = 1 / 32
@@ -165,8 +194,13 @@ class TopKConfig(SAEConfig):
         """Whether ``k`` has an effect."""
         return True
 
-    def describe(self) -> str:
-        return f"TopK with k = {self.k}"
+    @property
+    def title(self) -> str:
+        return "TopK"
+
+    @property
+    def words(self) -> list[str]:
+        return [f"k = {self.k}"]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -200,6 +234,7 @@ class ReLUConfig(SAEConfig):
     """
 
     kind: ClassVar[str] = "relu"
+    named: ClassVar[tuple[str, ...]] = (*SAEConfig.named, "l1_coefficient", "decoder_norm", "p", "apply_b_dec_to_input")
     l1_coefficient: float = 1e-3
     decoder_norm: str = DecoderNorm.UNIT.value
     p: float = 1.0
@@ -215,13 +250,21 @@ class ReLUConfig(SAEConfig):
         """With free norms features do not die (Anthropic, April 2024)."""
         return self.decoder_norm == DecoderNorm.UNIT
 
-    def describe(self) -> str:
+    @property
+    def title(self) -> str:
+        return "ReLU"
+
+    @property
+    def words(self) -> list[str]:
         unit = self.decoder_norm == DecoderNorm.UNIT
-        free = "" if unit else ", free norms"
+        words = [f"λ = {self.l1_coefficient:g}"]
+        if self.p != 1:
+            words.append(f"p = {self.p:g}")
+        if not unit:
+            words.append("free norms")
         if self.apply_b_dec_to_input != unit:
-            free += f", encoder's input {'x - b_dec' if self.apply_b_dec_to_input else 'x'}"
-        power = "" if self.p == 1 else f", p = {self.p:g}"
-        return f"ReLU with λ = {self.l1_coefficient:g}{power}{free}"
+            words.append(f"encoder's input {'x - b_dec' if self.apply_b_dec_to_input else 'x'}")
+        return words
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -18,8 +18,9 @@ class AbsTopKConfig(TopKConfig):
 
     kind: ClassVar[str] = "abs_topk"
 
-    def describe(self) -> str:
-        return f"AbsTopK with k = {self.k}"
+    @property
+    def title(self) -> str:
+        return "AbsTopK"
 
 
 @register

@@ -20,8 +20,9 @@ class BatchTopKConfig(TopKConfig):
 
     kind: ClassVar[str] = "batch_topk"
 
-    def describe(self) -> str:
-        return f"BatchTopK with k = {self.k}"
+    @property
+    def title(self) -> str:
+        return "BatchTopK"
 
 
 @register

@@ -44,6 +44,13 @@ class ChosenConfig(TopKConfig):
     """
 
     activations: ClassVar[tuple[str, ...]] = (*FIXED, "relu", "jumprelu", "gated")
+    named: ClassVar[tuple[str, ...]] = (
+        *TopKConfig.named,
+        "activation",
+        "l1_coefficient",
+        "l0_coefficient",
+        "target_l0",
+    )
     from_data: ClassVar[tuple[str, ...]] = JumpReLUConfig.from_data
     activation: str = "topk"
     l1_coefficient: float = ReLUConfig.l1_coefficient
@@ -70,6 +77,10 @@ class ChosenConfig(TopKConfig):
     @property
     def without_effect(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         return tuple(name for name, activations in EFFECTS.items() if self.activation not in activations)
+
+    @property
+    def words(self) -> list[str]:
+        return []  # ``sparsity_words`` are in the title
 
     @property
     def sparsity_words(self) -> str:

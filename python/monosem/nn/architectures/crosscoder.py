@@ -33,6 +33,7 @@ class CrosscoderConfig(ChosenConfig):
     """
 
     kind: ClassVar[str] = "crosscoder"
+    named: ClassVar[tuple[str, ...]] = (*ChosenConfig.named, "n_sources")
     trained_on: ClassVar[TrainedOn] = TrainedOn.SEVERAL
     activations: ClassVar[tuple[str, ...]] = ("relu", "topk", "batch_topk", "jumprelu")
     activation: str = "relu"
@@ -44,7 +45,8 @@ class CrosscoderConfig(ChosenConfig):
             raise cls._other(widths)
         return {"d_in": sum(widths), "n_sources": len(widths)}
 
-    def describe(self) -> str:
+    @property
+    def title(self) -> str:
         return f"Crosscoder of {self.n_sources} sources ({self.sparsity_words})"
 
     def __post_init__(self) -> None:

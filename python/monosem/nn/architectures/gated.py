@@ -27,10 +27,16 @@ class GatedConfig(SAEConfig):
     """
 
     kind: ClassVar[str] = "gated"
+    named: ClassVar[tuple[str, ...]] = (*SAEConfig.named, "l1_coefficient")
     l1_coefficient: float = 1e-3
 
-    def describe(self) -> str:
-        return f"Gated with λ = {self.l1_coefficient:g}"
+    @property
+    def title(self) -> str:
+        return "Gated"
+
+    @property
+    def words(self) -> list[str]:
+        return [f"λ = {self.l1_coefficient:g}"]
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -22,8 +22,13 @@ class GroupMaxConfig(TopKConfig):
 
     kind: ClassVar[str] = "group_max"
 
-    def describe(self) -> str:
-        return f"GroupMax with {self.k} groups"
+    @property
+    def title(self) -> str:
+        return "GroupMax"
+
+    @property
+    def words(self) -> list[str]:
+        return [f"{self.k} groups"]
 
     def __post_init__(self) -> None:
         super().__post_init__()

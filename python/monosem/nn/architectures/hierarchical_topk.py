@@ -34,11 +34,16 @@ class HierarchicalTopKConfig(TopKConfig):
     """
 
     kind: ClassVar[str] = "hierarchical_topk"
+    named: ClassVar[tuple[str, ...]] = (*TopKConfig.named, "budgets")
     budgets: tuple[int, ...] | str = "all"
 
-    def describe(self) -> str:
-        which = "all budgets" if len(self.budgets) == self.k else f"budgets {', '.join(map(str, self.budgets))}"
-        return f"HierarchicalTopK with k = {self.k}, {which}"
+    @property
+    def title(self) -> str:
+        return "HierarchicalTopK"
+
+    @property
+    def words(self) -> list[str]:
+        return [*super().words, "all budgets" if len(self.budgets) == self.k else f"budgets {self.budgets}"]
 
     def budgets_at(self, k: int) -> tuple[int, ...]:
         """The budgets while k is this (annealed)."""

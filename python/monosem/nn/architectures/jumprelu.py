@@ -41,6 +41,7 @@ class JumpReLUConfig(SAEConfig):
     """
 
     kind: ClassVar[str] = "jumprelu"
+    named: ClassVar[tuple[str, ...]] = (*SAEConfig.named, "form", "l0_coefficient", "target_l0", "decoder_norm")
     from_data: ClassVar[tuple[str, ...]] = ("l0_coefficient", "bandwidth", "initial_threshold")
     l0_coefficient: float | str = AUTO
     target_l0: float | None = None
@@ -62,9 +63,16 @@ class JumpReLUConfig(SAEConfig):
         """Anthropic's rises over the whole run; Gemma Scope's over 10,000 steps of many more."""
         return 1.0 if self.form == "tanh" else SAEConfig.sparsity_warmup
 
-    def describe(self) -> str:
-        target = "" if self.target_l0 is None else f", target L0 {self.target_l0:g}"
-        return f"JumpReLU ({self.form}) with λ = {shown(self.l0_coefficient)}{target}"
+    @property
+    def title(self) -> str:
+        return f"JumpReLU ({self.form})"
+
+    @property
+    def words(self) -> list[str]:
+        words = [f"λ = {shown(self.l0_coefficient)}"]
+        if self.target_l0 is not None:
+            words.append(f"target L0 {self.target_l0:g}")
+        return words if self.decoder_norm == DecoderNorm.UNIT else [*words, "free norms"]
 
     def __post_init__(self) -> None:
         super().__post_init__()

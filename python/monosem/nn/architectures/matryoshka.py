@@ -26,12 +26,17 @@ class MatryoshkaConfig(ChosenConfig):
     """
 
     kind: ClassVar[str] = "matryoshka"
+    named: ClassVar[tuple[str, ...]] = (*ChosenConfig.named, "prefixes")
     prefixes: tuple[int, ...] | str = "auto"
     activation: str = "batch_topk"
 
-    def describe(self) -> str:
-        which = f"prefixes {', '.join(map(str, self.prefixes))}"
-        return f"Matryoshka ({self.sparsity_words}) with {which}"
+    @property
+    def title(self) -> str:
+        return f"Matryoshka ({self.sparsity_words})"
+
+    @property
+    def words(self) -> list[str]:
+        return [f"prefixes {self.prefixes}"]
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -28,6 +28,7 @@ class TranscoderConfig(ChosenConfig):
     """
 
     kind: ClassVar[str] = "transcoder"
+    named: ClassVar[tuple[str, ...]] = (*ChosenConfig.named, "skip")
     reconstructs_its_input: ClassVar[bool] = False
     trained_on: ClassVar[TrainedOn] = TrainedOn.PAIR
     d_out: int | None = None  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
@@ -39,8 +40,13 @@ class TranscoderConfig(ChosenConfig):
             raise cls._other(widths)
         return {"d_in": widths[0], "d_out": widths[1]}
 
-    def describe(self) -> str:
-        return f"Transcoder ({self.sparsity_words})" + (" with skip connection" if self.skip else "")
+    @property
+    def title(self) -> str:
+        return f"Transcoder ({self.sparsity_words})"
+
+    @property
+    def words(self) -> list[str]:
+        return ["skip connection"] if self.skip else []
 
     def __post_init__(self) -> None:
         super().__post_init__()
