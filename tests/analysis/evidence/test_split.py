@@ -59,6 +59,11 @@ def test_a_planted_split_is_found(result):
     assert first.children[:4] == (0, 1, 1, 1) and second.children[:3] == (0, 2, 4)  # efgh → gh; ijklmnop → ij, kl, mnop
     assert first.orphans == second.orphans == 0 and first.agreed == 1.0
     assert [level.label_features for level in result.levels] == [2, 3, 4]
+    listed = [[n for n in result.listed if n["level"] == i] for i in range(3)]
+    assert [{n["feature"] for n in level} for level in listed] == [{0, 1}, {0, 1, 2}, {0, 1, 2, 3}]
+    assert all([n["tokens"] for n in level] == sorted((n["tokens"] for n in level), reverse=True) for level in listed)
+    assert all(n["precision"] == 1.0 and n["words"] for n in result.listed) and result.unlisted == (0, 0, 0)
+    assert sum(n["recall"] for n in listed[0]) == pytest.approx(1.0)
     root = result.nodes[0]
     assert root["precision"] == 1 and root["source"] == "ar_low"
     assert sorted(w for w, _ in root["words"]) == list("abcd") and root["raised"][0][0] in "bcde"
@@ -69,6 +74,21 @@ def test_the_family_begins_at_the_given_feature_and_is_limited():
     result = split.measure(row(ONE, TWO, THREE), chain_rows(), feature=2, min_tokens=3, max_children=2, umap=False)
     assert result.family == (1, 2, 2) and result.omitted == 3 and result.label == ""
     assert "begun from #2; 3 more are left out" in result.table()
+
+
+def test_the_features_of_a_label_are_listed_up_to_a_limit(result):
+    few = split.measure(
+        row(ONE, TWO, THREE), chain_rows(), label="Arabic", min_tokens=3, max_listed=1, max_children=1, umap=False
+    )
+    assert few.unlisted == (1, 2, 3)
+    assert [n["feature"] for n in few.listed] == [
+        next(n["feature"] for n in result.listed if n["level"] == level) for level in range(3)
+    ]
+    page = split_page.section(json.loads(json.dumps(few.to_dict()))).body
+    assert "Every feature that fires mostly on Arabic" in page and "4 of 10 features" in page
+    assert "3 more, which fire less, are not listed" in page
+    unlabelled = split.measure(row(ONE, TWO), chain_rows(), feature=2, min_tokens=3, umap=False)
+    assert unlabelled.listed == () and "fires mostly on" not in split_page.section(unlabelled.to_dict()).body
 
 
 @pytest.mark.parametrize("memory", [1 << 30, 2000])  # in memory, and block by block through the disk

@@ -30,6 +30,7 @@ NODE = {
     "source": "base64",
     "share": 0.9,
     "precision": 0.9,
+    "recall": 0.5,
     "correlation": 0.8,
     "words": [[" the", 3], ["</script><b>", 2]],
     "raised": [["שלום", 1.0]],
@@ -62,6 +63,8 @@ RESULT = {
         {"level": 0, "parent": 7, "child": 3, "masked": 0.93, "decoder": 0.7},
         {"level": 0, "parent": 7, "child": 4, "masked": 0.55, "decoder": 0.4},
     ],
+    "listed": [NODE | {"level": 1, "feature": 3}, NODE | {"level": 1, "feature": 9}],
+    "unlisted": [0, 2],
     "map": MAP,
 }
 

@@ -51,8 +51,9 @@ class Splitting:
     """The result of :func:`measure`; ``to_dict`` leaves out the tensors of the edges.
 
     ``nodes`` and ``links``: the family of the chosen feature, those whose closest parent is in it (``omitted`` more are
-    left out). ``joined``: how many features of each dictionary are joined to a member of the one before, the closest
-    parent or not.
+    left out). ``listed``: the features of each dictionary that fire mostly on the label, whoever their parent is, those
+    with most tokens first (``unlisted``: how many more of each dictionary). ``joined``: how many features of each
+    dictionary are joined to a member of the one before, the closest parent or not.
     """
 
     model: str
@@ -66,6 +67,8 @@ class Splitting:
     nodes: tuple[dict[str, Any], ...]
     links: tuple[dict[str, Any], ...]
     omitted: int
+    listed: tuple[dict[str, Any], ...]
+    unlisted: tuple[int, ...]
     joined: tuple[int, ...]
     map: dict[str, Any] | None
     edges: tuple[Edges, ...] = field(repr=False, compare=False)
@@ -116,6 +119,7 @@ def measure(
     threshold: float = THRESHOLD,
     min_tokens: int = 20,
     max_children: int = 24,
+    max_listed: int = 40,
     umap: bool = True,
     skip_positions: int = 1,
     contexts: int = 16,
@@ -135,6 +139,7 @@ def measure(
         threshold: masked cosine above which two features are joined.
         min_tokens: features of fewer active tokens are left out (the paper leaves out the ultralow-density ones).
         max_children: of the children that one dictionary adds to the family, at most so many are followed, the closest.
+        max_listed: of the features of one dictionary that fire mostly on the label, at most so many are listed.
         umap: also arrange the decoder directions of all: map, clusters, order (``arrangement.arrange``).
         memory, folder: as in ``CrossProducts``.
 
@@ -181,7 +186,9 @@ def measure(
     used = used_vocabulary(torch.as_tensor(rows.tokens, device="cpu"), subjects[0].model.d_vocab)
     tables = [LogitTable(s.sae, s.model, s.hook_name, used, memory // 2) for s in subjects]
     members = groups[label] if label else []
-    described = _described(nodes, subjects, moments, tables, rows, select, members, skip_positions)
+    mostly = [_mostly(m, members, min_tokens)[:max_listed] for m in moments]
+    listed = [(level, f) for level, features in enumerate(mostly) for f in features]
+    described = _described([*nodes, *listed], subjects, moments, tables, rows, select, members, skip_positions)
     levels = tuple(
         _level(n, s, m, members, min_tokens, label) for n, s, m in zip(names, subjects, moments, strict=True)
     )
@@ -201,9 +208,11 @@ def measure(
         label=label,
         levels=levels,
         steps=steps,
-        nodes=described,
+        nodes=tuple(described[node] for node in nodes),
         links=links,
         omitted=omitted,
+        listed=tuple(described[node] for node in listed),
+        unlisted=tuple(level.label_features - len(features) for level, features in zip(levels, mostly, strict=True)),
         joined=joined,
         map=feature_map_,
         edges=edges,
@@ -289,41 +298,48 @@ def _described(
     members: Sequence[int],
     skip_positions: int,
     most_rows: int = 192,
-) -> tuple[dict[str, Any], ...]:
-    """The nodes with their figures and summaries; these are read from rows of the label, if there is one."""
+) -> dict[tuple[int, int], dict[str, Any]]:
+    """Figures and summaries of each (level, feature); these are read from rows of the label, if there is one."""
     inside = np.isin(np.asarray(rows.source)[select], list(members)).mean(1) if members else np.ones(len(select))
     order = np.argsort(-inside, kind="stable")[:most_rows]
     near = np.sort(select[order])
-    out = []
+    out = {}
     for level, (subject, m, table) in enumerate(zip(subjects, moments, tables, strict=True)):
-        features = [f for where, f in nodes if where == level]
+        features = sorted({f for where, f in nodes if where == level})
         seen = summaries(subject, rows, features, table, near, skip_positions=skip_positions) if features else {}
         for f in features:
             active = m.active[f]
             source = int(active.argmax())
             figures = m.describe("", members, f) if members else None
-            out.append(
-                {
-                    "level": level,
-                    "feature": f,
-                    "tokens": int(active.sum()),
-                    "density": float(active.sum() / m.tokens.sum()),
-                    "source": rows.sources[source],
-                    "share": float(active[source] / active.sum().clamp_min(1)),
-                    "precision": figures.precision if figures else None,
-                    "correlation": figures.correlation if figures else None,
-                    **seen[f],
-                }
-            )
-    return tuple(out)
+            out[level, f] = {
+                "level": level,
+                "feature": f,
+                "tokens": int(active.sum()),
+                "density": float(active.sum() / m.tokens.sum()),
+                "source": rows.sources[source],
+                "share": float(active[source] / active.sum().clamp_min(1)),
+                "precision": figures.precision if figures else None,
+                "recall": figures.recall if figures else None,
+                "correlation": figures.correlation if figures else None,
+                **seen[f],
+            }
+    return out
+
+
+def _mostly(m: SourceMoments, members: Sequence[int], min_tokens: int) -> list[int]:
+    """The features of whose tokens at least half are of a label, of those that fire often enough: most tokens first."""
+    if not members:
+        return []
+    counts = m.counts
+    precision = m.active[:, list(members)].sum(1) / counts.clamp_min(1)
+    features = ((precision >= 0.5) & (counts >= min_tokens)).nonzero().flatten().tolist()
+    return sorted(features, key=lambda f: (-float(counts[f]), f))
 
 
 def _level(name: str, subject: Subject, m: SourceMoments, members: Sequence[int], min_tokens: int, label: str) -> Level:
     counts = m.counts
-    mostly, best, r = 0, -1, 0.0
+    best, r = -1, 0.0
     if members:
-        precision = m.active[:, list(members)].sum(1) / counts.clamp_min(1)
-        mostly = int(((precision >= 0.5) & (counts >= min_tokens)).sum())
         correlations = m.correlations({label: members})[:, 0]
         best, r = int(correlations.argmax()), float(correlations.max())
     return Level(
@@ -331,7 +347,7 @@ def _level(name: str, subject: Subject, m: SourceMoments, members: Sequence[int]
         d_sae=subject.sae.cfg.d_sae,
         alive=int((counts > 0).sum()),
         compared=int((counts >= min_tokens).sum()),
-        label_features=mostly,
+        label_features=len(_mostly(m, members, min_tokens)),
         label_best=best,
         label_correlation=r,
     )

@@ -10,6 +10,7 @@ from typing import Any
 from monosem.analysis.evidence import chart, token_html
 from monosem.analysis.evidence.numbers import feature, place
 from monosem.analysis.evidence.section import Finding, Section, papers_setting
+from monosem.analysis.evidence.split_lists import lists
 from monosem.analysis.report.page import embed
 
 _PAPER = "1 → 3 → many more (512 → 4,096 → 16,384 features)"  # of base64 features
@@ -56,7 +57,7 @@ def section(result: Mapping[str, Any]) -> Section:
     )
     silent = [f"{level['d_sae']:,}" for level in levels if not level["alive"]]
     body = f'<p class="note">No feature of {", ".join(silent)} fires on this text.</p>' if silent else ""
-    body += graph(result) + _family(result) + _counts(result) + _map(result)
+    body += graph(result) + _family(result) + lists(result) + _counts(result) + _map(result)
     here = Path(__file__).parent
     scripts = ("feature_list.js", "split.js") if result["map"] else ()
     script = "".join((here / name).read_text(encoding="utf-8") for name in scripts)
