@@ -166,7 +166,10 @@ def chosen(sae, p, inputs, target, dead, scale):
 
 def matryoshka_loss(sae, p, x, dead, scale):
     f, more = chosen(sae, p, x - p["b_dec"], x, dead, scale)
-    errors = [(f[:, :m] @ p["W_dec"][:m] + p["b_dec"] - x).square().mean() for m in sae.cfg.prefixes]
+    errors = [
+        (f[:, :m] @ p["W_dec"][:m] + p["b_dec"] - x).square().mean()
+        for m in sae.cfg.prefixes_at(*sae.seed_and_step).sizes
+    ]
     return sum(errors) / len(errors) + more, f
 
 

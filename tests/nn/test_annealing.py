@@ -67,9 +67,10 @@ def test_the_share_of_the_run_that_is_done_follows_the_steps():
     [
         lambda: ms.BatchTopKSAE(D, F, 4, initial_k=20, k_anneal=0.9, seed=0),
         lambda: ms.ReLUSAE(D, F, 0.02, p=0.3, seed=0),
+        lambda: ms.MatryoshkaSAE(D, F, 4, n_prefixes=4, seed=0),
         lambda: ms.JumpReLUSAE(D, F, 0.02, None, 0.05, 0.05, initial_bandwidth=1.0, bandwidth_anneal=0.8, seed=0),
     ],
-    ids=["k", "p", "bandwidth"],
+    ids=["k", "p", "prefixes", "bandwidth"],
 )
 def test_a_resumed_run_follows_the_schedule_to_the_same_bits(make, tmp_path):
     config = ms.TrainConfig(steps=12, checkpoint_every=6, batch_size=32)

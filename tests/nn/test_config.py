@@ -26,6 +26,9 @@ TOLD = {
     "Matryoshka (relu, λ = 0.1) with prefixes (3, 64)": lambda: ms.MatryoshkaSAE(
         16, 64, activation="relu", l1_coefficient=0.1, prefixes=(3, 64)
     ),
+    "Matryoshka (topk, k = 8) with 5 sampled prefixes, min_prefix_length = 2": lambda: ms.MatryoshkaSAE(
+        16, 64, 8, activation="topk", n_prefixes=5, min_prefix_length=2
+    ),
     "Transcoder (topk, k = 8) with skip connection, d_out = 7": lambda: ms.Transcoder(16, 7, 64, 8, skip=True),
     "Crosscoder of 3 sources (relu, λ = 0.01)": lambda: ms.Crosscoder(18, 64, 3, 0.01),
 }

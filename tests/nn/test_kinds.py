@@ -37,6 +37,8 @@ KINDS = {
     "gated": lambda: ms.GatedSAE(D, F, 0.02, seed=0),
     "matryoshka": lambda: ms.MatryoshkaSAE(D, F, 5, aux_k=4, seed=0),
     "matryoshka-topk": lambda: ms.MatryoshkaSAE(D, F, 5, aux_k=4, activation="topk", prefixes=(3, 17, F), seed=0),
+    "matryoshka-sampled": lambda: ms.MatryoshkaSAE(D, F, 5, aux_k=4, n_prefixes=4, seed=0),
+    "matryoshka-sampled-relu": lambda: ms.MatryoshkaSAE(D, F, activation="relu", n_prefixes=3, seed=0),
     **{
         f"matryoshka-{name}": lambda name=name: ms.MatryoshkaSAE(
             D,
@@ -157,8 +159,9 @@ def test_a_hundred_steps_equal_autograd_and_adam(name, clip):
     groups = [{"params": [p], "lr": 1e-3 * plain.declared()[n].lr_factor} for n, p in plain.named_parameters()]
     adam = torch.optim.Adam(groups)
     g = torch.Generator().manual_seed(5)
-    for _ in range(100):
+    for i in range(100):
         x = torch.randn(64, sum(fast.batch_widths), generator=g)
+        fast.seed_and_step = plain.seed_and_step = (3, i)
         force(fast, "sparse")
         step(x, 1e-3, clip=clip, dead=DEAD)
         adam.zero_grad()

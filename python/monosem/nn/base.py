@@ -65,6 +65,7 @@ class SAE(nn.Module, ABC):
     Config: ClassVar[type[SAEConfig]]  # of the class; ``cfg`` is that of the autoencoder
     cfg: SAEConfig
     progress: float = 1.0  # share of the run that is done, by which settings are annealed; ``Trainer`` sets it
+    seed_and_step: tuple[int, int] = (0, 0)  # of the run, by which settings of a step are drawn; ``Trainer`` sets them
     capacity: Capacity  # how a step runs on its device: dense or sparse, and with how much reserved space
 
     def __init__(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -54,6 +56,22 @@ class Prefixes:
 
     def __len__(self) -> int:
         return len(self.sizes)
+
+
+@lru_cache(maxsize=8)  # a step asks for its own more than once
+def sampled_prefixes(n: int, least: int, d_sae: int, seed: int, step: int) -> Prefixes:
+    r"""``n`` prefixes, the last of all features; the sizes of the others are drawn for a step.
+
+    They are distinct, and drawn one after the other by a truncated Pareto law, so that small ones are frequent:
+    ``P(size ≤ m) = √((m − least + 1) / (d_sae − least))`` for m = least … d_sae − 1. They depend on the arguments
+    alone, on every device and in a resumed run.
+
+    Source: Nabeshima 2024, *Matryoshka Sparse Autoencoders*; the law is that of its code, for ``least`` = 1.
+    """
+    draws, sizes = random.Random(f"prefixes {seed} {step}"), {d_sae}
+    while len(sizes) < n:  # a size that is there already is drawn again: as without replacement
+        sizes.add(least + int((d_sae - least) * draws.random() ** 2))
+    return Prefixes(tuple(sorted(sizes)))
 
 
 @dataclass(frozen=True)

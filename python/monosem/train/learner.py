@@ -55,7 +55,7 @@ class Learner:
         ``tokens_redone``, only where it is not 0: ``nn.Gradients.redone``. ``turned_dense``: 1 where a step with dense
         products follows ``SETTLED`` sparse ones. The others say how the step was computed: ``StepStats.metrics``.
         """
-        self.sae.progress = step / self.cfg.steps
+        self.sae.progress, self.sae.seed_and_step = step / self.cfg.steps, (self.cfg.seed, step)
         metrics = self._stepped(x, step)
         self.sae.progress = (step + 1) / self.cfg.steps
         return metrics
