@@ -6,13 +6,14 @@ import torch
 from tiny import HOOK, tiny_documents, tiny_model
 
 import monosem as ms
-from monosem.analysis.index.build import build_index
+from monosem.analysis import scan
+from monosem.analysis.index.build import build_index, open_index
 from monosem.analysis.index.fingerprint import of_dictionary
 from monosem.analysis.inputs import Subject
 from monosem.analysis.logits import logit_weights, used_vocabulary
 from monosem.analysis.neuron_basis import NeuronBasis
 from monosem.analysis.steering import Edit, Steering
-from monosem.analysis.unit_rows import UnitRows, in_unit_rows
+from monosem.analysis.unit_rows import NegativeSide, UnitRows, in_unit_rows
 from monosem.data.token_rows import pack_rows
 
 D, F = 32, 24
@@ -96,3 +97,55 @@ def test_steering_prepares_the_encoder_whatever_the_units(monkeypatch, kind, sho
     monkeypatch.setattr(sae, "prepare", lambda: calls.append(1) or sae)
     Steering(shown(sae), [Edit(0, "pin", 1.0)])
     assert calls == [1]
+
+
+def signed():
+    sae = ms.AbsTopKSAE(D, F, 6, seed=0)
+    with torch.no_grad():
+        sae.b_enc.add_(0.3 * torch.randn(F, generator=torch.Generator().manual_seed(1)))
+    return sae
+
+
+def test_the_negative_side_turns_every_sign_and_reconstructs_the_same():
+    sae, x = signed(), torch.randn(50, D, generator=torch.Generator().manual_seed(2))
+    turned = NegativeSide(sae)
+    assert torch.equal(turned.encode(x).to_dense(), -sae.encode(x).to_dense())
+    assert torch.equal(turned.W_dec, -sae.W_dec) and torch.equal(turned.W_enc_rows, -sae.W_enc_rows)
+    torch.testing.assert_close(turned.decode(turned.encode(x)), sae(x).detach())
+    assert torch.equal(turned(x), sae(x)) and in_unit_rows(turned) is turned
+    assert turned.cfg.kind == "abs_topk, negative side" and sae.cfg.kind == type(sae.cfg).kind == "abs_topk"
+    assert of_dictionary(turned) != of_dictionary(sae)
+
+
+def test_an_index_of_the_negative_side_holds_the_entries_below_0(text, tmp_path):
+    model, rows = text
+    sae = signed()
+    sides = [Subject(s, model, HOOK) for s in (sae, NegativeSide(sae))]
+    positive, negative = (build_index(s, rows, tmp_path / str(i), progress=False) for i, s in enumerate(sides))
+    blocks = list(scan.blocks(sae, model, HOOK, rows))
+    below = sum(torch.bincount(b.negative[0], minlength=F) for b in blocks)
+    above = sum(torch.bincount(b.features, minlength=F) for b in blocks)
+    assert torch.equal(negative.counts.long(), below) and torch.equal(positive.counts.long(), above) and below.sum()
+    x = torch.cat([b.x for b in blocks])
+    torch.testing.assert_close(negative.maximum, (-sae.encode(x).to_dense()).amax(0).clamp(min=0), check_dtype=False)
+    with pytest.raises(ValueError, match="is an index of another dictionary"):
+        open_index(tmp_path / "0", sides[1])
+
+
+def test_steering_by_the_negative_side_adds_the_opposite_direction(text):
+    model, rows = text
+    sae = signed()
+    x = model.activations(torch.as_tensor(rows.tokens[:2]).long(), HOOK)
+    moved = Steering(NegativeSide(sae), [Edit(3, "add", 2.0)])(x) - x
+    torch.testing.assert_close(moved, x - Steering(sae, [Edit(3, "add", 2.0)])(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        Steering(NegativeSide(sae), [Edit(3, "pin", 2.0)])(x), Steering(sae, [Edit(3, "pin", -2.0)])(x)
+    )
+
+
+@pytest.mark.parametrize(
+    "sae", [ms.TopKSAE(D, F, 4), FREE["jumprelu"](), in_unit_rows(FREE["relu"]()), NeuronBasis(D)], ids=range(4)
+)
+def test_what_is_never_below_0_has_no_negative_side(sae):
+    with pytest.raises(ValueError, match=r"^sae: got .*, whose features are never below 0; wanted one with entries"):
+        NegativeSide(sae)

@@ -107,6 +107,29 @@ def test_a_command_reads_a_trained_dictionary(trained, folder, capsys, name, pag
     assert not re.search(r"\bnan\b|NaN", seen)
 
 
+@pytest.mark.parametrize("page", ["evaluation", "features/index", "explain", "steering", "universality"])
+def test_a_command_reads_the_negative_side_of_a_dictionary(trained, folder, capsys, page):
+    runs = trained("abs_topk")
+    words = [f"negative:{runs / w}" if w == "A" else runs / w if w == "B" else w for w in COMMANDS[page]]
+    words += ["--text", folder / "text.jsonl", "--quiet"]
+    if page == "evaluation":
+        assert main([str(w) for w in words]) == 2
+        assert "is not a folder to write into; name one with --out" in capsys.readouterr().err
+    out = runs / "negative" / (page.split("/")[0] if "/" in page else "")
+    assert main([str(w) for w in (*words, "--out", out)]) == 0, capsys.readouterr().err
+    name = {"evaluation": "report.html", "features/index": "index.html"}.get(page, f"{page}.html")
+    seen = (out / name).read_text(encoding="utf-8")
+    assert "negative side" in seen or page not in ("evaluation", "features/index")
+
+
+def test_kinds_without_a_negative_side_say_so(trained, folder, capsys):
+    for name, told in (("topk", "TopK with k = 4"), ("jumprelu-tanh", "JumpReLU (tanh) with"), ("matryoshka", "Matry")):
+        words = ["index", f"negative:{trained(name) / 'A'}", "--text", folder / "text.jsonl", "--out", folder / "none"]
+        assert main([str(w) for w in words]) == 2
+        error = capsys.readouterr().err
+        assert f"sae: got {told}" in error and "never below 0" in error and not (folder / "none").exists()
+
+
 @pytest.mark.parametrize(("name", "page"), REFUSED, ids=lambda value: value)
 def test_what_makes_no_sense_is_refused_by_name(trained, folder, capsys, name, page):
     runs = trained(name)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from monosem.analysis.joined import CrosscoderSource, Joined
 from monosem.analysis.neuron_basis import NeuronBasis
-from monosem.analysis.unit_rows import in_unit_rows
+from monosem.analysis.unit_rows import NegativeSide, in_unit_rows
 from monosem.data import fingerprint
 from monosem.data.protocols import LanguageModel
 from monosem.data.serialization import load
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     ModelLike = str | Path | Model | torch.nn.Module | None
 
-NEURONS = "neurons:"
+NEURONS, NEGATIVE = "neurons:", "negative:"  # prefixes of a folder
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ def load_subject(
 
     Args:
         folder: of ``monosem.save``; or ``"neurons:A"``: the neurons of a model themselves, as a dictionary
-            (:class:`monosem.analysis.neuron_basis.NeuronBasis`), at ``hook_name`` or the first ``mlp.hook_post``.
+            (:class:`monosem.analysis.neuron_basis.NeuronBasis`), at ``hook_name`` or the first ``mlp.hook_post``;
+            or ``"negative:FOLDER"``: the negative side of its features (``unit_rows.NegativeSide``), of AbsTopK.
         hook_out: of a transcoder: the activation that it predicts.
         source: of a crosscoder: the number of the source whose part of the decoder is looked at; None: 0. Its models
             and hooks are those of the folder.
@@ -64,10 +65,14 @@ def load_subject(
     Raises:
         FileNotFoundError: no dictionary in the folder.
         ValueError: the folder does not say the model or the hook, and neither does the call; or the dictionary has no
-            ``hook_out`` or ``source``.
+            ``hook_out`` or ``source``, or no negative side.
     """
     from monosem.data.models import load_model
 
+    if str(folder).startswith(NEGATIVE):
+        own = str(folder).removeprefix(NEGATIVE)
+        subject = load_subject(own, model, hook_name, device, hook_out=hook_out, source=source)
+        return replace(subject, sae=NegativeSide(subject.sae))
     if str(folder).startswith(NEURONS):
         neurons = load_model(str(folder).removeprefix(NEURONS) if model is None else model)
         _refuse(hook_out, "hook_out", folder, "the neurons of a model")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from monosem.analysis.joined import CrosscoderSource, Joined
-from monosem.analysis.unit_rows import UnitRows, check_reconstructs, in_unit_rows
+from monosem.analysis.unit_rows import Rescaled, check_reconstructs, in_unit_rows
 from monosem.data.counted import BY_NAME, SkipTokens, counted, skipped_ids
 from monosem.data.protocols import LanguageModel
 from monosem.nn import SAE, Dictionary
@@ -94,7 +94,7 @@ class Steering:
                 "`features` and `explain`."
             )
         sae = in_unit_rows(sae)
-        if isinstance(sae, (SAE, UnitRows)):
+        if isinstance(sae, (SAE, Rescaled)):
             sae.prepare()  # text is generated a token at a time
         self.sae, self.edits, self.error, self.skip_positions = sae, tuple(edits), error, skip_positions
         device = sae.W_dec.device

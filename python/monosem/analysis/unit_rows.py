@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -10,18 +11,16 @@ import torch
 from torch import Tensor
 
 from monosem import ops
-from monosem.nn import SAE
+from monosem.nn import SAE, ComposedSAE
 from monosem.nn.config import JsonDict, SAEConfig
 from monosem.nn.dictionary import Dictionary
 from monosem.ops import SparseCode
 
 
-class UnitRows:
-    """A dictionary with free norms in comparable units: the values are ``f·‖W_dec‖``, the decoder rows unit.
+class Rescaled:
+    """A dictionary in which the value of each feature is multiplied by a factor, and its decoder row divided by it.
 
-    The reconstruction is the same. An activation, its maximum, a multiple of it, a logit weight or an encoder bias can
-    then be compared between features, and with those of a dictionary whose rows are kept unit. A row of zeros stays
-    one, and its values become 0.
+    The reconstruction is the same.
 
     Attributes:
         W_dec, W_enc_rows, b_enc: those of the dictionary, scaled: ``W_enc·x + b_enc`` is in the units of the values.
@@ -30,30 +29,28 @@ class UnitRows:
     cfg: SAEConfig
     metadata: JsonDict
 
-    def __init__(self, sae: SAE) -> None:
+    def __init__(self, sae: SAE | Rescaled, factors: Tensor, decoder: Tensor) -> None:
         self._sae, self.cfg, self.metadata, self.b_dec = sae, sae.cfg, sae.metadata, sae.b_dec.detach()
+        self._factors, self.W_dec = factors, decoder
         with torch.no_grad():
-            norms = torch.linalg.vector_norm(sae.W_dec, dim=1, dtype=torch.float32)
-            self._norms = norms.to(sae.W_dec.dtype)
-            self.W_dec = sae.W_dec / self._norms.clamp(min=torch.finfo(sae.W_dec.dtype).tiny)[:, None]
-            self.b_enc = sae.b_enc * self._norms
+            self.b_enc = sae.b_enc * factors
 
     @property
     def W_enc_rows(self) -> Tensor:
-        return self._sae.W_enc_rows.detach() * self._norms[:, None]
+        return self._sae.W_enc_rows.detach() * self._factors[:, None]
 
-    def prepare(self) -> UnitRows:
+    def prepare(self) -> Rescaled:
         """As ``SAE.prepare``."""
         self._sae.prepare()
         return self
 
     def encode(self, x: Tensor) -> SparseCode:
-        """The active features of x [..., d_in], with values in units of length."""
+        """The active features of x [..., d_in], with values in these units."""
         code = self._sae.encode(x)
-        return replace(code, values=code.values * self._norms[code.indices.long()])
+        return replace(code, values=code.values * self._factors[code.indices.long()])
 
     def decode(self, code: SparseCode) -> Tensor:
-        """The reconstruction [..., d_in] of a code that ``encode`` gave."""
+        """The reconstruction [..., d_out] of a code that ``encode`` gave."""
         return ops.decode(code, self.W_dec, self.b_dec)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -62,6 +59,44 @@ class UnitRows:
     def state_dict(self) -> Mapping[str, Any]:
         """The parameters as they were trained: the fingerprint of a dictionary does not depend on its units."""
         return self._sae.state_dict()
+
+
+class UnitRows(Rescaled):
+    """A dictionary with free norms in comparable units: the values are ``f·‖W_dec‖``, the decoder rows unit.
+
+    An activation, its maximum, a multiple of it, a logit weight or an encoder bias can then be compared between
+    features, and with those of a dictionary whose rows are kept unit. A row of zeros stays one, with values of 0.
+    """
+
+    @torch.no_grad()
+    def __init__(self, sae: SAE) -> None:
+        norms = torch.linalg.vector_norm(sae.W_dec, dim=1, dtype=torch.float32).to(sae.W_dec.dtype)
+        super().__init__(sae, norms, sae.W_dec / norms.clamp(min=torch.finfo(sae.W_dec.dtype).tiny)[:, None])
+
+
+class NegativeSide(Rescaled):
+    """A dictionary whose features may be below 0, with the sign of each turned: values −f, decoder rows −W_dec.
+
+    Analyses read the positive entries of a code. Here those are the entries that are below 0 in the dictionary itself:
+    its features in their other direction. ``kind`` says so on pages and in results, and an index of one side is not one
+    of the other.
+
+    Raises:
+        ValueError: a kind whose features are never below 0.
+    """
+
+    def __init__(self, sae: Dictionary) -> None:
+        inner = sae._sae if isinstance(sae, Rescaled) else sae
+        positive = isinstance(inner, ComposedSAE) and inner.composition.activation.is_positive
+        if positive or not isinstance(sae, (SAE, Rescaled)):
+            raise ValueError(
+                f"sae: got {sae.cfg.describe()}, whose features are never below 0; wanted one with entries of both "
+                "signs, such as AbsTopK. Leave the prefix 'negative:' out."
+            )
+        decoder = -sae.W_dec.detach()
+        super().__init__(sae, decoder.new_full((len(decoder),), -1.0), decoder)
+        self.cfg = copy(sae.cfg)
+        object.__setattr__(self.cfg, "kind", f"{sae.cfg.kind}, negative side")  # of the class otherwise; frozen
 
 
 def in_unit_rows(sae: Dictionary) -> Dictionary:

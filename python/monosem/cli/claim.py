@@ -9,8 +9,6 @@ from typing import Any
 
 from monosem.cli import options, provenance
 
-_FOLDER = "a dictionary written by `monosem train` or monosem.save; or neurons:MODEL, the neurons of a model"
-
 
 def add_reading(parser: argparse.ArgumentParser, tokens: int | None, out: str = "the dictionary's") -> None:
     """``--text``, ``--split``, ``--context``, ``--tokens``, ``--out``, ``--device``, ``--quiet``.
@@ -43,7 +41,7 @@ def add_pairs(parser: argparse.ArgumentParser, per: str) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser, tokens: int) -> None:
     """The dictionary's folder and :func:`add_text`."""
-    parser.add_argument("folder", help=_FOLDER)
+    parser.add_argument("folder", help=options.FOLDER)
     add_text(parser, tokens)
 
 

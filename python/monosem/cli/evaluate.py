@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from monosem.cli import evaluation_inputs, options, run_inputs
+from monosem.cli import claim, evaluation_inputs, options, run_inputs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         "skip_tokens": args.skip_tokens,
         "progress": not args.quiet,
     }
-    out = Path(args.out or args.folder)
+    out = claim.folder_of(args, args.folder)
     origin = evaluation_inputs.of(
         subject, rows, args.text, args.split, args.skip_tokens, args.skip_positions, args.tokens
     )

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "features, correlated neurons. It opens from disk, without a server, and needs no network. Reads the index in "
         "FOLDER/index (`monosem index`), and builds it first where there is none."
     )
-    parser.add_argument("folder", help="a dictionary written by `monosem train` or monosem.save; or neurons:MODEL")
+    parser.add_argument("folder", help=options.FOLDER)
     options.add_sites(parser)
     parser.add_argument("--index", metavar="FOLDER", help="the index (default: FOLDER/index)")
     options.add_reading(parser, "all")

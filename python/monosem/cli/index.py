@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "features and the commands of the claims read it. Memory depends on the number of features, not on the text. "
         "After Ctrl-C or a crash, the same command resumes."
     )
-    parser.add_argument("folder", help="a dictionary written by `monosem train` or monosem.save; or neurons:MODEL")
+    parser.add_argument("folder", help=options.FOLDER)
     options.add_sites(parser)
     options.add_reading(parser, "all")
     parser.add_argument("--tokens", type=int, metavar="N", help="read about N tokens, evenly spaced (default: all)")

@@ -6,6 +6,10 @@ import argparse
 from collections.abc import Callable
 
 HOOK = "blocks.0.mlp.hook_post"
+FOLDER = (
+    "a dictionary written by `monosem train` or monosem.save; negative:RUN, its features where they are below 0 (of "
+    "AbsTopK); or neurons:MODEL, the neurons of a model"
+)
 TEXT_HELP = "JSON lines with 'text' and 'source' (plain, .gz or .xz), or 'sample': the shipped text"
 
 

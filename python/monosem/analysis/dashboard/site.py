@@ -86,8 +86,9 @@ def write_site(
 
 
 def _title(meta: Mapping[str, Any]) -> str:
-    what = "neurons" if meta["kind"] == "neurons" else "features"
-    return f"{meta['d_sae']:,} {what} of {meta['model']}"
+    kind, _, side = meta["kind"].partition(", ")  # of ``unit_rows.NegativeSide``
+    what = "neurons" if kind == "neurons" else "features"
+    return f"{meta['d_sae']:,} {what} of {meta['model']}" + (f", {side}" if side else "")
 
 
 def _write_features(records: Records, search: WordIndex, folder: Path, progress: bool) -> None:
