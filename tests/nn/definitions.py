@@ -115,7 +115,10 @@ def relu_loss(sae, p, x, dead, scale):
     f = preactivations(p, x, centred=centred).relu()
     lengths = p["W_dec"].norm(dim=1) if free else 1.0
     power = (f + LEAK).pow(sae.cfg.p) - LEAK**sae.cfg.p if sae.cfg.p < 1 else f * lengths
-    return squared(p, f, x) + scale * sae.cfg.l1_coefficient * power.sum(1).mean(), f
+    weight = sae.cfg.l1_coefficient
+    if sae.cfg.p_updates is not None:  # of a first batch, with the last p
+        weight = weight * (f.sum() / power.sum()).detach() if f.any() else weight
+    return squared(p, f, x) + scale * weight * power.sum(1).mean(), f
 
 
 def jumprelu_loss(sae, p, x, dead, scale):

@@ -67,10 +67,11 @@ def test_the_share_of_the_run_that_is_done_follows_the_steps():
     [
         lambda: ms.BatchTopKSAE(D, F, 4, initial_k=20, k_anneal=0.9, seed=0),
         lambda: ms.ReLUSAE(D, F, 0.02, p=0.3, seed=0),
+        lambda: ms.ReLUSAE(D, F, 0.02, p=0.3, p_updates=3, seed=0),
         lambda: ms.MatryoshkaSAE(D, F, 4, n_prefixes=4, seed=0),
         lambda: ms.JumpReLUSAE(D, F, 0.02, None, 0.05, 0.05, initial_bandwidth=1.0, bandwidth_anneal=0.8, seed=0),
     ],
-    ids=["k", "p", "prefixes", "bandwidth"],
+    ids=["k", "p", "p_updates", "prefixes", "bandwidth"],
 )
 def test_a_resumed_run_follows_the_schedule_to_the_same_bits(make, tmp_path):
     config = ms.TrainConfig(steps=12, checkpoint_every=6, batch_size=32)
@@ -110,6 +111,8 @@ def test_a_run_of_a_version_without_a_setting_goes_on(tmp_path):
         (lambda: ms.ReLUSAE(D, F, apply_b_dec_to_input="no"), r"apply_b_dec_to_input: got 'no'; wanted True or False"),
         (lambda: ms.ReLUSAE(D, F, p=1.5), r"p: got 1.5 with decoder_norm='unit'; wanted at most 1"),
         (lambda: ms.ReLUSAE(D, F, p=0.5, decoder_norm="free"), r"p: got 0.5 with decoder_norm='free'; wanted"),
+        (lambda: ms.ReLUSAE(D, F, p=0.5, p_updates=0), r"p_updates: got 0 with p=0.5; wanted an integer ≥ 1 and a p"),
+        (lambda: ms.ReLUSAE(D, F, p_updates=3), r"p_updates: got 3 with p=1; wanted an integer ≥ 1 and a p below 1"),
         (lambda: ms.ReLUSAE(D, F, p_start="soon"), r"p_start: got 'soon'; wanted a share of the run"),
         (lambda: ms.JumpReLUSAE(D, F, initial_bandwidth=0), r"initial_bandwidth: got 0; wanted a number above 0"),
         (lambda: ms.JumpReLUSAE(D, F, bandwidth=0), r"bandwidth: got 0; wanted a number above 0"),

@@ -18,6 +18,7 @@ KINDS = {
     "hierarchical_topk-some": lambda: ms.HierarchicalTopKSAE(D, F, 7, aux_k=4, budgets=(2, 5), seed=0),
     "relu": lambda: ms.ReLUSAE(D, F, 0.02, seed=0),
     "relu-p": lambda: ms.ReLUSAE(D, F, 0.02, p=0.5, seed=0),
+    "relu-p-updates": lambda: ms.ReLUSAE(D, F, 0.02, p=0.5, p_updates=3, seed=0),
     "relu-free": lambda: ms.ReLUSAE(D, F, 0.02, decoder_norm="free", seed=0),
     "relu-free-centred": lambda: ms.ReLUSAE(D, F, 0.02, "free", apply_b_dec_to_input=True, seed=0),
     "relu-uncentred": lambda: ms.ReLUSAE(D, F, 0.02, apply_b_dec_to_input=False, seed=0),

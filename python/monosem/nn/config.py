@@ -229,6 +229,8 @@ class ReLUConfig(SAEConfig):
         decoder_norm: "unit", or "free": rows of any norm, a penalty of ``f·‖W_dec‖``.
         p: the penalty becomes ``λ·Σ f^p``, 0 < p ≤ 1: nearer to a count of active features (``nn.Lp``).
         p_start: share of a run of ``Trainer`` after which p is annealed linearly from 1, to the end of the run.
+        p_updates: number of equal steps in which p falls, λ being rescaled at each so that the penalty stays as large
+            (Karvonen et al. 2024 have 10). None: p falls all the time, and λ is constant.
         apply_b_dec_to_input: whether the encoder reads x − b_dec, or x. None, which becomes True with unit norms, and
             False with free ones (Anthropic, April 2024).
     """
@@ -240,9 +242,25 @@ class ReLUConfig(SAEConfig):
     p: float = 1.0
     p_start: float = P_START
     apply_b_dec_to_input: bool | None = None
+    p_updates: int | None = None
+
+    @property
+    def powers(self) -> list[float]:
+        """With ``p_updates``: the values that p takes, 1 first."""
+        n = self.p_updates or 0
+        return [1 + (self.p - 1) * j / n for j in range(n + 1)] if n else []
+
+    def update_at(self, progress: float) -> int:
+        """With ``p_updates``: the number of the value of p once this share of the run is done."""
+        n = self.p_updates or 0
+        if progress >= 1:
+            return n
+        return 0 if progress < self.p_start else min(n, 1 + int((progress - self.p_start) / (1 - self.p_start) * n))
 
     def p_at(self, progress: float) -> float:
         """p once this share of the run is done."""
+        if self.p_updates is not None:
+            return self.powers[self.update_at(progress)]
         return annealed(1.0, self.p, progress, self.p_start, 1.0)
 
     @property
@@ -281,6 +299,12 @@ class ReLUConfig(SAEConfig):
                 f"p: got {self.p} with decoder_norm={self.decoder_norm!r}; wanted at most 1, or 1 if 'free'"
             )
         check_share("p_start", self.p_start)
+        n = self.p_updates
+        if n is not None and (not isinstance(n, int) or isinstance(n, bool) or n < 1 or self.p == 1):
+            raise ValueError(
+                f"p_updates: got {n!r} with p={self.p:g}; wanted an integer ≥ 1 and a p below 1, or None for a p that "
+                "falls all the time"
+            )
 
 
 def from_dict(config: type[SAEConfig], values: JsonDict) -> SAEConfig:

@@ -136,9 +136,14 @@ class Tanh(Penalty):
 SMALL = 1e-4  # below it the slope of f^p no longer grows
 
 
+def lp(f: Tensor, p: float) -> Tensor:
+    """``(f + s)^p − s^p`` with s = ``SMALL``, so that the slope is finite."""
+    return (f + SMALL).pow(p) - SMALL**p
+
+
 @dataclass(frozen=True)
 class Lp(Penalty):
-    """``λ · Σ ((f + s)^p − s^p)`` with s = ``SMALL``, so that the slope is finite (Karvonen et al. 2024, 2408.00113).
+    """``λ · Σ lp(f)``, nearly ``λ · Σ f^p`` (Karvonen et al. 2024, 2408.00113).
 
     Attributes:
         p: 0 < p ≤ 1.
@@ -147,7 +152,7 @@ class Lp(Penalty):
     p: float
 
     def of_entries(self, f: Tensor, h: Tensor, vectors: Vectors, norms: Tensor | None) -> Tensor:
-        return (magnitude(f) + SMALL).pow(self.p) - SMALL**self.p
+        return lp(magnitude(f), self.p)
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from monosem.nn.activations import ReLU
+from monosem.nn.base import LossOutput
 from monosem.nn.composed import ComposedSAE
 from monosem.nn.composition import Composition
 from monosem.nn.config import P_START, DecoderNorm, ReLUConfig
+from monosem.nn.gradients import Gradients
 from monosem.nn.penalties import L1, Lp, NormL1
+from monosem.nn.penalty_scales import PenaltyScales
 from monosem.nn.registry import register
+from monosem.ops.structs import EncoderCopy
+
+MEASURED = 1024  # tokens by which the penalty is rescaled
 
 
 @register
@@ -27,8 +33,11 @@ class ReLUSAE(ComposedSAE):
     resampling.
 
     ``p`` below 1: p-annealing, ``λ·Σ f^p`` with p from 1 to its value between ``p_start`` and the end of the run. λ is
-    constant. (Karvonen et al. 2024, arXiv 2408.00113, rescale it at each of some ten changes of p so that the penalty
-    of the last ten batches stays the same; as p falls, Σ f^p grows for values below 1, so λ is chosen for the last p.)
+    constant; as p falls, Σ f^p grows for values below 1, so λ is chosen for the last p. With ``p_updates`` p falls by
+    so many steps, and λ is rescaled at each so that the penalty stays as large (Karvonen et al. 2024, arXiv
+    2408.00113): λ is then that of p = 1. They measure the ratio over the ten batches before it; here it is that of the
+    first 1,024 tokens of the batch after it, encoded once more, and is kept in files and checkpoints
+    (``penalty_scales``).
 
     Initialisation otherwise: PyTorch's Kaiming-uniform for both matrices, decoder rows then made unit;
     ``initialize(sample)`` sets ``b_dec`` to the geometric median. Dead features: ``TrainConfig(resample=...)``.
@@ -50,11 +59,12 @@ class ReLUSAE(ComposedSAE):
         p: float = 1.0,
         p_start: float = P_START,
         apply_b_dec_to_input: bool | None = None,
+        p_updates: int | None = None,
         seed: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        cfg = ReLUConfig(d_in, d_sae, l1_coefficient, decoder_norm, p, p_start, apply_b_dec_to_input)
+        cfg = ReLUConfig(d_in, d_sae, l1_coefficient, decoder_norm, p, p_start, apply_b_dec_to_input, p_updates)
         super().__init__(cfg, device, dtype)
         if not self.has_unit_rows:
             self.start_tied(seed)
@@ -64,6 +74,34 @@ class ReLUSAE(ComposedSAE):
         nn.init.uniform_(self.W_enc_rows, -(d_in**-0.5), d_in**-0.5, generator=generator)
         nn.init.uniform_(self.W_dec, -(d_sae**-0.5), d_sae**-0.5, generator=generator)
         self.normalize_decoder()
+
+    def extend(self, device: torch.device | str | None, dtype: torch.dtype) -> None:
+        if self.cfg.p_updates is not None:
+            self.penalty_scales = PenaltyScales(self.cfg.powers, device)
+
+    def loss(self, x: Tensor, sparsity_scale: float = 1.0, dead: Tensor | None = None) -> LossOutput:
+        self._reach_p(x)
+        return super().loss(x, sparsity_scale, dead)
+
+    @torch.no_grad()
+    def gradients(
+        self,
+        x: Tensor,
+        sparsity_scale: float = 1.0,
+        dead: Tensor | None = None,
+        encoder_copy: EncoderCopy | None = None,
+    ) -> Gradients:
+        self._reach_p(x)
+        return super().gradients(x, sparsity_scale, dead, encoder_copy)
+
+    @torch.no_grad()
+    def _reach_p(self, x: Tensor) -> None:
+        """Rescale λ by a batch, where p has changed."""
+        if self.cfg.p_updates is None or not self.training:
+            return
+        update = self.cfg.update_at(self.progress)
+        if not self.penalty_scales.is_reached(update):
+            self.penalty_scales.reach(update, self.encode(self.some(x).reshape(-1, self.cfg.d_in)[:MEASURED]))
 
     @property
     def has_unit_rows(self) -> bool:
@@ -78,4 +116,6 @@ class ReLUSAE(ComposedSAE):
         coefficient, p = self.cfg.l1_coefficient, self.cfg.p_at(self.progress)
         if not self.has_unit_rows:
             return Composition(ReLU(), penalty=NormL1(coefficient))
+        if self.cfg.p_updates is not None:
+            coefficient *= self.penalty_scales.of(self.cfg.update_at(self.progress))
         return Composition(ReLU(), penalty=L1(coefficient) if p == 1 else Lp(coefficient, p))
