@@ -4,7 +4,7 @@
 latents, fewer than there are features, are trained on the same tokens at an L0 of about 8. Prints a table, and writes
 ``bench/results/planted.json`` and ``planted.svg``.
 
-    python bench/planted.py [--seeds 3] [--kinds topk matryoshka]
+    python bench/planted.py [--seeds 3] [--kinds topk matryoshka] [--add]
 """
 
 from __future__ import annotations
@@ -39,6 +39,13 @@ SPARE = 100  # batches for resampling, so that a kind that resamples trains on a
 # Settings for every kind that has them. λ of a penalty without a target is fitted, so that L0 is within 10 % of ACTIVE.
 OFFERED = {"k": ACTIVE, "target_l0": float(ACTIVE), "l0_coefficient": 0.1, "l1_coefficient": 0.0145}
 NESTED = {"matryoshka_topk": {"kind": "matryoshka", "settings": {"activation": "topk"}}}
+TANH = {
+    # Anthropic, January 2025; λ is fitted.
+    "jumprelu_tanh": {
+        "kind": "jumprelu",
+        "settings": {"form": "tanh", "decoder_norm": "free", "target_l0": None, "l0_coefficient": 6e-4},
+    }
+}
 COLUMNS = {  # figure: (heading, format)
     "l0": ("L0", "{:.2f}"),
     "explained_variance": ("expl. var.", "{:.1%}"),
@@ -58,7 +65,7 @@ def configurations() -> dict[str, SAEConfig]:
     """Every registered kind that reconstructs its input, and the variants of settings, by name."""
     kinds = {kind: {"kind": kind, "settings": {}} for kind in registry.KINDS}
     made = {}
-    for name, variant in (kinds | NESTED | VARIANTS).items():
+    for name, variant in (kinds | NESTED | TANH | VARIANTS).items():
         settings = registry.setting(variant["kind"], **OFFERED | variant["settings"])
         if set(variant["settings"]) <= set(settings):  # a variant of a kind that has them
             cfg = registry.configure(variant["kind"], D, LATENTS, **settings)
@@ -147,6 +154,28 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def data(seeds: int, steps: int, lr: float) -> dict[str, Any]:
+    """The data and the training that all kinds of a result share."""
+    return {
+        "what": "recovery of a planted dictionary, and absorption of parents by their children, on held-out tokens",
+        "planted": planted(0).settings() | {"seed": f"0 to {seeds - 1}"},
+        "training": {"tokens": steps * BATCH, "steps": steps, "lr": lr},
+    }
+
+
+def other_kinds(path: Path, kinds: list[str], seeds: int, steps: int, lr: float) -> list[dict[str, Any]]:
+    """The kinds of an earlier result beside these, each with the machine that trained it.
+
+    Raises:
+        ValueError: that result is of other data or another training.
+    """
+    there = json.loads(path.read_text(encoding="utf-8"))
+    for name, value in data(seeds, steps, lr).items():
+        if there[name] != value:
+            raise ValueError(f"add: {str(path)!r} has {name} {there[name]}; wanted {value}. Choose another --out.")
+    return [{"machine": there.get("machine")} | row for row in there["kinds"] if row["name"] not in kinds]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3, help="data and weights; each kind is trained once per seed")
@@ -154,7 +183,9 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=5e-3)
     parser.add_argument("--kinds", nargs="+", choices=list(configurations()), default=list(configurations()))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "planted.json")
+    parser.add_argument("--add", action="store_true", help="keep the other kinds of --out, trained on the same data")
     args = parser.parse_args()
+    others = other_kinds(args.out, args.kinds, args.seeds, args.steps, args.lr) if args.add else []
 
     this_machine = machine.describe()
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in args.kinds}
@@ -169,21 +200,19 @@ def main() -> None:
             shown = {figure: runs[name][-1][figure] for figure in ("l0", "f1", "mcc", "absorption", "seconds")}
             print(f"seed {seed} {name}: {shown}", flush=True)
 
-        result = {
-            "what": "recovery of a planted dictionary, and absorption of parents by their children, on held-out tokens",
-            "planted": planted(0).settings() | {"seed": f"0 to {seed}"},
-            "training": {"tokens": args.steps * BATCH, "steps": args.steps, "lr": args.lr},
-            "machine": this_machine,
-            "kinds": [
-                {
-                    "name": name,
-                    "autoencoder": {"kind": configs[name].kind, **asdict(configs[name])},
-                    "summary": summary(runs[name]),
-                    "runs": runs[name],
-                }
-                for name in args.kinds
-            ],
-        }
+        rows = [
+            {
+                "name": name,
+                "autoencoder": {"kind": configs[name].kind, **asdict(configs[name])},
+                "machine": this_machine,
+                "summary": summary(runs[name]),
+                "runs": runs[name],
+            }
+            for name in args.kinds
+        ]
+        result = data(seed + 1, args.steps, args.lr) | {"kinds": others + rows}
+        if others and seed + 1 < args.seeds:
+            continue  # all kinds of a file have as many seeds
         files.write_text(args.out, json.dumps(result, indent=1) + "\n")  # after each seed: a stop loses one at most
         files.write_text(args.out.with_suffix(".svg"), bars(result["kinds"]))
         print(table(result), flush=True)

@@ -37,8 +37,8 @@ class ByHand:
     def encode(self, x: torch.Tensor) -> SparseCode:
         (truth,) = (code for other, code in HELD_OUT if other is x)
         values = self.reader(truth.to_dense())
-        token, latent = (values > 0).nonzero(as_tuple=True)
-        offsets = torch.nn.functional.pad((values > 0).sum(1).cumsum(0), (1, 0))
+        token, latent = values.nonzero(as_tuple=True)
+        offsets = torch.nn.functional.pad((values != 0).sum(1).cumsum(0), (1, 0))
         return SparseCode(values[token, latent], latent.int(), offsets, len(self.W_dec), torch.Size([len(x)]))
 
     def decode(self, code: SparseCode) -> torch.Tensor:
@@ -118,6 +118,15 @@ def test_a_silent_parent_that_nothing_carries_is_not_absorbed():
     assert (found.absorption, found.parent_recall, found.dead) == (0, 0, TREES)
     weak = measure(absorbing_rows(), lambda dense: absorbing(dense) * 0.3)
     assert weak.absorption == 0 and weak.parent_recall == 0
+
+
+def test_an_entry_below_0_is_active_and_detects_nothing():
+    """Half of the latents are turned: their rows are the opposite of a feature, and their values below 0."""
+    signs = torch.where(torch.arange(TRUE) % 2 == 0, 1.0, -1.0)
+    found = measure(FEATURES * signs[:, None], lambda dense: dense * signs)
+    assert found.l0 == found.true_l0 and found.dead == 0
+    assert found.explained_variance == pytest.approx(1, abs=1e-6) and found.recovered == TRUE // 2
+    assert found.precision == pytest.approx(1) and found.recall == pytest.approx(1)  # of the latents above 0
 
 
 def test_split_features():

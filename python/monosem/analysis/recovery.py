@@ -22,7 +22,8 @@ RECOVERED = 0.9  # cosine from which on a direction counts as found
 class Recovery:
     """A trained dictionary of F latents against F_true planted features, on held-out tokens.
 
-    * ``l0``, ``true_l0``: mean number of active latents, of active features; ``dead``: latents never active here.
+    * ``l0``, ``true_l0``: mean number of active latents, of active features; ``dead``: latents never active here. An
+      entry below 0 counts too; in the figures of detection and absorption a latent detects by its entries above 0.
     * ``explained_variance``: 1 − Σ‖x − x̂‖² / Σ‖x − x̄‖².
     * ``mean_max_cosine``: mean over the true features of the greatest cosine with a decoder row; ``mcc``: one-to-one
       (``mean_correlation``), None above 2²⁷ pairs.
@@ -31,7 +32,7 @@ class Recovery:
     * ``uniqueness``: number of different nearest features of the active latents / number of active latents; 1: no
       feature is split over several latents.
     * ``precision``, ``recall``, ``f1``: each active latent as a classifier of its nearest feature: TP / (TP + FP),
-      TP / (TP + FN), 2·TP / (2·TP + FP + FN) over tokens; means over the active latents.
+      TP / (TP + FN), 2·TP / (2·TP + FP + FN) over tokens; means over the latents that are above 0 on some token.
     * ``absorption``, ``parents_found``, ``parent_recall``, ``parent_recall_alone``: see ``AbsorptionCounts``; None
       without a hierarchy.
 
@@ -111,7 +112,7 @@ class _Counts:
         self.tokens = self.true_entries = 0
         self.error = self.square = 0.0
         self.total = torch.zeros(d, dtype=torch.float64, device="cpu")
-        self.hits, self.fired = torch.zeros(2, f, dtype=torch.int64, device="cpu")
+        self.hits, self.fired, self.counts = torch.zeros(3, f, dtype=torch.int64, device="cpu")  # counts: not 0
         self.present = torch.zeros(self.f_true, dtype=torch.int64, device="cpu")
 
     def update(self, x: Tensor, truth: SparseCode, found: SparseCode, reconstruction: Tensor) -> None:
@@ -125,6 +126,7 @@ class _Counts:
         is_true = torch.isin(tokens * self.f_true + self.nearest[latents], true_tokens * self.f_true + features)
         self.hits += torch.bincount(latents[is_true], minlength=len(self.hits))
         self.fired += torch.bincount(latents, minlength=len(self.fired))
+        self.counts += found.active_counts().cpu()
         self.present += torch.bincount(features, minlength=self.f_true)
         self.true_entries += len(features)
 
@@ -136,9 +138,9 @@ class _Counts:
         n = int(active.sum())
         return {
             "tokens": self.tokens,
-            "l0": int(self.fired.sum()) / self.tokens,
+            "l0": int(self.counts.sum()) / self.tokens,
             "true_l0": self.true_entries / self.tokens,
-            "dead": len(active) - n,
+            "dead": int((self.counts == 0).sum()),
             "explained_variance": 1 - ratio(self.error, variance),
             "uniqueness": ratio(len(self.nearest[active].unique()), n),
             "precision": float((hits / fired).mean()),
