@@ -90,3 +90,4 @@ def test_files_keep_the_factors(tmp_path):
     again = ms.load(ms.save(sae, tmp_path / "d"))
     assert torch.equal(again.penalty_scales.scales, sae.penalty_scales.scales)
     assert again.composition == sae.composition and again.cfg == sae.cfg
+    assert isinstance(sae.state_dict()._metadata["penalty_scales"]["version"], int)  # PyTorch's own

@@ -29,14 +29,14 @@ class PenaltyScales(nn.Module):
         scales[0] = 1.0
         self.register_buffer("scales", scales)
         # The numbers of the buffer as it is, so that a step does not wait for a GPU.
-        self._known = self._version(), [1.0, *(0.0 for _ in powers[1:])]
+        self._known = self._held(), [1.0, *(0.0 for _ in powers[1:])]
 
-    def _version(self) -> tuple[int, int]:
+    def _held(self) -> tuple[int, int]:
         return self.scales.data_ptr(), self.scales._version
 
     def _numbers(self) -> list[float]:
-        if self._known[0] != self._version():
-            self._known = self._version(), self.scales.tolist()
+        if self._known[0] != self._held():
+            self._known = self._held(), self.scales.tolist()
         return self._known[1]
 
     def measured(self, step: int) -> int:
