@@ -116,8 +116,9 @@ def relu_loss(sae, p, x, dead, scale):
     lengths = p["W_dec"].norm(dim=1) if free else 1.0
     power = (f + LEAK).pow(sae.cfg.p) - LEAK**sae.cfg.p if sae.cfg.p < 1 else f * lengths
     weight = sae.cfg.l1_coefficient
-    if sae.cfg.p_updates is not None:  # of a first batch, with the last p
-        weight = weight * (f.sum() / power.sum()).detach() if f.any() else weight
+    if sae.cfg.p_updates is not None:  # the factor that is kept, or that of a first batch, with the last p
+        kept = sae.penalty_scales.scales[-1]
+        weight = weight * kept if kept else weight * (f.sum() / power.sum()).detach() if f.any() else weight
     return squared(p, f, x) + scale * weight * power.sum(1).mean(), f
 
 

@@ -50,7 +50,7 @@ def test_the_penalty_of_a_batch_is_as_large_on_both_sides_of_a_change(call):
         assert sae.composition.penalty.coefficient == pytest.approx(0.02 * scale, rel=1e-6)
         penalty = sae.composition.penalty.coefficient * float(out.sparsity.detach())
         assert penalty == pytest.approx(0.02 * power_sum(sae, x, 1.0) / len(x), rel=1e-5)
-        assert float(getattr(sae, call)(batch(2)).loss) > 0
+        getattr(sae, call)(batch(2))
         assert sae.composition.penalty.coefficient == pytest.approx(0.02 * scale, rel=1e-6)  # by the first batch alone
     assert sae.penalty_scales.scales[3] == 0
 
