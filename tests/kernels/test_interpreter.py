@@ -24,6 +24,7 @@ OPS = Path(__file__).parents[1] / "ops"
         "test_adam_options",
         "test_adam_own",
         "test_step_on_device",
+        "test_kinds_on_device",
         "test_triton_paths",
         "test_selection_forms",
         "test_tensor_cores",

@@ -1,6 +1,6 @@
 """Every kind as a GPU computes it, in arrays of a given capacity, against its dense definition in float64.
 
-The operations run on the CPU; ``tests/ops/test_step_on_device.py`` runs steps by the kernels.
+The operations run on the CPU; ``tests/ops/test_kinds_on_device.py`` runs steps by the kernels.
 """
 
 import pytest
