@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from monosem import ops
-from monosem.ops import SparseCode
+from monosem.ops import SparseCode, gpu
 
 BLOCK = 128  # tokens of a block on a processor
 
@@ -139,7 +139,7 @@ def fit(
         mse, residual, slopes = ops.decode_loss_rows(values, indices, offsets, w, b, x)
         return Fit(mse, mse, residual, offsets, residual, slopes)
     ends = nesting.parts(indices, offsets)
-    if x.device.type == "cpu" and not torch.is_grad_enabled():
+    if x.device.type == "cpu" and not gpu.interpreted() and not torch.is_grad_enabled():
         return _in_blocks(values, indices, ends, w, b, x)
     n, d = x.shape
     of_parts = ops.sparse_decode(values, indices, ends, w, torch.zeros_like(b)).view(n, -1, d)
