@@ -335,5 +335,6 @@ def evaluate(
         labels=moments.best(group_sources(rows.sources, labels)),
         config=asdict(sae.cfg),
         metadata=dict(getattr(sae, "metadata", {})),
+        places=(),
         **sums.figures(everything),
     )

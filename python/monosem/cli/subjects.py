@@ -80,8 +80,9 @@ def open_all(args: argparse.Namespace) -> list[tuple[Compared, int]]:
             )
         neurons = 0
     if neurons:
-        own = f"neurons:{main.model.name}"
-        requested.append(("neurons", own, load_subject(own, main.model, main.hook_name, args.device), neurons))
+        model: Any = main.model
+        own = f"neurons:{model.name}"
+        requested.append(("neurons", own, load_subject(own, model, main.hook_name, args.device), neurons))
     if args.shuffled:
         control = load_subject(args.shuffled, None, None, args.device)
         if control.model.name == main.model.name:

@@ -71,6 +71,7 @@ def measure(sae: SAE, sample: Tensor) -> None:
             f"{', '.join(names)} are chosen. Give numbers for them, or another batch."
         )
     numbers = jump(sae.cfg, not sae.has_unit_rows, spread, square)
-    sae.cfg = replace(sae.cfg, **{name: float(f"{getattr(numbers, name):.3g}") for name in names})
-    if "initial_threshold" in names:
-        sae.threshold.fill_(sae.cfg.initial_threshold)
+    found = {name: float(f"{getattr(numbers, name):.3g}") for name in names}
+    sae.cfg = replace(sae.cfg, **found)
+    if "initial_threshold" in found:
+        dict(sae.named_parameters())["threshold"].fill_(found["initial_threshold"])
