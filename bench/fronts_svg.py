@@ -31,7 +31,8 @@ def plot(result: dict[str, Any], path: Path) -> Path:
                 points = sorted((row["l0"], row[field]) for row in result["runs"] if row["name"] == name)
                 points = [p for p in points if _SHOWN[0] <= p[0] <= _SHOWN[1]] or points
                 colour = _COLOURS[number % len(_COLOURS)]
-                axes.plot(*zip(*points, strict=True), marker=_MARKS[number % len(_MARKS)], ms=4, lw=1.4, color=colour)
+                mark = _MARKS[(number + number // len(_COLOURS)) % len(_MARKS)]  # no pair comes twice
+                axes.plot(*zip(*points, strict=True), marker=mark, ms=4, lw=1.4, color=colour)
                 ends.append((points[-1], name, colour))
             axes.set(xscale="log", xlabel="L0 (mean number of active features)", title=title)
             axes.set_xticks(_TICKS)
