@@ -35,7 +35,8 @@ def test_a_stopped_benchmark_goes_on(small, tmp_path, capsys):
     assert [row["name"] for row in result["runs"]] == list(pairs.RUNS) and result["machine"]["commit"]
     plain, skip, crosscoder = result["runs"][:3]
     assert plain["hook_name"] == list(pairs.MLP) and plain["model"] == "A" and not plain["places"]
-    assert skip["autoencoder"]["skip"] and (plain["l0"], skip["l0"]) == pytest.approx((32, 32), abs=4)
+    assert skip["autoencoder"]["skip"]
+    assert 20 < plain["l0"] <= 32 and 20 < skip["l0"] <= 32  # of 48 features not all 32 chosen are positive
     assert [p["model"] for p in crosscoder["places"]] == crosscoder["model"] == ["A", "B"]
     own = [p["exclusive"] for p in crosscoder["places"]]
     shared = 48 - crosscoder["dead"] - sum(own)
