@@ -72,7 +72,9 @@ def _steering(r: Mapping[str, Any]) -> Counts:
 
 
 def _splitting(r: Mapping[str, Any]) -> Counts:
-    return {"svg": 1 + len(r["steps"]), "details": len(r["nodes"]), "canvas": 1, "figure g circle": len(r["nodes"])}
+    lists = len({n["level"] for n in r["listed"]})  # of the label's features, one for each dictionary that has some
+    nodes = len(r["nodes"])
+    return {"svg": 1 + len(r["steps"]), "details": nodes + lists, "canvas": 1, "figure g circle": nodes}
 
 
 def _automata(r: Mapping[str, Any]) -> Counts:

@@ -107,13 +107,13 @@ class Steering:
         self._keep = torch.tensor([float(e.kind == "add") for e in edits], dtype=torch.float32, device=device)
         self._value = torch.tensor([e.value for e in edits], dtype=torch.float32, device=device)
 
-    @torch.no_grad()
-    @as_given
     def __call__(self, x: Tensor, hook: Any = None) -> Tensor:
         """x [..., T, d_in] → the same shape, dtype and device. ``hook`` (TransformerLens hands it over) is not used."""
         check_reconstructs(self.sae)
         return self._changed(x, x)
 
+    @torch.no_grad()
+    @as_given
     def _changed(self, x: Tensor, y: Tensor) -> Tensor:
         """y [..., T, d_out] with the edits of the features of x [..., T, d_in]; y is x but for a transcoder."""
         if x.ndim < 2 or x.shape[-1] != self.sae.cfg.d_in:

@@ -173,6 +173,7 @@ def test_memory_does_not_grow_with_the_text(monkeypatch):
                 source=torch.randint(0, 24, (510,), generator=generator),
                 where=torch.arange(512).view(2, 256)[:, 1:].flatten(),
                 x=torch.rand(510, 512, generator=generator),
+                target=None,
                 reconstruction=None,
                 values=on.flatten(),
                 features=torch.rand(510, 1000, generator=generator).topk(30).indices.flatten(),
