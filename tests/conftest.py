@@ -79,7 +79,7 @@ def reproduction(tmp_path_factory: pytest.TempPathFactory):
 
     for package in ("networkx", "sklearn", "umap"):
         pytest.importorskip(package)
-    return tiny_reproduction.reproduce(tmp_path_factory.mktemp("reproduction"))
+    return tiny_reproduction.reproduce(tmp_path_factory.mktemp("reproduction_in_a_folder_whose_name_no_line_can_break"))
 
 
 def _left_out(config: pytest.Config) -> Counter[str]:
