@@ -14,16 +14,15 @@ import argparse
 import json
 import time
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import fronts_svg
+import resumable
+from resumable import Scale
 
 import monosem as ms
 from monosem.analysis.inputs import load_rows
 from monosem.analysis.metrics import evaluate
-from monosem.bench import machine
-from monosem.data import files
 from monosem.nn import registry
 from monosem.nn.config import SAEConfig, from_dict
 
@@ -44,19 +43,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # dictionaries that differ 
 }
 
 
-@dataclass(frozen=True)
-class Scale:
-    """The size of a run; ``quick`` only shows that everything works."""
-
-    d_sae: int = 4096
-    activations: int = 4_096_000
-    batch_size: int = 4096
-    lr: float = 1e-3
-    held_out: int = 100_000
-    dead_after: int = 1_000_000
-
-
-QUICK = Scale(d_sae=512, activations=65_536, batch_size=1024, held_out=10_000, dead_after=20_000)
+SCALE = Scale(d_sae=4096, activations=4_096_000, batch_size=4096, held_out=100_000, dead_after=1_000_000)
+QUICK = Scale(d_sae=512, activations=65_536, batch_size=1024, held_out=10_000, dead_after=20_000)  # does it work?
 
 
 @dataclass(frozen=True)
@@ -166,17 +154,14 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", nargs="+", metavar="NAME", help="of the fronts to train (default: all)")
-    parser.add_argument("--quick", action="store_true", help="512 features and 65,536 activations: does it work?")
-    parser.add_argument("--out", type=Path, help="the JSON (default: bench/results/fronts.json; with --quick: needed)")
+    resumable.add_arguments(parser, "fronts.json", QUICK)
     args = parser.parse_args(argv)
-    if args.quick and args.out is None:
-        parser.error("--quick: got no --out; wanted one, so that no result is replaced by a trial")
-    out = args.out or Path(__file__).parent / "results" / "fronts.json"
-    scale, model = QUICK if args.quick else Scale(), ms.load_model("A")
+    out = resumable.out_of(parser, args)
+    scale, model = QUICK if args.quick else SCALE, ms.load_model("A")
     runs = fronts(model.width(HOOK), scale.d_sae)
     if unknown := sorted(set(args.kinds or ()) - set(runs)):
         parser.error(f"--kinds: got {unknown[0]!r}; wanted some of {', '.join(runs)}")
-    done = _done(out, scale)
+    done = resumable.done(out, scale)
     text, held_out = (load_rows(model, "sample", split) for split in ("train", "held_out"))
     baselines: dict = {}
     names = args.kinds or list(runs)
@@ -185,33 +170,17 @@ def main(argv: list[str] | None = None) -> None:
         if any(run.is_of(row) for row in done):
             continue
         sae, training = train(run, model, text.tokens, scale)
-        commit = machine.commit(Path(__file__).parents[1])
+        commit = resumable.commit()
         for at, limited in run.points(sae).items():
             found = measured(limited, model, held_out, scale, baselines)
             done.append(run.to_json() | {"at": at, "commit": commit} | training | found)
             print(f"{run.name}, {run.swept} = {at:g}: {found} in {training['seconds']} s", flush=True)
         done.sort(key=lambda row: (list(runs).index(row["name"]), row["l0"]))
-        result = {
-            "what": "L0 against CE loss recovered and explained variance, held-out text",
-            "model": model.name,
-            "hook_name": HOOK,
-            "training": asdict(scale),
-            "machine": machine.describe() | {"commit": commit},
-            "runs": done,
-        }
-        files.write_text(out, json.dumps(result, indent=1) + "\n")
+        what = "L0 against CE loss recovered and explained variance, held-out text"
+        about = {"what": what, "model": model.name, "hook_name": HOOK}
+        result = resumable.write(out, about, scale, done)
         fronts_svg.plot(result, out.with_suffix(".svg"))
     print(table(done))
-
-
-def _done(out: Path, scale: Scale) -> list[dict[str, Any]]:
-    """The runs of the same size that are there already."""
-    if not out.exists():
-        return []
-    before = json.loads(out.read_text())
-    if before["training"] != asdict(scale):
-        raise SystemExit(f"{out}: its runs have other sizes, {before['training']}; move it, or give --out")
-    return before["runs"]
 
 
 if __name__ == "__main__":

@@ -13,18 +13,17 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
+import resumable
 import torch
+from resumable import Scale
 
 import monosem as ms
 from monosem.analysis import relative_norms_svg
 from monosem.analysis.crosscoder_metrics import evaluate_subject
 from monosem.analysis.inputs import Subject, load_rows, of_source, paired
-from monosem.bench import machine
-from monosem.data import files
 from monosem.data.sites import Sites
 from monosem.nn import registry
 from monosem.nn.config import SAEConfig, from_dict
@@ -34,19 +33,8 @@ RESIDUAL = "blocks.0.hook_resid_post"
 MODELS = ("A", "B")
 
 
-@dataclass(frozen=True)
-class Scale:
-    """The size of a run; ``quick`` only shows that everything works."""
-
-    d_sae: int = 4096
-    activations: int = 2_048_000
-    batch_size: int = 2048
-    lr: float = 1e-3
-    held_out: int = 100_000
-    dead_after: int = 1_000_000
-
-
-QUICK = Scale(d_sae=256, activations=32_768, batch_size=1024, held_out=5_000, dead_after=20_000)
+SCALE = Scale(d_sae=4096, activations=2_048_000, batch_size=2048, held_out=100_000, dead_after=1_000_000)
+QUICK = Scale(d_sae=256, activations=32_768, batch_size=1024, held_out=5_000, dead_after=20_000)  # does it work?
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "transcoder": ("transcoder", {"k": 32}),
     "transcoder, skip": ("transcoder", {"k": 32, "skip": True}),
@@ -135,16 +123,13 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", nargs="+", metavar="NAME", help=f"of {', '.join(map(repr, RUNS))} (default: all)")
-    parser.add_argument("--quick", action="store_true", help="256 features and 32,768 activations: does it work?")
-    parser.add_argument("--out", type=Path, help="the JSON (default: bench/results/pairs.json; with --quick: needed)")
+    resumable.add_arguments(parser, "pairs.json", QUICK)
     args = parser.parse_args(argv)
-    if args.quick and args.out is None:
-        parser.error("--quick: got no --out; wanted one, so that no result is replaced by a trial")
+    out = resumable.out_of(parser, args)
     if unknown := sorted(set(args.runs or ()) - set(RUNS)):
         parser.error(f"--runs: got {unknown[0]!r}; wanted some of {', '.join(map(repr, RUNS))}")
-    out = args.out or Path(__file__).parent / "results" / "pairs.json"
-    scale, models = QUICK if args.quick else Scale(), [ms.load_model(name) for name in MODELS]
-    done = _done(out, scale)
+    scale, models = QUICK if args.quick else SCALE, [ms.load_model(name) for name in MODELS]
+    done = [row for row in resumable.done(out, scale) if row["name"] in RUNS]
     text, held_out = (load_rows(models[0], "sample", split) for split in ("train", "held_out"))
     for name in args.runs or RUNS:
         read = sites(RUNS[name][0], models)
@@ -155,7 +140,7 @@ def main(argv: list[str] | None = None) -> None:
         sae, training = train(cfg, read, text.tokens, scale)
         found, alive = measured(subject_of(sae, read), held_out, scale)
         where = {"hook_name": read.hook_name, "model": read.model_name}
-        commit = machine.commit(Path(__file__).parents[1])
+        commit = resumable.commit()
         done = [row for row in done if row["name"] != name]
         done.append({"name": name, **where, "autoencoder": described, "commit": commit} | training | found)
         print(f"{name}: {found} in {training['seconds']} s", flush=True)
@@ -164,24 +149,9 @@ def main(argv: list[str] | None = None) -> None:
             picture = out.with_name(f"{out.stem}_{words}.svg")
             relative_norms_svg.write_picture(picture, sae, [model.name for model in read.models], alive)
         done.sort(key=lambda row: list(RUNS).index(row["name"]))
-        result = {
-            "what": "transcoders of an MLP and crosscoders of two models, on held-out text",
-            "training": asdict(scale),
-            "machine": machine.describe() | {"commit": commit},
-            "runs": done,
-        }
-        files.write_text(out, json.dumps(result, indent=1) + "\n")
+        about = {"what": "transcoders of an MLP and crosscoders of two models, on held-out text"}
+        resumable.write(out, about, scale, done)
     print(table(done))
-
-
-def _done(out: Path, scale: Scale) -> list[dict[str, Any]]:
-    """The runs of the same size that are there already."""
-    if not out.exists():
-        return []
-    before = json.loads(out.read_text())
-    if before["training"] != asdict(scale):
-        raise SystemExit(f"{out}: its runs have other sizes, {before['training']}; move it, or give --out")
-    return [row for row in before["runs"] if row["name"] in RUNS]
 
 
 if __name__ == "__main__":

@@ -83,21 +83,13 @@ def test_resume_from_a_given_step(command, tmp_path):
     assert (tmp_path / "run" / "discarded-ckpt-10").is_dir()
 
 
+def harvested(out, model, text, *hooks):
+    words = ["harvest", "--model", model, *hooks, "--text", text, "--split", "all", "--out", out, "--quiet"]
+    return main([str(word) for word in words])
+
+
 def test_trains_several_relu_from_disk_with_resampling(model, text, tmp_path, capsys):
-    harvest = [
-        "harvest",
-        "--model",
-        model,
-        "--hook",
-        HOOK,
-        "--text",
-        text,
-        "--split",
-        "all",
-        "--out",
-        tmp_path / "acts",
-    ]
-    assert main([str(w) for w in (*harvest, "--quiet")]) == 0
+    assert harvested(tmp_path / "acts", model, text, "--hook", HOOK) == 0
     words = ["train", "--activations", tmp_path / "acts", "--kind", "relu", "--l1", 1e-3, 1e-2, "--d-sae", 64]
     words += ["--batch-size", 128, "--epochs", 2, "--ema", 0.9, "--clip", 1.0, "--out", tmp_path / "run", "--quiet"]
     assert main([str(w) for w in words]) == 0
@@ -233,20 +225,7 @@ def test_a_crosscoder_is_trained_on_several_hooks_or_models(command, tmp_path, c
 
 
 def test_harvested_pairs_train_what_they_suit(command, tmp_path, capsys, model, text):
-    words = [
-        "harvest",
-        "--model",
-        model,
-        *PAIR,
-        "--text",
-        text,
-        "--split",
-        "all",
-        "--out",
-        tmp_path / "acts",
-        "--quiet",
-    ]
-    assert main([str(w) for w in words]) == 0 and "width 32" in capsys.readouterr().out
+    assert harvested(tmp_path / "acts", model, text, *PAIR) == 0 and "width 32" in capsys.readouterr().out
 
     def train(kind):
         run = ["train", "--activations", tmp_path / "acts", "--kind", kind, "--d-sae", 64, "--batch-size", 128]

@@ -117,6 +117,15 @@ def test_a_run_measures_once_and_goes_on_with_the_same_numbers(tmp_path, init_bi
     assert later.cfg == first.cfg and not torch.all(later.threshold == later.cfg.initial_threshold)
 
 
+def test_a_new_run_with_another_target_chooses_its_own_coefficient():
+    saved = {"kind": "jumprelu", "l0_coefficient": 1e-3, "bandwidth": 0.5, "initial_threshold": 2.0, "target_l0": None}
+    same, aimed = KINDS["jumprelu"](), KINDS["jumprelu"](target_l0=8.0)
+    for sae in (same, aimed):
+        keep_measured(sae, saved)
+        assert (sae.cfg.bandwidth, sae.cfg.initial_threshold) == (0.5, 2.0)
+    assert same.cfg.l0_coefficient == 1e-3 and aimed.cfg.unmeasured == ("l0_coefficient",)
+
+
 def test_numbers_of_another_kind_are_not_taken():
     sae = KINDS["jumprelu"]()
     keep_measured(sae, {"kind": "matryoshka", "bandwidth": 0.5})

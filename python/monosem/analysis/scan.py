@@ -79,12 +79,16 @@ class Block:
 
 def entries(code: SparseCode) -> tuple[Tensor, Tensor, Tensor]:
     """The positive entries of a ``SparseCode``: values, features, tokens, each [nnz], on the CPU."""
-    return _entries(code, code.values.reshape(-1) > 0)
+    values = code.values.reshape(-1)
+    return values[values > 0].float().cpu(), *_places(code, values > 0)
 
 
-def _entries(code: SparseCode, which: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    values, features, at = code.values.reshape(-1), code.indices.reshape(-1), code.row_ids().reshape(-1)
-    return values[which].float().cpu(), features[which].long().cpu(), at[which].long().cpu()
+def _places(code: SparseCode, which: Tensor) -> tuple[Tensor, Tensor]:
+    """Features and tokens of some entries."""
+    if not which.any():
+        none = torch.empty(0, dtype=torch.int64, device="cpu")
+        return none, none
+    return code.indices.reshape(-1)[which].long().cpu(), code.row_ids().reshape(-1)[which].long().cpu()
 
 
 def check(sae: Dictionary, model: LanguageModel, hook_name: str, rows: Rows, skip_positions: int = 1) -> None:
@@ -198,7 +202,7 @@ def blocks(
                 values=values,
                 features=features,
                 at=at,
-                negative=_entries(code, code.values.reshape(-1) < 0)[1:],
+                negative=_places(code, code.values.reshape(-1) < 0),
                 losses=measured,
             )
             bar.update(tokens.numel())

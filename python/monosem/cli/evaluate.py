@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "features, the density histogram, and for each kind of text the feature that correlates best with it. Prints a "
         "table and writes evaluation.json and evaluation.svg."
     )
-    parser.add_argument("folder", help="a dictionary written by `monosem train` or monosem.save")
+    parser.add_argument("folder", help=options.FOLDER)
     options.add_sites(parser)
     parser.add_argument(
         "--replace",

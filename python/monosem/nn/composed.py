@@ -54,6 +54,9 @@ class ComposedSAE(SAE):
     def composition(self) -> Composition:
         """The parts, by the configuration and the present ``progress``."""
 
+    def begin(self, x: Tensor) -> None:
+        """Set what the parts of a step take from its batch, before ``composition``: here nothing."""
+
     def settings_now(self) -> Hashable:
         return self.composition
 
@@ -77,6 +80,7 @@ class ComposedSAE(SAE):
 
     def loss(self, x: Tensor, sparsity_scale: float = 1.0, dead: Tensor | None = None) -> LossOutput:
         """The loss of x [..., d_in]; ``dead`` marks the features that may be revived."""
+        self.begin(x)
         parts, centred = self.composition, self.centred(self.source(self.some(x)))
         shape, x, centred = x.shape[:-1], x.reshape(-1, x.shape[-1]), centred.reshape(-1, centred.shape[-1])
         target = self.target(x)
@@ -161,6 +165,7 @@ class ComposedSAE(SAE):
         AuxK multiplies with all of them (``ops/capacity.py`` decides). In a CUDA graph the means are over the tokens
         whose entries fit; the others are counted (``left_out``), and AuxK may leave out features that have just died.
         """
+        self.begin(x)
         parts = self.composition
         # A dense step does not encode: only there, centring is a phase of its own.
         phase("centre") if parts.activation.has_dense_form else phase("encode")

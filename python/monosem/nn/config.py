@@ -80,10 +80,8 @@ class SAEConfig:
     reconstructs_its_input: ClassVar[bool] = True  # else its target is another activation
     trained_on: ClassVar[TrainedOn] = TrainedOn.ONE
     without_effect: ClassVar[tuple[str, ...]] = ()  # fields that have no effect beside the others
-    named: ClassVar[tuple[str, ...]] = (
-        "d_in",
-        "d_sae",
-    )  # fields that are in ``title`` or ``words``, or go without saying
+    # Fields that are in ``title`` or ``words``, or go without saying.
+    named: ClassVar[tuple[str, ...]] = ("d_in", "d_sae")
     from_data: ClassVar[tuple[str, ...]] = ()  # fields that "auto" leaves to the first batch (``SAE.measure``)
     d_in: int
     d_sae: int

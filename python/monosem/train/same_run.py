@@ -56,10 +56,16 @@ def _saved(run: JsonDict, part: str, name: str) -> object:
 
 
 def keep_measured(sae: SAE, saved: JsonDict) -> None:
-    """Give settings that are left to the data the numbers of a saved autoencoder (kind and settings)."""
-    known = {name: saved[name] for name in sae.cfg.unmeasured if saved.get(name, AUTO) != AUTO}
-    if known and saved["kind"] == sae.cfg.kind:
-        sae.cfg = replace(sae.cfg, **known)
+    """Give settings that are left to the data the numbers of a saved autoencoder (kind and settings).
+
+    A penalty of another form, with a target or without or with another, gets a coefficient of its own by the data.
+    """
+    if saved["kind"] != sae.cfg.kind:
+        return
+    names = set(sae.cfg.unmeasured)
+    if saved.get("target_l0") != getattr(sae.cfg, "target_l0", None):
+        names.discard("l0_coefficient")
+    sae.cfg = replace(sae.cfg, **{name: saved[name] for name in names if saved.get(name, AUTO) != AUTO})
 
 
 def keep_older_default(sae: SAE, saved: JsonDict) -> bool:

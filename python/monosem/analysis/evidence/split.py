@@ -186,11 +186,12 @@ def measure(
     used = used_vocabulary(torch.as_tensor(rows.tokens, device="cpu"), subjects[0].model.d_vocab)
     tables = [LogitTable(s.sae, s.model, s.hook_name, used, memory // 2) for s in subjects]
     members = groups[label] if label else []
-    mostly = [_mostly(m, members, min_tokens)[:max_listed] for m in moments]
-    listed = [(level, f) for level, features in enumerate(mostly) for f in features]
+    mostly = [_mostly(m, members, min_tokens) for m in moments]
+    listed = [(level, f) for level, features in enumerate(mostly) for f in features[:max_listed]]
     described = _described([*nodes, *listed], subjects, moments, tables, rows, select, members, skip_positions)
     levels = tuple(
-        _level(n, s, m, members, min_tokens, label) for n, s, m in zip(names, subjects, moments, strict=True)
+        _level(n, s, m, members, min_tokens, label, len(own))
+        for n, s, m, own in zip(names, subjects, moments, mostly, strict=True)
     )
     feature_map_ = None
     if umap:
@@ -212,7 +213,7 @@ def measure(
         links=links,
         omitted=omitted,
         listed=tuple(described[node] for node in listed),
-        unlisted=tuple(level.label_features - len(features) for level, features in zip(levels, mostly, strict=True)),
+        unlisted=tuple(len(features[max_listed:]) for features in mostly),
         joined=joined,
         map=feature_map_,
         edges=edges,
@@ -336,7 +337,15 @@ def _mostly(m: SourceMoments, members: Sequence[int], min_tokens: int) -> list[i
     return sorted(features, key=lambda f: (-float(counts[f]), f))
 
 
-def _level(name: str, subject: Subject, m: SourceMoments, members: Sequence[int], min_tokens: int, label: str) -> Level:
+def _level(
+    name: str,
+    subject: Subject,
+    m: SourceMoments,
+    members: Sequence[int],
+    min_tokens: int,
+    label: str,
+    label_features: int,
+) -> Level:
     counts = m.counts
     best, r = -1, 0.0
     if members:
@@ -347,7 +356,7 @@ def _level(name: str, subject: Subject, m: SourceMoments, members: Sequence[int]
         d_sae=subject.sae.cfg.d_sae,
         alive=int((counts > 0).sum()),
         compared=int((counts >= min_tokens).sum()),
-        label_features=len(_mostly(m, members, min_tokens)),
+        label_features=label_features,
         label_best=best,
         label_correlation=r,
     )

@@ -95,10 +95,12 @@ class SteeringResult:
                     f"  pinned to {run['multiple']:g}x its maximum, after {run['prompt']!r}: {run['hits']} of {n} "
                     f"samples judged {c.label}; without steering {run['control_hits']} of {n}"
                 )
-            low, high = c.effect.label_interval or (0.0, 0.0)
+            effect, interval = c.effect, ""
+            if effect.label_interval is not None:
+                interval = " ({:+.4f} to {:+.4f})".format(*effect.label_interval)
             lines.append(
-                f"  ablated: {c.effect.label:+.4f} nats per token on {c.label} ({low:+.4f} to {high:+.4f}), "
-                f"{c.effect.active:+.4f} where it fires, {c.effect.other:+.5f} on other text"
+                f"  ablated: {effect.label:+.4f} nats per token on {c.label}{interval}, {effect.active:+.4f} where it "
+                f"fires, {effect.other:+.5f} on other text"
             )
         return "\n".join(lines)
 
@@ -175,7 +177,7 @@ def measure(
             top = float(index.maximum[feature])
             at = {
                 m: Steering(subject.sae, [Edit(feature, "pin", m * top)], error=error, skip_positions=skip_positions)
-                for m in (*multiples, PAPERS)
+                for m in {*multiples, PAPERS}
             }
             sweep: dict[str, Any] = {"multiples": list(multiples), "hits": [], "shares": [], "trials": trials}
             for m in multiples:
@@ -184,6 +186,8 @@ def measure(
                 sweep["shares"].append(sum(share for *_, share in tried) / trials)
             multiple = _best(sweep)
             runs_of_label = []
+            if multiple == PAPERS:
+                bar.total -= len(prompts) * samples * length
             for pinned, prompt in itertools.product(dict.fromkeys((PAPERS, multiple)), prompts):
                 judged_samples = write(label, at[pinned], prompt, samples, seed, plain.get(prompt))
                 plain[prompt] = [s.unsteered for s, *_ in judged_samples]

@@ -6,15 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from monosem.nn.activations import ReLU
-from monosem.nn.base import LossOutput
 from monosem.nn.composed import ComposedSAE
 from monosem.nn.composition import Composition
 from monosem.nn.config import P_START, DecoderNorm, ReLUConfig
-from monosem.nn.gradients import Gradients
 from monosem.nn.penalties import L1, Lp, NormL1
 from monosem.nn.penalty_scales import PenaltyScales
 from monosem.nn.registry import register
-from monosem.ops.structs import EncoderCopy
 
 MEASURED = 1024  # tokens by which the penalty is rescaled
 
@@ -79,23 +76,8 @@ class ReLUSAE(ComposedSAE):
         if self.cfg.p_updates is not None:
             self.penalty_scales = PenaltyScales(self.cfg.powers, device)
 
-    def loss(self, x: Tensor, sparsity_scale: float = 1.0, dead: Tensor | None = None) -> LossOutput:
-        self._reach_p(x)
-        return super().loss(x, sparsity_scale, dead)
-
     @torch.no_grad()
-    def gradients(
-        self,
-        x: Tensor,
-        sparsity_scale: float = 1.0,
-        dead: Tensor | None = None,
-        encoder_copy: EncoderCopy | None = None,
-    ) -> Gradients:
-        self._reach_p(x)
-        return super().gradients(x, sparsity_scale, dead, encoder_copy)
-
-    @torch.no_grad()
-    def _reach_p(self, x: Tensor) -> None:
+    def begin(self, x: Tensor) -> None:
         """Rescale λ by a batch, where p has changed."""
         if self.cfg.p_updates is None or not self.training:
             return
