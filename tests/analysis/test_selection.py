@@ -24,6 +24,18 @@ def facts():
     return index, logits
 
 
+def test_a_feature_that_is_best_for_two_sources_is_shown_once(facts):
+    index, logits = facts
+    others = torch.tensor([f for f in range(40) if f % 4 >= 2 and f != 38])
+    for sums in (index.moments.active, index.moments.mass):
+        sums[others] = 0.0
+        sums[38] = torch.tensor([0.0, 0.0, 90.0, 90.0])
+    index.moments.square[38] = 180
+    groups = {g.title: g.features for g in choose(index, logits, {"Arabic": [0]})}
+    everything = [f for features in groups.values() for f in features]
+    assert 38 in groups["Other kinds of text"] and len(everything) == len(set(everything))
+
+
 def test_features_are_chosen_by_the_stated_rules(facts):
     groups = {g.title: g.features for g in choose(*facts, {"Arabic": [0]}, per_label=2, random=5, sharp=8)}
     everything = [f for features in groups.values() for f in features]

@@ -37,8 +37,8 @@ class _Picker:
             kind = self.kind[feature]
             if len(out) < count and feature not in self.seen and (per_kind is None or kinds[kind] < per_kind):
                 out.append(feature)
+                self.seen.add(feature)
                 kinds[kind] += 1
-        self.seen.update(out)
         return tuple(out)
 
 

@@ -16,6 +16,8 @@ from monosem.nn.config import JsonDict, SAEConfig
 from monosem.nn.dictionary import Dictionary
 from monosem.ops import SparseCode
 
+NEGATIVE_SIDE = ", negative side"
+
 
 class Rescaled:
     """A dictionary in which the value of each feature is multiplied by a factor, and its decoder row divided by it.
@@ -96,7 +98,12 @@ class NegativeSide(Rescaled):
         decoder = -sae.W_dec.detach()
         super().__init__(sae, decoder.new_full((len(decoder),), -1.0), decoder)
         self.cfg = copy(sae.cfg)
-        object.__setattr__(self.cfg, "kind", f"{sae.cfg.kind}, negative side")  # of the class otherwise; frozen
+        object.__setattr__(self.cfg, "kind", sae.cfg.kind + NEGATIVE_SIDE)  # of the class otherwise; frozen
+
+
+def side_of(kind: str) -> str:
+    """What a title adds for the kind of a dictionary: that it is a negative side."""
+    return NEGATIVE_SIDE if kind.endswith(NEGATIVE_SIDE) else ""
 
 
 def in_unit_rows(sae: Dictionary) -> Dictionary:

@@ -18,6 +18,7 @@ from monosem.analysis.dashboard.search_index import WordIndex, of_examples
 from monosem.analysis.index import Index, check_subject
 from monosem.analysis.inputs import Subject
 from monosem.analysis.report.page import embed
+from monosem.analysis.unit_rows import side_of
 from monosem.data import files
 from monosem.data.protocols import LanguageModel
 
@@ -86,9 +87,8 @@ def write_site(
 
 
 def _title(meta: Mapping[str, Any]) -> str:
-    kind, _, side = meta["kind"].partition(", ")  # of ``unit_rows.NegativeSide``
-    what = "neurons" if kind == "neurons" else "features"
-    return f"{meta['d_sae']:,} {what} of {meta['model']}" + (f", {side}" if side else "")
+    what = "neurons" if meta["kind"] == "neurons" else "features"
+    return f"{meta['d_sae']:,} {what} of {meta['model']}{side_of(meta['kind'])}"
 
 
 def _write_features(records: Records, search: WordIndex, folder: Path, progress: bool) -> None:

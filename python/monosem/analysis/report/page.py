@@ -10,6 +10,7 @@ from typing import Any
 from monosem.analysis.metrics import Evaluation
 from monosem.analysis.report.content import Study, cards, overview
 from monosem.analysis.sources import SourceMoments
+from monosem.analysis.unit_rows import side_of
 from monosem.data import files
 from monosem.data.protocols import LanguageModel
 from monosem.nn.dictionary import Dictionary
@@ -54,7 +55,8 @@ def write_report(
         "held_out": held_out is not None,
         "silent": _silent(chosen, held_out),
     }
-    page = render(content, title or f"{evaluation.d_sae:,} features of model {evaluation.model}", notes)
+    title = title or f"{evaluation.d_sae:,} features of model {evaluation.model}{side_of(evaluation.kind)}"
+    page = render(content, title, notes)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_text(path, page)
