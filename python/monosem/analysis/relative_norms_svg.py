@@ -66,9 +66,13 @@ def _histogram(counts: Sequence[int], first: str, other: str, top: float) -> lis
         if count:
             tall = 110 * count / highest
             out.append(bar(_LEFT + width * i + 0.5, base - tall, width - 1, tall))
-    marks = ((0.0, f"0: {first} only"), (0.5, "0.5: shared"), (1.0, f"1: {other} only"))
+    # Names may be long: those at the ends stay inside.
+    marks = (
+        (_LEFT, "", f"0: {first} only"),
+        ((_LEFT + _RIGHT) / 2, "mid", "0.5: shared"),
+        (_RIGHT, "end", f"1: {other} only"),
+    )
     out += [
-        f'<text class="mid" x="{_LEFT + at * (_RIGHT - _LEFT):.0f}" y="{base + 17:.0f}">{escape(words)}</text>'
-        for at, words in marks
+        f'<text class="{anchor}" x="{x:.0f}" y="{base + 17:.0f}">{escape(words)}</text>' for x, anchor, words in marks
     ]
     return out
