@@ -18,6 +18,7 @@ from monosem.nn.parameters import Declared, Rows, Vector
 from monosem.ops import SparseCode, backend, checks
 from monosem.ops.capacity import Capacity
 from monosem.ops.memory import check_memory
+from monosem.ops.seen import Seen
 from monosem.ops.step_stats import phase
 from monosem.ops.structs import EncoderCopy
 
@@ -82,7 +83,7 @@ class SAE(nn.Module, ABC):
         self.b_enc = nn.Parameter(torch.zeros(cfg.d_sae, device=device, dtype=dtype))
         self.b_dec = nn.Parameter(torch.zeros(cfg.d_out, device=device, dtype=dtype))
         self.capacity = Capacity()
-        self._prepared: tuple[EncoderCopy, tuple[int, int]] | None = None
+        self._prepared: tuple[EncoderCopy, Seen] | None = None
 
     @property
     def W_enc(self) -> Tensor:
@@ -236,12 +237,12 @@ class SAE(nn.Module, ABC):
         """
         if self.prepared() is None:
             copy = ops.encoder_copy(self.W_enc_rows)
-            self._prepared = None if copy is None else (copy, self._weights_version())
+            self._prepared = None if copy is None else (copy, Seen(self.W_enc_rows))
         return self
 
     def prepared(self) -> EncoderCopy | None:
         """What ``prepare`` kept, if the weights are still those."""
-        if self._prepared is None or self._prepared[1] != self._weights_version():
+        if self._prepared is None or not self._prepared[1].is_still(self.W_enc_rows):
             self._prepared = None
             return None
         return self._prepared[0]
@@ -249,9 +250,6 @@ class SAE(nn.Module, ABC):
     def changed(self) -> None:
         """The weights were changed in a way that PyTorch does not count: what ``prepare`` kept is void."""
         self._prepared = None
-
-    def _weights_version(self) -> tuple[int, int]:
-        return self.W_enc_rows.data_ptr(), self.W_enc_rows._version
 
     def decode(self, code: SparseCode) -> Tensor:
         """``x̂ = W_dec·f + b_dec``: [..., d_in], in the leading shape that was encoded."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from monosem.nn.penalties import lp
 from monosem.ops import SparseCode
+from monosem.ops.seen import Seen
 
 
 class PenaltyScales(nn.Module):
@@ -29,14 +30,11 @@ class PenaltyScales(nn.Module):
         scales[0] = 1.0
         self.register_buffer("scales", scales)
         # The numbers of the buffer as it is, so that a step does not wait for a GPU.
-        self._known = self._held(), [1.0, *(0.0 for _ in powers[1:])]
-
-    def _held(self) -> tuple[int, int]:
-        return self.scales.data_ptr(), self.scales._version
+        self._known = Seen(scales), [1.0, *(0.0 for _ in powers[1:])]
 
     def _numbers(self) -> list[float]:
-        if self._known[0] != self._held():
-            self._known = self._held(), self.scales.tolist()
+        if not self._known[0].is_still(self.scales):
+            self._known = Seen(self.scales), self.scales.tolist()
         return self._known[1]
 
     def measured(self, step: int) -> int:

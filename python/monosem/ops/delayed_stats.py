@@ -7,6 +7,8 @@ from collections import deque
 import torch
 from torch import Tensor
 
+from monosem.ops.seen import Seen
+
 LAG = 2  # steps: the host may be that far ahead of the GPU
 
 
@@ -41,7 +43,7 @@ class DelayedStats:
 
     def __init__(self) -> None:
         self._pending: deque[PendingCopy] = deque()
-        self._version: tuple[int, int] | None = None  # of ``history`` when ``_pending`` was last valid
+        self._seen = Seen()  # ``history`` when ``_pending`` was last valid
         self._last: list[float] = []
         self._is_read = False  # for the step that is to come
 
@@ -55,7 +57,7 @@ class DelayedStats:
         """The statistics of LAG steps ago; the same again until the next ``record``."""
         if capturing(history) and self._last:
             return self._last  # a graph keeps the decision that it was captured with
-        if self._version != (history.data_ptr(), history._version):
+        if not self._seen.is_still(history):
             self._pending.clear()
         elif self._is_read:
             return self._last
@@ -63,7 +65,7 @@ class DelayedStats:
             self._last = history[0].tolist()
         else:
             self._last = self._pending.popleft().get()
-        self._version, self._is_read = (history.data_ptr(), history._version), True
+        self._seen, self._is_read = Seen(history), True
         return self._last
 
     def record(self, history: Tensor, statistics: Tensor) -> None:
@@ -77,7 +79,7 @@ class DelayedStats:
         self._pending.append(PendingCopy(history[-1]))
         while len(self._pending) > LAG:
             self._pending.popleft()
-        self._version, self._is_read = (history.data_ptr(), history._version), False
+        self._seen, self._is_read = Seen(history), False
 
 
 def capturing(t: Tensor) -> bool:

@@ -12,6 +12,7 @@ from monosem.nn import SAE, Declared, Gradients, Matrix, Rows
 from monosem.nn.gradients import Csc
 from monosem.ops import adam, backend, gpu, step_stats
 from monosem.ops.precision import as_given
+from monosem.ops.seen import Seen
 from monosem.ops.step_stats import StepStats, phase
 from monosem.ops.structs import EncoderCopy
 
@@ -87,7 +88,7 @@ class FastStep:
         self._live_by_host: Tensor | None = None  # their memory when the host counts the steps
         rows = gpu.empty_copy(sae.W_enc_rows)
         self._encoder_copy = None if rows is None else EncoderCopy(*rows)
-        self._copied_version: tuple[int, int] | None = None  # of the weights that the copy was made from
+        self._copied = Seen()  # the weights that the copy was made from
 
     def _zeros(self, name: str, adam_state: str, which: int) -> Tensor:
         like = getattr(self.sae, name)
@@ -237,14 +238,14 @@ class FastStep:
         The updates of this step go through ``.data``, which PyTorch does not count.
         """
         w = self.sae.W_enc_rows
-        if self._encoder_copy is not None and self._copied_version != (w.data_ptr(), w._version):
+        if self._encoder_copy is not None and not self._copied.is_still(w):
             gpu.round_into(*self._encoder_copy, w.data)
-            self._copied_version = w.data_ptr(), w._version
+            self._copied = Seen(w)
         return self._encoder_copy
 
     def weights_changed(self) -> None:
         """The weights were changed by others: the encoder's copy is out of date."""
-        self._copied_version = None
+        self._copied = Seen()
 
     def _clip(self, gradients: dict[str, Tensor], clip: float) -> Tensor:
         """Scale the gradients so that their norm is at most ``clip``; returns the norm before."""
