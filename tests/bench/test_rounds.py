@@ -1,5 +1,6 @@
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -112,6 +113,15 @@ def test_allocating_more_than_the_machine_has_is_an_error(tmp_path):
     with Worker(Entrant("greedy", greedy), {"threads": 1}, tmp_path) as process, pytest.raises(Failed) as error:
         process.answer(60)
     assert "Memory" in str(error.value)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are counted anew on Linux only")
+def test_pages_of_a_waiting_worker_are_locked_where_that_is_permitted(fake, tmp_path):
+    with Worker(Entrant("fake", fake), {"threads": 1, "data": ""}, tmp_path) as process:
+        process.answer(60)
+        lines = Path(f"/proc/{process.process.pid}/status").read_text().splitlines()
+        locked = next(int(line.split()[1]) for line in lines if line.startswith("VmLck:"))
+    assert (locked > 0) == worker.locking_is_unlimited()
 
 
 def test_titles():
