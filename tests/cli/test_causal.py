@@ -108,7 +108,7 @@ def test_split(workspace, tmp_path, capsys):
         (("steer", "run", "--pin", "3=much"), "wanted FEATURE=STRENGTH"),
         (("steer", "run", "--pin", "3=1", "--ablate", "3"), "feature 3 is edited twice"),
         (("steer", "run", "--labels", "Arabic"), "no text for 'Arabic'; this text has DNA, code, en, he"),
-        (("compare", "run", "nowhere"), "no cfg.json in"),
+        (("compare", "run", "nowhere"), "no folder or file "),
         (("compare", "run", "other", "--least", "99999"), "no feature of A fires on 99999"),
         (("split", "run"), "got 1 dictionary; wanted two or more"),
         (("split", "run", "small", "--label", "DNA", "--no-map"), "wanted the smallest first"),

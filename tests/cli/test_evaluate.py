@@ -59,7 +59,7 @@ def test_some_tokens_and_the_folder_of_the_dictionary(workspace):
 @pytest.mark.parametrize(
     ("folder", "options", "message"),
     [
-        ("nowhere", (), "no cfg.json in"),
+        ("nowhere", (), "no folder or file "),
         ("nameless", (), "does not say which it was trained on"),
         ("narrow", (), "32 wide and the SAE has d_in=7"),
         ("sae", ("--hook", "blocks.0.mlp.hook_pots"), "mlp.hook_post"),

@@ -134,7 +134,7 @@ def test_errors_are_one_line(workspace, profiled, words, message):
 
 def test_a_folder_without_a_run_is_refused(profiled, workspace):
     code, output, _ = profiled("acts")
-    assert code == 2 and "no cfg.json" in output.err and "This folder holds activations" in output.err
+    assert code == 2 and "no dictionary in" in output.err and "This folder holds activations" in output.err
 
 
 def test_activations_of_another_width_are_refused(workspace, profiled):

@@ -1,4 +1,7 @@
-"""An autoencoder on disk: ``cfg.json`` and ``sae.safetensors``, written whole, checked byte for byte when read."""
+"""An autoencoder on disk: ``cfg.json`` and ``sae.safetensors``, written whole, checked byte for byte when read.
+
+``load`` also reads what other libraries wrote (``data/formats``).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ from typing import Any
 
 import torch
 
-from monosem.data import files, kinds, sealed
+from monosem.data import files, formats, kinds, sealed
+from monosem.data.formats import Given
 from monosem.nn import KINDS, SAE, registry
 from monosem.nn.config import SAEConfig, from_dict
 
@@ -41,15 +45,40 @@ def save(sae: SAE, folder: str | Path, metadata: dict[str, Any] | None = None) -
     return folder
 
 
-def load(folder: str | Path, device: str | torch.device = "cpu") -> SAE:
-    """Read an autoencoder written by ``save``.
+def load(
+    folder: str | Path,
+    device: str | torch.device = "cpu",
+    *,
+    k: int | None = None,
+    input_scale: float | None = None,
+    inputs_normalised: bool = False,
+) -> SAE:
+    """Read an autoencoder written by ``save``, or by another library (``formats.FORMATS``).
+
+    ``metadata["loaded_from"]`` of another library's names its format, and what was folded into the weights.
+
+    Args:
+        folder: a folder, or a file where a format is one file.
+        k, input_scale: of another library's, where its files do not have them: active features per token; the factor
+            that its training put on the activations, which is folded.
+        inputs_normalised: of another library's, trained on activations that are normalised token by token: True says
+            that the caller does so before ``encode``, and undoes it after ``decode``.
 
     Raises:
-        FileNotFoundError: the folder or one of its two files is missing.
+        FileNotFoundError: the folder or one of its files is missing, or holds no dictionary of a known format.
         ValueError: a file is cut short or altered, of a kind or format that this version does not know, or holds
-            NaN or Inf.
+            NaN or Inf; or its dictionary computes something that ours cannot.
     """
-    folder = Path(folder)
+    folder, given = Path(folder), Given(k, input_scale, inputs_normalised)
+    if not _is_own(folder):
+        if (found := formats.find(folder)) is None:
+            raise formats.unknown(folder)
+        return formats.read(*found, given, device)
+    if given != Given():
+        raise ValueError(
+            f"k, input_scale, inputs_normalised: got {given}; wanted none of them, for {str(folder)!r} was written by "
+            "monosem. Leave them out."
+        )
     for name in (_RECORD, _WEIGHTS):
         if not (folder / name).is_file():
             raise FileNotFoundError(
@@ -88,6 +117,13 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> SAE:
     if sae.metadata.get("finished") is False:
         warnings.warn_explicit(f"folder: {str(folder)!r} holds {unfinished(sae.metadata)}", RuntimeWarning, __file__, 0)
     return sae
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether a folder was written by ``save``, or was and is damaged: its files are there, and of no other format."""
+    if "kind" in formats.record_of(folder / _RECORD):
+        return True
+    return (folder / _WEIGHTS).is_file() and formats.find(folder) is None
 
 
 def _described(record: dict[str, Any], path: Path) -> tuple[SAEConfig, torch.dtype, dict[str, Any]]:

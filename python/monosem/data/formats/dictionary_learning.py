@@ -1,0 +1,151 @@
+"""dictionary_learning: ``ae.pt``, a state_dict, beside (or below) ``config.json``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from monosem.data import sealed
+from monosem.data.formats.base import Foreign, Format, Given, context_of, record_of, refuse, text_of
+from monosem.data.formats.tensors import Tensors, of_pickle
+from monosem.nn.config import JsonDict
+
+CONFIG, WEIGHTS = "config.json", "ae.pt"
+_NAMES = {"resid_post": "hook_resid_post", "mlp_out": "hook_mlp_out", "attn_out": "hook_attn_out"}
+
+
+def _files(path: Path) -> tuple[Path, Path]:
+    """(weights, configuration) of a folder, or of one of its files: the last weights, or those of a checkpoint."""
+    if path.suffix != ".pt":
+        return path / WEIGHTS, path / CONFIG
+    beside = path.parent / CONFIG
+    return path, beside if beside.is_file() else path.parent.parent / CONFIG
+
+
+def recognise(path: Path) -> bool:
+    weights, config = _files(path)
+    return weights.is_file() and isinstance(record_of(config).get("trainer"), dict)
+
+
+def read(path: Path, given: Given) -> Foreign:
+    weights, config = _files(path)
+    record = sealed.read_json(config, "folder", "the configuration of a trainer of dictionary_learning")
+    trainer, buffer = record["trainer"], record.get("buffer")
+    name = trainer.get("dict_class")
+    if name not in _CLASSES:
+        refuse(config, "dict_class", name, f"one of {', '.join(_CLASSES)}")
+    sizes = {"d_in": trainer.get("activation_dim"), "d_sae": trainer.get("dict_size")}
+    tensors = of_pickle(weights, {axis: size for axis, size in sizes.items() if isinstance(size, int)})
+    if "optimizer" in tensors:
+        refuse(weights, "optimizer", "the state of an unfinished training", f"the {WEIGHTS} of its end")
+    parts = _CLASSES[name](tensors, trainer)
+    tensors.done()
+    told = {key: trainer[key] for key in ("layer", "submodule_name", "trainer_class") if trainer.get(key) is not None}
+    return Foreign(
+        **parts,
+        model=text_of(trainer, "lm_name"),
+        hook_name=_hook(trainer),
+        context=context_of(buffer if isinstance(buffer, dict) else {}, "ctx_len"),
+        notes={"architecture": name, "file": weights.name} | told,
+    )
+
+
+def _linear(tensors: Tensors) -> dict[str, Tensor]:
+    """The weights of two ``nn.Linear``."""
+    W_enc, W_dec = tensors.take("encoder.weight", "d_sae", "d_in"), tensors.take("decoder.weight", "d_in", "d_sae")
+    return {"W_enc": W_enc, "W_dec": W_dec.T}
+
+
+def _plain(tensors: Tensors) -> dict[str, Tensor]:
+    """The parameters that stand there by our names."""
+    return {
+        "W_enc": tensors.take("W_enc", "d_in", "d_sae").T,
+        "W_dec": tensors.take("W_dec", "d_sae", "d_in"),
+        "b_enc": tensors.take("b_enc", "d_sae"),
+        "b_dec": tensors.take("b_dec", "d_in"),
+    }
+
+
+def _autoencoder(tensors: Tensors, trainer: JsonDict) -> JsonDict:
+    biases = {"b_enc": tensors.take("encoder.bias", "d_sae"), "b_dec": tensors.take("bias", "d_in")}
+    return {"activation": "relu", "centred": True} | _linear(tensors) | biases
+
+
+def _autoencoder_new(tensors: Tensors, trainer: JsonDict) -> JsonDict:
+    biases = {"b_enc": tensors.take("encoder.bias", "d_sae"), "b_dec": tensors.take("decoder.bias", "d_in")}
+    return {"activation": "relu", "centred": False} | _linear(tensors) | biases
+
+
+def _topk(tensors: Tensors, trainer: JsonDict) -> JsonDict:
+    biases = {"b_enc": tensors.take("encoder.bias", "d_sae"), "b_dec": tensors.take("b_dec", "d_in")}
+    tensors.other("threshold")  # its encode chooses by k unless it is asked for the threshold
+    return {"activation": "topk", "centred": True, "k": _k(tensors, trainer)} | _linear(tensors) | biases
+
+
+def _batch_topk(tensors: Tensors, trainer: JsonDict) -> JsonDict:
+    biases = {"b_enc": tensors.take("encoder.bias", "d_sae"), "b_dec": tensors.take("b_dec", "d_in")}
+    return _by_threshold(tensors, trainer) | _linear(tensors) | biases
+
+
+def _matryoshka(tensors: Tensors, trainer: JsonDict) -> JsonDict:
+    sizes = tensors.other("group_sizes")
+    sizes = sizes.tolist() if isinstance(sizes, Tensor) else trainer.get("group_sizes")
+    if not isinstance(sizes, list) or not all(isinstance(m, int) and m > 0 for m in sizes):
+        refuse(tensors.path, "group_sizes", sizes, "positive integers")
+    prefixes = tuple(sum(sizes[: i + 1]) for i in range(len(sizes)))
+    parts = _by_threshold(tensors, trainer) | _plain(tensors)
+    if prefixes[-1] != tensors.sizes["d_sae"]:
+        refuse(tensors.path, "group_sizes", sizes, f"sizes with the sum d_sae={tensors.sizes['d_sae']}")
+    return parts | {"prefixes": prefixes}
+
+
+def _gated(tensors: Tensors, trainer: JsonDict) -> JsonDict:
+    biases = {
+        "b_enc": tensors.take("gate_bias", "d_sae"),
+        "r_mag": tensors.take("r_mag", "d_sae"),
+        "b_mag": tensors.take("mag_bias", "d_sae"),
+        "b_dec": tensors.take("decoder_bias", "d_in"),
+    }
+    return {"activation": "gated", "centred": True} | _linear(tensors) | biases
+
+
+def _jumprelu(tensors: Tensors, trainer: JsonDict) -> JsonDict:
+    threshold = tensors.take("threshold", "d_sae")
+    return {"activation": "jumprelu", "centred": False, "threshold": threshold} | _plain(tensors)
+
+
+def _by_threshold(tensors: Tensors, trainer: JsonDict) -> JsonDict:
+    threshold = tensors.take("threshold")
+    if threshold < 0:
+        wanted = "0 or more: it was never set, for training ended before threshold_start_step. Train on, or set it"
+        refuse(tensors.path, "threshold", float(threshold), wanted)
+    return {"activation": "batch_topk", "centred": True, "k": _k(tensors, trainer), "threshold": threshold}
+
+
+def _k(tensors: Tensors, trainer: JsonDict) -> int:
+    k = tensors.number("k") if "k" in tensors else trainer.get("k")
+    if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+        refuse(tensors.path, "k", k, "a positive integer")
+    return k
+
+
+_CLASSES = {
+    "AutoEncoder": _autoencoder,
+    "AutoEncoderNew": _autoencoder_new,
+    "AutoEncoderTopK": _topk,
+    "BatchTopKSAE": _batch_topk,
+    "MatryoshkaBatchTopKSAE": _matryoshka,
+    "GatedAutoEncoder": _gated,
+    "JumpReluAutoEncoder": _jumprelu,
+}
+
+
+def _hook(trainer: JsonDict) -> str | None:
+    """The hook, where the name of the submodule says which (``resid_post_layer_8``)."""
+    layer, name = trainer.get("layer"), text_of(trainer, "submodule_name") or ""
+    hook = next((ours for theirs, ours in _NAMES.items() if theirs in name), None)
+    return f"blocks.{layer}.{hook}" if hook and isinstance(layer, int) else None
+
+
+DICTIONARY_LEARNING = Format("dictionary_learning", f"{WEIGHTS} + {CONFIG}", recognise, read)
