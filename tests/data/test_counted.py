@@ -1,5 +1,7 @@
 """BOS and padding are read by the model and left out of streams, stores, evaluations and indexes."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -51,12 +53,27 @@ def expected() -> list[int]:
 def test_names_and_ids():
     assert skipped_ids(Padded()) == (BOS, PAD) and skipped_ids(Padded(), ()) == ()
     assert skipped_ids(Padded(), ["bos", 7, np.int64(3)]) == (0, 3, 7) and skipped_ids(FakeModel()) == (BOS,)
-    for wrong in ("eos", -1, 65_536, True, 1.5):
+    for wrong in ("mask", -1, 65_536, True, 1.5):
         with pytest.raises(
-            ValueError, match=r"skip_tokens: got .*; wanted 'bos', 'pad' or the id of a token, 0 to 65535"
+            ValueError,
+            match=r"skip_tokens: got .*; wanted 'bos', 'eos', 'pad', 'special' or the id of a token, 0 to 655",
         ):
             skipped_ids(Padded(), [wrong])
     assert counted(np.array([[0, 5, 0, 6]]), 1, (0,)).tolist() == [[False, True, False, True]]
+
+
+def test_end_of_text_and_all_special_tokens_have_names(model):
+    class Chat(FakeModel):
+        class tokenizer:
+            eos_token_id, pad_token_id, unk_token_id = 2, PAD, 1
+            all_special_ids = [1, 2, PAD]
+            added_tokens_decoder = {2: SimpleNamespace(special=True), 50: SimpleNamespace(special=True)} | {
+                51: SimpleNamespace(special=False)  # an added word
+            }
+
+    assert skipped_ids(Chat(), ["eos"]) == (2,) and skipped_ids(FakeModel(), ["eos", "special"]) == ()
+    assert skipped_ids(Chat(), ["bos", "special"]) == (BOS, 2, PAD, 50)
+    assert skipped_ids(model, ["special"]) == (model.bos_id,)
 
 
 def test_stream_and_store_leave_skipped_tokens_out(tmp_path):

@@ -130,7 +130,7 @@ def test_index_round_trip(tmp_path):
         (lambda body: "{", "is not an index"),
         (lambda body: "[]", "is not an index"),
         (lambda body: json.dumps({"format": "other", "version": 1}), "is not an index"),
-        (lambda body: json.dumps(body | {"version": 3}), "is of version 3; this monosem reads versions 1 and 2"),
+        (lambda body: json.dumps(body | {"version": 4}), "is of version 4; this monosem reads versions 1 to 3"),
         (lambda body: json.dumps(body | {"d_in": 4}), "was altered"),
         (lambda body: json.dumps(body)[:-20], "is not an index"),
         (lambda body: json.dumps({k: v for k, v in body.items() if k != "index_crc32"}), "was altered"),

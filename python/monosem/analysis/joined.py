@@ -93,6 +93,14 @@ def read_and_target(model: LanguageModel, tokens: Tensor, hook_name: str) -> tup
     return x, x
 
 
+def by_hook(model: LanguageModel, activations: Tensor, targets: Tensor) -> list[Tensor]:
+    """What ``read_and_target`` gave, one tensor for each activation that stood in a training batch."""
+    if not isinstance(model, Joined):
+        return [activations]
+    read = list(activations.split(list(model.reads.widths), dim=-1))
+    return read if model.hook_in is None else [*read, targets]
+
+
 class CrosscoderSource:
     """A crosscoder at one of its sources: its features, and the part of the decoder that belongs to that source.
 

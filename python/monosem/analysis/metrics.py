@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monosem.analysis.scan import Block, Rows, blocks, spread
+from monosem.analysis.scan import Block, Rows, blocks, norm_limit, spread
 from monosem.analysis.sources import LabelFeature, SourceMoments, check_sources, group_sources
 from monosem.data import sealed
 from monosem.data.counted import BY_NAME, SkipTokens, counted, skipped_ids
+from monosem.data.norm_limit import AS_TRAINED, NormLimit, SkipNorm
 from monosem.data.protocols import LanguageModel
 from monosem.data.serialization import unfinished
 from monosem.nn.dictionary import Dictionary
@@ -70,8 +71,9 @@ class Evaluation:
     * ``ce_clean``, ``ce_sae``, ``ce_zero``: nats per token of the model untouched, with x̂ in place of x, with zero
       in its place; ``ce_loss_recovered`` = (ce_zero − ce_sae) / (ce_zero − ce_clean), one ratio of pooled losses
       (Towards Monosemanticity, "Loss recovered"). What is left out (``skip_positions`` at the start of a row,
-      ``skip_tokens`` anywhere) keeps its activation and is not counted; nor is the loss of predicting one of
-      ``skip_tokens``.
+      ``skip_tokens`` anywhere, tokens with a norm beyond ``skip_norm``) keeps its activation and is not counted; nor is
+      the loss of predicting one of ``skip_tokens``.
+    * ``skip_norm``: the limit on the norm, with ``left_out``, the number of tokens that it left out; None: none.
     * ``dead``: features never active on these ``tokens``. ``ultralow``: active, with a density below
       ``ultralow_bound`` = max(1e-6, 2 / tokens): no fewer than two tokens can be told from one.
     * ``density_edges`` (log10) and ``density_counts``: histogram of the share of tokens on which a feature is active,
@@ -110,6 +112,7 @@ class Evaluation:
     config: dict[str, Any]
     metadata: dict[str, Any]
     places: tuple[PlaceScore, ...] = ()
+    skip_norm: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists, ready for JSON (a figure that is not finite becomes None)."""
@@ -126,6 +129,8 @@ class Evaluation:
         unresolved = self.ultralow_bound > ULTRALOW
         left = [f"the first {self.skip_positions} of each"] if self.skip_positions else []
         left += [f"token {', '.join(map(str, self.skip_tokens))}"] if self.skip_tokens else []
+        if self.skip_norm is not None:
+            left.append(f"{self.skip_norm['left_out']:,} tokens with {NormLimit.from_json(self.skip_norm)}")
         lines = [
             f"{self.kind} SAE, {self.d_sae:,} features on {self.hook_name} ({self.d_in} wide) of {self.model}",
             f"{self.tokens:,} scored tokens in {self.contexts:,} contexts; "
@@ -263,6 +268,7 @@ def evaluate(
     observers: Sequence[Callable[[Block], None]] = (),
     baselines: dict[int, tuple[torch.Tensor, torch.Tensor]] | None = None,
     progress: bool = True,
+    skip_norm: SkipNorm | str = AS_TRAINED,
 ) -> Evaluation:
     """Evaluate a dictionary on text it was not trained on.
 
@@ -279,6 +285,8 @@ def evaluate(
         labels: {label: prefixes of source names}; see ``sources.group_sources``.
         observers: called with every block, so that a feature index can share the pass.
         baselines: shared by the evaluations of several dictionaries on the same text (``scan.blocks``).
+        skip_norm: the same for tokens whose norm exceeds this multiple of the median norm; "as trained": as when the
+            dictionary was trained (``scan.norm_limit``); None: none.
 
     Raises:
         ValueError: the SAE does not fit the hook, there are no tokens, or the hook is unknown.
@@ -287,6 +295,8 @@ def evaluate(
     negative = torch.zeros(sae.cfg.d_sae, dtype=torch.float64, device="cpu")  # tokens on which each feature is below 0
     sums = _Sums(len(sae.b_dec), len(rows.sources))
     select, left_out = spread(rows, tokens), skipped_ids(model, skip_tokens)
+    limit = norm_limit(skip_norm, sae, model, hook_name, rows, skip_positions, skip_tokens)
+    beyond = 0
     for block in blocks(
         sae,
         model,
@@ -299,7 +309,9 @@ def evaluate(
         skip_tokens=skip_tokens,
         baselines=baselines,
         progress="evaluating" if progress else None,
+        limit=limit,
     ):
+        beyond += block.left_out
         moments.update(block)
         negative += torch.bincount(block.negative[0], minlength=len(negative))
         sums.update(block, torch.from_numpy(np.asarray(rows.source)[block.row.numpy(), 1:].astype(np.int64)), left_out)
@@ -336,5 +348,6 @@ def evaluate(
         config=asdict(sae.cfg),
         metadata=dict(getattr(sae, "metadata", {})),
         places=(),
+        skip_norm=None if limit is None else limit.to_json() | {"left_out": beyond},
         **sums.figures(everything),
     )

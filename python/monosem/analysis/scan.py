@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from monosem.analysis.joined import Joined, read_and_target, target_of
+from monosem.analysis.joined import Joined, by_hook, read_and_target, target_of
 from monosem.analysis.unit_rows import check_reconstructs, in_unit_rows
-from monosem.data.counted import BY_NAME, SkipTokens, counted, skipped_ids
+from monosem.data.counted import BY_NAME, SkipTokens, TokenFilter, skipped_ids
+from monosem.data.norm_limit import AS_TRAINED, SAMPLED, NormLimit, SkipNorm, as_trained
 from monosem.data.protocols import LanguageModel
 from monosem.nn.dictionary import Dictionary
 from monosem.ops import SparseCode
@@ -65,6 +66,7 @@ class Block:
     at: Tensor  # int64 [nnz]
     negative: tuple[Tensor, Tensor]  # int64 [negative entries] twice
     losses: Losses | None
+    left_out: int = 0  # tokens left out by their norm, here and since the last block
 
     @property
     def places(self) -> Tensor:
@@ -122,6 +124,41 @@ def spread(rows: Rows, tokens: int | None) -> np.ndarray:
     return (2 * np.arange(number) + 1) * count // (2 * number) if number else np.arange(0)
 
 
+def norm_limit(
+    skip_norm: SkipNorm | str,
+    sae: Dictionary,
+    model: LanguageModel,
+    hook_name: str,
+    rows: Rows,
+    skip_positions: int = 1,
+    skip_tokens: SkipTokens = BY_NAME,
+) -> NormLimit | None:
+    """The limit on the norm of activations, by which tokens are left out.
+
+    Args:
+        skip_norm: a limit; a multiple of the median, which is measured on 64 of the rows; ``"as trained"``: that of the
+            dictionary's training, if it had one; None: none.
+    """
+    if skip_norm is None or isinstance(skip_norm, NormLimit):
+        return skip_norm
+    if isinstance(skip_norm, str):
+        if skip_norm != AS_TRAINED:
+            raise ValueError(
+                f"skip_norm: got {skip_norm!r}; wanted a multiple of the median norm, {AS_TRAINED!r}, or None"
+            )
+        return as_trained(sae.metadata)
+    of_tokens = TokenFilter(skip_positions, skipped_ids(model, skip_tokens))
+
+    def measured():
+        for row in spread(rows, SAMPLED * np.shape(rows.tokens)[1]):
+            tokens = torch.from_numpy(np.asarray(rows.tokens[row : row + 1]).astype(np.int64))
+            counts = of_tokens.by_token(tokens.numpy())
+            parts = by_hook(model, *read_and_target(model, tokens, hook_name))
+            yield [part[counts.to(part.device)] for part in parts]
+
+    return NormLimit.measured(skip_norm, measured())
+
+
 @torch.no_grad()
 def blocks(
     sae: Dictionary,
@@ -137,6 +174,7 @@ def blocks(
     skip_positions: int = 1,
     skip_tokens: SkipTokens = BY_NAME,
     progress: str | None = None,
+    limit: NormLimit | None = None,
 ) -> Iterator[Block]:
     """Yield the text block by block, in order.
 
@@ -152,6 +190,7 @@ def blocks(
         skip_positions: leading positions of every row that are left out.
         skip_tokens: left out wherever they stand: ids, ``"bos"``, ``"pad"``.
         progress: label of the progress bar; None shows none.
+        limit: tokens whose activations are beyond it are left out too (``norm_limit``).
 
     Raises:
         ValueError: the SAE does not fit the hook, or there is nothing to read or nothing that counts.
@@ -161,24 +200,29 @@ def blocks(
         check_reconstructs(sae)
     sae = in_unit_rows(sae)
     written, hook_out = target_of(model, hook_name)
-    ids = skipped_ids(model, skip_tokens)
+    counts = TokenFilter(skip_positions, skipped_ids(model, skip_tokens), limit)
     select = np.arange(len(rows.tokens)) if select is None else np.asarray(select)
-    length, scored_any = np.shape(rows.tokens)[1], False
+    length, scored_any, left_out = np.shape(rows.tokens)[1], False, 0
     show = {"unit": "tok", "unit_scale": True, "desc": progress, "disable": progress is None}
     with tqdm(total=len(select) * length, initial=done * length, **show) as bar:
         for start in range(done, len(select), contexts):
             run = select[start : start + contexts]
             tokens = torch.from_numpy(np.asarray(rows.tokens[run]).astype(np.int64))
             source = torch.from_numpy(np.asarray(rows.source[run]).astype(np.int64))
-            scored = torch.from_numpy(counted(tokens.numpy(), skip_positions, ids))
-            if not scored.any():  # padding only
+            by_token = counts.by_token(tokens.numpy())
+            if not by_token.any():  # padding only
                 bar.update(tokens.numel())
                 continue
-            scored_any = True
-            if losses:
+            if losses or limit is not None:
                 activations, targets = read_and_target(model, tokens, hook_name)
             else:
                 activations = targets = model.activations(tokens, hook_name)
+            scored = counts.by_norm(by_token, by_hook(model, activations, targets))
+            left_out += int(by_token.sum() - scored.sum())
+            if not scored.any():
+                bar.update(tokens.numel())
+                continue
+            scored_any = True
             x = _scored(activations, scored, sae)
             code, target, reconstruction, measured = sae.encode(x), None, None, None
             if losses:
@@ -204,12 +248,15 @@ def blocks(
                 at=at,
                 negative=_places(code, code.values.reshape(-1) < 0),
                 losses=measured,
+                left_out=left_out,
             )
+            left_out = 0
             bar.update(tokens.numel())
     if not scored_any and not done and len(select):
+        beyond = "" if limit is None else f", and {limit}"
         raise ValueError(
             f"skip_tokens: every token of these {len(select)} rows is left out (the first {skip_positions} of each, "
-            f"and ids {list(ids)}); wanted at least one that counts. Leave out fewer."
+            f"and ids {list(counts.ids)}{beyond}); wanted at least one that counts. Leave out fewer."
         )
 
 

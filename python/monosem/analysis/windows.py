@@ -15,8 +15,10 @@ from torch import Tensor
 from monosem.analysis.index.example import Example
 from monosem.analysis.index.protocol import FeatureIndex
 from monosem.analysis.inputs import Subject
+from monosem.analysis.joined import by_hook, read_and_target
 from monosem.analysis.scan import Rows, entries
-from monosem.data.counted import BY_NAME, SkipTokens, counted, skipped_ids
+from monosem.data.counted import BY_NAME, SkipTokens, TokenFilter, skipped_ids
+from monosem.data.norm_limit import NormLimit, as_trained
 from monosem.data.protocols import LanguageModel
 from monosem.nn.dictionary import Dictionary
 
@@ -183,6 +185,7 @@ def windows_of(
             characters=characters,
             skip_positions=skip_positions,
             skip_tokens=index.meta["settings"].get("skip_tokens", ()),
+            limit=as_trained(index.meta["settings"]),
         )
         if others
         else ()
@@ -209,6 +212,7 @@ def windows(
     contexts: int = 16,
     skip_positions: int = 1,
     skip_tokens: SkipTokens = BY_NAME,
+    limit: NormLimit | None = None,
 ) -> list[Window]:
     """Show each (feature, example) with the tokens around it and the feature's activation on them.
 
@@ -217,9 +221,10 @@ def windows(
     Args:
         before, after: most tokens on either side.
         characters: most characters on either side: so that a line is as long in DNA as in prose.
+        limit: on the norm of activations; a token beyond it is shown as one on which nothing is active.
     """
     tokens, texts = np.asarray(rows.tokens), TextCache(model)
-    left_out = skipped_ids(model, skip_tokens)
+    counts = TokenFilter(skip_positions, skipped_ids(model, skip_tokens), limit)
     out: list[Window | None] = [None] * len(examples)
     numbers = sorted({example.row for _, example in examples})
     by_row: dict[int, list[int]] = {}
@@ -228,13 +233,16 @@ def windows(
     for start in range(0, len(numbers), contexts):
         run = numbers[start : start + contexts]
         ids = torch.from_numpy(tokens[run].astype(np.int64))
-        activations = model.activations(ids, hook_name)
+        if limit is None:
+            activations = targets = model.activations(ids, hook_name)
+        else:
+            activations, targets = read_and_target(model, ids, hook_name)
         spans = [
             (i, local, max(0, examples[i][1].position - before), min(ids.shape[1], examples[i][1].position + after + 1))
             for local, row in enumerate(run)
             for i in by_row[row]
         ]
-        scored = torch.from_numpy(counted(ids.numpy(), skip_positions, left_out))
+        scored = counts.by_norm(counts.by_token(ids.numpy()), by_hook(model, activations, targets))
         values = _window_values(sae, activations, [(examples[i][0], r, a, b) for i, r, a, b in spans], scored)
         for (i, _, a, _), of_window in zip(spans, values, strict=True):
             out[i] = lay_out(texts, rows, examples[i][1], a, of_window, characters)

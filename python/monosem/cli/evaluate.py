@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokens", type=int, metavar="N", help="evaluate about N tokens, in evenly spaced contexts (default: all)"
     )
-    options.add_skipped(parser, kept=" (they keep their activation)")
+    options.add_skipped(parser, kept=" (they keep their activation)", as_trained=True)
     parser.add_argument("--out", help="folder for evaluation.json and evaluation.svg (default: the dictionary's)")
     parser.add_argument(
         "--report",
@@ -50,11 +50,12 @@ def run(args: argparse.Namespace) -> int:
         "tokens": args.tokens,
         "skip_positions": args.skip_positions,
         "skip_tokens": args.skip_tokens,
+        "skip_norm": args.skip_norm,
         "progress": not args.quiet,
     }
     out = claim.folder_of(args, args.folder)
     origin = evaluation_inputs.of(
-        subject, rows, args.text, args.split, args.skip_tokens, args.skip_positions, args.tokens
+        subject, rows, args.text, args.split, args.skip_tokens, args.skip_positions, args.tokens, args.skip_norm
     )
     if not args.replace:
         evaluation_inputs.check_replaces(out / "evaluation.json", origin)

@@ -16,13 +16,19 @@ def of(
     skip_tokens: Sequence[Any],
     skip_positions: int = 1,
     tokens: int | None = None,
+    skip_norm: Any = None,
 ) -> dict[str, Any]:
     """Everything that the figures depend on, for ``evaluation.json``; compared before the work is done."""
     from monosem.analysis.index import fingerprint as of
     from monosem.analysis.scan import spread
     from monosem.data import fingerprint
+    from monosem.data.norm_limit import AS_TRAINED, as_trained
 
-    return {
+    if skip_norm == AS_TRAINED:
+        limit = as_trained(subject.sae.metadata)
+        skip_norm = None if limit is None else limit.to_json()
+    beyond = {} if skip_norm is None else {"skip_norm": skip_norm}
+    return beyond | {
         "dictionary": of.of_dictionary(subject.sae),
         "model": subject.model.name,
         "weights": fingerprint.of_model(subject.model),

@@ -54,9 +54,12 @@ def run(args: argparse.Namespace) -> int:
         skip_tokens=args.skip_tokens,
         shard_mib=args.shard_mib,
         progress=not args.quiet,
+        skip_norm=args.skip_norm,
     )
     run_inputs.write_beside(args.out, args)
     on_disk = human_bytes(sum(p.stat().st_size for p in Path(args.out).iterdir() if p.is_file()))
     print(f"{store.n_stored:,} activations in {len(store.index.shards)} shards, {on_disk}, in {args.out}")
+    if store.norm_limit is not None:
+        print(f"training will leave out tokens with {store.norm_limit}")
     print(f"next: monosem train --activations {args.out} --out runs/{Path(args.out).name}")
     return 0

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_sites(parser)
     options.add_reading(parser, "all")
     parser.add_argument("--tokens", type=int, metavar="N", help="read about N tokens, evenly spaced (default: all)")
-    options.add_skipped(parser)
+    options.add_skipped(parser, as_trained=True)
     parser.add_argument("--out", metavar="FOLDER", help="folder of the index (default: FOLDER/index)")
     parser.add_argument("--top", type=int, default=20, help="top activations kept per feature")
     parser.add_argument("--random", type=int, default=64, help="random examples kept per feature")
@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         skip_positions=args.skip_positions,
         skip_tokens=args.skip_tokens,
+        skip_norm=args.skip_norm,
     )
     rows = load_rows(subject.model, args.text, args.split, args.context)
     index = build_index(

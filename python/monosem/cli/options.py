@@ -114,8 +114,8 @@ def add_context(parser, default: str = " (default: the longest that the model re
     parser.add_argument("--context", type=int, metavar="N", help=what)
 
 
-def add_skipped(parser, *, kept: str = "") -> None:
-    """``--skip-positions`` and ``--skip-tokens``; ``kept`` describes the treatment of the tokens left out."""
+def add_skipped(parser, *, kept: str = "", as_trained: bool = False) -> None:
+    """``--skip-positions``, ``--skip-tokens`` and ``--skip-norm``; ``kept`` says how tokens left out are treated."""
     what = f"number of positions left out at the start of each context{kept}; 1 is BOS"
     parser.add_argument("--skip-positions", type=int, default=1, metavar="N", help=what)
     parser.add_argument(
@@ -124,9 +124,30 @@ def add_skipped(parser, *, kept: str = "") -> None:
         type=_token,
         default=("bos", "pad"),
         metavar="ID",
-        help=f"tokens left out at every position{kept}: ids, bos, pad; without a value: none",
+        help=f"tokens left out at every position{kept}: ids, bos, eos, pad, special (all that the tokenizer marks so); "
+        "without a value: none",
+    )
+    add_skip_norm(parser, kept=kept, as_trained=as_trained)
+
+
+def add_skip_norm(parser, *, kept: str = "", as_trained: bool = False) -> None:
+    """``--skip-norm``: of a dictionary on disk, its own unless given."""
+    default = "as trained" if as_trained else "none"
+    parser.add_argument(
+        "--skip-norm",
+        type=_multiple,
+        default=default if as_trained else None,
+        metavar="X",
+        help=f"leave out tokens whose activation has a norm above X times the median{kept}, such as attention sinks; "
+        f"none: no token (default: {default})",
     )
 
 
 def _token(text: str) -> int | str:
     return int(text) if text.isdecimal() else text
+
+
+def _multiple(text: str) -> float | str | None:
+    if text == "as trained":  # the default, which argparse converts too
+        return text
+    return None if text == "none" else float(text)

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_text(data)
     options.add_split(data, "train")
     options.add_context(data, " (default: as trained, or else the longest that the model reads)")
-    options.add_skipped(data)
+    options.add_skipped(data, as_trained=True)
     how = parser.add_argument_group("measurement")
     how.add_argument("--steps", type=int, default=30, help="steps to measure, after 3 to warm up")
     how.add_argument("--batch-size", type=int, metavar="N", help="tokens per step (default: the run's)")
@@ -94,6 +94,7 @@ def _source(args: argparse.Namespace, made_of: dict[str, Any], batch_size: int, 
     from monosem.data.contexts import load_contexts
     from monosem.data.harvest import ActivationStream
     from monosem.data.models import load_model
+    from monosem.data.norm_limit import AS_TRAINED, as_trained
     from monosem.data.sites import Sites, as_list
 
     name, hook = args.model or made_of.get("model"), args.hook or made_of.get("hook_name")
@@ -125,6 +126,7 @@ def _source(args: argparse.Namespace, made_of: dict[str, Any], batch_size: int, 
         epochs=None,
         skip_positions=args.skip_positions,
         skip_tokens=args.skip_tokens,
+        skip_norm=as_trained(made_of) if args.skip_norm == AS_TRAINED else args.skip_norm,
     )
 
 

@@ -149,6 +149,8 @@ def run(args: argparse.Namespace) -> int:
     saes = [registry.build(cfg, args.seed, device) for cfg in configurations]
     widths = " + ".join(map(str, source.widths))
     print(f"{sites.described(source)}: {source.n_tokens:,} activations of width {widths}")
+    if source.norm_limit is not None:
+        print(f"left out: tokens with {source.norm_limit}")
     print(
         f"{_described(saes[0].cfg)}: {steps:,} steps of {args.batch_size:,} tokens"
         + (f", and {len(saes) - 1} more" if saes[1:] else "")
@@ -170,6 +172,9 @@ def run(args: argparse.Namespace) -> int:
             f"{_described(saes[i].cfg)}: loss {row['loss']:.4g}, L0 {row['l0']:.1f}, dead {row['dead']:.1%} at the end "
             "of training"
         )
+    if (record := source.norm_record()) is not None:
+        share = record["left_out"] / max(1, record["of"])
+        print(f"left out by their norm: {record['left_out']:,} of {record['of']:,} tokens, {share:.2%}")
     for folder in [f"{args.out}/{i}" for i in range(len(saes))] if saes[1:] else [args.out]:
         print(f"next: monosem evaluate {folder}")
     return 0
@@ -195,7 +200,7 @@ def _source(args: argparse.Namespace):
     if args.activations:
         from monosem.data.store import ActivationStore
 
-        return ActivationStore(args.activations, args.batch_size, args.seed, epochs=None)
+        return ActivationStore(args.activations, args.batch_size, args.seed, epochs=None, skip_norm=args.skip_norm)
     from monosem.data.contexts import load_contexts
     from monosem.data.harvest import ActivationStream
 
@@ -212,6 +217,7 @@ def _source(args: argparse.Namespace):
         epochs=None,
         skip_positions=args.skip_positions,
         skip_tokens=args.skip_tokens,
+        skip_norm=args.skip_norm,
     )
 
 

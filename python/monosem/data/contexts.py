@@ -12,6 +12,7 @@ from torch import Tensor
 
 from monosem.data import files, shards
 from monosem.data.counted import BY_NAME, SkipTokens, counted, lengths, skipped_ids
+from monosem.data.norm_limit import SAMPLED, NormLimit, SkipNorm
 from monosem.data.protocols import HookedModel, LanguageModel, Tokens
 from monosem.data.sites import Sites
 
@@ -25,6 +26,11 @@ class Contexts:
         skip_positions: positions at the beginning of each context that are left out.
         skip_tokens: left out wherever they stand: ids, ``"bos"``, ``"pad"``; see ``data/counted.py``.
         batch: contexts in one forward pass.
+        skip_norm: a limit on the norm of activations, or the multiple of the median that is to be one; the median is
+            measured on 64 contexts. ``activations`` gives the tokens beyond it too: who reads them leaves them out.
+
+    Attributes:
+        limit: on the norm; None: none.
 
     Raises:
         ValueError: no such hook (names the nearest), no context, a shape, type or token that the model cannot read.
@@ -38,6 +44,7 @@ class Contexts:
         skip_positions: int,
         batch: int,
         skip_tokens: SkipTokens = BY_NAME,
+        skip_norm: SkipNorm = None,
     ) -> None:
         self.sites = Sites(model, hook_name)
         self.d_in = sum(self.sites.widths)
@@ -72,6 +79,17 @@ class Contexts:
             self.settings["widths"] = list(self.sites.widths)
         if (self.lengths != self.kept).any():  # otherwise the setting changes nothing, and older positions stay valid
             self.settings["skip_tokens"] = list(self.skip_ids)
+        self.limit = self._limit(skip_norm)
+        if self.limit is not None:
+            self.settings["skip_norm"] = self.limit.to_json()
+
+    def _limit(self, skip_norm: SkipNorm) -> NormLimit | None:
+        if skip_norm is None or isinstance(skip_norm, NormLimit):
+            return skip_norm
+        some = np.flatnonzero(self.lengths)
+        some = some[np.arange(min(SAMPLED, len(some))) * len(some) // min(SAMPLED, len(some))]
+        widths = list(self.sites.widths)
+        return NormLimit.measured(skip_norm, (x.split(widths, dim=1) for x in self.activations(some)))
 
     def counted(self, rows: np.ndarray) -> np.ndarray:
         """bool [len(rows), n_ctx]: the tokens of these contexts that count."""

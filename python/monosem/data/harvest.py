@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from monosem.data import files, fingerprint, shards
 from monosem.data.contexts import Contexts
 from monosem.data.counted import BY_NAME, SkipTokens
 from monosem.data.folder_lock import LOCK, OWNER, folder_lock
+from monosem.data.norm_limit import SkipNorm
 from monosem.data.protocols import HookedModel, Tokens
 from monosem.data.shuffled import ShuffledSource, differences
 from monosem.data.store import ActivationStore
@@ -44,9 +46,11 @@ class ActivationStream(ShuffledSource):
         buffer_contexts: contexts in memory; more of them mix better. Memory: buffer_contexts · n_ctx · d_in values.
             None: 1,024, or as many as fit into 1 GiB (``BUFFER_BYTES``) or a quarter of the free memory, if less.
         skip_positions: left out at the beginning of each context.
-        skip_tokens: left out wherever they stand: ids, ``"bos"``, ``"pad"``.
+        skip_tokens: left out wherever they stand: ids, ``"bos"``, ``"eos"``, ``"pad"``, ``"special"``.
         dtype: of the buffer and of the batches.
         forward_contexts: contexts in one forward pass.
+        skip_norm: leave out tokens whose norm exceeds this multiple of the median, which is measured on 64 contexts
+            (``norm_limit``); or a ``NormLimit``; None: none. ``left_out`` counts them.
     """
 
     filling = "running the model to fill the shuffle buffer"
@@ -65,10 +69,11 @@ class ActivationStream(ShuffledSource):
         *,
         forward_contexts: int = 16,
         skip_tokens: SkipTokens = BY_NAME,
+        skip_norm: SkipNorm = None,
     ) -> None:
         if buffer_contexts is not None and (not isinstance(buffer_contexts, Integral) or buffer_contexts < 1):
             raise ValueError(f"buffer_contexts: got {buffer_contexts!r}; wanted an integer ≥ 1, or None")
-        self.contexts = Contexts(model, hook_name, tokens, skip_positions, forward_contexts, skip_tokens)
+        self.contexts = Contexts(model, hook_name, tokens, skip_positions, forward_contexts, skip_tokens, skip_norm)
         sites = self.contexts.sites
         self.hook_name, self.model_name, self.widths = sites.hook_name, sites.model_name, sites.widths
         probe = next(self.contexts.activations(np.array([0])))  # reports a wrong model or hook before the work
@@ -87,6 +92,7 @@ class ActivationStream(ShuffledSource):
             settings=self.contexts.settings
             | {"dtype": str(dtype), "forward_contexts": self.contexts.batch, "weights": sites.weights},
             windows_follow=buffer_contexts is None,
+            limit=self.contexts.limit,
         )
 
     def _fill(self, units: np.ndarray, out: Tensor) -> None:
@@ -115,6 +121,7 @@ def harvest(
     shard_mib: int = 128,
     forward_contexts: int = 16,
     progress: bool = True,
+    skip_norm: SkipNorm = None,
 ) -> ActivationStore:
     """Run the model over all contexts and write the activations at the hook to ``folder``; see ``data/shards.py``.
 
@@ -126,8 +133,10 @@ def harvest(
         tokens: integers [rows, n_ctx], each row one context.
         dtype: ``"bf16"`` (half the space) or ``"fp32"``.
         skip_positions: left out at the beginning of each context.
-        skip_tokens: left out wherever they stand: ids, ``"bos"``, ``"pad"``.
+        skip_tokens: left out wherever they stand: ids, ``"bos"``, ``"eos"``, ``"pad"``, ``"special"``.
         shard_mib: size of a shard; also the memory that is needed.
+        skip_norm: as in ``ActivationStream``. The limit is stored, and ``ActivationStore`` leaves out the tokens beyond
+            it; they are on disk, so that another limit may be chosen there.
 
     Returns:
         The store, opened for reading.
@@ -141,7 +150,7 @@ def harvest(
         raise ValueError(f"dtype: got {dtype!r}; wanted one of {', '.join(shards.DTYPES)}")
     if not isinstance(shard_mib, Integral) or shard_mib < 1:
         raise ValueError(f"shard_mib: got {shard_mib!r}; wanted an integer ≥ 1")
-    contexts = Contexts(model, hook_name, tokens, skip_positions, forward_contexts, skip_tokens)
+    contexts = Contexts(model, hook_name, tokens, skip_positions, forward_contexts, skip_tokens, skip_norm)
     layout = shards.Layout(contexts.d_in, dtype)
     per_shard = _per_shard(contexts, layout, shard_mib)
     settings = {"d_in": contexts.d_in, "dtype": dtype, **contexts.settings, "contexts_per_shard": per_shard}
@@ -182,6 +191,8 @@ def _resume(index: shards.Index, contexts: Contexts, progress: bool) -> None:
         if fingerprint.same_weights(there.get("weights"), here.get("weights")) is None:  # `_check_same_model` looks
             there.pop("weights", None)
             here.pop("weights", None)
+        if (measured := there.get("skip_norm")) and _same_multiple(measured, here.get("skip_norm")):
+            here["skip_norm"] = index.settings["skip_norm"] = measured  # rounding may differ by the threads
         if different := differences(there, here):
             raise ValueError(
                 f"folder: {str(folder)!r} holds other activations ({different}); harvest with those settings to "
@@ -195,6 +206,10 @@ def _resume(index: shards.Index, contexts: Contexts, progress: bool) -> None:
             f"folder: {str(folder)!r} holds {', '.join(others[:3])}{' …' if others[3:] else ''} and no activations; "
             "wanted a new or empty folder, or one of an earlier harvest"
         )
+
+
+def _same_multiple(a: dict[str, Any], b: dict[str, Any] | None) -> bool:
+    return b is not None and a["multiple"] == b["multiple"] and np.allclose(a["medians"], b["medians"], rtol=1e-2)
 
 
 def _begin(index: shards.Index, contexts: Contexts) -> None:

@@ -28,10 +28,9 @@ from torch import Tensor
 from monosem.data import counted, files, kinds
 
 FORMAT = kinds.STORE
-VERSIONS = (
-    1,
-    2,
-)  # 2: ``skip_tokens`` are left out at every position; before, every context kept the same number of tokens
+# 2: ``skip_tokens`` are left out at every position; before, every context kept the same number of tokens.
+# 3: some of the tokens are beyond a limit on the norm, ``skip_norm``, and not to be trained on.
+VERSIONS = (1, 2, 3)
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 _BITS = {"bf16": np.dtype("i2"), "fp32": np.dtype("i4")}  # NumPy has no bfloat16: bits are copied, never changed
 _TORCH_BITS = {"bf16": torch.int16, "fp32": torch.int32}
@@ -165,6 +164,7 @@ class Index:
     folder: Path
     # d_in, dtype, hook_name, model, rows, n_ctx, skip_positions, tokens_crc32, contexts_per_shard[, skip_tokens]
     # [, widths: of several activations side by side, of which hook_name, or model too, are then lists]
+    # [, skip_norm: a limit on the norm, by which readers leave tokens out (``NormLimit``)]
     settings: dict[str, Any]
     shards: list[int | None] = field(default_factory=list)
     # int64 [rows]; when none are given, found from the settings and the tokens
@@ -198,6 +198,8 @@ class Index:
 
     @property
     def version(self) -> int:
+        if "skip_norm" in self.settings:
+            return 3
         return 2 if "skip_tokens" in self.settings else 1
 
     def path(self, shard: int) -> Path:
@@ -250,7 +252,7 @@ def read_index(folder: str | Path) -> Index:
         )
     if version not in VERSIONS:
         raise ValueError(
-            f"folder: {str(path)!r} is of version {version!r}; this monosem reads versions 1 and 2. "
+            f"folder: {str(path)!r} is of version {version!r}; this monosem reads versions 1 to 3. "
             "Harvest again, or use the monosem that wrote it."
         )
     if body.pop("index_crc32", None) != _index_checksum({"format": FORMAT, "version": version, **body}):

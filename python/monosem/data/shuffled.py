@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from monosem.data import fingerprint
+from monosem.data.norm_limit import NormLimit
 from monosem.ops.memory import check_memory
 
 # Settings that decide the order of the tokens and not which they are.
@@ -37,17 +38,23 @@ class ShuffledSource:
     after a pass was exhausted makes the next pass, in another order.
 
     A subclass calls ``_arrange`` once and implements ``_fill``, which tells ``_filled`` how far it is.
+
+    With a limit on the norm, tokens beyond it are in no batch: a batch goes on with those after them, and
+    ``left_out`` counts them. They keep their place in the sequence, so that a position means the same.
     """
 
     d_in: int  # of a row of a batch: all widths together
     widths: tuple[int, ...]  # of the activations that stand side by side
-    n_tokens: int  # in one epoch
+    n_tokens: int  # in one epoch, those beyond the limit too
+    norm_limit: NormLimit | None = None
+    left_out: int = 0  # tokens beyond the limit, up to the present position
     progress: bool = False  # show a bar while a window is brought into memory
     filling = "filling the shuffle buffer"  # its label
     stopping: Callable[[], bool] | None = None  # called while a window is brought into memory
     _bar_delay = 1.0  # seconds before it is shown
     _planned: tuple[int, np.ndarray, np.ndarray] | None = None  # epoch, order of the units, window ends
-    _loaded: tuple[int, int, Tensor] | None = None  # epoch, window, order of its tokens
+    # Epoch, window, the tokens of the window in their order, and their places in it (None: 0, 1, …).
+    _loaded: tuple[int, int, Tensor, np.ndarray | None] | None = None
 
     def _arrange(
         self,
@@ -64,6 +71,7 @@ class ShuffledSource:
         buffer: str,
         settings: dict[str, Any],
         windows_follow: bool = False,
+        limit: NormLimit | None = None,
     ) -> None:
         """Set the order of a source.
 
@@ -74,6 +82,7 @@ class ShuffledSource:
             buffer: name of the option that sets ``window_tokens``, for messages.
             settings: other values that must be equal for a saved position to mean the same tokens.
             windows_follow: ``window_tokens`` is a default: a loaded position sets its own number of windows.
+            limit: on the norm of the activations, one median for each of ``self.widths``.
         """
         for name, value, minimum in (("batch_size", batch_size, 1), ("seed", seed, 0), ("epochs", epochs, 1)):
             if not (value is None and name == "epochs") and (not isinstance(value, Integral) or value < minimum):
@@ -85,10 +94,16 @@ class ShuffledSource:
         self.n_tokens = int(lengths.sum())
         self._lengths, self._dtype = lengths, dtype
         self._settings = {"seed": self.seed, "batch_size": self.batch_size, "windows": 0} | settings
+        self._set_limit(limit)
         self._buffer, self._option = torch.empty(0, d_in, dtype=stored, device=device), buffer
         self._windows_follow = windows_follow
         self._cut(min(len(lengths), -(-self.n_tokens // max(1, window_tokens))))
         self._position = self._passes = 0
+
+    def _set_limit(self, limit: NormLimit | None) -> None:
+        self.norm_limit = limit
+        if limit is not None:
+            self._settings["skip_norm"] = limit.to_json()
 
     def _cut(self, count: int) -> None:
         """Cut every epoch into ``count`` windows."""
@@ -103,7 +118,15 @@ class ShuffledSource:
     def fingerprint(self) -> dict[str, Any]:
         """The identity of these activations, independent of their order."""
         settings = {name: value for name, value in self._settings.items() if name not in _ORDER}
+        if self.norm_limit is not None:  # the medians are measured: a saved position brings its own
+            settings["skip_norm"] = self.norm_limit.multiple
         return {"kind": f"activations ({type(self).__name__})", **settings}
+
+    def norm_record(self) -> dict[str, Any] | None:
+        """The limit on the norm, and how many tokens it has left out so far, for files; None without one."""
+        if self.norm_limit is None:
+            return None
+        return self.norm_limit.to_json() | {"left_out": self.left_out, "of": self._position}
 
     def _fill(self, units: np.ndarray, out: Tensor) -> None:
         """Write the tokens of ``units``, one unit after the other in any fixed order, into ``out`` [n, d_in]."""
@@ -111,10 +134,11 @@ class ShuffledSource:
 
     def __iter__(self) -> Iterator[Tensor]:
         while (left := self._left()) > 0:
-            count = int(min(self.batch_size, left))
-            batch = self._take(count)
-            self._position += count
-            yield batch
+            batch, passed = self._take(self.batch_size, left)
+            self._position += passed
+            self.left_out += passed - len(batch)
+            if len(batch):  # else the rest of the pass is beyond the limit
+                yield batch
         self._passes += 1
 
     def _left(self) -> float:
@@ -124,7 +148,8 @@ class ShuffledSource:
 
     def state_dict(self) -> dict[str, Any]:
         """The position after the last batch handed out, and the settings that give it a meaning. JSON-able."""
-        return {"position": self._position, "passes": self._passes, "settings": self._settings}
+        left_out = {} if self.norm_limit is None else {"left_out": self.left_out}
+        return {"position": self._position, "passes": self._passes, "settings": self._settings} | left_out
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue at a saved position: the following batches are bitwise those of an uninterrupted iteration.
@@ -141,6 +166,9 @@ class ShuffledSource:
         follow = self._windows_follow and isinstance(saved.get("windows"), int)
         count = min(max(1, saved["windows"]), len(self._lengths)) if follow else self._settings["windows"]
         mine = self._settings | {"windows": count}
+        limit = self._limit_of(saved)
+        if limit is not None:
+            mine["skip_norm"] = limit.to_json()
         mine = {name: value for name, value in mine.items() if name in saved or name not in _LATER}
         for name in ("model", "weights"):  # the same weights under another name, or weights that cannot be compared
             if name in mine and name not in fingerprint.different(saved, mine):
@@ -151,22 +179,58 @@ class ShuffledSource:
                 f"state: the saved position belongs to other activations ({different}); wanted the settings of the "
                 "run that saved it. Use those, or begin without the saved position."
             )
+        if limit != self.norm_limit:
+            self._set_limit(limit)
+            self._loaded = None
         if count != self._settings["windows"]:
             self._cut(count)
-        self._position, self._passes = position, passes
+        self._position, self._passes, self.left_out = position, passes, int(state.get("left_out", 0))
 
-    def _take(self, count: int) -> Tensor:
-        parts = []
-        position, end = self._position, self._position + count
-        while position < end:
-            order, offset = self._window_at(position)
-            chosen = order[offset : offset + end - position]
+    def _limit_of(self, saved: dict[str, Any]) -> NormLimit | None:
+        """The limit of a saved position, where it is this one measured again: rounding may differ by the threads."""
+        if self.norm_limit is None or not isinstance(there := saved.get("skip_norm"), dict):
+            return self.norm_limit
+        of_saved = NormLimit.from_json(there)
+        same = of_saved.multiple == self.norm_limit.multiple and len(of_saved.medians) == len(self.norm_limit.medians)
+        close = same and np.allclose(of_saved.medians, self.norm_limit.medians, rtol=1e-2)
+        return of_saved if close else self.norm_limit
+
+    def _take(self, count: int, left: float) -> tuple[Tensor, int]:
+        """Up to ``count`` activations, fewer only at the end of a pass, and how many tokens of the sequence that took.
+
+        Args:
+            left: tokens to come in this pass.
+        """
+        parts: list[Tensor] = []
+        missing, passed = count, 0
+        rounds = 2 if self._position % self.n_tokens else 1  # so many epochs hold every token at least once
+        while missing and passed < left:
+            order, places, offset, end = self._window_at(self._position + passed)
+            end = int(min(end, offset + left - passed))
+            if places is None:
+                chosen = order[offset : min(end, offset + missing)]
+                passed += len(chosen)
+            else:
+                first, last = np.searchsorted(places, (offset, end)).tolist()
+                chosen = order[first : min(last, first + missing)]
+                used_up = len(chosen) < missing or first + missing == last
+                passed += (end if used_up else int(places[first + missing - 1]) + 1) - offset
+            missing -= len(chosen)
             parts.append(self._buffer.index_select(0, chosen))
-            position += len(chosen)
-        return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(self._dtype)
+            if missing == count and passed >= rounds * self.n_tokens:
+                raise ValueError(
+                    f"skip_norm: every one of {self.n_tokens:,} tokens has {self.norm_limit}; wanted a limit that "
+                    "leaves tokens to train on. Give another multiple."
+                )
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(self._dtype), passed
 
-    def _window_at(self, position: int) -> tuple[Tensor, int]:
-        """Bring the window of this token into memory: the order of its tokens in the buffer, and where to begin."""
+    def _window_at(self, position: int) -> tuple[Tensor, np.ndarray | None, int, int]:
+        """Bring the window of this token into memory.
+
+        Returns:
+            The order of its tokens in the buffer, without those beyond the limit; their places in the window (None: 0,
+            1, …), the place of this token, and the number of places.
+        """
         epoch, within = divmod(position, self.n_tokens)
         units, ends = self._plan(epoch)
         window = int(np.searchsorted(ends, within, side="right"))
@@ -179,8 +243,15 @@ class ShuffledSource:
                 self._buffer = self._buffer.new_empty(size, self.d_in)
             self._fill_watched(units[self._bounds[window] : self._bounds[window + 1]], self._buffer[:size])
             order = torch.from_numpy(np.random.default_rng([self.seed, epoch, window + 1]).permutation(size))
-            self._loaded = (epoch, window, order.to(self._buffer.device))
-        return self._loaded[2], within - begin
+            self._loaded = (epoch, window, *self._within_limit(order.to(self._buffer.device), self._buffer[:size]))
+        return *self._loaded[2:], within - begin, int(ends[window]) - begin
+
+    def _within_limit(self, order: Tensor, window: Tensor) -> tuple[Tensor, np.ndarray | None]:
+        """The tokens of a window that are within the limit, in their order, and their places in it."""
+        if self.norm_limit is None:
+            return order, None
+        counts = self.norm_limit.within(window.split(list(self.widths), dim=1))[order]
+        return order[counts], counts.nonzero()[:, 0].cpu().numpy()
 
     def _fill_watched(self, units: np.ndarray, out: Tensor) -> None:
         """``_fill`` under a bar of its own in tokens, where that takes long enough to wonder."""

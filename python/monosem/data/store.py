@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from monosem.data import shards
+from monosem.data.norm_limit import NormLimit, SkipNorm
 from monosem.data.shuffled import ShuffledSource
+
+_SAMPLED = 1 << 14  # tokens by which a median norm is measured, evenly spaced
 
 
 class ActivationStore(ShuffledSource):
@@ -28,6 +31,8 @@ class ActivationStore(ShuffledSource):
         buffer_mib: memory of the shuffle buffer, in the type on disk.
         holdout: share of the contexts, evenly spaced, that is set aside.
         held_out: iterate over what is set aside instead of the rest.
+        skip_norm: leave out tokens whose norm exceeds this multiple of the median norm, or a ``NormLimit``; None: the
+            limit of the harvest, if it had one.
 
     Raises:
         FileNotFoundError: no store there.
@@ -45,6 +50,7 @@ class ActivationStore(ShuffledSource):
         buffer_mib: int = 256,
         holdout: float = 0.0,
         held_out: bool = False,
+        skip_norm: SkipNorm = None,
     ) -> None:
         self.index = shards.read_index(folder)
         self.folder, settings = self.index.folder, self.index.settings
@@ -84,6 +90,17 @@ class ActivationStore(ShuffledSource):
             buffer="buffer_mib",
             settings=settings | {"holdout": float(holdout), "held_out": bool(held_out), "content": self.index.content},
         )
+        self._set_limit(self._limit(skip_norm))
+
+    def _limit(self, skip_norm: SkipNorm) -> NormLimit | None:
+        if skip_norm is None:
+            stored = self.index.settings.get("skip_norm")
+            return None if stored is None else NormLimit.from_json(stored)
+        if isinstance(skip_norm, NormLimit):
+            return skip_norm
+        count = min(_SAMPLED, self.n_stored)
+        x = self.read(np.arange(count) * self.n_stored // count)[0]
+        return NormLimit.measured(skip_norm, [x.split(list(self.widths), dim=1)])
 
     @property
     def tokens(self) -> np.ndarray:

@@ -335,6 +335,7 @@ class Trainer:
             "hook_name": getattr(batches.source, "hook_name", None),
             "model": getattr(batches.source, "model_name", None),
             "started": self._started,
+            "skip_norm": batches.source.norm_record() if isinstance(batches.source, ShuffledSource) else None,
         }
         metadata = {name: value for name, value in known.items() if value} | self._metadata
         metadata |= {"steps": self.steps_done, "steps_planned": self.cfg.steps, "tokens": self.tokens_done}

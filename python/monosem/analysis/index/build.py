@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,12 @@ from monosem.analysis.index.settings import IndexSettings
 from monosem.analysis.index.shapes import check_shapes
 from monosem.analysis.index.stored_arrays import StoredArrays
 from monosem.analysis.inputs import Subject
-from monosem.analysis.scan import Block, Rows, blocks, check, spread
+from monosem.analysis.scan import Block, Rows, blocks, check, norm_limit, spread
 from monosem.data import files, kinds, sealed
 from monosem.data.counted import skipped_ids
 from monosem.data.fingerprint import different, of_model, same_weights
 from monosem.data.folder_lock import folder_lock
+from monosem.data.norm_limit import NormLimit
 from monosem.ops.memory import human_bytes
 
 FORMAT = 1
@@ -91,6 +92,7 @@ def build_index(
     check(sae, model, hook_name, rows, settings.skip_positions)
     marks = _checked_marks(marks, rows)
     select = spread(rows, tokens)
+    limit = norm_limit(settings.skip_norm, sae, model, hook_name, rows, settings.skip_positions, settings.skip_tokens)
     meta = {
         "format": FORMAT,
         "model": model.name,
@@ -106,14 +108,14 @@ def build_index(
         "rows_read": len(select),
         "n_ctx": int(np.shape(rows.tokens)[1]),
         "sources": list(rows.sources),
-        "settings": asdict(settings) | {"skip_tokens": list(skipped_ids(model, settings.skip_tokens))},
+        "settings": _stored(settings, skipped_ids(model, settings.skip_tokens), limit),
         "marks": list(marks),
         "notes": dict(notes or {}),
     }
     collector = Collector(
         sae.cfg.d_sae, sae.cfg.d_in, model.d_vocab, rows.sources, (meta["rows"], meta["n_ctx"]), settings, marks
     )
-    run = _Run(collector, subject, rows, select, settings, progress)
+    run = _Run(collector, subject, rows, select, settings, progress, limit)
     if folder is None:
         run.read(0, lambda done, block: None)
         return Index(meta, collector.finish(), TextRows(rows.tokens, rows.source, rows.sources))
@@ -129,6 +131,13 @@ def build_index(
         run.read(done, saver)
         saver.finish(rows)
     return open_index(folder)
+
+
+def _stored(settings: IndexSettings, skip_tokens: Sequence[int], limit: NormLimit | None) -> dict[str, Any]:
+    """The settings, for files: names and measured values resolved. Without a limit they are those of older files."""
+    stored = asdict(settings) | {"skip_tokens": list(skip_tokens)}
+    del stored["skip_norm"]
+    return stored if limit is None else stored | {"skip_norm": limit.to_json()}
 
 
 def _check_disk(folder: Path, saver: _Saver, run: _Run, progress: bool) -> None:
@@ -167,9 +176,10 @@ class _Run:
         select: np.ndarray,
         settings: IndexSettings,
         progress: bool,
+        limit: NormLimit | None,
     ) -> None:
         self.collector, self.subject, self.rows, self.select = collector, subject, rows, select
-        self.settings, self.progress = settings, progress
+        self.settings, self.progress, self.limit = settings, progress, limit
 
     def tokens(self) -> int:
         """How many tokens the chosen rows have, none left out."""
@@ -194,6 +204,7 @@ class _Run:
             skip_positions=self.settings.skip_positions,
             skip_tokens=self.settings.skip_tokens,
             progress="indexing" if self.progress else None,
+            limit=self.limit,
         ):
             self.collector.update(block)
             done = int(np.searchsorted(self.select, int(block.row[-1]))) + 1  # rows of padding gave no block

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from monosem.data.counted import BY_NAME, SkipTokens
+from monosem.data.norm_limit import AS_TRAINED, SkipNorm
 
 INTERVALS = 11  # of the activation, evenly spaced from 0 to the maximum (paper, "Feature Interpretability Rubric")
 
@@ -26,6 +27,8 @@ class IndexSettings:
         skip_positions: leading positions of every row that are left out.
         skip_tokens: left out wherever they stand: ids, ``"bos"``, ``"pad"``.
         contexts: rows read at a time.
+        skip_norm: leave out tokens whose norm exceeds this multiple of the median norm; "as trained": as when the
+            dictionary was trained; None: none.
     """
 
     top: int = 20
@@ -39,11 +42,12 @@ class IndexSettings:
     skip_positions: int = 1
     contexts: int = 16
     skip_tokens: SkipTokens = BY_NAME
+    skip_norm: SkipNorm | str = AS_TRAINED
 
     def __post_init__(self) -> None:
         may_be_zero = ("seed", "skip_positions", "neurons", "codes")
         for field in fields(self):
-            if field.name == "skip_tokens":  # the model says which it knows
+            if field.name in ("skip_tokens", "skip_norm"):  # the model says which it knows; checked when measured
                 continue
             value, minimum = getattr(self, field.name), 0 if field.name in may_be_zero else 1
             if not isinstance(value, int) or value < minimum:

@@ -17,6 +17,7 @@ from monosem.analysis.selection import Group, choose
 from monosem.analysis.sources import group_sources
 from monosem.analysis.windows import Window, windows
 from monosem.data.counted import BY_NAME, SkipTokens
+from monosem.data.norm_limit import AS_TRAINED, SkipNorm, as_trained
 from monosem.data.protocols import LanguageModel
 from monosem.nn.dictionary import Dictionary
 
@@ -45,6 +46,7 @@ def study(
     progress: bool = True,
     seed: int = 0,
     skip_tokens: SkipTokens = BY_NAME,
+    skip_norm: SkipNorm | str = AS_TRAINED,
 ) -> Study:
     """Read text with a dictionary and choose what to show.
 
@@ -54,7 +56,9 @@ def study(
         vocabulary: token array whose entries count as used when logit weights are shown (default: ``rows.tokens``).
         labels: see :func:`monosem.analysis.sources.group_sources`.
     """
-    settings = IndexSettings(skip_positions=skip_positions, seed=seed, neurons=False, skip_tokens=skip_tokens)
+    settings = IndexSettings(
+        skip_positions=skip_positions, seed=seed, neurons=False, skip_tokens=skip_tokens, skip_norm=skip_norm
+    )
     index = build_index(Subject(sae, model, hook_name), rows, tokens=tokens, settings=settings, progress=progress)
     used = used_vocabulary(np.asarray(rows.tokens if vocabulary is None else vocabulary), model.d_vocab)
     logits = logit_weights(sae, model, hook_name, used)
@@ -81,8 +85,17 @@ def cards(
         pairs += [(feature, e) for e in chosen.index.top(feature)]
         pairs += [(feature, e) for _, _, es in chosen.index.spectrum(feature, per_interval, intervals) for e in es]
     unique = list(dict.fromkeys(pairs))
-    left_out = chosen.index.meta["settings"]["skip_tokens"]
-    shown = windows(sae, model, hook_name, chosen.rows, unique, skip_positions=skip_positions, skip_tokens=left_out)
+    made = chosen.index.meta["settings"]
+    shown = windows(
+        sae,
+        model,
+        hook_name,
+        chosen.rows,
+        unique,
+        skip_positions=skip_positions,
+        skip_tokens=made["skip_tokens"],
+        limit=as_trained(made),
+    )
     by_example = dict(zip(unique, shown, strict=True))
     out = []
     for number, group in enumerate(chosen.groups):
