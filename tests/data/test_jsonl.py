@@ -6,13 +6,16 @@ import lzma
 import os
 import sys
 
+import numpy as np
 import pytest
 from tiny import tiny_documents, tiny_model
 
 import monosem as ms
 from monosem.cli import main
+from monosem.data.chat import ids_of
 from monosem.data.jsonl import read_jsonl
-from monosem.data.text import Document
+from monosem.data.lm_eval import held_out_loss
+from monosem.data.text import ChatDocument, Document, TokenDocument
 
 LINES = b'{"text": "one", "source": "a"}\n{"text": "two"}\n'
 WANTED = [Document("a", "one"), Document("text", "two")]
@@ -38,6 +41,81 @@ def test_jsonl_variants_are_read(tmp_path, name, content):
     assert list(read_jsonl(tmp_path / name)) == WANTED
 
 
+def test_zstd_is_read_and_a_file_cut_short_is_refused(tmp_path, monkeypatch):
+    arrow = pytest.importorskip("pyarrow")
+    for name, content in (("a.jsonl.zst", LINES), ("b.jsonl", LINES * 20_000)):
+        with arrow.output_stream(str(tmp_path / name), compression="zstd") as out:
+            out.write(content)
+    (tmp_path / "b.jsonl").rename(tmp_path / "named otherwise")
+    assert list(read_jsonl(tmp_path / "a.jsonl.zst")) == WANTED
+    assert list(read_jsonl(tmp_path / "named otherwise")) == WANTED * 20_000
+    packed = (tmp_path / "a.jsonl.zst").read_bytes()
+    (tmp_path / "cut.jsonl.zst").write_bytes(packed[:-5])
+    with pytest.raises(ValueError, match=r"cut.jsonl.zst' is damaged or cut short after line \d+ .*whole .zst"):
+        list(read_jsonl(tmp_path / "cut.jsonl.zst"))
+    (tmp_path / "other.jsonl.zst").write_bytes(packed[:4] + b"....")
+    with pytest.raises(ValueError, match=r"is damaged or cut short after line 0 .*whole .zst"):
+        list(read_jsonl(tmp_path / "other.jsonl.zst"))
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(
+        ImportError, match=r"packed with zstd; wanted the package pyarrow.*`pip install 'monosem\[data\]'`"
+    ):
+        list(read_jsonl(tmp_path / "a.jsonl.zst"))
+
+
+def test_other_columns_conversations_and_tokens(tmp_path):
+    path = tmp_path / "t.jsonl"
+    chat = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}]
+    path.write_text(json.dumps({"body": "one", "kind": "a", "messages": chat, "ids": [3, 4], "none": None, "n": 5}))
+    assert list(read_jsonl(path, "body", "kind")) == [Document("a", "one")]
+    (conversation,) = read_jsonl(path, "messages")
+    assert conversation.messages == chat and conversation.source == "text"
+    (tokens,) = read_jsonl(path, "ids")
+    assert tokens.ids.tolist() == [3, 4]
+    assert list(read_jsonl(path, "none")) == []
+    with pytest.raises(
+        ValueError, match=r"line 1 has no column 'content' \(its columns: 'body', 'kind', .*\?column=NAME"
+    ):
+        list(read_jsonl(path, "content"))
+    with pytest.raises(ValueError, match=r"line 1, column 'n': got int 5; wanted a string, a list of messages"):
+        list(read_jsonl(path, "n"))
+
+
+def test_documents_of_tokens_and_of_text_are_packed_in_their_order(model):
+    text, ids = Document("s", "the quick brown fox " * 3), model.encode("and the dog")
+    mixed = [text, TokenDocument("s", np.array([model.bos_id, *ids])), TokenDocument("s", np.array(ids)), text]
+    plain = [text, Document("s", "and the dog"), Document("s", "and the dog"), text]
+    assert (ms.pack_rows(mixed, model, 8).tokens == ms.pack_rows(plain, model, 8).tokens).all()
+    with pytest.raises(ValueError, match=r"source 's' holds token ids 0 to 300; 'tiny' knows 0 to 299"):
+        ms.pack_rows([TokenDocument("s", np.array([5, 0, 300]))], model)
+
+
+def test_a_conversation_is_laid_out_by_the_template_of_the_model(model):
+    class Tokenizer:
+        chat_template = "x"
+
+        def apply_chat_template(self, messages, tokenize):
+            if messages[0]["role"] != "user":
+                raise RuntimeError("the user begins")
+            return "".join(f"<{m['role']}>{m['content']}" for m in messages)
+
+        def __call__(self, text, add_special_tokens):
+            assert not add_special_tokens
+            return {"input_ids": [model.bos_id, *model.encode(text)]}
+
+    class Chatting:
+        tokenizer, name, bos_id, d_vocab = Tokenizer(), "chatting", model.bos_id, model.d_vocab
+
+    messages = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}]
+    assert ids_of(ChatDocument("s", messages), Chatting()).tolist() == model.encode("<user>hello<assistant>hi")
+    with pytest.raises(ValueError, match=r"template of 'chatting' refuses a conversation \(the user begins\)"):
+        ids_of(ChatDocument("s", messages[1:]), Chatting())
+    with pytest.raises(ValueError, match=r"the tokenizer of 'tiny' has no chat template; .*column of text"):
+        ms.pack_rows([ChatDocument("s", messages)], model)
+    with pytest.raises(ValueError, match="a document of 's' that is a conversation or tokens; wanted text"):
+        held_out_loss(model, [ChatDocument("s", messages)])
+
+
 DEEP = b"[" * 100_000 + b"]" * 100_000
 
 
@@ -49,7 +127,6 @@ DEEP = b"[" * 100_000 + b"]" * 100_000
         ("t.jsonl", LINES.decode().encode("utf-32"), r"is UTF-32 text"),
         ("t.jsonl", b"PAR1 and more", r"is a Parquet file; .*read_parquet\(file\).to_json"),
         ("t.jsonl", b"PK\x03\x04....", "is a zip archive"),
-        ("t.jsonl", b"\x28\xb5\x2f\xfd....", "is packed with zstd"),
         ("t.jsonl", b"BZh91AY", "is packed with bzip2"),
         ("t.jsonl", b"\x93NUMPY....", "is a NumPy array; .*--tokens"),
         ("t.jsonl.gz", LINES, r"is damaged or cut short after line 0 .*whole .gz"),

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import lzma
-import zlib
 from collections.abc import Iterator
-from io import BufferedIOBase
 from pathlib import Path
 
-from monosem.data.text import Document
-from monosem.data.unicode import check_text
+from monosem.data.compressed import DAMAGE, open_unpacked, packed_as
+from monosem.data.records import SOURCE, TEXT, document_of
+from monosem.data.text import AnyDocument
 
 _WANTED = 'JSON lines, each {"source": ..., "text": ...}, in UTF-8'
 _MARK = b"\xef\xbb\xbf"  # of UTF-8, by Windows editors
-_GZIP, _XZ = b"\x1f\x8b", b"\xfd7zXZ\x00"
 _PANDAS = "pandas.read_{}(file).to_json(out, orient='records', lines=True)"
 # First bytes of other kinds of files, their kind, and the conversion to JSON lines.
 _OTHER = (
@@ -25,18 +21,20 @@ _OTHER = (
     (b"PAR1", "a Parquet file", f"Convert it: {_PANDAS.format('parquet')}."),
     (b"ARROW1", "an Arrow file", f"Convert it: {_PANDAS.format('feather')}."),
     (b"PK\x03\x04", "a zip archive (or an Office file)", "Unpack it."),
-    (b"\x28\xb5\x2f\xfd", "packed with zstd", "Unpack it with `zstd -d`, or pack it with gzip or xz."),
-    (b"BZh", "packed with bzip2", "Unpack it with `bunzip2`, or pack it with gzip or xz."),
+    (b"BZh", "packed with bzip2", "Unpack it with `bunzip2`, or pack it with gzip, xz or zstd."),
     (b"%PDF", "a PDF", "Extract its text."),
     (b"\x93NUMPY", "a NumPy array", "Tokens in an array are given with --tokens."),
 )
 
 
-def read_jsonl(path: str | Path) -> Iterator[Document]:
-    """Yield the documents of a JSON-lines file, plain, ``.gz`` or ``.xz``, one at a time.
+def read_jsonl(path: str | Path, column: str = TEXT, source: str = SOURCE) -> Iterator[AnyDocument]:
+    """Yield the documents of a JSON-lines file, plain, ``.gz``, ``.xz`` or ``.zst``, one at a time.
 
     Each line is ``{"text": ..., "source": ...}``; ``source`` may be left out (``"text"`` is then used). A mark of
-    UTF-8 around a line is passed over.
+    UTF-8 around a line is passed over. Of other columns, a conversation or tokens are read too (``data/records.py``).
+
+    Args:
+        column, source: the fields of the text and of its label.
 
     Raises:
         FileNotFoundError: no such file.
@@ -50,19 +48,18 @@ def read_jsonl(path: str | Path) -> Iterator[Document]:
     for magic, what, remedy in _OTHER:
         if begin.startswith(magic):
             raise ValueError(f"text: {str(path)!r} is {what}; wanted {_WANTED}. {remedy}")
-    with _open(path, begin) as lines:
+    with open_unpacked(path, begin) as lines:
         number = 0
         try:
             for raw in lines:
                 number += 1
                 raw = raw.strip().removeprefix(_MARK).removesuffix(_MARK)  # joined files have it in the middle
-                if raw:
-                    yield _parse(raw, f"{path}, line {number}")
-        except (lzma.LZMAError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-            kind = ".xz" if isinstance(lines, lzma.LZMAFile) else ".gz"
+                if raw and (document := _parse(raw, f"{path}, line {number}", column, source)) is not None:
+                    yield document
+        except DAMAGE as error:
             raise ValueError(
-                f"text: {str(path)!r} is damaged or cut short after line {number} ({error}); wanted a whole {kind} "
-                "file. Get it again."
+                f"text: {str(path)!r} is damaged or cut short after line {number} ({error}); wanted a whole "
+                f"{packed_as(path, begin)} file. Get it again."
             ) from None
 
 
@@ -77,14 +74,7 @@ def _check_file(path: Path) -> None:
         raise ValueError(f"text: {str(path)!r} is a pipe or a device; wanted a file. Write the text to one first.")
 
 
-def _open(path: Path, begin: bytes) -> BufferedIOBase:
-    """By what a file holds; by its name where it begins like none of these."""
-    if begin.startswith(_GZIP) or path.suffix == ".gz":
-        return gzip.open(path, "rb")
-    return lzma.open(path, "rb") if begin.startswith(_XZ) or path.suffix == ".xz" else path.open("rb")
-
-
-def _parse(raw: bytes, where: str) -> Document:
+def _parse(raw: bytes, where: str, column: str, source: str) -> AnyDocument | None:
     try:
         record = json.loads(raw.decode("utf-8"), parse_int=_integer)
     except UnicodeDecodeError as error:
@@ -96,16 +86,15 @@ def _parse(raw: bytes, where: str) -> Document:
         raise ValueError(f"text: {where} is not JSON ({error}); wanted one object per line{_layout(raw)}") from None
     except RecursionError:
         raise ValueError(f"text: {where} nests lists or objects too deeply to be read; wanted {_WANTED}") from None
-    if not isinstance(record, dict) or not isinstance(record.get("text"), str):
+    plain = column == TEXT and isinstance(record, dict) and not isinstance(record.get(TEXT), (str, list))
+    if not isinstance(record, dict) or plain:
         given = f" (its fields: {', '.join(map(ascii, list(record)[:6]))})" if isinstance(record, dict) else ""
+        hint = " Another field of text is named by FILE?column=NAME." if plain and record else ""
         raise ValueError(
-            f'text: {where} has no string field \'text\'{given}; wanted {{"source": ..., "text": ...}}{_layout(raw)}'
+            f'text: {where} has no string field \'text\'{given}; wanted {{"source": ..., "text": ...}}{_layout(raw)}.'
+            + hint
         )
-    source = record.get("source")
-    document = Document("text" if source is None else str(source), record["text"])
-    check_text(document.text, f"text: {where}")
-    check_text(document.source, f"text: the source in {where}")
-    return document
+    return document_of(record, where, column, source)
 
 
 def _integer(digits: str) -> float:

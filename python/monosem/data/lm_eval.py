@@ -11,12 +11,14 @@ from tqdm.auto import tqdm
 
 from monosem.data.adapter import Model
 from monosem.data.pieces import encode_documents
-from monosem.data.text import Document
+from monosem.data.text import AnyDocument, Document
 
 _WINDOWS = 16  # contexts in one forward pass
 
 
-def held_out_loss(model: Model, documents: Iterable[Document], progress: bool = False) -> dict[str, dict[str, float]]:
+def held_out_loss(
+    model: Model, documents: Iterable[AnyDocument], progress: bool = False
+) -> dict[str, dict[str, float]]:
     """Nats per token and bits per byte of each source, and of all documents together (key ``"all"``).
 
     Every document is read in windows of ``n_ctx`` tokens, each behind a BOS; bits are divided by all the bytes of the
@@ -29,6 +31,11 @@ def held_out_loss(model: Model, documents: Iterable[Document], progress: bool = 
 
     def counted() -> Iterator[Document]:
         for document in documents:
+            if not isinstance(document, Document):
+                raise ValueError(
+                    f"text: got a document of {document.source!a} that is a conversation or tokens; wanted text, whose "
+                    "bytes can be counted. Name a column of text: FILE?column=NAME."
+                )
             read.append((document.source, len(document.text.encode("utf-8"))))
             yield document
 

@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from monosem.data.chat import ids_of
+from monosem.data.text import ChatDocument, TokenDocument
 from monosem.ops.memory import check_memory
 
 if TYPE_CHECKING:
     from monosem.data.protocols import TextEncoder
-    from monosem.data.text import Document
+    from monosem.data.text import AnyDocument
 
 PIECE = 1 << 16  # characters of a piece
 _AT_ONCE = 1 << 19  # characters tokenized at one time
@@ -37,12 +39,18 @@ _TRIES = 8
 _RECORD = 115  # bytes of memory that a tokenizer uses per byte of text
 
 
-def encode_documents(documents: Iterable[Document], model: TextEncoder) -> Iterator[tuple[str, np.ndarray]]:
+def encode_documents(documents: Iterable[AnyDocument], model: TextEncoder) -> Iterator[tuple[str, np.ndarray]]:
     """(source, token ids int32) of each document in order, without BOS; some hundred thousand characters at a time."""
     held: list[str] = []  # pieces to come, and of each whether its document ends with it and the source of that
     ends: list[str | None] = []
     size, parts = 0, []
     for document in documents:
+        if isinstance(document, (TokenDocument, ChatDocument)):
+            if held:
+                yield from _encoded(held, ends, parts, model)
+                held, ends, size = [], [], 0
+            yield document.source, ids_of(document, model)
+            continue
         pieces = list(cut(document.text, model))
         for i, piece in enumerate(pieces):
             held.append(piece)

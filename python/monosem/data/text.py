@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -13,6 +16,26 @@ class Document:
 
     source: str
     text: str
+
+
+@dataclass(frozen=True, eq=False)
+class TokenDocument:
+    """A document that is tokens already, of the tokenizer of the model that is to read it: integers [n]."""
+
+    source: str
+    ids: np.ndarray
+
+
+@dataclass(frozen=True)
+class ChatDocument:
+    """A conversation, which the model's tokenizer lays out by its template: ``{"role": …, "content": …}`` each."""
+
+    source: str
+    messages: Sequence[Mapping[str, Any]]
+
+
+AnyDocument = Document | TokenDocument | ChatDocument
+Documents = TypeVar("Documents", bound=AnyDocument)
 
 
 def held_out_places(counts: Mapping[str, int], share: float = 0.02) -> dict[str, set[int]]:
@@ -33,7 +56,7 @@ def held_out_places(counts: Mapping[str, int], share: float = 0.02) -> dict[str,
     return held
 
 
-def of_split(documents: Iterable[Document], held: Mapping[str, set[int]], *, held_out: bool) -> Iterator[Document]:
+def of_split(documents: Iterable[Documents], held: Mapping[str, set[int]], *, held_out: bool) -> Iterator[Documents]:
     """The documents that are held out, or the others, one after the other."""
     seen: Counter[str] = Counter()
     for document in documents:

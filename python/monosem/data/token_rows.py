@@ -12,7 +12,7 @@ from torch import Tensor
 
 from monosem.data.pieces import encode_documents
 from monosem.data.protocols import LanguageModel
-from monosem.data.text import Document
+from monosem.data.text import AnyDocument, ChatDocument, Document, TokenDocument
 from monosem.data.unicode import check_text
 
 MOST_SOURCES = 1 << 31
@@ -37,7 +37,7 @@ class TokenRows:
         return len(self.tokens)
 
 
-def pack_rows(documents: Iterable[Document], model: LanguageModel, n_ctx: int | None = None) -> TokenRows:
+def pack_rows(documents: Iterable[AnyDocument], model: LanguageModel, n_ctx: int | None = None) -> TokenRows:
     """Lay documents end to end, each behind a BOS, and cut rows of ``n_ctx`` tokens that begin with a BOS themselves.
 
     Every token of the stream stands in exactly one row, as in training; where a row begins with a document, one BOS
@@ -45,7 +45,8 @@ def pack_rows(documents: Iterable[Document], model: LanguageModel, n_ctx: int | 
     after the other: the tokens are held, the text is not.
 
     Args:
-        documents: for example from ``sample_documents``, or ``[Document("books", text), …]``.
+        documents: for example from ``sample_documents`` or ``ms.documents``, or ``[Document("books", text), …]``;
+            tokens and conversations too (``data/text.py``).
         n_ctx: tokens of a row, BOS included; default: the model's longest context.
 
     Raises:
@@ -104,13 +105,16 @@ def _index_type(sources: int) -> type:
     return np.uint8 if sources <= 256 else np.int16 if sources <= 1 << 15 else np.int32
 
 
-def _checked(documents: Iterable[Document]) -> Iterator[Document]:
+def _checked(documents: Iterable[AnyDocument]) -> Iterator[AnyDocument]:
     expected = 'wanted documents, for example [Document("books", text)] of monosem.data.text, or ms.sample_documents()'
     if isinstance(documents, (str, bytes, Document)) or not isinstance(documents, Iterable):
         raise ValueError(f"documents: got one {type(documents).__name__}; {expected}")
     for place, document in enumerate(documents):
         if isinstance(document, str):
             document = Document("text", document)
+        if isinstance(document, (TokenDocument, ChatDocument)):
+            yield document
+            continue
         if not isinstance(getattr(document, "text", None), str) or not isinstance(
             getattr(document, "source", None), str
         ):
