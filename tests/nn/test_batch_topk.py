@@ -6,6 +6,7 @@ from nn.definitions import largest
 
 import monosem as ms
 from monosem import ops
+from monosem.nn.activations import batch_topk
 from monosem.nn.activations.batch_topk import KEPT
 from monosem.ops import capacity
 from monosem.train.step import FastStep
@@ -153,3 +154,18 @@ def test_a_run_resumes_to_the_same_bits(tmp_path):
         whole.learners[0].sae.state_dict().values(), parts.learners[0].sae.state_dict().values(), strict=True
     ):
         assert torch.equal(a, b)
+
+
+def test_where_batches_differ_the_guess_leaves_enough_spare_entries(monkeypatch):
+    """A product that finds too few entries is made again: seldom, once batches have shown how much they differ."""
+    sae, products = made(), []
+    above = batch_topk._above
+    monkeypatch.setattr(batch_topk, "_above", lambda *args: products.append(1) or above(*args))
+    for i in range(60):
+        before = len(products)
+        code = sae.loss(batch(seed=i) * (1.0, 1.0, 1.0, 0.8)[i % 4]).code
+        assert len(code.values) == 50 * K and len(products) - before <= 3
+    assert len(products) <= 70 and sae.batches.spare > batch_topk.SPARE
+    for i in range(300):
+        sae.loss(batch(seed=i % 4))
+    assert sae.batches.spare == batch_topk.SPARE, "alike batches need few"

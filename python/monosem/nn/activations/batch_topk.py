@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -14,8 +15,11 @@ from monosem.ops import SparseCode
 from monosem.ops.capacity import EncoderInputs
 
 KEPT = 0.99  # share of the running threshold that a batch leaves as it is
-SPARE = 0.15  # entries above the guess beyond those that are needed, as a share: what costs least
-_LOOSE = 2 * SPARE  # with more than this the guess is raised
+SPARE = (
+    0.15  # entries above the guess beyond those that are needed, as a share: what costs least where batches are alike
+)
+MOST_SPARE = 1.5  # where they are not: more entries cost less than a second product
+_LESS = 0.99  # share of the spare entries that a batch leaves which did not need them
 
 
 class BatchThreshold(nn.Module):
@@ -27,17 +31,20 @@ class BatchThreshold(nn.Module):
         seen: batches that it is the mean of, up to ``1 / (1 − KEPT)``.
         guess: a threshold that a little more than the entries needed will exceed. It decides how long the choice takes,
             never which entries are chosen.
+        spare: how many more, as a share: the more, the more batches have differed.
     """
 
     threshold: Tensor
     seen: Tensor
     guess: Tensor
+    spare: float
 
     def __init__(self, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.register_buffer("threshold", torch.zeros((), device=device, dtype=dtype))
         self.register_buffer("seen", torch.zeros((), device=device, dtype=dtype))
         self.register_buffer("guess", torch.zeros((), device=device, dtype=dtype), persistent=False)
+        self.spare = SPARE
 
     @torch.no_grad()
     def update(self, smallest: Tensor) -> None:
@@ -55,45 +62,63 @@ class BatchTopK(Activation):
     that batches used: its code does not depend on the tokens beside it.
 
     Attributes:
-        k: active features per token, on average.
+        k: active features per token, on average; N·k is rounded down.
         state: the running threshold.
     """
 
     waits: ClassVar[bool] = True
-    k: int
+    k: float
     state: BatchThreshold
 
     def encode(self, inputs: EncoderInputs, vectors: Vectors | None = None) -> SparseCode:
         return _above(inputs, self.state.threshold)
 
     def choose(self, inputs: EncoderInputs, vectors: Vectors | None = None) -> SparseCode:
-        code = self._at_least(inputs)
-        wanted = self.k * code.n_tokens
+        code, above = self._at_least(inputs)
+        wanted = self._wanted(code)
         chosen = code if len(code.values) <= wanted else _cut(code, wanted)
         if self.state.training and len(chosen.values):
             smallest = chosen.values.detach().amin()
             self.state.update(smallest)
-            self.state.guess.copy_(_next_guess(self.state.guess, code.values.detach(), smallest, wanted))
+            self.state.guess.copy_(_next_guess(above, code.values.detach(), smallest, wanted, self.state.spare))
         return chosen
 
-    def _at_least(self, inputs: EncoderInputs) -> SparseCode:
-        """All entries above a threshold low enough that N·k are among them, or all positive ones."""
-        guess = self.state.guess
+    def _wanted(self, code: SparseCode) -> int:
+        return int(self.k * code.n_tokens)
+
+    def _at_least(self, inputs: EncoderInputs) -> tuple[SparseCode, Tensor]:
+        """All entries above a threshold low enough that N·k are among them, or all positive ones; the threshold."""
+        state, guess = self.state, self.state.guess
         if guess > 0:
             code = _above(inputs, guess)
-            if len(code.values) >= self.k * code.n_tokens:
-                return code
-        # Of the 2k largest of every token, as many as are needed exceed this: so do at least as many of all entries.
-        with torch.no_grad():
-            some = ops.topk_encode(inputs.x, inputs.w, inputs.b, min(len(inputs.w), 2 * self.k), inputs.encoder_copy)
-            values, wanted = some.values.flatten(), self.k * some.n_tokens
-            bound = values.new_zeros(())
-            if wanted:
-                bound = values.kthvalue(len(values) - min(wanted, len(values)) + 1).values
-            lower = torch.nextafter(bound, bound.new_zeros(()))  # entries equal to the bound are above it
-            # TopK and ReLU round their sums alike, but for the threshold that is taken off the bias of one of them.
-            lower = (lower - 1e-5 * (1 + lower)).clamp(min=0)
-        return _above(inputs, lower)
+            wanted, found = self._wanted(code), len(code.values)
+            if found >= wanted:
+                state.spare = max(SPARE, _LESS * state.spare)
+                return code, guess
+            if found:  # as many spare entries would have been needed
+                state.spare = min(MOST_SPARE, (1 + state.spare) * (1 + SPARE) * wanted / found - 1)
+                guess = _lower(guess, code.values.detach(), (1 + SPARE) * wanted)
+                code = _above(inputs, guess)
+                if len(code.values) >= wanted:
+                    return code, guess
+        bound = self._bound(inputs)
+        return _above(inputs, bound), bound
+
+    @torch.no_grad()
+    def _bound(self, inputs: EncoderInputs) -> Tensor:
+        """A threshold that N·k entries exceed, if as many are positive.
+
+        Of the 2k largest of every token, as many as are needed exceed it: so do at least as many of all entries.
+        """
+        k = min(len(inputs.w), math.ceil(2 * self.k))
+        some = ops.topk_encode(inputs.x, inputs.w, inputs.b, k, inputs.encoder_copy)
+        values, wanted = some.values.flatten(), self._wanted(some)
+        bound = values.new_zeros(())
+        if wanted:
+            bound = values.kthvalue(len(values) - min(wanted, len(values)) + 1).values
+        lower = torch.nextafter(bound, bound.new_zeros(()))  # entries equal to the bound are above it
+        # TopK and ReLU round their sums alike, but for the threshold that is taken off the bias of one of them.
+        return (lower - 1e-5 * (1 + lower)).clamp(min=0)
 
 
 def _above(inputs: EncoderInputs, threshold: Tensor) -> SparseCode:
@@ -114,12 +139,23 @@ def _cut(code: SparseCode, wanted: int) -> SparseCode:
     return SparseCode(values[places], indices[places], before[offsets], code.d_sae, code.shape)
 
 
-def _next_guess(guess: Tensor, values: Tensor, smallest: Tensor, wanted: int) -> Tensor:
-    """A threshold that about ``(1 + SPARE) · wanted`` entries of the next batch exceed, if it is like this one."""
-    aim = int((1 + SPARE) * wanted)
-    if len(values) > (1 + _LOOSE) * wanted:
+def _lower(guess: Tensor, values: Tensor, aim: float) -> Tensor:
+    """A threshold below a guess that ``aim`` entries exceed, if they are as dense there as just above it, or denser."""
+    nearest = max(1, len(values) // 8)
+    width = values.kthvalue(nearest).values - guess
+    return (guess - width * ((aim - len(values)) / nearest)).clamp(min=0)
+
+
+def _next_guess(above: Tensor, values: Tensor, smallest: Tensor, wanted: int, spare: float) -> Tensor:
+    """A threshold that about ``(1 + spare) · wanted`` entries of the next batch exceed, if it is like this one.
+
+    Args:
+        values: the entries of this batch above ``above``; ``smallest`` is the ``wanted``-th of them.
+    """
+    aim = int((1 + spare) * wanted)
+    if len(values) > (1 + 2 * spare) * wanted:
         return values.kthvalue(len(values) - aim + 1).values
-    # The entries between the guess and the smallest chosen say how dense they are there.
-    spare = max(1, len(values) - wanted)
-    step = ((smallest - guess) * ((aim - wanted) / spare)).clamp(min=0)
-    return torch.maximum(smallest - torch.minimum(step, 0.1 * smallest), smallest.new_zeros(()))
+    # The entries between the two thresholds say how dense they are there.
+    more = max(1, len(values) - wanted)
+    step = ((smallest - above) * ((aim - wanted) / more)).clamp(min=0)
+    return torch.maximum(smallest - torch.minimum(step, 0.1 * (1 + spare) * smallest), smallest.new_zeros(()))
