@@ -14,6 +14,7 @@ MAY = {
     "ops": {"kernels", "_C", "_cuda"},
     "nn": {"ops"},
     "data": {"nn", "ops"},
+    "drop_in": {"nn", "ops"},
     "train": {"data", "nn", "ops"},
     "analysis": {"data", "nn", "ops", "svg"},
     "doctor": {"ops"},

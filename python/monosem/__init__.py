@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from monosem.data.serialization import load, save
     from monosem.data.store import ActivationStore
     from monosem.data.token_rows import pack_rows
+    from monosem.drop_in import accelerate
     from monosem.nn import (
         SAE,
         AbsTopKSAE,
@@ -59,6 +60,7 @@ __all__ = [
     "TrainConfig",
     "Trainer",
     "Transcoder",
+    "accelerate",
     "evaluate",
     "harvest",
     "load",
@@ -92,6 +94,7 @@ _HOME = {
     "Transcoder": "nn",
     "TrainConfig": "train.config",
     "Trainer": "train.trainer",
+    "accelerate": "drop_in",
     "evaluate": "analysis.metrics",
     "harvest": "data.harvest",
     "load": "data.serialization",
