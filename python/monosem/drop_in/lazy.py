@@ -70,7 +70,7 @@ class LazyTensor(Tensor):
         return self._dense is None
 
     def dense(self) -> Tensor:
-        """The dense tensor, the same at every call. Differentiable, even if the first call is where no gradients are."""
+        """The dense tensor, the same at every call. Differentiable, even if first asked for where no gradients are."""
         if self._dense is None:
             with torch.enable_grad():
                 self._dense = self.make_dense()
