@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -213,7 +214,7 @@ def _select(f: Any, index: Any) -> Any:
 def _split(f: Activations, sizes: Any, dim: int = 0) -> Any:
     if not isinstance(sizes, list | tuple) or dim % f.dim() != f.dim() - 1 or sum(sizes) != f.shape[-1]:
         return NotImplemented
-    ends = torch.tensor(sizes, device="cpu").cumsum(0).tolist()
+    ends = itertools.accumulate(sizes)
     return tuple(features_between(f, end - size, end) for size, end in zip(sizes, ends, strict=True))
 
 
