@@ -12,12 +12,35 @@ import torch
 from monosem.data import kinds
 from monosem.data.formats.base import Foreign, Format, Given, record_of
 from monosem.data.formats.build import build
+from monosem.data.formats.circuit_tracer import CIRCUIT_TRACER
 from monosem.data.formats.dictionary_learning import DICTIONARY_LEARNING
+from monosem.data.formats.gemma_scope import GEMMA_SCOPE, GEMMA_SCOPE_2
+from monosem.data.formats.goodfire import GOODFIRE
+from monosem.data.formats.llama_scope import LLAMA_SCOPE, LLAMA_SCOPE_R1
+from monosem.data.formats.nanda import NANDA
+from monosem.data.formats.openai import OPENAI
+from monosem.data.formats.qwen_scope import QWEN_SCOPE
+from monosem.data.formats.refused import CROSS_LAYER, TEMPORAL
 from monosem.data.formats.sae_lens import SAE_LENS
 from monosem.data.formats.sparsify import SPARSIFY
 from monosem.nn import SAE
 
-FORMATS: tuple[Format, ...] = (SAE_LENS, SPARSIFY, DICTIONARY_LEARNING)
+FORMATS: tuple[Format, ...] = (
+    SAE_LENS,
+    SPARSIFY,
+    DICTIONARY_LEARNING,
+    GEMMA_SCOPE,
+    GEMMA_SCOPE_2,
+    LLAMA_SCOPE,
+    LLAMA_SCOPE_R1,
+    QWEN_SCOPE,
+    GOODFIRE,
+    CIRCUIT_TRACER,
+    NANDA,
+    OPENAI,  # the only one that has to look into a file
+    CROSS_LAYER,
+    TEMPORAL,
+)
 _SUFFIXES = (".pt", ".pth", ".npz", ".safetensors")
 _SHOWN = 12  # files that a message names
 
