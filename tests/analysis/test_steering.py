@@ -48,6 +48,14 @@ def test_skip_positions_decides_whether_bos_is_edited():
     assert (steered(1), steered(0), steered(9)) == ([0, 4, 4], [4, 4, 4], [0, 0, 0])
 
 
+def test_from_a_position_on_the_later_tokens_are_steered_alike():
+    x = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(0))
+    whole = Steering(ms.TopKSAE(7, 19, k=4, seed=1), [Edit(3, "pin", 2.5)], skip_positions=2)
+    for start in range(4):
+        torch.testing.assert_close(whole.from_position(start)(x[:, start:]), whole(x)[:, start:])
+    assert whole.skip_positions == 2
+
+
 def test_a_pinned_feature_writes_its_token():
     """Pinned well above 1, feature c makes d follow every token; ablated in a context of c, anything may follow."""
     model = ChainModel()

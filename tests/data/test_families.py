@@ -5,6 +5,7 @@ import os
 
 import pytest
 import torch
+from hf_families import FAMILIES, TOKENS, D, random_model
 from tiny import tiny_model
 from torch.nn import functional as F
 
@@ -17,41 +18,9 @@ if not os.environ.get("MONOSEM_REQUIRE_LENS"):
     pytest.importorskip("transformer_lens", reason=REASON, exc_type=ImportError)
     if int(library_version().split(".")[0]) < 4:
         pytest.skip(REASON, allow_module_level=True)
-transformers = pytest.importorskip("transformers")
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-D = 32
-SMALL = dict(
-    vocab_size=300,
-    hidden_size=D,
-    intermediate_size=48,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=64,
-    pad_token_id=0,
-    bos_token_id=0,
-    eos_token_id=0,
-)
-OLDER = dict(vocab_size=300, num_hidden_layers=2, num_attention_heads=4, hidden_size=D)
-GEMMA = SMALL | dict(head_dim=8)
-FAMILIES = {
-    "Llama": SMALL,
-    "Qwen3": GEMMA,
-    "Gemma": GEMMA,  # gain 1 + weight
-    "Gemma2": GEMMA | dict(query_pre_attn_scalar=8, final_logit_softcapping=5.0),  # norms behind the layers too, a cap
-    "Gemma3Text": GEMMA | dict(query_pre_attn_scalar=8),
-    "Nemotron": SMALL,  # LayerNorm of gain 1 + weight
-    "Olmo2": SMALL,  # norms behind the layers
-    "Cohere": SMALL | dict(logit_scale=0.25),  # logits times a number; attention and MLP side by side
-    "Granite": SMALL | dict(logits_scaling=4.0, residual_multiplier=0.3),  # logits over a number; outputs times another
-    "GPTNeoX": OLDER | dict(intermediate_size=48, max_position_embeddings=64),
-    "Bloom": OLDER,
-    "OPT": SMALL | dict(ffn_dim=48, word_embed_proj_dim=D),
-    "GPT2": dict(vocab_size=300, n_embd=D, n_layer=2, n_head=4, n_positions=64, n_inner=48),
-}
 HOOKS = ("blocks.1.hook_resid_post", "blocks.1.hook_mlp_out", "blocks.1.mlp.hook_post")
-TOKENS = torch.randint(1, 300, (2, 12), generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="module")
@@ -62,19 +31,16 @@ def tokenizer(tmp_path_factory):
 @pytest.fixture(scope="module", params=FAMILIES)
 def family(request, tokenizer):
     """(name, the model of Hugging Face, the same behind our adapter)."""
-    return request.param, *built(request.param, FAMILIES[request.param], tokenizer)
+    return request.param, *built(request.param, FAMILIES[request.param].settings, tokenizer)
 
 
 def built(kind, settings, tokenizer):
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
-    cfg = getattr(transformers, f"{kind}Config")(**settings)
-    torch.manual_seed(0)
-    theirs = transformers.AutoModelForCausalLM.from_config(cfg).eval()
-    with torch.no_grad():
-        for p in theirs.parameters():
-            p.copy_(torch.rand_like(p) * 0.8 + 0.1 if p.ndim == 1 else torch.randn_like(p) * 0.15)
-    bridge = build_bridge_from_module(copy.deepcopy(theirs), type(theirs).__name__, hf_config=cfg, tokenizer=tokenizer)
+    theirs = random_model(kind, **settings)
+    bridge = build_bridge_from_module(
+        copy.deepcopy(theirs), type(theirs).__name__, hf_config=theirs.config, tokenizer=tokenizer
+    )
     return theirs, load_model(bridge)
 
 
@@ -142,8 +108,13 @@ def test_a_path_without_effect_is_refused():
 @pytest.mark.parametrize(
     ("kind", "settings", "hook", "why"),
     [
-        ("OPT", SMALL | dict(ffn_dim=48, word_embed_proj_dim=16), HOOKS[0], "is 32 wide, its unembedding reads 16"),
-        ("Mixtral", SMALL | dict(num_local_experts=2), HOOKS[2], "its MLP has no one W_out"),
+        (
+            "OPT",
+            FAMILIES["OPT"].settings | dict(word_embed_proj_dim=16),
+            HOOKS[0],
+            "is 32 wide, its unembedding reads 16",
+        ),
+        ("Mixtral", FAMILIES["Llama"].settings | dict(num_local_experts=2), HOOKS[2], "its MLP has no one W_out"),
     ],
 )
 def test_paths_of_another_shape_are_refused(tokenizer, kind, settings, hook, why):

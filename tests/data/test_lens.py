@@ -146,7 +146,7 @@ def test_generation(ours, lens, wrapped):
 
 
 def test_unknown_name_is_a_clear_error(no_network):
-    with pytest.raises(ValueError, match="model: 'no-such-model' is neither a bundled model nor a folder, and Transf"):
+    with pytest.raises(ValueError, match="model: 'no-such-model' is neither a bundled model nor a folder, and transf"):
         models.load_model("no-such-model")
 
 

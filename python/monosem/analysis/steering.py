@@ -7,6 +7,7 @@ log-likelihood ("feature ablations").
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -111,6 +112,12 @@ class Steering:
         """x [..., T, d_in] → the same shape, dtype and device. ``hook`` (TransformerLens hands it over) is not used."""
         check_reconstructs(self.sae)
         return self._changed(x, x)
+
+    def from_position(self, start: int) -> Steering:
+        """The same for the tokens of a context from position ``start`` on, as they come when text is written."""
+        later = copy.copy(self)
+        later.skip_positions = max(0, self.skip_positions - start)
+        return later
 
     @torch.no_grad()
     @as_given

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cached_property
 
 import torch
@@ -37,7 +38,8 @@ class Model(ABC):
         name: what the user called it.
         n_ctx: longest context, in tokens, BOS included.
         d_vocab: number of logits.
-        hook_names: every hook point, named as TransformerLens names them.
+        hook_names: every hook point, named as TransformerLens names them; a model of Hugging Face has its modules' own
+            names too.
     """
 
     name: str
@@ -103,9 +105,10 @@ class Model(ABC):
 
     @torch.no_grad()
     def activations(self, tokens: Tensor, hook_name: str) -> Tensor:
-        """Activations at a hook: tokens [B, T] → fp32 [B, T, d]; the forward pass stops there.
+        """Activations at a hook: tokens [B, T] → [B, T, d] in the model's dtype; the forward pass stops there.
 
-        Attention hooks with a head axis, [B, T, heads, d_head], are laid flat.
+        Attention hooks with a head axis, [B, T, heads, d_head], are laid flat. A model of float64 gives
+        float32.
 
         Raises:
             ValueError: unknown hook (names the nearest), a hook without one vector per token, or bad tokens.
@@ -119,7 +122,8 @@ class Model(ABC):
             self._check_hook(hook_name)
         tokens = self._check_tokens(tokens)
         values = self._read(tokens, {}, hook_names)
-        return [self._by_token(values[name], tokens.shape, name).float() for name in hook_names]
+        parts = [self._by_token(values[name], tokens.shape, name) for name in hook_names]
+        return [part if part.element_size() <= 4 else part.float() for part in parts]
 
     @torch.no_grad()
     def token_losses(self, tokens: Tensor, replace: dict[str, Replace] | None = None) -> Tensor:
@@ -133,7 +137,7 @@ class Model(ABC):
         """
         tokens = self._check_tokens(tokens)
         hidden = self._run(tokens, self._replacements(tokens, replace), BEFORE_UNEMBED)
-        target = tokens[:, 1:].reshape(-1, 1)
+        target = tokens[:, 1:].reshape(-1, 1).to(hidden.device)
         hidden = hidden[:, :-1].reshape(len(target), -1)
         losses = torch.empty(len(target), device=hidden.device, dtype=torch.float32)
         at_once = min(_LOGITS_AT_ONCE, _ON_CPU) if hidden.device.type == "cpu" else _LOGITS_AT_ONCE
@@ -165,12 +169,9 @@ class Model(ABC):
         generator = torch.Generator().manual_seed(seed)
         out = list(tokens)
         out = out if out[:1] == [self.bos_id] else [self.bos_id, *out]
+        next_logits = self._writer(replace)
         for _ in range(length):
-            window = self._check_tokens(
-                torch.tensor([[out[0], *out[max(1, len(out) + 1 - self.n_ctx) :]]], dtype=torch.int64, device="cpu")
-            )
-            hidden = self._run(window, self._replacements(window, replace), BEFORE_UNEMBED)
-            logits = self._unembed(hidden[0, -1:])[0].float().cpu()
+            logits = next_logits(out).float().cpu()
             if temperature:
                 out.append(int(torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)))
             else:
@@ -245,6 +246,18 @@ class Model(ABC):
 
     # ---------------------------------------------------------------- inner workings
 
+    def _writer(self, replace: dict[str, Replace] | None) -> Callable[[list[int]], Tensor]:
+        """A function from all tokens of a text so far to the logits of the next one, [d_vocab]; called after each."""
+
+        def next_logits(out: list[int]) -> Tensor:
+            window = self._check_tokens(
+                torch.tensor([[out[0], *out[max(1, len(out) + 1 - self.n_ctx) :]]], dtype=torch.int64, device="cpu")
+            )
+            hidden = self._run(window, self._replacements(window, replace), BEFORE_UNEMBED)
+            return self._unembed(hidden[0, -1:])[0]
+
+        return next_logits
+
     def _run(self, tokens: Tensor, replace: dict[str, Replace], stop_at: str) -> Tensor:
         return self._read(tokens, replace, [stop_at])[stop_at]
 
@@ -266,11 +279,10 @@ class Model(ABC):
 
             return at
 
-        try:
+        with suppress(_Reached):
             self._forward(tokens, {name: hook(name) for name in (*replace, *hook_names)})
-        except _Reached:
-            if not unused:
-                return values
+        if not unused and not unread:
+            return values
         missed = ", ".join(map(repr, sorted(unused or unread)))
         raise ValueError(
             f"hook_name: the forward pass of {self.name!r} does not reach {missed}; wanted hooks that it "

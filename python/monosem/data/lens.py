@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import importlib
 import tempfile
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from monosem.data import probes
 from monosem.data.adapter import BEFORE_UNEMBED, Model, Replace
 from monosem.data.language_model import Transformer
+from monosem.data.library_model import LibraryModel
 from monosem.data.native import NativeModel
 from monosem.data.nearest import did_you_mean
 from monosem.data.tokenizer import BOS
-from monosem.data.unicode import check_texts
-from monosem.data.vocabulary import Vocabulary
-from monosem.ops.precision import as_given
+
+LENS = "lens:"  # before the name of a model that TransformerLens shall load
 
 
 def _library() -> Any:
@@ -41,7 +40,7 @@ def _is_bridge(model: Any) -> bool:
     return type(model).__name__.endswith("Bridge")
 
 
-class LensModel(Model):
+class LensModel(LibraryModel):
     """A ``HookedTransformer`` or ``TransformerBridge``."""
 
     def __init__(self, module: torch.nn.Module, name: str | None = None) -> None:
@@ -50,7 +49,7 @@ class LensModel(Model):
         self._written: set[str] = set()
         cfg = self.module.cfg
         self.name = name or getattr(cfg, "model_name", None) or type(module).__name__
-        self.n_ctx, self.d_vocab = cfg.n_ctx, cfg.d_vocab
+        self.n_ctx, self.d_vocab, self.n_layers = cfg.n_ctx, cfg.d_vocab, cfg.n_layers
         self.hook_names = list(self.module.hook_dict)
         if BEFORE_UNEMBED not in self.hook_names:
             raise ValueError(
@@ -92,60 +91,22 @@ class LensModel(Model):
             tokens, return_type="logits", fwd_hooks=[(n, lens(h)) for n, h in hooks.items()], **options
         )
 
-    def _unembed(self, hidden: Tensor) -> Tensor:
-        logits = self.module.unembed(hidden[None])[0]
-        scale, cap = self._logit_form
-        if cap is None:
-            return logits if scale == 1 else logits * scale
-        return cap * torch.tanh(logits * (scale / cap))
+    def _unscaled(self, hidden: Tensor) -> Tensor:
+        return self.module.unembed(hidden[None])[0]
 
-    @cached_property
-    def _logit_form(self) -> tuple[float, float | None]:
-        """Scale and soft cap between the unembedding and the logits, from one forward pass of a few tokens."""
-        cfgs = (self.module.cfg, getattr(getattr(self.module, "original_model", None), "config", None))
-        caps = {
-            v for c in cfgs for n, v in getattr(c, "__dict__", {}).items() if "cap" in n and type(v) in (int, float)
-        }
+    def _end(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         kept = []
-        with torch.no_grad():
-            logits = self.module.run_with_hooks(
-                self._probe_tokens(),
-                return_type="logits",
-                fwd_hooks=[(BEFORE_UNEMBED, lambda value, hook=None: kept.append(value))],
-            )
-            behind = self.module.unembed(kept[-1])
-        try:
-            return probes.logit_scale(behind.flatten(0, -2), logits.flatten(0, -2), sorted(c for c in caps if c > 0))
-        except ValueError as error:
-            raise ValueError(
-                f"model: losses of {self.name!r} cannot be computed: {error}; wanted logits that are the unembedding, "
-                "scaled or capped. Activations can be read; losses and logit weights cannot."
-            ) from error
+        logits = self.module.run_with_hooks(
+            tokens, return_type="logits", fwd_hooks=[(BEFORE_UNEMBED, lambda value, hook=None: kept.append(value))]
+        )
+        return kept[-1], logits
 
-    def _probe_tokens(self) -> Tensor:
-        generator = torch.Generator().manual_seed(0)
-        shape = (1, min(8, self.n_ctx))
-        return torch.randint(self.d_vocab, shape, generator=generator, device="cpu").to(self.device)
+    def _settings(self) -> Iterable[tuple[str, Any]]:
+        for cfg in (self.module.cfg, getattr(getattr(self.module, "original_model", None), "config", None)):
+            yield from getattr(cfg, "__dict__", {}).items()
 
-    @cached_property
-    def _final(self) -> tuple[Tensor | None, bool, Tensor]:
-        unembedding = self.module.W_U
-        if (width := self.width("blocks.0.hook_resid_post")) != len(unembedding):
-            raise ValueError(
-                f"model: {self.name!r} has no known linear path to its logits: its residual stream is {width} wide, "
-                f"its unembedding reads {len(unembedding)}"
-            )
-        like = torch.empty(0, dtype=unembedding.dtype, device=unembedding.device)
-        try:
-            gain, centred = probes.norm_gain(
-                getattr(self.module, "ln_final", torch.nn.Identity()), len(unembedding), like
-            )
-        except ValueError as error:
-            raise ValueError(f"model: {self.name!r} has no linear path to its logits: {error}") from error
-        return gain, centred, unembedding * self._logit_form[0]
-
-    def _final_path(self) -> tuple[Tensor | None, bool, Tensor]:
-        return self._final
+    def _norm_and_unembedding(self) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        return getattr(self.module, "ln_final", torch.nn.Identity()), self.module.W_U
 
     def _mlp_out(self, layer: int) -> Tensor:
         try:
@@ -173,92 +134,48 @@ class LensModel(Model):
             )
         self._written.add(hook_name)
 
-    @as_given
-    def _direct(self, hook_name: str, path: Tensor) -> Tensor:
-        """The path, times the layer's factor on its output, measured by moving the activations at the hook.
-
-        Later layers add nothing meanwhile, so that what changes before the final norm came the direct way.
-        """
-        layer, point = int(hook_name.split(".")[1]), hook_name.split(".", 2)[2]
-        at = hook_name
-        if point == "hook_resid_mid":  # a bridge has a copy there, for the MLP alone; the stream goes by it unchanged
-            point, at = "hook_resid_pre", hook_name.replace("hook_resid_mid", "hook_resid_pre")
-        own = {"hook_resid_pre": ("attn", "mlp"), "hook_resid_mid": ("mlp",), "hook_attn_out": ("mlp",)}.get(point, ())
-        last = self.module.cfg.n_layers
-        silent = [f"blocks.{layer}.hook_{part}_out" for part in own]
-        silent += [f"blocks.{later}.hook_{part}_out" for later in range(layer + 1, last) for part in ("attn", "mlp")]
-        final = "ln_final.hook_in" if "ln_final.hook_in" in self.hook_names else f"blocks.{last - 1}.hook_resid_post"
-        still: dict[str, Replace] = {name: torch.zeros_like for name in silent}
-        tokens = self._probe_tokens()
-        before = self._by_token(self._run(tokens, self._replacements(tokens, still), final), tokens.shape, final)
-        generator = torch.Generator().manual_seed(0)
-        moved = torch.randn(*tokens.shape, len(path), generator=generator, dtype=torch.float32, device="cpu").to(path)
-        predicted = moved @ path
-        size = 4 * before.float().square().mean().sqrt() / predicted.square().mean().sqrt()
-        change: dict[str, Replace] = still | {at: lambda value: value + size * moved}
-        after = self._by_token(self._run(tokens, self._replacements(tokens, change), final), tokens.shape, final)
-        try:
-            return path * probes.multiple(after.float() - before.float(), size * predicted, before.dtype)
-        except ValueError as error:
-            raise ValueError(
-                f"hook_name: {hook_name!r} has no linear path to the logits of {self.name!r} ({error}; a norm behind "
-                f"the layer, say); wanted the residual stream, as blocks.{layer}.hook_resid_post"
-            ) from error
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        # A text that spells a special token means its letters: it may be about tokenizers.
-        tokenizer = self.tokenizer
-        encodings = tokenizer(check_texts(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-        return [ids if special.isdisjoint(ids) else self._spelled_out(ids, special) for ids in encodings]
-
-    def _spelled_out(self, ids: Sequence[int], special: set[int]) -> list[int]:
-        """Special tokens letter by letter: Unigram models (T5) have them among their words and find them there."""
-        names = self.tokenizer.convert_ids_to_tokens
-        letters = self.tokenizer.convert_tokens_to_ids
-        return [j for i in ids for j in (letters(list(names(i))) if i in special else [i])]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-
-    def _vocabulary(self) -> Vocabulary:
-        known = len(self.tokenizer)  # the unembedding may be padded beyond it
-        entry = lambda i: self.tokenizer.convert_ids_to_tokens(i) if i < known else None
-        return Vocabulary(entry, known, self.tokenizer)
-
 
 def load_pretrained(name: str) -> LensModel:
-    """A model that TransformerLens knows by name, its weights unprocessed (no folding, no centring)."""
-    try:
-        library = _library()
-    except ImportError as error:
-        raise ValueError(
-            f"model: {name!r} is neither a bundled model nor a folder, and without TransformerLens no other can be "
-            "loaded. Check the name, or `pip install transformer-lens`."
-        ) from error
+    """A model that TransformerLens knows by name, its weights unprocessed (no folding, no centring).
+
+    Args:
+        name: one of its own (``gpt2-small``), or any that it loads with ``lens:`` before it.
+
+    Raises:
+        ImportError: TransformerLens is not installed.
+        ValueError: it could not load the model.
+    """
+    library, asked = _library(), name.removeprefix(LENS)
     try:
         if int(library_version().split(".")[0]) >= 4:
-            module = library.TransformerBridge.boot_transformers(name)
+            module = library.TransformerBridge.boot_transformers(asked)
         else:
-            module = library.HookedTransformer.from_pretrained_no_processing(name)
+            module = library.HookedTransformer.from_pretrained_no_processing(asked)
     except Exception as error:
         raise ValueError(
-            f"model: {name!r} is neither a bundled model nor a folder, and TransformerLens could not load it "
+            f"model: {name!r} could not be loaded by TransformerLens "
             f"({type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'})."
-            + did_you_mean(name, _names(library))
+            + did_you_mean(asked, [*_aliases(), *own_names()])
         ) from error
     return LensModel(module, name)
 
 
-def _names(library: Any) -> list[str]:
-    """The models that the library says it knows, by their names there and at Hugging Face."""
+def own_names() -> list[str]:
+    """The names that TransformerLens has for models and Hugging Face has not; none where it is not installed."""
+    aliases = _aliases()
+    return [short for names in aliases.values() for short in names if short not in aliases]
+
+
+def _aliases() -> dict[str, list[str]]:
+    """{name of a model at Hugging Face: TransformerLens' names for it}."""
+    if find_spec("transformer_lens") is None:
+        return {}
     for module in ("supported_models", "loading_from_pretrained"):  # 4.x, 3.x
         try:
-            aliases = importlib.import_module(f"{library.__name__}.{module}").MODEL_ALIASES
+            return importlib.import_module(f"transformer_lens.{module}").MODEL_ALIASES
         except (ImportError, AttributeError):
             continue
-        return [*aliases, *(short for all_short in aliases.values() for short in all_short)]
-    return []
+    return {}
 
 
 def library_version() -> str:

@@ -1,51 +1,114 @@
-"""Load a language model: a bundled one, one trained by ``monosem lm train``, or one of TransformerLens."""
+"""Load a language model: a bundled one, one of ``monosem lm train``, of Hugging Face, or of TransformerLens."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from importlib.resources import files as resources
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from monosem.data import hugging_face, lens
 from monosem.data.adapter import Model
+from monosem.data.model_names import ModelName
 from monosem.data.native import load_folder
+from monosem.data.nearest import did_you_mean
 from monosem.data.shuffled_weights import SHUFFLED, shuffle_weights
 
 BUNDLED = ("A", "B")
 
 
-def load_model(model: str | Path | Model | torch.nn.Module, device: torch.device | str = "cpu") -> Model:
+def load_model(
+    model: str | Path | Model | torch.nn.Module,
+    device: torch.device | str | None = None,
+    *,
+    dtype: torch.dtype | str | None = None,
+    device_map: Any = None,
+    revision: str | None = None,
+    tokenizer: Any = None,
+) -> Model:
     """A language model by name, folder or object.
 
     Args:
-        model: ``"A"`` or ``"B"`` (shipped with monosem: one layer, 512 ReLU neurons, seeds 0 and 1), a folder
-            that ``monosem lm train`` wrote, a TransformerLens model, or the name of one that TransformerLens loads.
-            One of monosem's own with ``~shuffled`` behind it (``"A~shuffled"``) has its weight matrices permuted.
+        model: one of these:
+
+            * ``"A"`` or ``"B"``: shipped with monosem, one layer, 512 ReLU neurons, seeds 0 and 1.
+            * A folder that ``monosem lm train`` wrote. With ``~shuffled`` behind it, as behind A and B
+              (``"A~shuffled"``), the weight matrices are permuted.
+            * The name of a model at Hugging Face, a folder of ``save_pretrained``, or a ``.gguf`` file: any decoder
+              that ``transformers.AutoModelForCausalLM`` loads. ``NAME@REVISION``, ``NAME+bf16`` and
+              ``NAME@REVISION+bf16`` are the same with those options, and are how files call the model.
+            * A ``PreTrainedModel`` of ``transformers``.
+            * A TransformerLens model, a name that TransformerLens alone has (``gpt2-small``), or ``lens:NAME``.
+
+        device: where it goes; None: the CPU for a name, and an object stays where it is.
+        dtype: of a model of Hugging Face, by name: bf16, fp16 or fp32; None or ``"auto"``: as it is stored.
+        device_map: as of ``from_pretrained``, of a model of Hugging Face by name: ``"auto"``, or a module's device.
+        revision: branch, tag or commit, of a name at Hugging Face.
+        tokenizer: of a ``PreTrainedModel``, or instead of that of a name at Hugging Face.
 
     Raises:
         FileNotFoundError: a folder or a bundled model that lacks a file.
-        ValueError: none of these.
+        ImportError: the model's library is not installed.
+        ValueError: none of these, or an option that this model does not have.
     """
-    if isinstance(model, Model):
-        return model.to(device)
-    if isinstance(model, str) and model.endswith(SHUFFLED):
-        return shuffle_weights(load_model(model.removesuffix(SHUFFLED), device))
-    if isinstance(model, str) and model in BUNDLED:
-        return load_folder(Path(str(resources("monosem"))) / "assets" / "lm" / model, model).to(device)
+    options = {"dtype": dtype, "revision": revision, "device_map": device_map, "tokenizer": tokenizer}
+    options = {name: value for name, value in options.items() if value is not None}
     if isinstance(model, (str, Path)):
-        if Path(model).is_dir():
-            return load_folder(Path(model), str(model)).to(device)
-        from monosem.data.lens import load_pretrained
+        loaded = _by_name(str(model), options)
+        device = "cpu" if device is None and device_map is None else device
+    else:
+        loaded = _of_object(model, options)
+    return loaded if device is None else loaded.to(device)
 
-        return load_pretrained(str(model)).to(device)
+
+def _of_object(model: Model | torch.nn.Module, options: dict[str, Any]) -> Model:
+    if hugging_face.is_model(model):
+        tokenizer = options.pop("tokenizer", None)
+        _refuse(options, "in memory already")
+        return hugging_face.HuggingFaceModel(model, tokenizer)  # pyright: ignore[reportArgumentType]  # it is a Module
+    _refuse(options, f"a {type(model).__name__}, not one of Hugging Face")
+    if isinstance(model, Model):
+        return model
     if hasattr(model, "run_with_hooks") and hasattr(model, "hook_dict"):
-        from monosem.data.lens import LensModel
-
-        return LensModel(model).to(device)
+        return lens.LensModel(model)
     raise ValueError(
-        f"model: got {type(model).__name__}; wanted one of {', '.join(BUNDLED)}, a folder of `monosem lm train`, "
-        "a TransformerLens model or the name of one (a Transformer: wrap it in NativeModel with its tokenizer)"
+        f"model: got {type(model).__name__}; wanted one of {', '.join(BUNDLED)}, a folder of `monosem lm train`, the "
+        "name, folder or object of a decoder of transformers, or a TransformerLens model or the name of one "
+        "(a Transformer: wrap it in NativeModel with its tokenizer)"
     )
+
+
+def _by_name(name: str, options: dict[str, Any]) -> Model:
+    if name.endswith(SHUFFLED):
+        return shuffle_weights(_by_name(name.removesuffix(SHUFFLED), options))
+    named = ModelName(name) if Path(name).exists() else ModelName.parse(name)
+    named = named.with_options(options.pop("revision", None), options.pop("dtype", None))
+    path = Path(named.path)
+    given = options | {k: v for k, v in asdict(named).items() if k != "path" and v is not None}
+    if named.path in BUNDLED or (path.is_dir() and not hugging_face.is_folder(path)):
+        _refuse(given, "one of monosem's own, of fp32")
+        own = Path(str(resources("monosem"))) / "assets" / "lm" / named.path
+        return load_folder(own if named.path in BUNDLED else path, named.path)
+    if not path.exists() and (named.path.startswith(lens.LENS) or ("/" not in name and named.path in lens.own_names())):
+        _refuse(given, "one of TransformerLens")
+        return lens.load_pretrained(named.path)
+    if path.exists() and named.revision is not None:
+        raise ValueError(f"revision: got {named.revision!r}; {named.path!r} is on this disk. Leave it out.")
+    try:
+        return hugging_face.load_pretrained(named, **options)
+    except (hugging_face.NotLoaded, ImportError) as error:
+        if path.exists():
+            raise
+        unknown = f"model: {name!r} is neither a bundled model nor a folder"
+        similar = did_you_mean(named.path, lens.own_names()) if "/" not in name else ""
+        raise type(error)(f"{unknown}, and {error}{similar}") from error
+
+
+def _refuse(options: dict[str, Any], what: str) -> None:
+    for name, value in options.items():
+        raise ValueError(f"{name}: got {value!r}; the model is {what}, which this does not change. Leave it out.")
 
 
 def as_transformer_lens(model: str | Path | Model) -> torch.nn.Module:
@@ -57,6 +120,4 @@ def as_transformer_lens(model: str | Path | Model) -> torch.nn.Module:
         ImportError: TransformerLens is not installed.
         ValueError: not one of monosem's own models.
     """
-    from monosem.data.lens import to_lens
-
-    return to_lens(load_model(model))
+    return lens.to_lens(load_model(model))

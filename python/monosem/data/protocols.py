@@ -52,7 +52,7 @@ class HookedModel(Protocol):
     def bos_id(self) -> int: ...
 
     def activations(self, tokens: Tensor, hook_name: str) -> Tensor:
-        """Activations at a hook: tokens [B, T] → fp32 [B, T, d_in]."""
+        """Activations at a hook: tokens [B, T] → [B, T, d_in], in the dtype that the model computes in."""
         ...
 
     def activations_at(self, tokens: Tensor, hook_names: Sequence[str]) -> list[Tensor]:
@@ -68,7 +68,7 @@ class LanguageModel(HookedModel, TextEncoder, Protocol):
     """A language model behind hook names, as ``ms.load_model`` gives it. ``data.adapter.Model`` is one.
 
     Attributes:
-        hook_names: every hook, named as TransformerLens names them.
+        hook_names: every hook, named as TransformerLens names them, or as the modules of a Hugging Face model.
         device: where the weights are.
     """
 

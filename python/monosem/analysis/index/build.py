@@ -189,7 +189,7 @@ class _Run:
         """Active features per token, in the first few of the chosen rows."""
         first = np.asarray(self.rows.tokens)[self.select[:2]]
         x = self.subject.model.activations(torch.as_tensor(first, device="cpu").long(), self.subject.hook_name)
-        return float(self.subject.sae.encode(x.to(self.subject.sae.W_dec.device)).l0())
+        return float(self.subject.sae.encode(x.to(self.subject.sae.W_dec)).l0())
 
     def read(self, done: int, after: Callable[[int, Block], None]) -> None:
         """Read the rows from number ``done`` on, calling ``after(rows done, block)`` behind every block."""

@@ -1,0 +1,297 @@
+"""Language models of Hugging Face behind our adapter: any decoder of ``transformers``, which is imported when used.
+
+Hooks are the inputs and outputs of modules by their names (``data/places.py``), and TransformerLens' names where the
+model's structure shows what they stand for (``data/structure.py``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from monosem.data import structure
+from monosem.data.adapter import BEFORE_UNEMBED, Replace
+from monosem.data.cached_writing import CachedWriter, Position, continued
+from monosem.data.library_model import LibraryModel
+from monosem.data.model_names import DTYPES, ModelName
+from monosem.data.places import INPUT, Place, by_token
+
+CONTEXTS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx")
+UNLIMITED = 2048  # tokens of a context of a model that names no limit
+_PROBE = (2, 7)  # rows and tokens of the pass that finds the structure: primes, which no width is by chance
+EXTRA = "pip install 'monosem[hf]' (or pip install transformers)"
+
+
+class NotLoaded(ValueError):
+    """A name or a folder that transformers could not load."""
+
+
+class HuggingFaceModel(LibraryModel):
+    """A decoder of ``transformers`` with its tokenizer.
+
+    Args:
+        module: a ``PreTrainedModel`` with an unembedding (``AutoModelForCausalLM``). It is put into evaluation mode.
+        tokenizer: its tokenizer; None: the one of ``module.name_or_path``, loaded when text is read or written.
+        name: as files shall call the model; default: ``module.name_or_path``.
+    """
+
+    def __init__(self, module: nn.Module, tokenizer: Any = None, name: str | None = None) -> None:
+        super().__init__()
+        self.module: Any = module.eval()
+        self._given_tokenizer = tokenizer
+        self.name = name or self.module.name_or_path or type(module).__name__
+        self._config = self.module.config.get_text_config()
+        self._check_kind()
+        self.n_ctx = _longest_context(self._config)
+        self.d_vocab = int(self.module.get_output_embeddings().weight.shape[0])
+        rows, length = _PROBE
+        tokens = self._probe_tokens().flatten()[: min(length, self.n_ctx)].expand(rows, -1)
+        self._structure = structure.find(
+            self.module,
+            lambda: self._run_module(tokens),
+            tokens.shape,
+            self.module.get_input_embeddings(),
+            self.module.get_output_embeddings(),
+        )
+        self.n_layers = self._structure.n_layers
+        self._widths = dict(self._structure.widths)
+        self._widths |= {name: self._widths[str(place)] for name, place in self._structure.names.items()}
+        self.hook_names = [*self._structure.names, *self._structure.widths]
+        if BEFORE_UNEMBED not in self.hook_names:
+            raise ValueError(
+                f"model: the unembedding of {self.name!r}, a {type(module).__name__}, does not read one vector per "
+                "token; wanted a decoder, as AutoModelForCausalLM loads"
+            )
+
+    def _check_kind(self) -> None:
+        kind = type(self.module).__name__
+        if self.module.get_output_embeddings() is None:
+            raise ValueError(
+                f"model: {self.name!r} is a {kind}, which predicts no token; wanted a model with an unembedding, as "
+                "transformers.AutoModelForCausalLM loads"
+            )
+        if getattr(self._config, "is_encoder_decoder", False):
+            raise ValueError(
+                f"model: {self.name!r} is a {kind}, an encoder and a decoder; wanted a decoder alone, as "
+                "transformers.AutoModelForCausalLM loads"
+            )
+
+    # ---------------------------------------------------------------- the model
+
+    @property
+    def device(self) -> torch.device:
+        weight = self.module.get_input_embeddings().weight
+        return torch.device("cpu") if weight.is_meta else weight.device  # offloaded: its tokens are moved for it
+
+    def to(self, device: torch.device | str) -> HuggingFaceModel:
+        if getattr(self.module, "hf_device_map", None) and self.device != torch.device(device):
+            raise ValueError(
+                f"device: got {str(device)!r}; {self.name!r} was placed by a device_map, {self.module.hf_device_map}. "
+                "Leave one of the two out."
+            )
+        if self.device != torch.device(device):
+            self.module.to(device)
+        return self
+
+    def _run_module(self, tokens: Tensor, **options: Any) -> Any:
+        return self.module(input_ids=tokens, return_dict=True, **({"use_cache": False} | options))
+
+    @contextmanager
+    def _hooked(self, hooks: Iterable[tuple[str, Callable[[Tensor], Tensor | None]]], shape: torch.Size) -> Iterator:
+        handles = []
+
+        def by_rows(hook: Callable[[Tensor], Tensor | None]) -> Callable[[Tensor], Tensor | None]:
+            def at(value: Tensor) -> Tensor | None:
+                seen = by_token(value, shape)
+                changed = hook(value if seen is None else seen)
+                return changed.reshape(value.shape) if changed is not None and value.ndim == 2 else changed
+
+            return at
+
+        try:
+            for name, hook in hooks:
+                handles.append(self._place(name).attach(self.module, by_rows(hook)))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _place(self, hook_name: str) -> Place:
+        if hook_name in self._structure.names:
+            return self._structure.names[hook_name]
+        return Place(hook_name.removesuffix(INPUT), hook_name.endswith(INPUT))
+
+    def _forward(self, tokens: Tensor, hooks: dict[str, Callable[[Tensor], Tensor | None]]) -> None:
+        with self._hooked(hooks.items(), tokens.shape):
+            self._run_module(tokens)
+
+    def _writer(self, replace: dict[str, Replace] | None) -> Callable[[list[int]], Tensor]:
+        """With the cache of keys and values, until the context slides and every position changes."""
+        position, sliding = Position(), super()._writer(replace)
+        changes = continued(replace, position)
+
+        def forward(new: Tensor, cache: dict[str, Any]) -> Any:
+            new = self._check_tokens(new)
+            last = (BEFORE_UNEMBED, lambda value: value[:, -1:])  # logits of one token alone
+            with self._hooked([*self._replacements(new, changes).items(), last], new.shape):
+                return self._run_module(new, use_cache=True, **cache)
+
+        cached = CachedWriter(forward, position)
+        return lambda out: cached(out) if len(out) <= self.n_ctx else sliding(out)
+
+    def check_written(self, hook_name: str) -> None:
+        if hook_name.endswith(".hook_resid_mid") and hook_name in self._structure.names:
+            raise ValueError(
+                f"replace: {hook_name!r} of {self.name!r} is {str(self._place(hook_name))!r}, read by the MLP alone: "
+                "what is put there does not reach the residual stream; wanted a hook that is written, as "
+                f"{hook_name.replace('hook_resid_mid', 'hook_resid_post')!r}"
+            )
+
+    # ---------------------------------------------------------------- logits
+
+    def logit_directions(self, hook_name: str) -> Tensor:
+        self._check_hook(hook_name)
+        if hook_name in self._structure.names:
+            return super().logit_directions(hook_name)
+        by_place = {str(place): name for name, place in reversed(self._structure.names.items())}
+        return super().logit_directions(by_place.get(hook_name, hook_name))
+
+    def _unscaled(self, hidden: Tensor) -> Tensor:
+        return self.module.get_output_embeddings()(hidden)
+
+    def _end(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        kept = []
+        with self._hooked([(BEFORE_UNEMBED, kept.append)], tokens.shape):
+            logits = self._run_module(tokens)["logits"]
+        return kept[-1], logits
+
+    def _settings(self) -> Iterable[tuple[str, Any]]:
+        return self._config.to_dict().items()
+
+    def _norm_and_unembedding(self) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        norm, weight = self._structure.final_norm, self.module.get_output_embeddings().weight
+        if norm is None:
+            raise ValueError(
+                f"model: {self.name!r} has no known linear path to its logits: no single module is between its last "
+                "layer and its unembedding"
+            )
+        return self.module.get_submodule(norm) if norm else nn.Identity(), self._in_memory(weight).T
+
+    def _mlp_out(self, layer: int) -> Tensor:
+        module = self.module.get_submodule(self._structure.mlp_out[layer])
+        weight = self._in_memory(module.weight)
+        return weight if type(module).__name__ == "Conv1D" else weight.T  # GPT-2's own has it the other way round
+
+    def _in_memory(self, weight: Tensor) -> Tensor:
+        if weight.is_meta or not weight.is_floating_point():
+            raise ValueError(
+                f"model: logit weights of {self.name!r} need weights in memory as floating point, and these are "
+                f"{'offloaded' if weight.is_meta else weight.dtype}; load it otherwise (device_map, dtype)"
+            )
+        return weight
+
+    # ---------------------------------------------------------------- text
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer. ValueError where there is none."""
+        if self._given_tokenizer is not None:
+            return self._given_tokenizer
+        place = self.module.name_or_path
+        try:
+            if not place:
+                raise ValueError("the model has no name_or_path")
+            return _library().AutoTokenizer.from_pretrained(place)
+        except Exception as error:
+            raise ValueError(
+                f"tokenizer: {self.name!r} came without one ({_first_line(error)}); wanted one, to read or write text: "
+                "load_model(model, tokenizer=…)"
+            ) from error
+
+    @cached_property
+    def bos_id(self) -> int:
+        """BOS of the tokenizer or the configuration; where there is none, end of text, as Qwen has between texts."""
+        tokenizer = None
+        try:
+            tokenizer = self.tokenizer
+        except ValueError:
+            if self._config.bos_token_id is None and self._config.eos_token_id is None:
+                raise
+        for name in ("bos_token_id", "eos_token_id"):
+            for of in (tokenizer, self._config):
+                value = getattr(of, name, None)
+                value = value[0] if isinstance(value, list) and value else value
+                if isinstance(value, int) and 0 <= value < self.d_vocab:
+                    return value
+        raise ValueError(f"model: the tokenizer of {self.name!r} has no BOS token; set its `bos_token`")
+
+
+def load_pretrained(name: ModelName, device_map: Any = None, tokenizer: Any = None) -> HuggingFaceModel:
+    """A model by its name at Hugging Face, a folder of it, or a GGUF file; as it is stored, or in another dtype.
+
+    Args:
+        device_map: as of ``from_pretrained``; None: all on the CPU.
+        tokenizer: instead of the one that belongs to the model.
+
+    Raises:
+        ImportError: transformers is not installed.
+        NotLoaded: it could not load the model.
+    """
+    library = _library()
+    path = Path(name.path)
+    gguf = path.suffix == ".gguf"
+    where = str(path.parent) if gguf else name.path
+    options: dict[str, Any] = {"gguf_file": path.name} if gguf else {}
+    if name.revision is not None:
+        options["revision"] = name.revision
+    dtype = "auto" if name.dtype is None else getattr(torch, DTYPES[name.dtype])
+    placed = {} if device_map is None else {"device_map": device_map}
+    try:
+        module = library.AutoModelForCausalLM.from_pretrained(where, dtype=dtype, **options, **placed)
+        tokenizer = tokenizer or library.AutoTokenizer.from_pretrained(where, **options)
+    except Exception as error:
+        found = " Load it with its own options by transformers, and give the object: load_model(model, tokenizer=…)."
+        raise NotLoaded(
+            f"transformers could not load {str(name)!r} ({type(error).__name__}: {_first_line(error)})."
+            + ("" if isinstance(error, OSError) else found)
+        ) from error
+    return HuggingFaceModel(module, tokenizer, str(name))
+
+
+def is_model(model: object) -> bool:
+    """Whether an object is a model of ``transformers``; does not import it."""
+    return any(kind.__name__ == "PreTrainedModel" for kind in type(model).__mro__)
+
+
+def is_folder(folder: Path) -> bool:
+    """Whether a folder holds a model as ``save_pretrained`` writes it."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and ("model_type" in config or "architectures" in config)
+
+
+def _library() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise ImportError(f"a model of Hugging Face needs transformers: {EXTRA}") from error
+    return transformers
+
+
+def _longest_context(config: Any) -> int:
+    limits = (getattr(config, name, None) for name in CONTEXTS)
+    return next((limit for limit in limits if isinstance(limit, int) and limit > 0), UNLIMITED)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else "no message"
