@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from monosem.analysis.metrics import evaluate
     from monosem.data.harvest import ActivationStream, harvest
     from monosem.data.models import load_model
-    from monosem.data.sample import sample_documents
+    from monosem.data.sample import documents, sample_documents
     from monosem.data.serialization import load, save
     from monosem.data.store import ActivationStore
     from monosem.data.token_rows import pack_rows
@@ -61,6 +61,7 @@ __all__ = [
     "Trainer",
     "Transcoder",
     "accelerate",
+    "documents",
     "evaluate",
     "harvest",
     "load",
@@ -95,6 +96,7 @@ _HOME = {
     "TrainConfig": "train.config",
     "Trainer": "train.trainer",
     "accelerate": "drop_in",
+    "documents": "data.sample",
     "evaluate": "analysis.metrics",
     "harvest": "data.harvest",
     "load": "data.serialization",

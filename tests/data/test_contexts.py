@@ -40,6 +40,12 @@ def test_arrays(model, tmp_path):
     assert np.array_equal(load_contexts(model, tokens=tmp_path / "tokens.npy"), tokens)
     assert np.array_equal(load_contexts(model, tokens=tmp_path / "tokens.npy", contexts=4), tokens[[0, 2, 5, 7]])
     assert np.array_equal(load_contexts(model, tokens=tmp_path / "tokens.npy", contexts=99), tokens)
+    np.save(tmp_path / "flat.npy", np.arange(75, dtype=np.uint16))
+    flat = load_contexts(model, tokens=tmp_path / "flat.npy", context=10)
+    assert np.array_equal(flat, np.arange(70).reshape(7, 10)) and isinstance(flat, np.memmap)
+    assert load_contexts(model, tokens=tmp_path / "flat.npy").shape == (2, 32)
+    with pytest.raises(ValueError, match="context: got 33; wanted 1 to 32 tokens, as 'tiny' reads no more"):
+        load_contexts(model, tokens=tmp_path / "flat.npy", context=33)
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,7 @@ def test_bad_context_lengths_are_refused(model, n_ctx):
 
 
 def test_a_context_length_for_an_array_is_refused(model, tmp_path):
+    np.save(tmp_path / "t.npy", np.zeros((2, 32), np.int32))
     with pytest.raises(ValueError, match="context: got 8 and an array of tokens"):
         load_contexts(model, tokens=tmp_path / "t.npy", context=8)
 

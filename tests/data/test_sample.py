@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from monosem.data import sample
+from monosem.data import sample, text_files
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def documents():
 
 def test_sizes(documents):
     assert sum(len(d.text.encode()) for d in documents) >= 12_000_000
-    assert sample.sample_path().stat().st_size <= 4_300_000
+    assert text_files.sample_path().stat().st_size <= 4_300_000
     lengths = [len(d.text) for d in documents]
     assert min(lengths) >= 200 and max(lengths) <= 8000
 
@@ -54,6 +54,6 @@ def test_splits(documents):
 
 
 def test_missing_asset(monkeypatch, tmp_path):
-    monkeypatch.setattr(sample, "resources", lambda name: tmp_path)
+    monkeypatch.setattr(text_files, "resources", lambda name: tmp_path)
     with pytest.raises(FileNotFoundError, match=r"build_sample_text.py"):
-        sample.sample_path()
+        text_files.sample_path()

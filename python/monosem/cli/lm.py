@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _train(args: argparse.Namespace) -> int:
     from monosem.data.language_model import LMConfig
-    from monosem.data.sample import sample_path
+    from monosem.data.text_files import sample_path
     from monosem.train.lm import LMTrainConfig, train_lm
 
     def chosen(config: type) -> dict:

@@ -10,7 +10,12 @@ FOLDER = (
     "a dictionary written by `monosem train` or monosem.save; negative:RUN, its features where they are below 0 (of "
     "AbsTopK); or neurons:MODEL, the neurons of a model"
 )
-TEXT_HELP = "JSON lines with 'text' and 'source' (plain, .gz or .xz), or 'sample': the shipped text"
+TEXT_HELP = (
+    "JSON lines with 'text' and 'source', Parquet, plain text (.txt), or arrays of tokens (.npy), packed or not "
+    "(.gz, .xz, .zst); a folder or a pattern of them; 'hf:NAME?name=CONFIGURATION&split=SPLIT', a dataset of Hugging "
+    "Face; or 'sample': the shipped text. TEXT?column=NAME&rows=N names the column (of text, token ids or messages of "
+    "a chat) and reads the first N rows"
+)
 
 
 # Fixed by activations on disk.
@@ -102,7 +107,7 @@ def add_contexts(parser) -> None:
     """Inputs of activations: ``--text`` or ``--tokens``, ``--split``, ``--contexts``."""
     source = parser.add_mutually_exclusive_group()
     add_text(source, default="sample")
-    source.add_argument("--tokens", metavar="FILE.npy", help="an array of tokens [rows, n_ctx] instead of text")
+    source.add_argument("--tokens", metavar="FILE.npy", help="an array of tokens [rows, n_ctx] or [n] instead of text")
     add_split(parser, "train")
     parser.add_argument("--contexts", type=int, metavar="N", help="use N contexts, evenly spaced (default: all)")
     add_context(parser)

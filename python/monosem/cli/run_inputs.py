@@ -12,14 +12,14 @@ BESIDE = "text.json"  # beside the activations of `monosem harvest`
 def made_of(args: argparse.Namespace) -> dict[str, Any]:
     """The values of ``options.add_contexts``, for the metadata of a result."""
     from monosem.data import fingerprint
+    from monosem.data.text_spec import parse
 
     settings = {"split": args.split, "contexts": args.contexts, "context": args.context}
     if hasattr(args, "skip_tokens"):
         settings |= {"skip_positions": args.skip_positions, "skip_tokens": list(args.skip_tokens)}
     if args.tokens:
         return settings | {"tokens_from": str(Path(args.tokens).resolve())}
-    text = args.text if args.text == "sample" else str(Path(args.text).resolve())
-    return settings | {"text": fingerprint.of_text(text)}
+    return settings | {"text": fingerprint.of_text(str(parse(args.text).absolute()))}
 
 
 def write_beside(folder: str | Path, args: argparse.Namespace) -> None:
@@ -154,8 +154,9 @@ def _same(name: str, value: Any, notes: dict[str, Any], meta: dict[str, Any]) ->
 def index_notes(args: argparse.Namespace) -> dict[str, Any]:
     """The inputs of an index, as stored in it."""
     from monosem.data import fingerprint
+    from monosem.data.text_spec import parse
 
-    text = args.text if args.text == "sample" else str(Path(args.text).resolve())
+    text = str(parse(args.text).absolute())
     digest = fingerprint.of_text(text)["sha256"]
     return {
         "folder": str(args.folder),

@@ -140,8 +140,9 @@ def load_contexts(
     """Contexts [rows, n_ctx] for a model, from text or from an array on disk.
 
     Args:
-        text: a JSON-lines file, or ``"sample"``: the shipped text.
-        tokens: a ``.npy`` file of integers [rows, n_ctx]; goes before ``text``, and is not split.
+        text: see ``data/documents.py``; ``"sample"``: the shipped text.
+        tokens: a ``.npy`` file of integers [rows, n_ctx], or [n], which is cut into contexts as it stands; goes before
+            ``text``, and is not split. It is mapped into memory, and may be larger than that.
         split: ``"train"``, ``"held_out"`` (2 % of the documents of each source) or ``"all"``.
         contexts: greatest number, evenly spaced.
         context: tokens of each, BOS included, when text is cut; default: the longest that the model reads.
@@ -150,12 +151,10 @@ def load_contexts(
         FileNotFoundError: no such file.
         ValueError: not text or not an array that the model can read, or no context in it.
     """
-    if tokens is not None and context is not None:
-        raise ValueError(
-            f"context: got {context} and an array of tokens, whose rows are contexts already; wanted one of the two. "
-            "Leave out --context, or give --text."
-        )
-    rows = _load_array(Path(tokens)) if tokens is not None else _load_text(model, text, split, context)
+    if tokens is not None:
+        rows = _load_array(Path(tokens), model, context)
+    else:
+        rows = _load_text(model, text, split, context)
     rows = checked_tokens(rows, model)
     if contexts is not None:
         if contexts < 1:
@@ -164,8 +163,21 @@ def load_contexts(
     return rows
 
 
-def _load_array(path: Path) -> np.ndarray:
-    return files.read_array(path, "tokens", "wanted a whole .npy array of integers [rows, n_ctx]")
+def _load_array(path: Path, model: LanguageModel, context: int | None) -> np.ndarray:
+    array = files.read_array(path, "tokens", "wanted a whole .npy array of integers [rows, n_ctx]")
+    if array.ndim == 1:
+        length = model.n_ctx if context is None else context
+        if not 1 <= length <= model.n_ctx:
+            raise ValueError(
+                f"context: got {context}; wanted 1 to {model.n_ctx} tokens, as {model.name!r} reads no more"
+            )
+        return array[: len(array) // length * length].reshape(-1, length)
+    if context is not None:
+        raise ValueError(
+            f"context: got {context} and an array of tokens, whose rows are contexts already; wanted one of the two. "
+            "Leave out --context, or give --text."
+        )
+    return array
 
 
 def _load_text(model: LanguageModel, text: str, split: str, context: int | None) -> np.ndarray:

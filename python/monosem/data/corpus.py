@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from monosem.data import files, sealed
 from monosem.data.jsonl import read_jsonl
 from monosem.data.language_model import LMConfig
-from monosem.data.text import held_out_places, of_split
+from monosem.data.text import Document, held_out_places, of_split
 from monosem.data.tokenizer import encode_documents, load_tokenizer, pack_contexts, train_tokenizer
 
 if TYPE_CHECKING:
@@ -63,11 +64,11 @@ class Corpus:
                     sealed.check(made_file, digests, "cache", advice)
         else:
             # The text is read once to count, and once more per use: neither it nor its tokens are held in memory.
-            counts = Counter(d.source for d in read_jsonl(text))
+            counts = Counter(d.source for d in _texts(text))
             if not counts:
                 raise ValueError(f"text: {str(text)!r} holds no document; wanted at least one JSON line with a 'text'")
             held = held_out_places(counts, share)
-            train = lambda: of_split(read_jsonl(text), held, held_out=False)
+            train = lambda: of_split(_texts(text), held, held_out=False)
             if not tokenizer:
                 files.write_text(path, train_tokenizer((d.text for d in train()), model.d_vocab).to_str())
             self._check_size(load_tokenizer(path), model, path)
@@ -87,6 +88,16 @@ class Corpus:
                 f"tokenizer: {str(path)!r} has {tokenizer.get_vocab_size()} entries, the model d_vocab="
                 f"{model.d_vocab}; wanted no more entries than that"
             )
+
+
+def _texts(path: str | Path) -> Iterator[Document]:
+    """The documents of a file, of which a tokenizer is to be trained: none may be tokens or a conversation."""
+    for document in read_jsonl(path):
+        if not isinstance(document, Document):
+            raise ValueError(
+                f"text: {str(path)!r} holds a 'text' that is a list; wanted strings, to train a language model on"
+            )
+        yield document
 
 
 def _fingerprint(path: Path, argument: str) -> dict[str, Any]:

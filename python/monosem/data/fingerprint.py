@@ -15,10 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from monosem.data.hub_datasets import digest_of, open_dataset
+from monosem.data.text_files import kind_of, paths_of
+from monosem.data.text_spec import parse
+
 _CHUNK = 1 << 24
 # A larger model is identified by evenly spaced parts of each weight: training changes nearly all of them.
 _WHOLE_MODEL = 1 << 30
 _PART = 1 << 16
+_WHOLE_TEXT = 1 << 30  # bytes of files whose whole content is read; of one of JSON lines it always is
+_ENDS = 1 << 20  # bytes at either end of larger ones
 
 
 def of_array(x: Tensor | np.ndarray) -> dict[str, Any]:
@@ -40,18 +46,42 @@ def of_file(path: str | Path) -> dict[str, Any]:
     return {"bytes": size, "sha256": digest.hexdigest()[:16]}
 
 
+def of_paths(paths: Sequence[Path]) -> dict[str, Any]:
+    """Size and digest of files together; of more than 1 GiB, of the ends of each file."""
+    for path in paths:
+        if not path.is_file():
+            raise FileNotFoundError(f"text: no file {str(path)!r}; wanted JSON lines, each with a 'text' field")
+    if len(paths) == 1 and (paths[0].stat().st_size <= _WHOLE_TEXT or kind_of(paths[0]) == ".jsonl"):
+        return of_file(paths[0])
+    sizes, digest = [path.stat().st_size for path in paths], hashlib.sha256()
+    whole = sum(sizes) <= _WHOLE_TEXT
+    for path, size in zip(paths, sizes, strict=True):
+        digest.update(f"{path.name} {size} ".encode())
+        if whole:
+            digest.update(of_file(path)["sha256"].encode())
+            continue
+        with path.open("rb") as opened:
+            digest.update(opened.read(_ENDS))
+            opened.seek(max(0, size - _ENDS))
+            digest.update(opened.read(_ENDS))
+    return {"bytes": sum(sizes), "sha256": digest.hexdigest()[:16]}
+
+
 def of_text(text: str | Path) -> dict[str, Any]:
     """A text by name, size and digest; ``"sample"`` is the one that ships with monosem.
 
     Raises:
         FileNotFoundError: no such file.
     """
-    from monosem.data.sample import sample_path
+    spec = parse(text)
+    if spec.of_hub:
+        return of_dataset(open_dataset(spec), str(spec))
+    return {"text": str(text), **of_paths(paths_of(spec))}
 
-    path = sample_path() if text == "sample" else Path(text)
-    if not path.is_file():
-        raise FileNotFoundError(f"text: no file {str(text)!r}; wanted JSON lines, each with a 'text' field")
-    return {"text": str(text), **of_file(path)}
+
+def of_dataset(dataset: Any, name: str) -> dict[str, Any]:
+    """A dataset of Hugging Face's library by name and digest; of the name, where the library knows no other."""
+    return {"text": name, "sha256": digest_of(dataset) or hashlib.sha256(name.encode()).hexdigest()[:16]}
 
 
 def of_model(model: object) -> str | None:

@@ -2,30 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from importlib.resources import files as resources
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
-from monosem.data.jsonl import read_jsonl
-from monosem.data.text import Document, held_out_places, of_split
-
-SPLITS = ("train", "held_out", "all")
-
-
-def sample_path() -> Path:
-    """Path of the shipped sample text (``.jsonl.xz``); its sources and licences are in SAMPLE_TEXT.md beside it.
-
-    Raises:
-        FileNotFoundError: the package was installed without its assets.
-    """
-    path = Path(str(resources("monosem"))) / "assets" / "sample_text.jsonl.xz"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"sample text: no file {str(path)!r}; wanted the one that ships with monosem. "
-            "Install the package again, or build it with `python tools/build_sample_text.py` in a checkout."
-        )
-    return path
+from monosem.data.documents import Documents
+from monosem.data.text import AnyDocument, Document
 
 
 def sample_documents(split: str = "train") -> list[Document]:
@@ -37,11 +19,11 @@ def sample_documents(split: str = "train") -> list[Document]:
     Raises:
         ValueError: another split.
     """
-    return load_documents("sample", split)
+    return cast("list[Document]", load_documents("sample", split))
 
 
-def load_documents(text: str | Path = "sample", split: str = "train") -> list[Document]:
-    """The documents of a JSON-lines file, or of the shipped text (``"sample"``), for one split.
+def load_documents(text: str | Path = "sample", split: str = "train") -> list[AnyDocument]:
+    """The documents of a JSON-lines file, of another text, or of the shipped one (``"sample"``), for one split.
 
     Raises:
         FileNotFoundError: no such file.
@@ -50,17 +32,21 @@ def load_documents(text: str | Path = "sample", split: str = "train") -> list[Do
     return list(stream_documents(text, split))
 
 
-def stream_documents(text: str | Path = "sample", split: str = "train") -> Iterator[Document]:
-    """``load_documents``, one after the other: the file is read once to count, once more to give, and never held."""
-    if split not in SPLITS:
-        raise ValueError(f"split: got {split!r}; wanted 'train', 'held_out' or 'all'")
-    path = sample_path() if text == "sample" else text
-    chosen: Iterable[Document] = read_jsonl(path)
-    if split != "all":
-        held = held_out_places(Counter(d.source for d in read_jsonl(path)))
-        chosen = of_split(chosen, held, held_out=split == "held_out")
+def stream_documents(text: Any = "sample", split: str = "train") -> Iterator[AnyDocument]:
+    """``load_documents``, one after the other: a file is never held. ``data/documents.py`` says what a text may be.
+
+    Raises:
+        ValueError: as ``load_documents``, or a dataset without a known end, of which a part has to be chosen.
+    """
+    documents = Documents(text, split)
+    if not documents.has_known_end:
+        raise ValueError(
+            f"text: {str(documents.spec)!r} is fetched as it is read and may not end for days; wanted a part of it. "
+            "Give ?rows=N (the first N rows), or ?streaming=false to fetch all of it first; `monosem train --stream` "
+            "trains on it as it comes."
+        )
     any_at_all = False
-    for document in chosen:
+    for document in documents:
         any_at_all = True
         yield document
     if not any_at_all:
@@ -68,3 +54,19 @@ def stream_documents(text: str | Path = "sample", split: str = "train") -> Itera
             f"text: {str(text)!r} holds no document for split {split!r}; wanted at least one JSON line with a 'text'"
             + (" (2 in a source, to hold one out). Use split 'all'." if split == "held_out" else "")
         )
+
+
+def documents(text: Any = "sample", split: str = "all", *, column: str = "text", source: str = "source") -> Documents:
+    """The documents of a text, for ``pack_rows``: read anew each time they are iterated over, and never held.
+
+    Args:
+        text: ``"sample"``; JSON lines, Parquet, plain text or an array of tokens, packed or not; a folder or a pattern
+            of such files; ``"hf:NAME?name=CONFIGURATION&split=SPLIT"``; or a dataset of Hugging Face's library, in
+            memory or a stream. ``FILE?column=NAME&source=NAME&rows=N`` names columns, and reads the first N rows.
+        split: ``"train"``, ``"held_out"`` (2 %) or ``"all"``.
+        column, source: of a dataset in memory.
+
+    Raises:
+        FileNotFoundError, ValueError, ImportError: as ``data.documents.Documents``.
+    """
+    return Documents(text, split, column, source)
