@@ -1,4 +1,7 @@
-"""dictionary_learning: ``update`` of the trainer of each kind, as ``trainSAE`` calls it."""
+"""dictionary_learning: ``update`` of the trainer of each kind, as ``trainSAE`` calls it.
+
+Variant ``accelerated``: with its autoencoder on the operations of monosem.
+"""
 
 import itertools
 import sys
@@ -107,6 +110,10 @@ class DictionaryLearning:
         for group in self.trainer.optimizer.param_groups:
             group["betas"] = BETAS
         _start(self.trainer.ae, weights)
+        if job["variant"] == "accelerated":
+            import monosem
+
+            self.trainer.ae = monosem.accelerate(self.trainer.ae)
         self.settings = job["settings"]
         self.bf16, self.count, self.device = job["precision"] == "bf16", 0, torch.device(job.get("device", "cpu"))
 

@@ -1,6 +1,7 @@
 """SAELens: ``SAETrainer.step``, as its ``fit`` calls it.
 
-Variants (TopK): ``dense``, its default, and ``sparse``, its ``use_sparse_activations``.
+Variants (TopK): ``dense``, its default, and ``sparse``, its ``use_sparse_activations``. ``accelerated``: its default on
+the operations of monosem.
 """
 
 import os
@@ -112,6 +113,10 @@ class SaeLens:
             apply_b_dec_to_input=job["settings"].get("decoder_norm") != "free",
         )
         sae, notes = KINDS[job["kind"]](job, common)
+        if job["variant"] == "accelerated":
+            import monosem
+
+            sae = monosem.accelerate(sae)
         self.notes, self.settings = [SUM, *notes], job["settings"]
         with torch.no_grad():
             sae.W_enc.copy_(weights["W_enc"].T)

@@ -1,4 +1,7 @@
-"""EleutherAI's sparsify: ``SparseCoder`` with its own gradient projection and decoder norm; TopK only."""
+"""EleutherAI's sparsify: ``SparseCoder`` with its own gradient projection and decoder norm; TopK only.
+
+Variant ``accelerated``: on the operations of monosem.
+"""
 
 import os
 from contextlib import nullcontext
@@ -27,6 +30,10 @@ class Sparsify:
             self.coder.encoder.bias.copy_(weights["b_enc"])
             self.coder.W_dec.copy_(weights["W_dec"])
             self.coder.b_dec.copy_(weights["b_dec"])
+        if job["variant"] == "accelerated":
+            import monosem
+
+            self.coder = monosem.accelerate(self.coder)
         self.adam = torch.optim.Adam(self.coder.parameters(), lr=job["lr"], fused=True)
 
     def step(self, x):

@@ -1,6 +1,6 @@
 """Autoencoders with the interfaces of other libraries, dense and in a few lines, under the libraries' names.
 
-``bench/drop_in.py`` compares with the libraries themselves, in their own environments.
+``bench/accelerated.py`` compares with the libraries themselves, in their own environments.
 """
 
 import sys
