@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from monosem.data.sample import documents, sample_documents
     from monosem.data.serialization import load, save
     from monosem.data.store import ActivationStore
+    from monosem.data.streamed import StreamedActivations
     from monosem.data.token_rows import pack_rows
     from monosem.drop_in import accelerate
     from monosem.nn import (
@@ -56,6 +57,7 @@ __all__ = [
     "ResampleConfig",
     "SAEConfig",
     "SparseCode",
+    "StreamedActivations",
     "TopKSAE",
     "TrainConfig",
     "Trainer",
@@ -83,6 +85,7 @@ _HOME = {
     "SAE": "nn",
     "SAEConfig": "nn",
     "SparseCode": "ops",
+    "StreamedActivations": "data.streamed",
     "BatchTopKSAE": "nn",
     "Crosscoder": "nn",
     "GatedSAE": "nn",

@@ -22,6 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="read activations written by `monosem harvest`, instead of running a model",
     )
     sites.add_arguments(data)
+    data.add_argument(
+        "--stream",
+        action="store_true",
+        help="read and tokenize the text as training goes, in bounded memory: for texts larger than memory, and "
+        "datasets of Hugging Face; needs --steps",
+    )
     options.add_contexts(data)
     options.add_skipped(data)
 
@@ -148,7 +154,8 @@ def run(args: argparse.Namespace) -> int:
     memory.check_fits(needed, device, f"training {len(configurations)} × d_sae={args.d_sae:,} of width {source.d_in}")
     saes = [registry.build(cfg, args.seed, device) for cfg in configurations]
     widths = " + ".join(map(str, source.widths))
-    print(f"{sites.described(source)}: {source.n_tokens:,} activations of width {widths}")
+    count = "a stream of" if source.n_tokens is None else f"{source.n_tokens:,}"
+    print(f"{sites.described(source)}: {count} activations of width {widths}")
     if source.norm_limit is not None:
         print(f"left out: tokens with {source.norm_limit}")
     print(
@@ -191,6 +198,15 @@ def _refuse_what_has_no_effect(args: argparse.Namespace) -> None:
         options.refuse(args, ["split"], "beside --tokens: an array is read whole")
     if args.steps is not None:
         options.refuse(args, ["epochs"], "beside --steps")
+    if args.stream:
+        for option in ("tokens", "activations"):
+            if getattr(args, option):
+                raise ValueError(
+                    f"--stream: got it beside --{option}, which is read from disk; wanted --text. Leave one out."
+                )
+        options.refuse(args, ["contexts"], "beside --stream, which reads the text as far as the steps need")
+        if args.steps is None:
+            raise ValueError("--steps: got none beside --stream; wanted their number, as nobody has counted the text")
     if args.start is None:
         options.refuse(args, ["moments"], "without --from RUN, whose moments are to be taken")
 
@@ -205,6 +221,21 @@ def _source(args: argparse.Namespace):
     from monosem.data.harvest import ActivationStream
 
     models = sites.open_models(args, args.device)
+    if args.stream:
+        from monosem.data.documents import Documents
+        from monosem.data.streamed import StreamedActivations
+
+        return StreamedActivations(
+            models,
+            sites.hooks(args),
+            Documents(args.text, args.split),
+            args.batch_size,
+            args.seed,
+            skip_positions=args.skip_positions,
+            skip_tokens=args.skip_tokens,
+            skip_norm=args.skip_norm,
+            n_ctx=args.context,
+        )
     tokens = load_contexts(
         models[0], text=args.text, tokens=args.tokens, split=args.split, contexts=args.contexts, context=args.context
     )

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from monosem.data import files, fingerprint, shards
 from monosem.data.contexts import Contexts
 from monosem.data.counted import BY_NAME, SkipTokens
 from monosem.data.folder_lock import LOCK, OWNER, folder_lock
-from monosem.data.norm_limit import SkipNorm
+from monosem.data.norm_limit import NormLimit, SkipNorm
 from monosem.data.protocols import HookedModel, Tokens
 from monosem.data.shuffled import ShuffledSource, differences
 from monosem.data.store import ActivationStore
@@ -191,8 +190,9 @@ def _resume(index: shards.Index, contexts: Contexts, progress: bool) -> None:
         if fingerprint.same_weights(there.get("weights"), here.get("weights")) is None:  # `_check_same_model` looks
             there.pop("weights", None)
             here.pop("weights", None)
-        if (measured := there.get("skip_norm")) and _same_multiple(measured, here.get("skip_norm")):
-            here["skip_norm"] = index.settings["skip_norm"] = measured  # rounding may differ by the threads
+        measured = there.get("skip_norm")
+        if measured and contexts.limit is not None and contexts.limit.is_about(NormLimit.from_json(measured)):
+            here["skip_norm"] = index.settings["skip_norm"] = measured
         if different := differences(there, here):
             raise ValueError(
                 f"folder: {str(folder)!r} holds other activations ({different}); harvest with those settings to "
@@ -206,10 +206,6 @@ def _resume(index: shards.Index, contexts: Contexts, progress: bool) -> None:
             f"folder: {str(folder)!r} holds {', '.join(others[:3])}{' …' if others[3:] else ''} and no activations; "
             "wanted a new or empty folder, or one of an earlier harvest"
         )
-
-
-def _same_multiple(a: dict[str, Any], b: dict[str, Any] | None) -> bool:
-    return b is not None and a["multiple"] == b["multiple"] and np.allclose(a["medians"], b["medians"], rtol=1e-2)
 
 
 def _begin(index: shards.Index, contexts: Contexts) -> None:

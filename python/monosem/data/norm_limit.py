@@ -63,6 +63,12 @@ class NormLimit:
     def to_json(self) -> dict[str, Any]:
         return {"multiple": self.multiple, "medians": list(self.medians)}
 
+    def is_about(self, other: NormLimit) -> bool:
+        """Whether this is the other limit, measured again: rounding may differ by the number of threads."""
+        pairs = list(zip(self.medians, other.medians, strict=False))
+        same = self.multiple == other.multiple and len(self.medians) == len(other.medians)
+        return same and all(math.isclose(a, b, rel_tol=1e-2) for a, b in pairs)
+
     def within(self, parts: Sequence[Tensor]) -> Tensor:
         """bool [...]: the tokens that count, by their activations [..., d], one tensor per median.
 

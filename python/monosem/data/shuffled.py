@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from monosem.data import fingerprint
+from monosem.data.filled import FilledSource
 from monosem.data.norm_limit import NormLimit
 from monosem.ops.memory import check_memory
 
@@ -22,11 +22,7 @@ _ORDER = ("seed", "batch_size", "windows", "forward_contexts")
 _LATER = ("weights", "content")
 
 
-class FillingStopped(Exception):
-    """``stopping`` said so while a window was brought into memory: no batch was handed out, the position stands."""
-
-
-class ShuffledSource:
+class ShuffledSource(FilledSource):
     """Batches [N, d_in] in which every token occurs exactly once per epoch, in an order that only the seed decides.
 
     Tokens come in *units* (the contexts of a stream, the blocks of a store). An epoch is a permutation of the units,
@@ -43,15 +39,7 @@ class ShuffledSource:
     ``left_out`` counts them. They keep their place in the sequence, so that a position means the same.
     """
 
-    d_in: int  # of a row of a batch: all widths together
-    widths: tuple[int, ...]  # of the activations that stand side by side
     n_tokens: int  # in one epoch, those beyond the limit too
-    norm_limit: NormLimit | None = None
-    left_out: int = 0  # tokens beyond the limit, up to the present position
-    progress: bool = False  # show a bar while a window is brought into memory
-    filling = "filling the shuffle buffer"  # its label
-    stopping: Callable[[], bool] | None = None  # called while a window is brought into memory
-    _bar_delay = 1.0  # seconds before it is shown
     _planned: tuple[int, np.ndarray, np.ndarray] | None = None  # epoch, order of the units, window ends
     # Epoch, window, the tokens of the window in their order, and their places in it (None: 0, 1, …).
     _loaded: tuple[int, int, Tensor, np.ndarray | None] | None = None
@@ -122,16 +110,6 @@ class ShuffledSource:
             settings["skip_norm"] = self.norm_limit.multiple
         return {"kind": f"activations ({type(self).__name__})", **settings}
 
-    def norm_record(self) -> dict[str, Any] | None:
-        """The limit on the norm, and how many tokens it has left out so far, for files; None without one."""
-        if self.norm_limit is None:
-            return None
-        return self.norm_limit.to_json() | {"left_out": self.left_out, "of": self._position}
-
-    def _fill(self, units: np.ndarray, out: Tensor) -> None:
-        """Write the tokens of ``units``, one unit after the other in any fixed order, into ``out`` [n, d_in]."""
-        raise NotImplementedError
-
     def __iter__(self) -> Iterator[Tensor]:
         while (left := self._left()) > 0:
             batch, passed = self._take(self.batch_size, left)
@@ -191,9 +169,7 @@ class ShuffledSource:
         if self.norm_limit is None or not isinstance(there := saved.get("skip_norm"), dict):
             return self.norm_limit
         of_saved = NormLimit.from_json(there)
-        same = of_saved.multiple == self.norm_limit.multiple and len(of_saved.medians) == len(self.norm_limit.medians)
-        close = same and np.allclose(of_saved.medians, self.norm_limit.medians, rtol=1e-2)
-        return of_saved if close else self.norm_limit
+        return of_saved if of_saved.is_about(self.norm_limit) else self.norm_limit
 
     def _take(self, count: int, left: float) -> tuple[Tensor, int]:
         """Up to ``count`` activations, fewer only at the end of a pass, and how many tokens of the sequence that took.
@@ -245,34 +221,6 @@ class ShuffledSource:
             order = torch.from_numpy(np.random.default_rng([self.seed, epoch, window + 1]).permutation(size))
             self._loaded = (epoch, window, *self._within_limit(order.to(self._buffer.device), self._buffer[:size]))
         return *self._loaded[2:], within - begin, int(ends[window]) - begin
-
-    def _within_limit(self, order: Tensor, window: Tensor) -> tuple[Tensor, np.ndarray | None]:
-        """The tokens of a window that are within the limit, in their order, and their places in it."""
-        if self.norm_limit is None:
-            return order, None
-        counts = self.norm_limit.within(window.split(list(self.widths), dim=1))[order]
-        return order[counts], counts.nonzero()[:, 0].cpu().numpy()
-
-    def _fill_watched(self, units: np.ndarray, out: Tensor) -> None:
-        """``_fill`` under a bar of its own in tokens, where that takes long enough to wonder."""
-        with tqdm(
-            total=len(out),
-            unit="tok",
-            unit_scale=True,
-            desc=self.filling,
-            leave=False,
-            delay=self._bar_delay,
-            mininterval=0.5,
-            dynamic_ncols=True,
-            disable=not self.progress,
-        ) as self._bar:
-            self._fill(units, out)
-
-    def _filled(self, tokens: int) -> None:
-        """Called by ``_fill``: so many more tokens are in memory."""
-        self._bar.update(tokens)
-        if self.stopping is not None and self.stopping():
-            raise FillingStopped
 
     def _plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         if self._planned is None or self._planned[0] != epoch:

@@ -52,12 +52,7 @@ def pack_rows(documents: Iterable[AnyDocument], model: LanguageModel, n_ctx: int
     Raises:
         ValueError: no documents, an ``n_ctx`` that the model cannot read, or less text than one row.
     """
-    longest = model.n_ctx
-    if n_ctx is not None and (not isinstance(n_ctx, Integral) or not 2 <= n_ctx <= longest):
-        raise ValueError(
-            f"n_ctx: got {n_ctx!r}; wanted 2 to {longest} tokens, BOS included, as {model.name!r} reads no more"
-        )
-    n_ctx = longest if n_ctx is None else int(n_ctx)
+    n_ctx = context_length(model, n_ctx)
     number: dict[str, int] = {}  # number of each source, in order of appearance
     stream: list[np.ndarray] = []
     label: list[int] = []
@@ -85,6 +80,16 @@ def pack_rows(documents: Iterable[AnyDocument], model: LanguageModel, n_ctx: int
         source[row, 1:] = labels[start : start + body]
     source[:, 0] = source[:, 1]
     return TokenRows(torch.from_numpy(tokens), torch.from_numpy(source), sources)
+
+
+def context_length(model: LanguageModel, n_ctx: int | None) -> int:
+    """Tokens of a row, BOS included; None: as many as the model reads. ValueError for a length that it cannot read."""
+    longest = model.n_ctx
+    if n_ctx is not None and (not isinstance(n_ctx, Integral) or not 2 <= n_ctx <= longest):
+        raise ValueError(
+            f"n_ctx: got {n_ctx!r}; wanted 2 to {longest} tokens, BOS included, as {model.name!r} reads no more"
+        )
+    return longest if n_ctx is None else int(n_ctx)
 
 
 def _row_starts(flat: np.ndarray, body: int, bos: int) -> list[int]:

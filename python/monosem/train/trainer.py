@@ -11,9 +11,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from monosem.data.filled import FilledSource, FillingStopped
 from monosem.data.folder_lock import folder_lock
 from monosem.data.serialization import save
-from monosem.data.shuffled import FillingStopped, ShuffledSource
 from monosem.nn import SAE
 from monosem.nn.config import JsonDict
 from monosem.train import checkpoint, memory
@@ -145,7 +145,7 @@ class Trainer:
             OSError: the disk is full, for example; earlier checkpoints are unchanged.
         """
         batches = Batches(activations, self._like, self._widths, self.cfg.batch_size, self.cfg.seed)
-        if isinstance(batches.source, ShuffledSource):
+        if isinstance(batches.source, FilledSource):
             batches.source.progress = self._progress
         with folder_lock(self.folder) if self.folder else nullcontext(), StopRequest() as stop:
             if self.folder:
@@ -174,7 +174,7 @@ class Trainer:
 
     def _next(self, batches: Batches, report: Report, stop: StopRequest) -> Tensor | None:
         source = batches.source
-        if isinstance(source, ShuffledSource):
+        if isinstance(source, FilledSource):
             source.stopping = lambda: stop.signal is not None  # filling a buffer may take minutes
         try:
             return next(batches, None)
@@ -185,7 +185,7 @@ class Trainer:
                 self._save(batches, report.seconds)
             raise
         finally:
-            if isinstance(source, ShuffledSource):
+            if isinstance(source, FilledSource):
                 source.stopping = None  # resampling, in the middle of a step, must get all its batches
 
     def averaged(self, index: int = 0) -> SAE:
@@ -335,7 +335,7 @@ class Trainer:
             "hook_name": getattr(batches.source, "hook_name", None),
             "model": getattr(batches.source, "model_name", None),
             "started": self._started,
-            "skip_norm": batches.source.norm_record() if isinstance(batches.source, ShuffledSource) else None,
+            "skip_norm": batches.source.norm_record() if isinstance(batches.source, FilledSource) else None,
         }
         metadata = {name: value for name, value in known.items() if value} | self._metadata
         metadata |= {"steps": self.steps_done, "steps_planned": self.cfg.steps, "tokens": self.tokens_done}
