@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from monosem.analysis.metrics import evaluate
     from monosem.data.harvest import ActivationStream, harvest
     from monosem.data.models import load_model
+    from monosem.data.pretrained import from_pretrained
     from monosem.data.sample import documents, sample_documents
     from monosem.data.serialization import load, save
     from monosem.data.store import ActivationStore
@@ -65,6 +66,7 @@ __all__ = [
     "accelerate",
     "documents",
     "evaluate",
+    "from_pretrained",
     "harvest",
     "load",
     "load_model",
@@ -101,6 +103,7 @@ _HOME = {
     "accelerate": "drop_in",
     "documents": "data.sample",
     "evaluate": "analysis.metrics",
+    "from_pretrained": "data.pretrained",
     "harvest": "data.harvest",
     "load": "data.serialization",
     "load_model": "data.models",

@@ -55,9 +55,10 @@ def load_subject(
     """A dictionary with its model and hook, from the folder unless named.
 
     Args:
-        folder: of ``monosem.save``; or ``"neurons:A"``: the neurons of a model themselves, as a dictionary
-            (:class:`monosem.analysis.neuron_basis.NeuronBasis`), at ``hook_name`` or the first ``mlp.hook_post``;
-            or ``"negative:FOLDER"``: the negative side of its features (``unit_rows.NegativeSide``), of AbsTopK.
+        folder: of ``monosem.save`` or of another library (``monosem.load``); or ``"neurons:A"``: the neurons of a model
+            themselves, as a dictionary (:class:`monosem.analysis.neuron_basis.NeuronBasis`), at ``hook_name`` or the
+            first ``mlp.hook_post``; or ``"negative:FOLDER"``: the negative side of its features
+            (``unit_rows.NegativeSide``), of AbsTopK.
         hook_out: of a transcoder: the activation that it predicts.
         source: of a crosscoder: the number of the source whose part of the decoder is looked at; None: 0. Its models
             and hooks are those of the folder.
@@ -79,6 +80,11 @@ def load_subject(
         _refuse(source, "source", folder, "the neurons of a model")
         return _neurons(neurons, hook_name, device)
     sae = load(folder, device)
+    if kind := sae.metadata.get("loaded_from", {}).get("inputs_normalised"):
+        raise ValueError(
+            f"folder: the dictionary in {str(folder)!r} reads activations that are normalised token by token ({kind}); "
+            "wanted one that reads the activations of a hook. Call encode yourself, on activations that you normalise."
+        )
     trained_on, hooks, models = sae.cfg.trained_on, sae.metadata.get("hook_name"), sae.metadata.get("model")
     if trained_on != TrainedOn.PAIR:
         _refuse(hook_out, "hook_out", folder, f"a {sae.cfg.kind}, which reconstructs what it reads")

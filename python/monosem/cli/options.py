@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 HOOK = "blocks.0.mlp.hook_post"
 FOLDER = (
-    "a dictionary written by `monosem train` or monosem.save; negative:RUN, its features where they are below 0 (of "
-    "AbsTopK); or neurons:MODEL, the neurons of a model"
+    "a dictionary written by `monosem train`, monosem.save, or another library (SAELens, Gemma Scope, ...: "
+    "docs/howto/load.md); negative:RUN, its features where they are below 0 (of AbsTopK); or neurons:MODEL, the "
+    "neurons of a model"
 )
 TEXT_HELP = (
     "JSON lines with 'text' and 'source', Parquet, plain text (.txt), or arrays of tokens (.npy), packed or not "

@@ -228,3 +228,31 @@ def test_what_is_given_is_checked(given):
     (name,) = given
     with pytest.raises(ValueError, match=f"^{name}: got .*; wanted"):
         ms.load(FIXTURES / "sae_lens/standard", **given)
+
+
+@pytest.mark.parametrize(
+    "name, file", [("sae_lens/topk", "cfg.json"), ("dictionary_learning/AutoEncoder", "config.json")]
+)
+def test_a_damaged_configuration_is_told(copy, name, file):
+    folder = copy(name, file=file)
+    (folder / file).write_text((folder / file).read_text()[:-9])
+    with pytest.raises(ValueError, match=f"{file}' is cut short or altered, it is not JSON"):
+        ms.load(folder)
+    (folder / file).write_text("{}")
+    with pytest.raises(ValueError, match=rf"{file}', (d_in|trainer): got None; wanted "):
+        ms.load(folder)
+
+
+def test_weights_without_their_configuration_are_told(copy):
+    folder = copy("dictionary_learning/AutoEncoder", file="config.json")
+    (folder / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no file .*config\.json'; wanted the configuration of a trainer"):
+        ms.load(folder)
+
+
+def test_the_weights_of_a_checkpoint_are_read_by_their_own_name(copy):
+    folder, x = copy("dictionary_learning/AutoEncoder", file="config.json"), torch.randn(3, 8)
+    (folder / "checkpoints").mkdir()
+    (folder / "ae.pt").rename(folder / "checkpoints" / "ae_500.pt")
+    loaded = ms.load(folder / "checkpoints" / "ae_500.pt")
+    assert torch.equal(loaded(x), ms.load(FIXTURES / "dictionary_learning/AutoEncoder")(x))

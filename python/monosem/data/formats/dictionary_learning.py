@@ -25,13 +25,17 @@ def _files(path: Path) -> tuple[Path, Path]:
 
 def recognise(path: Path) -> bool:
     weights, config = _files(path)
-    return weights.is_file() and isinstance(record_of(config).get("trainer"), dict)
+    if path.suffix == ".pt":  # other files may end so
+        return weights.is_file() and isinstance(record_of(config).get("trainer"), dict)
+    return weights.is_file()
 
 
 def read(path: Path, given: Given) -> Foreign:
     weights, config = _files(path)
     record = sealed.read_json(config, "folder", "the configuration of a trainer of dictionary_learning")
-    trainer, buffer = record["trainer"], record.get("buffer")
+    trainer, buffer = record.get("trainer"), record.get("buffer")
+    if not isinstance(trainer, dict):
+        refuse(config, "trainer", trainer, "the settings of a trainer")
     name = trainer.get("dict_class")
     if name not in _CLASSES:
         refuse(config, "dict_class", name, f"one of {', '.join(_CLASSES)}")

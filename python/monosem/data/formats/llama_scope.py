@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from monosem.data import sealed
-from monosem.data.formats.base import Foreign, Format, Given, number_of, record_of, refuse, size_of, text_of
+from monosem.data.formats.base import Foreign, Format, Given, number_of, refuse, size_of, text_of
 from monosem.data.formats.tensors import Tensors, of_safetensors
 from monosem.nn.config import JsonDict
 
@@ -17,7 +17,7 @@ MODEL = "meta-llama/Llama-3.1-8B"
 
 
 def recognise(path: Path) -> bool:
-    return (path / WEIGHTS).is_file() and "jump_relu_threshold" in record_of(path / CONFIG)
+    return (path / WEIGHTS).is_file() and (path / CONFIG).is_file()
 
 
 def read(path: Path, given: Given) -> Foreign:
@@ -49,7 +49,7 @@ def read(path: Path, given: Given) -> Foreign:
 
 
 def recognise_r1(path: Path) -> bool:
-    return (path / R1_WEIGHTS).is_file() and {"d_model", "expansion_factor"} <= record_of(path / R1_CONFIG).keys()
+    return (path / R1_WEIGHTS).is_file() and (path / R1_CONFIG).is_file()
 
 
 def read_r1(path: Path, given: Given) -> Foreign:

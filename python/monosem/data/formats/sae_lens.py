@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from monosem.data import sealed
-from monosem.data.formats.base import Foreign, Format, Given, context_of, number_of, record_of, refuse, size_of, text_of
+from monosem.data.formats.base import Foreign, Format, Given, context_of, number_of, refuse, size_of, text_of
 from monosem.data.formats.tensors import Tensors, of_safetensors
 from monosem.nn.config import JsonDict
 
@@ -35,7 +35,7 @@ _OLD_NAMES = {
 
 
 def recognise(path: Path) -> bool:
-    return (path / WEIGHTS).is_file() and "d_sae" in record_of(path / CONFIG)
+    return (path / WEIGHTS).is_file() and (path / CONFIG).is_file()
 
 
 def read(path: Path, given: Given) -> Foreign:
