@@ -9,7 +9,7 @@ from tiny import tiny_model
 import monosem as ms
 from monosem.data import fingerprint
 from monosem.data.harvest import ActivationStream, harvest
-from monosem.data.sites import Sites
+from monosem.data.sites import Sites, matching
 from monosem.data.store import ActivationStore
 
 AFTER = "blocks.0.hook_resid_post"
@@ -139,3 +139,29 @@ def test_models_that_do_not_read_the_same_tokens_are_refused():
 def test_other_numbers_of_models_and_hooks_are_refused(models, hooks, said):
     with pytest.raises(ValueError, match=said):
         Sites([FakeModel() for _ in range(models)], hooks)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("blocks.*.hook_mlp_out", ["blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out"]),
+        ("blocks.[1-9].mlp.hook_p*", ["blocks.1.mlp.hook_pre", "blocks.1.mlp.hook_post"]),
+        ("layers.*", ["layers.0", "layers.1"]),
+        ("layers.?:in", ["layers.0:in"]),
+        ("layers.*.mlp", ["layers.0.mlp"]),
+    ],
+)
+def test_a_pattern_stands_for_hooks(pattern, expected):
+    model = tiny_model(n_layers=2)
+    model.hook_names += ["layers.0:in", "layers.0.mlp", "layers.0", "layers.1"]
+    assert matching(pattern, model) == expected
+
+
+def test_hooks_by_a_pattern_are_read_side_by_side():
+    model, tokens = tiny_model(n_layers=2), torch.ones(1, 4, dtype=torch.int64)
+    sites = Sites(model, "blocks.*.hook_mlp_out")
+    assert sites.hook_name == ["blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out"] and sites.widths == (16, 16)
+    assert torch.equal(sites.activations(tokens), torch.cat(model.activations_at(tokens, sites.hook_name), -1))
+    assert Sites(model, "blocks.0.hook_mlp_*").hook_name == "blocks.0.hook_mlp_out"
+    with pytest.raises(ValueError, match=r"no hook of 'tiny' matches 'blocks\.\*\.hook_mpl'.* nearest: blocks"):
+        Sites(model, "blocks.*.hook_mpl")

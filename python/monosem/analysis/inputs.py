@@ -51,6 +51,7 @@ def load_subject(
     *,
     hook_out: str | None = None,
     source: int | None = None,
+    device_map: Any = None,
 ) -> Subject:
     """A dictionary with its model and hook, from the folder unless named.
 
@@ -62,6 +63,7 @@ def load_subject(
         hook_out: of a transcoder: the activation that it predicts.
         source: of a crosscoder: the number of the source whose part of the decoder is looked at; None: 0. Its models
             and hooks are those of the folder.
+        device_map: of a model of Hugging Face, as of ``load_model``; None: the CPU.
 
     Raises:
         FileNotFoundError: no dictionary in the folder.
@@ -70,12 +72,13 @@ def load_subject(
     """
     from monosem.data.models import load_model
 
+    placed = {"device_map": device_map}
     if str(folder).startswith(NEGATIVE):
         own = str(folder).removeprefix(NEGATIVE)
-        subject = load_subject(own, model, hook_name, device, hook_out=hook_out, source=source)
+        subject = load_subject(own, model, hook_name, device, hook_out=hook_out, source=source, **placed)
         return replace(subject, sae=NegativeSide(subject.sae))
     if str(folder).startswith(NEURONS):
-        neurons = load_model(str(folder).removeprefix(NEURONS) if model is None else model)
+        neurons = load_model(str(folder).removeprefix(NEURONS) if model is None else model, **placed)
         _refuse(hook_out, "hook_out", folder, "the neurons of a model")
         _refuse(source, "source", folder, "the neurons of a model")
         return _neurons(neurons, hook_name, device)
@@ -94,7 +97,7 @@ def load_subject(
                 f"model, hook_name: got {hook_name or model!r}; wanted neither, for a crosscoder is read at the hooks "
                 f"of its run, {hooks} of {models}. Leave them out."
             )
-        return _at_source(sae, folder, hooks, models, 0 if source is None else source)
+        return _at_source(sae, folder, hooks, models, 0 if source is None else source, placed)
     _refuse(source, "source", folder, f"a {sae.cfg.kind} of one activation")
     named = model is not None
     if isinstance(hooks, list):  # of a transcoder
@@ -106,7 +109,7 @@ def load_subject(
         raise _unknown("model", folder, "--model A")
     if hook_name is None:
         raise _unknown("hook_name", folder, "--hook blocks.0.mlp.hook_post")
-    loaded = load_model(model)
+    loaded = load_model(model, **placed)
     if not named:
         _check_weights(sae.metadata, loaded, folder)
     if trained_on != TrainedOn.PAIR:
@@ -132,7 +135,9 @@ def paired(sae: Dictionary, model: LanguageModel, hook_name: str, hook_out: str)
     return Subject(sae, cast("LanguageModel", Joined(Sites(model, hook_name), (model, hook_out), name)), name)
 
 
-def _at_source(sae: Crosscoder, folder: str | Path, hooks: Any, models: Any, source: int) -> Subject:
+def _at_source(
+    sae: Crosscoder, folder: str | Path, hooks: Any, models: Any, source: int, placed: dict[str, Any]
+) -> Subject:
     from monosem.data.models import load_model
 
     for name, value in (("model", models), ("hook_name", hooks)):
@@ -141,7 +146,7 @@ def _at_source(sae: Crosscoder, folder: str | Path, hooks: Any, models: Any, sou
                 f"{name}: {str(folder)!r} does not say which it was trained on; wanted {name} in its metadata, a list "
                 "of one per source. Save it again with monosem.save(…, metadata)."
             )
-    sites = Sites([load_model(name) for name in as_list(models)], hooks)
+    sites = Sites([load_model(name, **placed) for name in as_list(models)], hooks)
     if len(sites.places) != sae.cfg.n_sources:
         raise ValueError(f"hook_name: got {len(sites.places)} in {str(folder)!r}; wanted n_sources={sae.cfg.n_sources}")
     subject = of_source(sae, sites, source)
@@ -202,7 +207,7 @@ def load_rows(
     Args:
         text: a JSON-lines file (``{"source": ..., "text": ...}``), or ``"sample"``: the shipped text.
         split: ``"train"``, ``"held_out"`` (2 % of the documents of each source) or ``"all"``.
-        n_ctx: tokens of a row, BOS included; default: the model's longest context.
+        n_ctx: tokens of a row, BOS included; default: the model's longest context, or 2,048 where that is longer.
 
     Raises:
         FileNotFoundError: no such file.

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from monosem.train.trainer import Trainer
 
     out, bars = Path(args.out), not args.quiet
-    model = load_model(args.model)
+    model = load_model(args.model, device_map=args.device_map)
     model.check_written(args.hook)  # in the end it is evaluated
     print(f"1/4  reading the text for model {model.name}")
     train, held_out = (load_rows(model, args.text, split) for split in ("train", "held_out"))

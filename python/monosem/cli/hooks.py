@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from monosem.cli import options
+
 # The ends of names at which dictionaries are usually trained, with what is there.
 _USUAL = {
     "hook_resid_pre": "the residual stream before the layer",
@@ -20,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "One line per hook: its name for --hook, the width of its activations, and, for those at which dictionaries "
         "are usually trained, its contents. Hooks that hold no vector per token have no width and cannot be used."
     )
-    what = "A or B (shipped), a folder from `monosem lm train`, or a TransformerLens name"
-    parser.add_argument("--model", default="A", help=what)
+    parser.add_argument("--model", default="A", help=options.MODEL_HELP)
+    options.add_model_options(parser)
     parser.add_argument(
         "--usual", action="store_true", help="list only the hooks at which dictionaries are usually trained"
     )
@@ -31,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     """Print one line per hook."""
     from monosem.data.models import load_model
 
-    model = load_model(args.model)
+    model = load_model(args.model, device_map=args.device_map)
     usual = {name: what for name in model.hook_names for end, what in _USUAL.items() if name.endswith("." + end)}
     shown = [name for name in model.hook_names if name in usual or not args.usual]
     if not shown:

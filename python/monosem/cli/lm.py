@@ -7,9 +7,8 @@ import json
 from dataclasses import fields
 from pathlib import Path
 
+from monosem.cli import options
 from monosem.cli.help import Help
-
-MODEL_HELP = "A or B (shipped), a folder of `monosem lm train`, or a name or path that TransformerLens loads"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +69,8 @@ def _evaluate_arguments(actions: argparse._SubParsersAction) -> None:
             "tokenizers; nats per token cannot."
         ),
     )
-    evaluate.add_argument("--model", default="A", help=MODEL_HELP)
+    evaluate.add_argument("--model", default="A", help=options.MODEL_HELP)
+    options.add_model_options(evaluate)
     evaluate.add_argument("--text", default="sample", help="JSON lines (plain or .xz), or 'sample': the shipped text")
     evaluate.add_argument(
         "--split",
@@ -86,7 +86,8 @@ def _generate_arguments(actions: argparse._SubParsersAction) -> None:
     generate = actions.add_parser(
         "generate", formatter_class=Help, help="continue a text", description="Continue a prompt with a model."
     )
-    generate.add_argument("--model", default="A", help=MODEL_HELP)
+    generate.add_argument("--model", default="A", help=options.MODEL_HELP)
+    options.add_model_options(generate)
     generate.add_argument("--prompt", default="", help="text to continue (default: begin a document)")
     generate.add_argument("--length", type=int, default=100, help="tokens to write")
     generate.add_argument("--temperature", type=float, default=0.8, help="of sampling; 0 takes the most likely token")
@@ -130,7 +131,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     from monosem.data.models import load_model
     from monosem.data.sample import stream_documents
 
-    model = load_model(args.model)
+    model = load_model(args.model, device_map=args.device_map)
     figures = held_out_loss(model, stream_documents(args.text, args.split), progress=not args.quiet)
     print(table(figures))
     if args.json:
@@ -154,7 +155,7 @@ def table(figures: dict[str, dict[str, float]]) -> str:
 def _generate(args: argparse.Namespace) -> int:
     from monosem.data.models import load_model
 
-    model = load_model(args.model)
+    model = load_model(args.model, device_map=args.device_map)
     prompt = model.encode(args.prompt)
     for sample in range(args.samples):
         ids = model.generate(prompt, args.length, args.temperature, args.seed + sample)

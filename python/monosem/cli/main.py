@@ -81,6 +81,7 @@ def main(argv: list[str] | None = None) -> int:
             from monosem.nn.registry import import_modules
 
             import_modules(args.imports)
+        options.name_model(args)
         if getattr(args, "device", None):
             check_device(args.device)
         return module.run(args)

@@ -17,10 +17,27 @@ TEXT_HELP = (
     "Face; or 'sample': the shipped text. TEXT?column=NAME&rows=N names the column (of text, token ids or messages of "
     "a chat) and reads the first N rows"
 )
+MODEL_HELP = (
+    "A or B (shipped), a folder from `monosem lm train`, a model of Hugging Face (name, folder or .gguf file), or a "
+    "TransformerLens name (lens:NAME where both have it)"
+)
+HOOK_HELP = (
+    "hook name in TransformerLens notation, or a module of a Hugging Face model: model.layers.3.mlp, its output, "
+    "model.layers.3.mlp:in, its input"
+)
 
 
 # Fixed by activations on disk.
-READS = ("model", "hook", "hook_out", "text", "tokens", "split", "contexts", "context", "skip_positions", "skip_tokens")
+READS = (
+    *("model", "model_dtype", "revision", "device_map", "hook", "hook_out"),
+    "text",
+    "tokens",
+    "split",
+    "contexts",
+    "context",
+    "skip_positions",
+    "skip_tokens",
+)
 
 
 class _Nowhere(list):
@@ -40,7 +57,7 @@ def add_reading(parser, split: str) -> None:
     """``--text``, ``--split``, ``--context`` of a command that reads text: as trained, unless given."""
     add_text(parser)
     add_split(parser, split)
-    add_context(parser, " (default: as trained, or else the longest that the model reads)")
+    add_context(parser, " (default: as trained, or else the longest that the model reads, 2,048 at most)")
 
 
 def given(parser, argv: list[str]) -> frozenset[str]:
@@ -80,12 +97,46 @@ def add_text_below(parser: argparse.ArgumentParser, text: Callable[[], str]) -> 
 
 
 def add_model(parser, *, as_trained: bool = False) -> None:
-    """``--model`` and ``--hook``; with ``as_trained``, those of a dictionary on disk by default."""
+    """``--model``, its options, and ``--hook``; with ``as_trained``, those of a dictionary on disk by default."""
     note = " (default: as trained)" if as_trained else ""
-    what = f"A or B (shipped), a folder from `monosem lm train`, or a TransformerLens name{note}"
-    parser.add_argument("--model", default=None if as_trained else "A", help=what)
-    hook = f"hook name in TransformerLens notation{note}"
-    parser.add_argument("--hook", default=None if as_trained else HOOK, help=hook)
+    parser.add_argument("--model", default=None if as_trained else "A", help=MODEL_HELP + note)
+    add_model_options(parser)
+    parser.add_argument("--hook", default=None if as_trained else HOOK, help=HOOK_HELP + note)
+
+
+def add_model_options(parser) -> None:
+    """``--model-dtype``, ``--revision`` and ``--device-map``, of models of Hugging Face."""
+    dtype = "dtype of a model of Hugging Face: bf16, fp16 or fp32 (default: as it is stored)"
+    parser.add_argument("--model-dtype", choices=("bf16", "fp16", "fp32"), help=dtype)
+    parser.add_argument("--revision", help="branch, tag or commit of a model of Hugging Face (default: the newest)")
+    where = "devices of a model of Hugging Face: auto, cuda, cuda:1, … (default: with the dictionary, or the CPU)"
+    parser.add_argument("--device-map", metavar="MAP", help=where)
+
+
+def name_model(args: argparse.Namespace) -> None:
+    """Put ``--revision`` and ``--model-dtype`` into the name of the model, by which files keep it.
+
+    Raises:
+        ValueError: one of them without ``--model``, or beside a name that says otherwise.
+    """
+    revision, dtype = getattr(args, "revision", None), getattr(args, "model_dtype", None)
+    if revision is None and dtype is None:
+        return
+    from monosem.data.model_names import ModelName
+
+    if args.model is None:
+        option, value = ("revision", revision) if revision is not None else ("model-dtype", dtype)
+        raise ValueError(
+            f"--{option}: got {value!r} and no model; wanted --model beside it. Leave it out: the model is then loaded "
+            "as the dictionary was trained on it."
+        )
+    named = [str(ModelName.parse(name).with_options(revision, dtype)) for name in as_list(args.model)]
+    args.model = named if isinstance(args.model, list) else named[0]
+
+
+def as_list(value) -> list:
+    """A list of one value, or of several."""
+    return value if isinstance(value, list) else [value]
 
 
 def add_sites(parser) -> None:
@@ -114,7 +165,7 @@ def add_contexts(parser) -> None:
     add_context(parser)
 
 
-def add_context(parser, default: str = " (default: the longest that the model reads)") -> None:
+def add_context(parser, default: str = " (default: the longest that the model reads, 2,048 at most)") -> None:
     """``--context``: tokens per row of text."""
     what = f"tokens per context, BOS included{default}"
     parser.add_argument("--context", type=int, metavar="N", help=what)

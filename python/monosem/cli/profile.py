@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_model(data, as_trained=True)
     options.add_text(data)
     options.add_split(data, "train")
-    options.add_context(data, " (default: as trained, or else the longest that the model reads)")
+    options.add_context(data, " (default: as trained, or else the longest that the model reads, 2,048 at most)")
     options.add_skipped(data, as_trained=True)
     how = parser.add_argument_group("measurement")
     how.add_argument("--steps", type=int, default=30, help="steps to measure, after 3 to warm up")
@@ -51,7 +51,9 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"--{name.replace('_', '-')}: got {value}; wanted at least 1")
     if args.activations:
         options.refuse(
-            args, [*options.READS[:3], *options.READS[4:]], f"beside --activations {args.activations}, which settles it"
+            args,
+            [name for name in options.READS if name != "text"],
+            f"beside --activations {args.activations}, which settles it",
         )
     import torch
     from tqdm.auto import tqdm
@@ -110,7 +112,8 @@ def _source(args: argparse.Namespace, made_of: dict[str, Any], batch_size: int, 
         if "split" not in args.given and made_of.get("split"):
             args.split = made_of["split"]
         run_inputs.recall_text(args, made_of)
-    models = [load_model(each, args.device) for each in dict.fromkeys(as_list(name))]
+    placed = {"device_map": args.device_map} if args.device_map else {"device": args.device}
+    models = [load_model(each, **placed) for each in dict.fromkeys(as_list(name))]
     Sites(models, hook)  # reports an unknown hook before any text is read
     context = None if tokens else args.context
     rows = load_contexts(models[0], text=args.text or "sample", tokens=tokens, split=args.split, context=context)

@@ -55,7 +55,8 @@ def named(args: argparse.Namespace, folder: str) -> Any:
     """``load_subject`` with the values of ``options.add_sites``."""
     from monosem.analysis.inputs import load_subject
 
-    return load_subject(folder, args.model, args.hook, args.device, hook_out=args.hook_out, source=args.source)
+    where = {"device": args.device, "device_map": args.device_map}
+    return load_subject(folder, args.model, args.hook, **where, hook_out=args.hook_out, source=args.source)
 
 
 def recall_text(args: argparse.Namespace, metadata: dict[str, Any]) -> None:

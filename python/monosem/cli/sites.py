@@ -16,10 +16,11 @@ EXAMPLE = "--hook blocks.0.ln2.hook_normalized --hook-out blocks.0.hook_mlp_out"
 
 def add_arguments(parser) -> None:
     """``--model``, ``--hook`` and ``--hook-out``."""
-    what = "A or B (shipped), a folder from `monosem lm train`, or a TransformerLens name"
     several = "for a crosscoder of several"
-    parser.add_argument("--model", nargs="+", default=["A"], help=f"{what}; {several} models: all of them")
-    hook = f"hook name in TransformerLens notation; {several} hooks: all of them"
+    what = f"{options.MODEL_HELP}; {several} models: all of them"
+    parser.add_argument("--model", nargs="+", default=["A"], help=what)
+    options.add_model_options(parser)
+    hook = f"{options.HOOK_HELP}; {several} hooks: all of them, or a pattern, 'model.layers.*.mlp'"
     parser.add_argument("--hook", nargs="+", default=[options.HOOK], help=hook)
     parser.add_argument(
         "--hook-out", metavar="HOOK", help="for a transcoder: the activation that --hook's is to predict"
@@ -33,6 +34,7 @@ def hooks(args: argparse.Namespace) -> list[str]:
 
 def check_suits(args: argparse.Namespace, kind: type[SAE]) -> None:
     """Raise ValueError unless this kind is trained on as many activations as the options name."""
+    from monosem.data.sites import is_pattern
     from monosem.nn.config import TrainedOn
 
     name, trained_on = kind.Config.kind, kind.Config.trained_on
@@ -52,21 +54,21 @@ def check_suits(args: argparse.Namespace, kind: type[SAE]) -> None:
             f"--hook-out: got {args.hook_out!r}; --kind {name} reconstructs what it reads. Leave it out, or give "
             "--kind transcoder."
         )
-    one = len(args.hook) == len(args.model) == 1
+    one = len(args.hook) == len(args.model) == 1 and not is_pattern(args.hook[0])
     if trained_on == TrainedOn.SEVERAL and one:
         raise ValueError(
             f"--hook: got {args.hook[0]!r} of one model; wanted several activations on --kind {name}. Name more hooks "
             "(--hook HOOK HOOK), or more models (--model A B)."
         )
     if trained_on == TrainedOn.ONE and not one:
-        option = "hook" if len(args.hook) > 1 else "model"
+        option = "model" if len(args.model) > 1 and len(args.hook) == 1 else "hook"
         raise ValueError(
             f"--{option}: got {' '.join(getattr(args, option))}; wanted one on --kind {name}. Name one, or give --kind "
             "crosscoder."
         )
 
 
-def open_models(args: argparse.Namespace, device: str = "cpu") -> list[Model]:
+def open_models(args: argparse.Namespace, device: str | None = None) -> list[Model]:
     """The models, once it is sure that their activations can stand side by side.
 
     Raises:
@@ -77,7 +79,8 @@ def open_models(args: argparse.Namespace, device: str = "cpu") -> list[Model]:
 
     if len(set(args.model)) < len(args.model):
         raise ValueError(f"--model: got {' '.join(args.model)}; wanted each model once")
-    models = [load_model(name, device) for name in args.model]
+    placed = {"device_map": args.device_map} if args.device_map else {"device": device}
+    models = [load_model(name, **placed) for name in args.model]
     Sites(models, hooks(args))  # before any text is read
     lengths = {model.n_ctx for model in models}
     if len(lengths) > 1 and args.context is None and not args.tokens:

@@ -145,7 +145,8 @@ def load_contexts(
             ``text``, and is not split. It is mapped into memory, and may be larger than that.
         split: ``"train"``, ``"held_out"`` (2 % of the documents of each source) or ``"all"``.
         contexts: greatest number, evenly spaced.
-        context: tokens of each, BOS included, when text is cut; default: the longest that the model reads.
+        context: tokens of each, BOS included, when text is cut; default: the longest that the model
+            reads, 2,048 at most.
 
     Raises:
         FileNotFoundError: no such file.

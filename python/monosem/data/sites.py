@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from monosem.data import fingerprint
+from monosem.data.nearest import nearest
 from monosem.data.protocols import HookedModel
 
 T = TypeVar("T")
+_WILDCARDS = frozenset("*?[")
 
 
 class Sites:
@@ -19,7 +22,8 @@ class Sites:
 
     Args:
         models: one model with one or several hooks, or several models, which share a tokenizer.
-        hook_names: of one model: one or several. Of several models: one hook for all, or one per model.
+        hook_names: of one model: one or several, or patterns (``model.layers.*.mlp``, see :func:`matching`), which
+            stand for the hooks of the first model that match. Of several models: one hook for all, or one per model.
 
     Attributes:
         places: the models and hooks, in the order of the columns.
@@ -27,11 +31,14 @@ class Sites:
         hook_name, model_name: for files: a name, or a list of one per place where there are several.
 
     Raises:
-        ValueError: an unknown hook, other numbers of models and hooks, or models that do not share a tokenizer.
+        ValueError: an unknown hook, a pattern that matches none, other numbers of models and hooks, or models that do
+            not share a tokenizer.
     """
 
     def __init__(self, models: HookedModel | Sequence[HookedModel], hook_names: str | Sequence[str]) -> None:
         ms, hooks = as_list(models), as_list(hook_names)
+        if ms:
+            hooks = [name for hook in hooks for name in matching(hook, ms[0])]
         if not ms or not hooks or (len(ms) > 1 < len(hooks) and len(ms) != len(hooks)):
             raise ValueError(
                 f"hook_name: got {len(hooks)} hooks of {len(ms)} models; wanted several hooks of one model, or several "
@@ -79,6 +86,44 @@ class Sites:
 def as_list(values: T | Sequence[T]) -> list[T]:
     """A list of one or several; a string is one."""
     return list(values) if isinstance(values, (list, tuple)) else [values]  # pyright: ignore[reportReturnType]
+
+
+def is_pattern(hook_name: str) -> bool:
+    """Whether a hook name has a wildcard: ``*``, ``?`` or ``[…]``."""
+    return not _WILDCARDS.isdisjoint(hook_name)
+
+
+def matching(hook_name: str, model: HookedModel) -> list[str]:
+    """The hooks of a model that a pattern stands for, in the model's order; a name without wildcards as it is.
+
+    A wildcard stands for text without dots: ``model.layers.*`` is the output of every layer and of nothing within one,
+    ``model.layers.*.mlp:in`` the input of every MLP, ``blocks.[0-3].hook_resid_post`` four hooks.
+
+    Raises:
+        ValueError: a pattern that matches no hook.
+    """
+    if not is_pattern(hook_name):
+        return [hook_name]
+    known = list(getattr(model, "hook_names", ()))
+    pattern, end = _split(hook_name)
+    found = []
+    for name in known:
+        parts, own_end = _split(name)
+        if own_end == end and len(parts) == len(pattern) and all(map(fnmatchcase, parts, pattern)):
+            found.append(name)
+    if not found:
+        near = nearest(hook_name, known) or known[:3]
+        raise ValueError(
+            f"hook_name: no hook of {model.name!r} matches {hook_name!r}, in which a wildcard stands for text without "
+            f"dots; nearest: {', '.join(near)}. All of them: `model.hook_names`, or `monosem hooks --model NAME`."
+        )
+    return found
+
+
+def _split(hook_name: str) -> tuple[list[str], str]:
+    """The parts between the dots, and the side of a module."""
+    name, colon, side = hook_name.partition(":")
+    return name.split("."), colon + side
 
 
 def check_tokenizers(models: Sequence[HookedModel]) -> None:

@@ -16,6 +16,7 @@ from monosem.data.text import AnyDocument, ChatDocument, Document, TokenDocument
 from monosem.data.unicode import check_text
 
 MOST_SOURCES = 1 << 31
+LONGEST = 2048  # tokens of a row that nobody asked for: some models read a million
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def pack_rows(documents: Iterable[AnyDocument], model: LanguageModel, n_ctx: int
     Args:
         documents: for example from ``sample_documents`` or ``ms.documents``, or ``[Document("books", text), …]``;
             tokens and conversations too (``data/text.py``).
-        n_ctx: tokens of a row, BOS included; default: the model's longest context.
+        n_ctx: tokens of a row, BOS included; default: the model's longest context, or 2,048 where that is longer.
 
     Raises:
         ValueError: no documents, an ``n_ctx`` that the model cannot read, or less text than one row.
@@ -83,13 +84,13 @@ def pack_rows(documents: Iterable[AnyDocument], model: LanguageModel, n_ctx: int
 
 
 def context_length(model: LanguageModel, n_ctx: int | None) -> int:
-    """Tokens of a row, BOS included; None: as many as the model reads. ValueError for a length that it cannot read."""
+    """Tokens of a row, BOS included; None: as many as the model reads, 2,048 at most. ValueError: more."""
     longest = model.n_ctx
     if n_ctx is not None and (not isinstance(n_ctx, Integral) or not 2 <= n_ctx <= longest):
         raise ValueError(
             f"n_ctx: got {n_ctx!r}; wanted 2 to {longest} tokens, BOS included, as {model.name!r} reads no more"
         )
-    return longest if n_ctx is None else int(n_ctx)
+    return min(longest, LONGEST) if n_ctx is None else int(n_ctx)
 
 
 def _row_starts(flat: np.ndarray, body: int, bos: int) -> list[int]:
