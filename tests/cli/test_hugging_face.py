@@ -86,7 +86,10 @@ def test_it_writes_text_and_is_measured(workspace, capsys):
         ("harvest --model A --device-map auto", "device_map: got 'auto'; the model is one of monosem's own"),
         ("harvest --model MODEL --revision main", "revision: got 'main'; 'MODEL' is on this disk. Leave it out."),
         ("harvest --model MODEL+fp32 --model-dtype bf16", "dtype: got 'bf16' beside 'MODEL+fp32'"),
-        ("harvest --model MODEL --hook model.layers.*.mpl", "hook_name: no hook of 'MODEL' matches 'model.layers.*.mpl'"),
+        (
+            "harvest --model MODEL --hook model.layers.*.mpl",
+            "hook_name: no hook of 'MODEL' matches 'model.layers.*.mpl'",
+        ),
         ("train --model MODEL --hook model.layers.*", "--hook: got model.layers.*; wanted one on --kind topk"),
         ("evaluate RUN --revision main", "--revision: got 'main' and no model; wanted --model beside it"),
         ("evaluate RUN --model-dtype bf16", "--model-dtype: got 'bf16' and no model"),
