@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from monosem import ops
+    from monosem.analysis.check import check
     from monosem.analysis.metrics import evaluate
     from monosem.data.harvest import ActivationStream, harvest
     from monosem.data.models import load_model
@@ -64,6 +65,7 @@ __all__ = [
     "Trainer",
     "Transcoder",
     "accelerate",
+    "check",
     "documents",
     "evaluate",
     "from_pretrained",
@@ -101,6 +103,7 @@ _HOME = {
     "TrainConfig": "train.config",
     "Trainer": "train.trainer",
     "accelerate": "drop_in",
+    "check": "analysis.check",
     "documents": "data.sample",
     "evaluate": "analysis.metrics",
     "from_pretrained": "data.pretrained",

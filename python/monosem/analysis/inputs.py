@@ -13,7 +13,7 @@ from monosem.data import fingerprint
 from monosem.data.protocols import LanguageModel
 from monosem.data.serialization import load
 from monosem.data.sites import Sites, as_list
-from monosem.nn import Crosscoder, TrainedOn
+from monosem.nn import SAE, Crosscoder, TrainedOn
 from monosem.nn.dictionary import Dictionary
 
 if TYPE_CHECKING:
@@ -83,6 +83,27 @@ def load_subject(
         _refuse(source, "source", folder, "the neurons of a model")
         return _neurons(neurons, hook_name, device)
     sae = load(folder, device)
+    return subject_of(sae, folder, model, hook_name, hook_out=hook_out, source=source, **placed)
+
+
+def subject_of(
+    sae: SAE,
+    folder: str | Path,
+    model: ModelLike = None,
+    hook_name: str | None = None,
+    *,
+    hook_out: str | None = None,
+    source: int | None = None,
+    device_map: Any = None,
+) -> Subject:
+    """A dictionary in memory with its model and hook, as ``load_subject``.
+
+    Args:
+        folder: where it came from, for errors.
+    """
+    from monosem.data.models import load_model
+
+    placed = {"device_map": device_map}
     if kind := sae.metadata.get("loaded_from", {}).get("inputs_normalised"):
         raise ValueError(
             f"folder: the dictionary in {str(folder)!r} reads activations that are normalised token by token ({kind}); "
