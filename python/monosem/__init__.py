@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from monosem import ops
     from monosem.analysis.check import check
     from monosem.analysis.metrics import evaluate
+    from monosem.data.exports import export
     from monosem.data.harvest import ActivationStream, harvest
     from monosem.data.models import load_model
     from monosem.data.pretrained import from_pretrained
@@ -68,6 +69,7 @@ __all__ = [
     "check",
     "documents",
     "evaluate",
+    "export",
     "from_pretrained",
     "harvest",
     "load",
@@ -107,6 +109,7 @@ _HOME = {
     "documents": "data.sample",
     "evaluate": "analysis.metrics",
     "from_pretrained": "data.pretrained",
+    "export": "data.exports",
     "harvest": "data.harvest",
     "load": "data.serialization",
     "load_model": "data.models",
