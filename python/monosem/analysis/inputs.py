@@ -129,14 +129,14 @@ def subject_of(
     if model is None:
         raise _unknown("model", folder, "--model A")
     if hook_name is None:
-        raise _unknown("hook_name", folder, "--hook blocks.0.mlp.hook_post")
+        raise _unknown("hook_name", folder, "--hook blocks.0.mlp.hook_post", sae)
     loaded = load_model(model, **placed)
     if not named:
         _check_weights(sae.metadata, loaded, folder)
     if trained_on != TrainedOn.PAIR:
         return Subject(sae, loaded, hook_name)
     if hook_out is None:
-        raise _unknown("hook_out", folder, "--hook-out blocks.0.hook_mlp_out")
+        raise _unknown("hook_out", folder, "--hook-out blocks.0.hook_mlp_out", sae)
     return paired(sae, loaded, hook_name, hook_out)
 
 
@@ -196,8 +196,13 @@ def _refuse(value: object, name: str, folder: str | Path, what: str) -> None:
         raise ValueError(f"{name}: got {value!r}; {str(folder)!r} holds {what}. Leave it out.")
 
 
-def _unknown(name: str, folder: str | Path, option: str) -> ValueError:
-    return ValueError(f"{name}: {str(folder)!r} does not say which it was trained on; name it, for example {option}")
+def _unknown(name: str, folder: str | Path, option: str, sae: SAE | None = None) -> ValueError:
+    origin = {} if sae is None else sae.metadata.get("loaded_from", {})
+    hints = [f"{key} {origin[key]!r}" for key in ("hookpoint", "submodule_name", "layer") if key in origin]
+    told = f" (its files name {' and '.join(hints)})" if hints else ""
+    return ValueError(
+        f"{name}: {str(folder)!r} does not say which it was trained on{told}; name it, for example {option}"
+    )
 
 
 def _check_weights(metadata: dict[str, Any], model: LanguageModel, folder: str | Path) -> None:

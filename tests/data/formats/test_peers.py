@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import monosem as ms
+from monosem.analysis.inputs import load_subject
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "formats"
 FOLDERS = {
@@ -52,3 +53,24 @@ def test_a_value_equal_to_its_threshold_is_not_active(name):
     code = ms.load(FOLDERS[name]).encode(x).to_dense()
     assert features[0, 0] == 0 and code[0, 0] == 0  # its pre-activation is exactly the threshold
     assert features[1, 0] == 1.5 and code[1, 0] == 1.5
+
+
+@pytest.mark.parametrize(
+    "name, hook",
+    [
+        ("sae_lens/topk", "blocks.0.hook_resid_post"),
+        ("sae_lens/old_standard", "blocks.0.hook_resid_post"),
+        ("sae_lens/transcoder", ["blocks.0.ln2.hook_normalized", "blocks.0.hook_mlp_out"]),
+        ("dictionary_learning/AutoEncoder", "blocks.0.hook_resid_post"),
+        ("sparsify/topk/layers.0", "blocks.0.hook_resid_post"),
+        ("sparsify/groupmax/layers.0.mlp", None),  # in Gemma its output is not what is added: nothing is guessed
+        ("sparsify/transcode/layers.0.mlp", None),
+    ],
+)
+def test_where_a_dictionary_belongs(name, hook):
+    sae = ms.load(FOLDERS[name])
+    assert sae.metadata.get("hook_name") == hook and sae.metadata["context"] == 16
+    if hook is None:
+        assert sae.metadata["loaded_from"]["hookpoint"] == "layers.0.mlp"
+        with pytest.raises(ValueError, match=r"hook_name: .*\(its files name hookpoint 'layers\.0\.mlp'\); name it"):
+            load_subject(FOLDERS[name], "A")

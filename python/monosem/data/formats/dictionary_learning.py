@@ -12,7 +12,6 @@ from monosem.data.formats.tensors import Tensors, of_pickle
 from monosem.nn.config import JsonDict
 
 CONFIG, WEIGHTS = "config.json", "ae.pt"
-_NAMES = {"resid_post": "hook_resid_post", "mlp_out": "hook_mlp_out", "attn_out": "hook_attn_out"}
 
 
 def _files(path: Path) -> tuple[Path, Path]:
@@ -148,8 +147,7 @@ _CLASSES = {
 def _hook(trainer: JsonDict) -> str | None:
     """The hook, where the name of the submodule says which (``resid_post_layer_8``)."""
     layer, name = trainer.get("layer"), text_of(trainer, "submodule_name") or ""
-    hook = next((ours for theirs, ours in _NAMES.items() if theirs in name), None)
-    return f"blocks.{layer}.{hook}" if hook and isinstance(layer, int) else None
+    return f"blocks.{layer}.hook_resid_post" if "resid_post" in name and isinstance(layer, int) else None
 
 
 DICTIONARY_LEARNING = Format("dictionary_learning", f"{WEIGHTS} + {CONFIG}", recognise, read)

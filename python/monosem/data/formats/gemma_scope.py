@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from monosem.data.formats.base import Foreign, Format, Given, record_of, refuse, text_of
-from monosem.data.formats.places import search
+from monosem.data.formats.hooks import search
 from monosem.data.formats.tensors import Tensors, of_npz, of_safetensors
+from monosem.data.places import INPUT
 from monosem.nn.config import JsonDict
 
 FIRST, SECOND, CONFIG = "params.npz", "params.safetensors", "config.json"
@@ -34,7 +35,7 @@ def read_first(path: Path, given: Given) -> Foreign:
     parts = _weights(tensors, "W" if "W_enc" in tensors else "w", "d_in")
     tensors.done()
     repository, layer = search(file, _REPOSITORY), search(file.parent, r"^layer_(\d+)$")
-    site, model = (repository[3], f"gemma-2-{repository[1]}") if repository else (None, None)
+    site, model = (repository[3], f"google/gemma-2-{repository[1]}") if repository else (None, None)
     if repository and repository[2] == "it":
         model = f"{model}-it"
     is_transcoder, hook, scale = site == "transcoders", None, 1.0
@@ -102,10 +103,15 @@ def _weights(tensors: Tensors, w: str, axis: str) -> JsonDict:
 
 
 def _second_site(point: str | None) -> str | None:
-    """The hook of ``model.layers.7.output``; None for the input of an MLP, which has no hook after its norm's gain."""
-    parts = (point or "").split(".", 3)
+    """The hook of ``model.layers.7.output``: by TransformerLens' name where there is one, else that of the module."""
+    if point is None:
+        return None
+    parts = point.split(".", 3)
     site = _SECOND_SITES.get(parts[-1]) if parts[:2] == ["model", "layers"] and len(parts) == 4 else None
-    return f"blocks.{parts[2]}.{site}" if site else None
+    if site:
+        return f"blocks.{parts[2]}.{site}"
+    module, _, side = point.rpartition(".")
+    return {"output": module, "input": module + INPUT}.get(side)
 
 
 GEMMA_SCOPE = Format("Gemma Scope", f"{FIRST}, in folders layer_N/width_W/average_l0_L", recognise_first, read_first)

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from monosem.data.formats.base import Foreign, Format, Given
-from monosem.data.formats.places import search
+from monosem.data.formats.hooks import search
 from monosem.data.formats.tensors import of_pickle
 
 _NAME = re.compile(r"layer(\d+)\.sae\.pt$")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from monosem.data import sealed
 from monosem.data.formats.base import Foreign, Format, Given, context_of, record_of, refuse, size_of, text_of
-from monosem.data.formats.places import output_of
+from monosem.data.formats.hooks import after_layer
 from monosem.data.formats.tensors import of_safetensors
 
 CONFIG, WEIGHTS, RUN = "cfg.json", "sae.safetensors", "config.json"
@@ -39,8 +39,7 @@ def read(path: Path, given: Given) -> Foreign:
     W_dec, b_dec = tensors.take("W_dec", "d_sae", "d_in"), tensors.take("b_dec", "d_in")
     W_skip = tensors.take("W_skip", "d_in", "d_in") if cfg.get(has_skip) else None
     tensors.done()
-    # What a module is given has no name here; its output has.
-    hook = output_of(path.absolute().name)
+    hook = after_layer(path.absolute().name)
     run = record_of(path.parent / RUN)
     return Foreign(
         activation=_ACTIVATIONS[activation],
