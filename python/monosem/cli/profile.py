@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +68,9 @@ def run(args: argparse.Namespace) -> int:
     learner = opened.learner
     batch_size = args.batch_size or learner.cfg.batch_size
     source = _source(args, opened.made_of, batch_size, learner.cfg.seed)
-    batches: Iterator = Batches(source, learner.sae.W_dec, learner.sae.batch_widths, batch_size, learner.cfg.seed)
+    batches = Batches(source, learner.sae.W_dec, learner.sae.batch_widths, batch_size, learner.cfg.seed)
+    if opened.normaliser is not None and opened.normaliser.is_ready:
+        batches.normaliser = opened.normaliser
     source.progress = False
     step = max(0, min(opened.steps_done, learner.cfg.steps - 1))
     with tqdm(bar_format="{desc}", leave=False, disable=args.quiet or None) as bar:

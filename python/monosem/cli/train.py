@@ -80,6 +80,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="restart dead features: auto (relu with unit rows: four times in the first half; others: never), or at "
         "the paper's steps",
     )
+    how.add_argument(
+        "--normalize",
+        metavar="HOW",
+        default="none",
+        help="bring activations to a common scale for training: none; mean_norm: one factor, so that the mean norm is "
+        "the root of the width; whiten. Estimated on the first batches and folded into the weights "
+        "that are saved, which take activations as they are",
+    )
     how.add_argument("--seed", type=int, default=0, help="seed of the weights, the order of the data, and resampling")
     how.add_argument("--log-every", type=int, default=50, help="steps between two rows of metrics.jsonl")
     how.add_argument("--checkpoint-every", type=int, default=1000, help="steps between two checkpoints")
@@ -141,6 +149,7 @@ def run(args: argparse.Namespace) -> int:
         log_every=args.log_every,
         checkpoint_every=args.checkpoint_every,
         cuda_graph=not args.no_cuda_graph,
+        normalize=args.normalize,
     )
     cfg = configurations[0]
     needed = len(configurations) * memory.bytes_needed(
@@ -179,6 +188,8 @@ def run(args: argparse.Namespace) -> int:
             f"{_described(saes[i].cfg)}: loss {row['loss']:.4g}, L0 {row['l0']:.1f}, dead {row['dead']:.1%} at the end "
             "of training"
         )
+    if args.normalize != "none":
+        print(f"activations were normalised ({args.normalize}) for training; the dictionary takes them as they are")
     if (record := source.norm_record()) is not None:
         share = record["left_out"] / max(1, record["of"])
         print(f"left out by their norm: {record['left_out']:,} of {record['of']:,} tokens, {share:.2%}")
@@ -192,6 +203,9 @@ def _described(cfg) -> str:
 
 
 def _refuse_what_has_no_effect(args: argparse.Namespace) -> None:
+    from monosem.train.normaliser import check_kind
+
+    check_kind(args.normalize)
     if args.activations:
         options.refuse(args, options.READS, f"beside --activations {args.activations}, which settles it")
     if args.tokens and args.split != "all":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -164,6 +166,7 @@ class Batches:
 
     Attributes:
         start: the random numbers before the first batch of a source without state (``rng_state``), else None.
+        normaliser: applied to each batch that is handed out; None: they are handed out as they are.
     """
 
     def __init__(
@@ -193,12 +196,39 @@ class Batches:
         self.start: tuple[dict[str, Tensor], JsonDict] | None = None
         self._crc = 0
         self._data: JsonDict | None = None
+        self.normaliser: Callable[[Tensor], Tensor] | None = None
+        self._ahead: deque[tuple[Tensor, JsonDict]] = (
+            deque()
+        )  # batches that were read ahead, and the states behind them
+        self._handed: JsonDict | None = None  # while there are some: the state behind the last that was handed out
 
     def __iter__(self) -> Batches:
         return self
 
     def __next__(self) -> Tensor:
         """The next batch, checked. Raises StopIteration at the end, ValueError if there was no batch at all."""
+        if self._ahead:
+            x, self._handed = self._ahead.popleft()
+        else:
+            x, self._handed = self._read(), None
+        return x if self.normaliser is None else self.normaliser(x)
+
+    def look_ahead(self, tokens: int) -> list[Tensor]:
+        """The next batches, of so many tokens together, without handing them out: they are those that come next.
+
+        Fewer where the source ends. A position that is saved meanwhile is that of the batches handed out.
+        """
+        if self._handed is None:
+            self._handed = copy.deepcopy(self._live_state())
+        while sum(len(x) for x, _ in self._ahead) < tokens:
+            try:
+                x = self._read()
+            except StopIteration:
+                break
+            self._ahead.append((x.clone(), copy.deepcopy(self._live_state())))  # a source may write there again
+        return [x for x, _ in self._ahead]
+
+    def _read(self) -> Tensor:
         iterator = self._begin() if self._iterator is None else self._iterator
         try:
             x = next(iterator)
@@ -240,6 +270,10 @@ class Batches:
         return self._data
 
     def state_dict(self) -> JsonDict:
+        """The position behind the last batch that was handed out."""
+        return self._live_state() if self._handed is None else self._handed
+
+    def _live_state(self) -> JsonDict:
         source = self.source.state_dict() if isinstance(self.source, Positioned) else None
         return {"number": self.number, "source": source, "data": self.fingerprint(), "crc32": self._crc}
 
@@ -250,6 +284,8 @@ class Batches:
             ValueError: the source saved had a position and this one has none, or the reverse; it has other data, or
                 ends before that position.
         """
+        self._ahead.clear()
+        self._handed = None
         if (state["source"] is not None) != self.exact:
             had, has = ("a", "no") if state["source"] is not None else ("no", "a")
             raise ValueError(

@@ -8,6 +8,7 @@ from typing import TypeGuard
 
 from monosem.nn.config import JsonDict
 from monosem.ops.adam import STATES
+from monosem.train.normaliser import check_kind
 from monosem.train.resample import ResampleConfig
 
 
@@ -42,6 +43,10 @@ class TrainConfig:
         checkpoint_every: steps between two checkpoints (one is always written at the end).
         cuda_graph: on a GPU, replay the step from a CUDA graph while its shapes are constant (TopK; a ReLU step may
             synchronise and is called). The same weights either way.
+        normalize: bring activations to a common scale for training: "mean_norm" (one factor, so that the mean norm is
+            √d_in) or "whiten"; "none": take them as they are. It is estimated on the first 16,384 tokens (for whitening
+            at least 8 · d_in) and folded into the weights that are saved, which take activations as they are.
+            Penalties, thresholds and losses of the run are in the units of the normalised activations.
     """
 
     lr: float = 1e-3
@@ -64,6 +69,7 @@ class TrainConfig:
     log_every: int = 50
     checkpoint_every: int = 1000
     cuda_graph: bool = True
+    normalize: str = "none"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))
@@ -94,6 +100,7 @@ class TrainConfig:
                 "would ever be resampled; wanted a plan for a run of this length: "
                 "ResampleConfig.for_run(steps, batch_size, d_sae)"
             )
+        check_kind(self.normalize)
         for name in ("init_bias", "cuda_graph"):
             value = getattr(self, name)
             _check(name, value, isinstance(value, bool), "True or False")

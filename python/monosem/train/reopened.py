@@ -13,6 +13,7 @@ from monosem.nn.config import JsonDict, from_dict
 from monosem.train import checkpoint
 from monosem.train.config import TrainConfig
 from monosem.train.learner import Learner
+from monosem.train.normaliser import Normaliser
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,13 @@ class ReopenedRun:
         learner: further steps change it in memory only; no file of the run is written.
         steps_done: by the run.
         made_of: model, hook and text, as far as the run has recorded them.
+        normaliser: of the activations that the autoencoder is trained on; None: it takes them as they are.
     """
 
     learner: Learner
     steps_done: int
     made_of: JsonDict
+    normaliser: Normaliser | None = None
 
 
 def reopen(folder: str | Path, device: str | torch.device = "cpu", time_phases: bool = False) -> ReopenedRun:
@@ -66,7 +69,12 @@ def reopen(folder: str | Path, device: str | torch.device = "cpu", time_phases: 
     learner.load_state_dict(
         {name.removeprefix(prefix): t for name, t in saved.tensors.items() if name.startswith(prefix)}
     )
-    return ReopenedRun(learner, saved.step, made_of)
+    normaliser = None
+    if learner.cfg.normalize != "none":
+        normaliser = Normaliser(learner.cfg.normalize, sae.batch_widths, [sae])
+        of_run = {n.removeprefix("normaliser."): t for n, t in saved.tensors.items() if n.startswith("normaliser.")}
+        normaliser.load_state_dict(of_run, sae.W_dec.device)
+    return ReopenedRun(learner, saved.step, made_of, normaliser)
 
 
 def _root(folder: Path) -> tuple[Path, int | None]:

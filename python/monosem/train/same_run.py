@@ -13,7 +13,7 @@ from monosem.train.config import TrainConfig
 from monosem.train.schedule import learning_rate
 
 # The values of fields that older runs did not save.
-_BEFORE = {"adam_state": "fp32", "lazy_rows": False}
+_BEFORE = {"adam_state": "fp32", "lazy_rows": False, "normalize": "none"}
 # Fields that may change when a run is made longer: a plan of resampling is made for a number of steps.
 _GROWS = ("steps", "resample")
 

@@ -14,17 +14,21 @@ from monosem.data.serialization import load
 from monosem.nn.config import JsonDict
 from monosem.train import checkpoint
 from monosem.train.learner import Learner
+from monosem.train.normaliser import Normaliser
 from monosem.train.same_run import keep_measured
 
 Saved = TypeVar("Saved")
 
 
 @torch.no_grad()
-def start_from(learners: Sequence[Learner], folder: str | Path, moments: bool) -> JsonDict:
+def start_from(
+    learners: Sequence[Learner], folder: str | Path, moments: bool, normaliser: Normaliser | None = None
+) -> JsonDict:
     """Copy the weights of the run in ``folder``; returns a record of it for the new run's files.
 
     They come from the last checkpoint, or where there is none (what ``monosem.save`` wrote) from the result.
-    A run of one autoencoder starts each learner; a run of several starts as many, in order.
+    A run of one autoencoder starts each learner; a run of several starts as many, in order. ``normaliser`` becomes that
+    of the checkpoint, whose weights are of activations that it has normalised.
 
     Raises:
         FileNotFoundError: neither result nor checkpoint there, or no checkpoint for the moments.
@@ -38,7 +42,8 @@ def start_from(learners: Sequence[Learner], folder: str | Path, moments: bool) -
             "start without moments (leave out --moments), or name the folder of a whole run"
         )
     if steps:
-        return _from_checkpoint(learners, folder, steps[-1], moments)
+        return _from_checkpoint(learners, folder, steps[-1], moments, normaliser)
+    _check_normalized(folder, "none", normaliser)
     results = _results(folder)
     if not results:
         raise FileNotFoundError(
@@ -61,8 +66,23 @@ def _results(folder: Path) -> list[Path]:
     return folders
 
 
-def _from_checkpoint(learners: Sequence[Learner], folder: Path, step: int, moments: bool) -> JsonDict:
+def _check_normalized(folder: Path, there: str, normaliser: Normaliser | None) -> None:
+    here = "none" if normaliser is None else normaliser.kind
+    if there != here:
+        takes = "activations as they are" if there == "none" else f"activations normalised by {there!r}"
+        raise ValueError(
+            f"normalize: got {here!r}, and the weights of {str(folder)!r} take {takes}; wanted {there!r}, to begin "
+            f"with them. Give normalize={there!r} (--normalize {there})."
+        )
+
+
+def _from_checkpoint(
+    learners: Sequence[Learner], folder: Path, step: int, moments: bool, normaliser: Normaliser | None
+) -> JsonDict:
     saved = checkpoint.load(folder, step)
+    _check_normalized(folder, saved.state["run"][0]["train"].get("normalize", "none"), normaliser)
+    if normaliser is not None:
+        normaliser.load_state_dict(_part(saved.tensors, "normaliser."), learners[0].sae.W_dec.device)
     runs = list(enumerate(saved.state["run"]))
     for learner, (i, run) in zip(learners, _one_each(runs, learners, folder), strict=True):
         parts = {name: _part(saved.tensors, f"{i}.{name}.") for name in ("sae", "adam")}

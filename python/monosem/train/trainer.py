@@ -23,6 +23,7 @@ from monosem.train.config import TrainConfig
 from monosem.train.interrupt import StopRequest
 from monosem.train.learner import Learner, Metrics
 from monosem.train.loggers import JsonlLogger, Logger
+from monosem.train.normaliser import Normaliser
 from monosem.train.report import Meter, Report
 from monosem.train.rng import rng_state, set_rng_state
 from monosem.train.same_run import check_same_run, keep_measured, keep_older_default, rest_of
@@ -89,12 +90,14 @@ class Trainer:
         self._loggers = loggers
         self._progress, self._metadata = progress, metadata or {}
         self._like, self._widths = saes[0].W_dec, saes[0].batch_widths
+        kind = self.cfg.normalize
+        self._normaliser = None if kind == "none" else Normaliser(kind, self._widths, saes)
         self._meters = [Meter() for _ in saes]
         self.last_metrics: list[dict[str, float]] = []
         self.steps_done, self.tokens_done, self._seconds, self._saved_at = 0, 0, 0.0, -1
         if moments and start is None:
             raise ValueError("moments: got True without start; wanted start=RUN, whose moments are to be taken")
-        self._started = None if start is None else start_from(self.learners, start, moments)
+        self._started = None if start is None else start_from(self.learners, start, moments, self._normaliser)
 
     def step(self, x: Tensor | Sequence[Tensor]) -> Metrics | list[Metrics]:
         """One optimizer step on x [N, d_in], any N ≥ 1; a dict of metrics, or a list of them for several autoencoders.
@@ -109,7 +112,12 @@ class Trainer:
         Raises:
             ValueError, TypeError: x has the wrong shape, dtype or device, or a NaN or Inf; no weight has moved.
         """
-        return self._step(check_batch(x, self._like, self._widths, self.steps_done))
+        x = check_batch(x, self._like, self._widths, self.steps_done)
+        if self._normaliser is not None:
+            if not self._normaliser.is_ready:
+                self._normaliser.estimate([x])
+            x = self._normaliser(x)
+        return self._step(x)
 
     def _step(self, x: Tensor) -> Metrics | list[Metrics]:
         metrics = [learner.step(x, self.steps_done) for learner in self.learners]
@@ -145,6 +153,7 @@ class Trainer:
             OSError: the disk is full, for example; earlier checkpoints are unchanged.
         """
         batches = Batches(activations, self._like, self._widths, self.cfg.batch_size, self.cfg.seed)
+        batches.normaliser = self._normaliser
         if isinstance(batches.source, FilledSource):
             batches.source.progress = self._progress
         with folder_lock(self.folder) if self.folder else nullcontext(), StopRequest() as stop:
@@ -177,6 +186,8 @@ class Trainer:
         if isinstance(source, FilledSource):
             source.stopping = lambda: stop.signal is not None  # filling a buffer may take minutes
         try:
+            if self._normaliser is not None and not self._normaliser.is_ready:
+                self._normaliser.estimate(batches.look_ahead(self._normaliser.tokens_wanted))
             return next(batches, None)
         except FillingStopped:
             return None
@@ -195,7 +206,20 @@ class Trainer:
             raise ValueError("ema: got None in the configuration; wanted a decay, TrainConfig(ema=0.999) say")
         averaged = copy.deepcopy(learner.sae)
         learner.ema.copy_to(averaged)
-        return averaged
+        return self._of_raw(averaged)
+
+    def dictionary(self, index: int = 0) -> SAE:
+        """Autoencoder ``index`` as it is saved: of activations as they are.
+
+        That is the autoencoder itself, or with ``TrainConfig.normalize`` a copy in whose weights the normalisation is
+        folded; the one that is trained takes normalised activations.
+        """
+        return self._of_raw(self.learners[index].sae)
+
+    def _of_raw(self, sae: SAE) -> SAE:
+        if self._normaliser is None or not self._normaliser.is_ready:
+            return sae
+        return self._normaliser.folded(sae)
 
     def _initialize(self, x: Tensor) -> None:
         for learner in self.learners:
@@ -267,6 +291,8 @@ class Trainer:
             "started": self._started,
         }
         tensors |= {f"rng.{k}": t for k, t in random_tensors.items()}
+        if self._normaliser is not None:
+            tensors |= {f"normaliser.{k}": t for k, t in self._normaliser.state_dict().items()}
         if batches.start is not None:
             tensors |= {f"start.{k}": t for k, t in batches.start[0].items()}
             state["start"] = batches.start[1]
@@ -304,6 +330,8 @@ class Trainer:
             batches.start = _part(saved.tensors, "start."), saved.state["start"]
         batches.load_state_dict(saved.state["batches"], repr(str(self.folder)))
         checkpoint.set_aside_after(self.folder, saved.step)
+        if self._normaliser is not None:
+            self._normaliser.load_state_dict(_part(saved.tensors, "normaliser."), self._like.device)
         for i, learner in enumerate(self.learners):
             learner.load_state_dict(_part(saved.tensors, f"{i}."))
             self._meters[i].load_state_dict(saved.state["meters"][i], self._like.device)
@@ -340,10 +368,12 @@ class Trainer:
         metadata = {name: value for name, value in known.items() if value} | self._metadata
         metadata |= {"steps": self.steps_done, "steps_planned": self.cfg.steps, "tokens": self.tokens_done}
         metadata |= {"finished": self.steps_done >= self.cfg.steps, "data": batches.fingerprint()}
+        if self._normaliser is not None and self._normaliser.is_ready:
+            metadata["normalize"] = self._normaliser.record()
         for i, learner in enumerate(self.learners):
             folder = run if self._single else run / str(i)
             described = metadata | {"train": learner.cfg.to_json(), "resampled": learner.resampled}
-            save(learner.sae, folder, described)
+            save(self.dictionary(i), folder, described)
             if learner.ema is not None:
                 save(self.averaged(i), folder / "ema", described)
 
@@ -372,7 +402,7 @@ def _check_agreement(saes: list[SAE], configs: list[TrainConfig]) -> None:
         ("sae dtype", [str(sae.W_dec.dtype) for sae in saes]),
         *(
             (f"config.{n}", [getattr(c, n) for c in configs])
-            for n in ("batch_size", "steps", "log_every", "checkpoint_every")
+            for n in ("batch_size", "steps", "log_every", "checkpoint_every", "normalize")
         ),
     ):
         if len(set(values)) > 1:

@@ -28,12 +28,16 @@ class Activation(ABC):
         is_positive: whether no value is below 0.
         waits: whether ``choose`` reads numbers of a GPU on the host: its steps cannot be captured in a CUDA graph.
         has_frozen_fit: whether the loss has a second squared error, of ``h`` itself decoded by a frozen decoder.
+        is_homogeneous: whether ``act(c·h) = c·act(h)`` for c > 0 once the vectors are ``rescaled``.
+        compares_features: whether a feature is active depends on the others: c must be the same for all.
     """
 
     has_dense_form: ClassVar[bool] = False
     has_frozen_fit: ClassVar[bool] = False
     is_positive: ClassVar[bool] = True
     waits: ClassVar[bool] = False
+    is_homogeneous: ClassVar[bool] = False
+    compares_features: ClassVar[bool] = True
     vectors: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
@@ -54,6 +58,15 @@ class Activation(ABC):
     def value(self, h: Tensor, vectors: Vectors) -> Tensor:
         """f of entries, from their h and their elements of ``vectors``; all of one shape, or broadcast to it."""
         return h
+
+    def rescaled(self, vectors: Vectors, factors: Tensor, shift: Tensor) -> Vectors:
+        """The vectors that have to change so that ``f`` becomes ``factors · f`` where h does; in float64.
+
+        Args:
+            factors: [F], above 0.
+            shift: of b_enc, [F]: it becomes ``factors · b_enc + shift``, while h as a whole becomes ``factors · h``.
+        """
+        return {}
 
     def through(self, values: Tensor, slopes: Tensor) -> Tensor:
         """Gradient of each pre-activation from that of what ``choose`` gives for it, which may be 0 instead; [nnz]."""

@@ -66,6 +66,7 @@ class BatchTopK(Activation):
         state: the running threshold.
     """
 
+    is_homogeneous: ClassVar[bool] = True
     waits: ClassVar[bool] = True
     k: float
     state: BatchThreshold

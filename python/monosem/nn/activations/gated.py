@@ -23,6 +23,8 @@ class Gated(Activation):
     """
 
     has_dense_form: ClassVar[bool] = True
+    is_homogeneous: ClassVar[bool] = True
+    compares_features: ClassVar[bool] = False
     has_frozen_fit: ClassVar[bool] = True
     vectors: ClassVar[tuple[str, ...]] = ("r_mag", "b_mag", "b_enc")
 
@@ -33,6 +35,10 @@ class Gated(Activation):
         gate = self.choose(inputs, vectors)
         entries = {name: v[gate.indices.long()] for name, v in vectors.items()}
         return replace(gate, values=self.value(gate.values, entries))
+
+    def rescaled(self, vectors: Vectors, factors: Tensor, shift: Tensor) -> Vectors:
+        magnitudes = vectors["b_mag"].double() * factors + vectors["r_mag"].double().exp() * shift
+        return {"b_mag": magnitudes}
 
     def value(self, h: Tensor, vectors: Vectors) -> Tensor:
         return (vectors["r_mag"].exp() * (h - vectors["b_enc"]) + vectors["b_mag"]).relu() * (h > 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -20,6 +21,7 @@ class GroupMax(Activation):
     Among equal ones the lowest feature. Source: EleutherAI's sparsify, ``activation="groupmax"``.
     """
 
+    is_homogeneous: ClassVar[bool] = True
     groups: int
 
     def encode(self, inputs: EncoderInputs, vectors: Vectors | None = None) -> SparseCode:

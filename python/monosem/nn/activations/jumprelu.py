@@ -76,6 +76,8 @@ class JumpReLU(Activation):
     """
 
     has_dense_form: ClassVar[bool] = True
+    is_homogeneous: ClassVar[bool] = True
+    compares_features: ClassVar[bool] = False
     vectors: ClassVar[tuple[str, ...]] = ("threshold",)
     bandwidth: float
     through_input: bool = False
@@ -88,6 +90,9 @@ class JumpReLU(Activation):
 
     def choose(self, inputs: EncoderInputs, vectors: Vectors) -> SparseCode:
         return self.above(inputs, vectors).entries()
+
+    def rescaled(self, vectors: Vectors, factors: Tensor, shift: Tensor) -> Vectors:
+        return {"threshold": vectors["threshold"].double() * factors}
 
     def value(self, h: Tensor, vectors: Vectors) -> Tensor:
         return _Jump.apply(h, positive(vectors["threshold"]), self.bandwidth, self.through_input)

@@ -17,6 +17,8 @@ class ReLU(Activation):
     """Every positive pre-activation (*Towards Monosemanticity*, appendix "Autoencoder Architecture")."""
 
     has_dense_form: ClassVar[bool] = True
+    is_homogeneous: ClassVar[bool] = True
+    compares_features: ClassVar[bool] = False
 
     def encode(self, inputs: EncoderInputs, vectors: Vectors | None = None) -> SparseCode:
         return inputs.entries()

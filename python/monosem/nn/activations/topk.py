@@ -18,6 +18,7 @@ from monosem.ops.capacity import EncoderInputs
 class TopK(Activation):
     """ReLU of the k largest pre-activations of each token (Gao et al. 2024, section 2.3)."""
 
+    is_homogeneous: ClassVar[bool] = True
     k: int
 
     def encode(self, inputs: EncoderInputs, vectors: Vectors | None = None) -> SparseCode:
@@ -34,6 +35,7 @@ class AbsTopK(Activation):
     A feature then has two directions, a concept and its opposite. Source: Zhu et al. 2025 (arXiv 2510.00404).
     """
 
+    is_homogeneous: ClassVar[bool] = True
     is_positive: ClassVar[bool] = False
     k: int
 
