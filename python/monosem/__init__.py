@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from monosem.data.harvest import ActivationStream, harvest
     from monosem.data.models import load_model
     from monosem.data.pretrained import from_pretrained
+    from monosem.data.published import push_to_hub
     from monosem.data.sample import documents, sample_documents
     from monosem.data.serialization import load, save
     from monosem.data.store import ActivationStore
@@ -76,6 +77,7 @@ __all__ = [
     "load_model",
     "ops",
     "pack_rows",
+    "push_to_hub",
     "register",
     "sample_documents",
     "save",
@@ -114,6 +116,7 @@ _HOME = {
     "load": "data.serialization",
     "load_model": "data.models",
     "pack_rows": "data.token_rows",
+    "push_to_hub": "data.published",
     "register": "nn",
     "sample_documents": "data.sample",
     "save": "data.serialization",

@@ -36,5 +36,18 @@ def test_errors_are_one_line(run, tmp_path, capsys):
     assert capsys.readouterr().err.strip().splitlines()[-1].endswith("got TopK with k = 3")
 
 
+def test_what_does_not_fit_together_is_refused(run, tmp_path, capsys):
+    out = ["--out", str(tmp_path / "out")]
+    for more, wanted in (
+        (out, "--format: got 'monosem' with --out; wanted one of sae_lens"),
+        ([*out, "--format", "sae_lens", "--name", "a"], "--name, --private: got one of them with --out"),
+    ):
+        assert main(["export", str(run), *more]) == 2
+        assert wanted in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["export", str(run), "--format", "sae_lens"])
+    assert "one of the arguments --out --push is required" in capsys.readouterr().err
+
+
 def test_the_choices_are_those_of_the_writers():
     assert set(FORMATS) == set(WRITERS)

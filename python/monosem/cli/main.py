@@ -32,7 +32,7 @@ COMMANDS = {
     "steer": "pin, add or ablate features while the model writes or reads",
     "compare": "match the features of two models",
     "split": "show how features split as a dictionary grows",
-    "export": "write a dictionary in the files of SAELens, sparsify, dictionary_learning or circuit-tracer",
+    "export": "write a dictionary in the files of another library, or upload it to Hugging Face",
     "reproduce": "compute every claim of the paper next to your own figures: report.html",
     "profile": "time each phase of a run's own training step, against the floor of this machine",
     "bench": "time a training step here, next to plain PyTorch and the floor of this machine",
