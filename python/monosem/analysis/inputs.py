@@ -10,6 +10,7 @@ from monosem.analysis.joined import CrosscoderSource, Joined
 from monosem.analysis.neuron_basis import NeuronBasis
 from monosem.analysis.unit_rows import NegativeSide, in_unit_rows
 from monosem.data import fingerprint
+from monosem.data.normalised import NormalisedTokens
 from monosem.data.protocols import LanguageModel
 from monosem.data.serialization import load
 from monosem.data.sites import Sites, as_list
@@ -82,7 +83,7 @@ def load_subject(
         _refuse(hook_out, "hook_out", folder, "the neurons of a model")
         _refuse(source, "source", folder, "the neurons of a model")
         return _neurons(neurons, hook_name, device)
-    sae = load(folder, device)
+    sae = load(folder, device, inputs_normalised=None)
     return subject_of(sae, folder, model, hook_name, hook_out=hook_out, source=source, **placed)
 
 
@@ -104,11 +105,6 @@ def subject_of(
     from monosem.data.models import load_model
 
     placed = {"device_map": device_map}
-    if kind := sae.metadata.get("loaded_from", {}).get("inputs_normalised"):
-        raise ValueError(
-            f"folder: the dictionary in {str(folder)!r} reads activations that are normalised token by token ({kind}); "
-            "wanted one that reads the activations of a hook. Call encode yourself, on activations that you normalise."
-        )
     trained_on, hooks, models = sae.cfg.trained_on, sae.metadata.get("hook_name"), sae.metadata.get("model")
     if trained_on != TrainedOn.PAIR:
         _refuse(hook_out, "hook_out", folder, f"a {sae.cfg.kind}, which reconstructs what it reads")
@@ -134,6 +130,8 @@ def subject_of(
     if not named:
         _check_weights(sae.metadata, loaded, folder)
     if trained_on != TrainedOn.PAIR:
+        if kind := sae.metadata.get("loaded_from", {}).get("inputs_normalised"):
+            loaded = cast("LanguageModel", NormalisedTokens(loaded, hook_name, kind))
         return Subject(sae, loaded, hook_name)
     if hook_out is None:
         raise _unknown("hook_out", folder, "--hook-out blocks.0.hook_mlp_out", sae)

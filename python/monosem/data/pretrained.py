@@ -34,7 +34,7 @@ def from_pretrained(
     revision: str | None = None,
     k: int | None = None,
     input_scale: float | None = None,
-    inputs_normalised: bool = False,
+    inputs_normalised: bool | None = False,
 ) -> SAE:
     """A dictionary of Hugging Face, in any format that ``monosem.load`` reads.
 

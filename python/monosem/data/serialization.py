@@ -51,7 +51,7 @@ def load(
     *,
     k: int | None = None,
     input_scale: float | None = None,
-    inputs_normalised: bool = False,
+    inputs_normalised: bool | None = False,
 ) -> SAE:
     """Read an autoencoder written by ``save``, or by another library (``formats.FORMATS``).
 
@@ -62,7 +62,8 @@ def load(
         k, input_scale: of another library's, where its files do not have them: active features per token; the factor
             that its training put on the activations, which is folded.
         inputs_normalised: of another library's, trained on activations that are normalised token by token: True says
-            that the caller does so before ``encode``, and undoes it after ``decode``.
+            that the caller does so before ``encode``, and undoes it after ``decode``; None: that the caller goes by
+            ``metadata["loaded_from"]["inputs_normalised"]``, as the commands do.
 
     Raises:
         FileNotFoundError: the folder or one of its files is missing, or holds no dictionary of a known format.
@@ -74,7 +75,7 @@ def load(
         if (found := formats.find(folder)) is None:
             raise formats.unknown(folder)
         return formats.read(*found, given, device)
-    if given != Given():
+    if given not in (Given(), Given(inputs_normalised=None)):
         raise ValueError(
             f"k, input_scale, inputs_normalised: got {given}; wanted none of them, for {str(folder)!r} was written by "
             "monosem. Leave them out."

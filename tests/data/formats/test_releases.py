@@ -92,13 +92,13 @@ def test_openai_relu(weights, tmp_path):
 def test_openai_topk_has_inputs_that_the_caller_normalises(weights, tmp_path):
     state = {"k": 4, "postact_fn": "ReLU"}
     torch.save(openai(weights, activation="TopK", activation_state_dict=state), tmp_path / "7.pt")
-    with pytest.raises(ValueError, match=r"normalised token by token \(\(x - mean\) / .*inputs_normalised=True"):
+    with pytest.raises(ValueError, match=r"normalised token by token \(layer_norm\).*inputs_normalised=True"):
         ms.load(tmp_path / "7.pt")
     sae, w = ms.load(tmp_path / "7.pt", inputs_normalised=True), {n: v.double() for n, v in weights.items()}
     x = (w["x"] - w["x"].mean(-1, keepdim=True)) / (w["x"].std(-1, keepdim=True) + 1e-5)
     f = topk_of((x - w["b_dec"]) @ w["W_enc"].T + w["b_enc"], 4)
     torch.testing.assert_close(sae.encode(x.float()).to_dense().double(), f, **CLOSE)
-    assert "standard deviation" in sae.metadata["loaded_from"]["inputs_normalised"]
+    assert sae.metadata["loaded_from"]["inputs_normalised"] == "layer_norm"
 
 
 @pytest.mark.parametrize(

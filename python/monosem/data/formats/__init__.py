@@ -81,7 +81,7 @@ def read(form: Format, path: Path, given: Given, device: str | torch.device = "c
 
 
 def _check_given(foreign: Foreign, given: Given, path: Path) -> None:
-    if foreign.normalisation and not given.inputs_normalised:
+    if foreign.normalisation and given.inputs_normalised is False:
         raise ValueError(
             f"inputs_normalised: {str(path)!r} was trained on activations that are normalised token by token "
             f"({foreign.normalisation}), which weights cannot contain; wanted inputs_normalised=True in monosem.load, "

@@ -23,12 +23,12 @@ class Given:
         k: active features per token.
         input_scale: factor that its training put on the activations.
         inputs_normalised: the caller normalises the activations of each token as its training did, and knows that
-            reconstructions are normalised too.
+            reconstructions are normalised too; None: the caller goes by what the dictionary says.
     """
 
     k: int | None = None
     input_scale: float | None = None
-    inputs_normalised: bool = False
+    inputs_normalised: bool | None = False
 
     def __post_init__(self) -> None:
         if self.k is not None and (not isinstance(self.k, int) or isinstance(self.k, bool) or self.k < 1):
@@ -56,7 +56,7 @@ class Foreign:
         is_transcoder: the output is another activation than the input.
         scale_in, scale_out: s and s_out, which are folded.
         by_norm: h is multiplied by the norms of the decoder rows before features are chosen, f divided by them after.
-        normalisation: of the activations of each token, which cannot be folded: its name; None: none.
+        normalisation: of the activations of each token, which cannot be folded (``data/normalised.py``); None: none.
         model, hook_name, hook_out: where the file says so; of a transcoder ``hook_out`` is what it predicts.
         context: tokens per context in training, where the file says so.
         notes: further facts of the file, for ``metadata["loaded_from"]``.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from monosem.data.formats.base import Foreign, Format, Given, refuse
 from monosem.data.formats.tensors import of_pickle, peek
+from monosem.data.normalised import LAYER_NORM
 
 _KEYS = {"pre_bias", "latent_bias", "encoder.weight", "decoder.weight"}
 _STATISTICS = ("stats_last_nonzero", "latents_activation_frequency", "latents_mean_square")
@@ -38,7 +39,7 @@ def read(path: Path, given: Given) -> Foreign:
         b_dec=b_dec,
         centred=True,
         k=k if kind == "TopK" else None,
-        normalisation="(x - mean) / (standard deviation + 1e-5)" if kind == "TopK" else None,
+        normalisation=LAYER_NORM if kind == "TopK" else None,
         notes={"architecture": kind, "file": path.name},
     )
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from monosem.data import sealed
 from monosem.data.formats.base import Foreign, Format, Given, context_of, number_of, refuse, size_of, text_of
 from monosem.data.formats.tensors import Tensors, of_safetensors
+from monosem.data.normalised import LAYER_NORM, UNIT_NORM
 from monosem.nn.config import JsonDict
 
 CONFIG, WEIGHTS, SCALER = "cfg.json", "sae_weights.safetensors", "activation_scaler.json"
@@ -26,7 +27,7 @@ _ACTIVATIONS = {
     "gated": "gated",
     **_TRANSCODERS,
 }
-_BY_TOKEN = ("layer_norm", "constant_norm_rescale")  # how the activations of each token may be normalised
+_BY_TOKEN = (LAYER_NORM, UNIT_NORM)  # how the activations of each token may be normalised
 _OLD_NAMES = {
     "hook_point": "hook_name",
     "hook_point_head_index": "hook_head_index",
