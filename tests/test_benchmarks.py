@@ -9,7 +9,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
 SPEED = RESULTS / "amd-epyc-avx512-bf16-2-threads"
-PAGES = {name: ROOT / name for name in ("README.md", "docs/benchmarks.md", "docs/design/step.md")}
+WITH_TABLES = ("README.md", "docs/benchmarks.md", "docs/design/step.md", "docs/howto/accelerate.md")
+PAGES = {name: ROOT / name for name in WITH_TABLES}
 RESULT_PAGES = ("README.md", "docs/benchmarks.md")
 ZEN3 = RESULTS / "amd-epyc-avx2-2-threads"
 # Beginning of a row's first cell in both documents: its section of the results.
@@ -96,6 +97,17 @@ def test_step_times_of_every_kind():
             f"{(r := rows[peer])['ms']:,.0f}: {short(r['ratio'])}" for peer in ("SAELens", "dictionary_learning")
         ]
         assert cells == expected, name
+
+
+def test_accelerated_training_loops():
+    printed = table("docs/howto/accelerate.md", "accelerated, ms")
+    measured = result("accelerated.json")["results"]
+    for row, found in zip(printed, measured, strict=True):
+        ours, plain, fast = found["rows"]
+        times = [f"{r['ms']:,.0f}" for r in (plain, fast)]
+        before, after = found["held_out"]["mse"]
+        assert row[2:] == [*times, f"{found['speedup']:.1f} ×", f"{ours['ms']:,.0f}", f"{before:.6f} → {after:.6f}"]
+        assert abs(after / before - 1) < 1e-3, "both have learnt the same"
 
 
 def test_the_figure_of_the_introduction():

@@ -197,8 +197,8 @@ def interleave(
 
     Each first takes three untimed steps; then come ``rounds`` rounds of ``timed`` timed steps each, the order rotated
     by one per round, fewer when ``budget`` seconds have passed (never fewer than three). At the end each
-    evaluates the held-out batch. An entrant that fails gets an ``error`` and the others go on. ``same_steps``: also those
-    with long steps take an untimed one per round, so that all have learnt from the same batches.
+    evaluates the held-out batch. An entrant that fails gets an ``error`` and the others go on. ``same_steps``: those
+    with long steps, too, take an untimed one per round, so that all have learnt from the same batches.
     """
     with tempfile.TemporaryDirectory() as folder:
         workers: dict[int, Worker] = {}
