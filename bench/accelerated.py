@@ -45,7 +45,7 @@ def pair(library: str, kind: str) -> list[Entrant]:
 
 def measure(library: str, kind: str, workload: str, rounds: int, budget: float) -> dict[str, Any]:
     w = WORKLOADS[workload].of(kind)
-    result = step_comparison.compare(w, [MONOSEM, *pair(library, kind)], rounds=rounds, budget=budget)
+    result = step_comparison.compare(w, [MONOSEM, *pair(library, kind)], rounds=rounds, budget=budget, same_steps=True)
     _, plain, fast = result["rows"]
     result |= {"what": "accelerated", "library": library, "kind": kind}
     if plain["error"] or fast["error"]:

@@ -11,6 +11,7 @@ RESULTS = ROOT / "bench" / "results"
 SPEED = RESULTS / "amd-epyc-avx512-bf16-2-threads"
 PAGES = {name: ROOT / name for name in ("README.md", "docs/benchmarks.md", "docs/design/step.md")}
 RESULT_PAGES = ("README.md", "docs/benchmarks.md")
+ZEN3 = RESULTS / "amd-epyc-avx2-2-threads"
 # Beginning of a row's first cell in both documents: its section of the results.
 STEPS = {
     r"TopK(:|,) N 2,048": "laptop.topk",
@@ -73,6 +74,28 @@ def test_step_times(page, heading):
             expected = f"{times[name]['ms']:,.0f}: {short(times[name]['ratio'])}" if name in times else "not run"
             assert printed.split(" (")[0] == expected
     assert len(seen) == len(set(seen)) == {"README.md": 3, "docs/benchmarks.md": 5}[page]
+
+
+KINDS = {
+    "BatchTopK": "batch_topk",
+    "JumpReLU, target 32": "jumprelu",
+    "JumpReLU, free norms, λ": "jumprelu_free",
+    "Gated": "gated",
+    "Matryoshka, 5 prefixes over BatchTopK": "matryoshka",
+    "ReLU, free norms": "relu_free",
+}
+
+
+def test_step_times_of_every_kind():
+    printed = table("docs/benchmarks.md", "our TopK beside it")
+    assert [name for name, *_ in printed] == list(KINDS)
+    for name, *cells in printed:
+        rows = {r["name"]: r for r in result(f"{ZEN3.name}/train_step.laptop.{KINDS[name]}.json")["rows"]}
+        expected = [f"{rows[which]['ms']:,.0f}" for which in ("monosem", "monosem topk")]
+        expected += [
+            f"{(r := rows[peer])['ms']:,.0f}: {short(r['ratio'])}" for peer in ("SAELens", "dictionary_learning")
+        ]
+        assert cells == expected, name
 
 
 def test_the_figure_of_the_introduction():

@@ -190,13 +190,15 @@ def interleave(
     budget: float,
     timeout: float,
     timed: int = 2,
+    same_steps: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Interleave the steps of the entrants of ``rows``, and fill in their measurements.
 
     Each first takes three untimed steps; then come ``rounds`` rounds of ``timed`` timed steps each, the order rotated
     by one per round, fewer when ``budget`` seconds have passed (never fewer than three). At the end each
-    evaluates the held-out batch. An entrant that fails gets an ``error`` and the others go on.
+    evaluates the held-out batch. An entrant that fails gets an ``error`` and the others go on. ``same_steps``: also those
+    with long steps take an untimed one per round, so that all have learnt from the same batches.
     """
     with tempfile.TemporaryDirectory() as folder:
         workers: dict[int, Worker] = {}
@@ -227,7 +229,7 @@ def interleave(
                     row = rows[number]
                     say(f"round {done + 1}/{rounds}: {row.entrant.title}")
                     time.sleep(PAUSE)
-                    untimed = int(not row.seconds or row.seconds[-1][-1] < SHORT)
+                    untimed = int(same_steps or not row.seconds or row.seconds[-1][-1] < SHORT)
                     attempt(number, _steps, done * timed, timed, untimed)
                 done += 1
             for number in list(workers):

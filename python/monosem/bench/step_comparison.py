@@ -24,6 +24,7 @@ def compare(
     rounds: int = 10,
     budget: float = 300.0,
     timeout: float = 900.0,
+    same_steps: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Run the entrants on one workload, ours first, and return the measurements as plain data.
@@ -32,6 +33,7 @@ def compare(
         rounds: greatest number of rounds; at least three.
         budget: seconds after which no further round begins.
         timeout: seconds after which an entrant that does not answer is stopped.
+        same_steps: every entrant learns from the same number of batches, so that their held-out errors compare.
     """
     began = time.time()
     about_machine = machine.describe()
@@ -45,7 +47,8 @@ def compare(
         parts = groups(entrants, w, available_memory())
         for number, group in enumerate(parts):
             some = [Row(entrant, number) for entrant in group]
-            interleave(some, job, rounds=rounds, budget=budget / len(parts), timeout=timeout, say=say)
+            how = {"rounds": rounds, "budget": budget / len(parts), "timeout": timeout, "same_steps": same_steps}
+            interleave(some, job, **how, say=say)
             rows += some
     best, product = floor.step(w, rates), rates.product
     state = w.state_bytes(product)
