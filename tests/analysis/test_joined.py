@@ -129,7 +129,7 @@ def test_without_its_hooks_a_transcoder_is_not_evaluated(transcoder, rows):
 
 def test_a_folder_says_where_its_dictionary_is_read(transcoder, tmp_path, monkeypatch):
     models = {"two": TwoHooksModel(), "narrow": TwoHooksModel(d_out=5), "other": TwoHooksModel(4, "other")}
-    monkeypatch.setattr("monosem.data.models.load_model", lambda name, device="cpu": models[name])
+    monkeypatch.setattr("monosem.data.models.load_model", lambda name, device="cpu", **_: models[name])
     ms.save(transcoder, tmp_path / "t", {"model": "narrow", "hook_name": [IN, OUT]})
     subject = load_subject(tmp_path / "t")
     assert subject.hook_name == f"{IN} → {OUT}" and subject.model.width(subject.hook_name) == 6

@@ -6,10 +6,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from tiny import HOOK, tiny_documents, tiny_model
 
 import monosem as ms
 from monosem.analysis.metrics import Evaluation, density_histogram, evaluate
 from monosem.data import sealed
+from monosem.data.token_rows import pack_rows
 
 
 def dense(model, sae, rows, hook):
@@ -53,6 +55,39 @@ def test_every_figure_agrees_with_its_formula(model, lossy, rows, hook):
     assert got.ultralow == int((counts == 1).sum()) and got.ultralow_bound == 2 / 110
     assert got.above_1_percent == int((counts / len(f) > 0.01).sum())
     assert sum(got.density_counts) == lossy.cfg.d_sae - got.dead
+
+
+def test_the_mean_activation_and_the_divergences_agree_with_their_formulas():
+    model, rows = tiny_model(), pack_rows(tiny_documents(), tiny_model())
+    sae = ms.TopKSAE(32, 40, k=4, seed=0)
+    got = evaluate(sae, model, HOOK, rows, progress=False)
+    tokens = torch.from_numpy(np.asarray(rows.tokens)).long()
+    counts = tokens != model.bos_id
+    assert len(tokens) <= 64 and (counts[:, 1:].sum(1) < tokens.shape[1] - 1).any()
+    x = model.activations(tokens, HOOK)
+    mean = x[counts].double().mean(0).float()
+    log_p = {}
+    for name, value in (("clean", x), ("sae", sae(x)), ("zero", torch.zeros_like(x)), ("mean", mean.expand_as(x))):
+        put = torch.where(counts[..., None], value, x)
+        log_p[name] = model.module(tokens, {HOOK: lambda a, put=put: put})[:, :-1].double().log_softmax(-1).detach()
+    scored, target = counts[:, 1:], tokens[:, 1:, None]
+    for name in ("sae", "zero", "mean"):
+        kl = (log_p["clean"].exp() * (log_p["clean"] - log_p[name])).sum(-1)[scored].mean()
+        assert getattr(got, f"kl_{name}") == pytest.approx(float(kl), rel=1e-4) and kl > 1e-3
+    ce = {name: float(-values.gather(-1, target)[..., 0][scored].mean()) for name, values in log_p.items()}
+    assert got.ce_mean == pytest.approx(ce["mean"], rel=1e-5)
+    recovered = (ce["mean"] - ce["sae"]) / (ce["mean"] - ce["clean"])
+    assert got.ce_loss_recovered_of_mean == pytest.approx(recovered, rel=1e-3)
+    assert f"{got.kl_sae:.4f}   SAE; zero {got.kl_zero:.4f}" in got.table()
+
+
+def test_models_without_divergences_and_shared_baselines_have_none(model, lossy, rows, hook):
+    got = run(lossy, model, rows, hook)
+    assert got.kl_sae is got.ce_mean is None and "KL" not in got.table()
+    own, packed, sae = tiny_model(), pack_rows(tiny_documents(), tiny_model()), ms.TopKSAE(32, 40, k=4, seed=0)
+    plain, shared = (evaluate(sae, own, HOOK, packed, progress=False, baselines=b) for b in (None, {}))
+    assert plain.kl_sae is not None and shared.kl_sae is None
+    assert (plain.ce_clean, plain.ce_sae, plain.ce_zero) == (shared.ce_clean, shared.ce_sae, shared.ce_zero)
 
 
 def test_a_feature_below_0_is_active(model, rows, hook):

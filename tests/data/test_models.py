@@ -65,6 +65,20 @@ def test_token_losses_keep_few_logits(model, tokens, monkeypatch):
     assert max(rows) == 5 and sum(rows) == 3 * 31
 
 
+def test_compared_losses_are_token_losses_and_divergences(model, tokens, monkeypatch):
+    noise = torch.randn(3, 32, model.width(HOOK), generator=torch.Generator().manual_seed(4))
+    runs = [{HOOK: lambda x: x + noise}, {HOOK: lambda x: x}]
+    logits = [model.module(tokens, run)[:, :-1].double().detach() for run in ({}, runs[0])]
+    log_p, log_q = (each.log_softmax(-1) for each in logits)
+    expected = (log_p.exp() * (log_p - log_q)).sum(-1)
+    for rows in (1 << 20, 7):
+        monkeypatch.setattr("monosem.data.adapter._LOGITS_AT_ONCE", rows * 300)
+        losses, (moved, still) = model.compared_losses(tokens, runs)
+        assert all(torch.equal(a, model.token_losses(tokens, b)) for a, b in zip(losses, [None, *runs], strict=True))
+        torch.testing.assert_close(moved.double(), expected, rtol=1e-4, atol=1e-6)
+        assert moved.mean() > 0.01 and not still.any()
+
+
 def test_replace(model, tokens):
     same = model.token_losses(tokens, {HOOK: lambda x: x})
     torch.testing.assert_close(same, model.token_losses(tokens))

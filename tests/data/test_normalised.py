@@ -47,6 +47,8 @@ def test_a_reconstruction_is_put_back_where_its_token_was(model, tokens, kind):
 
     got, wanted = seen.token_losses(tokens, {HOOK: change}), model.token_losses(tokens, {HOOK: whole})
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+    ours, theirs = (m.compared_losses(tokens, [{HOOK: f}]) for m, f in ((seen, change), (model, whole)))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     assert seen.generate([5], 6, replace={HOOK: change}) == model.generate([5], 6, replace={HOOK: whole})
 
 

@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monosem.analysis.scan import Block, Rows, blocks, norm_limit, spread
+from monosem.analysis.joined import Joined, target_of
+from monosem.analysis.scan import Block, Rows, blocks, check, mean_activation, norm_limit, spread
 from monosem.analysis.sources import LabelFeature, SourceMoments, check_sources, group_sources
+from monosem.analysis.unit_rows import check_reconstructs
 from monosem.data import sealed
 from monosem.data.counted import BY_NAME, SkipTokens, counted, skipped_ids
 from monosem.data.norm_limit import AS_TRAINED, NormLimit, SkipNorm
@@ -69,10 +71,13 @@ class Evaluation:
     * ``explained_variance``: 1 − FVU = 1 − Σ‖x − x̂‖² / Σ‖x − x̄‖², x̄ the mean of all tokens.
     * ``cosine``, ``norm_ratio``: means over tokens of cos(x, x̂) and ‖x̂‖ / ‖x‖ (tokens with x = 0 left out).
     * ``ce_clean``, ``ce_sae``, ``ce_zero``: nats per token of the model untouched, with x̂ in place of x, with zero
-      in its place; ``ce_loss_recovered`` = (ce_zero − ce_sae) / (ce_zero − ce_clean), one ratio of pooled losses
+      in its place; ``ce_mean``: with the mean activation of 64 contexts. ``ce_loss_recovered`` = (ce_zero − ce_sae) /
+      (ce_zero − ce_clean), ``ce_loss_recovered_of_mean`` the same with ce_mean for ce_zero, ratios of pooled losses
       (Towards Monosemanticity, "Loss recovered"). What is left out (``skip_positions`` at the start of a row,
       ``skip_tokens`` anywhere, tokens with a norm beyond ``skip_norm``) keeps its activation and is not counted; nor is
       the loss of predicting one of ``skip_tokens``.
+    * ``kl_sae``, ``kl_zero``, ``kl_mean``: mean KL(untouched ‖ replaced) of the predictions of these tokens, nats. They
+      and ce_mean are None for a model without ``compared_losses``, or beside ``baselines``.
     * ``skip_norm``: the limit on the norm, with ``left_out``, the number of tokens that it left out; None: none.
     * ``dead``: features never active on these ``tokens``. ``ultralow``: active, with a density below
       ``ultralow_bound`` = max(1e-6, 2 / tokens): no fewer than two tokens can be told from one.
@@ -113,6 +118,11 @@ class Evaluation:
     metadata: dict[str, Any]
     places: tuple[PlaceScore, ...] = ()
     skip_norm: dict[str, Any] | None = None
+    ce_mean: float | None = None
+    ce_loss_recovered_of_mean: float | None = None
+    kl_sae: float | None = None
+    kl_zero: float | None = None
+    kl_mean: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists, ready for JSON (a figure that is not finite becomes None)."""
@@ -122,6 +132,15 @@ class Evaluation:
         """Write the JSON file atomically, with its checksum and what the evaluation was made from."""
         made = {"made_from": dict(made_from)} if made_from is not None else {}
         sealed.write(Path(path), self.to_dict() | made, allow_nan=False)
+
+    def _of_predictions(self) -> list[str]:
+        """Lines of a table on the mean activation and the divergences, where they were measured."""
+        if self.ce_mean is None or self.ce_loss_recovered_of_mean is None:
+            return []
+        return [
+            f"  the same, from mean   {self.ce_loss_recovered_of_mean:10.2%}   mean activation {self.ce_mean:.4f} nats",
+            f"  KL from untouched     {self.kl_sae:10.4f}   SAE; zero {self.kl_zero:.4f}, mean {self.kl_mean:.4f} nats",
+        ]
 
     def table(self) -> str:
         """The figures as text for a terminal."""
@@ -143,6 +162,7 @@ class Evaluation:
             f"  cosine, norm ratio    {self.cosine:10.4f}   {self.norm_ratio:.4f}",
             f"  CE loss recovered     {self.ce_loss_recovered:10.2%}   "
             f"clean {self.ce_clean:.4f}, SAE {self.ce_sae:.4f}, zero {self.ce_zero:.4f} nats",
+            *self._of_predictions(),
             f"  dead features         {self.dead:10,}   {dead:.2%}, never active on these tokens",
             f"  ultralow density      {self.ultralow:10,}   {low:.2%}, below {self.ultralow_bound:.1e}"
             + (" (all that this many tokens resolve)" if unresolved else ""),
@@ -181,6 +201,9 @@ def ratio(a: float, b: float) -> float:
     return a / b if b else math.nan
 
 
+_COMPARED = ("mean", "kl_sae", "kl_zero", "kl_mean")  # of ``Losses``, where predictions are compared
+
+
 class _Sums:
     """float64 sums by source: enough for every figure, over all tokens and for each source."""
 
@@ -191,6 +214,7 @@ class _Sums:
         check_sources(8 * sources * d_out, sources, f"the mean activations of each, {d_out:,} wide,")
         self.mean = torch.zeros(sources, d_out, dtype=torch.float64, device="cpu")
         self.predicted, self.clean, self.sae, self.zero = torch.zeros(4, sources, dtype=torch.float64, device="cpu")
+        self.compared = {name: torch.zeros(sources, dtype=torch.float64, device="cpu") for name in _COMPARED}
 
     def update(self, block: Block, target_source: Tensor, left_out: Sequence[int]) -> None:
         assert block.losses is not None and block.reconstruction is not None and block.target is not None
@@ -218,8 +242,10 @@ class _Sums:
             (self.clean, block.losses.clean),
             (self.sae, block.losses.sae),
             (self.zero, block.losses.zero),
+            *((total, getattr(block.losses, name)) for name, total in self.compared.items()),
         ):
-            total.index_add_(0, flat, part.double().cpu()[scored])
+            if part is not None:
+                total.index_add_(0, flat, part.double().cpu()[scored])
 
     def figures(self, which: list[int]) -> dict[str, float]:
         """The figures over the tokens of these sources."""
@@ -241,6 +267,14 @@ class _Sums:
             "ce_zero": zero,
             "ce_loss_recovered": ratio(zero - sae, zero - clean),
         }
+
+    def comparisons(self) -> dict[str, float]:
+        """The figures of the mean activation and of the divergences, over all tokens."""
+        n = float(self.predicted.sum())
+        mean, *divergences = (ratio(float(self.compared[name].sum()), n) for name in _COMPARED)
+        clean, sae = (ratio(float(total.sum()), n) for total in (self.clean, self.sae))
+        named = dict(zip(_COMPARED[1:], divergences, strict=True))
+        return {"ce_mean": mean, "ce_loss_recovered_of_mean": ratio(mean - sae, mean - clean)} | named
 
 
 def density_histogram(counts: Tensor, tokens: int, per_decade: int = 5) -> tuple[tuple[float, ...], tuple[int, ...]]:
@@ -266,7 +300,7 @@ def evaluate(
     skip_tokens: SkipTokens = BY_NAME,
     labels: Mapping[str, Sequence[str]] | None = None,
     observers: Sequence[Callable[[Block], None]] = (),
-    baselines: dict[int, tuple[torch.Tensor, torch.Tensor]] | None = None,
+    baselines: dict[Any, tuple[torch.Tensor, torch.Tensor]] | None = None,
     progress: bool = True,
     skip_norm: SkipNorm | str = AS_TRAINED,
 ) -> Evaluation:
@@ -296,7 +330,12 @@ def evaluate(
     sums = _Sums(len(sae.b_dec), len(rows.sources))
     select, left_out = spread(rows, tokens), skipped_ids(model, skip_tokens)
     limit = norm_limit(skip_norm, sae, model, hook_name, rows, skip_positions, skip_tokens)
-    beyond = 0
+    mean, beyond = None, 0
+    if baselines is None and hasattr(target_of(model, hook_name)[0], "compared_losses"):
+        check(sae, model, hook_name, rows, skip_positions)
+        if not isinstance(model, Joined):
+            check_reconstructs(sae)
+        mean = mean_activation(sae, model, hook_name, rows, select, skip_positions, skip_tokens, limit)
     for block in blocks(
         sae,
         model,
@@ -308,6 +347,7 @@ def evaluate(
         skip_positions=skip_positions,
         skip_tokens=skip_tokens,
         baselines=baselines,
+        mean=mean,
         progress="evaluating" if progress else None,
         limit=limit,
     ):
@@ -350,4 +390,5 @@ def evaluate(
         places=(),
         skip_norm=None if limit is None else limit.to_json() | {"left_out": beyond},
         **sums.figures(everything),
+        **({} if mean is None else sums.comparisons()),
     )

@@ -6,7 +6,7 @@ size tokens × features is ever made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -39,11 +39,19 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class Losses:
-    """Nats of each predicted token, [B, T − 1]: of the untouched model, with the reconstruction, with zeros."""
+    """Nats of each predicted token, [B, T − 1]: of the untouched model, with the reconstruction, with zeros.
+
+    With a mean activation given, also ``mean``, with that in its place, and the divergences KL(untouched ‖ …) of the
+    predictions in each of the three cases.
+    """
 
     clean: Tensor
     sae: Tensor
     zero: Tensor
+    mean: Tensor | None = None
+    kl_sae: Tensor | None = None
+    kl_zero: Tensor | None = None
+    kl_mean: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -159,6 +167,12 @@ def norm_limit(
     return NormLimit.measured(skip_norm, measured())
 
 
+def shared_limit(saes: Sequence[Dictionary]) -> NormLimit | None:
+    """The limit with which all of these were trained; None where they differ: read side by side, they see one text."""
+    limits = {as_trained(sae.metadata) for sae in saes}
+    return limits.pop() if len(limits) == 1 else None
+
+
 @torch.no_grad()
 def blocks(
     sae: Dictionary,
@@ -167,14 +181,15 @@ def blocks(
     rows: Rows,
     *,
     losses: bool = False,
-    baselines: dict[int, tuple[Tensor, Tensor]] | None = None,
+    baselines: dict[Any, tuple[Tensor, Tensor]] | None = None,
+    mean: Tensor | None = None,
     select: np.ndarray | None = None,
     done: int = 0,
     contexts: int = 16,
     skip_positions: int = 1,
     skip_tokens: SkipTokens = BY_NAME,
     progress: str | None = None,
-    limit: NormLimit | None = None,
+    limit: NormLimit | str | None = AS_TRAINED,
 ) -> Iterator[Block]:
     """Yield the text block by block, in order.
 
@@ -184,18 +199,22 @@ def blocks(
             left out keeps its own activation in all three.
         baselines: keeps the losses that do not depend on the dictionary, untouched and with zeros: passes over the same
             rows that share the dict compute them once.
+        mean: [d_out]; with the losses, also those with this in place of the activation, and all divergences
+            (``Losses``): one run of the model more. ``baselines``, which hold no predictions, are then not used.
         select: the rows to read (default all). Places count over all rows all the same.
         done: how many of the chosen rows an earlier pass has read; this one goes on behind them.
         contexts: rows per block.
         skip_positions: leading positions of every row that are left out.
         skip_tokens: left out wherever they stand: ids, ``"bos"``, ``"pad"``.
         progress: label of the progress bar; None shows none.
-        limit: tokens whose activations are beyond it are left out too (``norm_limit``).
+        limit: tokens whose activations are beyond it are left out too; "as trained": beyond that of the dictionary's
+            training, if it had one. Several dictionaries read side by side need the same, ``shared_limit``.
 
     Raises:
         ValueError: the SAE does not fit the hook, or there is nothing to read or nothing that counts.
     """
     check(sae, model, hook_name, rows, skip_positions)
+    limit = as_trained(sae.metadata) if isinstance(limit, str) else limit
     if losses and not isinstance(model, Joined):
         check_reconstructs(sae)
     sae = in_unit_rows(sae)
@@ -229,11 +248,16 @@ def blocks(
                 target = x if targets is activations else _scored(targets, scored, sae)
                 # A skip connection reads x too.
                 reconstruction = sae.decode(code) if sae.cfg.reconstructs_its_input else sae(x)
-                put = _swap(written, tokens, hook_out, targets, scored)
-                kept = {} if baselines is None else baselines
-                if start not in kept:
-                    kept[start] = written.token_losses(tokens, None), put(torch.zeros_like(target))
-                measured = Losses(kept[start][0], put(reconstruction), kept[start][1])
+                put = _swap(hook_out, targets, scored)
+                if mean is not None:
+                    measured = _compared(written, tokens, put, [reconstruction, torch.zeros_like(target), mean])
+                else:
+                    kept, key = {} if baselines is None else baselines, (start, limit)
+                    if key not in kept:
+                        zero = written.token_losses(tokens, put(torch.zeros_like(target)))
+                        kept[key] = written.token_losses(tokens, None), zero
+                    with_sae = written.token_losses(tokens, put(reconstruction))
+                    measured = Losses(clean=kept[key][0], sae=with_sae, zero=kept[key][1])
             values, features, at = entries(code)
             yield Block(
                 row=torch.from_numpy(run.astype(np.int64)),
@@ -266,14 +290,47 @@ def _scored(activations: Tensor, scored: Tensor, sae: Dictionary) -> Tensor:
 
 
 def _swap(
-    model: LanguageModel, tokens: Tensor, hook_name: str, activations: Tensor, scored: Tensor
-) -> Callable[[Tensor], Tensor]:
-    """A function: scored activations [N, D] → the model's token losses with them at the hook."""
+    hook_name: str, activations: Tensor, scored: Tensor
+) -> Callable[[Tensor], dict[str, Callable[[Tensor], Tensor]]]:
+    """A function: scored activations, [N, D] or one for all [D] → the replacement that puts them at the hook."""
 
-    def put(x: Tensor) -> Tensor:
+    def put(x: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
         whole = activations.clone()
         whole[scored.to(whole.device)] = x.to(whole)
         # The model may leave out the last token, which predicts nothing.
-        return model.token_losses(tokens, {hook_name: lambda a: whole[:, : a.shape[1]].to(a)})
+        return {hook_name: lambda a: whole[:, : a.shape[1]].to(a)}
 
     return put
+
+
+def _compared(model: Any, tokens: Tensor, put: Callable[[Tensor], Any], instead: list[Tensor]) -> Losses:
+    (clean, sae, zero, mean), divergences = model.compared_losses(tokens, [put(x) for x in instead])
+    kl_sae, kl_zero, kl_mean = divergences
+    return Losses(clean=clean, sae=sae, zero=zero, mean=mean, kl_sae=kl_sae, kl_zero=kl_zero, kl_mean=kl_mean)
+
+
+@torch.no_grad()
+def mean_activation(
+    sae: Dictionary,
+    model: LanguageModel,
+    hook_name: str,
+    rows: Rows,
+    select: np.ndarray,
+    skip_positions: int,
+    skip_tokens: SkipTokens,
+    limit: NormLimit | None,
+) -> Tensor | None:
+    """The mean of the activation that is reconstructed, fp32 [d_out], over up to 64 of the chosen rows.
+
+    None where nothing in them counts.
+    """
+    counts = TokenFilter(skip_positions, skipped_ids(model, skip_tokens), limit)
+    some = select[np.arange(min(SAMPLED, len(select))) * len(select) // max(1, min(SAMPLED, len(select)))]
+    total, number = torch.zeros(len(sae.b_dec), dtype=torch.float64, device="cpu"), 0
+    for row in some:
+        tokens = torch.from_numpy(np.asarray(rows.tokens[row : row + 1]).astype(np.int64))
+        activations, targets = read_and_target(model, tokens, hook_name)
+        scored = counts.by_norm(counts.by_token(tokens.numpy()), by_hook(model, activations, targets))
+        total += targets[scored.to(targets.device)].double().sum(0).cpu()
+        number += int(scored.sum())
+    return (total / number).float() if number else None

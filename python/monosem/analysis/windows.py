@@ -18,7 +18,7 @@ from monosem.analysis.inputs import Subject
 from monosem.analysis.joined import by_hook, read_and_target
 from monosem.analysis.scan import Rows, entries
 from monosem.data.counted import BY_NAME, SkipTokens, TokenFilter, skipped_ids
-from monosem.data.norm_limit import NormLimit, as_trained
+from monosem.data.norm_limit import AS_TRAINED, NormLimit, as_trained
 from monosem.data.protocols import LanguageModel
 from monosem.nn.dictionary import Dictionary
 
@@ -212,7 +212,7 @@ def windows(
     contexts: int = 16,
     skip_positions: int = 1,
     skip_tokens: SkipTokens = BY_NAME,
-    limit: NormLimit | None = None,
+    limit: NormLimit | str | None = AS_TRAINED,
 ) -> list[Window]:
     """Show each (feature, example) with the tokens around it and the feature's activation on them.
 
@@ -221,8 +221,10 @@ def windows(
     Args:
         before, after: most tokens on either side.
         characters: most characters on either side: so that a line is as long in DNA as in prose.
-        limit: on the norm of activations; a token beyond it is shown as one on which nothing is active.
+        limit: on the norm of activations; a token beyond it is shown as one on which nothing is active. "as trained":
+            that of the dictionary's training, if it had one.
     """
+    limit = as_trained(sae.metadata) if isinstance(limit, str) else limit
     tokens, texts = np.asarray(rows.tokens), TextCache(model)
     counts = TokenFilter(skip_positions, skipped_ids(model, skip_tokens), limit)
     out: list[Window | None] = [None] * len(examples)

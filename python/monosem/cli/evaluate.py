@@ -10,7 +10,8 @@ from monosem.cli import claim, evaluation_inputs, options, run_inputs
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Run a trained dictionary over text it has not seen and measure: L0, explained variance (1 - FVU), CE loss "
-        "recovered with its three raw losses (untouched, with the dictionary, with zeros), dead and ultralow-density "
+        "recovered with its raw losses (untouched, with the dictionary, with zeros, with the mean activation), the KL "
+        "divergence of the predictions, dead and ultralow-density "
         "features, the density histogram, and for each kind of text the feature that correlates best with it. Prints a "
         "table and writes evaluation.json and evaluation.svg."
     )

@@ -135,18 +135,48 @@ class Model(ABC):
         Args:
             replace: functions from the activations at a hook, fp32 [B, T, d], to what shall stand there instead.
         """
+        return self._compared(tokens, [replace])[0][0]
+
+    @torch.no_grad()
+    def compared_losses(
+        self, tokens: Tensor, replacements: Sequence[dict[str, Replace]]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """:meth:`token_losses` untouched and with each of the replacements, and how far those move the predictions.
+
+        Returns:
+            Losses [B, T − 1], the untouched ones first; and per replacement the divergence KL(untouched ‖ replaced) of
+            the distributions over the vocabulary, in nats, [B, T − 1].
+        """
+        return self._compared(tokens, [None, *replacements])
+
+    def _compared(self, tokens: Tensor, runs: Sequence[dict[str, Replace] | None]) -> tuple[list[Tensor], list[Tensor]]:
+        """Losses of each run, and the divergence of each from the first; logits of a few rows exist at a time."""
         tokens = self._check_tokens(tokens)
-        hidden = self._run(tokens, self._replacements(tokens, replace), BEFORE_UNEMBED)
-        target = tokens[:, 1:].reshape(-1, 1).to(hidden.device)
-        hidden = hidden[:, :-1].reshape(len(target), -1)
-        losses = torch.empty(len(target), device=hidden.device, dtype=torch.float32)
-        at_once = min(_LOGITS_AT_ONCE, _ON_CPU) if hidden.device.type == "cpu" else _LOGITS_AT_ONCE
+        hidden = [self._run(tokens, self._replacements(tokens, run), BEFORE_UNEMBED) for run in runs]
+        device = hidden[0].device
+        target = tokens[:, 1:].reshape(-1, 1).to(device)
+        hidden = [states[:, :-1].reshape(len(target), -1) for states in hidden]
+        losses = [torch.empty(len(target), device=device, dtype=torch.float32) for _ in runs]
+        divergences = [torch.empty_like(each) for each in losses[1:]]
+        at_once = min(_LOGITS_AT_ONCE, _ON_CPU) if device.type == "cpu" else _LOGITS_AT_ONCE
         rows = max(1, at_once // self.d_vocab)
         for start in range(0, len(target), rows):
             part = slice(start, start + rows)
-            logits = self._unembed(hidden[part]).float()
-            losses[part] = logits.logsumexp(-1) - logits.gather(1, target[part]).squeeze(1)
-        return losses.view(tokens.shape[0], tokens.shape[1] - 1)
+            logits = self._unembed(hidden[0][part]).float()
+            normalizer = logits.logsumexp(-1)
+            losses[0][part] = normalizer - logits.gather(1, target[part]).squeeze(1)
+            if not divergences:
+                continue
+            untouched = logits.sub_(normalizer[:, None])
+            probabilities = untouched.exp()
+            for states, loss, divergence in zip(hidden[1:], losses[1:], divergences, strict=True):
+                logits = self._unembed(states[part]).float()
+                normalizer = logits.logsumexp(-1)
+                loss[part] = normalizer - logits.gather(1, target[part]).squeeze(1)
+                moved = untouched - logits.sub_(normalizer[:, None])
+                divergence[part] = moved.mul_(probabilities).sum(-1)
+        shape = (tokens.shape[0], tokens.shape[1] - 1)
+        return [each.view(shape) for each in losses], [each.view(shape) for each in divergences]
 
     @torch.no_grad()
     def generate(

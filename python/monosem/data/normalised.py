@@ -51,7 +51,10 @@ class NormalisedTokens:
     def __getattr__(self, name: str) -> Any:
         if name in ("_model", "__setstate__"):  # not made yet
             raise AttributeError(name)
-        return getattr(self._model, name)
+        value = getattr(self._model, name)
+        if name == "compared_losses":  # which a model need not have
+            return lambda tokens, replacements: value(tokens, [self._undone(each) or {} for each in replacements])
+        return value
 
     def activations(self, tokens: Tensor, hook_name: str) -> Tensor:
         """As of the model; normalised at the hook, in fp32."""

@@ -67,6 +67,8 @@ class HookedModel(Protocol):
 class LanguageModel(HookedModel, TextEncoder, Protocol):
     """A language model behind hook names, as ``ms.load_model`` gives it. ``data.adapter.Model`` is one.
 
+    One that also has ``compared_losses``, as ``data.adapter.Model``, is evaluated by the divergence of its predictions.
+
     Attributes:
         hook_names: every hook, named as TransformerLens names them, or as the modules of a Hugging Face model.
         device: where the weights are.

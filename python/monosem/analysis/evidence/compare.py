@@ -28,7 +28,7 @@ from monosem.analysis.logit_table import LogitTable
 from monosem.analysis.logits import used_vocabulary
 from monosem.analysis.metrics import plain
 from monosem.analysis.neuron_basis import NeuronBasis
-from monosem.analysis.scan import Block, Rows, blocks, entries, spread
+from monosem.analysis.scan import Block, Rows, blocks, entries, shared_limit, spread
 from monosem.analysis.sources import SourceMoments, group_sources, sources_read
 from monosem.data.protocols import LanguageModel
 from monosem.nn import TopKSAE
@@ -142,6 +142,7 @@ def measure(
             contexts=contexts,
             skip_positions=skip_positions,
             progress="comparing" if progress and s is b else None,
+            limit=shared_limit([a.sae, b.sae]),
         )
         for s in (a, b)
     ]

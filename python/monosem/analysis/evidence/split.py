@@ -29,7 +29,7 @@ from monosem.analysis.evidence.summaries import summaries
 from monosem.analysis.inputs import Subject
 from monosem.analysis.logit_table import LogitTable
 from monosem.analysis.logits import used_vocabulary
-from monosem.analysis.scan import Rows, blocks, spread
+from monosem.analysis.scan import Rows, blocks, shared_limit, spread
 from monosem.analysis.sources import SourceMoments, all_groups, named, paper_groups, sources_read
 
 
@@ -164,6 +164,7 @@ def measure(
             contexts=contexts,
             skip_positions=skip_positions,
             progress="reading" if progress and i == len(subjects) - 1 else None,
+            limit=shared_limit([each.sae for each in subjects]),
         )
         for i, s in enumerate(subjects)
     ]
