@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import signal
+import warnings
 
 import pytest
 import torch
@@ -309,3 +310,21 @@ def test_a_parameter_that_cannot_be_updated_in_place_is_named(name):
         p.data = p.data.double()
         with pytest.raises(ValueError, match=f"sae: parameter {name} is torch.float64, W_dec torch.float32; wanted"):
             ms.Trainer(sae, ms.TrainConfig(batch_size=8, steps=2), progress=False).step(x)
+
+
+def test_a_loaded_dictionary_whose_rows_training_would_change_is_told(tmp_path):
+    def trained(sae, origin):
+        sae.metadata = {"loaded_from": {"format": "SAELens"}} if origin else {}
+        return ms.Trainer(sae, ms.TrainConfig(lr=1e-3, batch_size=8, steps=1), tmp_path)
+
+    other = ms.TopKSAE(8, 16, k=2, seed=0)
+    with torch.no_grad():
+        other.W_dec.mul_(3)
+    with pytest.warns(RuntimeWarning, match=r"norms from 3 to 3, as the files of SAELens have them; a topk is trained"):
+        trained(other, origin=True)
+    free = ms.ReLUSAE(8, 16, decoder_norm="free", seed=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trained(other, origin=False)
+        trained(ms.TopKSAE(8, 16, k=2, seed=0), origin=True)
+        trained(free, origin=True)

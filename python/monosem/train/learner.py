@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict
 
 import torch
@@ -22,7 +23,24 @@ from monosem.train.step import FastStep
 Metrics = dict[str, Tensor | float]
 
 
+UNIT = 1e-2  # a row of norm 1, as well as bf16 keeps it
 SETTLED = 100  # sparse steps in a row after which a dense one is unusual: at the crossing, batches differ
+
+
+def _tell_of_other_norms(sae: SAE) -> None:
+    """Warn of a dictionary of another library whose decoder rows are not unit, though its kind keeps them so."""
+    if not sae.has_unit_rows or "loaded_from" not in sae.metadata:
+        return
+    norms = sae.W_dec.detach().float().norm(dim=1)
+    if bool(((norms - 1).abs() > UNIT).any()):
+        warnings.warn_explicit(
+            f"sae: its decoder rows have norms from {float(norms.min()):.3g} to {float(norms.max()):.3g}, as the files "
+            f"of {sae.metadata['loaded_from'].get('format')} have them; a {sae.cfg.kind} is trained with rows of norm "
+            "1: the first step makes them so, which changes what it computes",
+            RuntimeWarning,
+            __file__,
+            0,
+        )
 
 
 class Learner:
@@ -34,6 +52,7 @@ class Learner:
     """
 
     def __init__(self, sae: SAE, cfg: TrainConfig, time_phases: bool = False) -> None:
+        _tell_of_other_norms(sae)
         self.sae, self.cfg = sae.train(), cfg
         self.fast = FastStep(sae, betas=cfg.betas, eps=cfg.eps, adam_state=cfg.adam_state, lazy_rows=cfg.lazy_rows)
         self.dead = DeadTracker(sae.cfg.d_sae, sae.W_dec.device)
