@@ -111,7 +111,7 @@ def load(
             )
     if unknown := sorted(tensors.keys() - expected.keys()):
         raise ValueError(f"folder: {str(path)!r} holds {', '.join(unknown)}; wanted only {', '.join(expected)}")
-    sae = registry.build(config, device=device, dtype=dtype)
+    sae = registry.build(config, device=device, dtype=dtype, drawn=False)
     sae.load_state_dict(tensors)
     sae.eval()  # BatchTopK learns its threshold from losses only while it trains
     sae.metadata = metadata

@@ -37,7 +37,7 @@ def build(foreign: Foreign, device: torch.device | str = "cpu") -> SAE:
 
     Of its training nothing is known: penalties are 0, and AuxK is off. Norms of decoder rows are those of the file.
     """
-    sae = registry.build(_config(foreign), device="cpu")
+    sae = registry.build(_config(foreign), device="cpu", drawn=False)
     with torch.no_grad():
         _fill(sae, foreign)
     sae.changed()
@@ -92,22 +92,8 @@ def _config(foreign: Foreign) -> SAEConfig:
 
 def _fill(sae: SAE, foreign: Foreign) -> None:
     """Write the parameters: inputs scaled by s, decoder rows by 1/s_out, centring as the kind has it."""
-    d_sae = len(foreign.W_enc)
     b_dec = foreign.b_dec.double() / foreign.scale_out
-    shift = torch.zeros(d_sae, dtype=torch.float64, device="cpu")  # of h, from centring
-    norms = torch.ones_like(shift)
-    moved = float(sae.is_centred) - float(foreign.centred)
-    for first in range(0, d_sae, _BLOCK):
-        here = slice(first, first + _BLOCK)
-        decoder = foreign.W_dec[here].double() / foreign.scale_out
-        if foreign.by_norm:
-            norms[here] = decoder.norm(dim=1)
-            decoder /= norms[here, None].clamp(min=torch.finfo(torch.float32).tiny)
-        encoder = foreign.W_enc[here].double() * (norms[here, None] * foreign.scale_in)
-        if moved:
-            shift[here] = moved * (encoder @ b_dec)
-        sae.W_dec[here] = decoder.to(sae.W_dec.dtype)
-        sae.W_enc_rows[here] = encoder.to(sae.W_enc_rows.dtype)
+    norms, shift = _fill_rows(sae, foreign, b_dec)
     sae.b_enc.copy_(foreign.b_enc.double() * norms + shift)
     sae.b_dec.copy_(b_dec)
     parameters, buffers = dict(sae.named_parameters()), dict(sae.named_buffers())
@@ -122,6 +108,29 @@ def _fill(sae: SAE, foreign: Foreign) -> None:
         buffers["batches.seen"].fill_(1 / (1 - KEPT))  # as after many batches: a further one moves it little
     if foreign.W_skip is not None:
         parameters["W_skip"].copy_(foreign.W_skip.double() * (foreign.scale_in / foreign.scale_out))
+
+
+def _fill_rows(sae: SAE, foreign: Foreign, b_dec: Tensor) -> tuple[Tensor, Tensor]:
+    """Write both matrices; returns the factors on h, and what centring adds to it, each [d_sae]."""
+    shift = torch.zeros(len(foreign.W_enc), dtype=torch.float64, device="cpu")
+    norms = torch.ones_like(shift)
+    moved = float(sae.is_centred) - float(foreign.centred)
+    if not moved and not foreign.by_norm and foreign.scale_in == foreign.scale_out == 1:
+        sae.W_enc_rows.copy_(foreign.W_enc)
+        sae.W_dec.copy_(foreign.W_dec)
+        return norms, shift
+    for first in range(0, len(shift), _BLOCK):
+        here = slice(first, first + _BLOCK)
+        decoder = foreign.W_dec[here].double() / foreign.scale_out
+        if foreign.by_norm:
+            norms[here] = decoder.norm(dim=1)
+            decoder /= norms[here, None].clamp(min=torch.finfo(torch.float32).tiny)
+        encoder = foreign.W_enc[here].double() * (norms[here, None] * foreign.scale_in)
+        if moved:
+            shift[here] = moved * (encoder @ b_dec)
+        sae.W_dec[here] = decoder.to(sae.W_dec.dtype)
+        sae.W_enc_rows[here] = encoder.to(sae.W_enc_rows.dtype)
+    return norms, shift
 
 
 def _given(value: Tensor | None) -> Tensor:
