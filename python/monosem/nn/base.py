@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from monosem import ops
 from monosem.nn.config import JsonDict, SAEConfig
+from monosem.nn.dense_view import DenseView
 from monosem.nn.geometric_median import geometric_median
 from monosem.nn.gradients import Gradients, Multiplied
 from monosem.nn.parameters import Declared, Rows, Vector
@@ -258,6 +259,20 @@ class SAE(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """Reconstruction of x [..., d_in]."""
         return self.decode(self.encode(x))
+
+    def dense(self, unit_rows: bool = False) -> DenseView:
+        """This autoencoder with the interface that SAELens' users and SAEBench expect: ``encode`` gives [..., d_sae].
+
+        The weights are shared. Of size tokens × features: for tools that need it. ``monosem.export`` writes files that
+        SAELens itself loads.
+
+        Args:
+            unit_rows: where norms of decoder rows are free, multiply values by them and make the rows unit.
+
+        Raises:
+            ValueError: a transcoder or crosscoder.
+        """
+        return DenseView(self, unit_rows)
 
     @torch.no_grad()
     def initialize(self, sample: Tensor) -> "SAE":

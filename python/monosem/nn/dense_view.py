@@ -1,0 +1,123 @@
+"""An autoencoder with the interface of SAELens and SAEBench: dense activations, and a configuration by their names."""
+
+from __future__ import annotations
+
+import re
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from monosem.nn.config import TrainedOn
+
+_LAYER = re.compile(r"\.(\d+)(?:\.|$)")
+
+
+class DenseView(nn.Module):
+    """What ``SAE.dense`` gives. The weights are those of the autoencoder, not copies.
+
+    ``encode``: x [..., d_in] → f [..., d_sae], dense; ``decode``: f → [..., d_in]; ``forward``: the reconstruction.
+    ``cfg`` has SAELens' names (``d_in``, ``d_sae``, ``model_name``, ``hook_name``, ``hook_layer``, ``context_size``,
+    ``architecture``, ``apply_b_dec_to_input``, ``normalize_activations``, …), and ``cfg.metadata`` those of version 6.
+
+    Attributes:
+        sae: the autoencoder.
+        norms: [d_sae], by which values are multiplied and decoder rows divided; None: they stay.
+    """
+
+    sae: Any  # a monosem.nn.SAE, whose module imports this one
+    norms: Tensor | None
+
+    def __init__(self, sae: Any, unit_rows: bool) -> None:
+        super().__init__()
+        if sae.cfg.trained_on is not TrainedOn.ONE:
+            raise ValueError(
+                f"dense: got {sae.cfg.describe()}; wanted an autoencoder that reconstructs its input: the interface "
+                "has no other output"
+            )
+        self.sae = sae
+        norms = sae.W_dec.detach().norm(dim=1) if unit_rows and not sae.has_unit_rows else None
+        self.register_buffer("norms", norms, persistent=False)
+        self.cfg = self._config()
+
+    def _config(self) -> SimpleNamespace:
+        sae, known = self.sae, self.sae.metadata
+        hook = known.get("hook_name")
+        layer = _LAYER.search(hook) if isinstance(hook, str) else None
+        place = {
+            "model_name": known.get("model"),
+            "hook_name": hook,
+            "hook_layer": int(layer[1]) if layer else None,
+            "hook_head_index": None,
+            "context_size": known.get("context"),
+            "prepend_bos": True,
+            "dataset_path": None,
+            "seqpos_slice": (None,),
+            "model_from_pretrained_kwargs": {},
+            "neuronpedia_id": None,
+        }
+        k: Any = getattr(sae.cfg, "k", None)
+        return SimpleNamespace(
+            **place,
+            architecture=sae.cfg.kind,
+            d_in=sae.cfg.d_in,
+            d_sae=sae.cfg.d_sae,
+            dtype=str(self.dtype).removeprefix("torch."),
+            device=str(self.device),
+            apply_b_dec_to_input=sae.is_centred,
+            normalize_activations="none",
+            reshape_activations="none",
+            finetuning_scaling_factor=False,
+            activation_fn_str="relu" if k is None else "topk",
+            activation_fn_kwargs={} if k is None else {"k": k},
+            training_tokens=-1,
+            dataset_trust_remote_code=True,
+            sae_lens_training_version=None,
+            metadata=SimpleNamespace(**place),
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return self.sae.W_dec.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.sae.W_dec.dtype
+
+    @property
+    def W_enc(self) -> Tensor:
+        """[d_in, d_sae]."""
+        return self.sae.W_enc if self.norms is None else self.sae.W_enc * self.norms
+
+    @property
+    def W_dec(self) -> Tensor:
+        """[d_sae, d_in]."""
+        return self.sae.W_dec if self.norms is None else self.sae.W_dec / self._divisors()[:, None]
+
+    @property
+    def b_enc(self) -> Tensor:
+        """[d_sae]."""
+        return self.sae.b_enc if self.norms is None else self.sae.b_enc * self.norms
+
+    @property
+    def b_dec(self) -> Tensor:
+        """[d_in]."""
+        return self.sae.b_dec
+
+    def _divisors(self) -> Tensor:
+        assert self.norms is not None
+        return self.norms.clamp(min=torch.finfo(self.norms.dtype).tiny)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The activations of x [..., d_in] as a tensor [..., d_sae]."""
+        f = self.sae.encode(x.to(self.dtype)).to_dense()
+        return f if self.norms is None else f * self.norms
+
+    def decode(self, feature_acts: Tensor) -> Tensor:
+        """``f·W_dec + b_dec`` for any f [..., d_sae], changed or not."""
+        f = feature_acts if self.norms is None else feature_acts / self._divisors()
+        return f @ self.sae.W_dec + self.sae.b_dec
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.sae(x.to(self.dtype))
