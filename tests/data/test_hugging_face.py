@@ -312,17 +312,51 @@ def test_options_that_do_not_fit_are_refused(folder, model, options, message):
         load_model(model.replace("FOLDER", folder), **options)
 
 
-def test_objects_that_do_not_fit_are_refused(llama):
-    from transformers import BertConfig, BertModel, T5Config, T5ForConditionalGeneration
+BERT = dict(vocab_size=300, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24)
 
-    small = dict(vocab_size=300, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
-    with pytest.raises(ValueError, match="is a BertModel, which predicts no token; wanted a model with an unembedding"):
-        load_model(BertModel(BertConfig(**small)))
+
+@pytest.mark.parametrize("kind", ["BertModel", "BertForMaskedLM", "LlamaModel"])
+def test_a_model_without_next_token_has_activations(kind, tokenizer, tmp_path):
+    """One without an unembedding, and one whose tokens see those behind them."""
+    config = transformers.LlamaConfig(**FAMILIES["Llama"].settings) if "Llama" in kind else None
+    module = getattr(transformers, kind)(config or transformers.BertConfig(**BERT)).eval()
+    model = load_model(module, tokenizer=tokenizer)
+    assert not model.predicts and BEFORE_UNEMBED not in model.hook_names
+    layer = {"BertModel": "encoder.layer.1", "BertForMaskedLM": "bert.encoder.layer.1"}.get(kind, "layers.1")
+    for hook in (layer, POST):
+        assert torch.equal(model.activations(TOKENS, hook), seen(module, layer))
+    store = harvest(model, POST, TOKENS, tmp_path, "fp32", skip_tokens=(), progress=False)
+    assert torch.equal(store.read(range(22))[0], seen(module, layer)[:, 1:].flatten(0, 1))
+    for refused in (
+        lambda: model.token_losses(TOKENS),
+        lambda: model.generate([1], 2),
+        lambda: model.logit_directions(POST),
+        lambda: model.check_written(POST),
+    ):
+        with pytest.raises(
+            ValueError, match=rf"model: .* is a {kind}, which predicts no next token; wanted a model that"
+        ):
+            refused()
+
+
+def test_an_encoder_is_loaded_without_a_random_unembedding(tokenizer, tmp_path):
+    transformers.BertModel(transformers.BertConfig(**BERT)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model = load_model(tmp_path)
+    assert type(model.module).__name__ == "BertModel" and not model.predicts
+    assert model.encode(TEXTS["en"]) == tiny_model().encode(TEXTS["en"])
+
+
+def test_objects_that_do_not_fit_are_refused(llama):
+    from transformers import T5Config, T5ForConditionalGeneration
+
     t5 = T5Config(vocab_size=300, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
-    with pytest.raises(ValueError, match="is a T5ForConditionalGeneration, an encoder and a decoder; wanted a decoder"):
+    with pytest.raises(ValueError, match="is a T5ForConditionalGeneration, an encoder and a decoder; wanted one of"):
         load_model(T5ForConditionalGeneration(t5))
     with pytest.raises(ValueError, match="dtype: got 'bf16'; the model is in memory already"):
         load_model(random_model("Llama"), dtype="bf16")
+    with pytest.raises(ValueError, match=r"no hook 'blocks.0.attn.hook_q'; .* has more: load_model\('lens:Llama"):
+        llama.activations(TOKENS, "blocks.0.attn.hook_q")
     with pytest.raises(ValueError, match=r"no hook 'model.layers.1.mpl'; nearest: model.layers.1.mlp, "):
         llama.activations(TOKENS, "model.layers.1.mpl")
 

@@ -183,6 +183,9 @@ def other_models(tokenizer):
         for norm in ("LN", "LNPre", "RMS", "RMSPre", None):
             cfg = library.HookedTransformerConfig(**shape, normalization_type=norm, device="cpu")
             yield f"hooked {norm}", library.HookedTransformer(cfg, tokenizer=tokenizer)
+        gemma = dict(normalization_type="RMS", final_rms=True, use_normalization_before_and_after=True, gated_mlp=True)
+        cfg = library.HookedTransformerConfig(**shape, **gemma, device="cpu")
+        yield "hooked, norms behind its parts", library.HookedTransformer(cfg, tokenizer=tokenizer)
         return
     from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
@@ -226,6 +229,10 @@ def test_other_models(lens, tokens, no_network):
         moved = logits(0.01) - logits(-0.01)
         expected = move @ model.logit_directions("blocks.1.hook_resid_post")
         assert torch.cosine_similarity(moved, expected, dim=0) > 0.999, kind
+        if "behind" in kind:
+            with pytest.raises(ValueError, match=r"'blocks.1.mlp.hook_post' has no linear path"):
+                model.logit_directions("blocks.1.mlp.hook_post")
+            continue
         through = model.logit_directions("blocks.1.mlp.hook_post")
         assert through.shape == (32, 300)
         torch.testing.assert_close(

@@ -1,11 +1,12 @@
-"""Language models of Hugging Face behind our adapter: any decoder of ``transformers``, which is imported when used.
+"""Models of Hugging Face behind our adapter: any of ``transformers`` that reads tokens; it is imported when used.
 
 Hooks are the inputs and outputs of modules by their names (``data/places.py``), and TransformerLens' names where the
-model's structure shows what they stand for (``data/structure.py``).
+model's structure shows what they stand for (``data/structure.py``). An encoder has activations and no next token.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -34,12 +35,15 @@ class NotLoaded(ValueError):
 
 
 class HuggingFaceModel(LibraryModel):
-    """A decoder of ``transformers`` with its tokenizer.
+    """A model of ``transformers`` with its tokenizer.
 
     Args:
-        module: a ``PreTrainedModel`` with an unembedding (``AutoModelForCausalLM``). It is put into evaluation mode.
+        module: a ``PreTrainedModel``. It is put into evaluation mode.
         tokenizer: its tokenizer; None: the one of ``module.name_or_path``, loaded when text is read or written.
         name: as files shall call the model; default: ``module.name_or_path``.
+
+    Attributes:
+        predicts: whether it predicts the next token: it has an unembedding, and no token is changed by a later one.
     """
 
     def __init__(self, module: nn.Module, tokenizer: Any = None, name: str | None = None) -> None:
@@ -48,39 +52,43 @@ class HuggingFaceModel(LibraryModel):
         self._given_tokenizer = tokenizer
         self.name = name or self.module.name_or_path or type(module).__name__
         self._config = self.module.config.get_text_config()
-        self._check_kind()
-        self.n_ctx = _longest_context(self._config)
-        self.d_vocab = int(self.module.get_output_embeddings().weight.shape[0])
+        kind = type(module).__name__
+        if getattr(self._config, "is_encoder_decoder", False):
+            raise ValueError(
+                f"model: {self.name!r} is a {kind}, an encoder and a decoder; wanted one of the two alone, as "
+                "transformers.AutoModelForCausalLM and AutoModel load"
+            )
+        unembedding = self.module.get_output_embeddings()
+        # RoBERTa counts positions that no token has; what its tokenizer gives, it reads.
+        self.n_ctx = _longest_context(self._config, tokenizer if unembedding is None else None)
+        self.d_vocab = int((unembedding or self.module.get_input_embeddings()).weight.shape[0])
         rows, length = _PROBE
-        tokens = self._probe_tokens().flatten()[: min(length, self.n_ctx)].expand(rows, -1)
+        tokens = self._probe_tokens()[:, : min(length, self.n_ctx)].repeat(rows, 1)
+        tokens[-1, -1] = (tokens[-1, -1] + 1) % self.d_vocab
         self._structure = structure.find(
             self.module,
             lambda: self._run_module(tokens),
             tokens.shape,
             self.module.get_input_embeddings(),
-            self.module.get_output_embeddings(),
+            unembedding,
         )
+        names = self._structure.names
+        self.predicts = self._structure.is_causal and BEFORE_UNEMBED in names
+        if not self.predicts:
+            names.pop(BEFORE_UNEMBED, None)
         self.n_layers = self._structure.n_layers
         self._widths = dict(self._structure.widths)
-        self._widths |= {name: self._widths[str(place)] for name, place in self._structure.names.items()}
-        self.hook_names = [*self._structure.names, *self._structure.widths]
-        if BEFORE_UNEMBED not in self.hook_names:
-            raise ValueError(
-                f"model: the unembedding of {self.name!r}, a {type(module).__name__}, does not read one vector per "
-                "token; wanted a decoder, as AutoModelForCausalLM loads"
-            )
+        self._widths |= {name: self._widths[str(place)] for name, place in names.items()}
+        self.hook_names = [*names, *self._structure.widths]
+        if not self.hook_names:
+            raise ValueError(f"model: no module of {self.name!r}, a {kind}, holds one vector per token; wanted one")
 
-    def _check_kind(self) -> None:
-        kind = type(self.module).__name__
-        if self.module.get_output_embeddings() is None:
+    def _check_predicts(self) -> None:
+        if not self.predicts:
             raise ValueError(
-                f"model: {self.name!r} is a {kind}, which predicts no token; wanted a model with an unembedding, as "
-                "transformers.AutoModelForCausalLM loads"
-            )
-        if getattr(self._config, "is_encoder_decoder", False):
-            raise ValueError(
-                f"model: {self.name!r} is a {kind}, an encoder and a decoder; wanted a decoder alone, as "
-                "transformers.AutoModelForCausalLM loads"
+                f"model: {self.name!r} is a {type(self.module).__name__}, which predicts no next token; wanted a model "
+                "that does. Its activations can be read and harvested, dictionaries trained on them and indexed; there "
+                "are no losses, logit weights, steering or written text"
             )
 
     # ---------------------------------------------------------------- the model
@@ -101,7 +109,11 @@ class HuggingFaceModel(LibraryModel):
         return self
 
     def _run_module(self, tokens: Tensor, **options: Any) -> Any:
-        return self.module(input_ids=tokens, return_dict=True, **({"use_cache": False} | options))
+        return self.module(input_ids=tokens, return_dict=True, **(self._no_cache | options))
+
+    @cached_property
+    def _no_cache(self) -> dict[str, bool]:
+        return {"use_cache": False} if "use_cache" in inspect.signature(self.module.forward).parameters else {}
 
     @contextmanager
     def _hooked(self, hooks: Iterable[tuple[str, Callable[[Tensor], Tensor | None]]], shape: torch.Size) -> Iterator:
@@ -134,6 +146,7 @@ class HuggingFaceModel(LibraryModel):
 
     def _writer(self, replace: dict[str, Replace] | None) -> Callable[[list[int]], Tensor]:
         """With the cache of keys and values, until the context slides and every position changes."""
+        self._check_predicts()
         position, sliding = Position(), super()._writer(replace)
         changes = continued(replace, position)
 
@@ -146,7 +159,20 @@ class HuggingFaceModel(LibraryModel):
         cached = CachedWriter(forward, position)
         return lambda out: cached(out) if len(out) <= self.n_ctx else sliding(out)
 
+    def token_losses(self, tokens: Tensor, replace: dict[str, Replace] | None = None) -> Tensor:
+        self._check_predicts()
+        return super().token_losses(tokens, replace)
+
+    def _check_hook(self, hook_name: str) -> None:
+        try:
+            super()._check_hook(hook_name)
+        except ValueError as error:
+            if not hook_name.startswith("blocks."):
+                raise
+            raise ValueError(f"{error} TransformerLens has more: load_model('lens:{self.name}').") from None
+
     def check_written(self, hook_name: str) -> None:
+        self._check_predicts()
         if hook_name.endswith(".hook_resid_mid") and hook_name in self._structure.names:
             raise ValueError(
                 f"replace: {hook_name!r} of {self.name!r} is {str(self._place(hook_name))!r}, read by the MLP alone: "
@@ -157,6 +183,7 @@ class HuggingFaceModel(LibraryModel):
     # ---------------------------------------------------------------- logits
 
     def logit_directions(self, hook_name: str) -> Tensor:
+        self._check_predicts()
         self._check_hook(hook_name)
         if hook_name in self._structure.names:
             return super().logit_directions(hook_name)
@@ -217,14 +244,14 @@ class HuggingFaceModel(LibraryModel):
 
     @cached_property
     def bos_id(self) -> int:
-        """BOS of the tokenizer or the configuration; where there is none, end of text, as Qwen has between texts."""
+        """BOS of the tokenizer or the configuration, or what stands there: BERT's [CLS], the end of text of Qwen."""
         tokenizer = None
         try:
             tokenizer = self.tokenizer
         except ValueError:
             if self._config.bos_token_id is None and self._config.eos_token_id is None:
                 raise
-        for name in ("bos_token_id", "eos_token_id"):
+        for name in ("bos_token_id", "cls_token_id", "eos_token_id"):
             for of in (tokenizer, self._config):
                 value = getattr(of, name, None)
                 value = value[0] if isinstance(value, list) and value else value
@@ -254,7 +281,9 @@ def load_pretrained(name: ModelName, device_map: Any = None, tokenizer: Any = No
     dtype = "auto" if name.dtype is None else getattr(torch, DTYPES[name.dtype])
     placed = {} if device_map is None else {"device_map": device_map}
     try:
-        module = library.AutoModelForCausalLM.from_pretrained(where, dtype=dtype, **options, **placed)
+        decoder = gguf or _is_decoder(library.AutoConfig.from_pretrained(where, **options))
+        kind = library.AutoModelForCausalLM if decoder else library.AutoModel
+        module = kind.from_pretrained(where, dtype=dtype, **options, **placed)
         tokenizer = tokenizer or library.AutoTokenizer.from_pretrained(where, **options)
     except Exception as error:
         found = " Load it with its own options by transformers, and give the object: load_model(model, tokenizer=…)."
@@ -287,9 +316,16 @@ def _library() -> Any:
     return transformers
 
 
-def _longest_context(config: Any) -> int:
+def _is_decoder(config: Any) -> bool:
+    """Whether the weights are stored with an unembedding: AutoModelForCausalLM would put a random one on an encoder."""
+    kinds = getattr(config, "architectures", None) or []
+    return not kinds or any(kind.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for kind in kinds)
+
+
+def _longest_context(config: Any, tokenizer: Any) -> int:
     limits = (getattr(config, name, None) for name in CONTEXTS)
-    return next((limit for limit in limits if isinstance(limit, int) and limit > 0), UNLIMITED)
+    longest = next((limit for limit in limits if isinstance(limit, int) and limit > 0), UNLIMITED)
+    return min(longest, getattr(tokenizer, "model_max_length", longest))
 
 
 def _first_line(error: Exception) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from monosem.data.adapter import BEFORE_UNEMBED
 from monosem.data.places import Place, by_token, input_of, output_of
+from monosem.data.probes import tolerance
 
 
 @dataclass
@@ -27,6 +28,7 @@ class Structure:
         widths: {name of a place: width}, in the order in which the forward pass comes to the modules.
         names: {TransformerLens' hook name: place}, layer by layer.
         n_layers: of the residual stream; 0 where none was found.
+        is_causal: whether a token leaves those before it as they are.
         final_norm: the module between the last layer and the unembedding; "" where there is none; None: unknown.
         mlp_out: {layer: the module whose weight matrix reads ``mlp.hook_post``}.
     """
@@ -34,6 +36,7 @@ class Structure:
     widths: dict[str, int] = field(default_factory=dict)
     names: dict[str, Place] = field(default_factory=dict)
     n_layers: int = 0
+    is_causal: bool = True
     final_norm: str | None = None
     mlp_out: dict[int, str] = field(default_factory=dict)
 
@@ -53,7 +56,7 @@ def find(root: nn.Module, run: Callable[[], Any], shape: torch.Size, embedding: 
     """The structure of a model.
 
     Args:
-        run: a forward pass over tokens of this shape, with two rows or more.
+        run: a forward pass over tokens of this shape: two rows that differ in their last token.
         embedding, unembedding: those modules, if there are any.
     """
     calls = _record(root, run, shape)
@@ -68,6 +71,7 @@ def find(root: nn.Module, run: Callable[[], Any], shape: torch.Size, embedding: 
         found.names["hook_embed"] = Place(embedded.name)
     layers = _stack(root, calls)
     found.n_layers = len(layers)
+    found.is_causal = all(_is_causal(calls[layer].output) for layer in layers)
     for number, name in enumerate(layers):
         _name_layer(found, calls, number, name)
     if layers:
@@ -127,6 +131,13 @@ def _stack(root: nn.Module, calls: dict[str, _Call]) -> list[str]:
         if len(layers) > len(longest) and all(_equal(before, after) for (_, before), (after, _) in pairwise(sides)):
             longest = layers
     return longest
+
+
+def _is_causal(output: Tensor | None) -> bool:
+    """Whether the two rows, which differ in their last token, have the same output before it, but for rounding."""
+    assert output is not None  # of a stack
+    before = output[:, :-1].double()
+    return float((before[0] - before[1]).abs().max()) <= tolerance(output.dtype) * float(before.abs().max())
 
 
 def _name_layer(found: Structure, calls: dict[str, _Call], number: int, layer: str) -> None:
