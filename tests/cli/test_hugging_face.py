@@ -54,6 +54,27 @@ def test_the_run_is_evaluated_browsed_and_steered(trained, capsys):
     assert "seed 0" in capsys.readouterr().out
 
 
+def test_an_encoder_is_trained_on_and_evaluated_without_losses(workspace, tmp_path, capsys):
+    import transformers
+
+    small = dict(vocab_size=300, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24)
+    transformers.BertModel(transformers.BertConfig(**small)).save_pretrained(tmp_path / "bert")
+    _hugging_face(tiny_model().tokenizer, str(tmp_path / "tokenizer")).save_pretrained(tmp_path / "bert")
+    text = ("--text", workspace / "text.jsonl", "--split", "all", "--context", 32)
+    options = ("--model", tmp_path / "bert", "--hook", "encoder.layer.1", "--d-sae", 64, "--k", 4)
+    run("train", *options, *text, "--batch-size", 64, "--steps", 60, "--out", tmp_path / "run")
+    run("evaluate", tmp_path / "run", "--split", "all")
+    figures = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert figures["explained_variance"] > 0 and figures["ce_loss_recovered"] is None and figures["ce_clean"] is None
+    assert [s["source"] for s in figures["by_source"]] == ["code", "dna", "en", "he"]
+    assert "no next token was predicted" in capsys.readouterr().out
+    assert "no next token was predicted" in (tmp_path / "run" / "evaluation.svg").read_text()
+    run("index", tmp_path / "run", "--split", "all", "--tokens", 2000)
+    for command in (["steer", "--add", "7=3"], ["features"]):
+        assert main([command[0], str(tmp_path / "run"), *command[1:], "--quiet"]) == 2
+        assert "is a BertModel, which predicts no next token; wanted" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_several_hooks_by_a_pattern(workspace):
     out = workspace / "several"
     options = ("--model", workspace / "model", "--hook", "model.layers.*.mlp", "--context", 32)

@@ -14,6 +14,8 @@ from monosem.data.harvest import harvest
 from monosem.data.hugging_face import HuggingFaceModel
 from monosem.data.lens import _hugging_face
 from monosem.data.models import load_model
+from monosem.data.text import Document
+from monosem.data.token_rows import pack_rows
 
 REASON = "transformers is not installed (pip install 'monosem[hf]')"
 if os.environ.get("MONOSEM_REQUIRE_LENS"):
@@ -269,6 +271,14 @@ def test_text_is_that_of_the_tokenizer(llama):
     assert [llama.token_str(i) for i in range(300)] == [ours.token_str(i) for i in range(300)]
 
 
+def test_rows_are_no_longer_than_2048_unless_asked(tokenizer):
+    settings = FAMILIES["Llama"].settings | dict(max_position_embeddings=1 << 17)
+    model = load_model(random_model("Llama", **settings), tokenizer=tokenizer)
+    documents = [Document("en", TEXTS["en"] * 200)]
+    assert model.n_ctx == 1 << 17 and pack_rows(documents, model).tokens.shape[1] == 2048
+    assert pack_rows(documents, model, 4096).tokens.shape[1] == 4096
+
+
 def test_a_model_without_bos_takes_its_end_of_text(tokenizer):
     settings = FAMILIES["Qwen2"].settings | dict(bos_token_id=None, eos_token_id=[7, 8])
     assert load_model(random_model("Qwen2", **settings)).bos_id == 7
@@ -292,6 +302,15 @@ def test_a_folder_is_loaded_as_it_is_stored_or_in_another_dtype(folder, llama):
     assert half.name == f"{folder}+bf16" and half.activations(TOKENS, POST).dtype == torch.bfloat16
     again = load_model(half.name)  # as a dictionary's folder has it
     assert again.name == half.name and torch.equal(again.activations(TOKENS, POST), half.activations(TOKENS, POST))
+
+
+def test_a_device_map_places_the_model(folder, llama):
+    placed = load_model(folder, device_map="cpu")
+    assert torch.equal(placed.activations(TOKENS, POST), llama.activations(TOKENS, POST))
+    placed.module.hf_device_map = {"model": 0, "lm_head": 1}  # as it is on several devices
+    assert placed.to("cpu") is placed
+    with pytest.raises(ValueError, match=r"device: got 'meta'; .* was placed by a device_map"):
+        placed.to("meta")
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,8 @@ def _headline(e: Evaluation) -> list[str]:
 
 def _losses(e: Evaluation) -> list[str]:
     out = ['<text class="head" x="30" y="140">Loss, nats per token</text>']
+    if math.isnan(e.ce_clean):
+        return [*out, '<text x="30" y="172">no next token was predicted</text>']
     rows = (("untouched", e.ce_clean), ("with the SAE", e.ce_sae), ("with zeros", e.ce_zero))
     largest = max(_finite(v) for _, v in rows) or 1.0
     for i, (name, value) in enumerate(rows):

@@ -19,7 +19,7 @@ from monosem.analysis.unit_rows import check_reconstructs
 from monosem.data import sealed
 from monosem.data.counted import BY_NAME, SkipTokens, counted, skipped_ids
 from monosem.data.norm_limit import AS_TRAINED, NormLimit, SkipNorm
-from monosem.data.protocols import LanguageModel
+from monosem.data.protocols import LanguageModel, predicts_next
 from monosem.data.serialization import unfinished
 from monosem.nn.dictionary import Dictionary
 
@@ -77,7 +77,8 @@ class Evaluation:
       ``skip_tokens`` anywhere, tokens with a norm beyond ``skip_norm``) keeps its activation and is not counted; nor is
       the loss of predicting one of ``skip_tokens``.
     * ``kl_sae``, ``kl_zero``, ``kl_mean``: mean KL(untouched ‖ replaced) of the predictions of these tokens, nats. They
-      and ce_mean are None for a model without ``compared_losses``, or beside ``baselines``.
+      and ce_mean are None for a model without ``compared_losses``, or beside ``baselines``. Where no next token is
+      predicted, by an encoder, the other figures of cross-entropy are NaN.
     * ``skip_norm``: the limit on the norm, with ``left_out``, the number of tokens that it left out; None: none.
     * ``dead``: features never active on these ``tokens``. ``ultralow``: active, with a density below
       ``ultralow_bound`` = max(1e-6, 2 / tokens): no fewer than two tokens can be told from one.
@@ -160,7 +161,9 @@ class Evaluation:
             f"  explained variance    {self.explained_variance:10.2%}   1 - FVU",
             f"  mean squared error    {self.mse:10.5f}",
             f"  cosine, norm ratio    {self.cosine:10.4f}   {self.norm_ratio:.4f}",
-            f"  CE loss recovered     {self.ce_loss_recovered:10.2%}   "
+            "  CE loss recovered           none   no next token was predicted"
+            if math.isnan(self.ce_clean)
+            else f"  CE loss recovered     {self.ce_loss_recovered:10.2%}   "
             f"clean {self.ce_clean:.4f}, SAE {self.ce_sae:.4f}, zero {self.ce_zero:.4f} nats",
             *self._of_predictions(),
             f"  dead features         {self.dead:10,}   {dead:.2%}, never active on these tokens",
@@ -217,7 +220,7 @@ class _Sums:
         self.compared = {name: torch.zeros(sources, dtype=torch.float64, device="cpu") for name in _COMPARED}
 
     def update(self, block: Block, target_source: Tensor, left_out: Sequence[int]) -> None:
-        assert block.losses is not None and block.reconstruction is not None and block.target is not None
+        assert block.reconstruction is not None and block.target is not None
         source = block.source
         x, y = block.target.double().cpu(), block.reconstruction.double().cpu()
         xx, yy, xy = x.square().sum(1), y.square().sum(1), (x * y).sum(1)
@@ -234,6 +237,8 @@ class _Sums:
         for at in (block.at, block.negative[1]):
             self.active += torch.bincount(source[at], minlength=len(self.active))
         self.mean.index_add_(0, source, x)
+        if block.losses is None:  # of a model without next token
+            return
         # A prediction is scored if its target counts; the first token of a row is nobody's target.
         scored = torch.from_numpy(counted(block.tokens.numpy(), 0, left_out)[:, 1:])
         flat = target_source[scored]
@@ -331,7 +336,8 @@ def evaluate(
     select, left_out = spread(rows, tokens), skipped_ids(model, skip_tokens)
     limit = norm_limit(skip_norm, sae, model, hook_name, rows, skip_positions, skip_tokens)
     mean, beyond = None, 0
-    if baselines is None and hasattr(target_of(model, hook_name)[0], "compared_losses"):
+    written = target_of(model, hook_name)[0]
+    if baselines is None and hasattr(written, "compared_losses") and predicts_next(written):
         check(sae, model, hook_name, rows, skip_positions)
         if not isinstance(model, Joined):
             check_reconstructs(sae)
@@ -363,7 +369,7 @@ def evaluate(
     edges, bars = density_histogram(counts, scored)
     by_source = []
     for index, name in enumerate(rows.sources):
-        if sums.tokens[index] and sums.predicted[index]:
+        if sums.tokens[index] and (sums.predicted[index] or not predicts_next(model)):
             own = sums.figures([index])
             own = {k: v for k, v in own.items() if k in SourceScore.__dataclass_fields__}
             by_source.append(SourceScore(source=name, tokens=int(sums.tokens[index]), **own))

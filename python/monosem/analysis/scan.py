@@ -19,7 +19,7 @@ from monosem.analysis.joined import Joined, by_hook, read_and_target, target_of
 from monosem.analysis.unit_rows import check_reconstructs, in_unit_rows
 from monosem.data.counted import BY_NAME, SkipTokens, TokenFilter, skipped_ids
 from monosem.data.norm_limit import AS_TRAINED, SAMPLED, NormLimit, SkipNorm, as_trained
-from monosem.data.protocols import LanguageModel
+from monosem.data.protocols import LanguageModel, predicts_next
 from monosem.nn.dictionary import Dictionary
 from monosem.ops import SparseCode
 
@@ -196,7 +196,8 @@ def blocks(
     Args:
         losses: also run the whole model three times: untouched, with the reconstruction in place of the activation,
             with zeros in its place. The activation is the one that is reconstructed (``joined.target_of``). What is
-            left out keeps its own activation in all three.
+            left out keeps its own activation in all three. A model without next token is not run; its blocks have the
+            reconstruction alone.
         baselines: keeps the losses that do not depend on the dictionary, untouched and with zeros: passes over the same
             rows that share the dict compute them once.
         mean: [d_out]; with the losses, also those with this in place of the activation, and all divergences
@@ -219,6 +220,7 @@ def blocks(
         check_reconstructs(sae)
     sae = in_unit_rows(sae)
     written, hook_out = target_of(model, hook_name)
+    predicts = predicts_next(written)
     counts = TokenFilter(skip_positions, skipped_ids(model, skip_tokens), limit)
     select = np.arange(len(rows.tokens)) if select is None else np.asarray(select)
     length, scored_any, left_out = np.shape(rows.tokens)[1], False, 0
@@ -251,7 +253,7 @@ def blocks(
                 put = _swap(hook_out, targets, scored)
                 if mean is not None:
                     measured = _compared(written, tokens, put, [reconstruction, torch.zeros_like(target), mean])
-                else:
+                elif predicts:
                     kept, key = {} if baselines is None else baselines, (start, limit)
                     if key not in kept:
                         zero = written.token_losses(tokens, put(torch.zeros_like(target)))

@@ -42,10 +42,12 @@ def run(args: argparse.Namespace) -> int:
     from monosem.analysis.evaluation_svg import write_picture
     from monosem.analysis.inputs import load_rows
     from monosem.analysis.report import find_curves, study, write_report
+    from monosem.data.protocols import predicts_next
 
     subject = run_inputs.subject(args, args.folder)
     sae, model, hook_name = subject.sae, subject.model, subject.hook_name
-    model.check_written(hook_name)  # before the text is read
+    if predicts_next(model):
+        model.check_written(hook_name)  # before the text is read
     rows = load_rows(model, args.text, args.split, args.context)
     options = {
         "tokens": args.tokens,

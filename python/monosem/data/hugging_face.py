@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -87,8 +87,8 @@ class HuggingFaceModel(LibraryModel):
         if not self.predicts:
             raise ValueError(
                 f"model: {self.name!r} is a {type(self.module).__name__}, which predicts no next token; wanted a model "
-                "that does. Its activations can be read and harvested, dictionaries trained on them and indexed; there "
-                "are no losses, logit weights, steering or written text"
+                "that does. Its activations can be read and harvested, dictionaries trained on them, evaluated without "
+                "losses and indexed; there are no losses, logit weights, steering or written text"
             )
 
     # ---------------------------------------------------------------- the model
@@ -159,9 +159,9 @@ class HuggingFaceModel(LibraryModel):
         cached = CachedWriter(forward, position)
         return lambda out: cached(out) if len(out) <= self.n_ctx else sliding(out)
 
-    def token_losses(self, tokens: Tensor, replace: dict[str, Replace] | None = None) -> Tensor:
+    def _compared(self, tokens: Tensor, runs: Sequence[dict[str, Replace] | None]) -> tuple[list[Tensor], list[Tensor]]:
         self._check_predicts()
-        return super().token_losses(tokens, replace)
+        return super()._compared(tokens, runs)
 
     def _check_hook(self, hook_name: str) -> None:
         try:

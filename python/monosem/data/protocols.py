@@ -25,6 +25,11 @@ class WithTokens(Protocol):
     def tokens(self) -> Tensor | np.ndarray: ...
 
 
+def predicts_next(model: object) -> bool:
+    """Whether a model predicts the next token; an encoder does not (``data.hugging_face``)."""
+    return getattr(model, "predicts", True)
+
+
 Tokens = Tensor | np.ndarray | Sequence[Sequence[int]] | WithTokens
 """Integers [rows, n_ctx], each row one context."""
 
