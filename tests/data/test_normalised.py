@@ -1,11 +1,14 @@
 """A model seen through activations that are normalised token by token."""
 
+import inspect
+
 import pytest
 import torch
 from tiny import HOOK, tiny_documents, tiny_model
 
 import monosem as ms
 from monosem.analysis.inputs import subject_of
+from monosem.data.adapter import Model
 from monosem.data.normalised import LAYER_NORM, UNIT_NORM, NormalisedTokens, normalise
 
 
@@ -59,6 +62,23 @@ def test_what_is_left_alone_is_the_same_to_the_last_bit_and_zeros_are_zeros(mode
     zero = {HOOK: torch.zeros_like}
     assert torch.equal(seen.token_losses(tokens, zero), model.token_losses(tokens, zero))
     assert seen.name == model.name and seen.width(HOOK) == 32 and seen.encode("the fox") == model.encode("the fox")
+
+
+def test_every_method_of_a_model_that_replaces_activations_undoes_the_normalisation():
+    replacing = {
+        name
+        for name, method in inspect.getmembers(Model, inspect.isfunction)
+        if not name.startswith("_") and {"replace", "replacements"} & set(inspect.signature(method).parameters)
+    }
+    assert replacing == {"token_losses", "compared_losses", "generate"} <= vars(NormalisedTokens).keys()
+
+
+def test_compared_losses_are_those_of_single_passes(model, tokens):
+    seen = NormalisedTokens(model, HOOK, LAYER_NORM)
+    twice = {HOOK: lambda x: 2 * x}
+    (clean, changed), (divergence,) = seen.compared_losses(tokens, [twice])
+    assert torch.equal(clean, model.token_losses(tokens)) and torch.equal(changed, seen.token_losses(tokens, twice))
+    assert divergence.shape == clean.shape and float(divergence.max()) > 0
 
 
 def test_an_activation_of_zeros_stays_finite():

@@ -303,7 +303,7 @@ def is_folder(folder: Path) -> bool:
     """Whether a folder holds a model as ``save_pretrained`` writes it."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(config, dict) and ("model_type" in config or "architectures" in config)
 
