@@ -34,6 +34,8 @@ FILES = [
     "plt/layer_1.safetensors",
     "attn/L0.pt",
     "attn/L0_cfg.json",
+    "v5_layer_0.pt/cfg.json",
+    "v5_layer_0.pt/sae_weights.safetensors",
 ]
 
 
@@ -45,6 +47,7 @@ FILES = [
         ("L8R", ["L8R/checkpoints/final.safetensors", "L8R/hyperparams.json", "L8R/lm_config.json", "config.json"]),
         ("plt/layer_1.safetensors", ["config.json", "plt/config.yaml", "plt/layer_1.safetensors"]),
         ("attn", ["attn/L0.pt", "attn/L0_cfg.json", "config.json"]),
+        ("v5_layer_0.pt", ["config.json", "v5_layer_0.pt/cfg.json", "v5_layer_0.pt/sae_weights.safetensors"]),
         ("layers", []),
         ("res/layer_12", []),
     ],

@@ -42,7 +42,7 @@ def test_a_dictionary_of_a_peer_computes_what_the_peer_computed(name, tmp_path):
 
 def test_every_peer_is_there():
     assert {name.split("/")[0] for name in FOLDERS} == {"sae_lens", "dictionary_learning", "sparsify"}
-    assert len(FOLDERS) == 38
+    assert len(FOLDERS) == 39
 
 
 @pytest.mark.parametrize(

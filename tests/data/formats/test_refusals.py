@@ -256,3 +256,18 @@ def test_the_weights_of_a_checkpoint_are_read_by_their_own_name(copy):
     (folder / "ae.pt").rename(folder / "checkpoints" / "ae_500.pt")
     loaded = ms.load(folder / "checkpoints" / "ae_500.pt")
     assert torch.equal(loaded(x), ms.load(FIXTURES / "dictionary_learning/AutoEncoder")(x))
+
+
+def test_a_factor_that_was_finetuned_scales_what_the_decoder_gets(copy):
+    factor = torch.linspace(0.5, 2, 24)
+    folder = copy("sae_lens/old_standard", {"finetuning_scaling_factor": True}, {"scaling_factor": lambda _: factor})
+    plain, sae, x = ms.load(FIXTURES / "sae_lens/old_standard"), ms.load(folder), torch.randn(5, 8)
+    f = sae.encode(x).to_dense()
+    assert torch.equal(f, plain.encode(x).to_dense())
+    torch.testing.assert_close(sae(x), (f * factor) @ plain.W_dec + plain.b_dec)
+
+
+def test_a_name_at_hugging_face_is_told_to_be_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"A repository of Hugging Face is read by monosem\.from_pretrained"):
+        ms.load("google/gemma-scope-2b-pt-res")

@@ -100,7 +100,10 @@ def unknown(path: Path) -> Exception:
     known = "; ".join(f"{form.name} ({form.layout})" for form in FORMATS)
     wanted = f"a folder written by monosem.save or `monosem train`, or a dictionary of {known}"
     if not path.exists():
-        return FileNotFoundError(f"folder: no folder or file {str(path)!r}; wanted {wanted}")
+        hint = ""
+        if not path.is_absolute() and len(path.parts) == 2:
+            hint = " A repository of Hugging Face is read by monosem.from_pretrained(repo, name)."
+        return FileNotFoundError(f"folder: no folder or file {str(path)!r}; wanted {wanted}.{hint}")
     if path.is_file():
         return ValueError(f"folder: {str(path)!r} is a file of no known format; wanted {wanted}")
     names = sorted(p.name + "/" * p.is_dir() for p in path.iterdir())
