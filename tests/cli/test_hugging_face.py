@@ -1,6 +1,7 @@
 """Every command that reads a model reads one of Hugging Face: by folder, module names, patterns and dtype."""
 
 import json
+import os
 
 import pytest
 from hf_families import FAMILIES, random_model
@@ -10,6 +11,10 @@ import monosem as ms
 from monosem.cli.main import main
 from monosem.data.lens import _hugging_face
 from monosem.data.store import ActivationStore
+
+if not os.environ.get("MONOSEM_REQUIRE_LENS"):
+    reason = "transformers is not installed (pip install 'monosem[hf]')"
+    pytest.importorskip("transformers", reason=reason, exc_type=ImportError)
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 HOOK = "model.layers.1"
