@@ -85,7 +85,8 @@ def _check_given(foreign: Foreign, given: Given, path: Path) -> None:
         raise ValueError(
             f"inputs_normalised: {str(path)!r} was trained on activations that are normalised token by token "
             f"({foreign.normalisation}), which weights cannot contain; wanted inputs_normalised=True in monosem.load, "
-            "from a caller who normalises the activations before encode and undoes it after decode"
+            "from a caller who normalises the activations before encode and undoes it after decode (monosem.check and "
+            "the commands do so themselves)"
         )
     if given.inputs_normalised and not foreign.normalisation:
         raise ValueError(f"inputs_normalised: got True; {str(path)!r} reads activations as they are. Leave it out.")
