@@ -7,7 +7,7 @@ import io
 import lzma
 import zlib
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, IO, cast
 
 from monosem.data.extras import needed
 
@@ -30,7 +30,7 @@ def open_unpacked(path: Path, begin: bytes) -> IO[bytes]:
     """
     how = packed_as(path, begin)
     if how == ".gz":
-        return gzip.open(path, "rb")
+        return cast("IO[bytes]", gzip.open(path, "rb"))
     if how == ".xz":
         return lzma.open(path, "rb")
     if how == ".zst":

@@ -227,7 +227,7 @@ class HuggingFaceModel(LibraryModel):
     # ---------------------------------------------------------------- text
 
     @cached_property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]  # found once
         """The tokenizer. ValueError where there is none."""
         if self._given_tokenizer is not None:
             return self._given_tokenizer
@@ -243,7 +243,7 @@ class HuggingFaceModel(LibraryModel):
             ) from error
 
     @cached_property
-    def bos_id(self) -> int:
+    def bos_id(self) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]  # found once
         """BOS of the tokenizer or the configuration, or what stands there: BERT's [CLS], the end of text of Qwen."""
         tokenizer = None
         try:

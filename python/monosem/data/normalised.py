@@ -74,7 +74,8 @@ class NormalisedTokens:
         self, tokens: Tensor, replacements: Sequence[dict[str, Replace]]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """As of the model; what is put at the hook is normalised, as what is handed over."""
-        return self._model.compared_losses(tokens, [self._undone(replace) or {} for replace in replacements])
+        compared: Any = self._model  # which has it, or this were no attribute of ours
+        return compared.compared_losses(tokens, [self._undone(replace) or {} for replace in replacements])
 
     def generate(
         self,

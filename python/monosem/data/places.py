@@ -43,7 +43,7 @@ def input_of(args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
 
 def output_of(output: Any) -> Tensor | None:
     """The tensor that is a module's output: itself, or the first of a tuple."""
-    first = output[0] if isinstance(output, (tuple, list)) and output else output
+    first: Any = output[0] if isinstance(output, (tuple, list)) and output else output
     return first if _is_floating(first) else None
 
 
