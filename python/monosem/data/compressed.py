@@ -7,7 +7,7 @@ import io
 import lzma
 import zlib
 from pathlib import Path
-from typing import Any, IO, cast
+from typing import IO, Any, cast
 
 from monosem.data.extras import needed
 

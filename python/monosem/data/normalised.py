@@ -70,13 +70,6 @@ class NormalisedTokens:
         """As of the model; what is put at the hook is normalised, as what is handed over."""
         return self._model.token_losses(tokens, self._undone(replace))
 
-    def compared_losses(
-        self, tokens: Tensor, replacements: Sequence[dict[str, Replace]]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """As of the model; what is put at the hook is normalised, as what is handed over."""
-        compared: Any = self._model  # which has it, or this were no attribute of ours
-        return compared.compared_losses(tokens, [self._undone(replace) or {} for replace in replacements])
-
     def generate(
         self,
         tokens: Sequence[int],
