@@ -14,6 +14,7 @@ from monosem.analysis.index import IndexSettings, build_index
 from monosem.analysis.inputs import Subject, load_subject
 from monosem.analysis.metrics import evaluate
 from monosem.analysis.scan import blocks
+from monosem.analysis.steering import Edit, Steering
 from monosem.cli.main import main
 from monosem.data.harvest import ActivationStream, harvest
 from monosem.data.native import save_folder
@@ -211,3 +212,16 @@ def test_from_the_command_line(tmp_path, capsys):
     assert json.loads((folder / "evaluation.json").read_text())["skip_norm"] is None
     assert main(train) == 2
     assert "skip_norm" in capsys.readouterr().err
+
+
+def test_a_token_beyond_the_limit_is_not_steered(model):
+    tokens = torch.from_numpy(np.asarray(pack_rows(tiny_documents(), model).tokens)).long()
+    x = model.activations(tokens, HOOK)
+    limit = NormLimit(1.3, (float(x.norm(dim=-1).median()),))
+    sae = ms.TopKSAE(32, 40, k=4, seed=0)
+    plain = Steering(sae, [Edit(3, "pin", 5.0)], error="drop", skip_positions=0)(x)
+    sae.metadata["skip_norm"] = limit.to_json()
+    changed = Steering(sae, [Edit(3, "pin", 5.0)], error="drop", skip_positions=0)(x)
+    within = limit.within([x])
+    assert 10 < (~within).sum() < within.sum()
+    assert torch.equal(changed[within], plain[within]) and torch.equal(changed[~within], x[~within])

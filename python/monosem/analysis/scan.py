@@ -154,7 +154,7 @@ def norm_limit(
             raise ValueError(
                 f"skip_norm: got {skip_norm!r}; wanted a multiple of the median norm, {AS_TRAINED!r}, or None"
             )
-        return as_trained(sae.metadata)
+        return as_trained(getattr(sae, "metadata", {}))
     of_tokens = TokenFilter(skip_positions, skipped_ids(model, skip_tokens))
 
     def measured():
@@ -215,7 +215,7 @@ def blocks(
         ValueError: the SAE does not fit the hook, or there is nothing to read or nothing that counts.
     """
     check(sae, model, hook_name, rows, skip_positions)
-    limit = as_trained(sae.metadata) if isinstance(limit, str) else limit
+    limit = as_trained(getattr(sae, "metadata", {})) if isinstance(limit, str) else limit
     if losses and not isinstance(model, Joined):
         check_reconstructs(sae)
     sae = in_unit_rows(sae)

@@ -18,6 +18,7 @@ from torch import Tensor
 from monosem.analysis.joined import CrosscoderSource, Joined
 from monosem.analysis.unit_rows import Rescaled, check_reconstructs, in_unit_rows
 from monosem.data.counted import BY_NAME, SkipTokens, counted, skipped_ids
+from monosem.data.norm_limit import as_trained
 from monosem.data.protocols import LanguageModel
 from monosem.nn import SAE, Dictionary
 from monosem.ops import SparseCode
@@ -69,6 +70,7 @@ class Steering:
         edits: at most one of each feature.
         error: ``"keep"`` or ``"drop"``.
         skip_positions: leading positions that stay as they are (1: the BOS, on which dictionaries are not trained).
+            So do tokens beyond the limit on the norm with which the dictionary was trained, if it had one.
 
     Raises:
         ValueError: an unknown feature, two edits of one feature, or another ``error``.
@@ -141,7 +143,11 @@ class Steering:
             output = output + ((self._keep - 1) * self._activations(code) + self._value).to(weights.dtype) @ weights
         out = y.clone()
         out[..., self.skip_positions :, :] = output.view(part.shape).to(y)
-        return out
+        limit = as_trained(getattr(self.sae, "metadata", {}))  # anything with ``encode`` may be steered
+        if limit is None:
+            return out
+        read_together = x.chunk(len(limit.medians), -1) if y is x else [x, y]  # those of a crosscoder are as wide
+        return torch.where(limit.within(read_together).to(y.device)[..., None], out, y)
 
     def replacing(self, model: LanguageModel, hook_name: str, mask: Tensor | None = None) -> dict[str, Replace]:
         """The functions to put into a pass of the model, by hook: this one, on the tokens of ``mask`` if given."""

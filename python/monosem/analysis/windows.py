@@ -224,7 +224,7 @@ def windows(
         limit: on the norm of activations; a token beyond it is shown as one on which nothing is active. "as trained":
             that of the dictionary's training, if it had one.
     """
-    limit = as_trained(sae.metadata) if isinstance(limit, str) else limit
+    limit = as_trained(getattr(sae, "metadata", {})) if isinstance(limit, str) else limit
     tokens, texts = np.asarray(rows.tokens), TextCache(model)
     counts = TokenFilter(skip_positions, skipped_ids(model, skip_tokens), limit)
     out: list[Window | None] = [None] * len(examples)
