@@ -51,10 +51,13 @@ class NormalisedTokens:
     def __getattr__(self, name: str) -> Any:
         if name in ("_model", "__setstate__"):  # not made yet
             raise AttributeError(name)
-        value = getattr(self._model, name)
-        if name == "compared_losses":  # which a model need not have
-            return lambda tokens, replacements: value(tokens, [self._undone(each) or {} for each in replacements])
-        return value
+        return getattr(self._model, name)
+
+    @property
+    def compared_losses(self) -> Callable[..., Any]:
+        """As of the model, which need not have it; what is put at the hook is normalised, as what is handed over."""
+        compared: Any = getattr(self._model, "compared_losses")  # noqa: B009  # no attribute that the protocol names
+        return lambda tokens, replacements: compared(tokens, [self._undone(each) or {} for each in replacements])
 
     def activations(self, tokens: Tensor, hook_name: str) -> Tensor:
         """As of the model; normalised at the hook, in fp32."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from monosem.nn.config import TrainedOn
+from monosem.ops.precision import as_given
 
 _LAYER = re.compile(r"\.(\d+)(?:\.|$)")
 
@@ -114,6 +115,7 @@ class DenseView(nn.Module):
         f = self.sae.encode(x.to(self.dtype)).to_dense()
         return f if self.norms is None else f * self.norms
 
+    @as_given
     def decode(self, feature_acts: Tensor) -> Tensor:
         """``f·W_dec + b_dec`` for any f [..., d_sae], changed or not."""
         f = feature_acts if self.norms is None else feature_acts / self._divisors()

@@ -13,6 +13,7 @@ from monosem.nn.activations import BatchThreshold
 from monosem.nn.base import SAE
 from monosem.nn.composed import ComposedSAE
 from monosem.nn.config import TrainedOn
+from monosem.ops.precision import as_given
 
 _BLOCK = 1 << 14  # rows that are in float64 at a time
 _WEIGHTS = ("W_enc_rows", "W_dec", "b_enc", "b_dec", "W_skip")
@@ -42,6 +43,7 @@ class Affine:
     def is_scaling(self) -> bool:
         return self.matrix.ndim == 0
 
+    @as_given
     def __call__(self, x: Tensor) -> Tensor:
         """In the type of x."""
         if self.is_scaling:
@@ -53,6 +55,7 @@ class Affine:
         return _times(y, self.inverse.to(y.dtype)) + self.mean.to(y.dtype)
 
 
+@as_given
 def _times(rows: Tensor, matrix: Tensor) -> Tensor:
     return rows * matrix if matrix.ndim == 0 else rows @ matrix
 
@@ -122,6 +125,7 @@ def check_folds(sae: SAE, one_factor: bool, argument: str) -> None:
         )
 
 
+@as_given
 @torch.no_grad()
 def folded(sae: SAE, maps: Sequence[Affine]) -> SAE:
     """A copy of an autoencoder of mapped activations that takes and gives them as they were before the map.

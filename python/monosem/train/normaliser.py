@@ -11,6 +11,7 @@ from torch import Tensor
 from monosem.nn import SAE
 from monosem.nn.config import JsonDict
 from monosem.nn.folding import Affine, Joint, check_folds, folded
+from monosem.ops.precision import as_given
 
 KINDS = ("none", "mean_norm", "whiten")
 BY_TOKEN = "layer_norm"
@@ -115,6 +116,7 @@ def _by_mean_norm(parts: Sequence[Tensor]) -> Affine:
     return Affine.scaling(math.sqrt(d) / mean, d, parts[0].device)
 
 
+@as_given
 def _whitening(parts: Sequence[Tensor]) -> Affine:
     d, count, device = parts[0].shape[1], sum(map(len, parts)), parts[0].device
     mean = torch.stack([part.sum(0, dtype=torch.float64) for part in parts]).sum(0) / count

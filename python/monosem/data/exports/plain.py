@@ -13,6 +13,7 @@ from torch import Tensor
 from monosem.data.formats import Foreign
 from monosem.nn import SAE
 from monosem.nn.config import JsonDict, TrainedOn
+from monosem.ops.precision import as_given
 
 Write = Callable[[Path], object]
 _SAME = ("topk", "abs_topk", "batch_topk", "relu", "jumprelu", "gated", "group_max")
@@ -72,6 +73,7 @@ def thresholds(d: Foreign) -> Tensor:
     return d.threshold.expand(len(d.W_enc)).clone()
 
 
+@as_given
 def uncentred_bias(d: Foreign) -> Tensor:
     """b_enc for a library that takes nothing off the input: ``b_enc − W_enc·b_dec``, in float64."""
     if not d.centred:
@@ -79,6 +81,7 @@ def uncentred_bias(d: Foreign) -> Tensor:
     return (d.b_enc.double() - d.W_enc.double() @ d.b_dec.double()).to(d.b_enc.dtype)
 
 
+@as_given
 def centred_bias(d: Foreign) -> Tensor:
     """b_enc for a library that takes b_dec off the input."""
     if d.centred:

@@ -22,6 +22,7 @@ from monosem.nn import (
 )
 from monosem.nn.activations.batch_topk import KEPT
 from monosem.nn.config import DecoderNorm, JsonDict
+from monosem.ops.precision import as_given
 
 _BLOCK = 1 << 14  # rows that are converted at a time
 _BY_K: dict[str, type[TopKConfig]] = {
@@ -110,6 +111,7 @@ def _fill(sae: SAE, foreign: Foreign) -> None:
         parameters["W_skip"].copy_(foreign.W_skip.double() * (foreign.scale_in / foreign.scale_out))
 
 
+@as_given
 def _fill_rows(sae: SAE, foreign: Foreign, b_dec: Tensor) -> tuple[Tensor, Tensor]:
     """Write both matrices; returns the factors on h, and what centring adds to it, each [d_sae]."""
     shift = torch.zeros(len(foreign.W_enc), dtype=torch.float64, device="cpu")
