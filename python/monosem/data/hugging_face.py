@@ -249,7 +249,7 @@ class HuggingFaceModel(LibraryModel):
         try:
             tokenizer = self.tokenizer
         except ValueError:
-            if self._config.bos_token_id is None and self._config.eos_token_id is None:
+            if all(getattr(self._config, name, None) is None for name in ("bos_token_id", "eos_token_id")):
                 raise
         for name in ("bos_token_id", "cls_token_id", "eos_token_id"):
             for of in (tokenizer, self._config):
