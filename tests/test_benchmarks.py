@@ -79,7 +79,7 @@ def test_step_times(page, heading):
 
 KINDS = {
     "BatchTopK": "batch_topk",
-    "JumpReLU, target 32": "jumprelu",
+    "JumpReLU, target K": "jumprelu",
     "JumpReLU, free norms, λ": "jumprelu_free",
     "Gated": "gated",
     "Matryoshka, 5 prefixes over BatchTopK": "matryoshka",
@@ -97,6 +97,13 @@ def test_step_times_of_every_kind():
             f"{(r := rows[peer])['ms']:,.0f}: {short(r['ratio'])}" for peer in ("SAELens", "dictionary_learning")
         ]
         assert cells == expected, name
+
+
+def test_losses_of_every_kind():
+    for name, *cells in table("docs/benchmarks.md", "clipped as the others clip"):
+        rows = {r["name"]: r for r in result(f"{ZEN3.name}/losses.{KINDS[name]}.json")["rows"]}
+        who = ("monosem", "monosem clip", "SAELens", "dictionary_learning")
+        assert cells == [f"{rows[w]['mse']:.3g} (L0 {rows[w]['l0']:.1f})" for w in who], name
 
 
 def test_accelerated_training_loops():
