@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import environments
 import peers
 
 import monosem
@@ -31,14 +31,11 @@ KINDS = {
     "dictionary_learning": ("topk", "batch_topk", "matryoshka", "relu", "relu_free", "gated"),
     "sparsify": ("topk",),
 }
-TITLES = {"sae_lens": "SAELens", "dictionary_learning": "dictionary_learning", "sparsify": "sparsify"}
 
 
 def pair(library: str, kind: str) -> list[Entrant]:
     """The library's own autoencoder in its default form, and the accelerated one."""
-    variant = "dense" if (library, kind) == ("sae_lens", "topk") else ""
-    script, python = peers.FOLDER / f"{library}_step.py", environments.python(library)
-    plain = Entrant(TITLES[library], script, "default", variant, python, missing=environments.missing(library))
+    plain = peers.of_library(library, VARIANTS.get(kind, {"kind": kind})["kind"])[0]
     here = {"PYTHONPATH": str(Path(monosem.__file__).parent.parent)}
     return [plain, replace(plain, variant="accelerated", env=here)]
 
@@ -51,9 +48,8 @@ def measure(library: str, kind: str, workload: str, rounds: int, budget: float) 
     if plain["error"] or fast["error"]:
         return result
     per_round = zip(*((sum(r) for r in row["times_ms"]) for row in (plain, fast)), strict=True)
-    ratios = sorted(before / after for before, after in per_round)
     return result | {
-        "speedup": round(ratios[len(ratios) // 2], 2),
+        "speedup": round(statistics.median(before / after for before, after in per_round), 2),
         "held_out": {name: [plain[name], fast[name]] for name in ("mse", "l0", "objective")},
         "steps": plain["steps"],
     }
@@ -67,7 +63,7 @@ def table(results: list[dict[str, Any]]) -> str:
     ]
     for r in results:
         ours, plain, fast = r["rows"]
-        name = f"| {TITLES[r['library']]} | {r['kind']} "
+        name = f"| {plain['name'].split()[0]} | {r['kind']} "
         if "speedup" not in r:
             lines.append(f"{name}| {plain['error'] or fast['error']} | | | | |")
             continue
@@ -92,7 +88,7 @@ def main() -> None:
         for kind in KINDS[library]:
             if args.kinds and kind not in args.kinds:
                 continue
-            print(f"{TITLES[library]}, {kind}", flush=True)
+            print(f"{library}, {kind}", flush=True)
             results.append(measure(library, kind, args.workload, args.rounds, args.seconds))
             print(show.text(show.step_table(results[-1])), flush=True)
     about = {"machine": machine.describe() | {"commit": machine.commit(ROOT)}, "workload": args.workload}

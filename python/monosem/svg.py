@@ -18,13 +18,20 @@ STYLE = """
 
 
 def picture(title: str, parts: Iterable[str], height: float, width: float = 900) -> str:
-    """The file: paper, the title in its first line, and the parts."""
+    """A file: paper, the title in its first line, and the parts. The middle of a title that is too long is left out."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" role="img" '
         f'aria-label="{escape(title)}">\n<style>{STYLE}</style>\n'
         f'<rect width="{width:.0f}" height="{height:.0f}" style="fill:var(--paper)"/>\n'
-        f'<text x="30" y="34">{escape(title)}</text>\n' + "\n".join(parts) + "\n</svg>\n"
+        f'<text x="30" y="34">{escape(_fitting(title, width - 60))}</text>\n' + "\n".join(parts) + "\n</svg>\n"
     )
+
+
+def _fitting(text: str, width: float) -> str:
+    """The text in at most so many pixels: names of models may be long paths."""
+    longest = int(width / 6.4)  # a character of this style is at most so wide, on average
+    half = (longest - 1) // 2
+    return text if len(text) <= longest else f"{text[:half]}…{text[-half:]}"
 
 
 def bar(x: float, y: float, width: float, height: float, kind: str = "bar") -> str:

@@ -22,12 +22,13 @@ def test_plain_and_accelerated_differ_by_the_variant_and_find_this_package(libra
 
 
 def test_table():
-    def row(ms):
-        return {"ms": ms, "error": None}
+    def row(ms, name="monosem"):
+        return {"name": name, "ms": ms, "error": None}
 
-    done = {"library": "sparsify", "kind": "topk", "rows": [row(170.0), row(1800.0), row(450.0)], "speedup": 4.0}
-    done["held_out"] = {"mse": [0.25, 0.25]}
-    failed = {"library": "sae_lens", "kind": "relu", "rows": [row(1.0), {"error": None}, {"error": "no such module"}]}
+    done = {"library": "sparsify", "kind": "topk", "speedup": 4.0, "held_out": {"mse": [0.25, 0.25]}}
+    done["rows"] = [row(170.0), row(1800.0, "sparsify"), row(450.0)]
+    failed = {"library": "sae_lens", "kind": "relu"}
+    failed["rows"] = [row(1.0), row(2.0, "SAELens dense"), {"error": "no such module"}]
     lines = accelerated.table([done, failed]).splitlines()
     assert lines[2] == "| sparsify | topk | 1,800 | 450 | 4.0 × | 170 | 0.250000 → 0.250000 |"
     assert lines[3] == "| SAELens | relu | no such module | | | | |"

@@ -47,8 +47,8 @@ def compare(
         parts = groups(entrants, w, available_memory())
         for number, group in enumerate(parts):
             some = [Row(entrant, number) for entrant in group]
-            how = {"rounds": rounds, "budget": budget / len(parts), "timeout": timeout, "same_steps": same_steps}
-            interleave(some, job, **how, say=say)
+            share = budget / len(parts)
+            interleave(some, job, rounds=rounds, budget=share, timeout=timeout, same_steps=same_steps, say=say)
             rows += some
     best, product = floor.step(w, rates), rates.product
     state = w.state_bytes(product)

@@ -15,10 +15,9 @@ from monosem.ops import SparseCode
 from monosem.ops.capacity import EncoderInputs
 
 KEPT = 0.99  # share of the running threshold that a batch leaves as it is
-SPARE = (
-    0.15  # entries above the guess beyond those that are needed, as a share: what costs least where batches are alike
-)
-MOST_SPARE = 1.5  # where they are not: more entries cost less than a second product
+# Entries above the guess beyond those that are needed, as a share: where batches are alike, and where they are not.
+SPARE = 0.15  # what costs least
+MOST_SPARE = 1.5  # more entries cost less than a second product
 _LESS = 0.99  # share of the spare entries that a batch leaves which did not need them
 
 
