@@ -41,7 +41,7 @@ def document_of(record: Mapping[str, Any], where: str, column: str = TEXT, sourc
         return Document(label, value)
     if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "iu":
         return TokenDocument(label, value)
-    if isinstance(value, Sequence) and all(type(token) is int for token in value):
+    if isinstance(value, Sequence) and not isinstance(value, bytes) and all(type(token) is int for token in value):
         return TokenDocument(label, np.asarray(value, dtype=np.int64))
     if isinstance(value, Sequence) and all(_is_message(message) for message in value):
         return ChatDocument(label, value)
