@@ -88,6 +88,9 @@ def test_documents_of_tokens_and_of_text_are_packed_in_their_order(model):
     assert (ms.pack_rows(mixed, model, 8).tokens == ms.pack_rows(plain, model, 8).tokens).all()
     with pytest.raises(ValueError, match=r"source 's' holds token ids 0 to 300; 'tiny' knows 0 to 299"):
         ms.pack_rows([TokenDocument("s", np.array([5, 0, 300]))], model)
+    for wrong, message in ((np.array([5.0, 6.5]), r"float64 \[2\]"), (np.array([ids, ids]), r"int64 \[2, \d+\]")):
+        with pytest.raises(ValueError, match=rf"source 's' holds {message} as token ids; wanted integers \[n\]"):
+            ms.pack_rows([TokenDocument("s", wrong)], model)
 
 
 def test_a_conversation_is_laid_out_by_the_template_of_the_model(model):

@@ -13,10 +13,15 @@ def ids_of(document: ChatDocument | TokenDocument, model: Any) -> np.ndarray:
     """Ids, int32, without a BOS at the beginning: who packs them puts one there.
 
     Raises:
-        ValueError: a conversation that the template refuses, a tokenizer without one, or ids that are none of the
-            model's.
+        ValueError: a conversation that the template refuses, a tokenizer without one, or ids that are no integers [n]
+            or none of the model's.
     """
     ids = np.asarray(document.ids if isinstance(document, TokenDocument) else _laid_out(document, model))
+    if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
+        raise ValueError(
+            f"text: a document of source {document.source!a} holds {ids.dtype} {list(ids.shape)} as token ids; wanted "
+            "integers [n]"
+        )
     if ids.size and not 0 <= ids.min() <= ids.max() < model.d_vocab:
         raise ValueError(
             f"text: a document of source {document.source!a} holds token ids {ids.min()} to {ids.max()}; "
