@@ -21,6 +21,7 @@ from monosem.data.native import save_folder
 from monosem.data.norm_limit import NormLimit
 from monosem.data.store import ActivationStore
 from monosem.data.token_rows import pack_rows
+from monosem.train.reopened import reopen
 
 ROWS = np.arange(1, 641).reshape(40, 16)
 SINKS = [5, 21, 200, 201, 202, 333, 640]
@@ -109,7 +110,15 @@ def test_a_store_leaves_out_by_the_limit_of_its_harvest_or_by_its_own(tmp_path):
     for source in (ActivationStore(tmp_path / "with", 50), ActivationStore(tmp_path / "without", 50, skip_norm=10)):
         assert source.n_stored == len(kept()) + len(SINKS)
         assert sorted(tokens_of(source)) == kept() and source.left_out == len(SINKS)
-    assert len(tokens_of(ActivationStore(tmp_path / "without", 50))) == len(kept()) + len(SINKS)
+    plain = ActivationStore(tmp_path / "without", 50)
+    without = ActivationStore(tmp_path / "with", 50, skip_norm=None)
+    for source in (plain, without):
+        assert len(tokens_of(source)) == len(kept()) + len(SINKS) and source.norm_limit is None
+        assert "skip_norm" not in source.state_dict()["settings"]
+    with pytest.raises(ValueError, match=r"skip_norm: .* there, None here"):
+        without.load_state_dict(ActivationStore(tmp_path / "with", 50).state_dict())
+    with pytest.raises(ValueError, match=r"skip_norm: got 'as trained'; wanted a multiple .*'as harvested', or None"):
+        ActivationStore(tmp_path / "with", 50, skip_norm="as trained")
     again = harvest(Sinking(), FAKE_HOOK, ROWS, tmp_path / "with", "fp32", progress=False, skip_norm=10)
     assert again.norm_limit == ActivationStore(tmp_path / "with").norm_limit
     with pytest.raises(ValueError, match=r"skip_norm: .* there, None here"):
@@ -212,6 +221,36 @@ def test_from_the_command_line(tmp_path, capsys):
     assert json.loads((folder / "evaluation.json").read_text())["skip_norm"] is None
     assert main(train) == 2
     assert "skip_norm" in capsys.readouterr().err
+    for name in ("cfg.json", "sae.safetensors"):  # as of a run that is not finished
+        (folder / name).unlink()
+    assert reopen(folder).made_of["skip_norm"]["multiple"] == 1.2
+    with pytest.raises(SystemExit):
+        main([*train, "--skip-norm", "ten"])
+    assert "--skip-norm: got 'ten'; wanted a multiple of the median norm, or none" in capsys.readouterr().err
+
+
+def test_activations_on_disk_are_read_with_their_own_limit_unless_another_is_given(tmp_path, capsys):
+    model = tiny_model()
+    rows = pack_rows(tiny_documents(), model)
+    harvest(model, HOOK, rows, tmp_path / "acts", progress=False, skip_norm=1.2)
+    train = ["train", "--activations", str(tmp_path / "acts"), "--d-sae", "64", "--k", "4", "--steps", "2", "--quiet"]
+    given = {"own": ([], 1.2), "none": (["--skip-norm", "none"], None), "other": (["--skip-norm", "1.4"], 1.4)}
+    for name, (words, multiple) in given.items():
+        assert main([*train, "--batch-size", "64", "--out", str(tmp_path / name), *words]) == 0
+        known = ms.load(tmp_path / name).metadata.get("skip_norm", {})
+        assert known.get("multiple") == multiple
+    limits, was = [], ActivationStore.__init__
+
+    def seen(self, *args, **options):
+        was(self, *args, **options)
+        limits.append(self.norm_limit and self.norm_limit.multiple)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ActivationStore, "__init__", seen)
+        for words in ([], ["--skip-norm", "none"], ["--skip-norm", "1.3"]):
+            profile = ["profile", str(tmp_path / "other"), "--activations", str(tmp_path / "acts"), "--steps", "1"]
+            assert main([*profile, "--quiet", *words]) == 0
+    assert limits == [1.4, None, 1.3]
 
 
 def test_a_token_beyond_the_limit_is_not_steered(model):

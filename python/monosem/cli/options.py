@@ -171,8 +171,13 @@ def add_context(parser, default: str = " (default: the longest that the model re
     parser.add_argument("--context", type=int, metavar="N", help=what)
 
 
-def add_skipped(parser, *, kept: str = "", as_trained: bool = False) -> None:
-    """``--skip-positions``, ``--skip-tokens`` and ``--skip-norm``; ``kept`` says how tokens left out are treated."""
+def add_skipped(parser, *, kept: str = "", as_trained: bool = False, norm: str = "none") -> None:
+    """``--skip-positions``, ``--skip-tokens`` and ``--skip-norm``.
+
+    Args:
+        kept: how tokens left out are treated, for ``--help``.
+        as_trained: the limit on the norm is by default that of a dictionary on disk; else none, or what ``norm`` says.
+    """
     what = f"number of positions left out at the start of each context{kept}; 1 is BOS"
     parser.add_argument("--skip-positions", type=int, default=1, metavar="N", help=what)
     parser.add_argument(
@@ -184,19 +189,13 @@ def add_skipped(parser, *, kept: str = "", as_trained: bool = False) -> None:
         help=f"tokens left out at every position{kept}: ids, bos, eos, pad, special (all that the tokenizer marks so); "
         "without a value: none",
     )
-    add_skip_norm(parser, kept=kept, as_trained=as_trained)
-
-
-def add_skip_norm(parser, *, kept: str = "", as_trained: bool = False) -> None:
-    """``--skip-norm``: of a dictionary on disk, its own unless given."""
-    default = "as trained" if as_trained else "none"
     parser.add_argument(
         "--skip-norm",
         type=_multiple,
-        default=default if as_trained else None,
+        default="as trained" if as_trained else None,
         metavar="X",
         help=f"leave out tokens whose activation has a norm above X times the median{kept}, such as attention sinks; "
-        f"none: no token (default: {default})",
+        f"none: no token (default: {'as trained' if as_trained else norm})",
     )
 
 
@@ -207,4 +206,7 @@ def _token(text: str) -> int | str:
 def _multiple(text: str) -> float | str | None:
     if text == "as trained":  # the default, which argparse converts too
         return text
-    return None if text == "none" else float(text)
+    try:
+        return None if text == "none" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"got {text!r}; wanted a multiple of the median norm, or none") from None

@@ -89,15 +89,19 @@ def run(args: argparse.Namespace) -> int:
 
 def _source(args: argparse.Namespace, made_of: dict[str, Any], batch_size: int, seed: int):
     """The run's activations, or the given ones, endless."""
+    from monosem.data.norm_limit import AS_HARVESTED, AS_TRAINED, as_trained
+
+    skip_norm = as_trained(made_of) if args.skip_norm == AS_TRAINED else args.skip_norm
     if args.activations:
         from monosem.data.store import ActivationStore
 
-        return ActivationStore(args.activations, batch_size, seed, epochs=None)
+        if skip_norm is None and "skip_norm" not in args.given:  # nothing is known of a dictionary without a run
+            skip_norm = AS_HARVESTED
+        return ActivationStore(args.activations, batch_size, seed, epochs=None, skip_norm=skip_norm)
     from monosem.bench.profile import WARMUP
     from monosem.data.contexts import load_contexts
     from monosem.data.harvest import ActivationStream
     from monosem.data.models import load_model
-    from monosem.data.norm_limit import AS_TRAINED, as_trained
     from monosem.data.sites import Sites, as_list
 
     name, hook = args.model or made_of.get("model"), args.hook or made_of.get("hook_name")
@@ -130,7 +134,7 @@ def _source(args: argparse.Namespace, made_of: dict[str, Any], batch_size: int, 
         epochs=None,
         skip_positions=args.skip_positions,
         skip_tokens=args.skip_tokens,
-        skip_norm=as_trained(made_of) if args.skip_norm == AS_TRAINED else args.skip_norm,
+        skip_norm=skip_norm,
     )
 
 

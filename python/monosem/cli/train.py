@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "datasets of Hugging Face; needs --steps",
     )
     options.add_contexts(data)
-    options.add_skipped(data)
+    options.add_skipped(data, norm="none; with --activations: as harvested")
 
     dictionary = parser.add_argument_group("dictionary")
     options.add_kind(dictionary, "one of the kinds below")
@@ -228,9 +228,11 @@ def _refuse_what_has_no_effect(args: argparse.Namespace) -> None:
 def _source(args: argparse.Namespace):
     """Endless: resampling takes inputs of its own, and the number of steps ends the run."""
     if args.activations:
+        from monosem.data.norm_limit import AS_HARVESTED
         from monosem.data.store import ActivationStore
 
-        return ActivationStore(args.activations, args.batch_size, args.seed, epochs=None, skip_norm=args.skip_norm)
+        skip_norm = args.skip_norm if "skip_norm" in args.given else AS_HARVESTED
+        return ActivationStore(args.activations, args.batch_size, args.seed, epochs=None, skip_norm=skip_norm)
     from monosem.data.contexts import load_contexts
     from monosem.data.harvest import ActivationStream
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 SAMPLED = 64  # contexts by which the median is measured, evenly spaced
-AS_TRAINED = "as trained"
+AS_TRAINED, AS_HARVESTED = "as trained", "as harvested"
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,7 @@ class ShuffledSource(FilledSource):
 
     def _set_limit(self, limit: NormLimit | None) -> None:
         self.norm_limit = limit
+        self._settings.pop("skip_norm", None)  # of the harvest
         if limit is not None:
             self._settings["skip_norm"] = limit.to_json()
 

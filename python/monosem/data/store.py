@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from monosem.data import shards
-from monosem.data.norm_limit import NormLimit, SkipNorm
+from monosem.data.norm_limit import AS_HARVESTED, NormLimit, SkipNorm, as_trained
 from monosem.data.shuffled import ShuffledSource
 
 _SAMPLED = 1 << 14  # tokens by which a median norm is measured, evenly spaced
@@ -31,8 +31,8 @@ class ActivationStore(ShuffledSource):
         buffer_mib: memory of the shuffle buffer, in the type on disk.
         holdout: share of the contexts, evenly spaced, that is set aside.
         held_out: iterate over what is set aside instead of the rest.
-        skip_norm: leave out tokens whose norm exceeds this multiple of the median norm, or a ``NormLimit``; None: the
-            limit of the harvest, if it had one.
+        skip_norm: leave out tokens whose norm exceeds this multiple of the median norm, or a ``NormLimit``; "as
+            harvested": the limit of the harvest, if it had one; None: none.
 
     Raises:
         FileNotFoundError: no store there.
@@ -50,7 +50,7 @@ class ActivationStore(ShuffledSource):
         buffer_mib: int = 256,
         holdout: float = 0.0,
         held_out: bool = False,
-        skip_norm: SkipNorm = None,
+        skip_norm: SkipNorm | str = AS_HARVESTED,
     ) -> None:
         self.index = shards.read_index(folder)
         self.folder, settings = self.index.folder, self.index.settings
@@ -92,12 +92,15 @@ class ActivationStore(ShuffledSource):
         )
         self._set_limit(self._limit(skip_norm))
 
-    def _limit(self, skip_norm: SkipNorm) -> NormLimit | None:
-        if skip_norm is None:
-            stored = self.index.settings.get("skip_norm")
-            return None if stored is None else NormLimit.from_json(stored)
-        if isinstance(skip_norm, NormLimit):
+    def _limit(self, skip_norm: SkipNorm | str) -> NormLimit | None:
+        if skip_norm is None or isinstance(skip_norm, NormLimit):
             return skip_norm
+        if isinstance(skip_norm, str):
+            if skip_norm != AS_HARVESTED:
+                raise ValueError(
+                    f"skip_norm: got {skip_norm!r}; wanted a multiple of the median norm, {AS_HARVESTED!r}, or None"
+                )
+            return as_trained(self.index.settings)
         count = min(_SAMPLED, self.n_stored)
         x = self.read(np.arange(count) * self.n_stored // count)[0]
         return NormLimit.measured(skip_norm, [x.split(list(self.widths), dim=1)])

@@ -63,7 +63,7 @@ def reopen(folder: str | Path, device: str | torch.device = "cpu", time_phases: 
         sae = load(folder, device)
         made_of = sae.metadata
     else:
-        sae, made_of = _of(run["sae"], device), _made_of(saved.state["batches"].get("data", {}))
+        sae, made_of = _of(run["sae"], device), _made_of(saved.state)
     learner = Learner(sae, TrainConfig.from_json(run["train"]), time_phases)
     prefix = f"{index or 0}."
     learner.load_state_dict(
@@ -86,9 +86,11 @@ def _root(folder: Path) -> tuple[Path, int | None]:
     return folder, None
 
 
-def _made_of(data: JsonDict) -> JsonDict:
+def _made_of(state: JsonDict) -> JsonDict:
     """The facts about the activations in a checkpoint, by their names in a result."""
-    return {name: value for name, value in data.items() if name in ("model", "hook_name", "skip_positions")}
+    data = state["batches"].get("data", {})
+    known = {name: data[name] for name in ("model", "hook_name", "skip_positions") if name in data}
+    return known | {"skip_norm": state.get("skip_norm")}
 
 
 def _of(described: JsonDict, device: str | torch.device) -> SAE:

@@ -289,6 +289,7 @@ class Trainer:
             "meters": [meter.state_dict() for meter in self._meters],
             "rng": random_rest,
             "started": self._started,
+            "skip_norm": _norm_record(batches),
         }
         tensors |= {f"rng.{k}": t for k, t in random_tensors.items()}
         if self._normaliser is not None:
@@ -363,7 +364,7 @@ class Trainer:
             "hook_name": getattr(batches.source, "hook_name", None),
             "model": getattr(batches.source, "model_name", None),
             "started": self._started,
-            "skip_norm": batches.source.norm_record() if isinstance(batches.source, FilledSource) else None,
+            "skip_norm": _norm_record(batches),
         }
         metadata = {name: value for name, value in known.items() if value} | self._metadata
         metadata |= {"steps": self.steps_done, "steps_planned": self.cfg.steps, "tokens": self.tokens_done}
@@ -384,6 +385,10 @@ class Trainer:
         return (
             f"{done}; saved in {str(checkpoint.path_of(self.folder, self.steps_done))!r}. The same call again goes on."
         )
+
+
+def _norm_record(batches: Batches) -> JsonDict | None:
+    return batches.source.norm_record() if isinstance(batches.source, FilledSource) else None
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
