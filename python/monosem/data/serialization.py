@@ -93,7 +93,8 @@ def load(
     tensors = sealed.read_tensors(path, "folder", _ADVICE, str(device))
     try:  # shapes only: memory is taken once the file is known to fill it
         with torch.device("meta"):
-            expected = registry.build(config, device="meta", dtype=dtype).state_dict()
+            # Not drawn: to draw on meta, PyTorch imports its compiler, which takes a second or more.
+            expected = registry.build(config, device="meta", dtype=dtype, drawn=False).state_dict()
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ValueError(
             f"folder: {str(folder / _RECORD)!r}: no autoencoder has {config} ({str(error).splitlines()[0]}). "

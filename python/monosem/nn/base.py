@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from monosem import ops
 from monosem.nn.config import JsonDict, SAEConfig
 from monosem.nn.dense_view import DenseView
+from monosem.nn.drawing import are_drawn
 from monosem.nn.geometric_median import geometric_median
 from monosem.nn.gradients import Gradients, Multiplied
 from monosem.nn.parameters import Declared, Rows, Vector
@@ -291,6 +292,8 @@ class SAE(nn.Module, ABC):
 
         Where norms are free, rows of norm 0.1 (Anthropic, April 2024).
         """
+        if not are_drawn():
+            return
         generator = None if seed is None else torch.Generator(self.W_dec.device).manual_seed(seed)
         nn.init.normal_(self.W_dec, generator=generator)
         self.W_dec.div_(self.W_dec.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(self.W_dec.dtype).tiny))

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import asdict, fields
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
-from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from monosem.nn.base import SAE
 from monosem.nn.config import SAEConfig
+from monosem.nn.drawing import Undrawn
 
 KINDS: dict[str, type[SAE]] = {}
 Kind = TypeVar("Kind", bound=type[SAE])
@@ -87,22 +86,8 @@ def build(
     """
     seeded = {} if seed is None else {"seed": seed}
     make = cast("Callable[..., SAE]", find(config.kind))  # the arguments differ from kind to kind
-    with nullcontext() if drawn else _Undrawn():
+    with nullcontext() if drawn else Undrawn():
         return make(**asdict(config), **seeded, device=device, dtype=dtype)
-
-
-class _Undrawn(TorchFunctionMode):
-    """Within it, weights are not drawn: they stay as they are."""
-
-    _DRAWS = (nn.init.normal_, nn.init.uniform_, torch.Tensor.normal_, torch.Tensor.uniform_)
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func in self._DRAWS:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
 
 
 def configure(kind: str, d_in: int, d_sae: int, **offered: object) -> SAEConfig:

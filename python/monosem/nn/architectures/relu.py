@@ -9,6 +9,7 @@ from monosem.nn.activations import ReLU
 from monosem.nn.composed import ComposedSAE
 from monosem.nn.composition import Composition
 from monosem.nn.config import P_START, DecoderNorm, ReLUConfig
+from monosem.nn.drawing import are_drawn
 from monosem.nn.penalties import L1, Lp, NormL1
 from monosem.nn.penalty_scales import PenaltyScales
 from monosem.nn.registry import register
@@ -65,6 +66,8 @@ class ReLUSAE(ComposedSAE):
         super().__init__(cfg, device, dtype)
         if not self.has_unit_rows:
             self.start_tied(seed)
+            return
+        if not are_drawn():
             return
         generator = None if seed is None else torch.Generator(self.W_dec.device).manual_seed(seed)
         # The paper's default Kaiming-uniform of nn.Linear: ±1/√fan_in, each matrix with its own fan-in.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from monosem.nn.architectures.chosen import ChosenConfig, ChosenSAE
 from monosem.nn.base import LossOutput
 from monosem.nn.config import JsonDict, TrainedOn
+from monosem.nn.drawing import are_drawn
 from monosem.nn.parameters import Declared, Matrix
 from monosem.nn.registry import register
 from monosem.ops.precision import as_given
@@ -172,6 +173,8 @@ class Transcoder(ChosenSAE):
     @torch.no_grad()
     def start_tied(self, seed: int | None) -> None:
         """Random unit rows; the two matrices are independent, for they are of different spaces."""
+        if not are_drawn():
+            return
         generator = None if seed is None else torch.Generator(self.W_dec.device).manual_seed(seed)
         for w in (self.W_dec, self.W_enc_rows):
             nn.init.normal_(w, generator=generator)
