@@ -66,6 +66,13 @@ SPARSE = {  # functions that need no dense tensor
     "some features": lambda f: f[:, 3:9] @ torch.linspace(-1, 1, 24).view(6, 4),
     "a split": lambda f: torch.cat([part.sum(-1) for part in torch.split(f, [2, 4, 6], dim=1)]),
     "detached": lambda f: f.detach() * 2,
+    "L2 of all": lambda f: f.norm(),
+    "L3 over tokens": lambda f: torch.norm(f, 3, 0, True),
+    "L0.5": lambda f: f.norm(p=0.5, dim=-1),
+    "mask of some features": lambda f: (f > 0)[:, 3:9].logical_not().float(),
+    "decoded in float64": lambda f: f.double() @ torch.linspace(-1, 1, F * 4, dtype=torch.float64).view(F, 4),
+    "numbers of 16 bits, added up": lambda f: (f.bool().bfloat16() * 300).sum(0) - (f.bfloat16() * 0 + 2).dim(),
+    "integers, added up": lambda f: (f * 100).to(torch.int8).sum(0).float(),
     "to float64": lambda f: f.to(torch.float64),
     "as float": lambda f: f.float(),
 }
@@ -85,6 +92,25 @@ DENSE = {  # functions that do
     "sum of both dimensions apart": lambda f: f.sum((0,)) + f.sum((1,)).sum(),
     "rearranged": lambda f: f.view(-1),
     "an infinite norm": lambda f: f.norm(p=float("inf"), dim=-1),
+    "by the names of arguments": lambda f: torch.sum(input=f, dim=0) + f.sum(axis=0) + torch.mul(f, other=2).sum(0),
+    "decoded by the name of an argument": lambda f: f.matmul(other=torch.ones(F, 2)),
+    "into a tensor": lambda f: torch.sum(f.detach(), 0, out=torch.empty(0)) + torch.mul(f, 2).sum(0),
+    "a product with infinity": lambda f: (f.detach() * float("inf")).nan_to_num(7.0) + f,
+    "a product with a number less": lambda f: 1 - f,
+    "a power with a negative exponent": lambda f: (f.detach() ** -1).clamp(max=9),
+    "a power of 2": lambda f: 2**f,
+    "clamped from above": lambda f: f.clamp(max=-0.5),
+    "compared from the left": lambda f: (torch.zeros(()) < f).float() + (torch.ones(N, F) >= f).float(),
+    "per feature, divided": lambda f: f / torch.linspace(1, 2, F),
+    "features of a mask": lambda f: f[..., torch.arange(F) % 2 == 0],
+    "features of a list": lambda f: f[:, [1, 2]],
+    "some features of some tokens": lambda f: f[torch.arange(N) > 2, 2:5],
+    "no features": lambda f: f[:, 5:3],
+    "in equal parts": lambda f: torch.stack([part.sum(-1) for part in torch.split(f, 4, dim=1)]),
+    "a vector of weights": lambda f: torch.nn.functional.linear(f, torch.linspace(1, 2, F)),
+    "two losses": lambda f: (
+        f.norm(p=1, dim=-1).mean() + (f @ torch.ones(F, 2)).square().sum() + f.exp().sum() + f.sum()
+    ),
 }
 
 
@@ -152,6 +178,70 @@ def test_a_view_writes_into_the_activations():
     torch.testing.assert_close(lazy.sum(-1), dense.sum(-1))
 
 
+@pytest.mark.parametrize("form", ["uniform", "csr"])
+def test_slices_are_views(form):
+    lazy, dense, values = pair(form)
+    w = torch.linspace(-1, 1, 6 * 4).view(6, 4)
+    parts = [(f[:, 3:9], f[:, 2:]) for f in (lazy, dense)]
+    with torch.no_grad():
+        for (part, rest), f in zip(parts, (lazy, dense), strict=True):
+            part[:, 1].zero_()
+            rest[2].mul_(3)
+            f[:, 8] = 2.0
+    for (part, rest), (its, their) in zip(*[[p] for p in parts], strict=True):
+        torch.testing.assert_close(part @ w, its @ w)
+        torch.testing.assert_close(rest.sum(-1), their.sum(-1))
+    torch.testing.assert_close(lazy.sum(0), dense.sum(0))
+    for f in (lazy, dense):
+        f.square().sum().backward()
+    torch.testing.assert_close(*(v.grad for v in values))
+
+
+def test_sums_of_numbers_of_16_bits_are_rounded_once():
+    n = 3000
+    ones = torch.ones(n, 1, dtype=torch.bfloat16)
+    f = Activations.of(SparseCode(ones, ones.int(), None, 3, torch.Size([n])))
+    for function in (lambda f: f.sum(0), lambda f: f.mean(0), lambda f: f.norm(dim=0), lambda f: f.norm(p=1, dim=0)):
+        found = function(f)
+        assert f.is_lazy and found.dtype == torch.bfloat16
+        torch.testing.assert_close(found, function(f.clone().dense()))
+
+
+@pytest.mark.parametrize("wrong", ["sum", "mean", "norm"])
+@pytest.mark.parametrize("dim", [2, -3, (0, 0)])
+def test_dimensions_that_do_not_exist_are_errors(wrong, dim):
+    lazy, dense, _ = pair("csr")
+    for f in (dense, lazy):
+        with pytest.raises((IndexError, RuntimeError), match=r"Dimension out of range|appears multiple times"):
+            getattr(f, wrong)(dim=dim)
+
+
+def test_the_mean_of_a_mask_is_an_error():
+    for f in pair("csr")[:2]:
+        with pytest.raises(RuntimeError, match="could not infer output dtype"):
+            (f > 0).mean()
+
+
+def test_gradients_of_activations_are_those_of_all_uses_or_refused():
+    lazy, dense, _ = pair("csr")
+    for f in (lazy, dense):
+        f.retain_grad()
+        (f.square().sum() + f.exp().sum()).backward()
+    torch.testing.assert_close(lazy.grad, dense.grad)
+    lazy, _, _ = pair("csr")
+    loss = lazy.square().sum() + lazy.exp().sum()
+    with pytest.raises(RuntimeError, match=r"Activations: got a request for their gradient .* Call retain_grad\(\)"):
+        torch.autograd.grad(loss, lazy)
+
+
+def test_what_is_made_a_leaf_is_one():
+    f = pair("csr")[0].detach()
+    f.requires_grad_()
+    assert f.requires_grad and f.is_leaf
+    f.square().sum().backward()
+    torch.testing.assert_close(f.grad, 2 * f.detach())
+
+
 class Doubled(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
@@ -188,6 +278,17 @@ def test_scatter_of_known_distinct_indices_stays_sparse_and_of_others_is_dense()
         assert isinstance(found, Activations) == distinct
         torch.testing.assert_close(found @ torch.eye(F), code.to_dense())
         torch.testing.assert_close(buffer @ torch.eye(F), code.to_dense())
+
+
+def test_scatter_into_a_copy_leaves_the_buffer_as_it_is():
+    code = codes()["uniform"]
+    buffer, index = torch.zeros_like(Activations.of(code)), code.indices.long()
+    index.is_distinct = True
+    for _ in range(2):
+        torch.testing.assert_close(buffer.scatter(-1, index, code.values) @ torch.eye(F), code.to_dense())
+    assert not (buffer + 0).any()
+    one = torch.zeros_like(Activations.of(code)).scatter_(-1, index, 1.0)
+    torch.testing.assert_close(one, torch.zeros(N, F).scatter_(-1, code.indices.long(), 1.0))
 
 
 def test_copies_and_files_are_dense():

@@ -97,6 +97,24 @@ def test_gradients_pass_through_functions_that_ask_for_no_overrides():
         torch.testing.assert_close(a.grad, b.grad)
 
 
+def test_what_was_computed_without_gradients_has_none_later():
+    with torch.no_grad():
+        h = PreActivations.of(Encoder(*tensors()))
+    assert not (h + 1).requires_grad and not torch.relu(h).topk(2).values.requires_grad
+
+
+@pytest.mark.parametrize("read", [lambda h: h + 1, lambda h: h.relu().topk(2), of_dead, lambda h: h.detach() + 1])
+def test_pre_activations_are_not_read_after_the_weights_changed(read):
+    inputs = tensors()
+    h, before = PreActivations.of(Encoder(*inputs)), PreActivations.of(Encoder(*inputs))
+    before.mean()
+    with torch.no_grad():
+        inputs[1].mul_(2)
+    with pytest.raises(RuntimeError, match="pre-activations: got weights or inputs that were changed in place"):
+        read(h)
+    read(before)  # its numbers are there
+
+
 def test_entries_come_in_the_dtype_of_the_input():
     x, w, b = tensors(torch.bfloat16)
     e = Encoder(x, w, b)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,8 @@ _READ = {  # what does not depend on the numbers
     torch.numel,
 }
 
+_READS_GRADIENTS = {torch.autograd.grad, Tensor.retain_grad, Tensor.register_hook}
+
 
 class LazyTensor(Tensor):
     """A tensor whose numbers are known by less than themselves.
@@ -32,11 +35,13 @@ class LazyTensor(Tensor):
 
     Gradients: the dense tensor is a differentiable function of what it follows from. Functions of PyTorch's own that
     do not ask for overrides (``autograd.Function.apply``) see this object as the output of an operation whose backward
-    pass takes a dense gradient.
+    pass takes a dense gradient. What a registered function has used lets no gradient through this object: reading its
+    gradient afterwards is refused.
     """
 
-    _handlers: dict[Callable, Callable[..., Any]]
+    _handlers: dict[Callable, tuple[Callable[..., Any], inspect.Signature]]
     _dense: Tensor | None
+    _bypassed: bool = False  # whether a gradient goes by what it follows from
 
     def __init_subclass__(cls) -> None:
         cls._handlers = {}
@@ -45,11 +50,12 @@ class LazyTensor(Tensor):
     def handles(cls, *functions: Callable) -> Callable[[Callable], Callable]:
         """Register what happens instead of functions of PyTorch, called with their arguments.
 
-        ``NotImplemented`` as the result means that the dense tensor is needed after all.
+        ``NotImplemented`` as the result means that the dense tensor is needed after all; so it is for arguments that
+        the handler has no parameters for, such as ``out=`` or another name of one.
         """
 
         def register(handler: Callable) -> Callable:
-            cls._handlers.update(dict.fromkeys(functions, handler))
+            cls._handlers.update(dict.fromkeys(functions, (handler, inspect.signature(handler))))
             return handler
 
         return register
@@ -81,16 +87,40 @@ class LazyTensor(Tensor):
         cls, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _READ:
+        if func in _READ and all(a.is_lazy for a in args if isinstance(a, LazyTensor)):
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
         for lazy in (a for a in args if isinstance(a, LazyTensor) and a.is_lazy):
-            handler = type(lazy)._handlers.get(func)
-            result = NotImplemented if handler is None else handler(*args, **kwargs)
+            result = type(lazy)._handled(func, args, kwargs)
             if result is not NotImplemented:
                 return result
+        if func in _READS_GRADIENTS:
+            tree_map_only(LazyTensor, LazyTensor._check_gradient, (args, kwargs))
         args, kwargs = tree_map_only(LazyTensor, LazyTensor.dense, (args, kwargs))
         return func(*args, **kwargs)
+
+    def _check_gradient(self) -> None:
+        if self._bypassed:
+            raise RuntimeError(
+                f"{type(self).__name__}: got a request for their gradient after they were used without the dense "
+                "tensor, which their gradient does not pass; wanted it before. Call retain_grad() on them first: "
+                "they are dense from then on."
+            )
+
+    @classmethod
+    def _handled(cls, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
+        handler, signature = cls._handlers.get(func, (None, None))
+        if handler is None or signature is None:
+            return NotImplemented
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError:
+            return NotImplemented
+        result = handler(*args, **kwargs)
+        if any(isinstance(r, Tensor) and r.requires_grad for r in (result if isinstance(result, tuple) else [result])):
+            for lazy in (a for a in args if isinstance(a, LazyTensor)):
+                lazy._bypassed = True
+        return result
 
     @classmethod
     def __torch_dispatch__(

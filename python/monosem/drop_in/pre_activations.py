@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from monosem import ops
-from monosem.drop_in.activations import no_activations
+from monosem.drop_in.activations import is_last, no_activations, widened
 from monosem.drop_in.lazy import LazyTensor
 from monosem.ops import SparseCode
 from monosem.ops.precision import as_given
@@ -25,12 +25,33 @@ class Encoder:
         w: rows [d_sae, d_in].
         b: [d_sae].
         relu: whether negative pre-activations are 0.
+        versions: how often the tensors had been written to when the encoder was made.
     """
 
     x: Tensor
     w: Tensor
     b: Tensor
     relu: bool = False
+    versions: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.versions:
+            object.__setattr__(self, "versions", self._versions())
+
+    def _versions(self) -> tuple[int, ...]:
+        return tuple(0 if t.is_inference() else t._version for t in (self.x, self.w, self.b))
+
+    def check_unchanged(self) -> None:
+        """RuntimeError where pre-activations are read so late that they would be those of another step."""
+        if self._versions() != self.versions:
+            raise RuntimeError(
+                "pre-activations: got weights or inputs that were changed in place, such as by an optimizer's step, "
+                "before the pre-activations were read; wanted the values that encode() saw. Read them before, or keep "
+                "a copy of them: h.clone()"
+            )
+
+    def detached(self) -> Encoder:
+        return replace(self, x=self.x.detach(), w=self.w.detach(), b=self.b.detach())
 
     @as_given
     def product(self, w: Tensor, b: Tensor) -> Tensor:
@@ -43,14 +64,17 @@ class Encoder:
     def above(self, threshold: Tensor | None = None) -> SparseCode:
         """The entries above a threshold per feature [d_sae], or a common one; None: above 0."""
         if threshold is not None:
-            threshold = threshold.detach().float().expand(len(self.w)).contiguous()
+            threshold = widened(threshold.detach()).expand(len(self.w)).contiguous()
         return self.chosen_by(lambda x, w, b: ops.threshold_encode(x, w, b, threshold))
 
     def chosen_by(self, choose: Callable[[Tensor, Tensor, Tensor], SparseCode]) -> SparseCode:
-        """The entries that an operation chooses, given x [N, d_in], w and b in fp32; values come in the dtype of x."""
+        """The entries that an operation chooses, given x [N, d_in], w and b in fp32 or float64.
+
+        Values come in the dtype of x.
+        """
         shape = self.x.shape[:-1]
-        x = self.x.float().reshape(-1, self.x.shape[-1])
-        code = choose(x, self.w.float().contiguous(), self.b.float().contiguous())
+        x = widened(self.x).reshape(-1, self.x.shape[-1])
+        code = choose(x, widened(self.w).contiguous(), widened(self.b).contiguous())
         values, indices = code.values.to(self.x.dtype), code.indices
         if code.offsets is None:
             values, indices = (t.view(*shape, t.shape[-1]) for t in (values, indices))
@@ -81,13 +105,15 @@ class PreActivations(LazyTensor):
         if needs:
             made = _Wrap.apply(encoder.x, encoder.w, encoder.b, encoder, columns)
             made._dense = None
-        else:
+        else:  # as they are computed later, where gradients may be taken
+            encoder = encoder.detached()
             made = _wrapped(encoder)
         made.encoder, made.columns = encoder, columns
         return made
 
     def make_dense(self) -> Tensor:
         e = self.encoder
+        e.check_unchanged()
         if self.columns is None:
             return e.product(e.w, e.b)
         chosen = e.product(e.w[self.columns], e.b[self.columns])
@@ -105,6 +131,7 @@ class _Wrap(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         e = ctx.encoder
+        e.check_unchanged()
         with torch.enable_grad():
             inputs = [t.detach().requires_grad_() for t in (e.x, e.w, e.b)]
             lazy = _wrapped(Encoder(*inputs, relu=e.relu))
@@ -128,8 +155,7 @@ def _relu(h: PreActivations, inplace: bool = False) -> Any:
 
 @PreActivations.handles(Tensor.detach, torch.detach)
 def _detach(h: PreActivations) -> PreActivations:
-    e = h.encoder
-    return PreActivations.of(Encoder(e.x.detach(), e.w.detach(), e.b.detach(), e.relu), h.columns)
+    return PreActivations.of(h.encoder.detached(), h.columns)
 
 
 @PreActivations.handles(torch.where)
@@ -146,8 +172,9 @@ def _where(mask: Any, h: Any = None, other: Any = None) -> Any:
 def _topk(h: PreActivations, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
     """The largest of each token, in order, with the lowest of equal features first."""
     k, e = int(k), h.encoder
-    if dim % h.dim() != h.dim() - 1 or not largest or h.dim() < 2:
+    if not is_last(h, dim) or not largest or h.dim() < 2:
         return NotImplemented
+    e.check_unchanged()
     if h.columns is None:
         if not e.relu:  # ``ops.topk_encode`` gives 0 for what is negative
             return NotImplemented
@@ -163,5 +190,5 @@ def _topk(h: PreActivations, k: int, dim: int = -1, largest: bool = True, sorted
 
 
 @PreActivations.handles(torch.zeros_like)
-def _zeros_like(h: PreActivations, **kwargs: Any) -> Any:
-    return NotImplemented if kwargs else no_activations(h.shape, h.encoder.x)
+def _zeros_like(h: PreActivations) -> Any:
+    return no_activations(h.shape, h.encoder.x)
