@@ -10,6 +10,7 @@ from fake_model import FakeModel
 from tiny import HOOK, tiny_documents, tiny_model
 
 import monosem as ms
+from monosem.analysis.evidence.ablation import ablation
 from monosem.analysis.index import IndexSettings, build_index
 from monosem.analysis.inputs import Subject, load_subject
 from monosem.analysis.metrics import evaluate
@@ -264,3 +265,22 @@ def test_a_token_beyond_the_limit_is_not_steered(model):
     within = limit.within([x])
     assert 10 < (~within).sum() < within.sum()
     assert torch.equal(changed[within], plain[within]) and torch.equal(changed[~within], x[~within])
+
+
+def test_a_feature_is_not_ablated_where_a_token_is_beyond_the_limit(model):
+    rows = pack_rows(tiny_documents(), model)
+    tokens = torch.from_numpy(np.asarray(rows.tokens)).long()
+    x = model.activations(tokens, HOOK)
+    limit = NormLimit(1.3, (float(x.norm(dim=-1).median()),))
+    subject = Subject(ms.TopKSAE(32, 40, k=4, seed=0), model, HOOK)
+    index = build_index(subject, rows, settings=IndexSettings(neurons=False, skip_norm=limit), progress=False)
+    feature = int(index.counts.argmax())
+    every = [range(len(rows.sources)), len(rows.tokens)]
+    active = lambda: ablation(subject, index, feature, *every)[0].tokens_active
+    fires = subject.sae.encode(x).to_dense()[..., feature] > 0
+    predicts = (tokens[:, 1:] != model.bos_id) & (torch.arange(tokens.shape[1] - 1) > 0)
+    fires = fires[:, :-1] & (tokens[:, :-1] != model.bos_id) & predicts
+    within = limit.within([x])[:, :-1]
+    assert active() == int(fires.sum()) > int((fires & within).sum()) > 0
+    subject.sae.metadata["skip_norm"] = limit.to_json()
+    assert active() == int((fires & within).sum())

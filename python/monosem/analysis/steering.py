@@ -100,6 +100,7 @@ class Steering:
         if isinstance(sae, (SAE, Rescaled)):
             sae.prepare()  # text is generated a token at a time
         self.sae, self.edits, self.error, self.skip_positions = sae, tuple(edits), error, skip_positions
+        self.limit = as_trained(getattr(sae, "metadata", {}))  # anything with ``encode`` may be steered
         device = sae.W_dec.device
         self._slot = torch.full((d_sae,), -1, dtype=torch.int64, device=device)
         self._slot[torch.tensor(features, dtype=torch.int64, device=device)] = torch.arange(
@@ -143,11 +144,10 @@ class Steering:
             output = output + ((self._keep - 1) * self._activations(code) + self._value).to(weights.dtype) @ weights
         out = y.clone()
         out[..., self.skip_positions :, :] = output.view(part.shape).to(y)
-        limit = as_trained(getattr(self.sae, "metadata", {}))  # anything with ``encode`` may be steered
-        if limit is None:
+        if self.limit is None:
             return out
-        read_together = x.chunk(len(limit.medians), -1) if y is x else [x, y]  # those of a crosscoder are as wide
-        return torch.where(limit.within(read_together).to(y.device)[..., None], out, y)
+        read_together = x.chunk(len(self.limit.medians), -1) if y is x else [x, y]  # those of a crosscoder are as wide
+        return torch.where(self.limit.within(read_together).to(y.device)[..., None], out, y)
 
     def replacing(self, model: LanguageModel, hook_name: str, mask: Tensor | None = None) -> dict[str, Replace]:
         """The functions to put into a pass of the model, by hook: this one, on the tokens of ``mask`` if given."""

@@ -13,9 +13,10 @@ from torch import Tensor
 from monosem.analysis.evidence.statistics import mean_interval
 from monosem.analysis.index.protocol import FeatureIndex
 from monosem.analysis.inputs import Subject
+from monosem.analysis.joined import by_hook, read_and_target
 from monosem.analysis.steering import Edit, Steering, log_likelihood_change
 from monosem.analysis.windows import is_right_to_left, show
-from monosem.data.counted import counted, skipped_ids
+from monosem.data.counted import TokenFilter, counted, skipped_ids
 from monosem.data.protocols import LanguageModel
 
 
@@ -60,11 +61,12 @@ def ablation(
     chosen = np.concatenate([richest, none])
     steering = Steering(subject.sae, [Edit(feature, "ablate")], error=error, skip_positions=skip_positions)
     left_out, parts = skipped_ids(subject.model), []
+    counts = TokenFilter(skip_positions, left_out, steering.limit)  # by the norm: as tokens are that it leaves alone
     for start in range(0, len(chosen), batch):
         ids = torch.from_numpy(tokens[chosen[start : start + batch]].astype(np.int64))
-        x = subject.model.activations(ids, subject.hook_name)
+        x, y = read_and_target(subject.model, ids, subject.hook_name)
         at = steering.activations(x.flatten(0, 1).to(subject.sae.W_dec)).view(ids.shape).cpu()
-        at[torch.from_numpy(~counted(ids.numpy(), skip_positions, left_out))] = 0
+        at[~counts.by_norm(counts.by_token(ids.numpy()), by_hook(subject.model, x, y))] = 0
         parts.append((at, log_likelihood_change(subject.model, subject.hook_name, ids, steering).cpu()))
     at, change = (torch.cat(column) for column in zip(*parts, strict=True))
     of_label = torch.from_numpy(inside[chosen][:, 1:])
