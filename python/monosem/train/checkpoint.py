@@ -33,6 +33,11 @@ class Checkpoint:
     state: JsonDict = field(default_factory=dict)
 
 
+def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin so, by the rest of their names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
 def path_of(folder: Path, step: int) -> Path:
     return folder / f"ckpt-{step}"
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
+from monosem.nn import SAE
 from monosem.ops.memory import available_memory, human_bytes
+from monosem.train.config import TrainConfig
 
 
 def bytes_needed(
@@ -27,6 +31,23 @@ def bytes_needed(
         parameters = 2 * d_sae * d_in + d_sae + d_in
     copies = (not built) + {"fp32": 2, "bf16": 1, "int8": 0.5}[adam_state] + ema
     return int(4 * parameters * copies) + 2 * d_sae * d_in + 6 * 4 * batch_size * d_in
+
+
+def check_trains(saes: Sequence[SAE], configs: Sequence[TrainConfig]) -> None:
+    """``check_fits`` for the training of these autoencoders, each by its configuration."""
+    needed = sum(
+        bytes_needed(
+            sum(s.batch_widths),
+            s.cfg.d_sae,
+            c.batch_size,
+            parameters=sum(p.numel() for p in s.parameters()),
+            ema=c.ema is not None,
+            built=True,
+            adam_state=c.adam_state,
+        )
+        for s, c in zip(saes, configs, strict=True)
+    )
+    check_fits(needed, saes[0].W_dec.device, f"training d_sae={[s.cfg.d_sae for s in saes]}")
 
 
 def check_fits(needed: int, device: torch.device, purpose: str) -> None:

@@ -11,6 +11,7 @@ from monosem.data.serialization import load
 from monosem.nn import SAE, registry
 from monosem.nn.config import JsonDict, from_dict
 from monosem.train import checkpoint
+from monosem.train.checkpoint import under
 from monosem.train.config import TrainConfig
 from monosem.train.learner import Learner
 from monosem.train.normaliser import Normaliser
@@ -65,15 +66,11 @@ def reopen(folder: str | Path, device: str | torch.device = "cpu", time_phases: 
     else:
         sae, made_of = _of(run["sae"], device), _made_of(saved.state)
     learner = Learner(sae, TrainConfig.from_json(run["train"]), time_phases)
-    prefix = f"{index or 0}."
-    learner.load_state_dict(
-        {name.removeprefix(prefix): t for name, t in saved.tensors.items() if name.startswith(prefix)}
-    )
+    learner.load_state_dict(under(saved.tensors, f"{index or 0}."))
     normaliser = None
     if learner.cfg.normalize != "none":
         normaliser = Normaliser(learner.cfg.normalize, sae.batch_widths, [sae])
-        of_run = {n.removeprefix("normaliser."): t for n, t in saved.tensors.items() if n.startswith("normaliser.")}
-        normaliser.load_state_dict(of_run, sae.W_dec.device)
+        normaliser.load_state_dict(under(saved.tensors, "normaliser."), sae.W_dec.device)
     return ReopenedRun(learner, saved.step, made_of, normaliser)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from monosem.data.serialization import load
 from monosem.nn.config import JsonDict
 from monosem.train import checkpoint
+from monosem.train.checkpoint import under
 from monosem.train.learner import Learner
 from monosem.train.normaliser import Normaliser
 from monosem.train.same_run import keep_measured
@@ -82,11 +83,11 @@ def _from_checkpoint(
     saved = checkpoint.load(folder, step)
     _check_normalized(folder, saved.state["run"][0]["train"].get("normalize", "none"), normaliser)
     if normaliser is not None:
-        normaliser.load_state_dict(_part(saved.tensors, "normaliser."), learners[0].sae.W_dec.device)
+        normaliser.load_state_dict(under(saved.tensors, "normaliser."), learners[0].sae.W_dec.device)
     runs = list(enumerate(saved.state["run"]))
     for learner, (i, run) in zip(learners, _one_each(runs, learners, folder), strict=True):
-        parts = {name: _part(saved.tensors, f"{i}.{name}.") for name in ("sae", "adam")}
-        _copy(learner, run["sae"], parts["sae"] | _part(parts["adam"], "buffer."), folder)
+        parts = {name: under(saved.tensors, f"{i}.{name}.") for name in ("sae", "adam")}
+        _copy(learner, run["sae"], parts["sae"] | under(parts["adam"], "buffer."), folder)
         if moments:
             saved_state = run["train"].get("adam_state", "fp32")
             own_state = learner.cfg.adam_state
@@ -98,10 +99,6 @@ def _from_checkpoint(
                 )
             learner.fast.load_state_dict(parts["adam"])
     return {"folder": str(folder), "steps": step, "moments": moments}
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _one_each(saved: list[Saved], learners: Sequence[Learner], folder: Path) -> list[Saved]:

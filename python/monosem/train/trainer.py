@@ -18,7 +18,7 @@ from monosem.nn import SAE
 from monosem.nn.config import JsonDict
 from monosem.train import checkpoint, memory
 from monosem.train.batches import Activations, Batches, check_batch
-from monosem.train.checkpoint import Checkpoint
+from monosem.train.checkpoint import Checkpoint, under
 from monosem.train.config import TrainConfig
 from monosem.train.interrupt import StopRequest
 from monosem.train.learner import Learner, Metrics
@@ -72,19 +72,7 @@ class Trainer:
         saes = [sae] if isinstance(sae, SAE) else list(sae)
         configs = [config] * len(saes) if isinstance(config, TrainConfig) else list(config)
         _check_agreement(saes, configs)
-        needed = sum(
-            memory.bytes_needed(
-                sum(s.batch_widths),
-                s.cfg.d_sae,
-                c.batch_size,
-                parameters=sum(p.numel() for p in s.parameters()),
-                ema=c.ema is not None,
-                built=True,
-                adam_state=c.adam_state,
-            )
-            for s, c in zip(saes, configs, strict=True)
-        )
-        memory.check_fits(needed, saes[0].W_dec.device, f"training d_sae={[s.cfg.d_sae for s in saes]}")
+        memory.check_trains(saes, configs)
         self.learners = [Learner(s, c, time_phases) for s, c in zip(saes, configs, strict=True)]
         self.cfg, self.folder = configs[0], Path(folder) if folder is not None else None
         self._loggers = loggers
@@ -328,18 +316,18 @@ class Trainer:
                 "Choose one, or leave out start (--from) to go on."
             )
         if "start" in saved.state:
-            batches.start = _part(saved.tensors, "start."), saved.state["start"]
+            batches.start = under(saved.tensors, "start."), saved.state["start"]
         batches.load_state_dict(saved.state["batches"], repr(str(self.folder)))
         checkpoint.set_aside_after(self.folder, saved.step)
         if self._normaliser is not None:
-            self._normaliser.load_state_dict(_part(saved.tensors, "normaliser."), self._like.device)
+            self._normaliser.load_state_dict(under(saved.tensors, "normaliser."), self._like.device)
         for i, learner in enumerate(self.learners):
-            learner.load_state_dict(_part(saved.tensors, f"{i}."))
+            learner.load_state_dict(under(saved.tensors, f"{i}."))
             self._meters[i].load_state_dict(saved.state["meters"][i], self._like.device)
         self.steps_done = self._saved_at = saved.step
         self.tokens_done, self._seconds = saved.state["tokens_done"], saved.state["seconds"]
         self._started = saved.state.get("started")
-        set_rng_state(_part(saved.tensors, "rng."), saved.state["rng"])
+        set_rng_state(under(saved.tensors, "rng."), saved.state["rng"])
         if grown:
             planned = saved.state["run"][0]["train"]["steps"]
             print(rest_of(self.cfg, planned, self.steps_done), file=sys.stderr)
@@ -389,10 +377,6 @@ class Trainer:
 
 def _norm_record(batches: Batches) -> JsonDict | None:
     return batches.source.norm_record() if isinstance(batches.source, FilledSource) else None
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _check_agreement(saes: list[SAE], configs: list[TrainConfig]) -> None:
