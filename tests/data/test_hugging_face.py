@@ -1,5 +1,6 @@
 """Models of transformers behind our adapter: every hook, loss and logit direction against the model itself."""
 
+import copy
 import os
 
 import pytest
@@ -356,6 +357,24 @@ def test_a_model_without_next_token_has_activations(kind, tokenizer, tmp_path):
             ValueError, match=rf"model: .* is a {kind}, which predicts no next token; wanted a model that"
         ):
             refused()
+
+
+def test_an_encoder_that_calls_one_layer_again_and_again_predicts_no_next_token():
+    """It has an unembedding, and no layers that are known as such: what the unembedding reads shows it."""
+    module = transformers.AlbertForMaskedLM(transformers.AlbertConfig(**BERT, embedding_size=16)).eval()
+    model = load_model(module)
+    assert model.n_layers == 0 and not model.predicts
+    with pytest.raises(ValueError, match="is a AlbertForMaskedLM, which predicts no next token"):
+        model.token_losses(TOKENS)
+
+
+def test_an_encoder_reads_as_many_tokens_as_its_tokenizer_gives(tokenizer):
+    """RoBERTa's positions begin at 2; with an unembedding or without."""
+    short = copy.deepcopy(tokenizer)
+    short.model_max_length = 18
+    for kind in (transformers.RobertaModel, transformers.RobertaForMaskedLM):
+        model = load_model(kind(transformers.RobertaConfig(**BERT, max_position_embeddings=20)).eval(), tokenizer=short)
+        assert model.n_ctx == 18 and model.activations(TOKENS.new_full((1, 18), 5), POST).shape == (1, 18, 16)
 
 
 def test_an_encoder_is_loaded_without_a_random_unembedding(tokenizer, tmp_path):

@@ -59,8 +59,7 @@ class HuggingFaceModel(LibraryModel):
                 "transformers.AutoModelForCausalLM and AutoModel load"
             )
         unembedding = self.module.get_output_embeddings()
-        # RoBERTa counts positions that no token has; what its tokenizer gives, it reads.
-        self.n_ctx = _longest_context(self._config, tokenizer if unembedding is None else None)
+        self.n_ctx = _longest_context(self._config)
         self.d_vocab = int((unembedding or self.module.get_input_embeddings()).weight.shape[0])
         rows, length = _PROBE
         tokens = self._probe_tokens()[:, : min(length, self.n_ctx)].repeat(rows, 1)
@@ -73,9 +72,11 @@ class HuggingFaceModel(LibraryModel):
             unembedding,
         )
         names = self._structure.names
-        self.predicts = self._structure.is_causal and BEFORE_UNEMBED in names
+        self.predicts = self._structure.is_causal
         if not self.predicts:
             names.pop(BEFORE_UNEMBED, None)
+            # RoBERTa counts positions that no token has; what its tokenizer gives, it reads.
+            self.n_ctx = min(self.n_ctx, getattr(tokenizer, "model_max_length", self.n_ctx))
         self.n_layers = self._structure.n_layers
         self._widths = dict(self._structure.widths)
         self._widths |= {name: self._widths[str(place)] for name, place in names.items()}
@@ -322,10 +323,9 @@ def _is_decoder(config: Any) -> bool:
     return not kinds or any(kind.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for kind in kinds)
 
 
-def _longest_context(config: Any, tokenizer: Any) -> int:
+def _longest_context(config: Any) -> int:
     limits = (getattr(config, name, None) for name in CONTEXTS)
-    longest = next((limit for limit in limits if isinstance(limit, int) and limit > 0), UNLIMITED)
-    return min(longest, getattr(tokenizer, "model_max_length", longest))
+    return next((limit for limit in limits if isinstance(limit, int) and limit > 0), UNLIMITED)
 
 
 def _first_line(error: Exception) -> str:

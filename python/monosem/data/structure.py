@@ -28,7 +28,7 @@ class Structure:
         widths: {name of a place: width}, in the order in which the forward pass comes to the modules.
         names: {TransformerLens' hook name: place}, layer by layer.
         n_layers: of the residual stream; 0 where none was found.
-        is_causal: whether a token leaves those before it as they are.
+        is_causal: whether a token leaves what the unembedding reads before it as it is.
         final_norm: the module between the last layer and the unembedding; "" where there is none; None: unknown.
         mlp_out: {layer: the module whose weight matrix reads ``mlp.hook_post``}.
     """
@@ -36,7 +36,7 @@ class Structure:
     widths: dict[str, int] = field(default_factory=dict)
     names: dict[str, Place] = field(default_factory=dict)
     n_layers: int = 0
-    is_causal: bool = True
+    is_causal: bool = False
     final_norm: str | None = None
     mlp_out: dict[int, str] = field(default_factory=dict)
 
@@ -71,12 +71,12 @@ def find(root: nn.Module, run: Callable[[], Any], shape: torch.Size, embedding: 
         found.names["hook_embed"] = Place(embedded.name)
     layers = _stack(root, calls)
     found.n_layers = len(layers)
-    found.is_causal = all(_is_causal(calls[layer].output) for layer in layers)
     for number, name in enumerate(layers):
         _name_layer(found, calls, number, name)
     if layers:
         _name_end(found, calls, layers, end)
     if end is not None and end.input is not None:
+        found.is_causal = _is_causal(end.input)
         found.names[BEFORE_UNEMBED] = Place(end.name, True)
     return found
 
@@ -133,11 +133,10 @@ def _stack(root: nn.Module, calls: dict[str, _Call]) -> list[str]:
     return longest
 
 
-def _is_causal(output: Tensor | None) -> bool:
-    """Whether the two rows, which differ in their last token, have the same output before it, but for rounding."""
-    assert output is not None  # of a stack
-    before = output[:, :-1].double()
-    return float((before[0] - before[1]).abs().max()) <= tolerance(output.dtype) * float(before.abs().max())
+def _is_causal(value: Tensor) -> bool:
+    """Whether the two rows, which differ in their last token, are the same before it, but for rounding."""
+    before = value[:, :-1].double()
+    return float((before[0] - before[1]).abs().max()) <= tolerance(value.dtype) * float(before.abs().max())
 
 
 def _name_layer(found: Structure, calls: dict[str, _Call], number: int, layer: str) -> None:
