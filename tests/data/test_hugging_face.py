@@ -305,6 +305,17 @@ def test_a_folder_is_loaded_as_it_is_stored_or_in_another_dtype(folder, llama):
     assert again.name == half.name and torch.equal(again.activations(TOKENS, POST), half.activations(TOKENS, POST))
 
 
+def test_the_path_of_a_folder_may_have_the_signs_of_a_revision_and_a_dtype(folder, tmp_path):
+    for name in ("me@corp/model", "model+fp32"):
+        place = tmp_path / name
+        place.parent.mkdir(exist_ok=True)
+        place.symlink_to(folder)
+        half = load_model(place, dtype="bf16")
+        assert half.name == f"{place}+bf16"
+        again = load_model(half.name)
+        assert again.name == half.name and again.module.dtype == torch.bfloat16
+
+
 def test_a_device_map_places_the_model(folder, llama):
     placed = load_model(folder, device_map="cpu")
     assert torch.equal(placed.activations(TOKENS, POST), llama.activations(TOKENS, POST))

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}  # as typed: of PyTorch
 
@@ -20,11 +21,15 @@ class ModelName:
 
     @classmethod
     def parse(cls, text: str) -> ModelName:
+        """The parts of a name; signs in the path of a folder or a file that exists belong to it."""
+        if Path(text).exists():
+            return cls(text)
         path, plus, dtype = text.rpartition("+")
         if not plus or dtype not in DTYPES:
             path, dtype = text, None
         name, at, revision = path.rpartition("@")
-        return cls(name, revision, dtype) if at and name and revision else cls(path, None, dtype)
+        is_revision = at and name and revision and not Path(path).exists()
+        return cls(name, revision, dtype) if is_revision else cls(path, None, dtype)
 
     def __str__(self) -> str:
         at = "" if self.revision is None else f"@{self.revision}"

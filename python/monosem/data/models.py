@@ -83,8 +83,7 @@ def _of_object(model: Model | torch.nn.Module, options: dict[str, Any]) -> Model
 def _by_name(name: str, options: dict[str, Any]) -> Model:
     if name.endswith(SHUFFLED):
         return shuffle_weights(_by_name(name.removesuffix(SHUFFLED), options))
-    named = ModelName(name) if Path(name).exists() else ModelName.parse(name)
-    named = named.with_options(options.pop("revision", None), options.pop("dtype", None))
+    named = ModelName.parse(name).with_options(options.pop("revision", None), options.pop("dtype", None))
     path = Path(named.path)
     given = options | {k: v for k, v in asdict(named).items() if k != "path" and v is not None}
     if named.path in BUNDLED or (path.is_dir() and not hugging_face.is_folder(path)):
