@@ -158,6 +158,17 @@ def test_logit_directions_are_found_by_the_modules_own_names(llama):
         llama.logit_directions("model.layers.1.self_attn.q_proj")
 
 
+def test_logit_directions_follow_the_model_and_are_not_its_weights():
+    model = load_model(random_model("Llama"))
+    weight = model.module.lm_head.weight
+    model.logit_directions(BEFORE_UNEMBED).zero_()
+    assert weight.detach().any()
+    assert model._final_path()[2].data_ptr() == weight.data_ptr()  # no copy of it is kept
+    model.to("meta")
+    with pytest.raises(ValueError, match="need weights in memory as floating point, and these are offloaded"):
+        model.logit_directions(BEFORE_UNEMBED)
+
+
 def test_layers_that_are_no_sum_have_no_path_from_before_them():
     mamba = load_model(
         random_model("Mamba", vocab_size=300, hidden_size=32, num_hidden_layers=2, state_size=4, bos_token_id=0)

@@ -232,7 +232,7 @@ class Model(ABC):
         self._check_hook(hook_name)
         gain, centred, unembedding = self._final_path()
         if hook_name in (BEFORE_UNEMBED, "ln_final.hook_out"):
-            return unembedding.float()
+            return unembedding.to(torch.float32, copy=True)  # not the weights themselves
         if hook_name.endswith(("mlp.hook_post", "mlp.out.hook_in")):
             path = self._mlp_out(int(hook_name.split(".")[1])).float()
         elif hook_name.endswith(

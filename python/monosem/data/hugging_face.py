@@ -48,7 +48,7 @@ class HuggingFaceModel(LibraryModel):
 
     def __init__(self, module: nn.Module, tokenizer: Any = None, name: str | None = None) -> None:
         super().__init__()
-        self.module: Any = module.eval()
+        self.module = module.eval()
         self._given_tokenizer = tokenizer
         self.name = name or self.module.name_or_path or type(module).__name__
         self._config = self.module.config.get_text_config()
@@ -105,8 +105,7 @@ class HuggingFaceModel(LibraryModel):
                 f"device: got {str(device)!r}; {self.name!r} was placed by a device_map, {self.module.hf_device_map}. "
                 "Leave one of the two out."
             )
-        if self.device != torch.device(device):
-            self.module.to(device)
+        super().to(device)
         return self
 
     def _run_module(self, tokens: Tensor, **options: Any) -> Any:

@@ -45,7 +45,7 @@ class LensModel(LibraryModel):
 
     def __init__(self, module: torch.nn.Module, name: str | None = None) -> None:
         super().__init__()
-        self.module: Any = module.eval()  # its further attributes are those of an optional package
+        self.module = module.eval()
         self._written: set[str] = set()
         cfg = self.module.cfg
         self.name = name or getattr(cfg, "model_name", None) or type(module).__name__
@@ -59,11 +59,6 @@ class LensModel(LibraryModel):
     @property
     def device(self) -> torch.device:
         return next(self.module.parameters()).device
-
-    def to(self, device: torch.device | str) -> LensModel:
-        if self.device != torch.device(device):
-            self.module.to(device)
-        return self
 
     @property
     def tokenizer(self) -> Any:

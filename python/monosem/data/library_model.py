@@ -28,9 +28,11 @@ class LibraryModel(Model):
     """A model whose layers have TransformerLens' hook names, and whose tokenizer is one of ``transformers``.
 
     Attributes:
+        module: the library's own model.
         n_layers: layers of the residual stream.
     """
 
+    module: Any  # its attributes are those of an optional package
     n_layers: int
 
     # ---------------------------------------------------------------- what each library brings
@@ -55,6 +57,12 @@ class LibraryModel(Model):
     @abstractmethod
     def _norm_and_unembedding(self) -> tuple[Callable[[Tensor], Tensor], Tensor]:
         """(the final norm, W_U [d_model, d_vocab]). ValueError where nothing known is between stream and logits."""
+
+    def to(self, device: torch.device | str) -> LibraryModel:
+        if self.device != torch.device(device):
+            self.module.to(device)
+            vars(self).pop("_final", None)  # it stays where it was
+        return self
 
     # ---------------------------------------------------------------- logits
 
@@ -99,7 +107,8 @@ class LibraryModel(Model):
             gain, centred = probes.norm_gain(norm, len(unembedding), like)
         except ValueError as error:
             raise ValueError(f"model: {self.name!r} has no linear path to its logits: {error}") from error
-        return gain, centred, unembedding * self._logit_form[0]
+        scale = self._logit_form[0]
+        return gain, centred, unembedding if scale == 1 else unembedding * scale
 
     def _final_path(self) -> tuple[Tensor | None, bool, Tensor]:
         return self._final
