@@ -1,18 +1,14 @@
 """``from_pretrained``: a copy of a repository, a stand-in for Hugging Face's server, and neither."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator
 from hashlib import sha256
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 import torch
+from hub import asking, serving
 
 import monosem as ms
 from monosem.data.pretrained import needed
@@ -89,6 +85,8 @@ def test_our_own_in_a_copy_of_a_repository(tmp_path):
     assert sae.metadata["model"] == "A" and sae.metadata["loaded_from"]["repository"] == str(tmp_path)
 
 
+LOADED = """(lambda sae: f"loaded {sae.cfg.kind} {sae.metadata['loaded_from']['repository']}")(
+            ms.from_pretrained(*question))"""
 COMMIT = "c0ffee" * 6 + "beef"
 
 
@@ -138,49 +136,22 @@ class Hub(BaseHTTPRequestHandler):
         """Nothing is printed."""
 
 
-@pytest.fixture(scope="module")
-def hub(repository) -> Iterator[tuple[str, list[str]]]:
-    """(address of the server, names of the files that it sent)."""
-    Hub.folder, Hub.sent = repository, []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", Hub.sent
-    server.shutdown()
-
-
-ASK = """
-import sys, monosem as ms
-for repo, name in zip(sys.argv[1::2], sys.argv[2::2]):
-    try:
-        sae = ms.from_pretrained(repo, name)
-        print("loaded", sae.cfg.kind, sae.metadata["loaded_from"]["repository"])
-    except Exception as error:
-        print(type(error).__name__, error)
-"""
-
-
-def ask(tmp_path, endpoint, *pairs):
-    """Lines that a process with its own cache prints, one per repository and name."""
-    env = os.environ | {"HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home")}
-    env |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "no_proxy": "*"}
-    done = subprocess.run(
-        [sys.executable, "-c", ASK, *sum(pairs, ())], env=env, capture_output=True, text=True, check=True
-    )
-    return done.stdout.splitlines()
-
-
-def test_a_repository_of_a_server(hub, tmp_path):
+def test_a_repository_of_a_server(repository, tmp_path):
     pytest.importorskip("huggingface_hub")
-    (endpoint, sent), repo = hub, "org/dictionaries"
+    Hub.folder, Hub.sent, repo = repository, [], "org/dictionaries"
     names = [(repo, "sae/topk"), (repo, "sae/nothing"), (repo, "sae"), ("org/nothing", "a"), ("not a name", "a")]
-    lines = ask(tmp_path, endpoint, *names)
-    assert lines[0] == "loaded topk org/dictionaries"
-    assert sorted(sent) == ["sae/topk/cfg.json", "sae/topk/sae_weights.safetensors"]
-    assert lines[1].startswith("FileNotFoundError name: got 'sae/nothing'; 'org/dictionaries' has no such folder or")
-    assert lines[2].startswith("FileNotFoundError name: got 'sae'") and "It has sae/gated, sae/topk" in lines[2]
-    for line, (wrong, _) in zip(lines[3:], names[3:], strict=True):
-        assert line.startswith(f"FileNotFoundError repo: got {wrong!r}; wanted a folder here, or a repository of")
-    # Without a network: what was downloaded is still there, the rest is told in one line.
-    lines = ask(tmp_path, "http://127.0.0.1:9", (repo, "sae/topk"), (repo, "sae/gated"))
-    assert lines[0] == "loaded topk org/dictionaries" and len(lines) == 2
-    assert "Hugging Face could not be asked (" in lines[1] and "'sae/gated' is not in its cache" in lines[1]
+    with serving(Hub) as (endpoint, stop), asking(LOADED, endpoint, tmp_path / "home") as ask:
+        lines = ask(*names)
+        assert lines[0] == "loaded topk org/dictionaries"
+        assert sorted(Hub.sent) == ["sae/topk/cfg.json", "sae/topk/sae_weights.safetensors"]
+        assert lines[1].startswith(
+            "FileNotFoundError name: got 'sae/nothing'; 'org/dictionaries' has no such folder or"
+        )
+        assert lines[2].startswith("FileNotFoundError name: got 'sae'") and "It has sae/gated, sae/topk" in lines[2]
+        for line, (wrong, _) in zip(lines[3:], names[3:], strict=True):
+            assert line.startswith(f"FileNotFoundError repo: got {wrong!r}; wanted a folder here, or a repository of")
+        # Without a network: what was downloaded is still there, the rest is told in one line.
+        stop()
+        lines = ask((repo, "sae/topk"), (repo, "sae/gated"))
+        assert lines[0] == "loaded topk org/dictionaries"
+        assert "Hugging Face could not be asked (" in lines[1] and "'sae/gated' is not in its cache" in lines[1]

@@ -2,14 +2,11 @@
 
 import base64
 import json
-import os
-import subprocess
-import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 import torch
+from hub import asking, serving
 
 import monosem as ms
 from monosem.data.published import card
@@ -63,36 +60,6 @@ class Hub(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def hub():
-    Hub.files = {}
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
-PUSH = """
-import sys, monosem as ms
-for repo, name, format in zip(*[iter(sys.argv[2:])] * 3):
-    try:
-        print(ms.push_to_hub(sys.argv[1], repo, name, format=format))
-    except Exception as error:
-        print(type(error).__name__, error)
-"""
-
-
-def push(run, endpoint, home, *asked):
-    """Lines that a process with its own token and cache prints, one per upload."""
-    env = os.environ | {"HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0", "HF_HOME": str(home), "HF_TOKEN": "hf_test"}
-    env |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "no_proxy": "*"}
-    words = [sys.executable, "-c", PUSH, str(run), *sum(asked, ())]
-    done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
-
-
-@pytest.fixture
 def run(tmp_path):
     sae = ms.TopKSAE(6, 20, 3, seed=0)
     sae.metadata = {"model": "org/small", "hook_name": "blocks.1.hook_resid_post"}
@@ -102,13 +69,22 @@ def run(tmp_path):
     return folder
 
 
-def test_the_dictionary_and_its_card_arrive_and_a_refusal_is_one_line(run, hub, tmp_path):
+PUSHED = "ms.push_to_hub(*question[:3], format=question[3])"
+
+
+def test_the_dictionary_and_its_card_arrive_and_an_error_is_one_line(run, tmp_path):
+    Hub.files = {}
     asked = [("you/one", "", "monosem"), ("you/many", "layer_1/topk", "sae_lens"), ("you/no", "", "circuit_tracer")]
-    lines = push(run, hub, tmp_path / "home", *asked, ("you/forbidden", "", "monosem"), ("you/broken", "", "monosem"))
-    assert lines[0].startswith(hub + "/you/one"), lines
+    asked += [("you/forbidden", "", "monosem"), ("you/broken", "", "monosem")]
+    with serving(Hub) as (endpoint, stop), asking(PUSHED, endpoint, tmp_path / "home") as ask:
+        lines = ask(*((str(run), *words) for words in asked))
+        stop()
+        (offline,) = ask((str(run), *asked[0]))
+    assert offline.startswith("ConnectionError repo: Hugging Face was not reached for 'you/one'")
+    assert lines[0].startswith(endpoint + "/you/one"), lines
     assert lines[2].startswith("ValueError format: circuit_tracer has no dictionaries but transcoders")
     assert lines[3].startswith("PermissionError repo: got 'you/forbidden', which this token may not write to")
-    assert lines[4].startswith("ConnectionError repo: Hugging Face refused 'you/broken'") and len(lines) == 5
+    assert lines[4].startswith("ConnectionError repo: Hugging Face refused 'you/broken'")
     assert {name.split("/", 2)[2] for name in Hub.files if name.startswith("you/one/")} == {
         "README.md",
         "cfg.json",
@@ -126,11 +102,6 @@ def test_the_dictionary_and_its_card_arrive_and_a_refusal_is_one_line(run, hub, 
     page = Hub.files["you/many/layer_1/topk/README.md"].decode()
     assert "library_name: saelens" in page and "base_model: org/small" in page
     assert "ms.from_pretrained('you/many', 'layer_1/topk')" in page and "| CE loss recovered | 95.1% |" in page
-
-
-def test_without_a_network_the_error_is_one_line(run, tmp_path):
-    (line,) = push(run, "http://127.0.0.1:9", tmp_path / "home", ("you/one", "", "monosem"))
-    assert line.startswith("ConnectionError repo: Hugging Face was not reached for 'you/one'")
 
 
 def test_a_card_without_figures_says_what_is_known():
