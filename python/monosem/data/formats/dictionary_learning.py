@@ -8,7 +8,7 @@ from torch import Tensor
 
 from monosem.data import sealed
 from monosem.data.formats.base import Foreign, Format, Given, context_of, record_of, refuse, text_of
-from monosem.data.formats.tensors import Tensors, of_pickle
+from monosem.data.formats.tensors import Tensors, linears, matrices, of_pickle
 from monosem.nn.config import JsonDict
 
 CONFIG, WEIGHTS = "config.json", "ae.pt"
@@ -54,41 +54,21 @@ def read(path: Path, given: Given) -> Foreign:
     )
 
 
-def _linear(tensors: Tensors) -> dict[str, Tensor]:
-    """The weights of two ``nn.Linear``."""
-    W_enc, W_dec = tensors.take("encoder.weight", "d_sae", "d_in"), tensors.take("decoder.weight", "d_in", "d_sae")
-    return {"W_enc": W_enc, "W_dec": W_dec.T}
-
-
-def _plain(tensors: Tensors) -> dict[str, Tensor]:
-    """The parameters that stand there by our names."""
-    return {
-        "W_enc": tensors.take("W_enc", "d_in", "d_sae").T,
-        "W_dec": tensors.take("W_dec", "d_sae", "d_in"),
-        "b_enc": tensors.take("b_enc", "d_sae"),
-        "b_dec": tensors.take("b_dec", "d_in"),
-    }
-
-
 def _autoencoder(tensors: Tensors, trainer: JsonDict) -> JsonDict:
-    biases = {"b_enc": tensors.take("encoder.bias", "d_sae"), "b_dec": tensors.take("bias", "d_in")}
-    return {"activation": "relu", "centred": True} | _linear(tensors) | biases
+    return {"activation": "relu", "centred": True} | linears(tensors, b_dec="bias")
 
 
 def _autoencoder_new(tensors: Tensors, trainer: JsonDict) -> JsonDict:
-    biases = {"b_enc": tensors.take("encoder.bias", "d_sae"), "b_dec": tensors.take("decoder.bias", "d_in")}
-    return {"activation": "relu", "centred": False} | _linear(tensors) | biases
+    return {"activation": "relu", "centred": False} | linears(tensors)
 
 
 def _topk(tensors: Tensors, trainer: JsonDict) -> JsonDict:
-    biases = {"b_enc": tensors.take("encoder.bias", "d_sae"), "b_dec": tensors.take("b_dec", "d_in")}
     tensors.other("threshold")  # its encode chooses by k unless it is asked for the threshold
-    return {"activation": "topk", "centred": True, "k": _k(tensors, trainer)} | _linear(tensors) | biases
+    return {"activation": "topk", "centred": True, "k": _k(tensors, trainer)} | linears(tensors, b_dec="b_dec")
 
 
 def _batch_topk(tensors: Tensors, trainer: JsonDict) -> JsonDict:
-    biases = {"b_enc": tensors.take("encoder.bias", "d_sae"), "b_dec": tensors.take("b_dec", "d_in")}
-    return _by_threshold(tensors, trainer) | _linear(tensors) | biases
+    return _by_threshold(tensors, trainer) | linears(tensors, b_dec="b_dec")
 
 
 def _matryoshka(tensors: Tensors, trainer: JsonDict) -> JsonDict:
@@ -97,25 +77,21 @@ def _matryoshka(tensors: Tensors, trainer: JsonDict) -> JsonDict:
     if not isinstance(sizes, list) or not all(isinstance(m, int) and m > 0 for m in sizes):
         refuse(tensors.path, "group_sizes", sizes, "positive integers")
     prefixes = tuple(sum(sizes[: i + 1]) for i in range(len(sizes)))
-    parts = _by_threshold(tensors, trainer) | _plain(tensors)
+    parts = _by_threshold(tensors, trainer) | matrices(tensors)
     if prefixes[-1] != tensors.sizes["d_sae"]:
         refuse(tensors.path, "group_sizes", sizes, f"sizes with the sum d_sae={tensors.sizes['d_sae']}")
     return parts | {"prefixes": prefixes}
 
 
 def _gated(tensors: Tensors, trainer: JsonDict) -> JsonDict:
-    biases = {
-        "b_enc": tensors.take("gate_bias", "d_sae"),
-        "r_mag": tensors.take("r_mag", "d_sae"),
-        "b_mag": tensors.take("mag_bias", "d_sae"),
-        "b_dec": tensors.take("decoder_bias", "d_in"),
-    }
-    return {"activation": "gated", "centred": True} | _linear(tensors) | biases
+    magnitudes = {"r_mag": tensors.take("r_mag", "d_sae"), "b_mag": tensors.take("mag_bias", "d_sae")}
+    parameters = linears(tensors, b_enc="gate_bias", b_dec="decoder_bias")
+    return {"activation": "gated", "centred": True} | parameters | magnitudes
 
 
 def _jumprelu(tensors: Tensors, trainer: JsonDict) -> JsonDict:
     threshold = tensors.take("threshold", "d_sae")
-    return {"activation": "jumprelu", "centred": False, "threshold": threshold} | _plain(tensors)
+    return {"activation": "jumprelu", "centred": False, "threshold": threshold} | matrices(tensors)
 
 
 def _by_threshold(tensors: Tensors, trainer: JsonDict) -> JsonDict:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from monosem.data.formats.base import Foreign, Format, Given
-from monosem.data.formats.tensors import of_pickle
+from monosem.data.formats.tensors import linears, of_pickle
 
 _NAME = re.compile(r"(?P<model>.+)-SAE-l(?P<layer>\d+)\.pth?$")
 _OWNERS = {"Llama-3": "meta-llama", "DeepSeek": "deepseek-ai"}
@@ -20,19 +20,14 @@ def read(path: Path, given: Given) -> Foreign:
     """ReLU; nothing is taken off the encoder's input."""
     tensors = of_pickle(path)
     suffix = "_linear" if "encoder_linear.weight" in tensors else ""
-    W_enc = tensors.take(f"encoder{suffix}.weight", "d_sae", "d_in")
-    W_dec = tensors.take(f"decoder{suffix}.weight", "d_in", "d_sae").T
-    b_enc, b_dec = tensors.take(f"encoder{suffix}.bias", "d_sae"), tensors.take(f"decoder{suffix}.bias", "d_in")
+    parameters = linears(tensors, f"encoder{suffix}", f"decoder{suffix}")
     tensors.done()
     found = _NAME.match(path.name)
     assert found is not None
     owner = next((owner for name, owner in _OWNERS.items() if found["model"].startswith(name)), None)
     return Foreign(
         activation="relu",
-        W_enc=W_enc,
-        b_enc=b_enc,
-        W_dec=W_dec,
-        b_dec=b_dec,
+        **parameters,
         centred=False,
         model=f"{owner}/{found['model']}" if owner else found["model"],
         hook_name=f"blocks.{found['layer']}.hook_resid_post",

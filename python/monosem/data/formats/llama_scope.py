@@ -8,8 +8,7 @@ import torch
 
 from monosem.data import sealed
 from monosem.data.formats.base import Foreign, Format, Given, number_of, refuse, size_of, text_of
-from monosem.data.formats.tensors import Tensors, of_safetensors
-from monosem.nn.config import JsonDict
+from monosem.data.formats.tensors import linears, of_safetensors
 
 CONFIG, WEIGHTS = "hyperparams.json", "checkpoints/final.safetensors"
 R1_CONFIG, R1_WEIGHTS = "config.json", "sae_weights.safetensors"
@@ -32,13 +31,14 @@ def read(path: Path, given: Given) -> Foreign:
     norms = record.get("dataset_average_activation_norm")
     scale = d_in**0.5 / number_of(norms if isinstance(norms, dict) else {}, "in", file)
     tensors = of_safetensors(path / WEIGHTS, {"d_in": d_in, "d_sae": size_of(record, "d_sae", file)})
-    parts = _linear(tensors)
+    parameters = linears(tensors)
     tensors.done()
-    if record.get("sparsity_include_decoder_norm") and not _is_unit(parts["W_dec"]):
+    if record.get("sparsity_include_decoder_norm") and not _is_unit(parameters["W_dec"]):
         refuse(file, "sparsity_include_decoder_norm", True, "false, or decoder rows of norm 1")
     return Foreign(
-        **parts,
-        threshold=torch.full((len(parts["b_enc"]),), threshold * scale, dtype=torch.float64, device="cpu"),
+        activation="jumprelu",
+        **parameters,
+        threshold=torch.full((len(parameters["b_enc"]),), threshold * scale, dtype=torch.float64, device="cpu"),
         centred=record.get("apply_decoder_bias_to_pre_encoder") is True,
         scale_in=scale,
         scale_out=scale,
@@ -66,11 +66,12 @@ def read_r1(path: Path, given: Given) -> Foreign:
     tensors = of_safetensors(
         path / R1_WEIGHTS, {"d_in": d_in, "d_sae": d_in * size_of(record, "expansion_factor", file)}
     )
-    parts = _linear(tensors)
+    parameters = linears(tensors)
     threshold = tensors.take("log_jumprelu_threshold", "d_sae").double().exp()
     tensors.done()
     return Foreign(
-        **parts,
+        activation="jumprelu",
+        **parameters,
         threshold=threshold,
         centred=False,
         scale_in=given.input_scale,
@@ -79,16 +80,6 @@ def read_r1(path: Path, given: Given) -> Foreign:
         hook_name=text_of(record, "hook_point_in"),
         notes={"architecture": "jumprelu", "file": R1_WEIGHTS},
     )
-
-
-def _linear(tensors: Tensors) -> JsonDict:
-    return {
-        "activation": "jumprelu",
-        "W_enc": tensors.take("encoder.weight", "d_sae", "d_in"),
-        "b_enc": tensors.take("encoder.bias", "d_sae"),
-        "W_dec": tensors.take("decoder.weight", "d_in", "d_sae").T,
-        "b_dec": tensors.take("decoder.bias", "d_in"),
-    }
 
 
 def _is_unit(rows: torch.Tensor) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from monosem.data import sealed
 from monosem.data.formats.base import Foreign, Format, Given, record_of, size_of, text_of
-from monosem.data.formats.tensors import of_pickle
+from monosem.data.formats.tensors import matrices, of_pickle
 
 
 def _config(path: Path) -> Path:
@@ -22,15 +22,11 @@ def read(path: Path, given: Given) -> Foreign:
     file = _config(path)
     record = sealed.read_json(file, "folder", "the configuration of a dictionary")
     tensors = of_pickle(path, {"d_in": size_of(record, "act_size", file), "d_sae": size_of(record, "dict_size", file)})
-    W_enc, b_enc = tensors.take("W_enc", "d_in", "d_sae").T, tensors.take("b_enc", "d_sae")
-    W_dec, b_dec = tensors.take("W_dec", "d_sae", "d_in"), tensors.take("b_dec", "d_in")
+    parameters = matrices(tensors)
     tensors.done()
     return Foreign(
         activation="relu",
-        W_enc=W_enc,
-        b_enc=b_enc,
-        W_dec=W_dec,
-        b_dec=b_dec,
+        **parameters,
         centred=True,
         model=text_of(record, "model_name"),
         hook_name=text_of(record, "act_name"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from monosem.data.formats.base import Foreign, Format, Given, refuse
-from monosem.data.formats.tensors import of_pickle, peek
+from monosem.data.formats.tensors import linears, of_pickle, peek
 from monosem.data.normalised import LAYER_NORM
 
 _KEYS = {"pre_bias", "latent_bias", "encoder.weight", "decoder.weight"}
@@ -28,15 +28,11 @@ def read(path: Path, given: Given) -> Foreign:
     after = settings.get("postact_fn", "ReLU") if isinstance(settings, dict) else "ReLU"
     if kind == "TopK" and after != "ReLU":
         refuse(path, "activation_state_dict.postact_fn", after, "'ReLU'")
-    W_enc, b_enc = tensors.take("encoder.weight", "d_sae", "d_in"), tensors.take("latent_bias", "d_sae")
-    W_dec, b_dec = tensors.take("decoder.weight", "d_in", "d_sae").T, tensors.take("pre_bias", "d_in")
+    parameters = linears(tensors, b_enc="latent_bias", b_dec="pre_bias")
     tensors.done(*_STATISTICS)
     return Foreign(
         activation="topk" if kind == "TopK" else "relu",
-        W_enc=W_enc,
-        b_enc=b_enc,
-        W_dec=W_dec,
-        b_dec=b_dec,
+        **parameters,
         centred=True,
         k=k if kind == "TopK" else None,
         normalisation=LAYER_NORM if kind == "TopK" else None,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from monosem.data import sealed
 from monosem.data.formats.base import ADVICE
+from monosem.nn.config import JsonDict
 
 _CHECKED = 1 << 22  # elements that are tested for NaN at a time
 
@@ -89,6 +90,32 @@ class Tensors:
             raise ValueError(
                 f"folder: {str(self.path)!r} also holds {', '.join(left)}; wanted only {', '.join(sorted(self._taken))}"
             )
+
+
+def linears(
+    tensors: Tensors,
+    encoder: str = "encoder",
+    decoder: str = "decoder",
+    b_enc: str | None = None,
+    b_dec: str | None = None,
+) -> JsonDict:
+    """The parameters of two ``nn.Linear`` of these names; biases that stand apart are named."""
+    return {
+        "W_enc": tensors.take(f"{encoder}.weight", "d_sae", "d_in"),
+        "W_dec": tensors.take(f"{decoder}.weight", "d_in", "d_sae").T,
+        "b_enc": tensors.take(b_enc or f"{encoder}.bias", "d_sae"),
+        "b_dec": tensors.take(b_dec or f"{decoder}.bias", "d_in"),
+    }
+
+
+def matrices(tensors: Tensors) -> JsonDict:
+    """The parameters of ``x·W_enc + b_enc`` and ``f·W_dec + b_dec``, under these names."""
+    return {
+        "W_enc": tensors.take("W_enc", "d_in", "d_sae").T,
+        "W_dec": tensors.take("W_dec", "d_sae", "d_in"),
+        "b_enc": tensors.take("b_enc", "d_sae"),
+        "b_dec": tensors.take("b_dec", "d_in"),
+    }
 
 
 def _count_bad(part: Tensor) -> int:
