@@ -21,6 +21,7 @@ FREE = {
     "ops/selection/cpu.py",
     "ops/selection/triton.py",
     "data/language_model.py",
+    "data/head_loss.py",
     "data/native.py",
     "analysis/evidence/ultralow.py",
 }

@@ -37,12 +37,13 @@ def test_gradients_are_those_of_the_whole_batch(contexts):
         torch.testing.assert_close(gradient, p.grad, atol=1e-7, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_bits_do_not_depend_on_the_threads(threads):
+@pytest.mark.parametrize("products", [torch.float32, torch.bfloat16])
+def test_bits_do_not_depend_on_the_threads(threads, products):
     model, rows = made(5 * CONTEXTS + 1)
     results = []
     for count in (1, 2, 3):
         threads(count)
-        with Slices(model, len(rows)) as slices:
+        with Slices(model, len(rows), products) as slices:
             assert torch.get_num_threads() == 1
             results.append((slices.backward(rows), [p.grad for p in model.parameters()]))
         assert torch.get_num_threads() == count

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from monosem.data.head_loss import head_loss
+
 Hook = Callable[[Tensor], Tensor | None]
 
 
@@ -157,41 +159,10 @@ class Transformer(nn.Module):
         return self.trunk(tokens, hooks) @ self.W_U + self.b_U
 
 
-class _HeadLoss(torch.autograd.Function):
-    """Mean cross-entropy of ``h @ W_U + b_U``; logits exist for 256 rows at a time, gradients come with the loss."""
+def next_token_loss(model: Transformer, rows: Tensor, products: torch.dtype = torch.float32) -> Tensor:
+    """Mean nats per token of rows [B, n_ctx + 1] (see ``pack_contexts``), memory bounded for any vocabulary.
 
-    ROWS = 256
-
-    @staticmethod
-    def forward(ctx, h: Tensor, w: Tensor, b: Tensor, target: Tensor) -> Tensor:
-        n = len(h)
-        dh, dw, db = torch.empty_like(h), torch.zeros_like(w), torch.zeros_like(b)
-        logits = h.new_empty(min(_HeadLoss.ROWS, n), w.shape[1])
-        loss = torch.zeros((), dtype=torch.float64, device="cpu")
-        parts = (t.split(_HeadLoss.ROWS) for t in (h, target.unsqueeze(1), dh))
-        for rows, hit, d_rows in zip(*parts, strict=True):
-            z = torch.addmm(b, rows, w, out=logits[: len(rows)])
-            right, top = z.gather(1, hit), z.amax(1, keepdim=True)
-            p = torch.softmax(z, 1, out=z)  # one sweep, a row of which stays in cache
-            # The largest probability is at least 1 / d_vocab, so that its logarithm is exact where the target's is not.
-            loss += (top - p.amax(1, keepdim=True).log() - right).sum(dtype=torch.float64)
-            p.scatter_add_(1, hit, torch.full_like(right, -1.0))
-            torch.mm(p, w.T, out=d_rows)
-            dw.addmm_(rows.T, p)
-            db += p.sum(0)
-        for gradient in (dh, dw, db):
-            gradient.div_(n)
-        ctx.save_for_backward(dh, dw, db)
-        return (loss / n).to(h.dtype)
-
-    @staticmethod
-    def backward(ctx, *grads: Tensor):
-        (grad,) = grads
-        dh, dw, db = ctx.saved_tensors
-        return dh * grad, dw * grad, db * grad, None
-
-
-def next_token_loss(model: Transformer, rows: Tensor) -> Tensor:
-    """Mean nats per token of rows [B, n_ctx + 1] (see ``pack_contexts``), memory bounded for any vocabulary."""
+    ``products`` is the precision of the factors of the unembedding's three matrix products; all else is in fp32.
+    """
     h = model.trunk(rows[:, :-1]).flatten(0, 1).contiguous()
-    return _HeadLoss.apply(h, model.W_U, model.b_U, rows[:, 1:].flatten().long())
+    return head_loss(h, model.W_U, model.b_U, rows[:, 1:].flatten().long(), products)

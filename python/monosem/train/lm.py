@@ -26,6 +26,7 @@ from monosem.train.loggers import JsonlLogger
 from monosem.train.slices import Slices
 
 _LOG_EVERY = 50
+HEAD_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,14 @@ class LMTrainConfig:
     clip: float = 1.0
     holdout: float = 0.02
     checkpoint_every: int = 250
+    head_dtype: str = "float32"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_contexts", "lr", "clip", "checkpoint_every"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: got {getattr(self, name)}; wanted more than 0")
+        if self.head_dtype not in HEAD_DTYPES:
+            raise ValueError(f"head_dtype: got {self.head_dtype!r}; wanted one of {', '.join(HEAD_DTYPES)}")
 
 
 def learning_rate(cfg: LMTrainConfig, step: int, steps: int) -> float:
@@ -152,7 +156,7 @@ class _Run:
         metrics.start(self.step)
         began, saved = time.monotonic() - self.seconds, self.step
         try:
-            with bar, Slices(self.model, cfg.batch_contexts) as slices:
+            with bar, Slices(self.model, cfg.batch_contexts, HEAD_DTYPES[cfg.head_dtype]) as slices:
                 while self.step < self.steps and stop.signal is None:
                     self._one_step(slices)
                     self.seconds = time.monotonic() - began
@@ -201,7 +205,8 @@ class _Run:
             ValueError: it belongs to other training; the message names the differences.
         """
         old = saved.state["identity"]
-        flat = {k: v for k, v in (old["train"] | old["model"] | old).items() if k not in ("train", "model")}
+        was = asdict(LMTrainConfig()) | old["train"]  # settings that are newer than the checkpoint had their default
+        flat = {k: v for k, v in (was | old["model"] | old).items() if k not in ("train", "model")}
         own = self.identity["train"] | self.identity["model"] | self.identity
         different = [f"{k} was {v!r}, now {own.get(k)!r}" for k, v in flat.items() if own.get(k) != v]
         if different:

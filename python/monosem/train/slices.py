@@ -24,9 +24,11 @@ class Slices:
     Args:
         model: whose ``grad`` fields are written.
         contexts: number of them per batch.
+        products: precision of the unembedding's products (see :func:`monosem.data.head_loss.head_loss`).
     """
 
-    def __init__(self, model: Transformer, contexts: int) -> None:
+    def __init__(self, model: Transformer, contexts: int, products: torch.dtype = torch.float32) -> None:
+        self._products = products
         self._model, self._parameters = model, list(model.parameters())
         self._threads, self._slices = torch.get_num_threads(), -(-contexts // CONTEXTS)
         self._pool: ThreadPoolExecutor | None = None
@@ -61,5 +63,5 @@ class Slices:
         return loss
 
     def _one(self, rows: Tensor) -> tuple[float, tuple[Tensor, ...]]:
-        loss = next_token_loss(self._model, rows)
+        loss = next_token_loss(self._model, rows, self._products)
         return loss.item(), torch.autograd.grad(loss, self._parameters)
