@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from monosem import doctor
 from monosem.cli.main import main
 from monosem.ops import backend
@@ -28,6 +30,14 @@ def test_doctor_prints_settings_of_the_environment():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     for setting in ("set by MONOSEM_ISA=baseline", "set by MONOSEM_PRODUCT", "set by MONOSEM_BACKEND"):
         assert setting in done.stdout
+
+
+@pytest.mark.parametrize(("setting", "wanted"), [("auto", "by a bound with dither"), ("certain", "holds for certain")])
+def test_doctor_prints_the_bound_of_the_product(setting, wanted, monkeypatch):
+    monkeypatch.setenv("MONOSEM_PRODUCT", "int8")
+    monkeypatch.setattr(backend, "cpu_product", lambda: "int8")
+    monkeypatch.setattr(backend, "certain", lambda: setting == "certain")
+    assert wanted in doctor._product().why
 
 
 def test_doctor_gives_the_reason_for_a_missing_cuda_module(monkeypatch, tmp_path):

@@ -8,13 +8,15 @@ namespace {
 
 void quantize(const std::string& product_name, const TensorView& rows, bool tokens, const TensorView& packed,
               const TensorView& scale, const TensorView& norm, const TensorView& off, const TensorView& start,
-              int threads) {
+              const TensorView& offset, int threads) {
   const IntProduct product = product_named(product_name);
   const Weights weights = rows.weights("rows");
+  if (offset && product != IntProduct::int8) throw pybind11::value_error("offset: only rows in int8 are dithered");
   const int64_t n = rows.rows("rows"), padded = up_to(n, tokens ? kernels().token_panel : kernels().feature_panel);
   const QuantizedRows to{packed.at_least<int32_t>("packed", padded * words(product, weights.d)),
                          scale.at_least<float>("scale", padded), norm.at_least<float>("norm", padded),
-                         off.at_least<float>("off", padded), start.at_least<int32_t>("start", padded)};
+                         off.at_least<float>("off", padded), start.at_least<int32_t>("start", padded),
+                         offset ? offset.at_least<float>("offset", padded) : nullptr};
   kernels().quantize(product, weights, n, tokens, to, threads);
 }
 
@@ -25,15 +27,16 @@ std::pair<float, float> largest_norms(const TensorView& rows, int threads) {
 }
 
 IntTileView int_tile(const std::string& product_name, const TensorView& x, const TensorView& w,
-                     const TensorView& token_scale, const TensorView& scale, const TensorView& start,
-                     const TensorView& bias, const ErrorBoundsView& bounds, int64_t rows, int64_t cols, int64_t d) {
+                     const TensorView& token_scale, const TensorView& token_offset, const TensorView& scale,
+                     const TensorView& start, const TensorView& bias, const ErrorBoundsView& bounds, int64_t rows,
+                     int64_t cols, int64_t d) {
   const IntProduct product = product_named(product_name);
   const int64_t panel = kernels().feature_panel, padded = up_to(rows, kernels().token_panel);
   if (cols % panel) throw pybind11::value_error("cols: wanted whole panels of " + std::to_string(panel));
   return {product,
           {x.at_least<int32_t>("x", padded * words(product, d)), w.at_least<int32_t>("w", cols * words(product, d)),
-           token_scale.at_least<float>("token_scale", padded), scale.at_least<float>("scale", cols),
-           start.at_least<int32_t>("start", cols), bias.at_least<float>("bias", cols), bounds.of(rows, cols), rows,
+           token_scale.at_least<float>("token_scale", padded), token_offset.at_least<float>("token_offset", padded),
+           scale.at_least<float>("scale", cols), start.at_least<int32_t>("start", cols), bias.at_least<float>("bias", cols), bounds.of(rows, cols), rows,
            cols, d}};
 }
 
@@ -55,11 +58,11 @@ void register_quantize(pybind11::module_& m) {
            py::arg("x"), py::arg("w"), py::arg("bias"), py::arg("threshold"));
   py::class_<IntTileView>(m, "IntTile", "tokens × features by integers")
       .def(py::init(&int_tile), py::kw_only(), py::arg("product"), py::arg("x"), py::arg("w"), py::arg("token_scale"),
-           py::arg("scale"), py::arg("start"), py::arg("bias"), py::arg("bounds"), py::arg("rows"), py::arg("cols"),
-           py::arg("d"));
+           py::arg("token_offset"), py::arg("scale"), py::arg("start"), py::arg("bias"), py::arg("bounds"),
+           py::arg("rows"), py::arg("cols"), py::arg("d"));
   m.def("quantize", &quantize, py::kw_only(), py::arg("product"), py::arg("rows"), py::arg("tokens"),
-        py::arg("packed"), py::arg("scale"), py::arg("norm"), py::arg("off"), py::arg("start"), py::arg("threads"),
-        NoGil());
+        py::arg("packed"), py::arg("scale"), py::arg("norm"), py::arg("off"), py::arg("start"), py::arg("offset"),
+        py::arg("threads"), NoGil());
   m.def("largest_norms", &largest_norms, py::arg("rows"), py::arg("threads"), NoGil(),
         "the largest norm of a row, and of a row's rounding error in bf16");
 }

@@ -138,9 +138,10 @@ MS_INLINE void int_gemm_filter(const IntTile& t, int64_t begin, int64_t end, con
       uint32_t some = 0;
 #pragma GCC unroll 12
       for (int i = 0; i < kTokenPanel; ++i) {
-        const vf token = splat(t.token_scale[first + i]), bound = splat(lowest[i]);
-        const vf v0 = __builtin_convertvector(sum[i][0], vf) * (token * scale[0]) + bias[0];
-        const vf v1 = __builtin_convertvector(sum[i][1], vf) * (token * scale[1]) + bias[1];
+        const vf token = splat(t.token_scale[first + i]), offset = splat(t.token_offset[first + i]);
+        const vf bound = splat(lowest[i]);
+        const vf v0 = (__builtin_convertvector(sum[i][0], vf) - offset) * (token * scale[0]) + bias[0];
+        const vf v1 = (__builtin_convertvector(sum[i][1], vf) - offset) * (token * scale[1]) + bias[1];
         some |= uint32_t((mask_above(v0, bound) | mask_above(v1, bound)) != 0) << i;
       }
       for (; some; some &= some - 1) {
@@ -150,8 +151,8 @@ MS_INLINE void int_gemm_filter(const IntTile& t, int64_t begin, int64_t end, con
         for (int half = 0; half < 2; ++half) {
           hits.error[half] = splat(e.token_off[r]) * load(norm + half * MS_WIDTH) +
                              (splat(e.token_norm[r]) * load(off + half * MS_WIDTH) + splat(e.token[r]));
-          const vf token = splat(t.token_scale[r]);
-          const vf value = __builtin_convertvector(sum[i][half], vf) * (token * scale[half]) + bias[half];
+          const vf token = splat(t.token_scale[r]), offset = splat(t.token_offset[r]);
+          const vf value = (__builtin_convertvector(sum[i][half], vf) - offset) * (token * scale[half]) + bias[half];
           hits.upper[half] = value + hits.error[half];
           hits.mask[half] = mask_above(hits.upper[half], splat(threshold(r)));
         }

@@ -51,17 +51,18 @@ constexpr int64_t kWidest = 16;   // lanes of the widest vector
 enum class IntProduct { int8, int16 };
 
 // Quantised rows: their panels, and per row the scale, the norm, the norm of the rounding error, and the value at which
-// its sums start.
+// its sums start. With dither (int8) there is no `off`, and `offset` is what the draws add to the sums of a row.
 struct QuantizedRows {
   void* data;
   float *scale, *norm, *off;
   int32_t* start;
+  float* offset;  // null: rounded to the nearest
 };
 
-// Tokens × features by integers: value = token_scale · scale · sum + bias.
+// Tokens × features by integers: value = token_scale · scale · (sum − token_offset) + bias.
 struct IntTile {
   const void *x, *w;  // packed
-  const float* token_scale;
+  const float *token_scale, *token_offset;
   const float* scale;
   const int32_t* start;
   const float* bias;  // −∞ beyond the last feature up to a whole panel

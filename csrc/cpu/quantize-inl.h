@@ -3,7 +3,8 @@
 // A row r becomes round(r/s). In int16 s = ‖r‖/32512: by Cauchy-Schwarz every partial sum of a product of two such rows
 // stays below 32,512² and so within 32 bits, whatever the width. In int8 r is rotated first (rotate-inl.h), s = max|r|/127,
 // and the sums of 255·127 stay within 32 bits up to 66,000 columns. The rounding error of each row is measured, not assumed:
-// its norm enters the error bound of a product (ops/selection/cpu_integers.py).
+// its norm enters the error bound of a product (ops/selection/cpu_integers.py). With dither (dither-inl.h), int8 rows are
+// round(r/s + u), s = max|r|/126.5, and the error bound follows from the draws u instead.
 //
 // Packed rows stand in panels: [panel][group of columns][row of the panel][columns of the group], a group being the 32
 // bits that one instruction multiplies and adds: one load gives a group of a vector of features, and one broadcast that
@@ -17,6 +18,7 @@
 #include <vector>
 
 #include "../core/parallel.h"
+#include "dither-inl.h"
 #include "kernels.h"
 #include "rotate-inl.h"
 #include "simd-inl.h"
@@ -64,21 +66,32 @@ MS_INLINE float largest(const float* row, int64_t d) {
   return found;
 }
 
-// One row of d floats into every `stride`-th group of `out`. `bias`: added to every number (tokens in 8 bits).
+// One row of d floats into every `stride`-th group of `out`. `bias`: added to every number (tokens in 8 bits). `dither`:
+// empty, or the draws of this side and of the other.
 template <class T>
-static void pack_row(const float* row, int64_t d, int64_t stride, int32_t bias, uint32_t* out, const QuantizedRows& to,
-                     int64_t r) {
+static void pack_row(const float* row, int64_t d, int64_t stride, int32_t bias, const Dither& dither, uint32_t* out,
+                     const QuantizedRows& to, int64_t r) {
   const float square = float(dot(row, row, d)), norm = __builtin_sqrtf(square);
-  const float unit = square < kLeastSquare ? 0.0f : sizeof(T) == 1 ? largest(row, d) / 127 : norm / kInt16Norm;
+  const float most = dither ? kDitheredMost : 127;
+  const float unit = square < kLeastSquare ? 0.0f : sizeof(T) == 1 ? largest(row, d) / most : norm / kInt16Norm;
   const float inverse = unit > 0 ? 1 / unit : 0.0f;
-  vf off = {};
+  vf off = {}, offset = {};
   // Unsigned: what rounding makes of NaN or 3e38 wraps around, and such rows go by fp32.
   vu total = {};
-  const auto put = [&](vf v, int64_t columns) {
-    // Adding 1.5·2²³ leaves the nearest whole number in the lower bits of a float.
-    const vu number = (vu)(v * splat(inverse) + splat(12582912.0f)) - (vu)splat(12582912.0f);
-    const vf error = v - __builtin_convertvector((vi)number, vf) * splat(unit);
-    off += error * error;
+  // Adding 1.5·2²³ leaves the nearest whole number in the lower bits of a float.
+  const auto nearest = [](vf v) { return (vu)(v + splat(12582912.0f)) - (vu)splat(12582912.0f); };
+  const auto put = [&](vf v, int64_t at, int64_t columns) {
+    vu number;
+    if (dither) {
+      const vf own = load(dither.own.data() + at);
+      number = nearest(v * splat(inverse) + own);
+      const vf whole = __builtin_convertvector((vi)number, vf);
+      offset += (dither.tokens ? whole - own : whole) * load(dither.other.data() + at);
+    } else {
+      number = nearest(v * splat(inverse));
+      const vf error = v - __builtin_convertvector((vi)number, vf) * splat(unit);
+      off += error * error;
+    }
     total += number;
     const typename Lanes<T>::type packed = __builtin_convertvector((vi)(number + uint32_t(bias)), typename Lanes<T>::type);
     uint32_t group[MS_WIDTH / kGroup<T>];
@@ -86,11 +99,11 @@ static void pack_row(const float* row, int64_t d, int64_t stride, int32_t bias, 
     for (int64_t g = 0; g * kGroup<T> < columns; ++g, out += stride) *out = group[g];
   };
   int64_t c = 0;
-  for (; c + MS_WIDTH <= d; c += MS_WIDTH) put(load(row + c), MS_WIDTH);
+  for (; c + MS_WIDTH <= d; c += MS_WIDTH) put(load(row + c), c, MS_WIDTH);
   if (c < d) {
     float rest[MS_WIDTH] = {};
     std::copy(row + c, row + d, rest);
-    put(load(rest), d - c);
+    put(load(rest), c, d - c);
   }
   uint32_t sum_of_numbers = 0;
   for (int i = 0; i < MS_WIDTH; ++i) sum_of_numbers += total[i];
@@ -98,6 +111,10 @@ static void pack_row(const float* row, int64_t d, int64_t stride, int32_t bias, 
   to.norm[r] = norm;
   to.off[r] = __builtin_sqrtf(sum(off));
   to.start[r] = sizeof(T) == 1 ? (int32_t)(-128u * sum_of_numbers) : 0;
+  if (!dither) return;
+  to.offset[r] = sum(offset);
+  // A feature's offset is taken off where its sums start: one number less per tile. The error bound covers the rounding.
+  if (!dither.tokens && std::fabs(to.offset[r]) < 1e9f) to.start[r] -= int32_t(std::lrintf(to.offset[r]));
 }
 
 // A row in fp32, where it is or in `wide`.
@@ -113,6 +130,7 @@ template <class T>
 static void pack_all(const Weights& w, int64_t rows, int64_t width, int32_t bias, const QuantizedRows& to, int threads) {
   const int64_t size = groups<T>(w.d) * width;
   const std::vector<float> signs = sizeof(T) == 1 ? rotation_signs(w.d) : std::vector<float>();
+  const Dither dither = to.offset ? Dither(w.d, bias != 0) : Dither();
   parallel_for((rows + width - 1) / width, 1, threads, [&](int64_t begin, int64_t end) {
     std::vector<float> wide(w.d);
     dispatch_dtype(w, [&](const auto* from) {
@@ -126,8 +144,8 @@ static void pack_all(const Weights& w, int64_t rows, int64_t width, int32_t bias
         if ((p + 1) * width > rows) std::fill(panel, panel + size, 0);
         for (int64_t i = 0; i < width; ++i) {
           const int64_t r = p * width + i;
-          if (r < rows) pack_row<T>(ready(r), w.d, width, bias, panel + i, to, r);
-          else to.scale[r] = to.norm[r] = to.off[r] = 0, to.start[r] = 0;
+          if (r < rows) pack_row<T>(ready(r), w.d, width, bias, dither, panel + i, to, r);
+          else to.scale[r] = to.norm[r] = to.off[r] = 0, to.start[r] = 0, to.offset && (to.offset[r] = 0);
         }
       }
     });

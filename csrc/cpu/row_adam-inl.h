@@ -10,19 +10,13 @@
 #include "../core/adam.h"
 #include "../core/parallel.h"
 #include "kernels.h"
+#include "mixed-inl.h"
 #include "row_grad-inl.h"
 #include "simd-inl.h"
 #include "target.h"
 
 MS_TARGET_BEGIN
 namespace ms::MS_ISA {
-
-// A well-mixed number for each element of a row: the noise of a rounding must repeat from run to run.
-MS_INLINE uint32_t mixed(uint32_t h) {
-  h = (h ^ (h >> 16)) * 0x85ebca6bu;
-  h = (h ^ (h >> 13)) * 0xc2b2ae35u;
-  return h ^ (h >> 16);
-}
 
 MS_INLINE void keep(float* p, float value, uint32_t) { *p = value; }
 

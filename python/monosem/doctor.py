@@ -46,16 +46,19 @@ def _native() -> Finding:
 
 
 def _product() -> Finding:
-    if asked := os.environ.get("MONOSEM_PRODUCT"):
-        return Finding("cpu product", asked, "set by MONOSEM_PRODUCT")
     product = backend.cpu_product()
+    exact = "; candidates are rescored in fp32"
+    if product == "int8":
+        exact += ", by a bound that holds for certain" if backend.certain() else ", by a bound with dither"
+    if asked := os.environ.get("MONOSEM_PRODUCT"):
+        return Finding("cpu product", asked, "set by MONOSEM_PRODUCT" + ("" if product == "fp32" else exact))
     why = {
         "bf16": "the processor multiplies bf16 in tiles (AMX)",
         "int8": "the processor has VNNI: four times as fast as fp32",
         "int16": "the processor has AVX2 or AVX-512, but no VNNI: twice as fast as fp32",
         "fp32": "the processor has no AVX2",
     }[product]
-    return Finding("cpu product", product, why + ("" if product == "fp32" else "; candidates are rescored in fp32"))
+    return Finding("cpu product", product, why + ("" if product == "fp32" else exact))
 
 
 def _device() -> Finding:

@@ -81,6 +81,17 @@ def test_rows_are_quantised_once(product, monkeypatch):
     assert calls.count(False) == 2
 
 
+@pytest.mark.parametrize("product", ["int8"], indirect=True)
+def test_rows_rounded_for_another_bound_are_not_used(product, monkeypatch):
+    sae, x = ms.TopKSAE(D, F, 5, seed=0), batch()
+    wanted = sae.encode(x)
+    for certain in (True, False):
+        monkeypatch.setattr(backend, "certain", lambda c=certain: c)
+        sae.prepare()
+        monkeypatch.setattr(backend, "certain", lambda c=certain: not c)
+        assert same(sae.encode(x), wanted)
+
+
 def test_what_is_no_matrix_is_refused(product):
     with pytest.raises(ValueError, match="w: got shape"):
         ops.encoder_copy(torch.ones(3))

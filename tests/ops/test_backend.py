@@ -54,6 +54,19 @@ def test_unknown_backend(monkeypatch):
         ops.topk_encode(torch.zeros(1, 2), torch.zeros(3, 2), torch.zeros(3), 1)
 
 
+def test_a_bound_that_holds_for_certain_is_chosen_by_name():
+    show = "from monosem.ops import backend; print(backend.certain(), backend.gpu_product())"
+    for setting, product, wanted in [
+        ("auto", "auto", "False auto"),
+        ("auto", "int8", "False int8"),
+        ("certain", "auto", "True bf16"),
+        ("certain", "int8", "True bf16"),
+        ("certain", "fp32", "True fp32"),
+    ]:
+        assert run(show, MONOSEM_BOUND=setting, MONOSEM_PRODUCT=product).stdout.strip() == wanted
+    assert "MONOSEM_BOUND: got 'sure'; wanted auto or certain" in run(show, MONOSEM_BOUND="sure").stderr
+
+
 def test_threads_follow_torch(monkeypatch):
     seen = []
     monkeypatch.setattr(torch, "get_num_threads", lambda: seen.append(1) or 1)

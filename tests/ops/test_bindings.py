@@ -33,13 +33,14 @@ def block(kind):
 
 def quantized():
     x, w = cpu_integers.QuantizedRows(fp32(N, D), 16, True), cpu_integers.QuantizedRows(fp32(F, D), 16, False)
-    return x, w, cpu_integers.ErrorBounds(x, w, D, 0.0)
+    return x, w, cpu_integers.ErrorBounds.of(x, w, D, 0.0)
 
 
 def tile():
     x, w, bounds = quantized()
     bias = torch.full((w.padded,), -torch.inf)
-    operands = {"x": x.packed, "w": w.packed, "token_scale": x.scale, "scale": w.scale, "start": w.start, "bias": bias}
+    operands = {"x": x.packed, "w": w.packed, "token_scale": x.scale, "token_offset": x.offset, "scale": w.scale}
+    operands |= {"start": w.start, "bias": bias}
     KEPT.append((x, w, bounds))
     return {"product": "int16", **operands, "bounds": bounds.native, "rows": N, "cols": w.padded, "d": D}
 
@@ -71,9 +72,11 @@ def tiles():
     return {"tile": fp32(N, F), "first": 0, "bias": fp32(F), "error": fp32(N), "threads": 1}
 
 
-def rounded_rows():
-    parts = {name: getattr(quantized()[1], name) for name in ("packed", "scale", "norm", "off", "start")}
-    return {"product": "int16", "rows": fp32(F, D), "tokens": False, **parts}
+def rounded_rows(dithered=False):
+    rows, bits = fp32(F, D), 8 if dithered else 16
+    made = cpu_integers.QuantizedRows(rows, bits, False, dithered)
+    parts = {name: getattr(made, name) for name in ("packed", "scale", "norm", "off", "start")}
+    return {"product": f"int{bits}", "rows": rows, "tokens": False, **parts, "offset": made.offset if dithered else None}
 
 
 STEP = AdamStep(1e-3, 0.9, 0.999, 1e-8, 1)
@@ -142,10 +145,12 @@ CALLS = {
     "threshold filter": lambda: (block("relu").filter, tiles()),
     "threshold counts": lambda: (block("relu").counts, {"rows": N, "out": torch.zeros(N, dtype=torch.int64)}),
     "quantize": lambda: (_C.quantize, rounded_rows()),
+    "quantize dithered": lambda: (_C.quantize, rounded_rows(dithered=True)),
     "IntTile": lambda: (_C.IntTile, tile()),
     "int_topk": lambda: (_C.int_topk, answer()),
 }
 WITHOUT_THREADS = {"threshold counts", "IntTile"}
+OPTIONAL = {"error", "step.own", "offset"}  # exact values have no error bound, other steps no term, other rows no draws
 OTHER = {
     torch.float32: torch.float64,
     torch.int32: torch.int64,
@@ -195,7 +200,7 @@ def tensor_at(arguments, place):
 @pytest.mark.parametrize("name", CALLS)
 def test_every_tensor_given_to_the_bindings_is_checked(name, how):
     for place in places(prepared(name)[1]):
-        if how == "None" and place in ("error", "step.own"):  # exact values have no error bound, other steps no term
+        if how == "None" and place in OPTIONAL:
             continue
         if how == "an element less" and (name, place) == ("csc", "offsets"):  # a code of fewer tokens
             continue
@@ -224,6 +229,8 @@ def test_the_error_names_the_argument_and_what_is_wrong():
     call, arguments = prepared("quantize")
     with pytest.raises(ValueError, match="product: got 'int4'; wanted 'int8' or 'int16'"):
         call(**{**arguments, "product": "int4"})
+    with pytest.raises(ValueError, match="offset: only rows in int8 are dithered"):
+        call(**{**arguments, "offset": fp32(64)})
     call, arguments = prepared("row_adam own")
     with pytest.raises(ValueError, match="own: got 4 columns; wanted a divisor of 5"):
         call(**{**arguments, "step": STEP._replace(own=fp32(F, 4))})

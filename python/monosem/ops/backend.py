@@ -110,10 +110,23 @@ def cpu_product() -> str:
     return "int8" if native.fast_int8() else "int16"
 
 
+@cache
+def certain() -> bool:
+    """Whether only products are wanted whose error bound holds for certain: ``MONOSEM_BOUND=certain``.
+
+    Else int8 rows are dithered, and their bound fails once in 10¹⁹ pairs (``docs/design/dithered_bound.md``).
+    """
+    choice = os.environ.get("MONOSEM_BOUND", "auto")
+    if choice not in ("auto", "certain"):
+        raise ValueError(f"MONOSEM_BOUND: got {choice!r}; wanted auto or certain")
+    return choice == "certain"
+
+
 def gpu_product() -> str:
     """The same on GPUs: ``fp32``, ``bf16``, ``int8``, or ``auto`` for what the GPU's table says, else bf16.
 
     ``MONOSEM_PRODUCT=bf16`` (and int16, which GPUs do not have) keeps to bounds that hold for certain; those of int8
     fail once in 10²⁰ pairs (``docs/design/dithered_bound.md``).
     """
-    return "bf16" if (asked := _asked_product()) == "int16" else asked
+    asked = _asked_product()
+    return "bf16" if asked == "int16" or (certain() and asked in ("auto", "int8")) else asked

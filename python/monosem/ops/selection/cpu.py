@@ -54,7 +54,8 @@ class Encoder:
 
     def _quantized(self, bits: int) -> cpu_integers.QuantizedRows:
         if bits not in self._rows_by_bits:
-            self._rows_by_bits = {bits: cpu_integers.QuantizedRows(self.rows, bits, False, self._copy)}
+            dithered = bits == 8 and not backend.certain()
+            self._rows_by_bits = {bits: cpu_integers.QuantizedRows(self.rows, bits, False, dithered, self._copy)}
         return self._rows_by_bits[bits]
 
     def suited(self, x: Tensor, product: str) -> str:
@@ -71,7 +72,7 @@ class Encoder:
                 return _instead("fp32", "short_tokens", x)
         if product == "int8" and d > cpu_integers.WIDEST[8]:
             product = _instead("int16", "too_wide", x)
-        elif product == "int8" and self.integers(x[:256], product).bounds.wide(d):
+        elif product == "int8" and self.integers(x[:256], product).wide():
             product = _instead("int16", "wide_bound", x)
         return _instead("fp32", "too_wide", x) if product == "int16" and d > cpu_integers.WIDEST[16] else product
 
@@ -151,5 +152,6 @@ def encoder_copy(w: Tensor) -> EncoderCopy | None:
     product = backend.cpu_product()
     if product not in BITS:
         return None
-    rows = cpu_integers.QuantizedRows(w.contiguous(), BITS[product], tokens=False)
+    dithered = product == "int8" and not backend.certain()
+    rows = cpu_integers.QuantizedRows(w.contiguous(), BITS[product], tokens=False, dithered=dithered)
     return EncoderCopy(rows.packed, rows.known)

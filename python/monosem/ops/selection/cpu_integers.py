@@ -1,8 +1,9 @@
 """The encoder's integer product, int16 or int8: two and four times as fast as fp32, and certified.
 
 Rows of both factors are quantised (csrc/cpu/quantize-inl.h), multiplied (int_gemm-inl.h), and filtered while their sums
-are in registers. The rounding error of each row is measured and gives the error bound of a product; the candidates that
-the bound leaves open are rescored in fp32. See docs/design/certified_selection.md.
+are in registers. The rounding error of each row is measured and gives the error bound of a product, or in 8 bits the
+dither that it is rounded with does; the candidates that the bound leaves open are rescored in fp32. See
+docs/design/certified_selection.md and dithered_bound.md.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from monosem.ops.backend import native as _C
 from monosem.ops.layout import threads
+from monosem.ops.selection.dithered import MARGIN
 from monosem.ops.structs import EncoderCopy
 
 # Up to this width the sums stay within 32 bits: 127·255·D, and (in 16 bits) the margin of the norm for rounding.
@@ -28,21 +30,30 @@ WIDE = 1.0
 
 
 class QuantizedRows:
-    """Quantised rows [n, D] in panels, and the scale and norms of each: float32, ``start`` int32."""
+    """Quantised rows [n, D] in panels, and the scale and norms of each: float32, ``start`` int32.
 
-    def __init__(self, rows: Tensor, bits: int, tokens: bool, copy: EncoderCopy | None = None) -> None:
+    Args:
+        bits: 8 or 16.
+        dithered: rounded with the draws of ``dithered.noise`` (in 8 bits), which ``offset`` takes off again.
+    """
+
+    def __init__(
+        self, rows: Tensor, bits: int, tokens: bool, dithered: bool = False, copy: EncoderCopy | None = None
+    ) -> None:
         n, d = rows.shape
         panel = _C.panels()[0 if tokens else 1]
+        self.n, self.dithered = n, dithered
         self.padded = -(-n // panel) * panel
-        words = self.padded * -(-d // (32 // bits))
-        if copy is not None and len(copy.rows) == words and copy.norms.shape == (4, self.padded):
+        words, numbers = self.padded * -(-d // (32 // bits)), 5 if dithered else 4
+        if copy is not None and len(copy.rows) == words and copy.norms.shape == (numbers, self.padded):
             self.packed, self.known = copy
         else:
             self.packed = torch.empty(words, dtype=torch.int32, device="cpu")
-            self.known = torch.empty(4, self.padded, dtype=torch.float32, device="cpu")
+            self.known = torch.empty(numbers, self.padded, dtype=torch.float32, device="cpu")
             copy = None
         self.scale, self.norm, self.off = self.known[:3]
         self.start = self.known[3].view(torch.int32)
+        self.offset = self.known[4] if dithered else torch.zeros(self.padded, dtype=torch.float32, device="cpu")
         if copy is not None:
             return  # these are the rows, quantised before
         _C.quantize(
@@ -54,42 +65,96 @@ class QuantizedRows:
             norm=self.norm,
             off=self.off,
             start=self.start,
+            offset=self.offset if dithered else None,
             threads=threads(),
         )
 
 
 class ErrorBounds:
-    """Error bound of token r and feature f: ``token[r] + token_off[r]·norm[f] + token_norm[r]·off[f]``.
+    """Error bound of token r and feature f: ``token[r] + token_off[r]·norm[f] + token_norm[r]·off[f]``."""
 
-    Rounding moves the token by δx and the feature by δw: x·w − x̃·w̃ = δx·w + x̃·δw (Cauchy-Schwarz). Added: the rounding
-    of fp32 in sums, norms and the rescored values, 2⁻²⁴ a step over chains of at most D/8 + 48; that of adding the
-    bias; and rows so short that they became zeros.
-    """
+    def __init__(self, token: Tensor, token_off: Tensor, token_norm: Tensor, norm: Tensor, off: Tensor) -> None:
+        self.token, self.token_off, self.token_norm, self.norm, self.off = token, token_off, token_norm, norm, off
+        self.native = _C.ErrorBounds(token=token, token_off=token_off, token_norm=token_norm, norm=norm, off=off)
 
-    def __init__(self, x: QuantizedRows, w: QuantizedRows, d: int, largest_bias: float) -> None:
-        share = (d / 8 + 48) * 2.0**-24
-        self.token = torch.full_like(x.norm, largest_bias * 2.0**-21 + TINY * TINY)
-        self.token_off = (x.off + x.norm * share) * (1 + share) + TINY
-        self.token_norm = (x.norm + x.off) * (1 + share) + TINY
-        self.norm = w.norm * (1 + share) + TINY
-        self.off = (w.off + w.norm * share) * (1 + share) + TINY
-        self.native = _C.ErrorBounds(
-            token=self.token, token_off=self.token_off, token_norm=self.token_norm, norm=self.norm, off=self.off
+    @classmethod
+    def of(cls, x: QuantizedRows, w: QuantizedRows, d: int, largest_bias: float) -> ErrorBounds:
+        return (cls.dithered if w.dithered else cls.certain)(x, w, d, largest_bias)
+
+    @classmethod
+    def certain(cls, x: QuantizedRows, w: QuantizedRows, d: int, largest_bias: float) -> ErrorBounds:
+        """A bound that holds for certain.
+
+        Rounding moves the token by δx and the feature by δw: x·w − x̃·w̃ = δx·w + x̃·δw (Cauchy-Schwarz). Added: the
+        rounding of fp32 in sums, norms and the rescored values, 2⁻²⁴ a step over chains of at most D/8 + 48; that of
+        adding the bias; and rows so short that they became zeros.
+        """
+        share = _share(d)
+        return cls(
+            token=torch.full_like(x.norm, _of_bias(largest_bias)),
+            token_off=(x.off + x.norm * share) * (1 + share) + TINY,
+            token_norm=(x.norm + x.off) * (1 + share) + TINY,
+            norm=w.norm * (1 + share) + TINY,
+            off=(w.off + w.norm * share) * (1 + share) + TINY,
         )
 
-    def wide(self, d: int) -> bool:
+    @classmethod
+    def dithered(cls, x: QuantizedRows, w: QuantizedRows, d: int, largest_bias: float) -> ErrorBounds:
+        """A bound that a pair exceeds with probability 2·10⁻²⁰ (docs/design/dithered_bound.md).
+
+        It is √S with S = (Eₓ·L_w)² + (Lₓ·E_w)², and for any c > 0 at most S/2c + c/2, which is a sum of products of a
+        token's and a feature's number; c is √S of the token and a typical feature. Added in the same way: half a unit
+        for the rounded offset of the feature; the rounding of fp32, as of the certain bound, and once more for the sums
+        of each offset, whose terms add up to at most Lₓ·L_w.
+        """
+        share = 3 * _share(d)
+        x_length, x_error = (t.double() for t in _length_and_error(x, d))
+        w_length, w_error = _length_and_error(w, d)
+        # Of a typical feature: the middle one, unless that is next to nothing beside the largest.
+        of_rows = (t[: w.n] for t in (w_length, w_error))  # not of those beyond the last, up to a whole panel
+        length, error = (float(torch.maximum(t.median(), t.amax() * 1e-4)) for t in of_rows)
+        # Eₓ·E_w is MARGIN² units; and a·b ≤ (a·b₀/2)·(1 + (b/b₀)²) for the other additions.
+        half_unit = x_error * error * (0.5 / (2 * MARGIN**2))
+        of_fp32 = x_length * length * (share / 2)
+        by_x, by_w = (x_error * length).square(), (x_length * error).square()
+        c = (by_x + by_w).sqrt()
+        return cls(
+            token=(c / 2 + half_unit + of_fp32 + _of_bias(largest_bias)).float(),
+            token_off=(by_x / (2 * c) + of_fp32).float(),
+            token_norm=(by_w / (2 * c) + half_unit).float(),
+            norm=(w_length / length).square(),
+            off=(w_error / error).square(),
+        )
+
+    def wide(self, x: QuantizedRows, w: QuantizedRows, d: int) -> bool:
         """Whether a typical error bound exceeds ``WIDE`` of the products' spread, ‖x‖·‖w‖/√D."""
-        share = (self.token_off / self.token_norm).median() + (self.off / self.norm).median()
-        return float(share) * math.sqrt(d) > WIDE
+        norm, off, length = (float(t[: w.n].median()) for t in (self.norm, self.off, w.norm))
+        bound = self.token + self.token_off * norm + self.token_norm * off
+        spread = (x.norm + TINY) * ((length + TINY) / math.sqrt(d))
+        return float((bound / spread)[: x.n].median()) > WIDE
+
+
+def _share(d: int) -> float:
+    return (d / 8 + 48) * 2.0**-24
+
+
+def _of_bias(largest: float) -> float:
+    return largest * 2.0**-21 + TINY * TINY
+
+
+def _length_and_error(rows: QuantizedRows, d: int) -> tuple[Tensor, Tensor]:
+    """L and E of rows rounded with dither: a bound on the length of any rounding of each, and C·s/√12 of its step s."""
+    length = (rows.norm + rows.scale * (0.5 * math.sqrt(d))) * (1.001 + _share(d)) + TINY
+    return length, rows.scale * MARGIN + TINY
 
 
 class IntProduct:
     """The integer product of x [n, D] and w [F, D], ready to be computed. All rows have finite norms."""
 
     def __init__(self, x: Tensor, w: QuantizedRows, exact, bias: Tensor, largest_bias: float, bits: int) -> None:
-        d, left = x.shape[1], QuantizedRows(x, bits, tokens=True)
+        d, left = x.shape[1], QuantizedRows(x, bits, tokens=True, dithered=w.dithered)
         self.n, self.exact = len(x), exact
-        self.bounds = ErrorBounds(left, w, d, largest_bias)
+        self.bounds = ErrorBounds.of(left, w, d, largest_bias)
         offsets = torch.full((w.padded,), -torch.inf, dtype=torch.float32, device="cpu")
         offsets[: len(bias)] = bias
         self.tile = _C.IntTile(
@@ -97,6 +162,7 @@ class IntProduct:
             x=left.packed,
             w=w.packed,
             token_scale=left.scale,
+            token_offset=left.offset,
             scale=w.scale,
             start=w.start,
             bias=offsets,
@@ -106,6 +172,11 @@ class IntProduct:
             d=d,
         )
         self._kept = left, w, offsets, x, bias  # whose addresses the kernels hold
+        self._rows = left, w, d
+
+    def wide(self) -> bool:
+        """Whether the bound of a typical pair leaves too much open (``ErrorBounds.wide``)."""
+        return self.bounds.wide(*self._rows)
 
     def topk(self, k: int, capacity: int, values: Tensor, indices: Tensor) -> tuple[list[int], tuple[int, int]]:
         """Fill in values and indices [n, k]; returns the tokens of which too much lay within the error bound, and how
