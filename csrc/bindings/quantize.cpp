@@ -36,7 +36,7 @@ IntTileView int_tile(const std::string& product_name, const TensorView& x, const
   return {product,
           {x.at_least<int32_t>("x", padded * words(product, d)), w.at_least<int32_t>("w", cols * words(product, d)),
            token_scale.at_least<float>("token_scale", padded), token_offset.at_least<float>("token_offset", padded),
-           scale.at_least<float>("scale", cols), start.at_least<int32_t>("start", cols), bias.at_least<float>("bias", cols), bounds.of(rows, cols), rows,
+           scale.at_least<float>("scale", cols), start.at_least<int32_t>("start", cols), bias.at_least<float>("bias", cols), bounds.of(padded, cols), rows,
            cols, d}};
 }
 

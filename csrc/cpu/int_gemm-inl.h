@@ -103,13 +103,13 @@ static __attribute__((noinline)) void int_gemm_tile(const uint32_t* x, const uin
 
 // Panels `begin` to `end` of tokens stay in the second-level cache while panels of features stream through the first.
 // Each token meets its features in ascending order. accept(row, hits, first) is called for features whose upper bound
-// exceeds threshold(row). overlap() is called before each product of two panels; it does work that waits on memory, and
+// exceeds the row's threshold; thresholds(row) points to those of a whole panel. overlap() is called before each product of two panels; it does work that waits on memory, and
 // returns the addresses that the product is to prefetch.
 //
 // All tokens of a panel are first compared with their threshold minus the largest error bound of the panel; only if one
 // exceeds it are the bounds of single features added. One branch per panel, not one per token, has to be predicted.
-template <class T, class Threshold, class Accept, class Overlap>
-MS_INLINE void int_gemm_filter(const IntTile& t, int64_t begin, int64_t end, const Threshold& threshold,
+template <class T, class Thresholds, class Accept, class Overlap>
+MS_INLINE void int_gemm_filter(const IntTile& t, int64_t begin, int64_t end, const Thresholds& thresholds,
                                const Accept& accept, const Overlap& overlap) {
   const int64_t n = groups<T>(t.d);
   const uint32_t *x = static_cast<const uint32_t*>(t.x), *w = static_cast<const uint32_t*>(t.w);
@@ -128,21 +128,20 @@ MS_INLINE void int_gemm_filter(const IntTile& t, int64_t begin, int64_t end, con
       }
       vi sum[kTokenPanel][2];
       int_gemm_tile<T>(x + p * n * kTokenPanel, w + f * n, n, t.start + f, prefetch, sum);
-      const int64_t first = p * kTokenPanel, count = std::min(kTokenPanel, t.rows - first);
+      const int64_t first = p * kTokenPanel;
+      const float* known = thresholds(first);
+      const float *token_off = e.token_off + first, *token_norm = e.token_norm + first, *token = e.token + first;
       float lowest[kTokenPanel];
-      for (int64_t i = 0; i < count; ++i) {
-        const int64_t r = first + i;
-        lowest[i] = threshold(r) - (e.token_off[r] * largest_norm + (e.token_norm[r] * largest_off + e.token[r]));
-      }
-      for (int64_t i = count; i < kTokenPanel; ++i) lowest[i] = std::numeric_limits<float>::infinity();
+      for (int64_t i = 0; i < kTokenPanel; ++i)  // of a known length: in vectors
+        lowest[i] = known[i] - (token_off[i] * largest_norm + (token_norm[i] * largest_off + token[i]));
+      for (int64_t i = t.rows - first; i < kTokenPanel; ++i) lowest[i] = std::numeric_limits<float>::infinity();
       uint32_t some = 0;
 #pragma GCC unroll 12
       for (int i = 0; i < kTokenPanel; ++i) {
-        const vf token = splat(t.token_scale[first + i]), offset = splat(t.token_offset[first + i]);
-        const vf bound = splat(lowest[i]);
-        const vf v0 = (__builtin_convertvector(sum[i][0], vf) - offset) * (token * scale[0]) + bias[0];
-        const vf v1 = (__builtin_convertvector(sum[i][1], vf) - offset) * (token * scale[1]) + bias[1];
-        some |= uint32_t((mask_above(v0, bound) | mask_above(v1, bound)) != 0) << i;
+        const vf by = splat(t.token_scale[first + i]), offset = splat(t.token_offset[first + i]);
+        const vf v0 = (__builtin_convertvector(sum[i][0], vf) - offset) * (by * scale[0]) + bias[0];
+        const vf v1 = (__builtin_convertvector(sum[i][1], vf) - offset) * (by * scale[1]) + bias[1];
+        some |= uint32_t(mask_above(v0 > v1 ? v0 : v1, splat(lowest[i])) != 0) << i;
       }
       for (; some; some &= some - 1) {
         const int i = __builtin_ctz(some);
@@ -154,7 +153,7 @@ MS_INLINE void int_gemm_filter(const IntTile& t, int64_t begin, int64_t end, con
           const vf token = splat(t.token_scale[r]), offset = splat(t.token_offset[r]);
           const vf value = (__builtin_convertvector(sum[i][half], vf) - offset) * (token * scale[half]) + bias[half];
           hits.upper[half] = value + hits.error[half];
-          hits.mask[half] = mask_above(hits.upper[half], splat(threshold(r)));
+          hits.mask[half] = mask_above(hits.upper[half], splat(known[i]));
         }
         accept(r, hits, int32_t(f));
       }

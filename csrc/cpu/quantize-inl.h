@@ -27,18 +27,34 @@
 MS_TARGET_BEGIN
 namespace ms::MS_ISA {
 
-template <class T>
-struct Lanes;  // MS_WIDTH integers of type T
+// The low bytes of a vector's numbers, packed into groups of 32 bits. Spelled out, because GCC moves each number by itself
+// for __builtin_convertvector.
+MS_INLINE void narrow(int8_t, vi v, uint32_t* groups) {
+#if MS_WIDTH == 16 && defined(MS_X86)
+  _mm_storeu_si128((__m128i*)groups, _mm512_cvtepi32_epi8((__m512i)v));
+#elif MS_WIDTH == 8 && defined(MS_X86)
+  const __m256i low = _mm256_set1_epi32(0x0c080400), each = _mm256_shuffle_epi8((__m256i)v, low);
+  groups[0] = uint32_t(_mm256_extract_epi32(each, 0));
+  groups[1] = uint32_t(_mm256_extract_epi32(each, 4));
+#else
+  for (int i = 0; i < MS_WIDTH; i += 4)
+    groups[i / 4] = (uint32_t(v[i]) & 255u) | (uint32_t(v[i + 1]) & 255u) << 8 | (uint32_t(v[i + 2]) & 255u) << 16 |
+                    uint32_t(v[i + 3]) << 24;
+#endif
+}
 
-template <>
-struct Lanes<int8_t> {
-  typedef int8_t type __attribute__((vector_size(MS_WIDTH)));
-};
-
-template <>
-struct Lanes<int16_t> {
-  typedef int16_t type __attribute__((vector_size(MS_WIDTH * 2)));
-};
+MS_INLINE void narrow(int16_t, vi v, uint32_t* groups) {
+#if MS_WIDTH == 16 && defined(MS_X86)
+  _mm256_storeu_si256((__m256i*)groups, _mm512_cvtepi32_epi16((__m512i)v));
+#elif MS_WIDTH == 8 && defined(MS_X86)
+  const __m256i low = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 0, 1, 4, 5, 8, 9, 12, 13, 0, 1, 4, 5, 8, 9, 12, 13, 0, 1, 4,
+                                       5, 8, 9, 12, 13);
+  const __m256i each = _mm256_permute4x64_epi64(_mm256_shuffle_epi8((__m256i)v, low), 0b1000);
+  _mm_storeu_si128((__m128i*)groups, _mm256_castsi256_si128(each));
+#else
+  for (int i = 0; i < MS_WIDTH; i += 2) groups[i / 2] = (uint32_t(v[i]) & 0xffffu) | uint32_t(v[i + 1]) << 16;
+#endif
+}
 
 constexpr int64_t kTokenPanel = MS_WIDTH == 16 ? 12 : 6;  // with 2 vectors of features: the registers there are
 constexpr int64_t kFeaturePanel = 2 * MS_WIDTH;
@@ -66,14 +82,36 @@ MS_INLINE float largest(const float* row, int64_t d) {
   return found;
 }
 
+// The sum of squares, in four chains, and the largest size of an entry; the row is read once.
+struct RowSize {
+  float square, most;
+};
+
+MS_INLINE RowSize size_of(const float* row, int64_t d) {
+  vf square[4] = {}, most = {};
+  const auto add = [&](int64_t at, vf& chain) {
+    const vf v = load(row + at), size = v < 0 ? -v : v;
+    chain += v * v;
+    most = size > most ? size : most;
+  };
+  int64_t c = 0;
+  for (; c + 4 * MS_WIDTH <= d; c += 4 * MS_WIDTH)
+    for (int j = 0; j < 4; ++j) add(c + j * MS_WIDTH, square[j]);
+  for (; c + MS_WIDTH <= d; c += MS_WIDTH) add(c, square[0]);
+  float rest = 0, largest = 0;
+  for (int i = 0; i < MS_WIDTH; ++i) largest = std::max(largest, most[i]);
+  for (; c < d; ++c) rest += row[c] * row[c], largest = std::max(largest, std::fabs(row[c]));
+  return {sum((square[0] + square[1]) + (square[2] + square[3])) + rest, largest};
+}
+
 // One row of d floats into every `stride`-th group of `out`. `bias`: added to every number (tokens in 8 bits). `dither`:
 // empty, or the draws of this side and of the other.
 template <class T>
 static void pack_row(const float* row, int64_t d, int64_t stride, int32_t bias, const Dither& dither, uint32_t* out,
                      const QuantizedRows& to, int64_t r) {
-  const float square = float(dot(row, row, d)), norm = __builtin_sqrtf(square);
-  const float most = dither ? kDitheredMost : 127;
-  const float unit = square < kLeastSquare ? 0.0f : sizeof(T) == 1 ? largest(row, d) / most : norm / kInt16Norm;
+  const RowSize size = size_of(row, d);
+  const float norm = __builtin_sqrtf(size.square), levels = dither ? kDitheredMost : 127;
+  const float unit = size.square < kLeastSquare ? 0.0f : sizeof(T) == 1 ? size.most / levels : norm / kInt16Norm;
   const float inverse = unit > 0 ? 1 / unit : 0.0f;
   vf off = {}, offset = {};
   // Unsigned: what rounding makes of NaN or 3e38 wraps around, and such rows go by fp32.
@@ -93,9 +131,8 @@ static void pack_row(const float* row, int64_t d, int64_t stride, int32_t bias, 
       off += error * error;
     }
     total += number;
-    const typename Lanes<T>::type packed = __builtin_convertvector((vi)(number + uint32_t(bias)), typename Lanes<T>::type);
     uint32_t group[MS_WIDTH / kGroup<T>];
-    __builtin_memcpy(group, &packed, sizeof group);
+    narrow(T{}, (vi)(number + uint32_t(bias)), group);
     for (int64_t g = 0; g * kGroup<T> < columns; ++g, out += stride) *out = group[g];
   };
   int64_t c = 0;
@@ -109,7 +146,7 @@ static void pack_row(const float* row, int64_t d, int64_t stride, int32_t bias, 
   for (int i = 0; i < MS_WIDTH; ++i) sum_of_numbers += total[i];
   to.scale[r] = unit;
   to.norm[r] = norm;
-  to.off[r] = __builtin_sqrtf(sum(off));
+  to.off[r] = dither ? 0.0f : __builtin_sqrtf(sum(off));
   to.start[r] = sizeof(T) == 1 ? (int32_t)(-128u * sum_of_numbers) : 0;
   if (!dither) return;
   to.offset[r] = sum(offset);
