@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
-from monosem.cli import options
+from monosem.cli import options, trackers
 from monosem.cli.help import Help
 
 
@@ -39,6 +39,7 @@ def _train_arguments(actions: argparse._SubParsersAction) -> None:
     train.add_argument("--tokenizer", metavar="FILE", help="an existing tokenizer.json (default: train one)")
     train.add_argument("--cache", metavar="FOLDER", help="share the tokenized text between runs (default: --out)")
     train.add_argument("--resume-from", type=int, metavar="STEP", help="an earlier checkpoint (default: the last)")
+    trackers.add_arguments(train)
     train.add_argument("--quiet", action="store_true", help="no progress bar")
     group = train.add_argument_group("training")
     group.add_argument("--seed", type=int, default=0, help="seed of the weights and of the order of the text")
@@ -106,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
+    trackers.check(args)
     from monosem.data.language_model import LMConfig
     from monosem.data.text_files import sample_path
     from monosem.train.lm import LMTrainConfig, train_lm
@@ -113,15 +115,18 @@ def _train(args: argparse.Namespace) -> int:
     def chosen(config: type) -> dict:
         return {f.name: getattr(args, f.name) for f in fields(config) if hasattr(args, f.name)}
 
+    config, model_config = LMTrainConfig(**chosen(LMTrainConfig)), LMConfig(**chosen(LMConfig))
+    tracked = {"train": asdict(config), "model": asdict(model_config), "text": args.text}
     model = train_lm(
         sample_path() if args.text == "sample" else args.text,
         args.out,
-        LMTrainConfig(**chosen(LMTrainConfig)),
-        LMConfig(**chosen(LMConfig)),
+        config,
+        model_config,
         tokenizer=args.tokenizer,
         cache=args.cache,
         resume_from=args.resume_from,
         progress=not args.quiet,
+        loggers=trackers.loggers(args, tracked),
     )
     print(
         f"{sum(p.numel() for p in model.parameters()):,} parameters in {args.out}. Next:\n"

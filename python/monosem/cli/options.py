@@ -62,7 +62,12 @@ def add_reading(parser, split: str) -> None:
 
 def given(parser, argv: list[str]) -> frozenset[str]:
     """The options given in ``argv``, with any value."""
-    parser.set_defaults(**dict.fromkeys(vars(parser.parse_args(argv)), _NOWHERE))
+    parsers = [parser]
+    while parsers[-1]._subparsers is not None:  # `monosem lm train` has options of its own, with their defaults
+        (actions,) = [a for a in parsers[-1]._actions if isinstance(a, argparse._SubParsersAction)]
+        parsers.append(actions.choices[getattr(parser.parse_args(argv), actions.dest)])
+    for each in parsers:
+        each.set_defaults(**dict.fromkeys(vars(parser.parse_args(argv)), _NOWHERE))
     return frozenset(name for name, value in vars(parser.parse_args(argv)).items() if value is not _NOWHERE)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 
-from monosem.cli import options, run_inputs, settings, sites
+from monosem.cli import options, run_inputs, settings, sites, trackers
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -105,11 +106,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="measure the phases of every step: ms_encode and so on in metrics.jsonl (`monosem profile` has a table)",
     )
+    trackers.add_arguments(how)
     how.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def run(args: argparse.Namespace) -> int:
     _refuse_what_has_no_effect(args)
+    trackers.check(args)
     import torch
 
     from monosem.nn import registry
@@ -172,10 +175,17 @@ def run(args: argparse.Namespace) -> int:
         + (f", and {len(saes) - 1} more" if saes[1:] else "")
     )
     made_of = run_inputs.read_beside(args.activations) if args.activations else run_inputs.made_of(args)
+    described = [{"kind": args.kind, **asdict(cfg)} for cfg in configurations]
+    tracked = {
+        "sae": {str(i): d for i, d in enumerate(described)} if saes[1:] else described[0],
+        "train": config.to_json(),
+        **made_of,
+    }
     trainer = Trainer(
         saes if saes[1:] else saes[0],
         config,
         args.out,
+        loggers=trackers.loggers(args, tracked),
         progress=not args.quiet,
         metadata=made_of,
         start=args.start,
