@@ -104,6 +104,19 @@ def test_a_missing_tracker_is_reported_before_anything_is_read(command, tmp_path
         assert f"{words[-2]}: got '{words[-1]}'; it has no effect without --log wandb" in capsys.readouterr().err
 
 
+def test_a_run_is_repeated_from_the_file_that_it_keeps(command, tmp_path, capsys):
+    weights = lambda run: torch.cat([p.flatten() for p in ms.load(tmp_path / run).parameters()])
+    assert command("--k", 4, "--lr", 2e-3, "--lazy-rows", "--checkpoint-every", 4) == 0
+    kept = (tmp_path / "run" / "run.yaml").read_text()
+    assert "\nlr: 0.002\n" in kept and "\nlazy_rows: true\n" in kept and "\nk: 4\n" in kept
+    repeat = ["train", "--config", str(tmp_path / "run" / "run.yaml"), "--out", str(tmp_path / "again")]
+    assert main(repeat) == 0 and torch.equal(weights("run"), weights("again"))
+    assert command("--k", 4, "--lr", 2e-3, "--lazy-rows", "--checkpoint-every", 4, "--resume-from", 8) == 0
+    assert (tmp_path / "run" / "run.yaml").read_text() == kept
+    assert command("--k", 5) == 2  # another run is refused, and leaves the file
+    assert (tmp_path / "run" / "run.yaml").read_text() == kept
+
+
 def test_resume_from_a_given_step(command, tmp_path):
     assert command("--k", 4, "--checkpoint-every", 4) == 0
     result = torch.cat([p.flatten() for p in ms.load(tmp_path / "run").parameters()])

@@ -7,7 +7,8 @@ import json
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from monosem.cli import options, trackers
+from monosem.cli import config_file, options, trackers
+from monosem.cli.actions import Switch
 from monosem.cli.help import Help
 
 
@@ -40,7 +41,7 @@ def _train_arguments(actions: argparse._SubParsersAction) -> None:
     train.add_argument("--cache", metavar="FOLDER", help="share the tokenized text between runs (default: --out)")
     train.add_argument("--resume-from", type=int, metavar="STEP", help="an earlier checkpoint (default: the last)")
     trackers.add_arguments(train)
-    train.add_argument("--quiet", action="store_true", help="no progress bar")
+    train.add_argument("--quiet", action=Switch, help="no progress bar")
     group = train.add_argument_group("training")
     group.add_argument("--seed", type=int, default=0, help="seed of the weights and of the order of the text")
     group.add_argument("--epochs", type=float, default=1.0, help="passes over the text")
@@ -57,6 +58,7 @@ def _train_arguments(actions: argparse._SubParsersAction) -> None:
         default="float32",
         help="factors of the unembedding's products; bfloat16 is faster on processors that multiply it",
     )
+    config_file.add_arguments(train)
     shape = train.add_argument_group("model")
     shape.add_argument("--d-vocab", type=int, default=8192, help="size of the vocabulary")
     shape.add_argument("--n-ctx", type=int, default=256, help="longest context")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monosem.cli import options
+from monosem.cli import config_file, options
 
 if TYPE_CHECKING:
     from monosem.train.loggers import Logger
@@ -45,10 +45,10 @@ def check(args: argparse.Namespace) -> None:
 
 
 def loggers(args: argparse.Namespace, config: dict[str, Any]) -> list[Logger]:
-    """``metrics.jsonl`` and what ``--log`` names."""
+    """``metrics.jsonl``, the options in the folder, and what ``--log`` names."""
     from monosem.train.loggers import JsonlLogger
     from monosem.train.trackers import trackers
 
     name = args.log_name or Path(args.out).resolve().name
     own = JsonlLogger(Path(args.out) / "metrics.jsonl")
-    return [own, *trackers(args.log, args.out, args.log_project, name, config)]
+    return [own, config_file.Kept(args), *trackers(args.log, args.out, args.log_project, name, config)]

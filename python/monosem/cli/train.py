@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from monosem.cli import options, run_inputs, settings, sites, trackers
+from monosem.cli import config_file, options, run_inputs, settings, sites, trackers
+from monosem.cli.actions import Switch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,18 +26,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sites.add_arguments(data)
     data.add_argument(
         "--stream",
-        action="store_true",
+        action=Switch,
         help="read and tokenize the text as training goes, in bounded memory: for texts larger than memory, and "
         "datasets of Hugging Face; needs --steps",
     )
     options.add_contexts(data)
-    options.add_skipped(data, norm="none; with --activations: as harvested")
+    options.add_skipped(data, norm=options.AS_HARVESTED)
 
     dictionary = parser.add_argument_group("dictionary")
     options.add_kind(dictionary, "one of the kinds below")
     dictionary.add_argument("--d-sae", type=int, default=4096, help="number of features")
     settings.add_arguments(dictionary)
     options.add_text_below(parser, settings.kinds_text)
+    config_file.add_arguments(parser)
 
     how = parser.add_argument_group("training")
     how.add_argument("--out", required=True, metavar="FOLDER", help="where the dictionary, checkpoints and metrics go")
@@ -66,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="fp32",
         help="precision of Adam's moments: 8, 4 or 2 bytes per weight (default: %(default)s)",
     )
-    how.add_argument("--lazy-rows", action="store_true", help="skip the rows of features without a gradient in a batch")
+    how.add_argument("--lazy-rows", action=Switch, help="skip the rows of features without a gradient in a batch")
     how.add_argument("--clip", type=float, help="largest gradient norm (default: no clipping)")
     how.add_argument(
         "--ema", type=float, metavar="DECAY", help="also keep averaged weights, with this decay (default: none)"
@@ -96,18 +98,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume-from", type=int, metavar="STEP", help="resume from the checkpoint of this step (default: the last)"
     )
     how.add_argument("--from", dest="start", metavar="RUN", help="start a new run from the weights of RUN")
-    how.add_argument("--moments", action="store_true", help="with --from: also take over Adam's moments")
+    how.add_argument("--moments", action=Switch, help="with --from: also take over Adam's moments")
     how.add_argument("--device", default="cpu", help="cpu or cuda")
     how.add_argument(
-        "--no-cuda-graph", action="store_true", help="cuda: call every step instead of replaying it from a CUDA graph"
+        "--cuda-graph", action=Switch, default=True, help="cuda: replay the step from a CUDA graph (default: yes)"
     )
     how.add_argument(
         "--time-phases",
-        action="store_true",
+        action=Switch,
         help="measure the phases of every step: ms_encode and so on in metrics.jsonl (`monosem profile` has a table)",
     )
     trackers.add_arguments(how)
-    how.add_argument("--quiet", action="store_true", help="no progress bar")
+    how.add_argument("--quiet", action=Switch, help="no progress bar")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -151,7 +153,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         log_every=args.log_every,
         checkpoint_every=args.checkpoint_every,
-        cuda_graph=not args.no_cuda_graph,
+        cuda_graph=args.cuda_graph,
         normalize=args.normalize,
     )
     cfg = configurations[0]
@@ -238,15 +240,14 @@ def _refuse_what_has_no_effect(args: argparse.Namespace) -> None:
 def _source(args: argparse.Namespace):
     """Endless: resampling takes inputs of its own, and the number of steps ends the run."""
     if args.activations:
-        from monosem.data.norm_limit import AS_HARVESTED
         from monosem.data.store import ActivationStore
 
-        skip_norm = args.skip_norm if "skip_norm" in args.given else AS_HARVESTED
-        return ActivationStore(args.activations, args.batch_size, args.seed, epochs=None, skip_norm=skip_norm)
+        return ActivationStore(args.activations, args.batch_size, args.seed, epochs=None, skip_norm=args.skip_norm)
     from monosem.data.contexts import load_contexts
     from monosem.data.harvest import ActivationStream
 
     models = sites.open_models(args, args.device)
+    skip_norm = None if args.skip_norm == options.AS_HARVESTED else args.skip_norm
     if args.stream:
         from monosem.data.documents import Documents
         from monosem.data.streamed import StreamedActivations
@@ -259,7 +260,7 @@ def _source(args: argparse.Namespace):
             args.seed,
             skip_positions=args.skip_positions,
             skip_tokens=args.skip_tokens,
-            skip_norm=args.skip_norm,
+            skip_norm=skip_norm,
             n_ctx=args.context,
         )
     tokens = load_contexts(
@@ -274,10 +275,13 @@ def _source(args: argparse.Namespace):
         epochs=None,
         skip_positions=args.skip_positions,
         skip_tokens=args.skip_tokens,
-        skip_norm=args.skip_norm,
+        skip_norm=skip_norm,
     )
 
 
 def _time(text: str) -> int | float:
     """``200`` is steps, ``0.02`` a share of them."""
-    return int(text) if text.lstrip("-").isdigit() else float(text)
+    try:
+        return int(text) if text.lstrip("-").isdigit() else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"got {text!r}; wanted steps (200) or a share of the run (0.02)") from None

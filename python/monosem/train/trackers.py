@@ -112,7 +112,8 @@ class TrackioLogger(_Tracker):
     def identified(self) -> JsonDict:
         named = {"embed": False} | self._options
         if self._id:
-            named |= {"name": "-".join(filter(None, (named.get("name"), self._id))), "resume": "allow"}
+            name = named.get("name")
+            named |= {"name": f"{name}-{self._id}" if name else self._id, "resume": "allow"}
         return named
 
 
