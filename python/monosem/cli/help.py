@@ -12,8 +12,10 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         default = action.default
-        if isinstance(action, Switch) or "(default: " in (action.help or ""):
+        if "(default: " in (action.help or ""):
             return action.help
+        if isinstance(action, Switch):
+            return f"{action.help} (default: yes)" if default else action.help
         if default is False or (not default and not isinstance(default, (int, float))):
             return action.help
         if isinstance(default, (list, tuple)):

@@ -6,13 +6,13 @@ import argparse
 import inspect
 import itertools
 import json
-import re
 import textwrap
 from dataclasses import MISSING, fields
 from typing import Any
 
 from monosem.cli import options
 from monosem.cli.actions import Readable
+from monosem.cli.from_dataclass import descriptions
 
 # Options that take several values, one dictionary each, and the fields that they set.
 SWEPT = {"k": "k", "l1": "l1_coefficient", "l0": "l0_coefficient", "target_l0": "target_l0"}
@@ -56,7 +56,7 @@ def add_arguments(parser) -> None:
         nargs="+",
         default=[],
         metavar="NAME=VALUE",
-        help="any setting of the kind, by the names below; several values after commas: one dictionary each",
+        help="any setting of the kind (--help lists them); several values after commas: one dictionary each",
     )
 
 
@@ -139,14 +139,3 @@ def kinds_text() -> str:
 
 def _shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else f"{value}"
-
-
-def descriptions(config: type) -> dict[str, str]:
-    """Each field's words in the section "Attributes" of the docstrings of a configuration and its base classes."""
-    found: dict[str, str] = {}
-    for cls in config.__mro__:
-        _, _, section = (inspect.cleandoc(cls.__doc__) if cls.__doc__ else "").partition("Attributes:\n")
-        for names, words in re.findall(r"^ {4}([\w, …]+): (.*(?:\n {8,}.*)*)", section, flags=re.M):
-            for name in names.split(", ") if not words.startswith("as in ") else ():  # described in a base class
-                found.setdefault(name, re.sub(r"``|\s*\n\s*", lambda m: "" if m[0] == "``" else " ", words))
-    return found

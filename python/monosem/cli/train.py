@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from monosem.cli import config_file, options, run_inputs, settings, sites, trackers
+from monosem.cli import config_file, from_dataclass, options, run_inputs, settings, sites, trackers
 from monosem.cli.actions import Switch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from monosem.train.config import TrainConfig
+
     parser.description = (
         "Train a sparse autoencoder on the activations of a language model at a hook, computed on the fly "
         "(--model, --hook, --text) or read from disk (--activations). Ctrl-C saves and stops; the same command "
@@ -42,39 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     how = parser.add_argument_group("training")
     how.add_argument("--out", required=True, metavar="FOLDER", help="where the dictionary, checkpoints and metrics go")
-    how.add_argument(
-        "--steps", type=int, help="optimizer steps (default: as many as --epochs give); may grow on resume"
-    )
     how.add_argument("--epochs", type=float, default=1.0, help="passes over the activations, when --steps is not given")
-    how.add_argument("--batch-size", type=int, default=4096, help="tokens per batch")
-    how.add_argument("--lr", type=float, default=1e-3, help="peak learning rate of Adam; lower for long runs")
-    how.add_argument(
-        "--lr-warmup",
-        type=_time,
-        default=0.02,
-        help="rise of the learning rate: steps (200) or a fraction of the run (0.02)",
-    )
-    how.add_argument("--lr-decay", type=_time, default=0.2, help="fall to 0 at the end: steps or a fraction of the run")
-    how.add_argument("--decay-shape", choices=("linear", "cosine"), default="linear", help="shape of the fall")
-    how.add_argument(
-        "--sparsity-warmup",
-        type=_time,
-        metavar="X",
-        help="rise of the penalty: steps or a fraction of the run (default: the kind's, 0.05 for most)",
-    )
-    how.add_argument(
-        "--adam-state",
-        choices=["fp32", "bf16", "int8"],
-        default="fp32",
-        help="precision of Adam's moments: 8, 4 or 2 bytes per weight (default: %(default)s)",
-    )
-    how.add_argument("--lazy-rows", action=Switch, help="skip the rows of features without a gradient in a batch")
-    how.add_argument("--clip", type=float, help="largest gradient norm (default: no clipping)")
-    how.add_argument(
-        "--ema", type=float, metavar="DECAY", help="also keep averaged weights, with this decay (default: none)"
-    )
-    how.add_argument(
-        "--dead-after", type=int, default=1_000_000, help="tokens without firing after which a feature counts as dead"
+    from_dataclass.add_options(
+        how,
+        TrainConfig,
+        without=["resample"],
+        steps={"default": None, "help": "optimizer steps (default: as many as --epochs give); may grow on resume"},
+        sparsity_warmup={"default": None, "help": "rise of the penalty, likewise (default: the kind's, 0.05 for most)"},
+        seed={"help": "seed of the weights, the order of the data, and resampling"},
     )
     how.add_argument(
         "--resample",
@@ -84,25 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the paper's steps",
     )
     how.add_argument(
-        "--normalize",
-        metavar="HOW",
-        default="none",
-        help="bring activations to a common scale for training: none; mean_norm: one factor, so that the mean norm is "
-        "the root of the width; whiten. Estimated on the first batches and folded into the weights "
-        "that are saved, which take activations as they are",
-    )
-    how.add_argument("--seed", type=int, default=0, help="seed of the weights, the order of the data, and resampling")
-    how.add_argument("--log-every", type=int, default=50, help="steps between two rows of metrics.jsonl")
-    how.add_argument("--checkpoint-every", type=int, default=1000, help="steps between two checkpoints")
-    how.add_argument(
         "--resume-from", type=int, metavar="STEP", help="resume from the checkpoint of this step (default: the last)"
     )
     how.add_argument("--from", dest="start", metavar="RUN", help="start a new run from the weights of RUN")
     how.add_argument("--moments", action=Switch, help="with --from: also take over Adam's moments")
     how.add_argument("--device", default="cpu", help="cpu or cuda")
-    how.add_argument(
-        "--cuda-graph", action=Switch, default=True, help="cuda: replay the step from a CUDA graph (default: yes)"
-    )
     how.add_argument(
         "--time-phases",
         action=Switch,
@@ -121,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     from monosem.nn.config import from_dict
     from monosem.train import memory
     from monosem.train.config import TrainConfig
-    from monosem.train.resample import ResampleConfig
+    from monosem.train.resample_config import ResampleConfig
     from monosem.train.trainer import Trainer
 
     kind = registry.find(args.kind)
@@ -136,25 +99,12 @@ def run(args: argparse.Namespace) -> int:
     steps = args.steps if args.steps is not None else max(1, int(args.epochs * source.n_tokens) // args.batch_size)
     plans = {"paper": ResampleConfig, "auto": lambda: ResampleConfig.for_run(steps, args.batch_size, args.d_sae)}
     resampled = args.resample == "paper" or (args.resample == "auto" and configurations[0].resampled)
-    config = TrainConfig(
-        lr=args.lr,
-        batch_size=args.batch_size,
+    config = from_dataclass.build(
+        TrainConfig,
+        args,
         steps=steps,
-        lr_warmup=args.lr_warmup,
-        lr_decay=args.lr_decay,
-        decay_shape=args.decay_shape,
         sparsity_warmup=configurations[0].sparsity_warmup if args.sparsity_warmup is None else args.sparsity_warmup,
-        clip=args.clip,
-        ema=args.ema,
-        adam_state=args.adam_state,
-        lazy_rows=args.lazy_rows,
-        dead_after=args.dead_after,
         resample=plans[args.resample]() if resampled else None,
-        seed=args.seed,
-        log_every=args.log_every,
-        checkpoint_every=args.checkpoint_every,
-        cuda_graph=args.cuda_graph,
-        normalize=args.normalize,
     )
     cfg = configurations[0]
     needed = len(configurations) * memory.bytes_needed(
@@ -215,9 +165,9 @@ def _described(cfg) -> str:
 
 
 def _refuse_what_has_no_effect(args: argparse.Namespace) -> None:
-    from monosem.train.normaliser import check_kind
+    from monosem.train.config import check_normalisation
 
-    check_kind(args.normalize)
+    check_normalisation(args.normalize)
     if args.activations:
         options.refuse(args, options.READS, f"beside --activations {args.activations}, which settles it")
     if args.tokens and args.split != "all":
@@ -277,11 +227,3 @@ def _source(args: argparse.Namespace):
         skip_tokens=args.skip_tokens,
         skip_norm=skip_norm,
     )
-
-
-def _time(text: str) -> int | float:
-    """``200`` is steps, ``0.02`` a share of them."""
-    try:
-        return int(text) if text.lstrip("-").isdigit() else float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"got {text!r}; wanted steps (200) or a share of the run (0.02)") from None

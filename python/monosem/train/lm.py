@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,35 +23,12 @@ from monosem.data.native import save_folder
 from monosem.nn.config import JsonDict
 from monosem.train import checkpoint
 from monosem.train.interrupt import StopRequest
+from monosem.train.lm_config import LMTrainConfig
 from monosem.train.loggers import JsonlLogger, Logger, Loggers
 from monosem.train.slices import Slices
 
 _LOG_EVERY = 50
 HEAD_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class LMTrainConfig:
-    """The settings of AdamW with linear warm-up and cosine decay to zero at the last step."""
-
-    seed: int = 0
-    epochs: float = 1.0
-    batch_contexts: int = 32
-    lr: float = 3e-3
-    warmup_steps: int = 200
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.98)
-    clip: float = 1.0
-    holdout: float = 0.02
-    checkpoint_every: int = 250
-    head_dtype: str = "float32"
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_contexts", "lr", "clip", "checkpoint_every"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: got {getattr(self, name)}; wanted more than 0")
-        if self.head_dtype not in HEAD_DTYPES:
-            raise ValueError(f"head_dtype: got {self.head_dtype!r}; wanted one of {', '.join(HEAD_DTYPES)}")
 
 
 def learning_rate(cfg: LMTrainConfig, step: int, steps: int) -> float:
