@@ -55,7 +55,7 @@ $(VENV)/.packages: constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "monosem needs Python 3.10 or newer; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch==2.13.0
-	$(PIP) numpy safetensors tokenizers tqdm jinja2 'filelock>=3.24' scikit-build-core pybind11 cmake ninja
+	$(PIP) numpy safetensors tokenizers tqdm jinja2 'filelock>=3.24' pyyaml scikit-build-core pybind11 cmake ninja
 	touch $@
 
 $(VENV)/.built: $(VENV)/.packages $(SOURCES)

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import stand_in_trackers
 from tiny import tiny_documents
 
 from monosem.cli.main import main
@@ -42,6 +43,15 @@ def test_train_prints_the_next_command(text, trained, capsys):
     assert main(["lm", "train", "--text", text, "--out", trained, *SHAPE]) == 0  # finished: nothing to do
     out = capsys.readouterr().out
     assert f"monosem lm evaluate --model {trained} --text {text}" in out
+
+
+def test_metrics_go_to_a_tracker_too(text, tmp_path, monkeypatch):
+    made = stand_in_trackers.install(monkeypatch)
+    assert main(["lm", "train", "--text", text, "--out", str(tmp_path / "lm"), *SHAPE, "--log", "wandb"]) == 0
+    (run,) = made["wandb"]
+    rows = [json.loads(line) for line in (tmp_path / "lm" / "metrics.jsonl").open()]
+    assert [{"step": step, **row} for step, row in run.rows] == rows != []
+    assert run.options["name"] == "lm" and run.options["config"]["model"]["d_model"] == 16
 
 
 def test_evaluate(text, trained, tmp_path, capsys):

@@ -2,10 +2,12 @@
 
 import json
 import re
+import sys
 from dataclasses import fields
 
 import numpy as np
 import pytest
+import stand_in_trackers
 import torch
 from tiny import HOOK, tiny_documents, tiny_model
 
@@ -73,6 +75,46 @@ def test_repeating_a_command_changes_nothing_and_another_is_refused(command, tmp
     assert {p: p.read_bytes() for p in (tmp_path / "run").glob("*.safetensors")} == before
     assert command("--k", 4, "--lr", 2e-3) == 2
     assert "train.lr is 0.001 there and 0.002 here" in capsys.readouterr().err
+
+
+def test_metrics_go_to_the_trackers_too(command, tmp_path, monkeypatch, model):
+    made = stand_in_trackers.install(monkeypatch)
+    options = ["--k", 4, 8, "--log", "wandb", "tensorboard", "trackio", "--log-every", 5, "--checkpoint-every", 5]
+    assert command(*options) == 0
+    (wandb,), (trackio,), (board,) = made["wandb"], made["trackio"], made["tensorboard"]
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    assert [{"step": step, **row} for step, row in wandb.rows] == rows and rows[0]["1/l0"] == pytest.approx(8, abs=0.1)
+    assert (wandb.options["project"], wandb.options["name"]) == ("monosem", "run")
+    config = trackio.options["config"]
+    assert config["sae"]["1"]["k"] == 8 and config["train"]["steps"] == 10 and config["split"] == "all"
+    assert board.folder == str(tmp_path / "run" / "tensorboard") and '"lr": 0.001' in board.text["config"][1]
+    assert command(*options, "--steps", 20, "--log-project", "p", "--log-name", "n") == 0
+    again = made["wandb"][1]
+    assert again.steps == [15, 20] and again.options["id"] == wandb.options["id"]
+    assert (again.options["project"], again.options["name"]) == ("p", "n")
+
+
+def test_a_missing_tracker_is_reported_before_anything_is_read(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    assert command("--log", "trackio", "--text", "nowhere.jsonl") == 2 and not (tmp_path / "run").exists()
+    said = capsys.readouterr().err
+    assert "`pip install 'monosem[trackio]'`" in said and said.count("\n") == 1
+    for words in (["--log-project", "p"], ["--log", "tensorboard", "--log-name", "n"]):
+        assert command(*words) == 2
+        assert f"{words[-2]}: got '{words[-1]}'; it has no effect without --log wandb" in capsys.readouterr().err
+
+
+def test_a_run_is_repeated_from_the_file_that_it_keeps(command, tmp_path, capsys):
+    weights = lambda run: torch.cat([p.flatten() for p in ms.load(tmp_path / run).parameters()])
+    assert command("--k", 4, "--lr", 2e-3, "--lazy-rows", "--checkpoint-every", 4) == 0
+    kept = (tmp_path / "run" / "run.yaml").read_text()
+    assert "\nlr: 0.002\n" in kept and "\nlazy_rows: true\n" in kept and "\nk: 4\n" in kept
+    repeat = ["train", "--config", str(tmp_path / "run" / "run.yaml"), "--out", str(tmp_path / "again")]
+    assert main(repeat) == 0 and torch.equal(weights("run"), weights("again"))
+    assert command("--k", 4, "--lr", 2e-3, "--lazy-rows", "--checkpoint-every", 4, "--resume-from", 8) == 0
+    assert (tmp_path / "run" / "run.yaml").read_text() == kept
+    assert command("--k", 5) == 2  # another run is refused, and leaves the file
+    assert (tmp_path / "run" / "run.yaml").read_text() == kept
 
 
 def test_resume_from_a_given_step(command, tmp_path):

@@ -1,4 +1,4 @@
-"""The loss at the unembedding and its gradients against cross-entropy in float64, in both precisions of its products."""
+"""The loss at the unembedding and its gradients against cross-entropy in float64, in both precisions of products."""
 
 import pytest
 import torch

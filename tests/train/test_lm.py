@@ -158,7 +158,9 @@ def test_other_configuration_or_text_is_refused(text, whole, tmp_path):
     with pytest.raises(ValueError, match=r"other training \(lr was 0.003, now 0.001\); wanted the same"):
         lm.train_lm(text, whole, lm.LMTrainConfig(**{**CONFIG.__dict__, "lr": 1e-3}), SHAPE, progress=False)
     with pytest.raises(ValueError, match=r"other training \(head_dtype was 'float32', now 'bfloat16'\)"):
-        lm.train_lm(text, whole, lm.LMTrainConfig(**{**CONFIG.__dict__, "head_dtype": "bfloat16"}), SHAPE, progress=False)
+        lm.train_lm(
+            text, whole, lm.LMTrainConfig(**{**CONFIG.__dict__, "head_dtype": "bfloat16"}), SHAPE, progress=False
+        )
     with pytest.raises(ValueError, match=r"other training \(d_mlp was 32, now 48\)"):
         lm.train_lm(text, whole, CONFIG, LMConfig(**{**SHAPE.__dict__, "d_mlp": 48}), progress=False)
     other = tmp_path / "other.jsonl"

@@ -1,11 +1,9 @@
 import json
-import sys
-import types
 
 import pytest
 
 import monosem as ms
-from monosem.train.loggers import JsonlLogger, TensorBoardLogger, WandbLogger
+from monosem.train.loggers import JsonlLogger
 
 
 def rows(path):
@@ -61,43 +59,3 @@ def test_a_row_is_the_mean_since_the_last_row(make, config, source):
     first = sum(row["loss"] for _, row in every.events[1:5]) / 4
     assert mean.events[1][1]["0/loss"] == pytest.approx(first, rel=1e-12)
     assert mean.events[1][1]["1/l0"] == pytest.approx(4, abs=0.1)
-
-
-def test_wandb(monkeypatch):
-    calls = []
-    run = types.SimpleNamespace(log=lambda m, step: calls.append((step, m)), finish=lambda: calls.append("finish"))
-    fake = types.SimpleNamespace(init=lambda **options: calls.append(options) or run)
-    monkeypatch.setitem(sys.modules, "wandb", fake)
-    log = WandbLogger(project="p", id="x")
-    log.start(7)
-    log.log(8, {"loss": 0.5})
-    log.close()
-    assert calls == [{"resume": "allow", "project": "p", "id": "x"}, (8, {"loss": 0.5}), "finish"]
-
-
-def test_tensorboard(monkeypatch):
-    calls = []
-
-    class SummaryWriter:
-        def __init__(self, folder, purge_step):
-            calls.append((folder, purge_step))
-
-        def add_scalar(self, name, value, step):
-            calls.append((name, value, step))
-
-        def close(self):
-            calls.append("close")
-
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=SummaryWriter))
-    log = TensorBoardLogger("runs/a")
-    log.start(7)
-    log.log(8, {"loss": 0.5})
-    log.close()
-    assert calls == [("runs/a", 8), ("loss", 0.5, 8), "close"]
-
-
-def test_missing_packages_are_named(monkeypatch):
-    for module, make_logger in (("wandb", WandbLogger), ("torch.utils.tensorboard", lambda: TensorBoardLogger("x"))):
-        monkeypatch.setitem(sys.modules, module, None)
-        with pytest.raises(ImportError, match="pip install"):
-            make_logger()

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokens", type=int, metavar="N", help="evaluate about N tokens, in evenly spaced contexts (default: all)"
     )
-    options.add_skipped(parser, kept=" (they keep their activation)", as_trained=True)
+    options.add_skipped(parser, kept=" (they keep their activation)", norm=options.AS_TRAINED)
     parser.add_argument("--out", help="folder for evaluation.json and evaluation.svg (default: the dictionary's)")
     parser.add_argument(
         "--report",

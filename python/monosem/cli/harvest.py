@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from monosem.cli import options, run_inputs, sites
+from monosem.cli import config_file, options, run_inputs, sites
+from monosem.cli.actions import Switch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     options.add_skipped(parser)
     parser.add_argument("--shard-mib", type=int, default=128, help="size of a shard on disk, and the memory needed")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("--quiet", action=Switch, help="no progress bar")
+    config_file.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
         skip_norm=args.skip_norm,
     )
     run_inputs.write_beside(args.out, args)
+    config_file.write(args.out, args.as_config)
     on_disk = human_bytes(sum(p.stat().st_size for p in Path(args.out).iterdir() if p.is_file()))
     print(f"{store.n_stored:,} activations in {len(store.index.shards)} shards, {on_disk}, in {args.out}")
     if store.norm_limit is not None:

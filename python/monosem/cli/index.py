@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_sites(parser)
     options.add_reading(parser, "all")
     parser.add_argument("--tokens", type=int, metavar="N", help="read about N tokens, evenly spaced (default: all)")
-    options.add_skipped(parser, as_trained=True)
+    options.add_skipped(parser, norm=options.AS_TRAINED)
     parser.add_argument("--out", metavar="FOLDER", help="folder of the index (default: FOLDER/index)")
     parser.add_argument("--top", type=int, default=20, help="top activations kept per feature")
     parser.add_argument("--random", type=int, default=64, help="random examples kept per feature")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import fields
+from dataclasses import asdict
 from pathlib import Path
 
-from monosem.cli import options
+from monosem.cli import config_file, from_dataclass, options, trackers
+from monosem.cli.actions import Switch
 from monosem.cli.help import Help
 
 
@@ -23,6 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _train_arguments(actions: argparse._SubParsersAction) -> None:
+    from monosem.data.lm_config import LMConfig
+    from monosem.train.lm_config import LMTrainConfig
+
     train = actions.add_parser(
         "train",
         formatter_class=Help,
@@ -39,30 +43,11 @@ def _train_arguments(actions: argparse._SubParsersAction) -> None:
     train.add_argument("--tokenizer", metavar="FILE", help="an existing tokenizer.json (default: train one)")
     train.add_argument("--cache", metavar="FOLDER", help="share the tokenized text between runs (default: --out)")
     train.add_argument("--resume-from", type=int, metavar="STEP", help="an earlier checkpoint (default: the last)")
-    train.add_argument("--quiet", action="store_true", help="no progress bar")
-    group = train.add_argument_group("training")
-    group.add_argument("--seed", type=int, default=0, help="seed of the weights and of the order of the text")
-    group.add_argument("--epochs", type=float, default=1.0, help="passes over the text")
-    group.add_argument("--batch-contexts", type=int, default=32, help="contexts per step")
-    group.add_argument("--lr", type=float, default=3e-3, help="peak of AdamW's learning rate; cosine decay to zero")
-    group.add_argument("--warmup-steps", type=int, default=200, help="steps over which the learning rate rises")
-    group.add_argument("--weight-decay", type=float, default=0.01, help="weight decay, on matrices only")
-    group.add_argument("--clip", type=float, default=1.0, help="largest gradient norm")
-    group.add_argument("--holdout", type=float, default=0.02, help="share of each source's documents not trained on")
-    group.add_argument("--checkpoint-every", type=int, default=250, metavar="STEPS", help="steps between checkpoints")
-    group.add_argument(
-        "--head-dtype",
-        choices=("float32", "bfloat16"),
-        default="float32",
-        help="factors of the unembedding's products; bfloat16 is faster on processors that multiply it",
-    )
-    shape = train.add_argument_group("model")
-    shape.add_argument("--d-vocab", type=int, default=8192, help="size of the vocabulary")
-    shape.add_argument("--n-ctx", type=int, default=256, help="longest context")
-    shape.add_argument("--n-layers", type=int, default=1, help="transformer blocks")
-    shape.add_argument("--d-model", type=int, default=128, help="width of the residual stream")
-    shape.add_argument("--n-heads", type=int, default=4, help="attention heads")
-    shape.add_argument("--d-mlp", type=int, default=512, help="neurons per block")
+    trackers.add_arguments(train)
+    train.add_argument("--quiet", action=Switch, help="no progress bar")
+    from_dataclass.add_options(train.add_argument_group("training"), LMTrainConfig)
+    from_dataclass.add_options(train.add_argument_group("model"), LMConfig)
+    config_file.add_arguments(train)
 
 
 def _evaluate_arguments(actions: argparse._SubParsersAction) -> None:
@@ -106,22 +91,24 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from monosem.data.language_model import LMConfig
+    trackers.check(args)
+    from monosem.data.lm_config import LMConfig
     from monosem.data.text_files import sample_path
-    from monosem.train.lm import LMTrainConfig, train_lm
+    from monosem.train.lm import train_lm
+    from monosem.train.lm_config import LMTrainConfig
 
-    def chosen(config: type) -> dict:
-        return {f.name: getattr(args, f.name) for f in fields(config) if hasattr(args, f.name)}
-
+    config, model_config = from_dataclass.build(LMTrainConfig, args), from_dataclass.build(LMConfig, args)
+    tracked = {"train": asdict(config), "model": asdict(model_config), "text": args.text}
     model = train_lm(
         sample_path() if args.text == "sample" else args.text,
         args.out,
-        LMTrainConfig(**chosen(LMTrainConfig)),
-        LMConfig(**chosen(LMConfig)),
+        config,
+        model_config,
         tokenizer=args.tokenizer,
         cache=args.cache,
         resume_from=args.resume_from,
         progress=not args.quiet,
+        loggers=trackers.loggers(args, tracked),
     )
     print(
         f"{sum(p.numel() for p in model.parameters()):,} parameters in {args.out}. Next:\n"

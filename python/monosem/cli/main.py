@@ -8,7 +8,7 @@ import re
 import sys
 from typing import NoReturn
 
-from monosem.cli import options
+from monosem.cli import config_file, options
 from monosem.cli.device import check_device
 from monosem.cli.errors import say
 from monosem.cli.help import Help
@@ -75,9 +75,12 @@ def main(argv: list[str] | None = None) -> int:
     own = _Parser(prog=f"monosem {command}", description=COMMANDS[command], formatter_class=Help)
     module.add_arguments(own)
     options.add_import(own)
-    args = own.parse_args(argv[1:])
-    args.given = options.given(own, argv[1:])
+    args = argparse.Namespace()
     try:
+        args = config_file.parse(own, argv[1:])
+        if getattr(args, "print_config", False):
+            print(args.as_config, end="")
+            return 0
         if args.imports:
             from monosem.nn.registry import import_modules
 

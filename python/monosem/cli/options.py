@@ -27,6 +27,7 @@ HOOK_HELP = (
 )
 
 
+NORMS = (AS_TRAINED, AS_HARVESTED) = "as trained", "as harvested"  # of data/norm_limit.py, which imports PyTorch
 # Fixed by activations on disk.
 READS = (
     *("model", "model_dtype", "revision", "device_map", "hook", "hook_out"),
@@ -40,13 +41,6 @@ READS = (
 )
 
 
-class _Nowhere(list):
-    """The default of an option that was not given; a list, because argparse appends to a copy of some."""
-
-
-_NOWHERE = _Nowhere()
-
-
 def add_text(parser, *, default: str | None = None) -> None:
     """``--text``; without a default, the text that a dictionary was trained on."""
     note = " (default: as trained, or else the shipped text)" if default is None else ""
@@ -58,12 +52,6 @@ def add_reading(parser, split: str) -> None:
     add_text(parser)
     add_split(parser, split)
     add_context(parser, " (default: as trained, or else the longest that the model reads, 2,048 at most)")
-
-
-def given(parser, argv: list[str]) -> frozenset[str]:
-    """The options given in ``argv``, with any value."""
-    parser.set_defaults(**dict.fromkeys(vars(parser.parse_args(argv)), _NOWHERE))
-    return frozenset(name for name, value in vars(parser.parse_args(argv)).items() if value is not _NOWHERE)
 
 
 def refuse(args: argparse.Namespace, names, why: str) -> None:
@@ -171,12 +159,12 @@ def add_context(parser, default: str = " (default: the longest that the model re
     parser.add_argument("--context", type=int, metavar="N", help=what)
 
 
-def add_skipped(parser, *, kept: str = "", as_trained: bool = False, norm: str = "none") -> None:
+def add_skipped(parser, *, kept: str = "", norm: str | None = None) -> None:
     """``--skip-positions``, ``--skip-tokens`` and ``--skip-norm``.
 
     Args:
         kept: how tokens left out are treated, for ``--help``.
-        as_trained: the limit on the norm is by default that of a dictionary on disk; else none, or what ``norm`` says.
+        norm: the default of the limit on the norm, of ``NORMS``; None: none.
     """
     what = f"number of positions left out at the start of each context{kept}; 1 is BOS"
     parser.add_argument("--skip-positions", type=int, default=1, metavar="N", help=what)
@@ -192,10 +180,10 @@ def add_skipped(parser, *, kept: str = "", as_trained: bool = False, norm: str =
     parser.add_argument(
         "--skip-norm",
         type=_multiple,
-        default="as trained" if as_trained else None,
+        default=norm,
         metavar="X",
         help=f"leave out tokens whose activation has a norm above X times the median{kept}, such as attention sinks; "
-        f"none: no token (default: {'as trained' if as_trained else norm})",
+        f"none: no token (default: {norm or 'none'})",
     )
 
 
@@ -204,7 +192,7 @@ def _token(text: str) -> int | str:
 
 
 def _multiple(text: str) -> float | str | None:
-    if text == "as trained":  # the default, which argparse converts too
+    if text in NORMS:  # the default, which argparse converts too
         return text
     try:
         return None if text == "none" else float(text)

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_text(data)
     options.add_split(data, "train")
     options.add_context(data, " (default: as trained, or else the longest that the model reads, 2,048 at most)")
-    options.add_skipped(data, as_trained=True)
+    options.add_skipped(data, norm=options.AS_TRAINED)
     how = parser.add_argument_group("measurement")
     how.add_argument("--steps", type=int, default=30, help="steps to measure, after 3 to warm up")
     how.add_argument("--batch-size", type=int, metavar="N", help="tokens per step (default: the run's)")

@@ -6,18 +6,34 @@ import argparse
 import inspect
 import itertools
 import json
-import re
 import textwrap
 from dataclasses import MISSING, fields
 from typing import Any
 
 from monosem.cli import options
+from monosem.cli.actions import Readable
+from monosem.cli.from_dataclass import descriptions
 
 # Options that take several values, one dictionary each, and the fields that they set.
 SWEPT = {"k": "k", "l1": "l1_coefficient", "l0": "l0_coefficient", "target_l0": "target_l0"}
 OPTIONS = SWEPT | {"prefixes": "prefixes", "decoder_norm": "decoder_norm"}
 _SHAPE = ("d_in", "d_sae", "d_out", "n_sources")
 _DEFAULTS: dict[str, list[Any]] = {"k": [16], "l1": [1e-3]}
+
+
+class Settings(Readable):
+    """NAME=VALUE, or in a file a dictionary, where a list has a value for each dictionary to train."""
+
+    def of_file(self, value: Any) -> list[str]:
+        if isinstance(value, list) and all(isinstance(v, str) for v in value):
+            return value
+        if not isinstance(value, dict):
+            raise ValueError(f"got {value!r}; wanted settings of the kind by name, {{name: value}}")
+        return [f"{name}={json.dumps(v if isinstance(v, list) else [v])[1:-1]}" for name, v in value.items()]
+
+    def to_file(self, value: list[str]) -> dict[str, Any]:
+        alone = lambda v: v[0] if len(v) == 1 and not isinstance(v[0], list) else v
+        return {name: alone(values) for name, values in map(_pair, value)}
 
 
 def add_arguments(parser) -> None:
@@ -36,10 +52,11 @@ def add_arguments(parser) -> None:
     parser.add_argument("--decoder-norm", choices=("unit", "free"), help="norms of the decoder's rows")
     parser.add_argument(
         "--set",
+        action=Settings,
         nargs="+",
         default=[],
         metavar="NAME=VALUE",
-        help="any setting of the kind, by the names below; several values after commas: one dictionary each",
+        help="any setting of the kind (--help lists them); several values after commas: one dictionary each",
     )
 
 
@@ -122,14 +139,3 @@ def kinds_text() -> str:
 
 def _shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else f"{value}"
-
-
-def descriptions(config: type) -> dict[str, str]:
-    """Each field's words in the section "Attributes" of the docstrings of a configuration and its base classes."""
-    found: dict[str, str] = {}
-    for cls in config.__mro__:
-        _, _, section = (inspect.cleandoc(cls.__doc__) if cls.__doc__ else "").partition("Attributes:\n")
-        for names, words in re.findall(r"^ {4}([\w, …]+): (.*(?:\n {8,}.*)*)", section, flags=re.M):
-            for name in names.split(", ") if not words.startswith("as in ") else ():  # described in a base class
-                found.setdefault(name, re.sub(r"``|\s*\n\s*", lambda m: "" if m[0] == "``" else " ", words))
-    return found

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 
-from monosem.cli import options, run_inputs, settings, sites
+from monosem.cli import config_file, from_dataclass, options, run_inputs, settings, sites, trackers
+from monosem.cli.actions import Switch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from monosem.train.config import TrainConfig
+
     parser.description = (
         "Train a sparse autoencoder on the activations of a language model at a hook, computed on the fly "
         "(--model, --hook, --text) or read from disk (--activations). Ctrl-C saves and stops; the same command "
@@ -24,54 +28,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sites.add_arguments(data)
     data.add_argument(
         "--stream",
-        action="store_true",
+        action=Switch,
         help="read and tokenize the text as training goes, in bounded memory: for texts larger than memory, and "
         "datasets of Hugging Face; needs --steps",
     )
     options.add_contexts(data)
-    options.add_skipped(data, norm="none; with --activations: as harvested")
+    options.add_skipped(data, norm=options.AS_HARVESTED)
 
     dictionary = parser.add_argument_group("dictionary")
     options.add_kind(dictionary, "one of the kinds below")
     dictionary.add_argument("--d-sae", type=int, default=4096, help="number of features")
     settings.add_arguments(dictionary)
     options.add_text_below(parser, settings.kinds_text)
+    config_file.add_arguments(parser)
 
     how = parser.add_argument_group("training")
     how.add_argument("--out", required=True, metavar="FOLDER", help="where the dictionary, checkpoints and metrics go")
-    how.add_argument(
-        "--steps", type=int, help="optimizer steps (default: as many as --epochs give); may grow on resume"
-    )
     how.add_argument("--epochs", type=float, default=1.0, help="passes over the activations, when --steps is not given")
-    how.add_argument("--batch-size", type=int, default=4096, help="tokens per batch")
-    how.add_argument("--lr", type=float, default=1e-3, help="peak learning rate of Adam; lower for long runs")
-    how.add_argument(
-        "--lr-warmup",
-        type=_time,
-        default=0.02,
-        help="rise of the learning rate: steps (200) or a fraction of the run (0.02)",
-    )
-    how.add_argument("--lr-decay", type=_time, default=0.2, help="fall to 0 at the end: steps or a fraction of the run")
-    how.add_argument("--decay-shape", choices=("linear", "cosine"), default="linear", help="shape of the fall")
-    how.add_argument(
-        "--sparsity-warmup",
-        type=_time,
-        metavar="X",
-        help="rise of the penalty: steps or a fraction of the run (default: the kind's, 0.05 for most)",
-    )
-    how.add_argument(
-        "--adam-state",
-        choices=["fp32", "bf16", "int8"],
-        default="fp32",
-        help="precision of Adam's moments: 8, 4 or 2 bytes per weight (default: %(default)s)",
-    )
-    how.add_argument("--lazy-rows", action="store_true", help="skip the rows of features without a gradient in a batch")
-    how.add_argument("--clip", type=float, help="largest gradient norm (default: no clipping)")
-    how.add_argument(
-        "--ema", type=float, metavar="DECAY", help="also keep averaged weights, with this decay (default: none)"
-    )
-    how.add_argument(
-        "--dead-after", type=int, default=1_000_000, help="tokens without firing after which a feature counts as dead"
+    from_dataclass.add_options(
+        how,
+        TrainConfig,
+        without=["resample"],
+        steps={"default": None, "help": "optimizer steps (default: as many as --epochs give); may grow on resume"},
+        sparsity_warmup={"default": None, "help": "rise of the penalty, likewise (default: the kind's, 0.05 for most)"},
+        seed={"help": "seed of the weights, the order of the data, and resampling"},
     )
     how.add_argument(
         "--resample",
@@ -81,42 +61,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the paper's steps",
     )
     how.add_argument(
-        "--normalize",
-        metavar="HOW",
-        default="none",
-        help="bring activations to a common scale for training: none; mean_norm: one factor, so that the mean norm is "
-        "the root of the width; whiten. Estimated on the first batches and folded into the weights "
-        "that are saved, which take activations as they are",
-    )
-    how.add_argument("--seed", type=int, default=0, help="seed of the weights, the order of the data, and resampling")
-    how.add_argument("--log-every", type=int, default=50, help="steps between two rows of metrics.jsonl")
-    how.add_argument("--checkpoint-every", type=int, default=1000, help="steps between two checkpoints")
-    how.add_argument(
         "--resume-from", type=int, metavar="STEP", help="resume from the checkpoint of this step (default: the last)"
     )
     how.add_argument("--from", dest="start", metavar="RUN", help="start a new run from the weights of RUN")
-    how.add_argument("--moments", action="store_true", help="with --from: also take over Adam's moments")
+    how.add_argument("--moments", action=Switch, help="with --from: also take over Adam's moments")
     how.add_argument("--device", default="cpu", help="cpu or cuda")
     how.add_argument(
-        "--no-cuda-graph", action="store_true", help="cuda: call every step instead of replaying it from a CUDA graph"
-    )
-    how.add_argument(
         "--time-phases",
-        action="store_true",
+        action=Switch,
         help="measure the phases of every step: ms_encode and so on in metrics.jsonl (`monosem profile` has a table)",
     )
-    how.add_argument("--quiet", action="store_true", help="no progress bar")
+    trackers.add_arguments(how)
+    how.add_argument("--quiet", action=Switch, help="no progress bar")
 
 
 def run(args: argparse.Namespace) -> int:
     _refuse_what_has_no_effect(args)
+    trackers.check(args)
     import torch
 
     from monosem.nn import registry
     from monosem.nn.config import from_dict
     from monosem.train import memory
     from monosem.train.config import TrainConfig
-    from monosem.train.resample import ResampleConfig
+    from monosem.train.resample_config import ResampleConfig
     from monosem.train.trainer import Trainer
 
     kind = registry.find(args.kind)
@@ -131,25 +99,12 @@ def run(args: argparse.Namespace) -> int:
     steps = args.steps if args.steps is not None else max(1, int(args.epochs * source.n_tokens) // args.batch_size)
     plans = {"paper": ResampleConfig, "auto": lambda: ResampleConfig.for_run(steps, args.batch_size, args.d_sae)}
     resampled = args.resample == "paper" or (args.resample == "auto" and configurations[0].resampled)
-    config = TrainConfig(
-        lr=args.lr,
-        batch_size=args.batch_size,
+    config = from_dataclass.build(
+        TrainConfig,
+        args,
         steps=steps,
-        lr_warmup=args.lr_warmup,
-        lr_decay=args.lr_decay,
-        decay_shape=args.decay_shape,
         sparsity_warmup=configurations[0].sparsity_warmup if args.sparsity_warmup is None else args.sparsity_warmup,
-        clip=args.clip,
-        ema=args.ema,
-        adam_state=args.adam_state,
-        lazy_rows=args.lazy_rows,
-        dead_after=args.dead_after,
         resample=plans[args.resample]() if resampled else None,
-        seed=args.seed,
-        log_every=args.log_every,
-        checkpoint_every=args.checkpoint_every,
-        cuda_graph=not args.no_cuda_graph,
-        normalize=args.normalize,
     )
     cfg = configurations[0]
     needed = len(configurations) * memory.bytes_needed(
@@ -172,10 +127,17 @@ def run(args: argparse.Namespace) -> int:
         + (f", and {len(saes) - 1} more" if saes[1:] else "")
     )
     made_of = run_inputs.read_beside(args.activations) if args.activations else run_inputs.made_of(args)
+    described = [{"kind": args.kind, **asdict(cfg)} for cfg in configurations]
+    tracked = {
+        "sae": {str(i): d for i, d in enumerate(described)} if saes[1:] else described[0],
+        "train": config.to_json(),
+        **made_of,
+    }
     trainer = Trainer(
         saes if saes[1:] else saes[0],
         config,
         args.out,
+        loggers=trackers.loggers(args, tracked),
         progress=not args.quiet,
         metadata=made_of,
         start=args.start,
@@ -203,9 +165,9 @@ def _described(cfg) -> str:
 
 
 def _refuse_what_has_no_effect(args: argparse.Namespace) -> None:
-    from monosem.train.normaliser import check_kind
+    from monosem.train.config import check_normalisation
 
-    check_kind(args.normalize)
+    check_normalisation(args.normalize)
     if args.activations:
         options.refuse(args, options.READS, f"beside --activations {args.activations}, which settles it")
     if args.tokens and args.split != "all":
@@ -228,15 +190,14 @@ def _refuse_what_has_no_effect(args: argparse.Namespace) -> None:
 def _source(args: argparse.Namespace):
     """Endless: resampling takes inputs of its own, and the number of steps ends the run."""
     if args.activations:
-        from monosem.data.norm_limit import AS_HARVESTED
         from monosem.data.store import ActivationStore
 
-        skip_norm = args.skip_norm if "skip_norm" in args.given else AS_HARVESTED
-        return ActivationStore(args.activations, args.batch_size, args.seed, epochs=None, skip_norm=skip_norm)
+        return ActivationStore(args.activations, args.batch_size, args.seed, epochs=None, skip_norm=args.skip_norm)
     from monosem.data.contexts import load_contexts
     from monosem.data.harvest import ActivationStream
 
     models = sites.open_models(args, args.device)
+    skip_norm = None if args.skip_norm == options.AS_HARVESTED else args.skip_norm
     if args.stream:
         from monosem.data.documents import Documents
         from monosem.data.streamed import StreamedActivations
@@ -249,7 +210,7 @@ def _source(args: argparse.Namespace):
             args.seed,
             skip_positions=args.skip_positions,
             skip_tokens=args.skip_tokens,
-            skip_norm=args.skip_norm,
+            skip_norm=skip_norm,
             n_ctx=args.context,
         )
     tokens = load_contexts(
@@ -264,10 +225,5 @@ def _source(args: argparse.Namespace):
         epochs=None,
         skip_positions=args.skip_positions,
         skip_tokens=args.skip_tokens,
-        skip_norm=args.skip_norm,
+        skip_norm=skip_norm,
     )
-
-
-def _time(text: str) -> int | float:
-    """``200`` is steps, ``0.02`` a share of them."""
-    return int(text) if text.lstrip("-").isdigit() else float(text)

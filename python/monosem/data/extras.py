@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_EXTRA = {"pyarrow": "data", "datasets": "data"}
+_EXTRA = {"pyarrow": "data", "datasets": "data"}  # of another name than the package
 
 
 def needed(package: str, why: str) -> Any:
@@ -21,5 +21,5 @@ def needed(package: str, why: str) -> Any:
             raise  # a package that this one needs
         raise ImportError(
             f"{why}; wanted the package {package}, which is not installed. Install it with "
-            f"`pip install 'monosem[{_EXTRA[package]}]'`."
+            f"`pip install 'monosem[{_EXTRA.get(package, package)}]'`."
         ) from None

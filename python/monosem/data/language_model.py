@@ -7,7 +7,6 @@ weights as a TransformerLens model. Hook names are TransformerLens'.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -15,29 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monosem.data.head_loss import head_loss
+from monosem.data.lm_config import LMConfig
 
 Hook = Callable[[Tensor], Tensor | None]
-
-
-@dataclass(frozen=True)
-class LMConfig:
-    """Shape of the model. The defaults are the paper's where it states them (section 1 and its appendix)."""
-
-    d_vocab: int = 8192
-    n_ctx: int = 256
-    n_layers: int = 1
-    d_model: int = 128
-    n_heads: int = 4
-    d_mlp: int = 512
-    ln_eps: float = 1e-5
-
-    @property
-    def d_head(self) -> int:
-        return self.d_model // self.n_heads
-
-    def __post_init__(self) -> None:
-        if self.d_model % self.n_heads:
-            raise ValueError(f"n_heads: got {self.n_heads}; wanted a divisor of d_model={self.d_model}")
 
 
 FP32: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # independent of the defaults of the process

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,35 +23,12 @@ from monosem.data.native import save_folder
 from monosem.nn.config import JsonDict
 from monosem.train import checkpoint
 from monosem.train.interrupt import StopRequest
-from monosem.train.loggers import JsonlLogger
+from monosem.train.lm_config import LMTrainConfig
+from monosem.train.loggers import JsonlLogger, Logger, Loggers
 from monosem.train.slices import Slices
 
 _LOG_EVERY = 50
 HEAD_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class LMTrainConfig:
-    """The settings of AdamW with linear warm-up and cosine decay to zero at the last step."""
-
-    seed: int = 0
-    epochs: float = 1.0
-    batch_contexts: int = 32
-    lr: float = 3e-3
-    warmup_steps: int = 200
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.98)
-    clip: float = 1.0
-    holdout: float = 0.02
-    checkpoint_every: int = 250
-    head_dtype: str = "float32"
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_contexts", "lr", "clip", "checkpoint_every"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: got {getattr(self, name)}; wanted more than 0")
-        if self.head_dtype not in HEAD_DTYPES:
-            raise ValueError(f"head_dtype: got {self.head_dtype!r}; wanted one of {', '.join(HEAD_DTYPES)}")
 
 
 def learning_rate(cfg: LMTrainConfig, step: int, steps: int) -> float:
@@ -87,6 +65,7 @@ def train_lm(
     cache: str | Path | None = None,
     resume_from: int | None = None,
     progress: bool = True,
+    loggers: Sequence[Logger] | None = None,
 ) -> Transformer:
     """Train a language model on JSON-lines text into a folder; a second call continues where the first was stopped.
 
@@ -99,6 +78,7 @@ def train_lm(
         tokenizer: an existing tokenizer.json; trained on ``text`` when absent.
         cache: folder of the tokenized text, to be shared by runs on the same text (default: ``out``).
         resume_from: the step of an earlier checkpoint (default: the last).
+        loggers: see ``train/loggers.py``; None for JSON lines in ``out``.
 
     Raises:
         ValueError: too little text, a checkpoint of another configuration or a damaged one, a loss that is not finite.
@@ -114,7 +94,7 @@ def train_lm(
         saved = checkpoint.saved_steps(out)
         if resume_from is not None or saved:
             run.restore(checkpoint.load(out, saved[-1] if resume_from is None else resume_from))
-        run.train(stop, progress)
+        run.train(stop, progress, Loggers([JsonlLogger(out / "metrics.jsonl")] if loggers is None else loggers))
         if run.step < run.steps:
             stop.raise_if_asked(f"stopped after step {run.step} of {run.steps}, saved; the same command resumes")
         save_folder(out, run.model, corpus.tokenizer)
@@ -147,12 +127,11 @@ class _Run:
         self.seconds = 0.0
         self.losses: list[float] = []  # since the last row of metrics
 
-    def train(self, stop: StopRequest, progress: bool) -> None:
+    def train(self, stop: StopRequest, progress: bool, metrics: Loggers) -> None:
         """Step until the end or until asked to stop; either way the last step is saved."""
         cfg, per_step = self.cfg, self.cfg.batch_contexts * self.model.cfg.n_ctx
         total = self.steps * per_step
         bar = tqdm(total=total, initial=self.step * per_step, unit="tok", unit_scale=True, disable=not progress)
-        metrics = JsonlLogger(self.out / "metrics.jsonl")
         metrics.start(self.step)
         began, saved = time.monotonic() - self.seconds, self.step
         try:

@@ -1,11 +1,12 @@
-"""Loggers of metrics: JSON lines by default; W&B and TensorBoard when they are installed."""
+"""Loggers of metrics, and the one that every run has: JSON lines. Those of other packages: ``train/trackers.py``."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Protocol, TextIO
 
 from monosem.data import files
 
@@ -46,7 +47,7 @@ class JsonlLogger:
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         if self._out is None:
-            raise _NotStarted(self)
+            raise NotStarted(self)
         self._out.write(json.dumps({"step": step, **metrics}) + "\n")
         self._out.flush()
 
@@ -56,7 +57,49 @@ class JsonlLogger:
             self._out = None
 
 
-class _NotStarted(RuntimeError):
+class Loggers:
+    """The loggers of one run, called together.
+
+    One that raises when the run starts ends the run, which has lost nothing yet. One that raises later is left out of
+    the rest of the run, with a warning: the weights are worth more than their curve.
+    """
+
+    def __init__(self, loggers: Sequence[Logger]) -> None:
+        self._loggers = list(loggers)
+
+    def start(self, step: int) -> None:
+        """Start all, or none: where one raises, those before it are closed again."""
+        asked, self._loggers = self._loggers, []
+        try:
+            for logger in asked:
+                logger.start(step)
+                self._loggers.append(logger)
+        except BaseException:
+            self.close()
+            raise
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._call("log", step, metrics)
+
+    def close(self) -> None:
+        self._call("close")
+
+    def _call(self, method: str, *args: object) -> None:
+        for logger in list(self._loggers):
+            try:
+                getattr(logger, method)(*args)
+            except Exception as error:
+                self._loggers.remove(logger)
+                warnings.warn(
+                    f"loggers: {type(logger).__name__}.{method} raised {type(error).__name__}: {error}. Training "
+                    "continues without this logger; fix it and call again after the run, or stop with Ctrl-C and "
+                    "resume.",
+                    RuntimeWarning,
+                    stacklevel=5,
+                )
+
+
+class NotStarted(RuntimeError):
     def __init__(self, logger: object) -> None:
         super().__init__(f"log: {type(logger).__name__} was not started; wanted start(step) before log(...)")
 
@@ -67,55 +110,3 @@ def _step_of(line: str) -> float:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
         return float("inf")
-
-
-class WandbLogger:
-    """Weights & Biases. ``options`` go to ``wandb.init``; give ``id`` and a resumed run continues the same curve."""
-
-    def __init__(self, **options: object) -> None:
-        try:
-            import wandb
-        except ImportError as error:
-            raise ImportError("WandbLogger: the package wandb is not installed; pip install wandb") from error
-        self._wandb: Any = wandb
-        self._options, self._run = options, None
-
-    def start(self, step: int) -> None:
-        resume = {"resume": "allow"} if "id" in self._options else {}
-        self._run = self._wandb.init(**resume | self._options)
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        if self._run is None:
-            raise _NotStarted(self)
-        self._run.log(dict(metrics), step=step)
-
-    def close(self) -> None:
-        if self._run is not None:
-            self._run.finish()
-
-
-class TensorBoardLogger:
-    """TensorBoard event files in ``folder``; a resumed run hides the events of steps that it takes again."""
-
-    def __init__(self, folder: str | Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise ImportError(
-                "TensorBoardLogger: the package tensorboard is not installed; pip install tensorboard"
-            ) from error
-        self._make, self._folder = SummaryWriter, str(folder)
-        self._writer: SummaryWriter | None = None
-
-    def start(self, step: int) -> None:
-        self._writer = self._make(self._folder, purge_step=step + 1)
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        if self._writer is None:
-            raise _NotStarted(self)
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()

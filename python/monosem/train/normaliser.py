@@ -13,21 +13,7 @@ from monosem.nn.config import JsonDict
 from monosem.nn.folding import Affine, Joint, check_folds, folded
 from monosem.ops.precision import as_given
 
-KINDS = ("none", "mean_norm", "whiten")
-BY_TOKEN = "layer_norm"
 RIDGE = 1e-3  # added to the variances, as a share of their mean: directions without variance are not blown up
-
-
-def check_kind(kind: object) -> None:
-    """Raise ValueError for a normalisation that there is not."""
-    if kind == BY_TOKEN:
-        raise ValueError(
-            "normalize: got 'layer_norm', by which each token has a factor of its own: no weights contain it, and a "
-            f"dictionary that is saved takes activations as they are; wanted one of {', '.join(KINDS)}. Or choose a "
-            "hook behind a norm of the model, such as blocks.0.ln2.hook_normalized."
-        )
-    if kind not in KINDS:
-        raise ValueError(f"normalize: got {kind!r}; wanted one of {', '.join(KINDS)}")
 
 
 class Normaliser:
@@ -37,7 +23,7 @@ class Normaliser:
     ("mean_norm"), or whitening, by which the mean is 0 and the covariance nearly the identity ("whiten").
 
     Args:
-        kind: one of ``KINDS``, not "none".
+        kind: "mean_norm" or "whiten".
         widths: of the parts.
 
     Raises:

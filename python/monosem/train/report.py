@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from monosem.nn.config import JsonDict
-from monosem.train.loggers import Logger
+from monosem.train.loggers import Logger, Loggers
 from monosem.train.notices import unusual
 
 
@@ -68,9 +68,6 @@ class Meter:
 class Report:
     """Progress bar and loggers of one call of ``fit``, from ``step`` on.
 
-    A logger that raises when the run starts ends the run, which has lost nothing yet. One that raises later is left out
-    of the rest of the run, with a warning: the weights are worth more than their curve.
-
     Where a row of metrics shows that steps are slower than they might be, the last field of the bar says so, and a
     warning once per call of ``fit`` says what to do.
     """
@@ -78,14 +75,8 @@ class Report:
     def __init__(
         self, loggers: Sequence[Logger], *, step: int, tokens: int, total: int, seconds: float, bar: bool
     ) -> None:
-        self._loggers: list[Logger] = []
-        try:
-            for logger in loggers:
-                logger.start(step)
-                self._loggers.append(logger)
-        except BaseException:
-            self._call("close")
-            raise
+        self._loggers = Loggers(loggers)
+        self._loggers.start(step)
         self._bar = tqdm(
             total=total,
             initial=tokens,
@@ -104,7 +95,7 @@ class Report:
 
     def __exit__(self, *exc: object) -> None:
         self._bar.close()
-        self._call("close")
+        self._loggers.close()
 
     @property
     def seconds(self) -> float:
@@ -123,7 +114,7 @@ class Report:
             rows[0] if len(rows) == 1 else {f"{i}/{name}": v for i, row in enumerate(rows) for name, v in row.items()}
         )
         timing = {"tokens_per_second": round(rate, 1), "seconds": round(self.seconds, 2)}
-        self._call("log", step, {"tokens": tokens} | flat | timing)
+        self._loggers.log(step, {"tokens": tokens} | flat | timing)
         forms = {"loss": "{:.4g}", "l0": "{:.1f}", "dead": "{:.1%}"}
         shown = {name: "|".join(form.format(row[name]) for row in rows) for name, form in forms.items()}
         self._bar.set_postfix(shown | self._unusual(rows), refresh=False)
@@ -136,17 +127,3 @@ class Report:
                 # Not `warn`, which shows a warning of the same line only once per process, also in another run.
                 warnings.warn_explicit(notice.sentence, RuntimeWarning, __file__, 0, registry={})
         return {"slow": ", ".join(dict.fromkeys(notice.short for notice in notices))} if notices else {}
-
-    def _call(self, method: str, *args: object) -> None:
-        for logger in list(self._loggers):
-            try:
-                getattr(logger, method)(*args)
-            except Exception as error:
-                self._loggers.remove(logger)
-                warnings.warn(
-                    f"loggers: {type(logger).__name__}.{method} raised {type(error).__name__}: {error}. Training "
-                    "continues without this logger; fix it and call again after the run, or stop with Ctrl-C and "
-                    "resume.",
-                    RuntimeWarning,
-                    stacklevel=4,
-                )
