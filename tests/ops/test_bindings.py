@@ -76,7 +76,8 @@ def rounded_rows(dithered=False):
     rows, bits = fp32(F, D), 8 if dithered else 16
     made = cpu_integers.QuantizedRows(rows, bits, False, dithered)
     parts = {name: getattr(made, name) for name in ("packed", "scale", "norm", "off", "start")}
-    return {"product": f"int{bits}", "rows": rows, "tokens": False, **parts, "offset": made.offset if dithered else None}
+    parts |= {"offset": made.offset if dithered else None}
+    return {"product": f"int{bits}", "rows": rows, "tokens": False, **parts}
 
 
 STEP = AdamStep(1e-3, 0.9, 0.999, 1e-8, 1)

@@ -113,7 +113,7 @@ def test_dither_rounds_by_the_draws_of_the_definition(bits):
 
 
 def test_errors_are_those_of_the_proof(bits):
-    """Many pairs: errors are centred, their spread is that of independent uniform errors, none comes near the margin."""
+    """Many pairs: errors are centred, spread as independent uniform ones are, and none comes near the margin."""
     if bits != 8 or backend.certain():
         return
     d = 512
