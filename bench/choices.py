@@ -2,10 +2,10 @@
 
     python bench/choices.py --out bench/results/choices.json
 
-A token is wrong if a feature that was left out is above one that was chosen, in float64, by more than the rounding of a
-score in fp32. Random rows (10⁹ pairs of a token and a feature), then rows that are hard to round: few large entries, one
-alone, equal, sparse, of one sign, of many sizes, features that are nearly equal, and tokens along features (10⁴ tokens).
-Beside them how many rows per token each bound left to be computed in fp32.
+A token is wrong if a feature that was left out is above one that was chosen, in float64, by more than a score's
+rounding in fp32. Random rows (10⁹ pairs of a token and a feature), then rows that are hard to round: few large
+entries, one alone, equal, sparse, of one sign, of many sizes, features that are nearly equal, and tokens along
+features (10⁴ tokens). Beside them how many rows per token each bound left to be computed in fp32.
 """
 
 from __future__ import annotations
