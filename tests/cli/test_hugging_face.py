@@ -76,7 +76,7 @@ def test_an_encoder_is_trained_on_and_evaluated_without_losses(workspace, tmp_pa
     assert "no next token was predicted" in (tmp_path / "run" / "evaluation.svg").read_text()
     run("index", tmp_path / "run", "--split", "all", "--tokens", 2000)
     run("features", tmp_path / "run", "--prompt", "the quick")
-    assert '"logits": false' in (tmp_path / "run" / "features" / "index.html").read_text(encoding="utf-8")
+    assert '"logits":false' in (tmp_path / "run" / "features" / "index.html").read_text(encoding="utf-8")
     assert main(["steer", str(tmp_path / "run"), "--add", "7=3", "--quiet"]) == 2
     assert "is a BertModel, which predicts no next token; wanted" in capsys.readouterr().err.splitlines()[-1]
     for command, said in (("automata", "automata: they are links"), ("explain", "RUN: its features would be shown by")):

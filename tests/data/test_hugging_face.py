@@ -390,17 +390,6 @@ def test_an_encoder_that_calls_one_layer_again_and_again_predicts_no_next_token(
         model.token_losses(TOKENS)
 
 
-@pytest.mark.parametrize("kind", ["ViT", "CLIPVision"])
-def test_a_model_of_images_is_refused_by_name(kind, tmp_path):
-    size = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
-    config = getattr(transformers, f"{kind}Config")(**size, image_size=16, patch_size=8)
-    module = getattr(transformers, f"{kind}Model")(config)
-    module.save_pretrained(tmp_path)
-    for model in (module, tmp_path):
-        with pytest.raises(ValueError, match=rf"is a {kind}Model, which reads no tokens but pixel_values; wanted"):
-            load_model(model)
-
-
 def test_an_encoder_reads_as_many_tokens_as_its_tokenizer_gives(tokenizer):
     """RoBERTa's positions begin at 2; with an unembedding or without."""
     short = copy.deepcopy(tokenizer)
