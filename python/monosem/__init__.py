@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from monosem.data.store import ActivationStore
     from monosem.data.streamed import StreamedActivations
     from monosem.data.token_rows import pack_rows
+    from monosem.data.vectors import save_vectors
     from monosem.drop_in import accelerate
     from monosem.nn import (
         SAE,
@@ -81,6 +82,7 @@ __all__ = [
     "register",
     "sample_documents",
     "save",
+    "save_vectors",
 ]
 
 # Where each name is. They are imported when first used: PyTorch takes seconds, and `monosem --help` needs none of it.
@@ -120,6 +122,7 @@ _HOME = {
     "register": "nn",
     "sample_documents": "data.sample",
     "save": "data.serialization",
+    "save_vectors": "data.vectors",
 }
 
 

@@ -75,9 +75,13 @@ def test_an_encoder_is_trained_on_and_evaluated_without_losses(workspace, tmp_pa
     assert "no next token was predicted" in capsys.readouterr().out
     assert "no next token was predicted" in (tmp_path / "run" / "evaluation.svg").read_text()
     run("index", tmp_path / "run", "--split", "all", "--tokens", 2000)
-    for command in (["steer", "--add", "7=3"], ["features"]):
-        assert main([command[0], str(tmp_path / "run"), *command[1:], "--quiet"]) == 2
-        assert "is a BertModel, which predicts no next token; wanted" in capsys.readouterr().err.splitlines()[-1]
+    run("features", tmp_path / "run", "--prompt", "the quick")
+    assert '"logits":false' in (tmp_path / "run" / "features" / "index.html").read_text(encoding="utf-8")
+    assert main(["steer", str(tmp_path / "run"), "--add", "7=3", "--quiet"]) == 2
+    assert "is a BertModel, which predicts no next token; wanted" in capsys.readouterr().err.splitlines()[-1]
+    for command, said in (("automata", "automata: they are links"), ("explain", "RUN: its features would be shown by")):
+        assert main([command, str(tmp_path / "run"), "--quiet"]) == 2
+        assert said in (error := capsys.readouterr().err) and "predicts no next token" in error
 
 
 def test_several_hooks_by_a_pattern(workspace):

@@ -121,7 +121,10 @@ def _rows(subject: Subject, text: str | Path | None, tokens: int) -> TokenRows:
     """The beginning of the text: enough for so many tokens."""
     from monosem.data.sample import stream_documents
     from monosem.data.token_rows import pack_rows
+    from monosem.data.vectors import own_rows
 
+    if (own := own_rows(subject.model, text, "all", None)) is not None:
+        return own
     documents = stream_documents("sample" if text is None else text, "all")
     some, characters = [], 0
     for document in documents:

@@ -229,7 +229,8 @@ def load_rows(
     """Rows of labelled text for a model.
 
     Args:
-        text: a JSON-lines file (``{"source": ..., "text": ...}``), or ``"sample"``: the shipped text.
+        text: a JSON-lines file (``{"source": ..., "text": ...}``), or ``"sample"``: the shipped text. Vectors of
+            ``save_vectors`` have their own texts, and no other.
         split: ``"train"``, ``"held_out"`` (2 % of the documents of each source) or ``"all"``.
         n_ctx: tokens of a row, BOS included; default: the model's longest context, or 2,048 where that is longer.
 
@@ -239,5 +240,8 @@ def load_rows(
     """
     from monosem.data.sample import stream_documents
     from monosem.data.token_rows import pack_rows
+    from monosem.data.vectors import own_rows
 
+    if (own := own_rows(model, text, split, n_ctx)) is not None:
+        return own
     return pack_rows(stream_documents(text, split), model, n_ctx)

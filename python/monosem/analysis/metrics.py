@@ -19,7 +19,7 @@ from monosem.analysis.unit_rows import check_reconstructs
 from monosem.data import sealed
 from monosem.data.counted import BY_NAME, SkipTokens, counted, skipped_ids
 from monosem.data.norm_limit import AS_TRAINED, NormLimit, SkipNorm
-from monosem.data.protocols import LanguageModel, predicts_next
+from monosem.data.protocols import LanguageModel, of_texts, predicts_next
 from monosem.data.serialization import unfinished
 from monosem.nn.dictionary import Dictionary
 
@@ -86,6 +86,7 @@ class Evaluation:
       dead features left out; ``above_1_percent`` counts the features denser than 1 %.
     * ``labels``: for each label the feature whose activation correlates best with it on these tokens.
     * ``places``: of a crosscoder, the figures of each of its sources.
+    * ``unit``: "text" where each text has one vector (``data.vectors``): then ``tokens`` counts texts.
     * ``config``, ``metadata``: of the dictionary, so that the figures and how it was made stay together.
     """
 
@@ -124,6 +125,7 @@ class Evaluation:
     kl_sae: float | None = None
     kl_zero: float | None = None
     kl_mean: float | None = None
+    unit: str = "token"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists, ready for JSON (a figure that is not finite becomes None)."""
@@ -147,17 +149,19 @@ class Evaluation:
         """The figures as text for a terminal."""
         dead, low = self.dead / self.d_sae, self.ultralow / self.d_sae
         unresolved = self.ultralow_bound > ULTRALOW
-        left = [f"the first {self.skip_positions} of each"] if self.skip_positions else []
-        left += [f"token {', '.join(map(str, self.skip_tokens))}"] if self.skip_tokens else []
+        by_token = self.unit == "token"
+        where = f"in {self.contexts:,} contexts" if by_token else "of one vector each"
+        left = [f"the first {self.skip_positions} of each"] if self.skip_positions and by_token else []
+        left += [f"token {', '.join(map(str, self.skip_tokens))}"] if self.skip_tokens and by_token else []
         if self.skip_norm is not None:
-            left.append(f"{self.skip_norm['left_out']:,} tokens with {NormLimit.from_json(self.skip_norm)}")
+            left.append(f"{self.skip_norm['left_out']:,} {self.unit}s with {NormLimit.from_json(self.skip_norm)}")
         lines = [
             f"{self.kind} SAE, {self.d_sae:,} features on {self.hook_name} ({self.d_in} wide) of {self.model}",
-            f"{self.tokens:,} scored tokens in {self.contexts:,} contexts; "
+            f"{self.tokens:,} scored {self.unit}s {where}; "
             + (f"left as they are: {' and '.join(left)}" if left else "none left out"),
             *([f"this is {unfinished(self.metadata)}"] if self.metadata.get("finished") is False else []),
             "",
-            f"  L0                    {self.l0:10.2f}   features per token",
+            f"  L0                    {self.l0:10.2f}   features per {self.unit}",
             f"  explained variance    {self.explained_variance:10.2%}   1 - FVU",
             f"  mean squared error    {self.mse:10.5f}",
             f"  cosine, norm ratio    {self.cosine:10.4f}   {self.norm_ratio:.4f}",
@@ -166,9 +170,9 @@ class Evaluation:
             else f"  CE loss recovered     {self.ce_loss_recovered:10.2%}   "
             f"clean {self.ce_clean:.4f}, SAE {self.ce_sae:.4f}, zero {self.ce_zero:.4f} nats",
             *self._of_predictions(),
-            f"  dead features         {self.dead:10,}   {dead:.2%}, never active on these tokens",
+            f"  dead features         {self.dead:10,}   {dead:.2%}, never active on these {self.unit}s",
             f"  ultralow density      {self.ultralow:10,}   {low:.2%}, below {self.ultralow_bound:.1e}"
-            + (" (all that this many tokens resolve)" if unresolved else ""),
+            + (f" (all that this many {self.unit}s resolve)" if unresolved else ""),
             f"  denser than 1 %       {self.above_1_percent:10,}",
         ]
         if self.places:
@@ -181,7 +185,7 @@ class Evaluation:
             own = sum(p.exclusive for p in self.places)
             lines += [f"  shared features       {self.d_sae - self.dead - own:10,}   of those that are active"]
         if self.labels:
-            lines += ["", "  The feature that correlates best with each label on these tokens"]
+            lines += ["", f"  The feature that correlates best with each label on these {self.unit}s"]
             lines += ["  label        feature  correlation      precision        recall"]
             lines += [
                 f"  {s.label:12} {s.feature:7}  {s.correlation:11.3f}  {s.precision:13.1%}  {s.recall:12.1%}"
@@ -393,7 +397,7 @@ def evaluate(
         labels=moments.best(group_sources(rows.sources, labels)),
         config=asdict(sae.cfg),
         metadata=dict(getattr(sae, "metadata", {})),
-        places=(),
+        unit="text" if of_texts(model) else "token",
         skip_norm=None if limit is None else limit.to_json() | {"left_out": beyond},
         **sums.figures(everything),
         **({} if mean is None else sums.comparisons()),

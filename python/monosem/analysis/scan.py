@@ -19,7 +19,7 @@ from monosem.analysis.joined import Joined, by_hook, read_and_target, target_of
 from monosem.analysis.unit_rows import check_reconstructs, in_unit_rows
 from monosem.data.counted import BY_NAME, SkipTokens, TokenFilter, skipped_ids
 from monosem.data.norm_limit import AS_TRAINED, SAMPLED, NormLimit, SkipNorm, as_trained
-from monosem.data.protocols import LanguageModel, predicts_next
+from monosem.data.protocols import LanguageModel, of_texts, predicts_next
 from monosem.nn.dictionary import Dictionary
 from monosem.ops import SparseCode
 
@@ -173,6 +173,9 @@ def shared_limit(saes: Sequence[Dictionary]) -> NormLimit | None:
     return limits.pop() if len(limits) == 1 else None
 
 
+_TEXTS = 128  # rows of one text each for one of many tokens
+
+
 @torch.no_grad()
 def blocks(
     sae: Dictionary,
@@ -223,6 +226,7 @@ def blocks(
     predicts = predicts_next(written)
     counts = TokenFilter(skip_positions, skipped_ids(model, skip_tokens), limit)
     select = np.arange(len(rows.tokens)) if select is None else np.asarray(select)
+    contexts *= _TEXTS if of_texts(model) else 1
     length, scored_any, left_out = np.shape(rows.tokens)[1], False, 0
     show = {"unit": "tok", "unit_scale": True, "desc": progress, "disable": progress is None}
     with tqdm(total=len(select) * length, initial=done * length, **show) as bar:

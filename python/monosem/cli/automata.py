@@ -22,9 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from monosem.analysis.evidence.automata import measure, section
     from monosem.analysis.inputs import load_rows
+    from monosem.data.protocols import check_suits
 
     out = claim.folder_of(args, args.folder)
     subject = run_inputs.subject(args, args.folder)
+    check_suits(subject.model, "automata: they are links through the next token", predicts=True)
     result = measure(
         subject,
         load_rows(subject.model, args.text, args.split, args.context),

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
 
     out = claim.folder_of(args, args.folder_a)
     a = load_subject(args.folder_a, args.model_a, args.hook_a, args.device)
-    run_inputs.recall_text(args, a.sae.metadata)
+    run_inputs.recall(args, a)
     b = load_subject(args.folder_b, args.model_b, args.hook_b, args.device)
     result = compare.measure(
         a,

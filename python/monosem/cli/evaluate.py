@@ -48,6 +48,11 @@ def run(args: argparse.Namespace) -> int:
     sae, model, hook_name = subject.sae, subject.model, subject.hook_name
     if predicts_next(model):
         model.check_written(hook_name)  # before the text is read
+    elif args.report:
+        raise ValueError(
+            f"--report: got it for a dictionary of {model.name!r}, which predicts no next token; the report shows "
+            "logit weights. Leave it out: `monosem features` writes pages without them."
+        )
     rows = load_rows(model, args.text, args.split, args.context)
     options = {
         "tokens": args.tokens,

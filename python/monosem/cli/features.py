@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
     from monosem.analysis.dashboard import Counts, write_site
     from monosem.analysis.dashboard.overlays import automaton_links, proxy_marks
+    from monosem.data.protocols import of_texts, predicts_next
 
     if args.export:
         options.refuse(
@@ -66,6 +67,11 @@ def run(args: argparse.Namespace) -> int:
     if args.out is None and not Path(args.folder).is_dir():
         raise ValueError(f"out: {args.folder!r} is not a folder to write into; name one with --out")
     subject = run_inputs.subject(args, args.folder)
+    if args.export and not predicts_next(subject.model):
+        raise ValueError(
+            f"--export: got {args.export!r}, whose files hold logit weights; {subject.model.name!r} predicts no next "
+            "token. Leave it out: the pages do without."
+        )
     out = Path(args.out or Path(args.folder) / (args.export or "features"))
     index = _index(args, subject)
     if args.export:
@@ -82,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         out,
         prompts=args.prompt,
         counts=replace(Counts.for_width(index.d_sae), **given),
-        marks=None if args.no_proxies else proxy_marks(subject.model, index),
+        marks=None if args.no_proxies or of_texts(subject.model) else proxy_marks(subject.model, index),
         following=links,
         title=args.title,
         progress=not args.quiet,

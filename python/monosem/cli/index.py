@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from monosem.analysis.index import IndexSettings, build_index
     from monosem.analysis.inputs import load_rows
+    from monosem.data.protocols import of_texts
 
     subject = run_inputs.subject(args, args.folder)
     if args.out is None and not Path(args.folder).is_dir():
@@ -72,5 +73,6 @@ def run(args: argparse.Namespace) -> int:
     )
     alive = int((index.counts > 0).sum())
     size = sum(p.stat().st_size for p in out.iterdir())
-    print(f"{index.tokens:,} tokens read; {alive:,} of {index.d_sae:,} features fire; {size / 1e6:,.0f} MB in {out}")
+    unit = "text" if of_texts(subject.model) else "token"
+    print(f"{index.tokens:,} {unit}s read; {alive:,} of {index.d_sae:,} features fire; {size / 1e6:,.0f} MB in {out}")
     return 0

@@ -18,8 +18,8 @@ TEXT_HELP = (
     "a chat) and reads the first N rows"
 )
 MODEL_HELP = (
-    "A or B (shipped), a folder from `monosem lm train`, a model of Hugging Face (name, folder or .gguf file), or a "
-    "TransformerLens name (lens:NAME where both have it)"
+    "A or B (shipped), a folder from `monosem lm train`, a model of Hugging Face (name, folder or .gguf file), a "
+    "TransformerLens name (lens:NAME where both have it), or a folder of monosem.save_vectors (one vector per text)"
 )
 HOOK_HELP = (
     "hook name in TransformerLens notation, or a module of a Hugging Face model: model.layers.3.mlp, its output, "
@@ -60,6 +60,14 @@ def refuse(args: argparse.Namespace, names, why: str) -> None:
         if name in getattr(args, "given", ()):
             option = "--" + name.replace("_", "-")
             raise ValueError(f"{option}: got {getattr(args, name)!r}; it has no effect {why}. Leave it out.")
+
+
+def own_texts(args: argparse.Namespace, model) -> None:
+    """Set ``args.text`` to the texts of vectors that were computed elsewhere; what asks for others is refused."""
+    why = f"beside {model.name}, which holds vectors of its own texts"
+    names = ("text", "context", "stream", "skip_positions", "skip_tokens")
+    refuse(args, (*names, "tokens") if isinstance(getattr(args, "tokens", None), str) else names, why)
+    args.text = str(model.texts_path)
 
 
 def add_import(parser) -> None:

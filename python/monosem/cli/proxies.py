@@ -30,11 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from monosem.analysis.evidence.proxies import measure, parse, section
     from monosem.analysis.inputs import load_rows
+    from monosem.data.protocols import check_suits
 
     if args.only_own and not args.proxy:
         raise ValueError("only_own: there is no proxy left; name one with --proxy NAME=REGEX")
     out = claim.folder_of(args, args.folder)
     subject = run_inputs.subject(args, args.folder)
+    check_suits(subject.model, "proxies: they are scored token by token")
     own = [parse(spec, subject.model) for spec in args.proxy]
     result = measure(
         subject,

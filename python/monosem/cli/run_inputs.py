@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from monosem.cli import options
+
 BESIDE = "text.json"  # beside the activations of `monosem harvest`
 
 
@@ -47,8 +49,18 @@ def read_beside(folder: str | Path) -> dict[str, Any]:
 def subject(args: argparse.Namespace, folder: str) -> Any:
     """The dictionary in ``folder`` with its model, as ``--model`` and ``--hook`` or the run say; sets ``args.text``."""
     loaded = named(args, folder)
-    recall_text(args, loaded.sae.metadata)
+    recall(args, loaded)
     return loaded
+
+
+def recall(args: argparse.Namespace, loaded: Any) -> None:
+    """Set ``args.text``, unless given: to the text of the run, or to that of the vectors that the model stands for."""
+    from monosem.data.protocols import of_texts
+
+    if of_texts(loaded.model):
+        options.own_texts(args, loaded.model)
+    else:
+        recall_text(args, loaded.sae.metadata)
 
 
 def named(args: argparse.Namespace, folder: str) -> Any:

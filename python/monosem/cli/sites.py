@@ -81,12 +81,25 @@ def open_models(args: argparse.Namespace, device: str | None = None) -> list[Mod
         raise ValueError(f"--model: got {' '.join(args.model)}; wanted each model once")
     placed = {"device_map": args.device_map} if args.device_map else {"device": device}
     models = [load_model(name, **placed) for name in args.model]
+    _follow_vectors(args, models)
     Sites(models, hooks(args))  # before any text is read
     lengths = {model.n_ctx for model in models}
     if len(lengths) > 1 and args.context is None and not args.tokens:
         said = ", ".join(f"{model.name} reads {model.n_ctx}" for model in models)
         raise ValueError(f"--context: got none, and {said} tokens; wanted one length. Give --context {min(lengths)}.")
     return models
+
+
+def _follow_vectors(args: argparse.Namespace, models: list[Model]) -> None:
+    """Vectors that were computed elsewhere bring their texts and have one hook: set both."""
+    from monosem.data.protocols import of_texts
+
+    own = [model for model in models if of_texts(model)]
+    if not own:
+        return
+    options.own_texts(args, own[0])
+    if "hook" not in args.given:
+        args.hook = own[0].hook_names
 
 
 def described(source: Any) -> str:

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"RUN: got {len(args.folders)} dictionary; wanted two or more, the smallest first")
     out = claim.folder_of(args, args.folders[-1])
     subjects = [run_inputs.named(args, folder) for folder in args.folders]
-    run_inputs.recall_text(args, subjects[0].sae.metadata)
+    run_inputs.recall(args, subjects[0])
     rows = load_rows(subjects[0].model, args.text, args.split, args.context)
     result = split.measure(
         subjects,

@@ -60,6 +60,7 @@ def open_all(args: argparse.Namespace) -> list[tuple[Compared, int]]:
     from monosem.analysis.index.build import read_meta
     from monosem.analysis.inputs import load_subject
     from monosem.analysis.joined import Joined
+    from monosem.data.protocols import check_suits
 
     for name in ("features", "neurons"):
         value = getattr(args, name)
@@ -68,6 +69,7 @@ def open_all(args: argparse.Namespace) -> list[tuple[Compared, int]]:
     index = Path(args.folder) / "index"
     run_inputs.follow_index(args, index)
     main = run_inputs.subject(args, args.folder)
+    check_suits(main.model, "RUN: its features would be shown by tokens and logit weights", predicts=True)
     if (index / "index.json").is_file():
         run_inputs.check_index(args, read_meta(index), index, ("text", "split", "context"))
     requested = [("features", args.folder, main, args.features)]

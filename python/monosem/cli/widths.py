@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
             "model and hook. Choose with --model and --hook."
         )
     first = next(iter(subjects.values()))
-    run_inputs.recall_text(args, first.sae.metadata)
+    run_inputs.recall(args, first)
     result = measure(
         subjects,
         load_rows(first.model, args.text, args.split, args.context),

@@ -184,5 +184,8 @@ def _load_array(path: Path, model: LanguageModel, context: int | None) -> np.nda
 def _load_text(model: LanguageModel, text: str, split: str, context: int | None) -> np.ndarray:
     from monosem.data.sample import stream_documents
     from monosem.data.token_rows import pack_rows
+    from monosem.data.vectors import own_rows
 
+    if (own := own_rows(model, text, split, context)) is not None:
+        return np.asarray(own.tokens)
     return np.asarray(pack_rows(stream_documents(text, split), model, context).tokens)

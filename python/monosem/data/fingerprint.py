@@ -93,6 +93,8 @@ def of_model(model: object) -> str | None:
     """
     if several := getattr(model, "models", None):  # seen through the hooks of one dictionary
         return of_models(several)
+    if own := getattr(model, "digest", None):  # of vectors that were computed elsewhere
+        return own
     module = getattr(model, "module", None)
     if not isinstance(module, torch.nn.Module):
         return None

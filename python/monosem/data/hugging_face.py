@@ -58,6 +58,12 @@ class HuggingFaceModel(LibraryModel):
                 f"model: {self.name!r} is a {kind}, an encoder and a decoder; wanted one of the two alone, as "
                 "transformers.AutoModelForCausalLM and AutoModel load"
             )
+        if not _reads_tokens(module):
+            raise ValueError(
+                f"model: {self.name!r} is a {kind}, which reads no tokens but {module.main_input_name}; wanted a model "
+                "of text. Read its activations by a hook of PyTorch: Trainer.fit takes tensors [n, width], and "
+                "monosem.save_vectors keeps one vector per input, with a name for each, for every command"
+            )
         unembedding = self.module.get_output_embeddings()
         self.n_ctx = _longest_context(self._config)
         self.d_vocab = int((unembedding or self.module.get_input_embeddings()).weight.shape[0])
@@ -284,7 +290,8 @@ def load_pretrained(name: ModelName, device_map: Any = None, tokenizer: Any = No
         decoder = gguf or _is_decoder(library.AutoConfig.from_pretrained(where, **options))
         kind = library.AutoModelForCausalLM if decoder else library.AutoModel
         module = kind.from_pretrained(where, dtype=dtype, **options, **placed)
-        tokenizer = tokenizer or library.AutoTokenizer.from_pretrained(where, **options)
+        if tokenizer is None and _reads_tokens(module):
+            tokenizer = library.AutoTokenizer.from_pretrained(where, **options)
     except Exception as error:
         found = " Load it with its own options by transformers, and give the object: load_model(model, tokenizer=…)."
         raise NotLoaded(
@@ -314,6 +321,12 @@ def _library() -> Any:
     except ImportError as error:
         raise ImportError(f"a model of Hugging Face needs transformers: {EXTRA}") from error
     return transformers
+
+
+def _reads_tokens(module: nn.Module) -> bool:
+    """Whether a model looks its input up in a table by token: one of images or sound has another layer there."""
+    weight = getattr(module.get_input_embeddings(), "weight", None)  # pyright: ignore[reportCallIssue]
+    return isinstance(weight, Tensor) and weight.ndim == 2
 
 
 def _is_decoder(config: Any) -> bool:

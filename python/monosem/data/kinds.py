@@ -10,6 +10,7 @@ STORE = "monosem activations"  # how index.json of a store begins; an index of a
 _KINDS = (
     (("cfg.json", "sae.safetensors"), "a dictionary", "`monosem evaluate FOLDER` and the other commands that take RUN"),
     (("model.safetensors", "config.json"), "a language model", "`--model FOLDER` or `monosem lm evaluate`"),
+    (("vectors.json", "vectors.npy"), "vectors of texts", "`--model FOLDER` of `monosem train`"),
     (("tokens.npy", "corpus.json"), "tokenized text of `monosem lm train`", "`monosem lm train` with the same --out"),
     (("ckpt-*",), "an unfinished training", "the command that started it, which resumes it"),
 )

@@ -1,4 +1,4 @@
-"""Load a language model: a bundled one, one of ``monosem lm train``, of Hugging Face, or of TransformerLens."""
+"""Load a language model: a bundled one, one of ``monosem lm train``, of Hugging Face or TransformerLens; or vectors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from monosem.data import hugging_face, lens
+from monosem.data import hugging_face, lens, vectors
 from monosem.data.adapter import Model
 from monosem.data.model_names import ModelName
 from monosem.data.native import load_folder
@@ -39,6 +39,7 @@ def load_model(
             * The name of a model at Hugging Face, a folder of ``save_pretrained``, or a ``.gguf`` file: any decoder
               that ``transformers.AutoModelForCausalLM`` loads. ``NAME@REVISION``, ``NAME+bf16`` and
               ``NAME@REVISION+bf16`` are the same with those options, and are how files call the model.
+            * A folder of ``save_vectors``: vectors that were computed elsewhere, one per text.
             * A ``PreTrainedModel`` of ``transformers``.
             * A TransformerLens model, a name that TransformerLens alone has (``gpt2-small``), or ``lens:NAME``.
 
@@ -86,6 +87,9 @@ def _by_name(name: str, options: dict[str, Any]) -> Model:
     named = ModelName.parse(name).with_options(options.pop("revision", None), options.pop("dtype", None))
     path = Path(named.path)
     given = options | {k: v for k, v in asdict(named).items() if k != "path" and v is not None}
+    if vectors.is_folder(path):
+        _refuse(given, "a folder of vectors")
+        return vectors.Vectors(path)
     if named.path in BUNDLED or (path.is_dir() and not hugging_face.is_folder(path)):
         _refuse(given, "one of monosem's own, of fp32")
         own = Path(str(resources("monosem"))) / "assets" / "lm" / named.path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -28,6 +28,28 @@ class WithTokens(Protocol):
 def predicts_next(model: object) -> bool:
     """Whether a model predicts the next token; an encoder does not (``data.hugging_face``)."""
     return getattr(model, "predicts", True)
+
+
+def of_texts(model: object) -> bool:
+    """Whether a model has one vector per text in place of one per token (``data.vectors``)."""
+    return getattr(model, "of_texts", False)
+
+
+def check_suits(model: Any, what: str, *, predicts: bool = False) -> None:
+    """Raise ValueError for vectors of whole texts, and with ``predicts`` for every model without a next token.
+
+    Args:
+        what: what needs the tokens, for the error: ``"proxies: they match tokens"``.
+    """
+    if of_texts(model):
+        raise ValueError(
+            f"{what}; {model.name!r} is a folder of vectors that were computed elsewhere, one per text. `monosem "
+            "features` shows the texts of each feature."
+        )
+    if predicts and not predicts_next(model):
+        raise ValueError(
+            f"{what}; {model.name!r} predicts no next token. `monosem features` shows the tokens of each feature."
+        )
 
 
 Tokens = Tensor | np.ndarray | Sequence[Sequence[int]] | WithTokens

@@ -38,6 +38,7 @@ const feature = (() => {
   }
 
   function tokens(data) {
+    if (!data.t) return "";
     const table = el("table", { class: "tokens" });
     for (const [id, count, mean] of data.t) {
       const share = el("td", { class: "n" }, percent(count / data.n));
@@ -64,7 +65,7 @@ const feature = (() => {
   const unpackLine = ([source, value, rtl, focus, pieces]) => ({ source, value, rtl, focus, pieces });
   const examples = (rows, max) => rows.map((row) => line(unpackLine(row), max, meta.sources));
   function shown(data) {
-    const node = el("div", { class: "examples" }, el("h5", {}, "Top activations"), ...examples(data.ex.top, data.max));
+    const node = el("div", { class: "examples" }, el("h5", {}, meta.unit === "text" ? "Texts on which it is strongest" : "Top activations"), ...examples(data.ex.top, data.max));
     node.append(el("h5", { class: "part" }, "Random examples from each of 11 activation intervals"));
     for (const [low, high, rows] of data.ex.iv) {
       const box = el("div", { class: "level" }, el("span", { class: "range" }, `${compact(low)} – ${compact(high)}`));
@@ -73,7 +74,7 @@ const feature = (() => {
       box.append(lines);
       node.append(box);
     }
-    node.append(el("h5", { class: "part" }, "Random examples of all its active tokens"), ...examples(data.ex.rnd, data.max));
+    node.append(el("h5", { class: "part" }, `Random examples of all its active ${meta.unit}s`), ...examples(data.ex.rnd, data.max));
     return node;
   }
 
@@ -81,20 +82,20 @@ const feature = (() => {
     const head = el("header", { class: "title" }, el("h2", {}, `#${data.f}`));
     const fact = (name, value) => head.append(el("span", { class: "meta" }, `${name} `, el("b", {}, value)));
     const side = el("div", { class: "side" });
-    const weights = el("div", { class: "logits" }, logits("Positive logits", data.p.map(([i, v]) => [word(i), v]), "up"), logits("Negative logits", data.q.map(([i, v]) => [word(i), v]), "down"));
+    const weights = !data.p ? "" : el("div", { class: "logits" }, logits("Positive logits", data.p.map(([i, v]) => [word(i), v]), "up"), logits("Negative logits", data.q.map(([i, v]) => [word(i), v]), "down"));
     if (!data.n) {
-      head.append(el("span", { class: "meta" }, `fired on none of the ${number(meta.tokens)} tokens read`));
+      head.append(el("span", { class: "meta" }, `fired on none of the ${number(meta.tokens)} ${meta.unit}s read`));
       side.append(weights, relatives("Nearest decoder directions", data.nb, (r) => r[1].toFixed(2)));
       return [head, el("div", { class: "detail" }, side, el("div"))];
     }
-    fact("fires on", `${percent(data.n / meta.tokens)} of tokens`);
+    fact("fires on", `${percent(data.n / meta.tokens)} of ${meta.unit}s`);
     fact("active", `${number(data.n)} times`);
     fact("strongest", compact(data.max));
     fact("mean", compact(data.mean));
     side.append(
       weights, levels(data), tokens(data), sources(data),
       relatives("Nearest decoder directions", data.nb, (r) => r[1].toFixed(2), (r) => `cosine ${r[1]}`),
-      relatives("Fires together with", data.co, (r) => r[2].toFixed(2), (r) => `on ${percent(r[1])} of its tokens, phi ${r[2]}`),
+      relatives("Fires together with", data.co, (r) => r[2].toFixed(2), (r) => `on ${percent(r[1])} of its ${meta.unit}s, phi ${r[2]}`),
       relatives("Its next tokens fire", data.next, (r) => compact(r[1]), (r) => `automaton link: ${r[1]}`),
       neurons(data));
     return [head, el("div", { class: "detail" }, side, shown(data))];

@@ -13,6 +13,7 @@ from monosem.analysis.index import Index
 from monosem.analysis.inputs import Subject
 from monosem.analysis.logits import LogitWeights, logit_weights, used_vocabulary
 from monosem.analysis.nearest import nearest
+from monosem.data.protocols import predicts_next
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class FeatureTable:
     """Figures of all F features that the index does not hold.
 
     Attributes:
-        logits: the extreme logit weights.
+        logits: the extreme logit weights; None of a model without a next token.
         neighbours, cosines: of those that fire, the features whose decoder directions are nearest, nearest first,
             [F, count]; −1 and 0 for a feature that does not fire itself.
         neurons, correlations: the components of the activation that correlate best, [F, count]; None where the index
@@ -28,7 +29,7 @@ class FeatureTable:
         source_r: Pearson's r with every source, float32 [F, sources].
     """
 
-    logits: LogitWeights
+    logits: LogitWeights | None
     neighbours: Tensor
     cosines: Tensor
     neurons: Tensor | None
@@ -40,10 +41,9 @@ def gather(
     subject: Subject, index: Index, *, neighbours: int = 8, neurons: int = 5, progress: bool = True
 ) -> FeatureTable:
     """Compute the table in blocks: nothing of size F × F or F × vocabulary is held."""
-    used = used_vocabulary(np.asarray(index.rows.tokens).astype(np.int64), subject.model.d_vocab)
     total = index.d_sae * (2 + index.meta["settings"]["neurons"])
     with tqdm(total=total, unit="feature", desc="comparing features", disable=not progress) as bar:
-        logits = logit_weights(subject.sae, subject.model, subject.hook_name, used)
+        logits = _logits(subject, index) if predicts_next(subject.model) else None
         bar.update(index.d_sae)
         near, cosines = _nearest_alive(subject.sae.W_dec, index.counts > 0, neighbours, bar)
         nearest_neurons = _neurons(index, neurons, bar) if index.meta["settings"]["neurons"] else (None, None)
@@ -56,6 +56,11 @@ def gather(
         correlations=nearest_neurons[1],
         source_r=index.moments.correlations(sources).float(),
     )
+
+
+def _logits(subject: Subject, index: Index) -> LogitWeights:
+    used = used_vocabulary(np.asarray(index.rows.tokens).astype(np.int64), subject.model.d_vocab)
+    return logit_weights(subject.sae, subject.model, subject.hook_name, used)
 
 
 def _nearest_alive(directions: Tensor, alive: Tensor, count: int, bar: tqdm) -> tuple[Tensor, Tensor]:

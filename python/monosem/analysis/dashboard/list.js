@@ -13,7 +13,7 @@ const list = (() => {
       dot.style.background = colour(all.source[f]);
       head.append(el("span", { class: "of" }, dot, `${meta.sources[all.source[f]]} ${all.r[f].toFixed(2)}`), el("span", { class: "density" }, percent(all.density[f])));
     } else head.append(el("span", { class: "of" }, "silent"));
-    const says = el("span", { class: "says" }, "→ ");
+    const says = meta.logits ? el("span", { class: "says" }, "→ ") : "";
     for (let i = 0; i < Math.min(3, all.perLogits); i++) says.append(show(all.logits[f * all.perLogits + i]));
     const node = el("a", { href: `#${f}`, class: "item", role: "option", tabindex: "-1", "aria-selected": String(position === at) }, head, el("div", { class: "what" }, ...brief(f, 3), says));
     node.style.top = position * HEIGHT + "px";

@@ -1,7 +1,7 @@
 // The page's life: what is asked for, the address, the keys.
 (() => {
   const { el, svg, percent } = draw;
-  const asked = { query: "", low: 0, high: 1, source: null, silent: false, order: "skew" };
+  const asked = { query: "", low: 0, high: 1, source: null, silent: false, order: Object.keys(ORDERS)[0] };
   let current = null, view = "list", turn = 0;
 
   async function search(stay = true) {
@@ -74,7 +74,7 @@
   }
   function bounds(low, high, floor) {
     const say = (v) => percent(10 ** v);
-    $("bounds").textContent = low <= floor && high >= 0 ? "any density" : `fires on ${say(low)} to ${say(high)} of tokens`;
+    $("bounds").textContent = low <= floor && high >= 0 ? "any density" : `fires on ${say(low)} to ${say(high)} of ${meta.unit}s`;
     [...$("bars").querySelectorAll("rect")].forEach((bar) => {
       const at = floor + ((Number(bar.getAttribute("x")) + 3) / 288) * -floor;
       bar.classList.toggle("out", at < low || at > high);

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,11 @@ from torch import Tensor
 from monosem.analysis.dashboard.feature_table import FeatureTable
 from monosem.analysis.index import ActivationHistogram, Example, Index
 from monosem.analysis.windows import TextCache, Window, stored_window
-from monosem.data.protocols import LanguageModel
+from monosem.data.protocols import LanguageModel, of_texts
 
 BEFORE, AFTER = 24, 14  # most tokens of a window on either side of the one it is about
 CHARACTERS = (48, 28)  # and most characters
+TEXT, TITLE = 320, 60  # most characters of a text that has one vector: as an example, and in the list
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,14 @@ class Records:
         self.following = following or {}
         self.codes = index.codes
         self.bos = model.token_str(model.bos_id)
+        self.of_texts = of_texts(model)
 
     def window(self, feature: int, example: Example) -> Window:
-        """An example in context, from the stored activations."""
+        """An example in context, from the stored activations; or the beginning of a text that has one vector."""
+        if self.of_texts:
+            window = stored_window(self.index, self.texts, feature, example, 0, 0, CHARACTERS)
+            (piece,) = window.pieces
+            return replace(window, pieces=(piece._replace(text=beginning(piece.text, TEXT)),))
         return stored_window(self.index, self.texts, feature, example, BEFORE, AFTER, CHARACTERS)
 
     def top(self, feature: int) -> list[Window]:
@@ -78,7 +84,8 @@ class Records:
         mark, ``t`` tokens (id, count, mean), ``p`` and ``q`` positive and negative logit weights (id, weight), ``r``
         sources (number, correlation), ``nb`` neighbours (feature, cosine), ``co`` co-firing features (feature, share,
         phi), ``nn`` neurons (number, correlation), ``next`` automaton links (feature, figure); ``ex`` examples:
-        ``top``, ``iv`` [low, high, examples] from the strongest interval down, ``rnd``.
+        ``top``, ``iv`` [low, high, examples] from the strongest interval down, ``rnd``. ``p`` and ``q`` are missing
+        without logit weights, ``t`` where each text has one vector.
         """
         index, table = self.index, self.table
         n = int(index.counts[feature])
@@ -94,7 +101,7 @@ class Records:
             "mean": short(float(index.moments.mass[feature].sum()) / n),
             "h": histogram(index.histogram(feature)),
             "k": self._marked(feature),
-            "t": [[t.token, t.count, short(t.mean)] for t in index.top_tokens(feature, 12)],
+            "t": None if self.of_texts else [[t.token, t.count, short(t.mean)] for t in index.top_tokens(feature, 12)],
             "r": [[s, short(float(r[s]), 3)] for s in best if r[s] > 0],
             "co": [[p.feature, short(p.share, 3), short(p.phi, 3)] for p in index.coactive(feature, 8)],
             "nn": None
@@ -110,9 +117,15 @@ class Records:
 
     def _weights(self, feature: int) -> dict[str, Any]:
         logits, table = self.table.logits, self.table
-        return {
-            "p": pairs(logits.top_ids, logits.top_values, feature),
-            "q": pairs(logits.bottom_ids, logits.bottom_values, feature),
+        weights = (
+            {}
+            if logits is None
+            else {
+                "p": pairs(logits.top_ids, logits.top_values, feature),
+                "q": pairs(logits.bottom_ids, logits.bottom_values, feature),
+            }
+        )
+        return weights | {
             "nb": [[g, c] for g, c in pairs(table.neighbours, table.cosines, feature) if c > 0],
         }
 
@@ -141,6 +154,15 @@ def histogram(stored: ActivationHistogram) -> dict[str, Any]:
 
 def pairs(ids: Tensor, values: Tensor, feature: int) -> list[list[Any]]:
     return [[i, short(v)] for i, v in zip(ids[feature].tolist(), values[feature].tolist(), strict=True)]
+
+
+def beginning(text: str, most: int) -> str:
+    """The text up to so many characters, cut between words where it can be."""
+    if len(text) <= most:
+        return text
+    kept = text[: most - 1]
+    words = kept.rstrip().rpartition(" ")[0] if not text[most - 1].isspace() else kept
+    return (words if len(words) > most // 2 else kept).rstrip() + "…"
 
 
 def pack(window: Window, sources: Sequence[str], bos: str) -> list[Any]:

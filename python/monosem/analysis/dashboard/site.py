@@ -13,14 +13,14 @@ from tqdm import tqdm
 
 from monosem.analysis.dashboard.feature_table import FeatureTable, gather
 from monosem.analysis.dashboard.prompts import read_prompt
-from monosem.analysis.dashboard.records import Counts, Records
+from monosem.analysis.dashboard.records import TITLE, Counts, Records, beginning
 from monosem.analysis.dashboard.search_index import WordIndex, of_examples
 from monosem.analysis.index import Index, check_subject
 from monosem.analysis.inputs import Subject
 from monosem.analysis.report.page import embed
 from monosem.analysis.unit_rows import side_of
 from monosem.data import files
-from monosem.data.protocols import LanguageModel
+from monosem.data.protocols import LanguageModel, of_texts
 
 _HERE = Path(__file__).parent
 _SCRIPTS = ("state.js", "search.js", "list.js", "feature.js", "prompt.js", "main.js")
@@ -62,10 +62,10 @@ def write_site(
     (folder / "data").mkdir(parents=True, exist_ok=True)
     records = Records(subject.model, index, table, counts, marks, following)
     search = WordIndex(64 if index.d_sae <= 1 << 14 else 256)
-    _write_features(records, search, folder, progress)
+    titles = _write_features(records, search, folder, progress)
     for number in range(len(search.shards)):
         _write_data(folder / "data" / f"words-{number}.js", "words", number, search.shard(number))
-    _write_data(folder / "data" / "summary.js", "summary", _summary(subject.model, index, table))
+    _write_data(folder / "data" / "summary.js", "summary", _summary(subject.model, index, table, titles))
     meta = {
         "model": index.meta["model"],
         "hook": index.meta["hook_name"],
@@ -80,6 +80,8 @@ def write_site(
         "bos": subject.model.token_str(subject.model.bos_id),
         "prompts": shown,
         "automata": following is not None,
+        "unit": "text" if records.of_texts else "token",
+        "logits": table.logits is not None,
     }
     page = folder / "index.html"
     files.write_text(page, _page(meta, title or _title(meta)))
@@ -91,8 +93,9 @@ def _title(meta: Mapping[str, Any]) -> str:
     return f"{meta['d_sae']:,} {what} of {meta['model']}{side_of(meta['kind'])}"
 
 
-def _write_features(records: Records, search: WordIndex, folder: Path, progress: bool) -> None:
-    total = records.index.d_sae
+def _write_features(records: Records, search: WordIndex, folder: Path, progress: bool) -> list[str]:
+    """Write the records; returns the beginning of the text on which each feature is strongest."""
+    total, titles = records.index.d_sae, []
     with tqdm(total=total, unit="feature", desc="writing pages", disable=not progress) as bar:
         for first in range(0, total, FEATURES_A_FILE):
             content = []
@@ -100,9 +103,11 @@ def _write_features(records: Records, search: WordIndex, folder: Path, progress:
                 top = records.top(feature)
                 search.add(feature, of_examples(top))
                 content.append(records.record(feature, top))
+                titles.append(beginning(" ".join(top[0].text.split()), TITLE) if top and records.of_texts else "")
                 bar.update()
             number = first // FEATURES_A_FILE
             _write_data(folder / "data" / f"features-{number}.js", "features", number, content)
+    return titles
 
 
 def _write_data(path: Path, *call: Any) -> None:
@@ -111,28 +116,37 @@ def _write_data(path: Path, *call: Any) -> None:
     files.write_text(path, f"monosem.{name}({','.join(embed(v) for v in values)});\n")
 
 
-def _summary(model: LanguageModel, index: Index, table: FeatureTable) -> dict[str, Any]:
-    """Columns about all features, packed: what the list shows, sorts and filters by."""
+def _summary(model: LanguageModel, index: Index, table: FeatureTable, titles: list[str]) -> dict[str, Any]:
+    """Columns about all features, packed: what the list shows, sorts and filters by.
+
+    A feature of single tokens is listed by those on which it fires, one of whole texts by its strongest.
+    """
     best = table.source_r.max(1)
-    tokens, heard = index.common_tokens(_LISTED)
-    first = heard[:, 0] / index.counts.clamp_min(1)
-    vocabulary = [model.token_str(i) for i in range(model.d_vocab)]
+    tokens, heard = index.common_tokens(0 if of_texts(model) else _LISTED)
+    vocabulary = [] if of_texts(model) else [model.token_str(i) for i in range(model.d_vocab)]
     name = "<u2" if len(vocabulary) < 1 << 16 else "<i4"  # −1, no token, becomes 65,535, which is none either
     columns = {
         "count": index.counts.numpy().astype("<u4"),
         "max": index.maximum.numpy().astype("<f4"),
         "source": best.indices.numpy().astype("u1" if len(index.sources) <= 256 else "<u2"),
         "r": best.values.numpy().astype("<f4"),
-        "skew": table.logits.skewness.numpy().astype("<f4"),
-        "focus": first.numpy().astype("<f4"),
-        "tokens": tokens.numpy().astype(name),
-        "logits": table.logits.top_ids[:, :_LISTED].numpy().astype(name),
     }
+    if not of_texts(model):
+        columns |= {
+            "focus": (heard[:, 0] / index.counts.clamp_min(1)).numpy().astype("<f4"),
+            "tokens": tokens.numpy().astype(name),
+        }
+    if (logits := table.logits) is not None:
+        columns |= {
+            "skew": logits.skewness.numpy().astype("<f4"),
+            "logits": logits.top_ids[:, :_LISTED].numpy().astype(name),
+        }
     return {
         "columns": {k: base64.b64encode(np.ascontiguousarray(v).tobytes()).decode() for k, v in columns.items()},
         "kinds": {k: v.dtype.str[1:] for k, v in columns.items()},
-        "listed": [tokens.shape[1], min(_LISTED, table.logits.top_ids.shape[1])],
+        "listed": [tokens.shape[1], 0 if logits is None else min(_LISTED, logits.top_ids.shape[1])],
         "vocabulary": vocabulary,
+        "titles": titles if of_texts(model) else [],
     }
 
 

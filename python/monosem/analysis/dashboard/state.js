@@ -38,7 +38,7 @@ const monosem = (() => {
 })();
 
 // Columns: one entry per feature (tokens and logits: a few). Filled by unpack().
-const all = { count: null, max: null, source: null, r: null, skew: null, focus: null, tokens: null, logits: null, density: null, vocabulary: [], lower: [], perTokens: 0, perLogits: 0 };
+const all = { count: null, max: null, source: null, r: null, skew: null, focus: null, tokens: null, logits: null, density: null, vocabulary: [], titles: [], lower: [], perTokens: 0, perLogits: 0 };
 const ARRAYS = { u1: Uint8Array, u4: Uint32Array, f4: Float32Array, u2: Uint16Array, i4: Int32Array };
 function unpacked(packed) {
   if (Uint8Array.fromBase64) return Uint8Array.fromBase64(packed);
@@ -54,6 +54,7 @@ function unpack(summary) {
   all.density = Float64Array.from(all.count, (c) => c / Math.max(1, meta.tokens));
   [all.perTokens, all.perLogits] = summary.listed;
   all.vocabulary = summary.vocabulary;
+  all.titles = summary.titles;
 }
 const record = async (feature) => {
   const file = Math.floor(feature / meta.per_file);
@@ -63,8 +64,9 @@ const word = (id) => all.vocabulary[id] ?? `⟨${id}⟩`;
 const show = (id, attributes = {}) => draw.write(draw.el("bdi", attributes), word(id));
 const number = (v) => v.toLocaleString("en");
 
-// A feature's tokens in a few characters, for links to it.
+// A feature's tokens in a few characters, for links to it; or the beginning of its strongest text.
 function brief(feature, count = 2) {
+  if (meta.unit === "text") return all.titles[feature] ? [draw.el("span", { dir: "auto" }, all.titles[feature])] : [];
   const out = [];
   for (let i = 0; i < Math.min(count, all.perTokens); i++) {
     const id = all.tokens[feature * all.perTokens + i];
