@@ -31,8 +31,8 @@ def sparse_probes(on: str, train: Any, y: np.ndarray, test: Any, y_test: np.ndar
     for k in ks:
         chosen = ranking[:k]
         figures = _scores(_dense(train[:, chosen]), y, _dense(test[:, chosen]), y_test, _model(1.0))
-        told = {"units": tuple(chosen.tolist()), "differences": tuple(difference[chosen].tolist())}
-        probes.append(Probe(on=on, k=k, C=1.0, **figures, **told))
+        units, by = tuple(chosen.tolist()), tuple(difference[chosen].tolist())
+        probes.append(Probe(on=on, k=k, C=1.0, units=units, differences=by, **figures))
     return probes
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -77,7 +77,7 @@ def probe(
     tasks: list[Task] = []
     counts = {"texts": 0, "tokens": 0, "repeated": 0, "empty": 0}
     few: list[str] = []
-    datasets = texts if isinstance(texts, Mapping) else {"": texts}
+    datasets = cast("Mapping[str, Iterable[AnyDocument]]", texts if isinstance(texts, Mapping) else {"": texts})
     for name, documents in datasets.items():
         rows = as_rows(sampled(documents, per_label, seed), model, length, end=pool_by == "last")
         pooled = pool(

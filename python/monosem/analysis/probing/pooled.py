@@ -115,8 +115,8 @@ def pool(
     place = np.full(len(rows), len(read), dtype=np.int64)
     place[read] = np.arange(len(read))
     parts.append(sparse.csr_matrix((1, sae.cfg.d_sae), dtype=np.float32))
-    codes = sparse.vstack(parts, format="csr")[place]
-    return Pooled(codes, inputs, tokens)
+    stacked: Any = sparse.vstack(parts, format="csr")
+    return Pooled(stacked[place], inputs, tokens)
 
 
 def _of_block(block: Block, how: str, d_sae: int) -> tuple[Any, np.ndarray, np.ndarray]:
