@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--all-features", action="store_true", help="also probe on all features, as sparse as they are (slower)"
     )
-    options.add_skipped(parser, as_trained=True)
+    options.add_skipped(parser, norm=options.AS_TRAINED)
     parser.add_argument("--seed", type=int, default=0, help="seed of the sample and of its division")
     parser.add_argument("--out", help="output folder (default: the dictionary's)")
     parser.add_argument("--device", default="cpu", help="where the dictionary runs: cpu or cuda")
