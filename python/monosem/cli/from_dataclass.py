@@ -1,7 +1,7 @@
 """Options of a command from the fields of a dataclass: name, type, default, choices and help stand there alone.
 
-Not by tyro or jsonargparse: to import them takes a second (argparse: under 0.1 s), and their errors are boxes of several
-lines, or lack suggestions.
+Not by tyro or jsonargparse: to import them takes a second (argparse: under 0.1 s), and their errors are boxes of
+several lines, or lack suggestions.
 """
 
 from __future__ import annotations
