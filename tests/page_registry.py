@@ -82,6 +82,10 @@ def _automata(r: Mapping[str, Any]) -> Counts:
     return {".card": len(paths), ".card > svg": len(paths), "tbody tr": sum(len(p["edges"]) for p in paths)}
 
 
+def _probing(r: Mapping[str, Any]) -> Counts:
+    return {"svg": 2, "tbody tr": len(r["tasks"])}
+
+
 SECTIONS: dict[str, Callable[[Any], Counts]] = {
     "loss": lambda r: {"svg": 1},
     "proxies": _proxies,
@@ -94,7 +98,9 @@ SECTIONS: dict[str, Callable[[Any], Counts]] = {
     "splitting": _splitting,
     "widths": lambda r: {"svg": 3 + len(r["runs"]), "tbody tr": len(r["runs"])},
     "automata": _automata,
+    "probing": _probing,
 }
+EVIDENCE = tuple(anchor for anchor in SECTIONS if anchor != "probing")  # the sections of a reproduction
 
 
 def _within(anchor: str, result: Any) -> Counts:
@@ -154,7 +160,7 @@ def _type(tab: Tab, query: str) -> None:
 def _evidence(page: Path) -> Counts:
     """The report of a reproduction: its sections from the results beside it."""
     folder, out = page.parent / "evidence", {}
-    for anchor in SECTIONS:
+    for anchor in EVIDENCE:
         stem = {"explain-logits": "explain", "automata": "automata-A-0"}.get(anchor, anchor)
         if anchor == "rubric":  # not rated yet
             out["#rubric a"] = 1
@@ -164,7 +170,7 @@ def _evidence(page: Path) -> Counts:
     return out | {
         "#claims tbody tr:not(.part)": len(whole["findings"]),
         ".masthead tbody tr": len(whole["dictionaries"]),
-        ".contents a": 1 + len(SECTIONS),
+        ".contents a": 1 + len(EVIDENCE),
     }
 
 
@@ -209,6 +215,7 @@ PAGES: dict[str, tuple[Page, ...]] = {
     ),
     "profile": (Page("profile.svg", ("cli/profile.py",), _picture),),
     "proxies": (claim("proxies", "cli/proxies.py", "proxies"),),
+    "probe": (claim("probing", "cli/probe.py", "probing"),),
     "neurons": (claim("neurons", "cli/neurons.py", "neurons"),),
     "automata": (claim("automata", "cli/automata.py", "automata"),),
     "widths": (claim("widths", "cli/widths.py", "widths"),),
@@ -219,7 +226,7 @@ PAGES: dict[str, tuple[Page, ...]] = {
     "split": (claim("splitting", "cli/split.py", "splitting"),),
     "features": (Page("index.html", ("cli/features.py",), _site, visit=_browse),),
     "reproduce": (
-        Page("report.html", ("reproduce/page.py", "cli/reproduce.py"), _evidence, tuple(SECTIONS)),
+        Page("report.html", ("reproduce/page.py", "cli/reproduce.py"), _evidence, EVIDENCE),
         Page("rate/rate.html", ("reproduce/stages.py",), _rate),
         Page("features/index.html", ("reproduce/stages.py",), _site, visit=_browse),
     ),

@@ -30,6 +30,7 @@ def pages(browser, reproduction, tmp_path_factory):
         "evaluate": (first, "--report"),
         "profile": (first, "--steps", 3, "--batch-size", 64),
         "proxies": (first,),
+        "probe": (first,),
         "neurons": (first,),
         "automata": (first, "--support", 2),
         "widths": (small, first, wide, "--tokens", 1000, "--density-tokens", 2000),

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from monosem import ops
     from monosem.analysis.check import check
     from monosem.analysis.metrics import evaluate
+    from monosem.analysis.probing import probe
     from monosem.data.exports import export
     from monosem.data.harvest import ActivationStream, harvest
     from monosem.data.models import load_model
@@ -78,6 +79,7 @@ __all__ = [
     "load_model",
     "ops",
     "pack_rows",
+    "probe",
     "push_to_hub",
     "register",
     "sample_documents",
@@ -118,6 +120,7 @@ _HOME = {
     "load": "data.serialization",
     "load_model": "data.models",
     "pack_rows": "data.token_rows",
+    "probe": "analysis.probing",
     "push_to_hub": "data.published",
     "register": "nn",
     "sample_documents": "data.sample",

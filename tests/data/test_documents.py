@@ -231,3 +231,32 @@ def test_a_conversation_by_a_real_template():
     end = tokenizer.convert_tokens_to_ids("<|end|>")
     expected = [*own.encode("user: the fox"), end, *own.encode("assistant: runs"), end]
     assert ids_of(ChatDocument("s", messages), Chatting()).tolist() == expected
+
+
+def test_a_table_of_text(tmp_path):
+    rows = 'text,source,n\n"two\nlines, one field",a,1\n,a,2\n"a ""word""",b,3\n'
+    (tmp_path / "t.csv").write_text("\ufeff" + rows, encoding="utf-8")
+    (tmp_path / "t.tsv.gz").write_bytes(gzip.compress(b"source\ttext\na\ttwo\nb\tthree\n"))
+    assert list(Documents(tmp_path / "t.csv")) == [Document("a", "two\nlines, one field"), Document("b", 'a "word"')]
+    assert [d.text for d in Documents(tmp_path)][2:] == ["two", "three"]
+    assert [row for _, row, _ in Documents(tmp_path / "t.csv").read(0, 1)] == [2]
+    assert [d.source for d in Documents(f"{tmp_path / 't.csv'}?source=n&column=source")] == ["1", "2", "3"]
+    long = "x" * 200_000
+    (tmp_path / "long.csv").write_text(f"text\n{long}\n")
+    assert [d.text for d in Documents(tmp_path / "long.csv")] == [long]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty; wanted a table with a line of column names"),
+        (b"text,source\na\n", "row 1 has another number of fields than the 2 columns"),
+        (b"text,source\na,b,c\n", "row 1 has another number of fields than the 2 columns"),
+        (b"text\nfine\n\xff\n", "is not UTF-8"),
+        (b"body\nx\n", r"has no column 'text' \(its columns: 'body'\)"),
+    ],
+)
+def test_a_table_that_cannot_be_read(tmp_path, content, message):
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        list(Documents(tmp_path / "t.csv"))

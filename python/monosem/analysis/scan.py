@@ -193,6 +193,7 @@ def blocks(
     skip_tokens: SkipTokens = BY_NAME,
     progress: str | None = None,
     limit: NormLimit | str | None = AS_TRAINED,
+    may_be_empty: bool = False,
 ) -> Iterator[Block]:
     """Yield the text block by block, in order.
 
@@ -213,6 +214,7 @@ def blocks(
         progress: label of the progress bar; None shows none.
         limit: tokens whose activations are beyond it are left out too; "as trained": beyond that of the dictionary's
             training, if it had one. Several dictionaries read side by side need the same, ``shared_limit``.
+        may_be_empty: whether rows without any token that counts are no error.
 
     Raises:
         ValueError: the SAE does not fit the hook, or there is nothing to read or nothing that counts.
@@ -282,7 +284,7 @@ def blocks(
             )
             left_out = 0
             bar.update(tokens.numel())
-    if not scored_any and not done and len(select):
+    if not scored_any and not done and len(select) and not may_be_empty:
         beyond = "" if limit is None else f", and {limit}"
         raise ValueError(
             f"skip_tokens: every token of these {len(select)} rows is left out (the first {skip_positions} of each, "

@@ -26,6 +26,7 @@ COMMANDS = {
     "explain": "explain features and neurons, and test the explanations",
     "rate": "rate features and neurons by hand, blindly, and score the answers",
     "proxies": "find the features that follow a script, DNA, base64, or your own pattern",
+    "probe": "tell labelled texts apart by a few features: k-sparse probing",
     "automata": "find loops, cycles and chains of features that raise each other's tokens",
     "neurons": "compare each feature with its closest neuron",
     "widths": "count live features and loss recovered against the width of the dictionary",

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from monosem.data import files, fingerprint
+from monosem.data.csv_files import read_csv
 from monosem.data.hub_datasets import is_dataset, open_dataset, read_dataset
 from monosem.data.jsonl import read_jsonl
 from monosem.data.parquet import read_parquet
@@ -147,6 +148,8 @@ def _part(path: Path, spec: TextSpec) -> Part:
         return Part(str(path), lambda first: read_parquet(path, spec.column, spec.source, first))
     if kind == ".npy":
         return Part(str(path), lambda first: _read_array(path, first))
+    if kind == ".csv":
+        return Part(str(path), lambda first: _from(enumerate(read_csv(path, spec.column, spec.source)), first))
     if kind == ".txt":
         return Part(str(path), lambda first: _from(enumerate(read_plain_text(path)), first))
     return Part(str(path), lambda first: _from(enumerate(read_jsonl(path, spec.column, spec.source)), first))

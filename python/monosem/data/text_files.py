@@ -7,11 +7,13 @@ from importlib.resources import files as resources
 from pathlib import Path
 
 from monosem.data.compressed import SUFFIXES
+from monosem.data.csv_files import is_table
 from monosem.data.parquet import MAGIC as PARQUET
 from monosem.data.plain_text import is_plain_text
 from monosem.data.text_spec import SAMPLE, TextSpec
 
-_KINDS = (".jsonl", ".json", ".parquet", ".txt", ".text", ".md", ".npy")  # of files in a folder, packed or not
+# Of files in a folder, packed or not.
+_KINDS = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".txt", ".text", ".md", ".npy")
 
 
 def sample_path() -> Path:
@@ -62,7 +64,7 @@ def _suffix(path: Path) -> str:
 
 
 def kind_of(path: Path) -> str:
-    """``".parquet"``, ``".npy"``, ``".txt"`` or ``".jsonl"``: by its first bytes, or else by its name."""
+    """``".parquet"``, ``".npy"``, ``".csv"``, ``".txt"`` or ``".jsonl"``: by its first bytes, or else by its name."""
     begin = b""
     if path.is_file():
         with path.open("rb") as opened:
@@ -71,4 +73,6 @@ def kind_of(path: Path) -> str:
         return ".parquet"
     if begin.startswith(b"\x93NUMPY"):
         return ".npy"
+    if is_table(path):
+        return ".csv"
     return ".txt" if is_plain_text(path) else ".jsonl"
