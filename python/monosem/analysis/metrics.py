@@ -256,7 +256,7 @@ class _Sums:
             if part is not None:
                 total.index_add_(0, flat, part.double().cpu()[scored])
 
-    def figures(self, which: list[int]) -> dict[str, float]:
+    def figures(self, which: list[int]) -> dict[str, Any]:
         """The figures over the tokens of these sources."""
 
         def of(total: Tensor) -> float:
@@ -277,7 +277,7 @@ class _Sums:
             "ce_loss_recovered": ratio(zero - sae, zero - clean),
         }
 
-    def comparisons(self) -> dict[str, float]:
+    def comparisons(self) -> dict[str, Any]:
         """The figures of the mean activation and of the divergences, over all tokens."""
         n = float(self.predicted.sum())
         mean, *divergences = (ratio(float(self.compared[name].sum()), n) for name in _COMPARED)

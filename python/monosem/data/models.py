@@ -16,7 +16,7 @@ from monosem.data.native import load_folder
 from monosem.data.nearest import did_you_mean
 from monosem.data.shuffled_weights import SHUFFLED, shuffle_weights
 
-BUNDLED = ("A", "B")
+BUNDLED = ("A", "B", "crawl/A")
 
 
 def load_model(

@@ -35,6 +35,9 @@ class FeatureRows:
         self.subject, self.index, self.progress = subject, index, progress
         self.texts, self.codes = TextCache(subject.model), index.codes
         self.table: FeatureTable = gather(subject, index, neurons=TABLE, progress=progress)
+        if self.table.logits is None:
+            raise ValueError(f"model: {subject.model.name!r} predicts no next token; these files hold logit weights")
+        self.logits = self.table.logits
         self.features = (index.counts >= min_tokens).nonzero().flatten().tolist()
         used = used_vocabulary(np.asarray(index.rows.tokens).astype(np.int64), subject.model.d_vocab)
         self.directions = subject.model.logit_directions(subject.hook_name).detach().float().cpu()[:, used]
@@ -77,7 +80,7 @@ class FeatureRows:
         return heights.tolist(), [rounded(row) for row in middles.tolist()]
 
     def _row(self, f: int) -> dict[str, Any]:
-        index, table = self.index, self.table
+        index = self.index
         words = lambda ids: [self.texts.token_str(i) for i in ids[f].tolist()]
         histogram = index.histogram(f)
         counts = histogram.counts.sum(0)
@@ -87,10 +90,10 @@ class FeatureRows:
             "feature_index": f,
             **self._neurons(f, direction),
             **self._features(f),
-            "neg_str": words(table.logits.bottom_ids),
-            "neg_values": rounded(table.logits.bottom_values[f].tolist()),
-            "pos_str": words(table.logits.top_ids),
-            "pos_values": rounded(table.logits.top_values[f].tolist()),
+            "neg_str": words(self.logits.bottom_ids),
+            "neg_values": rounded(self.logits.bottom_values[f].tolist()),
+            "pos_str": words(self.logits.top_ids),
+            "pos_values": rounded(self.logits.top_values[f].tolist()),
             "frac_nonzero": float(index.density[f]),
             "freq_hist_data_bar_values": rounded([(i + 0.5) * step for i in range(len(counts))]),
             "freq_hist_data_bar_heights": counts.tolist(),
