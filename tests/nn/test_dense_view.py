@@ -1,5 +1,8 @@
 """The interface that SAELens' users and SAEBench expect: dense activations, weights and names."""
 
+import dataclasses
+import json
+
 import pytest
 import torch
 
@@ -61,6 +64,10 @@ def test_names_and_places():
     assert (cfg.d_in, cfg.d_sae, cfg.architecture, cfg.context_size) == (D, F, "topk", 128)
     assert (cfg.dtype, cfg.device, cfg.apply_b_dec_to_input) == ("float32", "cpu", True)
     assert cfg.activation_fn_kwargs == {"k": K} and cfg.metadata.hook_name == cfg.hook_name
+    assert cfg.metadata.exclude_special_tokens is None and cfg.metadata.get("prepend_bos") is True
+    cfg.architecture_str = "topk"  # SAEBench adds attributes of its own
+    record = json.loads(json.dumps(cfg.to_dict()))
+    assert record["hook_layer"] == 3 and "metadata" not in record and dataclasses.asdict(cfg) == cfg.to_dict()
 
 
 def test_weights_are_shared_and_move_together():
@@ -68,6 +75,7 @@ def test_weights_are_shared_and_move_together():
     dense = sae.dense(unit_rows=True)
     assert dense.b_dec is sae.b_dec and dense.sae is sae
     dense.to(torch.float64)
+    assert dense.cfg.dtype == "float64"
     assert dense.dtype == torch.float64 and dense.W_dec.dtype == torch.float64 and dense.norms.dtype == torch.float64
     torch.testing.assert_close(dense.decode(dense.encode(batch(4))), dense(batch(4)))
 

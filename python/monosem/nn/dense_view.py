@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from monosem.nn.config import TrainedOn
+from monosem.nn.dense_config import DenseConfig
 from monosem.ops.precision import as_given
 
 _LAYER = re.compile(r"\.(\d+)(?:\.|$)")
@@ -19,11 +19,10 @@ class DenseView(nn.Module):
     """What ``SAE.dense`` gives. The weights are those of the autoencoder, not copies.
 
     ``encode``: x [..., d_in] → f [..., d_sae], dense; ``decode``: f → [..., d_in]; ``forward``: the reconstruction.
-    ``cfg`` has SAELens' names (``d_in``, ``d_sae``, ``model_name``, ``hook_name``, ``hook_layer``, ``context_size``,
-    ``architecture``, ``apply_b_dec_to_input``, ``normalize_activations``, …), and ``cfg.metadata`` those of version 6.
 
     Attributes:
         sae: the autoencoder.
+        cfg: its configuration by SAELens' and SAEBench's names, ``nn.dense_config.DenseConfig``.
         norms: [d_sae], by which values are multiplied and decoder rows divided; None: they stay.
     """
 
@@ -42,41 +41,31 @@ class DenseView(nn.Module):
         self.register_buffer("norms", norms, persistent=False)
         self.cfg = self._config()
 
-    def _config(self) -> SimpleNamespace:
+    def _config(self) -> DenseConfig:
         sae, known = self.sae, self.sae.metadata
         hook = known.get("hook_name")
         layer = _LAYER.search(hook) if isinstance(hook, str) else None
-        place = {
-            "model_name": known.get("model"),
-            "hook_name": hook,
-            "hook_layer": int(layer[1]) if layer else None,
-            "hook_head_index": None,
-            "context_size": known.get("context"),
-            "prepend_bos": True,
-            "dataset_path": None,
-            "seqpos_slice": (None,),
-            "model_from_pretrained_kwargs": {},
-            "neuronpedia_id": None,
-        }
         k: Any = getattr(sae.cfg, "k", None)
-        return SimpleNamespace(
-            **place,
+        return DenseConfig(
+            model_name=known.get("model"),
+            hook_name=hook,
+            hook_layer=int(layer[1]) if layer else None,
+            context_size=known.get("context"),
             architecture=sae.cfg.kind,
             d_in=sae.cfg.d_in,
             d_sae=sae.cfg.d_sae,
             dtype=str(self.dtype).removeprefix("torch."),
             device=str(self.device),
             apply_b_dec_to_input=sae.is_centred,
-            normalize_activations="none",
-            reshape_activations="none",
-            finetuning_scaling_factor=False,
             activation_fn_str="relu" if k is None else "topk",
             activation_fn_kwargs={} if k is None else {"k": k},
-            training_tokens=-1,
-            dataset_trust_remote_code=True,
-            sae_lens_training_version=None,
-            metadata=SimpleNamespace(**place),
         )
+
+    def _apply(self, fn: Any, recurse: bool = True) -> DenseView:
+        """``to``, ``half``, ``cuda`` …: the configuration names dtype and device too."""
+        moved = super()._apply(fn, recurse)
+        self.cfg.dtype, self.cfg.device = str(self.dtype).removeprefix("torch."), str(self.device)
+        return moved
 
     @property
     def device(self) -> torch.device:
