@@ -55,6 +55,7 @@ CASES = [
 ]
 COMMANDS = {
     "proxies": ["proxies", "A"],
+    "probing": ["probe", "A", "--texts", 40],
     "neurons": ["neurons", "A"],
     "automata": ["automata", "A", "--support", 3],
     "report": ["evaluate", "A", "--report", "--split", "all"],
