@@ -118,8 +118,8 @@ def tasks_of(
         found = ", ".join(f"{n} {c}" for n, c in zip(names[:8], counts, strict=False)) or "none"
         raise ValueError(
             f"text: got labels with these numbers of different texts: {found}; wanted at least two labels of {LEAST} "
-            "or more. The label is the column 'source' or 'label'; name another: FILE?source=NAME. Texts whose tokens are "
-            "the same count once: --length reads more of each."
+            "or more. The label is the column 'source' or 'label'; name another: FILE?source=NAME. Texts whose "
+            "tokens are the same count once: --length reads more of each."
         )
     if missing := [name for name in chosen or () if name not in there]:
         raise ValueError(f"labels: got {missing[0]!r}; wanted some of {', '.join(there)}")
