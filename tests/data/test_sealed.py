@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import monosem as ms
 from monosem.analysis.index import build_index, open_index
@@ -161,3 +162,19 @@ def test_a_kill_between_two_checkpoints_of_an_index_is_not_reported_as_damage(tm
     path.write_bytes(bad)
     with pytest.raises(ValueError, match=r"unfinished\.values' is altered"):
         CodeLog(tmp_path, 8, 100).open(4, known)
+
+
+def test_tensors_are_copied_block_by_block(tmp_path):
+    g = torch.Generator().manual_seed(0)
+    there = {"rows": torch.randn(37, 5, generator=g), "vector": torch.randn(11, generator=g), "one": torch.tensor(3.0)}
+    there["none"], there["half"] = torch.zeros(0, 4), torch.randn(3, 7, generator=g).to(torch.bfloat16)
+    save_file(there, tmp_path / "w.safetensors")
+    shapes = sealed.tensor_shapes(tmp_path / "w.safetensors", "folder", "restore it")
+    assert shapes == {n: ("BF16" if n == "half" else "F32", list(t.shape)) for n, t in there.items()}
+    for block in (1, 100, 1 << 20):  # bytes: a row each, some rows, all
+        into = {name: torch.full_like(value, torch.nan) for name, value in there.items()}
+        sealed.copy_tensors(tmp_path / "w.safetensors", into, block)
+        assert all(torch.equal(into[name], value) for name, value in there.items())
+    (tmp_path / "w.safetensors").write_bytes(b"no such file")
+    with pytest.raises(ValueError, match="is cut short or altered"):
+        sealed.tensor_shapes(tmp_path / "w.safetensors", "folder", "restore it")

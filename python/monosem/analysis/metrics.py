@@ -397,6 +397,7 @@ def evaluate(
         labels=moments.best(group_sources(rows.sources, labels)),
         config=asdict(sae.cfg),
         metadata=dict(getattr(sae, "metadata", {})),
+        places=(),
         unit="text" if of_texts(model) else "token",
         skip_norm=None if limit is None else limit.to_json() | {"left_out": beyond},
         **sums.figures(everything),

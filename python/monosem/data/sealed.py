@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -135,6 +136,33 @@ def read_tensors(path: Path, argument: str, advice: str, device: str = "cpu") ->
         return load_file(path, device=device)
     except SafetensorError as error:
         raise ValueError(f"{argument}: {str(path)!r} is cut short or altered ({error}); {advice}") from None
+
+
+def tensor_shapes(path: Path, argument: str, advice: str) -> dict[str, tuple[str, list[int]]]:
+    """(dtype as safetensors writes it, shape) of each tensor of a safetensors file, without reading it."""
+    try:
+        with safe_open(path, "pt") as opened:
+            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118, it is no mapping
+            return {name: (part.get_dtype(), list(part.get_shape())) for name, part in slices.items()}
+    except SafetensorError as error:
+        raise ValueError(f"{argument}: {str(path)!r} is cut short or altered ({error}); {advice}") from None
+
+
+def copy_tensors(path: Path, into: Mapping[str, Tensor], block: int = 1 << 24) -> None:
+    """Fill tensors from a safetensors file, a block of bytes at a time.
+
+    The file is opened anew for each block: its pages count as memory of this process as long as it is mapped, and a
+    dictionary would take twice its size while it is loaded.
+    """
+    for name, tensor in into.items():
+        rows = tensor.shape[0] if tensor.ndim else 0
+        step = max(1, block * rows // max(1, tensor.numel() * tensor.element_size()))
+        for start in range(0, rows, step) if rows else (None,):
+            with torch.device("cpu"), safe_open(path, "pt") as opened:  # whatever the default device of the process
+                if start is None:
+                    tensor.copy_(opened.get_tensor(name))
+                else:
+                    tensor[start : start + step].copy_(opened.get_slice(name)[start : start + step])
 
 
 def read_metadata(path: Path, argument: str, advice: str) -> dict[str, str]:

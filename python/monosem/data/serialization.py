@@ -19,6 +19,8 @@ from monosem.nn.config import SAEConfig, from_dict
 
 FORMAT = 1
 _DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float32, torch.float64, torch.bfloat16, torch.float16)}
+_FLOATS = ("F", "BF")  # how safetensors' names of floating types begin
+_CHECKED = 1 << 21  # entries at a time: the check takes 7 bytes for each
 _WEIGHTS, _RECORD = "sae.safetensors", "cfg.json"
 _WANTED = "a dictionary written by monosem.save or `monosem train`"
 _ADVICE = "restore it or train again"
@@ -90,7 +92,7 @@ def load(
     config, dtype, metadata = _described(record, folder / _RECORD)
     path = folder / _WEIGHTS
     sealed.check(path, digests, "folder", _ADVICE)
-    tensors = sealed.read_tensors(path, "folder", _ADVICE, str(device))
+    tensors = sealed.tensor_shapes(path, "folder", _ADVICE)
     try:  # shapes only: memory is taken once the file is known to fill it
         with torch.device("meta"):
             # Not drawn: to draw on meta, PyTorch imports its compiler, which takes a second or more.
@@ -101,19 +103,23 @@ def load(
             f"{_ADVICE.capitalize()}."
         ) from None
     for name, value in expected.items():
-        got = tensors.get(name)
-        if got is None or got.shape != value.shape or not got.is_floating_point():
-            what = "no such tensor" if got is None else f"{got.dtype} {list(got.shape)}"
+        kind, shape = tensors.get(name, ("", None))
+        if shape != list(value.shape) or not kind.startswith(_FLOATS):
+            what = "no such tensor" if shape is None else f"{kind} {shape}"
             raise ValueError(f"folder: {str(path)!r}, {name}: {what}; wanted {list(value.shape)} as {_RECORD} says")
-        if not bool(got.isfinite().all()):
-            raise ValueError(
-                f"folder: {str(path)!r}, {name}: {int((~got.isfinite()).sum()):,} of {got.numel():,} entries are NaN "
-                f"or Inf; wanted finite weights. {_ADVICE.capitalize()}."
-            )
     if unknown := sorted(tensors.keys() - expected.keys()):
         raise ValueError(f"folder: {str(path)!r} holds {', '.join(unknown)}; wanted only {', '.join(expected)}")
     sae = registry.build(config, device=device, dtype=dtype, drawn=False)
-    sae.load_state_dict(tensors)
+    weights = sae.state_dict()
+    with torch.no_grad():
+        sealed.copy_tensors(path, weights)
+    for name, value in weights.items():
+        bad = sum(int((~part.isfinite()).sum()) for part in value.reshape(-1).split(_CHECKED))
+        if bad:
+            raise ValueError(
+                f"folder: {str(path)!r}, {name}: {bad:,} of {value.numel():,} entries are NaN or Inf; wanted finite "
+                f"weights. {_ADVICE.capitalize()}."
+            )
     sae.eval()  # BatchTopK learns its threshold from losses only while it trains
     sae.metadata = metadata
     if sae.metadata.get("finished") is False:

@@ -63,7 +63,11 @@ const feature = (() => {
   }
 
   const unpackLine = ([source, value, rtl, focus, pieces]) => ({ source, value, rtl, focus, pieces });
-  const examples = (rows, max) => rows.map((row) => line(unpackLine(row), max, meta.sources));
+  function examples(rows, max) {
+    const lines = rows.map((row) => line(unpackLine(row), max, meta.sources));
+    if (meta.unit === "text") lines.forEach((node, i) => node.append(el("span", { class: "fig" }, compact(rows[i][1]))));
+    return lines;
+  }
   function shown(data) {
     const node = el("div", { class: "examples" }, el("h5", {}, meta.unit === "text" ? "Texts on which it is strongest" : "Top activations"), ...examples(data.ex.top, data.max));
     node.append(el("h5", { class: "part" }, "Random examples from each of 11 activation intervals"));
