@@ -51,6 +51,9 @@ PICTURES = {
     ),
 }
 
+# Of models that do not come with the package: made by the commands of the page that shows them.
+OF_HOWTOS = ("howto/embeddings.png",)
+
 
 def take(page: Path, to: Path, size: tuple[int, int], ready: str = "true") -> None:
     """A picture of the top of a page.

@@ -24,10 +24,12 @@ def size(path):
 
 
 def test_every_picture_of_the_documents_is_written_at_its_size():
-    shown = set()
-    for text in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
-        shown |= {Path(name).name for name in re.findall(r"!\[[^\]]*\]\(([^)]+\.png)\)", text.read_text("utf-8"))}
-    assert shown == {f"{name}.png" for name in pictures.PICTURES} == {p.name for p in (ROOT / "docs").glob("*.png")}
+    shown, docs = set(), ROOT / "docs"
+    for text in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *docs.rglob("*.md")):
+        found = re.findall(r"!\[[^\]]*\]\(([^)]+\.png)\)", text.read_text("utf-8"))
+        shown |= {(text.parent / name).resolve().relative_to(docs).as_posix() for name in found}
+    assert shown == {p.relative_to(docs).as_posix() for p in docs.rglob("*.png")}
+    assert shown == {f"{name}.png" for name in pictures.PICTURES} | set(pictures.OF_HOWTOS)
     for name, picture in pictures.PICTURES.items():
         assert size(ROOT / "docs" / f"{name}.png") == picture.size
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from monosem.analysis.evidence.recipes import RECIPES, TRAIN, WORDS
+from monosem.analysis.evidence.recipes import BEYOND, RECIPES, TRAIN, WORDS
 from monosem.analysis.evidence.section import Finding, Section, render_page
 
+ALL = RECIPES | BEYOND
 CAPITALS = {word for name in WORDS for word in name.split()}
 
 
@@ -22,15 +23,15 @@ def parsed(command: str) -> argparse.Namespace:
     return parser.parse_args(rest)
 
 
-@pytest.mark.parametrize("command", [TRAIN, *(g.command for g in RECIPES.values())])
+@pytest.mark.parametrize("command", [TRAIN, *(g.command for g in ALL.values())])
 def test_commands_parse_and_their_capitals_are_explained(command):
     parsed(command)
     assert set(re.findall(r"\b[A-Z][A-Z_\d]+\b(?:\.jsonl)?", command)) <= CAPITALS
 
 
-@pytest.mark.parametrize("anchor", RECIPES)
+@pytest.mark.parametrize("anchor", ALL)
 def test_options_that_are_named_exist(anchor):
-    recipe = RECIPES[anchor]
+    recipe = ALL[anchor]
     verb = recipe.command.split()[1]
     parser = argparse.ArgumentParser()
     importlib.import_module(f"monosem.cli.{verb}").add_arguments(parser)
@@ -38,9 +39,9 @@ def test_options_that_are_named_exist(anchor):
         assert option in parser.format_help(), option
 
 
-@pytest.mark.parametrize("anchor", RECIPES)
+@pytest.mark.parametrize("anchor", ALL)
 def test_functions_exist_under_their_full_names(anchor):
-    module, name = RECIPES[anchor].function.rsplit(".", 1)
+    module, name = ALL[anchor].function.rsplit(".", 1)
     assert callable(getattr(importlib.import_module(module), name))
 
 
@@ -48,7 +49,7 @@ def test_every_section_shows_its_command():
     root = Path(importlib.import_module("monosem").__file__).parent
     sources = [p.read_text(encoding="utf-8") for part in ("analysis", "reproduce") for p in (root / part).rglob("*.py")]
     anchors = {a for text in sources for a in re.findall(r'\bSection\(\s*(?:anchor=)?"([\w-]+)"', text)}
-    assert anchors == set(RECIPES)
+    assert anchors == set(ALL)
     page = render_page(
         "t",
         [Section(anchor="automata", title="A", intro="", findings=(Finding("c", "p", "o", "h"),), body="")],

@@ -105,3 +105,15 @@ RECIPES = MappingProxyType(
         ),
     }
 )
+
+# Measurements that are no claims of the paper.
+BEYOND = MappingProxyType(
+    {
+        "probing": Recipe(
+            command="monosem probe RUN --text TEXT.jsonl",
+            function="monosem.analysis.probing.probe",
+            page="probing.html",
+            more="--sae-probes reads the tasks of that package; --text 'reviews.csv?source=label' any labelled table.",
+        ),
+    }
+)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from monosem.analysis.evidence import numbers
-from monosem.analysis.evidence.recipes import RECIPES, WORDS
+from monosem.analysis.evidence.recipes import BEYOND, RECIPES, WORDS
 from monosem.analysis.report.page import embed
 from monosem.analysis.sources import paper_groups
 from monosem.data import files
@@ -85,7 +85,7 @@ def render_page(
 ) -> str:
     """One HTML page, nothing loaded from anywhere: the table of claims, then the sections.
 
-    Each section shows the command for another model, where ``recipes.RECIPES`` knows its anchor.
+    Each section shows the command for another model, where ``recipes`` knows its anchor.
 
     Args:
         intro: HTML that opens the page.
@@ -106,7 +106,7 @@ def render_page(
         intro=intro,
         notes=notes,
         today=date.today().isoformat(),
-        recipes=RECIPES,
+        recipes=RECIPES | BEYOND,
         words=WORDS,
         places=places or {},
         browsers=embed(dictionaries),
