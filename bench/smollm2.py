@@ -84,11 +84,19 @@ def strongest(folder: Path) -> int:
     return int((index.counts * (index.density <= 0.01)).argmax())
 
 
+def clearest(folder: Path) -> int:
+    """The feature that follows one source of the text best."""
+    from monosem.analysis.index import open_index
+
+    index = open_index(folder / "sae" / "index")
+    return int(index.moments.correlations({name: [i] for i, name in enumerate(index.sources)}).amax(1).argmax())
+
+
 def picture(folder: Path, to: Path) -> None:
-    """The page of the feature with which the model was steered."""
+    """The page of the feature that follows a source best."""
     import pictures
 
-    page, feature = folder / "sae" / "features" / "index.html", str(strongest(folder))
+    page, feature = folder / "sae" / "features" / "index.html", str(clearest(folder))
     pictures.take(page, to, (1300, 900), f"document.documentElement.dataset.ready === '#{feature}'", feature)
 
 

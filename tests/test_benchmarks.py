@@ -170,6 +170,24 @@ def test_a_dictionary_of_a_real_model():
     assert f"at most {max(stage['peak_gb'] for stage in stages.values()):.2f} GB" in text
 
 
+def test_a_million_features_at_inference():
+    found = result("million_jumprelu.json")
+    printed = table("docs/benchmarks.md", "| weights | memory beyond them |")
+    assert found["d_sae"] == 1 << 20 and found["tokens"] == 256 and len(printed) == len(found["rows"])
+    for cells, row in zip(printed, found["rows"], strict=True):
+        plain, prepared = row["plain"], row["prepared"]
+        assert cells == [
+            f"{row['d_in']:,}",
+            f"{row['write']['weights_bytes'] / 1e9:.2f} GB",
+            f"{plain['over_weights']:.0%}".replace("%", " %"),
+            f"{prepared['over_weights']:.0%}".replace("%", " %"),
+            f"{plain['times']['encode']['cpu_ms']:,.0f}",
+            f"{prepared['times']['encode']['cpu_ms']:,.0f}",
+            f"{plain['times']['decode']['cpu_ms']:,.1f}",
+        ]
+        assert row["check"]["largest_difference"] < 1e-4
+
+
 def test_instruction_sets():
     measured = {row["name"]: row["ms"] for row in result(f"{SPEED.name}/instruction_sets.json")["rows"]}
     sets = ("avx512vnni", "avx512", "avxvnni", "avx2", "baseline")
