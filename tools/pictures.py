@@ -52,7 +52,7 @@ PICTURES = {
 }
 
 # Of models that do not come with the package: made by the commands of the page that shows them.
-OF_HOWTOS = ("howto/embeddings.png",)
+OF_HOWTOS = ("howto/embeddings.png", "howto/smollm2.png")
 
 
 def take(page: Path, to: Path, size: tuple[int, int], ready: str = "true", fragment: str = "") -> None:
