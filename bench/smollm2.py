@@ -72,7 +72,7 @@ def timed(folder: Path, command: list[str]) -> dict[str, Any]:
         "seconds": round(time.perf_counter() - began, 1),
         "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
         "peak_gb": round(usage.ru_maxrss / 1e6, 2),
-        "said": said.strip().splitlines(),
+        "said": [line for line in said.strip().splitlines() if not line.startswith("open file:")],
     }
 
 
@@ -85,10 +85,11 @@ def strongest(folder: Path) -> int:
 
 
 def picture(folder: Path, to: Path) -> None:
+    """The page of the feature with which the model was steered."""
     import pictures
 
-    page = folder / "sae" / "features" / "index.html"
-    pictures.take(page, to, (1300, 900), "Boolean(document.documentElement.dataset.ready)")
+    page, feature = folder / "sae" / "features" / "index.html", str(strongest(folder))
+    pictures.take(page, to, (1300, 900), f"document.documentElement.dataset.ready === '#{feature}'", feature)
 
 
 def main() -> int:

@@ -9,7 +9,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
 SPEED = RESULTS / "amd-epyc-avx512-bf16-2-threads"
-WITH_TABLES = ("README.md", "docs/benchmarks.md", "docs/design/step.md", "docs/howto/accelerate.md")
+WITH_TABLES = ("README.md", "docs/benchmarks.md", "docs/design/step.md")
+WITH_TABLES += ("docs/howto/accelerate.md", "docs/howto/huggingface.md")
 PAGES = {name: ROOT / name for name in WITH_TABLES}
 RESULT_PAGES = ("README.md", "docs/benchmarks.md")
 ZEN3 = RESULTS / "amd-epyc-avx2-2-threads"
@@ -149,6 +150,24 @@ def test_the_floors_and_the_memory():
         if row["name"].startswith("sparsify")
     ]
     assert f"(sparsify: {min(sparsify)} to {max(sparsify)} %)" in text
+
+
+def test_a_dictionary_of_a_real_model():
+    found = result("smollm2.json")
+    (cells,) = table("docs/howto/huggingface.md", "| held-out tokens | L0 |")
+    of, stages = found["evaluation"], found["stages"]
+    shares = [of[name] * 100 for name in ("explained_variance", "ce_loss_recovered", "ce_loss_recovered_of_mean")]
+    assert cells == [
+        f"{of['tokens']:,}",
+        f"{of['l0']:.1f}",
+        *(f"{share:.1f} %" for share in shares),
+        f"{of['kl_sae']:.2f}",
+        f"{of['dead']:,}",
+    ]
+    text = " ".join(PAGES["docs/howto/huggingface.md"].read_text(encoding="utf-8").split())
+    assert f"{found['d_sae']:,} features" in text and f"with {found['harvested_tokens']:,} tokens read" in text
+    assert ", ".join(f"{name} {stage['cpu_seconds']:.0f}" for name, stage in stages.items()) in text
+    assert f"at most {max(stage['peak_gb'] for stage in stages.values()):.2f} GB" in text
 
 
 def test_instruction_sets():

@@ -52,15 +52,18 @@ PICTURES = {
 }
 
 
-def take(page: Path, to: Path, size: tuple[int, int], ready: str = "true") -> None:
+def take(page: Path, to: Path, size: tuple[int, int], ready: str = "true", fragment: str = "") -> None:
     """A picture of the top of a page.
+
+    Args:
+        fragment: behind the page's address: ``"7"``, a feature.
 
     Raises:
         ValueError: something goes wrong on the page.
     """
     with tempfile.TemporaryDirectory() as profile:
         with chromium.Chromium(Path(profile)) as browser, browser.tab(size=size) as tab:
-            tab.open(page)
+            tab.open(page, fragment)
             tab.wait(ready)
             if errors := tab.errors():
                 raise ValueError(f"page: {page} is not drawn whole: {'; '.join(errors)}")
