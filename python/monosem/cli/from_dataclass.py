@@ -12,14 +12,19 @@ import re
 import types
 from collections.abc import Container
 from dataclasses import fields
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from monosem.cli.actions import Switch
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 
-def add_options(parser, config: type, *, without: Container[str] = (), **changed: dict[str, Any]) -> None:
+def add_options(
+    parser, config: type[DataclassInstance], *, without: Container[str] = (), **changed: dict[str, Any]
+) -> None:
     """An option for each field.
 
     A field's words in the section "Attributes" of the docstring are its help. Where they end with ``; None: …``, these
@@ -41,7 +46,7 @@ def add_options(parser, config: type, *, without: Container[str] = (), **changed
 
 def build(config: type[T], args: argparse.Namespace, **instead: Any) -> T:
     """The dataclass with the values of its options, or others."""
-    known = [field.name for field in fields(config) if hasattr(args, field.name)]  # type: ignore[arg-type]
+    known = [field.name for field in fields(config) if hasattr(args, field.name)]
     values = {name: getattr(args, name) for name in known}
     return config(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()} | instead)
 

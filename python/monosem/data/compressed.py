@@ -39,6 +39,14 @@ def open_unpacked(path: Path, begin: bytes) -> IO[bytes]:
     return path.open("rb")
 
 
+def damaged(path: Path, begin: bytes, last: str, error: Exception) -> ValueError:
+    """The error for a file whose content ended, or made no sense, after its ``last`` good part ("line 12")."""
+    return ValueError(
+        f"text: {str(path)!r} is damaged or cut short after {last} ({error}); wanted a whole "
+        f"{packed_as(path, begin)} file. Get it again."
+    )
+
+
 class _Zstd(io.RawIOBase):
     """Arrow's stream as Python's buffered reader wants one; damage is an ``EOFError``, as of the other formats."""
 

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
-from monosem.data.compressed import DAMAGE, SUFFIXES, open_unpacked, packed_as
+from monosem.data.compressed import DAMAGE, SUFFIXES, damaged, open_unpacked
 from monosem.data.records import SOURCE, TEXT, document_of
 from monosem.data.text import AnyDocument
 
@@ -54,10 +54,7 @@ def read_csv(path: Path, column: str = TEXT, source: str = SOURCE) -> Iterator[A
     except csv.Error as error:
         raise ValueError(f"text: {str(path)!r}, behind row {number}: {error}; wanted {_WANTED}") from None
     except DAMAGE as error:
-        raise ValueError(
-            f"text: {str(path)!r} is damaged or cut short after row {number} ({error}); wanted a whole "
-            f"{packed_as(path, begin)} file. Get it again."
-        ) from None
+        raise damaged(path, begin, f"row {number}", error) from None
 
 
 def _suffix(path: Path) -> str:

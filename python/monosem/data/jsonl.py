@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from monosem.data.compressed import DAMAGE, open_unpacked, packed_as
+from monosem.data.compressed import DAMAGE, damaged, open_unpacked
 from monosem.data.records import SOURCE, TEXT, document_of
 from monosem.data.text import AnyDocument
 
@@ -57,10 +57,7 @@ def read_jsonl(path: str | Path, column: str = TEXT, source: str = SOURCE) -> It
                 if raw and (document := _parse(raw, f"{path}, line {number}", column, source)) is not None:
                     yield document
         except DAMAGE as error:
-            raise ValueError(
-                f"text: {str(path)!r} is damaged or cut short after line {number} ({error}); wanted a whole "
-                f"{packed_as(path, begin)} file. Get it again."
-            ) from None
+            raise damaged(path, begin, f"line {number}", error) from None
 
 
 def _check_file(path: Path) -> None:

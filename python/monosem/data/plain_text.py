@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from monosem.data.compressed import DAMAGE, SUFFIXES, open_unpacked, packed_as
+from monosem.data.compressed import DAMAGE, SUFFIXES, damaged, open_unpacked
 from monosem.data.records import DEFAULT_SOURCE
 from monosem.data.text import Document
 from monosem.data.unicode import check_text
@@ -46,10 +46,7 @@ def read_plain_text(path: Path) -> Iterator[Document]:
             f"{error.start}); wanted UTF-8 text. Convert the file, for example with `iconv -t utf-8`."
         ) from None
     except DAMAGE as error:
-        raise ValueError(
-            f"text: {str(path)!r} is damaged or cut short after line {number} ({error}); wanted a whole "
-            f"{packed_as(path, begin)} file. Get it again."
-        ) from None
+        raise damaged(path, begin, f"line {number}", error) from None
     if "".join(held).strip():
         yield _document(path, held)
 
