@@ -119,7 +119,7 @@ MS_INLINE void int_gemm_filter(const IntTile& t, int64_t begin, int64_t end, con
     const vf scale[2] = {load(t.scale + f), load(t.scale + f + MS_WIDTH)};
     const vf bias[2] = {load(t.bias + f), load(t.bias + f + MS_WIDTH)};
     const float *norm = e.norm + f, *off = e.off + f;
-    const float largest_norm = largest(norm, kFeaturePanel), largest_off = largest(off, kFeaturePanel);
+    const float largest_norm = size_of(norm, kFeaturePanel).most, largest_off = size_of(off, kFeaturePanel).most;
     for (int64_t p = begin; p < end; ++p) {
       Prefetch prefetch = overlap();
       if (f + kFeaturePanel < t.cols) {  // this panel of tokens' share of the next panel of features

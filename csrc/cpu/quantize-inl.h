@@ -69,19 +69,6 @@ MS_INLINE int64_t groups(int64_t d) {
   return (d + kGroup<T> - 1) / kGroup<T>;
 }
 
-MS_INLINE float largest(const float* row, int64_t d) {
-  vf most = {};
-  int64_t c = 0;
-  for (; c + MS_WIDTH <= d; c += MS_WIDTH) {
-    const vf v = load(row + c), size = v < 0 ? -v : v;
-    most = size > most ? size : most;
-  }
-  float found = 0;
-  for (int i = 0; i < MS_WIDTH; ++i) found = std::max(found, most[i]);
-  for (; c < d; ++c) found = std::max(found, std::fabs(row[c]));
-  return found;
-}
-
 // The sum of squares, in four chains, and the largest size of an entry; the row is read once.
 struct RowSize {
   float square, most;

@@ -1,5 +1,7 @@
 """Probes against their definition: dense arrays, one text at a time, and scikit-learn."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -36,6 +38,12 @@ def test_codes_and_activations_are_pooled_over_the_tokens_that_count(model, hook
                     continue
                 expected = {"mean": dense.mean(0), "max": dense.amax(0), "last": dense[-1]}[how]
                 np.testing.assert_allclose(row, expected.detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_missing_scikit_learn_is_named_before_a_text_is_read(model, hook, exact, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(ImportError, match=r"wanted the package sklearn, .*pip install 'monosem\[analysis\]'"):
+        ms.probe(exact, model, hook, (pytest.fail("read") for _ in range(1)))
 
 
 def test_tokens_beyond_the_limit_on_the_norm_do_not_count(model, hook, exact):

@@ -12,6 +12,7 @@ from monosem.analysis.probing.pooled import POOLS, pool
 from monosem.analysis.probing.result import FEATURES, NEURONS, ProbingResult, Task
 from monosem.analysis.probing.texts import LEAST, Sides, as_rows, sampled, tasks_of
 from monosem.data.counted import BY_NAME, SkipTokens
+from monosem.data.extras import needed
 from monosem.data.norm_limit import AS_TRAINED, SkipNorm
 from monosem.data.protocols import LanguageModel
 from monosem.data.text import AnyDocument
@@ -65,7 +66,7 @@ def probe(
         ValueError: too few texts, an unknown label, an option out of range, or a dictionary that does not fit the hook.
         ImportError: scikit-learn is missing.
     """
-    _check_scikit_learn()
+    needed("sklearn", "probe: it fits logistic regressions")
     ks = _checked_ks(ks, min(sae.cfg.d_sae, model.width(hook_name)))
     length = _checked_length(length, model)
     if pool_by not in POOLS:
@@ -141,15 +142,6 @@ def _task(
         majority=float((y_test == more).mean()),
         probes=tuple(probes),
     )
-
-
-def _check_scikit_learn() -> None:
-    try:
-        import sklearn  # noqa: F401
-    except ModuleNotFoundError:
-        raise ImportError(
-            "probing needs scikit-learn, which is not installed. Install it with `pip install 'monosem[analysis]'`."
-        ) from None
 
 
 def _checked_ks(ks: Sequence[int] | None, most: int) -> tuple[int, ...]:
