@@ -28,11 +28,13 @@ class SortedCode(NamedTuple):
 
 
 class EncoderCopy(NamedTuple):
-    """Encoder rows as a GPU's product reads them, kept beside the weights so that they are not rounded in each step.
+    """Encoder rows as a device's product reads them, kept beside the weights so that they are not rounded in each step.
 
     Attributes:
-        rows: bfloat16 [F, ≥ D], or int8 [F, ≥ D], rotated and dithered (``ops/selection/dithered.py``).
-        norms: float32 [2, F], ‖w‖ and ‖w − rows‖, a little more of each; for int8 [4, F].
+        rows: bfloat16 [F, ≥ D], or int8 [F, ≥ D], rotated and dithered (``ops/selection/dithered.py``). On a CPU panels
+            of int16 or int8, as int32.
+        norms: float32 [2, F], ‖w‖ and ‖w − rows‖, a little more of each; for int8 [4, F]. On a CPU ``known`` of
+            ``cpu_integers.QuantizedRows``: [4, ≥ F], or [5, ≥ F] with dither.
     """
 
     rows: Tensor
