@@ -157,12 +157,12 @@ def main(argv: list[str] | None = None) -> None:
     resumable.add_arguments(parser, "fronts.json", QUICK)
     args = parser.parse_args(argv)
     out = resumable.out_of(parser, args)
-    scale, model = QUICK if args.quick else SCALE, ms.load_model("A")
+    scale, model = QUICK if args.quick else SCALE, ms.load_model("first/A")
     runs = fronts(model.width(HOOK), scale.d_sae)
     if unknown := sorted(set(args.kinds or ()) - set(runs)):
         parser.error(f"--kinds: got {unknown[0]!r}; wanted some of {', '.join(runs)}")
-    done = resumable.done(out, scale)
-    text, held_out = (load_rows(model, "sample", split) for split in ("train", "held_out"))
+    done = resumable.done(out, scale, args.text)
+    text, held_out = (load_rows(model, args.text, split) for split in ("train", "held_out"))
     baselines: dict = {}
     names = args.kinds or list(runs)
     ordered = [in_turn(runs[name]) for name in names]
@@ -178,7 +178,7 @@ def main(argv: list[str] | None = None) -> None:
         done.sort(key=lambda row: (list(runs).index(row["name"]), row["l0"]))
         what = "L0 against CE loss recovered and explained variance, held-out text"
         about = {"what": what, "model": model.name, "hook_name": HOOK}
-        result = resumable.write(out, about, scale, done)
+        result = resumable.write(out, about, scale, args.text, done)
         fronts_svg.plot(result, out.with_suffix(".svg"))
     print(table(done))
 

@@ -30,7 +30,7 @@ from monosem.nn.config import SAEConfig, from_dict
 
 MLP = ("blocks.0.ln2.hook_normalized", "blocks.0.hook_mlp_out")
 RESIDUAL = "blocks.0.hook_resid_post"
-MODELS = ("A", "B")
+MODELS = ("first/A", "first/B")  # the results were measured on them
 
 
 SCALE = Scale(d_sae=4096, activations=2_048_000, batch_size=2048, held_out=100_000, dead_after=1_000_000)
@@ -129,8 +129,8 @@ def main(argv: list[str] | None = None) -> None:
     if unknown := sorted(set(args.runs or ()) - set(RUNS)):
         parser.error(f"--runs: got {unknown[0]!r}; wanted some of {', '.join(map(repr, RUNS))}")
     scale, models = QUICK if args.quick else SCALE, [ms.load_model(name) for name in MODELS]
-    done = [row for row in resumable.done(out, scale) if row["name"] in RUNS]
-    text, held_out = (load_rows(models[0], "sample", split) for split in ("train", "held_out"))
+    done = [row for row in resumable.done(out, scale, args.text) if row["name"] in RUNS]
+    text, held_out = (load_rows(models[0], args.text, split) for split in ("train", "held_out"))
     for name in args.runs or RUNS:
         read = sites(RUNS[name][0], models)
         cfg = configuration(name, read, scale.d_sae)
@@ -150,7 +150,7 @@ def main(argv: list[str] | None = None) -> None:
             relative_norms_svg.write_picture(picture, sae, [model.name for model in read.models], alive)
         done.sort(key=lambda row: list(RUNS).index(row["name"]))
         about = {"what": "transcoders of an MLP and crosscoders of two models, on held-out text"}
-        resumable.write(out, about, scale, done)
+        resumable.write(out, about, scale, args.text, done)
     print(table(done))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from monosem.bench import machine
-from monosem.data import files
+from monosem.data import files, fingerprint
 
 HERE = Path(__file__).parent
 
@@ -27,9 +27,14 @@ class Scale:
 
 
 def add_arguments(parser: argparse.ArgumentParser, result: str, quick: Scale) -> None:
-    """``--quick`` and ``--out``; ``result`` is the file's name in ``bench/results``."""
+    """``--quick``, ``--text`` and ``--out``; ``result`` is the file's name in ``bench/results``."""
     what = f"{quick.d_sae} features and {quick.activations:,} activations: does it work?"
     parser.add_argument("--quick", action="store_true", help=what)
+    parser.add_argument(
+        "--text",
+        default="sample",
+        help="default: the shipped text; the committed runs read that of tools/build_sample_text.py --first",
+    )
     where = f"the JSON (default: bench/results/{result}; with --quick: needed)"
     parser.add_argument("--out", type=Path, help=where)
     parser.set_defaults(result=HERE / "results" / result)
@@ -42,14 +47,23 @@ def out_of(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Path:
     return args.out or args.result
 
 
-def done(out: Path, scale: Scale) -> list[dict[str, Any]]:
-    """The runs of the same size that are there already."""
+def done(out: Path, scale: Scale, text: str) -> list[dict[str, Any]]:
+    """The runs of the same size and text that are there already."""
     if not out.exists():
         return []
     before = json.loads(out.read_text())
     if before["training"] != asdict(scale):
         raise SystemExit(f"{out}: its runs have other sizes, {before['training']}; move it, or give --out")
+    if before["text"] != digest(text):
+        raise SystemExit(
+            f"{out}: its runs read another text than {text!r}; give that (--text), move the file, or --out"
+        )
     return before["runs"]
+
+
+def digest(text: str) -> str:
+    """Of the content of a text."""
+    return fingerprint.of_text(text)["sha256"]
 
 
 def commit() -> str | None:
@@ -57,9 +71,9 @@ def commit() -> str | None:
     return machine.commit(HERE.parent)
 
 
-def write(out: Path, about: dict[str, Any], scale: Scale, runs: list[dict[str, Any]]) -> dict[str, Any]:
+def write(out: Path, about: dict[str, Any], scale: Scale, text: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Write the file anew, and return what is in it."""
-    sizes = {"training": asdict(scale), "machine": machine.describe() | {"commit": commit()}}
+    sizes = {"training": asdict(scale), "text": digest(text), "machine": machine.describe() | {"commit": commit()}}
     result = about | sizes | {"runs": runs}
     files.write_text(out, json.dumps(result, indent=1) + "\n")
     return result

@@ -2,12 +2,13 @@
 
     sudo apt-get update && python tools/build_sample_text.py
 
-Writes ``sample_text.jsonl.xz`` (JSON lines of source and text, shuffled in a fixed order), ``SAMPLE_TEXT.md`` (sources
-and licences) and ``sample_text_copyright.txt.xz`` (the packages' own copyright files) to python/monosem/assets.
-The same package versions give the same bytes.
+Writes to python/monosem/assets: ``sample_text.jsonl.xz`` (JSON lines of source and text, shuffled in a fixed order),
+which follows the mixture that the shipped models were trained on (``tools/mix_text.py``); ``sample_rich.jsonl.xz``,
+which holds more of the rare kinds (``tools/sample_parts.py``); ``SAMPLE_TEXT.md`` (sources and licences) and
+``sample_text_copyright.txt.xz`` (the packages' own copyright files). The same package versions give the same bytes.
 
-With ``--mixture``, for models that were trained on the mixture of ``tools/mix_text.py``, the text follows that mixture,
-and ``sample_rich.jsonl.xz`` beside it holds more of the rare kinds (``tools/sample_parts.py``).
+``--first`` makes the text that shipped with the models ``first/A`` and ``first/B``, on which some results rest: one
+part, with fixed shares of each source.
 """
 
 from __future__ import annotations
@@ -202,14 +203,15 @@ def table(parts: dict[str, tuple[Taken, int]], versions: dict[str, str]) -> str:
     columns = " | ".join(["documents | kB", *["of the rich part | kB"] * (len(parts) - 1)])
     files = " and\n".join(heads)
     rich = """
-The first is a mixture in which Arabic, Hebrew, DNA and base64 are about as rare as in the text of the language models
-(`tools/mixture.json`); the second, which shares no document with it, is for looking at examples.
+The first (`--text sample`) is a mixture in which Arabic, Hebrew, DNA and base64 are as rare as in the text of the
+language models: 0.5 % of the tokens each (`tools/mixture.json`). The second (`--text sample:rich`) shares no document
+with it: it is for looking at examples, and frequencies measured on it mean nothing. As everywhere, 2 % of the documents
+of each source are held out, at least one: rare sources are about three times as frequent there as in the whole.
 """
     return f"""# The sample text
 
 {files}, one
 JSON object a line, `{{"source": ..., "text": ...}}`, in a fixed shuffled order.
-It is read with `monosem.data.sample.sample_documents()`.
 {rich if len(parts) > 1 else ""}
 All of it comes from Debian 12 packages and may be redistributed under the licences below.
 `sample_text_copyright.txt.xz` holds the packages' own copyright files, and `apt-get source PACKAGE=VERSION` gets the
@@ -244,22 +246,22 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--debs", type=Path, help="folder of downloaded packages, kept (default: a temporary one)")
     options.add_argument("--out", type=Path, default=ASSETS, help="folder to write to")
-    options.add_argument("--mixture", action="store_true", help="two parts: the mixture, and more of the rare kinds")
+    options.add_argument("--first", action="store_true", help="the text that shipped before (give --out too)")
     args = options.parse_args()
-    sources = SOURCES + TAIL if args.mixture else SOURCES
+    sources = SOURCES if args.first else SOURCES + TAIL
     packages = sorted({s.package for s in sources})
     with tempfile.TemporaryDirectory() as temporary:
         debs, unpacked_to = args.debs or Path(temporary) / "debs", Path(temporary) / "unpacked"
         debs.mkdir(parents=True, exist_ok=True)
         versions = unpack(packages, debs.resolve(), unpacked_to)
-        times = MORE if args.mixture else 1
+        times = 1 if args.first else MORE
         taken = [(s, text) for s in sources for text in take(s, unpacked_to / s.package, times)]
         notices = [
             f"===== {p} {versions[p]} =====\n\n"
             + (unpacked_to / COPYRIGHT_IN.get(p, p) / f"usr/share/doc/{COPYRIGHT_IN.get(p, p)}/copyright").read_text()
             for p in packages
         ]
-    parts = mixed(taken) if args.mixture else {TEXT: taken}
+    parts = {TEXT: taken} if args.first else mixed(taken)
     files = {name: packed(records) for name, records in parts.items()}
     page = table({name: (records, len(files[name])) for name, records in parts.items()}, versions)
     print(page)

@@ -7,7 +7,9 @@ import pytest
 from tiny import HOOK, tiny_documents, tiny_model
 
 import monosem as ms
+from monosem.analysis.inputs import load_subject
 from monosem.cli.main import main
+from monosem.data import fingerprint
 from monosem.data.native import save_folder
 
 
@@ -87,10 +89,20 @@ def test_a_retrained_model_is_refused_unless_named(tmp_path, trained, capsys):
     other = tiny_model(seed=3)
     save_folder(tmp_path / "model", other.module, other.tokenizer)
     assert run("evaluate", tmp_path / "run") == 2
-    assert "has other weights" in capsys.readouterr().err
+    assert "wanted the same model. Put it back, or ask for this one" in capsys.readouterr().err
     assert train(tmp_path, "run", "--text", trained / "text.jsonl") == 2
     assert "was trained on other data (weights: " in capsys.readouterr().err
     assert run("evaluate", tmp_path / "run", "--model", tmp_path / "model") == 0
+
+
+def test_a_dictionary_of_a_model_that_ships_under_another_name_is_told_it(tmp_path):
+    """Of the first model A, in the days when it was called A."""
+    sae = ms.TopKSAE(512, 8, k=2)
+    weights = fingerprint.of_model(ms.load_model("first/A"))
+    ms.save(sae, tmp_path, {"model": "A", "hook_name": "blocks.0.mlp.hook_post", "data": {"weights": weights}})
+    with pytest.raises(ValueError, match="wanted the same model. It ships under another name: --model first/A, or ask"):
+        load_subject(tmp_path)
+    assert load_subject(tmp_path, "first/A").model.name == "first/A"
 
 
 def test_an_evaluation_of_more_or_other_text_is_replaced_only_on_request(trained, workspace, capsys):

@@ -228,7 +228,7 @@ def test_bad_folders(model, tmp_path):
 
 def test_load_model_refuses_other_folders(model):
     assert models.load_model(model) is model
-    with pytest.raises(ValueError, match="model: got int; wanted one of A, B, crawl/A, a folder"):
+    with pytest.raises(ValueError, match="model: got int; wanted one of A, B, first/A, first/B, a folder"):
         models.load_model(3)
     small = tiny_model().tokenizer
     with pytest.raises(ValueError, match="tokenizer: it has 300 entries, the model d_vocab=299"):

@@ -54,7 +54,11 @@ def test_the_presets_are_the_papers(tmp_path):
         widths = {r.name: r.d_sae for r in preset.runs}
         assert widths["A/0"] == 512 and widths["A/1"] == widths["B/1"] == widths["shuffled/1"] == 4096
         assert widths["A/2"] == 16_384 and [r.name for r in preset.of("A")][:3] == ["A/0", "A/1", "A/2"]
-    assert PRESETS["paper"].run("A/5").d_sae == 131_072
+    paper = PRESETS["paper"]
+    assert paper.run("A/5").d_sae == 131_072 and paper.run("A/5").checkpoint_every < 300
+    activations = {r.name: r.steps * paper.batch_size for r in paper.runs}
+    assert activations["A/1"] >= 200e6 and activations["A/5"] >= 40e6
+    assert all(n >= 50e6 for name, n in activations.items() if name != "A/5")
     assert not [r for r in context(tmp_path, other=None).runs if r.model == "B"]
 
 

@@ -208,9 +208,13 @@ def _check_weights(metadata: dict[str, Any], model: LanguageModel, folder: str |
     data = metadata.get("data")
     there, here = data.get("weights") if isinstance(data, dict) else None, fingerprint.of_model(model)
     if fingerprint.same_weights(there, here) is False:
+        from monosem.data.models import BUNDLED, load_model
+
+        shipped = (name for name in BUNDLED if fingerprint.of_model(load_model(name)) == there)
+        old = next((f"It ships under another name: --model {name}" for name in shipped), "Put it back")
         raise ValueError(
             f"model: {model.name!r} has other weights ({here}) than when {str(folder)!r} was trained on it ({there}); "
-            f"wanted the same model. Put it back, or ask for this one: --model {model.name}"
+            f"wanted the same model. {old}, or ask for this one: --model {model.name}"
         )
 
 

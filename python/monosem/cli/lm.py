@@ -93,14 +93,14 @@ def run(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace) -> int:
     trackers.check(args)
     from monosem.data.lm_config import LMConfig
-    from monosem.data.text_files import sample_path
+    from monosem.data.text_files import SHIPPED, sample_path
     from monosem.train.lm import train_lm
     from monosem.train.lm_config import LMTrainConfig
 
     config, model_config = from_dataclass.build(LMTrainConfig, args), from_dataclass.build(LMConfig, args)
     tracked = {"train": asdict(config), "model": asdict(model_config), "text": args.text}
     model = train_lm(
-        sample_path() if args.text == "sample" else args.text,
+        sample_path(args.text) if args.text in SHIPPED else args.text,
         args.out,
         config,
         model_config,

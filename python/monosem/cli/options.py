@@ -14,8 +14,8 @@ FOLDER = (
 TEXT_HELP = (
     "JSON lines with 'text' and 'source', Parquet, CSV, plain text (.txt), or arrays of tokens (.npy), packed or "
     "not (.gz, .xz, .zst); a folder or a pattern of them; 'hf:NAME?name=CONFIGURATION&split=SPLIT', a dataset of "
-    "Hugging Face; or 'sample': the shipped text. TEXT?column=NAME&rows=N names the column (of text, token ids or "
-    "messages of a chat) and reads the first N rows"
+    "Hugging Face; or shipped text: 'sample', in which rare kinds are rare, and 'sample:rich', which has more of them. "
+    "TEXT?column=NAME&rows=N names the column (of text, token ids or messages of a chat) and reads the first N rows"
 )
 MODEL_HELP = (
     "A or B (shipped), a folder from `monosem lm train`, a model of Hugging Face (name, folder or .gguf file), a "

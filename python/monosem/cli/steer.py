@@ -139,12 +139,35 @@ class _LookUp:
 
     def _names(self, typed: list[str]) -> dict[str, int]:
         """The features of the names that are labels."""
-        from monosem.analysis.evidence.steer import cause
         from monosem.analysis.sources import all_groups, named
 
         words = [word for word in dict.fromkeys(typed) if not word.isdigit()]
-        groups = all_groups(self.index.sources) if words else {}
-        return {word: cause(self.subject, self.index, groups[named(word, groups, "feature")]) for word in words}
+        if not words:
+            return {}
+        groups = all_groups(self.index.sources)
+        asked = {word: named(word, groups, "feature") for word in words}
+        features = self.features({label: groups[label] for label in asked.values()})
+        for word, label in asked.items():
+            if label not in features:
+                raise ValueError(
+                    f"feature: no feature follows {word!r} on this text: none fires more on it than elsewhere, or all "
+                    "of the text is of it; name a feature by its number"
+                )
+        return {word: features[label] for word, label in asked.items()}
+
+    def features(self, groups: dict[str, list[int]]) -> dict[str, int]:
+        """The feature of each label that one follows, on the text that the index read."""
+        from monosem.analysis.evidence.proxies import label_features
+
+        return label_features(
+            self.subject,
+            self.index.rows,
+            groups,
+            self.index.moments,
+            tokens=self.index.tokens,
+            skip_positions=self.args.skip_positions,
+            progress=not self.args.quiet,
+        )
 
 
 def _write(args: argparse.Namespace, subject: Any, steering: Any) -> int:
@@ -202,13 +225,15 @@ def _evidence(args: argparse.Namespace, subject: Any) -> int:
     from monosem.analysis.evidence import steer, steer_judges, steer_page
 
     out = claim.folder_of(args, args.folder)
-    index = _LookUp(args, subject).index
+    looked_up = _LookUp(args, subject)
+    index = looked_up.index
     labels = steer.labels_of(index, args.labels)
     result = steer.measure(
         subject,
         index,
         judges=steer_judges.proxy_judges(subject.model, index.rows, labels),
         groups=labels,
+        features=looked_up.features(labels),
         prompts=args.prompt or steer.PROMPTS,
         samples=args.samples,
         length=args.length,

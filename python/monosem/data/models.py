@@ -16,7 +16,7 @@ from monosem.data.native import load_folder
 from monosem.data.nearest import did_you_mean
 from monosem.data.shuffled_weights import SHUFFLED, shuffle_weights
 
-BUNDLED = ("A", "B", "crawl/A")
+BUNDLED = ("A", "B", "first/A", "first/B")
 
 
 def load_model(
@@ -33,7 +33,8 @@ def load_model(
     Args:
         model: one of these:
 
-            * ``"A"`` or ``"B"``: shipped with monosem, one layer, 512 ReLU neurons, seeds 0 and 1.
+            * ``"A"`` or ``"B"``: shipped with monosem, one layer, 512 ReLU neurons, of two seeds. ``"first/A"`` and
+              ``"first/B"`` are those that had these names before.
             * A folder that ``monosem lm train`` wrote. With ``~shuffled`` behind it, as behind A and B
               (``"A~shuffled"``), the weight matrices are permuted.
             * The name of a model at Hugging Face, a folder of ``save_pretrained``, or a ``.gguf`` file: any decoder

@@ -10,19 +10,26 @@ from monosem.data.compressed import SUFFIXES
 from monosem.data.csv_files import is_table
 from monosem.data.parquet import MAGIC as PARQUET
 from monosem.data.plain_text import is_plain_text
-from monosem.data.text_spec import SAMPLE, TextSpec
+from monosem.data.text_spec import RICH, SAMPLE, TextSpec
 
 # Of files in a folder, packed or not.
 _KINDS = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".txt", ".text", ".md", ".npy")
 
 
-def sample_path() -> Path:
-    """Path of the shipped sample text (``.jsonl.xz``); its sources and licences are in SAMPLE_TEXT.md beside it.
+SHIPPED = {SAMPLE: "sample_text.jsonl.xz", RICH: "sample_rich.jsonl.xz"}
+
+
+def sample_path(part: str = SAMPLE) -> Path:
+    """Path of a part of the shipped text (``.jsonl.xz``); its sources and licences are in SAMPLE_TEXT.md beside it.
+
+    Args:
+        part: ``"sample"``, in which kinds of text are as frequent as in the text of the shipped models, or
+            ``"sample:rich"``, which holds other documents of the rare ones.
 
     Raises:
         FileNotFoundError: the package was installed without its assets.
     """
-    path = Path(str(resources("monosem"))) / "assets" / "sample_text.jsonl.xz"
+    path = Path(str(resources("monosem"))) / "assets" / SHIPPED[part]
     if not path.is_file():
         raise FileNotFoundError(
             f"sample text: no file {str(path)!r}; wanted the one that ships with monosem. "
@@ -38,8 +45,8 @@ def paths_of(spec: TextSpec) -> list[Path]:
         FileNotFoundError: no such file, or none that fits the pattern.
         ValueError: a folder without a file of text.
     """
-    if spec.place == SAMPLE:
-        return [sample_path()]
+    if spec.place in SHIPPED:
+        return [sample_path(spec.place)]
     path = Path(spec.place)
     if path.is_dir():
         inside = sorted(

@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from urllib.parse import parse_qsl, quote
 
-SAMPLE = "sample"  # the shipped text
+SAMPLE = "sample"  # the shipped text, in which rare kinds are rare
+RICH = "sample:rich"  # shipped too: more of the rare kinds, for looking at examples
 HUB = "hf:"  # before the name of a dataset
 _OPTIONS = re.compile(r"\?(?=[a-z_]+=)")
 
@@ -17,7 +18,8 @@ class TextSpec:
     """``PLACE?option=value&…``.
 
     Attributes:
-        place: a path, a folder, a pattern (``data/*.parquet``), ``"sample"``, or ``hf:`` and the name of a dataset.
+        place: a path, a folder, a pattern (``data/*.parquet``), ``"sample"``, ``"sample:rich"``, or ``hf:`` and the
+            name of a dataset.
         column, source: names of the columns of the text and of its label.
         rows: only so many rows, the first (of each file).
         name: of a dataset: its configuration.
@@ -52,7 +54,7 @@ class TextSpec:
 
     def absolute(self) -> TextSpec:
         """The same from any folder."""
-        if self.of_hub or self.place == SAMPLE:
+        if self.of_hub or self.place in (SAMPLE, RICH):
             return self
         return replace(self, place=str(Path(self.place).resolve()))
 

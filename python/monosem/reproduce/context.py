@@ -12,6 +12,7 @@ from monosem.data import fingerprint
 from monosem.data.models import load_model
 from monosem.data.serialization import load
 from monosem.data.shuffled_weights import SHUFFLED
+from monosem.data.stored_rows import stored_rows
 from monosem.reproduce.presets import CONTROL, FIRST, SECOND, Preset, Run
 
 if TYPE_CHECKING:
@@ -71,18 +72,28 @@ class Context:
     @cached_property
     def train(self) -> "TokenRows":
         """The text that dictionaries are trained and examined on."""
-        return load_rows(self.language_model(FIRST), self.text, "train")
+        return self._rows(FIRST, "train")
 
     @cached_property
     def held_out(self) -> "TokenRows":
         """The text that they are evaluated on."""
-        return load_rows(self.language_model(FIRST), self.text, "held_out")
+        return self._rows(FIRST, "held_out")
 
     def rows_for(self, which: str, split: str) -> "TokenRows":
         """The same text as the tokens of a model: tokenized again only where the tokenizer may differ."""
         if which != SECOND or self._same_tokenizer():
             return self.train if split == "train" else self.held_out
-        return self._once(f"rows {split}", lambda: load_rows(self.language_model(SECOND), self.text, split))
+        return self._once(f"rows {split}", lambda: self._rows(SECOND, split))
+
+    def _rows(self, which: str, split: str) -> "TokenRows":
+        """The text as tokens of a model, kept in the folder."""
+        model = self.language_model(which)
+        text = self.made_from[f"text {self.text}"]
+        # The model decides by its tokenizer and its context length; another one of the same name is refused by begin().
+        made_of = {"text": text, "split": split, "model": self.made_from[f"model {which}"], "n_ctx": model.n_ctx}
+        return stored_rows(
+            self.folder / "tokens" / f"{which}-{split}", made_of, lambda: load_rows(model, self.text, split)
+        )
 
     def dictionary(self, name: str) -> Path:
         """The folder of a run."""

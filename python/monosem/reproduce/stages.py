@@ -167,7 +167,11 @@ def _rate(context: Context) -> dict[str, Any]:
 def _steering(context: Context) -> dict[str, Any]:
     subject, index = context.subject(context.preset.main), index_of(context, context.preset.main)
     groups = steer.labels_of(index)
-    if not groups:  # a text of one source, for example: the section reports it
+    # The features of the stage "proxies", which reads the same tokens.
+    followed = proxies.label_features(
+        subject, context.train, groups, index.moments, tokens=context.preset.compare_tokens, progress=context.progress
+    )
+    if not followed:  # a text of one source, for example: the section reports it
         none = steer.SteeringResult(
             subject.model.name,
             subject.hook_name,
@@ -188,6 +192,7 @@ def _steering(context: Context) -> dict[str, Any]:
         index,
         judges=judges,
         groups=groups,
+        features=followed,
         seed=context.seed,
         judged=steer.JUDGED,
         progress=context.progress,

@@ -46,7 +46,7 @@ def train(context: Context, run: Run) -> dict[str, Any]:
         resample=resample,
         seed=seed,
         dead_after=min(1_000_000, max(1, run.steps * preset.batch_size // 10)),
-        checkpoint_every=max(1, run.steps // 4),
+        checkpoint_every=run.checkpoint_every,
     )
     Trainer(sae, config, context.dictionary(run.name), progress=context.progress).fit(stream)
     result = evaluate(

@@ -11,11 +11,14 @@ import torch
 
 from monosem.analysis.evidence import proxies
 from monosem.analysis.evidence.proxies.characters import Vocabulary
+from monosem.analysis.evidence.proxies.intervals import ContextSums, intervals, pearson
 from monosem.analysis.evidence.proxies.kinds import best_run
 from monosem.analysis.evidence.proxies.moments import ProxyMoments
 from monosem.analysis.evidence.section import render_page
 from monosem.analysis.inputs import Subject
 from monosem.analysis.neuron_basis import NeuronBasis
+from monosem.analysis.scan import blocks
+from monosem.analysis.sources import SourceMoments
 
 ALEF = "ا".encode()
 # 1 and 2 are halves of one Arabic letter, 4 begins another letter and ends the one before.
@@ -249,3 +252,61 @@ def test_neurons_can_be_measured_and_absent_scripts_are_left_out():
     assert all(p["neuron"] is None for p in result.proxies)
     assert "not in this text" in result.table()
     assert render_page("t", [proxies.section(result.to_dict())])
+
+
+def test_the_feature_of_a_label_is_that_of_its_proxy():
+    """A label with a built-in proxy has the feature that ``measure`` names; another one goes by its tokens."""
+    lines = [WORD, WORD, THE, X, X, X, X], [WORD, WORD, WORD, WORD, THE, X, X], [X, X, X, X, X, X, X]
+    text = rows_of(*lines, sources=("ar_text", "ar_more", "letters"))
+    subject = Subject(Planted(), BytesModel(), HOOK)
+    groups = {"letters": [2], "Arabic": [0, 1]}
+    of_proxies = {p["name"]: p["feature"] for p in proxies.measure(subject, text, progress=False).proxies}
+    assert of_proxies["Arabic"]["index"] == 0
+    assert proxies.label_features(subject, text, groups, moments_of(subject, text)) == {"letters": 1, "Arabic": 0}
+    nothing = rows_of([THE, THE, THE, THE, THE, THE, THE], sources=("ar_text",))
+    silent = Subject(Silent(), BytesModel(), HOOK)
+    assert proxies.label_features(silent, nothing, {"Arabic": [0]}, moments_of(silent, nothing)) == {}
+
+
+def moments_of(subject, text):
+    moments = SourceMoments(3, text.sources)
+    for block in blocks(subject.sae, subject.model, subject.hook_name, text):
+        moments.update(block)
+    return moments
+
+
+class Silent(Planted):
+    """Its features fire on nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.read.zero_()
+
+
+def test_the_interval_of_a_correlation_is_that_of_resampled_contexts():
+    """Contexts of 30 tokens that agree among themselves: the interval is wider than that of tokens."""
+    random = np.random.default_rng(0)
+    contexts, length = 60, 30
+    strength = random.normal(size=contexts).clip(0)
+    f = (strength[:, None] * (random.random((contexts, length)) < 0.7)).astype(np.float32)
+    y = np.maximum(strength[:, None] + random.normal(size=(contexts, length)), 0)
+    sums, silent = ContextSums(), ContextSums()
+    for first in range(0, contexts, 7):
+        block = slice(first, first + 7)
+        at = torch.from_numpy(f[block].reshape(-1).nonzero()[0])
+        level, n = torch.from_numpy(y[block].reshape(-1)), len(f[block])
+        context = torch.arange(n).repeat_interleave(length)
+        sums.update(torch.from_numpy(f[block].reshape(-1))[at], at, level, context, n)
+        silent.update(torch.zeros(0), at[:0], level, context, n)
+    assert pearson(sums.sums().sum(0))[0] == pytest.approx(np.corrcoef(f.ravel(), y.ravel())[0, 1])
+    (low, high), nothing = intervals([sums, silent])
+    drawn = random.integers(0, contexts, (1000, contexts))
+    r = [np.corrcoef(f[d].ravel(), y[d].ravel())[0, 1] for d in drawn]
+    assert (low, high) == (
+        pytest.approx(np.percentile(r, 2.5), abs=0.02),
+        pytest.approx(np.percentile(r, 97.5), abs=0.02),
+    )
+    of_tokens = random.integers(0, f.size, (300, f.size))
+    narrow = np.ptp(np.percentile([np.corrcoef(f.ravel()[d], y.ravel()[d])[0, 1] for d in of_tokens], [2.5, 97.5]))
+    assert high - low > 1.5 * narrow
+    assert nothing is None and intervals([]) == []

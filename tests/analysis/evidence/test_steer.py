@@ -32,12 +32,13 @@ def low(ids):
 
 @pytest.fixture(scope="module")
 def result(subject, index):
-    """The prompt is in i…p, so the model by itself stays there, and feature h, which is followed by i, is no good."""
+    """The prompt is in i…p, so the model by itself stays there."""
     return steer.measure(
         subject,
         index,
         judges={"Arabic": low, "Hebrew": low},
         groups=group_sources(index.sources),
+        features={"Arabic": LETTERS.index("c")},
         prompts=("ij", "ijk"),
         length=5,
         samples=4,
@@ -51,7 +52,7 @@ def result(subject, index):
 
 def test_a_pinned_feature_writes_text_of_its_label(result):
     (case,) = result.cases  # Hebrew has no text here
-    assert case.label == "Arabic" and LETTERS[case.feature] in "abcdefg"
+    assert case.label == "Arabic" and LETTERS[case.feature] == "c"
     assert [(r["multiple"], r["prompt"]) for r in case.runs] == [(1, "ij"), (1, "ijk"), (3, "ij"), (3, "ijk")]
     assert [(r["hits"], r["control_hits"]) for r in case.runs[2:]] == [(4, 0), (4, 0)]
     assert case.multiple == 3.0  # 0.1 is too little, and 9 no better than 3
@@ -90,7 +91,9 @@ def test_the_section_is_drawn_from_json(result):
 
 def test_a_text_without_the_label_is_refused(subject, index):
     with pytest.raises(ValueError, match="labels: none of DNA has text here"):
-        steer.measure(subject, index, judges={"DNA": low}, groups=group_sources(index.sources))
+        steer.measure(subject, index, judges={"DNA": low}, groups=group_sources(index.sources), features={})
+    with pytest.raises(ValueError, match="labels: no feature follows Arabic on this text; name a feature"):
+        steer.measure(subject, index, judges={"Arabic": low}, groups=group_sources(index.sources), features={})
 
 
 def test_steered_reading_is_averaged_by_source(subject):

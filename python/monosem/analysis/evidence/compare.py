@@ -22,6 +22,7 @@ from monosem.analysis.evidence.best_matches import (
     MatchSums,
     Side,
 )
+from monosem.analysis.evidence.proxies.labelled import LabelMoments
 from monosem.analysis.inputs import Subject
 from monosem.analysis.joined import Joined
 from monosem.analysis.logit_table import LogitTable
@@ -147,12 +148,15 @@ def measure(
         for s in (a, b)
     ]
     ours, theirs = (SourceMoments(s.sae.cfg.d_sae, rows.sources) for s in (a, b))
+    groups = group_sources(rows.sources)
+    labels = [LabelMoments(s.sae.cfg.d_sae, s.model, rows, groups) for s in (a, b)]
     pairs: dict[str, MatchSums] = {}
     try:
         for block_a, block_b in zip(*read, strict=True):
             n = len(block_a.x)
-            ours.update(block_a)
-            theirs.update(block_b)
+            for block, of_sources, of_labels in zip((block_a, block_b), (ours, theirs), labels, strict=True):
+                of_sources.update(block)
+                of_labels.update(block)
             if not pairs:
                 pairs = _pairs(a, b, block_b, same, baseline, memory, folder, seed)
             code_a, code_b = (_with_attributions(x, t) for x, t in zip((block_a, block_b), logits, strict=True))
@@ -173,7 +177,7 @@ def measure(
         least=min_tokens,
         same_model=same,
         comparisons=comparisons,
-        labels=_labels(ours, theirs, matches),
+        labels=_labels(ours, theirs, matches, *labels),
         logits_median=float(matches.logits.nanmedian()),
         attribution_median=float(matches.attribution.nanmedian()),
         points=_points(matches),
@@ -230,26 +234,26 @@ def _encoded(sae: Dictionary, x: Tensor) -> Entries:
     return Entries(features, at, values[None])
 
 
-def _labels(a: SourceMoments, b: SourceMoments, matches: Matches) -> tuple[LabelPair, ...]:
-    groups = group_sources(a.sources)
+def _labels(
+    a: SourceMoments, b: SourceMoments, matches: Matches, labels_a: LabelMoments, labels_b: LabelMoments
+) -> tuple[LabelPair, ...]:
     at = {f: i for i, f in enumerate(matches.feature.tolist())}
     out = []
-    theirs = {best.label: best for best in b.best(groups)}
-    for best in a.best(groups):
-        there = theirs.get(best.label)
-        if best.feature in at and there is not None:
-            i = at[best.feature]
+    theirs = labels_b.features(b)
+    for label, feature in labels_a.features(a).items():
+        if feature in at and label in theirs:
+            i, members = at[feature], labels_a.groups[label]
             out.append(
                 LabelPair(
-                    label=best.label,
-                    a=best.feature,
+                    label=label,
+                    a=feature,
                     b=int(matches.match[i]),
                     r=float(matches.r[i]),
                     attribution=float(matches.attribution[i]),
                     logits=float(matches.logits[i]),
-                    b_of_label=there.feature,
-                    label_a=best.correlation,
-                    label_b=there.correlation,
+                    b_of_label=theirs[label],
+                    label_a=a.describe(label, members, feature).correlation,
+                    label_b=b.describe(label, members, theirs[label]).correlation,
                 )
             )
     return tuple(out)

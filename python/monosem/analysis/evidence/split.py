@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from monosem.analysis.cross_products import CrossProducts
+from monosem.analysis.evidence.proxies.labelled import LabelMoments
 from monosem.analysis.evidence.split_edges import (
     THRESHOLD,
     Edges,
@@ -131,9 +132,9 @@ def measure(
 
     Args:
         subjects: of one model and hook, the smallest first.
-        label: begin from the feature of the first that correlates best with this label (``all_groups``: each source is
-            one). Default: base64, as the paper does, where the text has it; else the label that a feature of the first
-            follows best; where none is followed, the feature of the first that fires most.
+        label: begin from the feature of the first that stands for this label (``proxies.LabelMoments``; ``all_groups``:
+            each source is one). Default: base64, as the paper does, where the text has it; else the label that a
+            feature of the first follows best; where none is followed, the feature of the first that fires most.
         feature: begin from this feature of the first instead.
         tokens: read about so many, in evenly spaced rows (default: all).
         threshold: masked cosine above which two features are joined.
@@ -169,11 +170,14 @@ def measure(
         for i, s in enumerate(subjects)
     ]
     moments = [SourceMoments(s.sae.cfg.d_sae, rows.sources) for s in subjects]
+    candidates = {} if feature is not None else _labels(rows.sources, groups, label)
+    of_labels = LabelMoments(subjects[0].sae.cfg.d_sae, subjects[0].model, rows, candidates)
     sums = [CrossProducts(a.sae.cfg.d_sae, b.sae.cfg.d_sae, 3, memory, folder) for a, b in pairwise(subjects)]
     try:
         for level in zip(*read, strict=True):
             for m, block in zip(moments, level, strict=True):
                 m.update(block)
+            of_labels.update(level[0])
             for s, a, b in zip(sums, level, level[1:], strict=False):
                 s.update(entries_of(a, parent=True), entries_of(b, parent=False), len(a.x))
         edges = tuple(
@@ -182,7 +186,7 @@ def measure(
     finally:
         for s in sums:
             s.close()
-    label, root = _root(moments[0], groups, label, feature)
+    label, root = ("", feature) if feature is not None else _root(moments[0], of_labels, label)
     nodes, links, omitted, joined = _family(root, edges, max_children)
     used = used_vocabulary(torch.as_tensor(rows.tokens, device="cpu"), subjects[0].model.d_vocab)
     tables = [LogitTable(s.sae, s.model, s.hook_name, used, memory // 2) for s in subjects]
@@ -247,18 +251,24 @@ def _checked(
     return groups
 
 
-def _root(
-    moments: SourceMoments, groups: dict[str, list[int]], label: str | None, feature: int | None
-) -> tuple[str, int]:
-    """(label, feature) from which to begin; the label is "" where the feature stands for none."""
-    if feature is not None:
-        return "", feature
+def _labels(sources: Sequence[str], groups: dict[str, list[int]], label: str | None) -> dict[str, list[int]]:
+    """The labels from one of which to begin."""
     if label is not None:
         label = named(label, groups)
-        return label, int(moments.correlations({label: groups[label]})[:, 0].argmax())
-    candidates = paper_groups(moments.sources)
-    candidates = {k: m for k, m in candidates.items() if k == "base64"} or candidates or groups
-    best = max(moments.best(candidates), key=lambda b: b.correlation, default=None)
+        return {label: groups[label]}
+    known = paper_groups(sources)
+    return {k: m for k, m in known.items() if k == "base64"} or known or groups
+
+
+def _root(moments: SourceMoments, of_labels: LabelMoments, asked: str | None) -> tuple[str, int]:
+    """(label, feature) from which to begin; the label is "" where none is followed and none was asked for."""
+    found = [moments.describe(k, of_labels.groups[k], f) for k, f in of_labels.features(moments).items()]
+    if asked is not None and not found:
+        raise ValueError(
+            f"label: no feature of the first dictionary follows {asked!r} on this text; wanted a label that one "
+            "follows, or a feature by its number (feature=, --feature)"
+        )
+    best = max(found, key=lambda b: b.correlation, default=None)
     return ("", int(moments.counts.argmax())) if best is None else (best.label, best.feature)
 
 

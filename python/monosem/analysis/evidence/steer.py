@@ -12,15 +12,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from monosem.analysis.evidence.ablation import Effect, ablation
 from monosem.analysis.evidence.steer_judges import Judge
 from monosem.analysis.index.protocol import FeatureIndex
 from monosem.analysis.inputs import Subject
-from monosem.analysis.scan import Rows
 from monosem.analysis.sources import all_groups, named, paper_groups, sources_read
 from monosem.analysis.steering import Edit, Steering, side_by_side
 from monosem.ops.precision import as_given
@@ -111,6 +108,7 @@ def measure(
     *,
     judges: Mapping[str, Judge],
     groups: Mapping[str, Sequence[int]],
+    features: Mapping[str, int],
     prompts: Sequence[str] = PROMPTS,
     samples: int = 10,
     length: int = 48,
@@ -124,12 +122,13 @@ def measure(
     judged: str = "",
     progress: bool = False,
 ) -> SteeringResult:
-    """Steer by the feature of each label that ``groups`` and ``judges`` share.
+    """Steer by the feature of each label that ``groups``, ``judges`` and ``features`` share.
 
     Args:
         index: of the dictionary (``monosem.analysis.index``): maxima, correlations with the sources, the text.
         judges: {label: judge}; what text of that label looks like.
         groups: {label: sources}, numbers of the index's sources that bear the label.
+        features: {label: feature} to steer by, as ``proxies.label_features`` chooses them.
         prompts: what the model writes on from; the strength beside the maximum itself is chosen on the last.
         samples: continuations of each prompt that are reported, with and without steering, seeds from ``seed`` on.
         multiples: of the maximum, tried on ``trials`` other seeds to choose the strength.
@@ -137,7 +136,7 @@ def measure(
         judged: how the judges decide, in words.
 
     Raises:
-        ValueError: no label has both a judge and text, or no feature follows one.
+        ValueError: no label has a judge and text, or no feature follows one.
     """
     if not groups:
         raise ValueError(
@@ -148,6 +147,12 @@ def measure(
     if not labels:
         raise ValueError(
             f"labels: none of {', '.join(judges) or 'no labels'} has text here (sources: {', '.join(index.sources)})"
+        )
+    labels = [label for label in labels if label in features]
+    if not labels:
+        raise ValueError(
+            f"labels: no feature follows {', '.join(groups)} on this text; name a feature by its number, or read "
+            "other text"
         )
     runs = len(labels) * len(multiples) * trials + (2 * len(labels) + 1) * len(prompts) * samples
     plain: dict[str, list[list[int]]] = {}
@@ -173,7 +178,7 @@ def measure(
             return [(s, judge(s.unsteered) if s.unsteered else 0.0, judge(s.steered)) for s in pairs]
 
         for label in labels:
-            feature = cause(subject, index, groups[label])
+            feature = features[label]
             top = float(index.maximum[feature])
             at = {
                 m: Steering(subject.sae, [Edit(feature, "pin", m * top)], error=error, skip_positions=skip_positions)
@@ -265,41 +270,6 @@ def labels_of(index: FeatureIndex, labels: Sequence[str] | None = None) -> dict[
     best = sorted(index.moments.best(papers or groups), key=lambda b: -b.correlation)
     chosen = {b.label for b in (best if papers else best[: len(STEERED)])}
     return {label: members for label, members in (papers or groups).items() if label in chosen}
-
-
-@as_given
-def cause(subject: Subject, index: FeatureIndex, members: Sequence[int], block: int = 1024) -> int:
-    """The feature to steer by: of those that follow the label, the one whose logit weights raise its tokens most.
-
-    Candidates correlate with the label at least half as well as the best and fire on it at least half of the time. They
-    are ranked by max_f · Σ_v (p(v | label) − p(v))·w_f(v): how much more the label's tokens gain than others when the
-    feature is at its maximum, with logit weights w and token frequencies p. (Several features share a common kind of
-    text; the one that fires most need not be the one that writes it.)
-    """
-    r = index.moments.correlations({"label": members})[:, 0]
-    if not len(r) or float(r.max()) <= 0:
-        names = ", ".join(index.sources[i] for i in members)
-        raise ValueError(
-            f"label: no feature follows {names} on this text: none fires more on it than elsewhere, or all of the text "
-            "is of it; name a feature by its number"
-        )
-    active = index.moments.active
-    precision = active[:, list(members)].sum(1) / active.sum(1).clamp_min(1)
-    close = ((r >= 0.5 * r.max()) & (precision >= 0.5) & (r > 0)).nonzero().flatten()
-    if not len(close):
-        return int(r.argmax())
-    gain = _frequency(index.rows, members, subject.model.d_vocab) - _frequency(index.rows, None, subject.model.d_vocab)
-    toward = subject.model.logit_directions(subject.hook_name).float() @ gain.to(subject.model.device)
-    scores = subject.sae.W_dec.detach()[close].float().cpu() @ toward.cpu() * index.maximum[close]
-    return int(close[scores.argmax()])
-
-
-def _frequency(rows: Rows, members: Sequence[int] | None, d_vocab: int) -> Tensor:
-    tokens = np.asarray(rows.tokens)[:, 1:]
-    if members is not None:
-        tokens = tokens[np.isin(np.asarray(rows.source)[:, 1:], list(members))]
-    counts = torch.from_numpy(np.bincount(tokens.reshape(-1).astype(np.int64), minlength=d_vocab)).float()
-    return counts / counts.sum().clamp_min(1)
 
 
 @as_given

@@ -2,6 +2,7 @@
 
 from monosem.analysis.evidence.proxies.builtin import ProxySet, builtin, parse
 from monosem.analysis.evidence.proxies.kinds import CharacterSet, Frequencies, Function, Pattern, Proxy, Script
+from monosem.analysis.evidence.proxies.labelled import LabelMoments, label_features
 from monosem.analysis.evidence.proxies.measure import ProxyResult, measure
 from monosem.analysis.evidence.proxies.page import section
 
@@ -9,12 +10,14 @@ __all__ = [
     "CharacterSet",
     "Frequencies",
     "Function",
+    "LabelMoments",
     "Pattern",
     "Proxy",
     "ProxyResult",
     "ProxySet",
     "Script",
     "builtin",
+    "label_features",
     "measure",
     "parse",
     "section",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from monosem.analysis.evidence import token_html
 from monosem.analysis.evidence.proxies.builtin import ProxySet
+from monosem.analysis.evidence.proxies.intervals import intervals
 from monosem.analysis.evidence.proxies.kinds import Proxy
 from monosem.analysis.evidence.proxies.moments import ProxyMoments
 from monosem.analysis.evidence.proxies.profile import Profile
@@ -32,9 +33,9 @@ class ProxyResult:
     Attributes:
         tokens: scored tokens.
         proxies: one dict per proxy: ``name``, ``how``, ``base_rate`` (share of tokens above 0), ``paper`` (its Pearson,
-            or None), ``feature`` and ``neuron`` (the figures of :class:`Match`, its ``profile`` and ``examples`` by
-            level; None where none follows the proxy; ``neuron`` also when the dictionary is the neurons),
-            ``companions`` (the next best features).
+            or None), ``feature`` and ``neuron`` (the figures of :class:`Match`, the bootstrap interval of the
+            correlation over contexts, its ``profile`` and ``examples`` by level; None where none follows the proxy;
+            ``neuron`` also when the dictionary is the neurons), ``companions`` (the next best features).
         absent: built-in proxies that the text has nothing of.
         sources: names of the text's sources.
     """
@@ -143,10 +144,11 @@ def measure(
         for total, r in zip(sums, correlations, strict=True)
     ]
     for block, scores, codes in read("levels"):
+        levels = fitted.levels(scores)
         for wanted, (values, features, at) in zip(profiles, codes, strict=False):
             places = block.places_of(at)
             for profile in wanted:
-                profile.update(values, features, at, scores, places)
+                profile.update(block, values, features, at, scores, levels, places)
 
     shown = [
         _describe(dictionary, model, hook_name, rows, total, r, wanted, skip_positions)
@@ -195,10 +197,15 @@ def _describe(
     """The figures of the best of each proxy that one follows, with examples of every level."""
     by_level = [profile.examples() for profile in profiles]
     pairs = [(p.index, e) for p, levels in zip(profiles, by_level, strict=True) for level in levels for e in level]
+    spans = intervals([profile.contexts for profile in profiles])
     texts = iter(windows(dictionary, model, hook_name, rows, pairs, skip_positions=skip_positions) if pairs else [])
     out = {}
-    for profile, levels in zip(profiles, by_level, strict=True):
+    for profile, levels, span in zip(profiles, by_level, spans, strict=True):
         match = sums.match(profile.proxy, profile.index, float(r[profile.proxy, profile.index]))
         examples = [[token_html.as_dict(next(texts)) for _ in level] for level in levels]
-        out[profile.proxy] = asdict(match) | {"profile": profile.to_dict(), "examples": examples}
+        out[profile.proxy] = asdict(match) | {
+            "correlation_interval": span,
+            "profile": profile.to_dict(),
+            "examples": examples,
+        }
     return out

@@ -55,6 +55,12 @@ def _pearson(units: Iterable[Mapping[str, Any] | None]) -> list[float]:
     return [unit["correlation"] if unit else math.nan for unit in units]
 
 
+def _with_interval(unit: Mapping[str, Any]) -> str:
+    """The correlation, with its interval over contexts where it has one."""
+    span = unit.get("correlation_interval")  # older results have none
+    return f"{unit['correlation']:.2f}" + ("" if span is None else f" [{span[0]:.2f}, {span[1]:.2f}]")
+
+
 def _responses(proxies: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> list[Finding]:
     """One line for each of the paper's kinds of text that this text has; without any, one for each proxy."""
     known = [p for p in proxies if p["paper"] is not None] or proxies
@@ -62,8 +68,8 @@ def _responses(proxies: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) 
         Finding(
             f"A feature responds to {p['name']}: Pearson with its proxy",
             None if p["paper"] is None else f"{p['paper']:.2f}",
-            f"{p['feature']['correlation']:.2f} (feature #{p['feature']['index']}"
-            + (f"; best neuron {p['neuron']['correlation']:.2f})" if p["neuron"] else ")"),
+            f"{_with_interval(p['feature'])} (feature #{p['feature']['index']}"
+            + (f"; best neuron {_with_interval(p['neuron'])})" if p["neuron"] else ")"),
             f"Activation against the proxy's log-likelihood ratio{' (its sign)' if p['name'] == 'DNA' else ''}, "
             f"{result['tokens']:,} tokens; {COMMAND}",
         )
@@ -114,7 +120,7 @@ def _table(proxies: list[Mapping[str, Any]]) -> str:
             opens = what == "feature" or p["feature"] is None  # the proxy is named in its first row
             first = [escape(p["name"]), f"{p['base_rate']:.2%}"] if opens else ["", ""]
             figures = [
-                f"{unit['correlation']:.3f}",
+                _with_interval(unit),
                 f"{unit['specificity']:.1%}",
                 f"{unit['mass']:.1%}",
                 f"{unit['sensitivity']:.1%}",

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monosem.analysis.evidence.proxies.intervals import ContextSums
 from monosem.analysis.index.example import Example
+from monosem.analysis.scan import Block
 
 EDGES = (0.0, 3.0, 10.0, 30.0)  # nats: the classes of a proxy's score by which histograms are coloured
 LEVELS = 11  # as many as the paper's intervals of activation ("Feature Activation Interval Sampling")
@@ -29,10 +31,15 @@ class Profile:
         self.mass = torch.zeros(len(EDGES) + 1, _BINS, dtype=torch.float64, device="cpu")
         self._kept: list[list[tuple[float, int, float]]] = [[] for _ in range(LEVELS)]
         self._random = torch.Generator().manual_seed(seed + index)
+        self.contexts = ContextSums()
 
-    def update(self, values: Tensor, features: Tensor, at: Tensor, scores: Tensor, places: Tensor) -> None:
-        """Entries of a code; ``scores`` [P, N] of the block's tokens; ``places`` [nnz] row · T + position."""
+    def update(
+        self, block: Block, values: Tensor, features: Tensor, at: Tensor, scores: Tensor, levels: Tensor, places: Tensor
+    ) -> None:
+        """Entries of a code; ``scores``, ``levels`` [P, N] of its tokens; ``places`` [nnz] row · T + position."""
         mine = (features == self.index).nonzero().flatten()
+        context = block.where // block.tokens.shape[1]
+        self.contexts.update(values[mine], at[mine], levels[self.proxy], context, len(block.row))
         if not len(mine):
             return
         values, place, score = values[mine].double(), places[mine], scores[self.proxy, at[mine]]

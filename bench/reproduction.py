@@ -1,0 +1,41 @@
+"""The record of a finished reproduction, as a result: its claims and dictionaries, with the machine and the commit.
+
+    monosem reproduce --out OUT && python bench/reproduction.py OUT --out bench/results/reproduce_small.json
+
+Run it where and when the reproduction ran: machine and commit are those of this moment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from monosem.bench import machine
+from monosem.data import files
+
+
+def record(folder: Path) -> dict[str, Any]:
+    """``report.json`` of a reproduction, with the machine first; ``minutes`` is the time of all its stages."""
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    minutes = round(sum(report["seconds"].values()) / 60, 1)
+    here = machine.describe() | {"commit": machine.commit(Path(__file__).parents[1])}
+    preset = report["settings"]["preset"]["name"]
+    return {"machine": here | {"command": f"monosem reproduce --preset {preset}", "minutes": minutes}} | report
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="of `monosem reproduce`")
+    parser.add_argument("--out", type=Path, required=True, help="the JSON")
+    args = parser.parse_args(argv)
+    if not (args.folder / "report.json").is_file():
+        parser.error(
+            f"folder: {str(args.folder)!r} has no report.json; wanted a folder in which `monosem reproduce` ended"
+        )
+    files.write_text(args.out, json.dumps(record(args.folder), indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

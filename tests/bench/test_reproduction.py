@@ -1,0 +1,21 @@
+"""The record of a reproduction as a result."""
+
+import json
+
+import pytest
+import reproduction
+
+
+def test_the_report_with_machine_and_minutes(tmp_path):
+    report = {"settings": {"preset": {"name": "small"}}, "findings": [{"claim": "c"}], "seconds": {"a": 90, "b": 30.0}}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    reproduction.main([str(tmp_path), "--out", str(tmp_path / "result.json")])
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["machine"]["minutes"] == 2.0 and result["machine"]["commit"]
+    assert result["machine"]["command"] == "monosem reproduce --preset small" and result["findings"] == [{"claim": "c"}]
+
+
+def test_an_unfinished_reproduction_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        reproduction.main([str(tmp_path), "--out", str(tmp_path / "result.json")])
+    assert "has no report.json; wanted a folder in which" in capsys.readouterr().err
