@@ -285,7 +285,7 @@ def test_claims(page):
 
     shares = re.findall(r"(\d+)% against (\d+)%", _one("Features are more specific"))
     expected = " against ".join(", ".join(pair[side] for pair in shares[:3]) + " %" for side in (0, 1))
-    assert printed("the best neuron").startswith(expected)
+    assert printed("specific").startswith(expected)
     explained = re.findall(r"-?\d\.\d\d", _one("Explanations predict the activations"))
     assert printed("explanations predict activations").startswith(", ".join(explained))
     counterparts = [
@@ -302,6 +302,21 @@ def test_claims(page):
         for label in ("Arabic", "Hebrew", "DNA", "base64")
     ]
     assert printed("Pearson with its proxy") == " / ".join(pearson)
+    neurons = [
+        re.search(r"best neuron (\d\.\d\d)", _one(f"A feature responds to {label}:"))[1]
+        for label in ("Arabic", "Hebrew", "DNA", "base64")
+    ]
+    assert printed("… the best neuron") == " / ".join(neurons)
+    pinned = [f for f in result("reproduce_small.json")["findings"] if "pinned" in f["claim"] and "at 1×" in f["ours"]]
+    hits = [
+        next(f["ours"].split()[0] for f in pinned if f["claim"].startswith(f"The {label}") and after in f["claim"])
+        for label in ("base64", "Arabic")
+        for after in ("Once", "1,2")
+    ]
+    assert printed("the base64 feature writes").startswith(
+        f"{hits[0]} of 10 samples after a prose prompt, {hits[1]} of 10 after numbers"
+    )
+    assert hits[2:] == ["0", "0"] and printed("the Arabic feature").startswith("0 of 10")
     assert printed("not neurons").startswith(re.search(r"\d\.\d\d", _one("Features are not neurons"))[0])
     predicted = re.findall(r"\d\.\d\d", _one("From the explanation one can tell"))[:3]
     assert printed("explanations predict next tokens").startswith(", ".join(predicted))
