@@ -10,6 +10,7 @@ from monosem.cli.main import main
 from monosem.data.vectors import save_vectors
 
 N, D, TOPICS = 200, 8, 4
+SAME = "the run itself, as another one"
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +81,13 @@ def test_index_and_browser(run, capsys):
         (["automata"], "automata: they are links through the next token; "),
         (["explain"], "RUN: its features would be shown by tokens and logit weights; "),
         (["rate"], "RUN: its features would be shown by tokens and logit weights; "),
+        (["compare", SAME], "compare: pairs of features are compared by logit weights too; "),
+        (["split", SAME], "split: features are shown with logit weights; "),
+        (["probe"], "it makes no vector of another text"),
     ],
 )
 def test_what_needs_a_language_model_is_refused(run, capsys, command, message):
+    command = [str(run / "sae") if word is SAME else word for word in command]
     assert main([command[0], str(run / "sae"), *command[1:], "--quiet"]) == 2
     error = capsys.readouterr().err
     assert message in error and len(error.strip().splitlines()) == 1
@@ -93,6 +98,34 @@ def test_claims_that_need_no_token(run, command):
     ms.save(ms.TopKSAE(D, 4, k=1, seed=1), run / "other", {"model": str(run / "vectors"), "hook_name": "vectors"})
     out = ["--out", str(run / command[0]), "--quiet"]
     assert main([command[0], *(str(run / name) for name in command[1:]), *out]) == 0
+
+
+def test_vectors_are_harvested_and_trained_on_from_disk(run, tmp_path, capsys):
+    vectors, activations = str(run / "vectors"), str(tmp_path / "activations")
+    harvest = ["harvest", "--model", vectors, "--out", activations, "--dtype", "fp32", "--quiet"]
+    assert main([*harvest, "--text", "sample"]) == 2
+    assert "--text: got 'sample'; it has no effect beside" in capsys.readouterr().err
+    assert main(harvest) == 0
+    assert "196 contexts of 2 tokens, width 8, fp32" in capsys.readouterr().out  # four of them are held out
+    found = ms.ActivationStore(activations)
+    model = ms.load_model(vectors)
+    texts = model.rows("train").tokens
+    assert torch.equal(found.read(torch.arange(196))[0], model.activations(texts, "vectors")[:, 1])
+    train = ["train", "--activations", activations, "--d-sae", "16", "--k", "1", "--batch-size", "64", "--quiet"]
+    assert main([*train, "--steps", "20", "--out", str(tmp_path / "sae")]) == 0
+    assert ms.load(tmp_path / "sae").metadata["model"] == vectors
+    assert main(["evaluate", str(tmp_path / "sae"), "--split", "all", "--quiet"]) == 0
+
+
+@pytest.mark.parametrize("form", ["sae_lens", "sparsify", "dictionary_learning"])
+def test_a_dictionary_of_vectors_is_exported_and_read_again(run, tmp_path, capsys, form):
+    assert main(["export", str(run / "sae"), "--format", form, "--out", str(tmp_path / "out")]) == 0
+    sae, again = ms.load(run / "sae"), ms.load(tmp_path / "out")
+    x = ms.load_model(run / "vectors").activations(torch.tensor([[N, 0], [N, 7]]), "vectors")[:, 1]
+    torch.testing.assert_close(again(x), sae(x))
+    where = ["--model", str(run / "vectors"), "--hook", "vectors"]
+    assert main(["evaluate", str(tmp_path / "out"), *where, "--split", "all", "--quiet"]) == 0
+    assert "200 scored texts of one vector each" in capsys.readouterr().out
 
 
 def test_text_beside_vectors_is_refused(run, capsys):

@@ -7,9 +7,11 @@ from typing import Any
 
 
 class Switch(argparse.Action):
-    """``--name`` and ``--no-name``. Help shows both where the first is the default."""
+    """``--name`` and ``--no-name``. Help shows both unless the second is the default."""
 
-    def __init__(self, option_strings, dest: str, default: bool = False, help: str | None = None, **_: Any) -> None:
+    def __init__(
+        self, option_strings, dest: str, default: bool | None = False, help: str | None = None, **_: Any
+    ) -> None:
         names = [*option_strings, *(f"--no-{name.removeprefix('--')}" for name in option_strings)]
         super().__init__(names, dest, nargs=0, default=default, help=help)
 

@@ -24,7 +24,7 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if isinstance(action, Switch):
-            return ", ".join(action.option_strings if action.default else action.option_strings[:1])
+            return ", ".join(action.option_strings[:1] if action.default is False else action.option_strings)
         return super()._format_action_invocation(action)
 
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:

@@ -32,6 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="read and tokenize the text as training goes, in bounded memory: for texts larger than memory, and "
         "datasets of Hugging Face; needs --steps",
     )
+    data.add_argument(
+        "--prefetch",
+        action=Switch,
+        default=None,
+        help="bring the next buffer of activations into memory, in a thread, while the dictionary trains on this one: "
+        "twice the memory of the buffer, the same weights (default: only where the dictionary is on another device)",
+    )
     options.add_contexts(data)
     options.add_skipped(data, norm=options.AS_HARVESTED)
 
@@ -192,7 +199,14 @@ def _source(args: argparse.Namespace):
     if args.activations:
         from monosem.data.store import ActivationStore
 
-        return ActivationStore(args.activations, args.batch_size, args.seed, epochs=None, skip_norm=args.skip_norm)
+        return ActivationStore(
+            args.activations,
+            args.batch_size,
+            args.seed,
+            epochs=None,
+            skip_norm=args.skip_norm,
+            prefetch=args.prefetch,
+        )
     from monosem.data.contexts import load_contexts
     from monosem.data.harvest import ActivationStream
 
@@ -212,6 +226,7 @@ def _source(args: argparse.Namespace):
             skip_tokens=args.skip_tokens,
             skip_norm=skip_norm,
             n_ctx=args.context,
+            prefetch=args.prefetch,
         )
     tokens = load_contexts(
         models[0], text=args.text, tokens=args.tokens, split=args.split, contexts=args.contexts, context=args.context
@@ -226,4 +241,5 @@ def _source(args: argparse.Namespace):
         skip_positions=args.skip_positions,
         skip_tokens=args.skip_tokens,
         skip_norm=skip_norm,
+        prefetch=args.prefetch,
     )

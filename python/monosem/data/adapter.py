@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -31,6 +32,22 @@ class _Reached(Exception):
         super().__init__("reached the hook")
 
 
+class _OneAtATime:
+    """A lock on the forward passes of a model, whose hooks act on every pass, of any thread. A copy has its own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *exc: object) -> None:
+        self._lock.release()
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return type(self), ()
+
+
 class Model(ABC):
     """A language model behind hook names. Made by :func:`monosem.data.models.load_model`.
 
@@ -49,6 +66,7 @@ class Model(ABC):
 
     def __init__(self) -> None:
         self._widths: dict[str, int] = {}
+        self._passing = _OneAtATime()
 
     # ---------------------------------------------------------------- what each kind of model brings
 
@@ -309,7 +327,7 @@ class Model(ABC):
 
             return at
 
-        with suppress(_Reached):
+        with self._passing, suppress(_Reached):
             self._forward(tokens, {name: hook(name) for name in (*replace, *hook_names)})
         if not unused and not unread:
             return values

@@ -15,6 +15,7 @@ from monosem.data.counted import BY_NAME, SkipTokens, counted, lengths, skipped_
 from monosem.data.norm_limit import SAMPLED, NormLimit, SkipNorm
 from monosem.data.protocols import HookedModel, LanguageModel, Tokens
 from monosem.data.sites import Sites
+from monosem.ops.precision import summed_in_fp32
 
 
 class Contexts:
@@ -100,7 +101,8 @@ class Contexts:
         for start in range(0, len(rows), self.batch):
             part = rows[start : start + self.batch]
             tokens = torch.from_numpy(self.tokens[part].astype(np.int64))
-            with torch.no_grad():
+            # A training step, in another thread perhaps, has sums of bf16 made so: otherwise the timing would decide.
+            with torch.no_grad(), summed_in_fp32():
                 activations = self.sites.activations(tokens)
             yield activations[torch.from_numpy(self.counted(part)).to(activations.device)]
 

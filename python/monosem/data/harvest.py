@@ -50,6 +50,9 @@ class ActivationStream(ShuffledSource):
         forward_contexts: contexts in one forward pass.
         skip_norm: leave out tokens whose norm exceeds this multiple of the median, which is measured on 64 contexts
             (``norm_limit``); or a ``NormLimit``; None: none. ``left_out`` counts them.
+        prefetch: run the model for the next buffer in a thread while batches are taken from this one: the same batches,
+            twice the memory of the buffer. None: where ``Trainer`` has the dictionary on another device than the model,
+            and there is room. On one device both take turns on it, and a CPU gains nothing.
     """
 
     filling = "running the model to fill the shuffle buffer"
@@ -69,6 +72,7 @@ class ActivationStream(ShuffledSource):
         forward_contexts: int = 16,
         skip_tokens: SkipTokens = BY_NAME,
         skip_norm: SkipNorm = None,
+        prefetch: bool | None = None,
     ) -> None:
         if buffer_contexts is not None and (not isinstance(buffer_contexts, Integral) or buffer_contexts < 1):
             raise ValueError(f"buffer_contexts: got {buffer_contexts!r}; wanted an integer ≥ 1, or None")
@@ -92,6 +96,7 @@ class ActivationStream(ShuffledSource):
             | {"dtype": str(dtype), "forward_contexts": self.contexts.batch, "weights": sites.weights},
             windows_follow=buffer_contexts is None,
             limit=self.contexts.limit,
+            prefetch=prefetch,
         )
 
     def _fill(self, units: np.ndarray, out: Tensor) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -123,8 +123,6 @@ class HuggingFaceModel(LibraryModel):
 
     @contextmanager
     def _hooked(self, hooks: Iterable[tuple[str, Callable[[Tensor], Tensor | None]]], shape: torch.Size) -> Iterator:
-        handles = []
-
         def by_rows(hook: Callable[[Tensor], Tensor | None]) -> Callable[[Tensor], Tensor | None]:
             def at(value: Tensor) -> Tensor | None:
                 seen = by_token(value, shape)
@@ -133,13 +131,10 @@ class HuggingFaceModel(LibraryModel):
 
             return at
 
-        try:
+        with self._passing, ExitStack() as attached:
             for name, hook in hooks:
-                handles.append(self._place(name).attach(self.module, by_rows(hook)))
+                attached.callback(self._place(name).attach(self.module, by_rows(hook)).remove)
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _place(self, hook_name: str) -> Place:
         if hook_name in self._structure.names:

@@ -91,9 +91,9 @@ class LensModel(LibraryModel):
 
     def _end(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         kept = []
-        logits = self.module.run_with_hooks(
-            tokens, return_type="logits", fwd_hooks=[(BEFORE_UNEMBED, lambda value, hook=None: kept.append(value))]
-        )
+        last = (BEFORE_UNEMBED, lambda value, hook=None: kept.append(value))
+        with self._passing:
+            logits = self.module.run_with_hooks(tokens, return_type="logits", fwd_hooks=[last])
         return kept[-1], logits
 
     def _settings(self) -> Iterable[tuple[str, Any]]:

@@ -22,7 +22,11 @@ _ORDER = ("seed", "batch_size", "windows", "forward_contexts")
 _LATER = ("weights", "content")
 
 
-class ShuffledSource(FilledSource):
+Window = tuple[int, int]  # the epoch, and the number in it
+Order = tuple[Tensor, np.ndarray | None]  # the tokens of a window in their order; their places in it (None: 0, 1, …)
+
+
+class ShuffledSource(FilledSource[Window, Order]):
     """Batches [N, d_in] in which every token occurs exactly once per epoch, in an order that only the seed decides.
 
     Tokens come in *units* (the contexts of a stream, the blocks of a store). An epoch is a permutation of the units,
@@ -33,7 +37,7 @@ class ShuffledSource(FilledSource):
     A batch crosses windows and epochs; only the last batch of a pass of ``epochs`` may be short. Iterating again
     after a pass was exhausted makes the next pass, in another order.
 
-    A subclass calls ``_arrange`` once and implements ``_fill``, which tells ``_filled`` how far it is.
+    A subclass calls ``_arrange`` once and implements ``_fill``, which calls ``_filled(tokens)`` after each part.
 
     With a limit on the norm, tokens beyond it are in no batch: a batch goes on with those after them, and
     ``left_out`` counts them. They keep their place in the sequence, so that a position means the same.
@@ -41,8 +45,6 @@ class ShuffledSource(FilledSource):
 
     n_tokens: int  # in one epoch, those beyond the limit too
     _planned: tuple[int, np.ndarray, np.ndarray] | None = None  # epoch, order of the units, window ends
-    # Epoch, window, the tokens of the window in their order, and their places in it (None: 0, 1, …).
-    _loaded: tuple[int, int, Tensor, np.ndarray | None] | None = None
 
     def _arrange(
         self,
@@ -60,6 +62,7 @@ class ShuffledSource(FilledSource):
         settings: dict[str, Any],
         windows_follow: bool = False,
         limit: NormLimit | None = None,
+        prefetch: bool | None = None,
     ) -> None:
         """Set the order of a source.
 
@@ -71,6 +74,7 @@ class ShuffledSource(FilledSource):
             settings: other values that must be equal for a saved position to mean the same tokens.
             windows_follow: ``window_tokens`` is a default: a loaded position sets its own number of windows.
             limit: on the norm of the activations, one median for each of ``self.widths``.
+            prefetch: see ``FilledSource``.
         """
         for name, value, minimum in (("batch_size", batch_size, 1), ("seed", seed, 0), ("epochs", epochs, 1)):
             if not (value is None and name == "epochs") and (not isinstance(value, Integral) or value < minimum):
@@ -83,7 +87,7 @@ class ShuffledSource(FilledSource):
         self._lengths, self._dtype = lengths, dtype
         self._settings = {"seed": self.seed, "batch_size": self.batch_size, "windows": 0} | settings
         self._set_limit(limit)
-        self._buffer, self._option = torch.empty(0, d_in, dtype=stored, device=device), buffer
+        self._set_memory(stored, device, buffer, prefetch)
         self._windows_follow = windows_follow
         self._cut(min(len(lengths), -(-self.n_tokens // max(1, window_tokens))))
         self._position = self._passes = 0
@@ -158,6 +162,7 @@ class ShuffledSource(FilledSource):
                 f"state: the saved position belongs to other activations ({different}); wanted the settings of the "
                 "run that saved it. Use those, or begin without the saved position."
             )
+        self.stop_prefetch()
         if limit != self.norm_limit:
             self._set_limit(limit)
             self._loaded = None
@@ -208,27 +213,44 @@ class ShuffledSource(FilledSource):
             The order of its tokens in the buffer, without those beyond the limit; their places in the window (None: 0,
             1, …), the place of this token, and the number of places.
         """
+        epoch, window, begin, end = self._place(position)
+        order, places = self._bring((epoch, window)) or (None, None)
+        assert order is not None, "an epoch follows every other"
+        return order, places, position - begin, end - begin
+
+    def _place(self, position: int) -> tuple[int, int, int, int]:
+        """Epoch and number of the window of this token, and the positions where that begins and ends."""
         epoch, within = divmod(position, self.n_tokens)
-        units, ends = self._plan(epoch)
+        ends = self._plan(epoch)[1]
         window = int(np.searchsorted(ends, within, side="right"))
-        begin = int(ends[window - 1]) if window else 0
-        if self._loaded is None or self._loaded[:2] != (epoch, window):
-            self._loaded = None  # after any failure while the buffer is written, it does not count as complete
-            size = int(ends[window]) - begin
-            if len(self._buffer) < size:
-                self._buffer = self._buffer[:0].clone()  # the old one is released before the new one is allocated
-                self._buffer = self._buffer.new_empty(size, self.d_in)
-            self._fill_watched(units[self._bounds[window] : self._bounds[window + 1]], self._buffer[:size])
-            order = torch.from_numpy(np.random.default_rng([self.seed, epoch, window + 1]).permutation(size))
-            self._loaded = (epoch, window, *self._within_limit(order.to(self._buffer.device), self._buffer[:size]))
-        return *self._loaded[2:], within - begin, int(ends[window]) - begin
+        first = epoch * self.n_tokens
+        return epoch, window, first + (int(ends[window - 1]) if window else 0), first + int(ends[window])
+
+    def _load(self, key: Window) -> Order:
+        epoch, window = key
+        units, ends = self._plan(epoch)
+        out = self._room(int(ends[window] - (ends[window - 1] if window else 0)))
+        self._fill(units[self._bounds[window] : self._bounds[window + 1]], out)
+        order = torch.from_numpy(np.random.default_rng([self.seed, epoch, window + 1]).permutation(len(out)))
+        return self._within_limit(order.to(out.device), out)
+
+    def _after(self, key: Window, window: Order) -> Window | None:
+        epoch, number = key
+        end = epoch * self.n_tokens + int(self._plan(epoch)[1][number])
+        last = None if self.epochs is None else (self._passes + 1) * self.epochs * self.n_tokens
+        return None if end == last else self._place(end)[:2]
+
+    def _fill(self, units: np.ndarray, out: Tensor) -> None:
+        """Write the tokens of ``units``, one unit after the other in any fixed order, into ``out`` [n, d_in]."""
+        raise NotImplementedError
 
     def _plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        if self._planned is None or self._planned[0] != epoch:
+        planned = self._planned  # which another thread may replace meanwhile
+        if planned is None or planned[0] != epoch:
             units = np.random.default_rng([self.seed, epoch]).permutation(len(self._lengths))
             ends = np.add.reduceat(self._lengths[units], self._bounds[:-1]).cumsum()
-            self._planned = (epoch, units, ends)
-        return self._planned[1:]
+            self._planned = planned = (epoch, units, ends)
+        return planned[1:]
 
 
 def differences(saved: dict[str, Any], current: dict[str, Any]) -> str:

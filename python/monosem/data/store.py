@@ -33,6 +33,8 @@ class ActivationStore(ShuffledSource):
         held_out: iterate over what is set aside instead of the rest.
         skip_norm: leave out tokens whose norm exceeds this multiple of the median norm, or a ``NormLimit``; "as
             harvested": the limit of the harvest, if it had one; None: none.
+        prefetch: read the next buffer in a thread while batches are taken from this one: twice the memory. None: where
+            ``Trainer`` has the dictionary on a GPU, and there is room.
 
     Raises:
         FileNotFoundError: no store there.
@@ -51,6 +53,7 @@ class ActivationStore(ShuffledSource):
         holdout: float = 0.0,
         held_out: bool = False,
         skip_norm: SkipNorm | str = AS_HARVESTED,
+        prefetch: bool | None = None,
     ) -> None:
         self.index = shards.read_index(folder)
         self.folder, settings = self.index.folder, self.index.settings
@@ -89,6 +92,7 @@ class ActivationStore(ShuffledSource):
             device="cpu",
             buffer="buffer_mib",
             settings=settings | {"holdout": float(holdout), "held_out": bool(held_out), "content": self.index.content},
+            prefetch=prefetch,
         )
         self._set_limit(self._limit(skip_norm))
 

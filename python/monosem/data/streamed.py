@@ -35,7 +35,25 @@ class _Cursor:
     offset: int
 
 
-class StreamedActivations(FilledSource):
+@dataclass(frozen=True)
+class _Key:
+    """A window: its number, the reader's position where it begins, and the passes before the one it is read in."""
+
+    window: int
+    start: dict[str, Any]
+    passes: int
+
+
+@dataclass(frozen=True)
+class _Window:
+    """The tokens of a window in their order, how many are beyond the limit, and the reader's position behind it."""
+
+    order: Tensor
+    beyond: int
+    end: dict[str, Any]
+
+
+class StreamedActivations(FilledSource[_Key, _Window]):
     """As ``ActivationStream``, of a text that is read and tokenized on the way: memory does not grow with it.
 
     ``buffer_contexts`` contexts at a time are read in the order of the text, run through the model, and their tokens
@@ -45,7 +63,7 @@ class StreamedActivations(FilledSource):
 
     Args:
         model, hook_name, batch_size, seed, skip_positions, dtype, forward_contexts, skip_tokens, skip_norm: as in
-            ``ActivationStream``; a median is measured on the first 64 contexts of the text.
+            ``ActivationStream``, and prefetch likewise; a median is measured on the first 64 contexts of the text.
         text: a text by its name, or ``ms.documents(…)``.
         epochs: how often iterating once reads the text; None: without end.
         buffer_contexts: contexts in a window; more of them mix better. None: as in ``ActivationStream``.
@@ -74,6 +92,7 @@ class StreamedActivations(FilledSource):
         forward_contexts: int = 16,
         skip_tokens: SkipTokens = BY_NAME,
         skip_norm: SkipNorm = None,
+        prefetch: bool | None = None,
     ) -> None:
         for name, value, minimum in (
             ("batch_size", batch_size, 1),
@@ -96,7 +115,7 @@ class StreamedActivations(FilledSource):
         self.hook_name, self.model_name, self.widths = first.sites.hook_name, first.sites.model_name, first.sites.widths
         self.d_in = first.d_in
         self._device = next(first.activations(np.array([0]))).device
-        self._buffer = torch.empty(0, self.d_in, dtype=dtype, device=self._device)
+        self._set_memory(dtype, self._device, "buffer_contexts", prefetch)
         self._buffer_is_default = buffer_contexts is None
         context_bytes = first.kept * self.d_in * dtype.itemsize
         self._window_contexts = buffer_contexts or default_buffer(context_bytes, self._device)
@@ -120,7 +139,6 @@ class StreamedActivations(FilledSource):
         self._check_buffer(first)
         self._at = _Cursor(0, start, 0)
         self._passes = 0
-        self._loaded: tuple[int, Tensor, int, dict[str, Any]] | None = None  # window, order, left out, where it ends
 
     def _check_buffer(self, contexts: Contexts) -> None:
         if self._device.type == "cpu":
@@ -178,6 +196,7 @@ class StreamedActivations(FilledSource):
                 f"state: the saved position belongs to other activations ({differing}); wanted the settings of the "
                 "run that saved it. Use those, or begin without the saved position."
             )
+        self.stop_prefetch()
         self._settings, self._window_contexts, self.norm_limit = mine, mine["buffer_contexts"], limit
         self._at, self._passes, self._position, self.left_out = cursor, passes, position, left_out
         self._loaded = None
@@ -186,12 +205,12 @@ class StreamedActivations(FilledSource):
         """The next batch, a short one at the end of a pass, None behind that. A failure leaves the position."""
         at, parts, missing, left_out = self._at, [], self.batch_size, 0
         while missing:
-            found = self._window(at)
+            found = self._bring(_Key(at.window, at.start, self._passes))
             if found is None:
                 break
-            _, order, beyond, end = found
+            order, end = found.order, found.end
             if at.offset == 0:
-                left_out += beyond
+                left_out += found.beyond
             chosen = order[at.offset : at.offset + missing]
             parts.append(self._buffer.index_select(0, chosen))
             missing -= len(chosen)
@@ -208,30 +227,21 @@ class StreamedActivations(FilledSource):
         self._position += count + left_out
         return torch.cat(parts) if count else None
 
-    def _window(self, at: _Cursor) -> tuple[int, Tensor, int, dict[str, Any]] | None:
-        """Bring the window of this token into memory; None behind the last one of a pass."""
-        if self._loaded is None or self._loaded[0] != at.window:
-            self._loaded = None  # after any failure while the buffer is written, it does not count as complete
-            self._reader.load_state_dict(at.start)
-            epochs = None if self.epochs is None else (self._passes + 1) * self.epochs
-            rows = self._reader.take(self._window_contexts, epochs)
-            if not len(rows):
-                return None
-            contexts = Contexts(self._model, self._hook, rows, *self._skipped, self.norm_limit)
-            size = int(contexts.lengths.sum())
-            if len(self._buffer) < size:
-                self._buffer = self._buffer[:0].clone()  # the old one is released before the new one is allocated
-                self._buffer = self._buffer.new_empty(size, self.d_in)
-            self._contexts = contexts
-            self._fill_watched(np.arange(len(rows)), self._buffer[:size])
-            order = torch.from_numpy(np.random.default_rng([self.seed, at.window]).permutation(size))
-            order, _ = self._within_limit(order.to(self._device), self._buffer[:size])
-            self._loaded = (at.window, order, size - len(order), self._reader.state_dict())
-        return self._loaded
-
-    def _fill(self, units: np.ndarray, out: Tensor) -> None:
-        done = 0
-        for activations in self._contexts.activations(units):
+    def _load(self, key: _Key) -> _Window | None:
+        self._reader.load_state_dict(key.start)
+        epochs = None if self.epochs is None else (key.passes + 1) * self.epochs
+        rows = self._reader.take(self._window_contexts, epochs)
+        if not len(rows):
+            return None
+        contexts = Contexts(self._model, self._hook, rows, *self._skipped, self.norm_limit)
+        out, done = self._room(int(contexts.lengths.sum())), 0
+        for activations in contexts.activations(np.arange(len(rows))):
             out[done : done + len(activations)].copy_(activations)
             done += len(activations)
             self._filled(len(activations))
+        order = torch.from_numpy(np.random.default_rng([self.seed, key.window]).permutation(len(out)))
+        order, _ = self._within_limit(order.to(self._device), out)
+        return _Window(order, len(out) - len(order), self._reader.state_dict())
+
+    def _after(self, key: _Key, window: _Window) -> _Key:
+        return replace(key, window=key.window + 1, start=window.end)

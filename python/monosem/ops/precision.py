@@ -20,6 +20,7 @@ _PRODUCTS = {
     for name in ("cuda", "mkldnn")
     if hasattr(product := getattr(torch.backends, name), "matmul") and hasattr(product.matmul, "fp32_precision")
 }
+_ENGINES = {"cpu": "mkldnn", "cuda": "cuda"}  # whose setting it is
 _FULL = ("ieee", "none", "highest")
 _BF16_SUMS = "allow_bf16_reduced_precision_reduction"
 _lock = threading.Lock()  # outside any call of ours the settings are the caller's
@@ -80,6 +81,20 @@ def _reduced() -> dict[str, str]:
     if not _PRODUCTS:
         return {"": value} if (value := torch.get_float32_matmul_precision()) not in _FULL else {}
     return {name: value for name, product in _PRODUCTS.items() if (value := product.fp32_precision) not in _FULL}
+
+
+def lowered_products(device: torch.device) -> str:
+    """The setting of the process that lets products of fp32 be less than fp32 there, in words; "" where none does.
+
+    Calls of ours hold it at full precision, in every thread.
+    """
+    found = {name: value for name, value in _reduced().items() if name in ("", _ENGINES.get(device.type, ""))}
+    return " and ".join(
+        f"torch.backends.{name}.matmul.fp32_precision is {value!r}"
+        if name
+        else f"torch.get_float32_matmul_precision() is {value!r}"
+        for name, value in found.items()
+    )
 
 
 def _put(name: str, value: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from monosem.data.filled import FilledSource, FillingStopped
+from monosem.data.filled import FilledSource, FillingStopped, read_by
 from monosem.data.folder_lock import folder_lock
 from monosem.data.serialization import save
 from monosem.nn import SAE
@@ -142,9 +142,8 @@ class Trainer:
         """
         batches = Batches(activations, self._like, self._widths, self.cfg.batch_size, self.cfg.seed)
         batches.normaliser = self._normaliser
-        if isinstance(batches.source, FilledSource):
-            batches.source.progress = self._progress
-        with folder_lock(self.folder) if self.folder else nullcontext(), StopRequest() as stop:
+        locked = folder_lock(self.folder) if self.folder else nullcontext()
+        with locked, StopRequest() as stop, read_by(self._like.device, batches.source, self._progress):
             if self.folder:
                 checkpoint.sweep(self.folder)
             self._restore(batches, resume)

@@ -31,7 +31,7 @@ from monosem.analysis.metrics import plain
 from monosem.analysis.neuron_basis import NeuronBasis
 from monosem.analysis.scan import Block, Rows, blocks, entries, shared_limit, spread
 from monosem.analysis.sources import SourceMoments, group_sources, sources_read
-from monosem.data.protocols import LanguageModel
+from monosem.data.protocols import LanguageModel, check_suits
 from monosem.nn import TopKSAE
 from monosem.nn.dictionary import Dictionary
 
@@ -126,8 +126,11 @@ def measure(
         memory: bytes of sums held at a time by each comparison; beyond it codes go to ``folder`` (``CrossProducts``).
 
     Raises:
-        ValueError: the models do not share their tokenizer, or a dictionary does not fit its hook.
+        ValueError: the models do not share their tokenizer or predict no next token, or a dictionary does not fit its
+            hook.
     """
+    for subject in (a, b):
+        check_suits(subject.model, "compare: pairs of features are compared by logit weights too", predicts=True)
     check_tokenizers(a.model, b.model, rows)
     same = a.model.name == b.model.name and a.hook_name == b.hook_name
     used = used_vocabulary(torch.as_tensor(rows.tokens, device="cpu"), a.model.d_vocab)

@@ -32,6 +32,7 @@ from monosem.analysis.logit_table import LogitTable
 from monosem.analysis.logits import used_vocabulary
 from monosem.analysis.scan import Rows, blocks, shared_limit, spread
 from monosem.analysis.sources import SourceMoments, all_groups, named, paper_groups, sources_read
+from monosem.data.protocols import check_suits
 
 
 @dataclass(frozen=True)
@@ -145,9 +146,12 @@ def measure(
         memory, folder: as in ``CrossProducts``.
 
     Raises:
-        ValueError: fewer than two dictionaries, of different hooks, no text of the label, or no such feature.
+        ValueError: fewer than two dictionaries, of different hooks, no text of the label, no such feature, or a model
+            that predicts no next token.
         ImportError: ``umap`` without umap-learn or scikit-learn.
     """
+    for subject in subjects:
+        check_suits(subject.model, "split: features are shown with logit weights", predicts=True)
     names = list(names) or [f"{s.sae.cfg.d_sae:,} features" for s in subjects]
     groups = _checked(subjects, names, rows, label, feature)
     if umap:
