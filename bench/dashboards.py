@@ -80,8 +80,8 @@ def delphi(sae: Any, args: argparse.Namespace) -> dict[str, Any]:
     from delphi.config import CacheConfig, ConstructorConfig, SamplerConfig
     from delphi.latents import LatentCache, LatentDataset
 
-    model, hook = ms.load_model(sae.metadata["model"]), sae.metadata["hook_name"]
-    tokens = rows_of(model, args)
+    model: Any = ms.load_model(sae.metadata["model"])  # of transformers
+    tokens, hook = rows_of(model, args), sae.metadata["hook_name"]
     view, folder = sae.dense(unit_rows=True).eval(), args.out / "delphi"
     cache = LatentCache(model.module, {hook: view.encode}, batch_size=4)
     cache.run(tokens.numel(), tokens)

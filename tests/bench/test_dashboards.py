@@ -3,6 +3,7 @@
 import json
 import sys
 from types import ModuleType, SimpleNamespace
+from typing import ClassVar
 
 import dashboards
 import pytest
@@ -78,7 +79,7 @@ class Cache:
 
 
 class Dataset:
-    records = ()
+    records: ClassVar[list[SimpleNamespace]] = []
 
     def __init__(self, raw_dir, sampler_cfg, constructor_cfg, tokenizer, modules):
         assert constructor_cfg.example_ctx_len == CONTEXT and modules == [HOOK] and tokenizer is not None
