@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
 SPEED = RESULTS / "amd-epyc-avx512-bf16-2-threads"
 WITH_TABLES = ("README.md", "docs/benchmarks.md", "docs/design/step.md")
-WITH_TABLES += ("docs/howto/accelerate.md", "docs/howto/huggingface.md")
+WITH_TABLES += ("docs/howto/accelerate.md", "docs/howto/huggingface.md", "docs/howto/language_model.md")
 PAGES = {name: ROOT / name for name in WITH_TABLES}
 RESULT_PAGES = ("README.md", "docs/benchmarks.md")
 ZEN3 = RESULTS / "amd-epyc-avx2-2-threads"
@@ -168,6 +168,28 @@ def test_a_dictionary_of_a_real_model():
     assert f"{found['d_sae']:,} features" in text and f"with {found['harvested_tokens']:,} tokens read" in text
     assert ", ".join(f"{name} {stage['cpu_seconds']:.0f}" for name, stage in stages.items()) in text
     assert f"at most {max(stage['peak_gb'] for stage in stages.values()):.2f} GB" in text
+
+
+def test_a_language_model_explains_beside_the_rules():
+    found = result("explain_smollm2.json")
+    rows = table("docs/howto/language_model.md", "| explained by |")
+    tasks = ("simulation", "weighted", "detection", "fuzzing", "logits")
+    for cells, name in zip(rows, ("rules", "language_model"), strict=False):
+        assert cells[1:] == [interval(found[name]["summary"]["scores"][task]) for task in tasks]
+    areas = found["language_model"]["summary"]["auc"]
+    assert rows[2][1:] == [interval(areas[task]) if task in areas else "" for task in tasks]
+    read = [a for a in found["language_model"]["answers"].values() if isinstance(a, dict)]
+    asked = found["language_model"]["requests"]
+    text = " ".join(PAGES["docs/howto/language_model.md"].read_text(encoding="utf-8").split())
+    given, written = (sum(a[key] for a in read) for key in ("logprobs", "written"))
+    assert f"{given:,} of {given + written:,} numbers" in text
+    assert f"{found['rules']['summary']['n']} features" in text
+    assert [i["feature"] for i in found["rules"]["items"]] == [i["feature"] for i in found["language_model"]["items"]]
+    assert "unusable" not in asked or str(sum(sum(r.values()) for r in asked["unusable"].values())) in text
+
+
+def interval(score: dict | None) -> str:
+    return f"{score['median']:.2f} [{score['low']:.2f}, {score['high']:.2f}]" if score else "none"
 
 
 def test_a_million_features_at_inference():

@@ -75,6 +75,25 @@ def test_explain_with_a_model(workspace, tmp_path, capsys):
         assert len(server.bodies) == count
 
 
+def test_a_small_model_is_asked_briefly(workspace, tmp_path, capsys):
+    pytest.importorskip("httpx")
+    options = ["--features", 1, "--neurons", 0, "--client-model", "m", "--retries", 0, "--yes", "--ask", "brief"]
+    given = lambda body: ("5", [("5", {"5": -0.7, "1": -0.7, "yes": -2.0, "no": -3.0})])
+    with Endpoint(given) as server:
+        assert run("explain", workspace, tmp_path, *options, "--client", server.url) == 0
+        assert "numbers read from log-probabilities" in capsys.readouterr().out
+        got = json.loads((tmp_path / "explain.json").read_text())
+        assert got["answers"]["logprobs"] and got["answers"]["simulation"]["written"] == 0
+        assert (
+            not got["items"][0]["failed"] and "read from log-probabilities" in (tmp_path / "explain.html").read_text()
+        )
+    with Endpoint(lambda body: "5") as server:
+        options += ["--logprobs", "yes", "--out", tmp_path / "b"]
+        assert run("explain", workspace, tmp_path, *options, "--client", server.url) == 2
+        error = capsys.readouterr().err
+        assert "logprobs: wanted, but the endpoint gives no log-probabilities" in error and error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

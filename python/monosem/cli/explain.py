@@ -33,6 +33,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="VARIABLE",
         help="environment variable that holds the key, if one is needed",
     )
+    client.add_argument(
+        "--ask",
+        choices=("full", "brief"),
+        default="full",
+        help="full: examples as in the paper, one request for each feature and task; brief: for a small model or a "
+        "short context, twelve examples and then one token or snippet in each request, some 700 for each feature",
+    )
+    client.add_argument(
+        "--logprobs",
+        choices=("auto", "yes", "no"),
+        default="auto",
+        help="read levels and choices from the probabilities of tokens; auto: where the endpoint gives them",
+    )
     client.add_argument("--cache", metavar="FOLDER", help="folder of the stored answers (default: OUT/explain-cache)")
     client.add_argument("--concurrency", type=int, default=8, help="requests in flight at a time")
     client.add_argument("--retries", type=int, default=6, help="more attempts after 429, 5xx, time-outs, bad JSON")
@@ -137,8 +150,10 @@ class _Interpreter:
 
             self.who: Any = LocalInterpreter()
             return
+        from monosem.analysis.evidence.explain.brief import BRIEF
         from monosem.analysis.evidence.explain.chat import Chat
         from monosem.analysis.evidence.explain.language_model import ModelInterpreter
+        from monosem.analysis.evidence.explain.prompts import FULL
 
         self.chat: Chat | None = Chat(
             args.client,
@@ -151,7 +166,8 @@ class _Interpreter:
             options=args.request,
             progress=not args.quiet,
         )
-        self.who = ModelInterpreter(self.chat)
+        logprobs = {"auto": None, "yes": True, "no": False}[args.logprobs]
+        self.who = ModelInterpreter(self.chat, BRIEF if args.ask == "brief" else FULL, logprobs=logprobs)
 
     def __enter__(self) -> _Interpreter:
         return self
@@ -172,5 +188,9 @@ class _Interpreter:
             raise ValueError("yes: there is no terminal to confirm the cost; pass --yes")
         return input("Continue? [y/N] ").strip().lower() in ("y", "yes")
 
-    def usage(self) -> dict[str, int]:
-        return {} if self.chat is None else dict(vars(self.chat.usage))
+    def usage(self) -> dict[str, Any]:
+        """Requests and tokens, and the answers that could not be read, by task and reason."""
+        if self.chat is None:
+            return {}
+        unusable = {task: dict(reasons.most_common()) for task, reasons in self.chat.unusable.items()}
+        return dict(vars(self.chat.usage)) | ({"unusable": unusable} if unusable else {})

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from monosem.analysis.evidence.statistics import balanced_accuracy, mean_interval, median_interval, spearman
+from monosem.analysis.evidence.statistics import auroc, balanced_accuracy, mean_interval, median_interval, spearman
 
 
 def test_ranks_of_ties_are_averaged():
@@ -57,6 +57,19 @@ def test_balanced_accuracy_averages_both_classes():
     assert balanced_accuracy([1, 1, 1, 0], [1, 1, 0, 0]) == pytest.approx(0.75)
     assert balanced_accuracy([1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0]) == pytest.approx(0.5)
     assert balanced_accuracy([1, 0], [1, 1]) is None
+
+
+def test_the_area_under_the_curve_is_the_share_of_pairs_in_order():
+    random = np.random.default_rng(0)
+    for levels in (2, 5, 1000):
+        score, true = random.integers(0, levels, 60) / levels, random.random(60) < 0.4
+        pairs = [(a > b) + 0.5 * (a == b) for a in score[true] for b in score[~true]]
+        assert auroc(score, true) == pytest.approx(np.mean(pairs))
+    chosen = random.random(60) < 0.5
+    assert auroc(chosen, true) == pytest.approx(balanced_accuracy(chosen, true))
+    assert auroc([0.1, 0.2], [True, True]) is None
+    with pytest.raises(ValueError, match="score, true"):
+        auroc([0.1], [True, False])
 
 
 def test_median_intervals_come_from_the_bootstrap():

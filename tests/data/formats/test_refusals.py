@@ -182,6 +182,17 @@ def test_a_truncated_file_is_told(copy, name, weights, share):
     assert weights in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("missing", [1, 2, 3, 10, 21, 22, 23, 60])
+@pytest.mark.parametrize("name", ["AutoEncoderTopK", "GatedAutoEncoder"])
+def test_the_last_bytes_are_missing(copy, name, missing):
+    """The end of an archive says where its directory begins: cut there, PyTorch seeks outside of the file."""
+    folder = copy(f"dictionary_learning/{name}", file="config.json")
+    content = (folder / "ae.pt").read_bytes()
+    (folder / "ae.pt").write_bytes(content[:-missing])
+    with pytest.raises(ValueError, match=r"ae.pt' is cut short or altered"):
+        ms.load(folder)
+
+
 def test_the_state_of_an_unfinished_training_is_told(copy):
     folder = copy("dictionary_learning/AutoEncoder", file="config.json")
     torch.save({"step": 3, "ae": {}, "optimizer": {}, "config": {}}, folder / "ae.pt")

@@ -66,6 +66,20 @@ def balanced_accuracy(predicted: ArrayLike, true: ArrayLike) -> float | None:
     return float((predicted[true].mean() + (~predicted[~true]).mean()) / 2)
 
 
+def auroc(score: ArrayLike, true: ArrayLike) -> float | None:
+    """Probability that a true one scores above a false one, ties half; None if only one of them occurs.
+
+    With scores of 0 and 1 alone it is the balanced accuracy.
+    """
+    score, true = np.asarray(score, dtype=np.float64), np.asarray(true, dtype=bool)
+    if score.shape != true.shape:
+        raise ValueError(f"score, true: got shapes {score.shape}, {true.shape}; wanted the same")
+    if true.all() or not true.any():
+        return None
+    below = ranks(score)[true].sum() - true.sum() ** 2 / 2  # ties and pairs among the true count half in ranks
+    return float(below / (true.sum() * (~true).sum()))
+
+
 @dataclass(frozen=True)
 class Median:
     """A median with its bootstrap interval (2.5 % to 97.5 % of the medians of resampled items)."""

@@ -3,11 +3,13 @@
 import json
 
 import pytest
-from endpoint import Endpoint
+from endpoint import Endpoint, full
 
 httpx = pytest.importorskip("httpx")
 
-from monosem.analysis.evidence.explain.chat import Chat, Estimate, Request, Unusable  # noqa: E402
+from monosem.analysis.evidence.explain.chat import Chat, Request, Unusable  # noqa: E402
+from monosem.analysis.evidence.explain.completion import Answer, read_completion  # noqa: E402
+from monosem.analysis.evidence.explain.estimate import Estimate  # noqa: E402
 
 
 def requests(n=6):
@@ -32,8 +34,8 @@ def chat(server, folder, **options):
     return Chat(server.url, "little", folder, **fast)
 
 
-def plain(_, text):
-    return text
+def plain(_, answer):
+    return answer.text
 
 
 def test_answers_keep_the_order_of_the_requests(tmp_path):
@@ -55,7 +57,7 @@ def test_answers_are_cached(tmp_path):
             assert client.ask(requests(4), plain) == first and len(server.bodies) == 4
             assert client.usage.cached == 4 and client.usage.requests == 0
             assert client.ask(requests(5), plain)[:4] == first and len(server.bodies) == 5
-            assert client.cached(requests(5)[4]) and client.recall(requests(1)[0], str) == first[0]
+            assert client.cached(requests(5)[4]) and client.recall(requests(1)[0], lambda a: a.text) == first[0]
         with chat(server, tmp_path, options={"top_p": 0.5}) as other:
             assert not other.cached(requests(1)[0])
             other.ask(requests(1), plain)
@@ -115,17 +117,24 @@ def test_an_unusable_answer_is_requested_again(tmp_path):
     def answer(body):
         return "fine" if body["seed"] == 1 and body["temperature"] > 0 else "nonsense"
 
-    def parse(_, text):
-        if text != "fine":
+    def parse(_, answer):
+        if answer.text != "fine":
             raise Unusable("nonsense")
-        return text
+        return answer.text
 
     with Endpoint(answer) as server, chat(server, tmp_path) as client:
         assert client.ask(requests(2), parse) == ["fine", "fine"] and len(server.bodies) == 4
         assert client.recall(requests(1)[0], lambda t: parse(0, t)) == "fine"
         assert client.ask(requests(2), parse) == ["fine", "fine"] and len(server.bodies) == 4
     with Endpoint(lambda _: "nonsense") as server, chat(server, tmp_path / "b") as client:
-        assert client.ask(requests(2), parse, attempts=2) == [None, None] and len(server.bodies) == 4
+        assert client.ask(requests(2), parse, attempts=2, what="w") == [None, None] and len(server.bodies) == 4
+        assert client.unusable == {"w": {"nonsense": 4}}
+
+
+def test_the_same_question_at_the_same_time_is_asked_once(tmp_path):
+    with Endpoint(echo, delay=0.05) as server, chat(server, tmp_path) as client:
+        assert client.ask(requests(1) * 8, plain) == ["NUMBER 0 שלום"] * 8
+        assert len(server.bodies) == 1 and client.usage.requests == 1 and client.usage.cached == 7
 
 
 def test_a_damaged_cached_answer_is_requested_again(tmp_path):
@@ -160,3 +169,22 @@ def test_requests_and_cost_are_estimated():
     assert e.requests == 4 and e.cost((3.0, 15.0)) == pytest.approx(21.0)
     assert "21.00" in e.say((3.0, 15.0)) and "no price" in e.say(None)
     assert requests(1)[0].tokens >= 8
+
+
+def test_a_request_that_the_context_has_no_room_for_is_reported(tmp_path):
+    with Endpoint(full(9)) as server, chat(server, tmp_path, concurrency=1) as client:
+        with pytest.raises(RuntimeError, match=r"maximum context length is 2048.*longer context; 4\d tokens") as error:
+            client.ask(requests(2), plain)
+        assert len(server.bodies) == 1 and "\n" not in str(error.value)
+        assert client.ask(requests(2), plain, too_long=lambda i: f"long {i}") == ["long 0", "long 1"]
+
+
+def test_an_answer_cut_off_by_the_context_is_too_long(tmp_path):
+    def reply(tokens):
+        choice = {"message": {"content": "half of it"}, "finish_reason": "length"}
+        return json.dumps({"choices": [choice], "usage": {"prompt_tokens": 9, "completion_tokens": tokens}}).encode()
+
+    for tokens, cut in ((7, "context"), (20, "length"), (0, "length")):
+        answer, _ = read_completion(reply(tokens), 20)
+        assert answer.cut == cut and read_completion(reply(tokens))[0].cut == "length"
+        assert Answer.from_dict(answer.to_dict()) == answer

@@ -78,7 +78,7 @@ def answer(body, status=200, **headers):
 def ask(url, folder, **options):
     settings = dict(api_key=KEY, retries=1, timeout=5, backoff=0.01, progress=False) | options
     with Chat(url, "m", folder, **settings) as chat:
-        return chat.ask(ASK, lambda _, text: text), chat
+        return chat.ask(ASK, lambda _, answer: answer.text), chat
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_an_address_without_chat_completions_is_reported(tmp_path, concurrency):
             server.url, "m", tmp_path, concurrency=concurrency, retries=0, timeout=5, backoff=0.01, progress=False
         ) as chat:
             with pytest.raises(RuntimeError, match="gave no chat completion in 10 requests"):
-                chat.ask([Request((("user", str(i)),), 5) for i in range(12)], lambda _, text: text)
+                chat.ask([Request((("user", str(i)),), 5) for i in range(12)], lambda _, answer: answer.text)
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -229,7 +229,7 @@ def test_keys_in_the_address_are_not_shown(tmp_path):
         with Chat(address, "m", tmp_path, api_key="", retries=0, timeout=5, progress=False) as chat:
             assert "passw0rd" not in chat.url and not leaks(chat.url) and "version=2" in chat.url
             with pytest.raises(RuntimeError) as error:
-                chat.ask(ASK, lambda _, text: text)
+                chat.ask(ASK, lambda _, answer: answer.text)
         assert server.requests[0].startswith(b"POST /v1/chat/completions?version=2&api-key=")
         assert not leaks(str(error.value)) and "passw0rd" not in str(error.value)
 

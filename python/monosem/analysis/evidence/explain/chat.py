@@ -7,35 +7,48 @@ import json
 import math
 import os
 import random
+import re
 import threading
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from monosem.analysis.evidence.explain.post import Failed, Odd, post, read_completion
+from monosem.analysis.evidence.explain.completion import ALTERNATIVES, Answer, read_completion
+from monosem.analysis.evidence.explain.post import Failed, Odd, post
 from monosem.analysis.evidence.explain.secret import Hide, clean_key, public, public_url, secrets_of
 from monosem.data import sealed
 
 T = TypeVar("T")
 _AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # worth asking again; other errors are the user's to mend
+_TOO_LONG = {400, 413, 422}  # with these words, a request that is longer than the context of the model:
+_CONTEXT = re.compile(r"(?i)context[ _]?(length|size|window)|exceeds? the context|prompt is too long")
 _NO_ENDPOINT = 10  # requests without one chat completion among their answers: something else answers there
 
 
 @dataclass(frozen=True)
 class Request:
-    """One conversation: (role, text) messages and the most tokens the answer may have."""
+    """One conversation: (role, text) messages, the most tokens the answer may have, whether with log-probabilities."""
 
     messages: tuple[tuple[str, str], ...]
     max_tokens: int
+    logprobs: bool = False
 
     @property
     def tokens(self) -> int:
-        """About how many tokens the messages are: a third of their UTF-8 bytes, more than most tokenizers make."""
-        return sum(len(text.encode()) // 3 + 4 for _, text in self.messages)
+        """About how many tokens the messages are: half of their UTF-8 bytes, more than most tokenizers make.
+
+        Of arrays of short tokens they make one of 2.2 bytes (SmolLM2), of prose one of 4.
+        """
+        return sum(len(text.encode()) // 2 + 4 for _, text in self.messages)
+
+
+PROBE = Request((("user", "Is the sky blue? Answer with one word: yes or no."),), 8, logprobs=True)
 
 
 @dataclass
@@ -55,6 +68,10 @@ class _Stopped(Exception):
 
 class Unusable(ValueError):
     """Raised by a parser: the answer does not have the requested form."""
+
+
+class TooLong(Exception):
+    """The context of the model has no room for the request and its answer."""
 
 
 class _NoCompletion(Unusable):
@@ -118,7 +135,9 @@ class Chat:
         self.model, self.cache, self.timeout = model, Path(cache), timeout
         self.concurrency, self.retries, self.backoff, self.progress = concurrency, retries, backoff, progress
         self.usage, self.options = Usage(), dict(options or {})
+        self.unusable: dict[str, Counter[str]] = {}
         self._count, self._stopped = threading.Lock(), threading.Event()
+        self._asking: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
         key = clean_key(os.environ.get("OPENAI_API_KEY", "") if api_key is None else api_key)
         self._hide = Hide({key} | hidden | secrets_of(self.options))
         self._odd = 0
@@ -139,17 +158,26 @@ class Chat:
         self.close()
 
     def ask(
-        self, requests: Sequence[Request], parse: Callable[[int, str], T], *, attempts: int = 3, what: str = "asking"
+        self,
+        requests: Sequence[Request],
+        parse: Callable[[int, Answer], T],
+        *,
+        attempts: int = 3,
+        what: str = "asking",
+        too_long: Callable[[int], T | None] | None = None,
     ) -> list[T | None]:
-        """Answers in order, each read by ``parse(number of the request, text)``.
+        """Answers in order, each read by ``parse(number of the request, answer)``.
 
         An answer that ``parse`` refuses (:class:`Unusable`) is requested again, ``attempts`` times in all, each kept
         on disk under its own number; then the result is None. So is that of a request which gets no chat completion,
-        however often it is tried.
+        however often it is tried. ``unusable[what]`` counts the refused answers by reason.
+
+        Args:
+            too_long: the result of a request that the context of the model has no room for; an error where it is None.
 
         Raises:
-            RuntimeError: the endpoint refuses (401, 404, …), fails every retry, or gives no chat completion at all.
-                Answers so far are on disk.
+            RuntimeError: the endpoint refuses (401, 404, …), fails every retry, gives no chat completion at all, or
+                has too short a context. Answers so far are on disk.
         """
         self.cache.mkdir(parents=True, exist_ok=True)
         out: list[T | None] = [None] * len(requests)
@@ -160,12 +188,20 @@ class Chat:
                 if self._stopped.is_set():
                     return
                 try:
-                    out[i] = parse(i, self._complete(requests[i], attempt))
-                    return
+                    answer = self._complete(requests[i], attempt)
+                    try:
+                        out[i] = parse(i, answer)
+                        return
+                    except Unusable as error:
+                        self._refused(what, str(error), answer)
                 except _NoCompletion:
                     return
-                except Unusable:
-                    continue
+                except TooLong as error:
+                    out[i] = None if too_long is None else too_long(i)
+                    if out[i] is None:
+                        self._stopped.set()
+                        raise RuntimeError(self._no_room(requests[i], str(error))) from None
+                    return
                 except _Stopped:
                     return  # what stopped it is raised where it happened
                 except BaseException:
@@ -187,11 +223,49 @@ class Chat:
                     raise
         return out
 
+    def _no_room(self, request: Request, reason: str) -> str:
+        return (
+            f"url: {self.url} has no room for a request in the context of model {self.model!r}: {reason}. Start the "
+            f"server with a longer context; {request.tokens + request.max_tokens:,} tokens are enough"
+        )
+
+    def _refused(self, what: str, reason: str, answer: Answer) -> None:
+        """Count an answer that could not be read.
+
+        Raises:
+            TooLong: it ended where the context of the model did.
+        """
+        if answer.cut == "context":
+            raise TooLong("the answer was cut off where the context ended")
+        with self._count:
+            reason += " (cut off at the most tokens it may have)" if answer.cut else ""
+            self.unusable.setdefault(what, Counter())[reason] += 1
+
+    def offers_logprobs(self) -> tuple[bool, str]:
+        """Whether answers come with log-probabilities, and how that shows. Asks a question of a few tokens.
+
+        Raises:
+            RuntimeError: the endpoint answers nothing at all.
+        """
+        self.cache.mkdir(parents=True, exist_ok=True)
+        self._stopped.clear()
+        try:
+            told = self._complete(PROBE, 0).told
+        except (RuntimeError, TooLong, Unusable) as error:
+            with suppress(Unusable):  # it has no chat completions at all: the first question will say so
+                self._complete(replace(PROBE, logprobs=False), 0)  # raises if it is not for them that nothing came
+            return False, f"the endpoint refuses requests for log-probabilities: {self._short(str(error))}"
+        return told, "the endpoint gives log-probabilities" if told else "the endpoint gives no log-probabilities"
+
+    def known_logprobs(self) -> bool | None:
+        """What :meth:`offers_logprobs` found, if its answer is on disk. Never asks."""
+        return self.recall(PROBE, lambda answer: answer.told)
+
     def cached(self, request: Request) -> bool:
         """Whether the first answer to this request is on disk."""
         return self._path(request, 0).is_file()
 
-    def recall(self, request: Request, parse: Callable[[str], T]) -> T | None:
+    def recall(self, request: Request, parse: Callable[[Answer], T]) -> T | None:
         """The first usable answer on disk; None without one. Never asks."""
         attempt = 0
         while (path := self._path(request, attempt)).is_file():
@@ -213,41 +287,57 @@ class Chat:
             # The first answer is the likeliest; where it was unusable, another one is wanted.
             "temperature": 0.0 if attempt == 0 else 0.7,
             "seed": attempt,
-        } | self.options
+        }
+        if request.logprobs:
+            body |= {"logprobs": True, "top_logprobs": ALTERNATIVES}
+        body |= self.options
         return {name: value for name, value in body.items() if value is not None}
 
-    def _complete(self, request: Request, attempt: int) -> str:
+    def _complete(self, request: Request, attempt: int) -> Answer:
         path = self._path(request, attempt)
+        with self._count:
+            asking = self._asking[path]
+        with asking:  # the same question at the same time is asked once
+            return self._kept_or_asked(path, request, attempt)
+
+    def _kept_or_asked(self, path: Path, request: Request, attempt: int) -> Answer:
         if path.is_file():
             try:
-                text = _read(path)
+                answer = _read(path)
                 with self._count:
                     self.usage.cached += 1
-                return text
+                return answer
             except ValueError:
                 path.unlink(missing_ok=True)  # altered by hand, or cut short by a dying disk: ask again
         body = self._body(request, attempt)
-        text, usage = self._send(body)
-        kept = {"answer": text, "usage": usage, "request": public(body)}
+        answer, usage = self._send(body)
+        kept = answer.to_dict() | {"usage": usage, "request": public(body)}
         sealed.write(path, json.loads(self._hide(json.dumps(kept, ensure_ascii=False))), indent=None)
         with self._count:
             self.usage.requests += 1
             self.usage.prompt_tokens += usage["prompt_tokens"]
             self.usage.completion_tokens += usage["completion_tokens"]
-        return text
+        return answer
 
-    def _send(self, body: dict[str, Any]) -> tuple[str, dict[str, int]]:
+    def _send(self, body: dict[str, Any]) -> tuple[Answer, dict[str, int]]:
         said, odd = "", False
         for attempt in range(self.retries + 1):
             delay = min(60.0, self.backoff * 2**attempt) * random.uniform(0.5, 1.0)
             odd = False
             try:
                 response = post(self._client, self._address, body, self.timeout)
-                said = f"status {response.status}: {self._short(response.body.decode(errors='replace'))}"
+                whole = response.body.decode(errors="replace")
+                said = f"status {response.status}: {self._short(whole)}"
                 if response.status == 200:
-                    text, usage = read_completion(response.body)
-                    return self._hide(text), usage
-                if response.status not in _AGAIN:
+                    answer, usage = read_completion(
+                        response.body, body.get("max_tokens") or body.get("max_completion_tokens")
+                    )
+                    text = self._hide(answer.text)
+                    # A key that is spread over tokens cannot be found in them.
+                    return (answer if text == answer.text else replace(answer, text=text, tokens=None)), usage
+                if response.status in _TOO_LONG and _CONTEXT.search(whole):
+                    raise TooLong(said.partition(": ")[2])
+                if response.status not in _AGAIN or ("logprobs" in body and "logprob" in whole.lower()):
                     raise RuntimeError(
                         f"url: {self.url} answered {response.status} for model {self.model!r}: "
                         f"{said.partition(': ')[2]}. Check address, model and key (OPENAI_API_KEY)."
@@ -292,12 +382,9 @@ class Chat:
         return " ".join(self._hide(text).split())[:200]
 
 
-def _read(path: Path) -> str:
+def _read(path: Path) -> Answer:
     """The answer in a file of the cache; ValueError if it is not one."""
-    answer = sealed.read(path, "cache", "an answer", note=False)[0].get("answer")
-    if not isinstance(answer, str):
-        raise ValueError(f"{path.name}: its answer is no text")
-    return answer
+    return Answer.from_dict(sealed.read(path, "cache", "an answer", note=False)[0])
 
 
 def _retry_after(header: str | None, otherwise: float) -> float:
@@ -307,34 +394,3 @@ def _retry_after(header: str | None, otherwise: float) -> float:
     except ValueError:
         return otherwise
     return min(300.0, max(0.0, seconds)) if math.isfinite(seconds) else otherwise
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a run will ask for: requests not on disk yet, tokens to read, and at most how many to write."""
-
-    requests: int
-    cached: int
-    prompt_tokens: int
-    completion_tokens: int
-
-    def __add__(self, other: Estimate) -> Estimate:
-        return Estimate(
-            self.requests + other.requests,
-            self.cached + other.cached,
-            self.prompt_tokens + other.prompt_tokens,
-            self.completion_tokens + other.completion_tokens,
-        )
-
-    def cost(self, price: tuple[float, float]) -> float:
-        """In the currency of ``price``, which is per million tokens (read, written)."""
-        return (self.prompt_tokens * price[0] + self.completion_tokens * price[1]) / 1e6
-
-    def say(self, price: tuple[float, float] | None) -> str:
-        text = (
-            f"{self.requests:,} requests ({self.cached:,} more are answered on disk), about {self.prompt_tokens:,} "
-            f"tokens to read and {self.completion_tokens:,} to write"
-        )
-        if price is None:
-            return text + "; no price given (--price READ WRITE, per million tokens), so no cost"
-        return text + f"; about {self.cost(price):,.2f} at {price[0]:g} / {price[1]:g} per million tokens"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Protocol
+from typing import Any, Protocol
 
 from monosem.analysis.evidence.explain.cases import RANDOM, Case
 from monosem.analysis.evidence.explain.rules import Rules, learn, learn_next
@@ -15,19 +15,32 @@ from monosem.analysis.evidence.explain.rules import Rules, learn, learn_next
 class Question:
     """An explanation and what is to be predicted from it alone.
 
-    ``snippets``: tokens of each snippet. ``marked``: for fuzzing, which tokens of each are marked. For the logit task
-    ``snippets`` holds one: the candidate next tokens.
+    ``snippets``: tokens of each snippet; for the logit task each is one candidate next token. ``marked``: for fuzzing,
+    which tokens of each are marked.
     """
 
     explanation: str
     snippets: tuple[tuple[str, ...], ...]
     marked: tuple[tuple[int, ...], ...] = ()
 
+    @property
+    def size(self) -> int:
+        return len(self.snippets)
+
+    def part(self, start: int, end: int) -> Question:
+        """The same about some of the snippets."""
+        return Question(self.explanation, self.snippets[start:end], self.marked[start:end])
+
 
 class Interpreter(Protocol):
-    """Each method answers a list, in order; None stands for a question to which no usable answer came."""
+    """Each method answers a list, in order; None stands for a question to which no usable answer came.
+
+    A choice is a number from 0 to 1, above a half for yes: a probability where the interpreter has one, else 0 or 1.
+    ``answers`` says how the answers were read: {} where there is but one way.
+    """
 
     name: str
+    answers: dict[str, Any]
 
     def explain(self, cases: Sequence[Case]) -> list[str | None]:
         """A description of each feature, from its examples and its extreme logit weights."""
@@ -37,15 +50,15 @@ class Interpreter(Protocol):
         """A level, 0 to 9, for every token of every snippet."""
         ...
 
-    def detect(self, questions: Sequence[Question]) -> list[list[bool] | None]:
+    def detect(self, questions: Sequence[Question]) -> list[list[float] | None]:
         """For every snippet whether the feature is active in it."""
         ...
 
-    def fuzz(self, questions: Sequence[Question]) -> list[list[bool] | None]:
+    def fuzz(self, questions: Sequence[Question]) -> list[list[float] | None]:
         """For every snippet whether its marked tokens are those on which the feature is active."""
         ...
 
-    def plausible(self, questions: Sequence[Question]) -> list[list[bool] | None]:
+    def plausible(self, questions: Sequence[Question]) -> list[list[float] | None]:
         """For every candidate whether the feature makes it likelier as the next token."""
         ...
 
@@ -59,29 +72,32 @@ class LocalInterpreter:
 
     name = "local"
 
+    def __init__(self) -> None:
+        self.answers: dict[str, Any] = {}
+
     def explain(self, cases: Sequence[Case]) -> list[str | None]:
         return [str(self._rules(case)) for case in cases]
 
     def simulate(self, questions: Sequence[Question]) -> list[list[list[float]] | None]:
         return [[rules.levels(s) for s in q.snippets] for q, rules in _read(questions)]
 
-    def detect(self, questions: Sequence[Question]) -> list[list[bool] | None]:
-        return [[max(rules.levels(s)) >= _on(rules) for s in q.snippets] for q, rules in _read(questions)]
+    def detect(self, questions: Sequence[Question]) -> list[list[float] | None]:
+        return [[float(max(rules.levels(s)) >= _on(rules)) for s in q.snippets] for q, rules in _read(questions)]
 
-    def fuzz(self, questions: Sequence[Question]) -> list[list[bool] | None]:
-        out: list[list[bool] | None] = []
+    def fuzz(self, questions: Sequence[Question]) -> list[list[float] | None]:
+        out: list[list[float] | None] = []
         for q, rules in _read(questions):
             of_each = [rules.levels(s) for s in q.snippets]
             out.append(
                 [
-                    sum(levels[i] for i in marked) >= _on(rules) * len(marked)
+                    float(sum(levels[i] for i in marked) >= _on(rules) * len(marked))
                     for levels, marked in zip(of_each, q.marked, strict=True)
                 ]
             )
         return out
 
-    def plausible(self, questions: Sequence[Question]) -> list[list[bool] | None]:
-        return [[rules.odds(t) > 0 for t in q.snippets[0]] for q, rules in _read(questions)]
+    def plausible(self, questions: Sequence[Question]) -> list[list[float] | None]:
+        return [[float(rules.odds(t) > 0) for (t,) in q.snippets] for q, rules in _read(questions)]
 
     def _rules(self, case: Case) -> Rules:
         levels = [[case.level(v) for v in s.values] for s in case.explain]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ class Explanations:
     Attributes:
         interpreter: ``"local"`` or the name of the model that was asked.
         items: one for each feature, of all kinds.
+        answers: how the answers of a model were read: {"asked", "logprobs", "why", task: {"logprobs", "written"}}.
         subjects: {kind: {"model", "hook_name", "d_sae", "kind", "tokens", "sources"}}, what each kind was taken from.
     """
 
@@ -30,6 +31,7 @@ class Explanations:
     items: tuple[Item, ...]
     subjects: dict[str, dict[str, Any]]
     seed: int = 0
+    answers: dict[str, Any] = field(default_factory=dict)
 
     @property
     def kinds(self) -> list[str]:
@@ -42,10 +44,12 @@ class Explanations:
         for task in TASKS:
             median = median_interval([s for i in items if (s := i.scores[task]) is not None], self.seed)
             scores[task] = median and median.to_dict() | {"mean": _mean(i.scores[task] for i in items)}
+        areas = {t: median_interval([i.auc[t] for i in items if t in i.auc], self.seed) for t in TASKS}
         zeros = [share for i in items if (share := _zero_share(i.case)) is not None]
         return {
             "n": len(items),
             "scores": scores,
+            **({"auc": {t: a.to_dict() for t, a in areas.items() if a}} if any(areas.values()) else {}),
             "failed": {t: sum(t in i.failed for i in items) for t in ("explanation", *TASKS)},
             "zero_share_mean": _mean(zeros),
             "zero_share_median": float(np.median(zeros)) if zeros else None,
@@ -55,6 +59,7 @@ class Explanations:
     def to_dict(self) -> dict[str, Any]:
         return {
             "interpreter": self.interpreter,
+            **({"answers": self.answers} if self.answers else {}),
             "seed": self.seed,
             "subjects": self.subjects,
             **self._sources(),
@@ -75,9 +80,12 @@ class Explanations:
             s = self.summary(kind)
             cells = [_cell(s["scores"][task]) for task in TASKS]
             lines.append([kind, str(s["n"]), *cells])
+            if "auc" in s:
+                lines.append(["  AUC", "", *(_cell(s["auc"][task]) if task in s["auc"] else "" for task in TASKS)])
         widths = [max(len(row[i]) for row in lines) for i in range(len(heads))]
         text = "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in lines)
-        return f"explained by {self.interpreter}; medians [bootstrap 95 %]\n{text}"
+        how = f"; {said}" if (said := how_read(self.answers)) else ""
+        return f"explained by {self.interpreter}{how}; medians [bootstrap 95 %]\n{text}"
 
 
 def measure(
@@ -104,7 +112,19 @@ def measure(
     """
     if not cases:
         raise ValueError("cases: got none; wanted at least one feature (is every feature too rare in this text?)")
-    return Explanations(interpreter.name, tuple(judge(cases, interpreter, seed)), subjects or {}, seed)
+    items = tuple(judge(cases, interpreter, seed))
+    return Explanations(interpreter.name, items, subjects or {}, seed, dict(interpreter.answers))
+
+
+def how_read(answers: dict[str, Any]) -> str:
+    """One phrase on how a model's answers were read; nothing of an interpreter that is no model."""
+    if not answers:
+        return ""
+    if not answers["logprobs"]:
+        return f"answers read as written, because {answers['why']}"
+    read = [a for a in answers.values() if isinstance(a, dict)]
+    given, written = (sum(a[name] for a in read) for name in ("logprobs", "written"))
+    return f"{given:,} of {given + written:,} numbers read from log-probabilities"
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -146,6 +166,7 @@ def _item(item: Item) -> dict[str, Any]:
         "density": _short(case.density),
         "explanation": item.explanation,
         "scores": {t: None if s is None else _short(s) for t, s in item.scores.items()},
+        **({"auc": {t: _short(a) for t, a in item.auc.items()}} if item.auc else {}),
         "failed": item.failed,
         "single_token": case.single_token,
         "positive": list(case.positive),

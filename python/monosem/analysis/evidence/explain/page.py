@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from monosem.analysis.evidence import chart, token_html
+from monosem.analysis.evidence.explain.measure import how_read
 from monosem.analysis.evidence.numbers import feature
 from monosem.analysis.evidence.section import Finding, Section, papers_setting
 from monosem.analysis.evidence.tables import table
@@ -39,19 +40,21 @@ def _shares(result: dict[str, Any], name: str) -> str:
 def _who(result: dict[str, Any]) -> str:
     if result["interpreter"] == "local":
         return "the local interpreter (rules learned from the same examples; no language model)"
-    return f"{result['interpreter']}, asked for every explanation and prediction"
+    how = how_read(result.get("answers", {}))
+    return f"{result['interpreter']}, asked for every explanation and prediction" + (f"; {how}" if how else "")
 
 
 def section(result: dict[str, Any]) -> Section:
     """Claim 3: explanations predict the activations of features better than those of neurons."""
     counts = ", ".join(f"{s['n']} {k}" for k, s in result["kinds"].items())
     how = f"{counts}; {_who(result)}. {_COMMAND}"
+    shown = {"brief": "12 active examples"}.get(result.get("answers", {}).get("asked", ""), "49 examples")
     findings = (
         Finding(
             "Explanations predict the activations of features better than those of neurons",
             "features above neurons (histograms only, no medians; Claude 2)",
             f"median Spearman ρ: {_say(result, 'simulation')}",
-            f"explained from 49 examples, ρ of predicted and true activations on 60 × 9 other tokens; {how}",
+            f"explained from {shown}, ρ of predicted and true activations on 60 × 9 other tokens; {how}",
         ),
         Finding(
             "… also with random examples weighted as often as they occur",
@@ -146,9 +149,14 @@ def _table(result: dict[str, Any], tasks: Sequence[str]) -> str:
             s = summary["scores"][task]
             text = f"{s['median']:.2f} <span class='fine'>[{s['low']:.2f}, {s['high']:.2f}]</span>" if s else "n/a"
             missing = summary["n"] - (s["n"] if s else 0)
-            cells.append(text + (f" <span class='fine'>{missing} n/a</span>" if missing and s else ""))
+            text += f" <span class='fine'>{missing} n/a</span>" if missing and s else ""
+            if area := summary.get("auc", {}).get(task):
+                text += (
+                    f"<br><span class='fine'>AUC {area['median']:.2f} [{area['low']:.2f}, {area['high']:.2f}]</span>"
+                )
+            cells.append(text)
         rows.append([escape(kind), str(summary["n"]), *cells, str(sum(summary["failed"].values()))])
-    heads = ["Median [bootstrap 95 %]", "n", *(_NAMES[t] for t in tasks), "unusable answers"]
+    heads = ["Median [bootstrap 95 %]", "n", *(_NAMES[t] for t in tasks), "Unusable answers"]
     return table(heads, rows, _NONE, figures=range(1, len(heads)))
 
 
@@ -223,8 +231,11 @@ def _spaced(ranked: Sequence[Any], count: int) -> list[Any]:
 
 
 def _card(item: dict[str, Any]) -> str:
+    areas = item.get("auc", {})
     scores = " · ".join(
-        f"{name} {item['scores'][task]:.2f}" if item["scores"][task] is not None else f"{name} n/a"
+        f"{name} {item['scores'][task]:.2f}" + (f" (AUC {areas[task]:.2f})" if task in areas else "")
+        if item["scores"][task] is not None
+        else f"{name} n/a"
         for task, name in (
             ("simulation", "ρ"),
             ("weighted", "weighted ρ"),

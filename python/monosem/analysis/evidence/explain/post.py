@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import queue
 import threading
 import time
@@ -91,25 +90,3 @@ class _Unpack:
         self.body += chunk
         if len(self.body) > LARGEST:
             raise Odd(f"an answer of more than {LARGEST >> 20} MiB")
-
-
-def read_completion(body: bytes) -> tuple[str, dict[str, int]]:
-    """(text, tokens as counted by the endpoint) of a chat completion. Counts that are no counts are 0.
-
-    Raises:
-        Odd: it is none, or its text is no Unicode.
-    """
-    try:
-        answer = json.loads(body.decode("utf-8-sig"))
-        text = answer["choices"][0]["message"]["content"]
-        if not isinstance(text, str):
-            raise TypeError("no text")
-        text.encode("utf-8")  # lone surrogates cannot be stored
-    except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
-        raise Odd(f"an answer that is no chat completion ({type(error).__name__}: {error})") from None
-    counts = answer.get("usage") if isinstance(answer.get("usage"), dict) else {}
-    return text, {name: _count(counts.get(name)) for name in ("prompt_tokens", "completion_tokens")}
-
-
-def _count(value: Any) -> int:
-    return value if type(value) is int and 0 <= value < 2**53 else 0

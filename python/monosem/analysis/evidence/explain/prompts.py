@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from monosem.analysis.evidence.explain.cases import Case
 from monosem.analysis.evidence.explain.chat import Request, Unusable
+from monosem.analysis.evidence.explain.completion import Answer
 from monosem.analysis.evidence.explain.interpreter import Question
+from monosem.analysis.evidence.explain.probability import levels_at, yes, yes_at
 
 _SETTING = (
     "You study a small language model. It reads text token by token and contains detectors: numbers that are 0 on most "
@@ -66,6 +69,39 @@ def _array(tokens: Sequence[Any]) -> str:
     return json.dumps(list(tokens), ensure_ascii=False, separators=(",", ":"))
 
 
+@dataclass(frozen=True)
+class Read:
+    """What was read from an answer: one value for each thing that was asked about.
+
+    ``given``: how many numbers come from the probabilities of tokens; ``written``: how many are as they were written.
+    """
+
+    values: list[Any]
+    given: int = 0
+    written: int = 0
+
+
+@dataclass(frozen=True)
+class Style:
+    """The questions of one way of asking, and how their answers are read.
+
+    ``per_request``: most snippets in a request; None for all of a feature. ``by_token``: a simulation asks about one
+    token at a time, and its snippets are the text up to it.
+    """
+
+    name: str
+    explain: Callable[[Case], Request]
+    read_explanation: Callable[[Answer], str]
+    simulate: Callable[[Question, bool], Request]
+    read_simulation: Callable[[Answer, Question], Read]
+    detect: Callable[[Question, bool], Request]
+    fuzz: Callable[[Question, bool], Request]
+    plausible: Callable[[Question, bool], Request]
+    read_choice: Callable[[Answer, Question, bool], Read]
+    per_request: int | None = None
+    by_token: bool = False
+
+
 def explain(case: Case) -> Request:
     """The request for an explanation: every snippet with its levels, the strongest first."""
     lines = []
@@ -80,9 +116,9 @@ def explain(case: Case) -> Request:
     return Request((*messages, ("user", "\n".join(lines))), 500)
 
 
-def read_explanation(text: str) -> str:
+def read_explanation(answer: Answer) -> str:
     """The description at the end of the answer."""
-    text = _answer(text)
+    text = answer.text[after_thoughts(answer.text) :]
     descriptions = re.findall(r"DESCRIPTION:\s*(.+)", text)
     if not descriptions or not descriptions[-1].strip(" *"):
         raise Unusable("no line that begins with DESCRIPTION:")
@@ -93,12 +129,12 @@ def _numbered(question: Question) -> str:
     return "\n".join(f"{i}: {_array(tokens)}" for i, tokens in enumerate(question.snippets, 1))
 
 
-def _ask(question: Question, task: str, shown: str, max_tokens: int) -> Request:
+def _ask(question: Question, task: str, shown: str, max_tokens: int, logprobs: bool) -> Request:
     text = f"Description of the detector: {question.explanation}\n\n{task}\n\n{shown}"
-    return Request((("system", _SETTING), ("user", text)), max_tokens)
+    return Request((("system", _SETTING), ("user", text)), max_tokens, logprobs)
 
 
-def simulate(question: Question) -> Request:
+def simulate(question: Question, logprobs: bool = False) -> Request:
     """The request for a level of every token of every snippet."""
     task = (
         "Predict its level on every token of the snippets below: a whole number from 0 (silent) to 9. Most tokens of "
@@ -106,80 +142,168 @@ def simulate(question: Question) -> Request:
         'of its levels, one for each token, in order, such as {"1":[0,0,7,0],"2":[0,0,0,0]}.'
     )
     size = sum(len(s) for s in question.snippets)
-    return _ask(question, task, _numbered(question), 3 * size + 12 * len(question.snippets) + 50)
+    return _ask(question, task, _numbered(question), 3 * size + 12 * len(question.snippets) + 50, logprobs)
 
 
-def read_simulation(text: str, question: Question) -> list[list[float]]:
-    """Levels of every snippet; the whole answer is refused if one snippet is missing or of another length."""
-    answer = _json(text, "{", "}")
-    out = []
+def read_simulation(answer: Answer, question: Question) -> Read:
+    """Levels of every snippet; the whole answer is refused if one snippet is missing or of another length.
+
+    With log-probabilities, the expected level of each token.
+    """
+    found, begin = _json(answer.text, "{", "}")
+    levels, spans = [], []
     for i, tokens in enumerate(question.snippets, 1):
-        levels = answer.get(str(i)) if isinstance(answer, dict) else None
-        if not isinstance(levels, list) or len(levels) != len(tokens):
-            raise Unusable(f"snippet {i}: wanted {len(tokens)} levels")
-        if not all(isinstance(v, (int, float)) and not isinstance(v, bool) and 0 <= v <= 10 for v in levels):
-            raise Unusable(f"snippet {i}: levels that are not numbers from 0 to 9")
-        out.append([float(v) for v in levels])
-    return out
+        own = found.get(str(i)) if isinstance(found, dict) else None
+        if not isinstance(own, list) or len(own) != len(tokens):
+            raise Unusable("a snippet without one level for each token")
+        if not all(isinstance(v, (int, float)) and not isinstance(v, bool) and 0 <= v <= 10 for v in own):
+            raise Unusable("levels that are not numbers from 0 to 9")
+        levels.append([float(v) for v in own])
+        spans += _spans(answer.text, begin, i, len(own))
+    expected = levels_at(answer, spans)
+    flat = iter(expected)
+    values = [[written if (p := next(flat)) is None else p for written in own] for own in levels]
+    given = sum(p is not None for p in expected)
+    return Read(values, given, len(expected) - given)
 
 
-def detect(question: Question) -> Request:
+def _spans(text: str, begin: int, number: int, count: int) -> list[tuple[int, int]]:
+    """Where the levels of a snippet stand in the text: in the last array under its number, the one that counts."""
+    arrays = list(re.finditer(rf'"{number}"\s*:\s*\[([^\[\]]*)\]', text[begin:]))
+    found = list(re.finditer(r"[^\s,]+", arrays[-1][1])) if arrays else []
+    if len(found) != count:
+        return [(-1, -1)] * count  # a number written in some other way: taken as it is written
+    offset = begin + arrays[-1].start(1)
+    return [(offset + m.start(), offset + m.end()) for m in found]
+
+
+def detect(question: Question, logprobs: bool = False) -> Request:
     """The request for the snippets in which the feature is active."""
-    task = (
-        "In which of these snippets is it active on at least one token? Answer with one JSON array of their numbers "
-        "and nothing else, such as [2,5,6]; [] if in none."
+    return _choose(
+        question,
+        "In which of these snippets is it active on at least one token?",
+        ("Is it active on at least one token of this snippet?", "Is it active on at least one token of each of these?"),
+        _numbered(question),
+        logprobs,
     )
-    return _ask(question, task, _numbered(question), 6 * len(question.snippets) + 50)
 
 
-def fuzz(question: Question) -> Request:
+def fuzz(question: Question, logprobs: bool = False) -> Request:
     """The request for the snippets whose marks are right."""
-    task = (
+    marked = tuple(
+        tuple(f"«{t}»" if j in marked else t for j, t in enumerate(tokens))
+        for tokens, marked in zip(question.snippets, question.marked, strict=True)
+    )
+    shown = _numbered(Question(question.explanation, marked))
+    return _choose(
+        question,
         "In each of these snippets the detector is active, and some tokens are marked: «token». In some snippets the "
         "marked tokens are those on which it is active, in others the marks were put on other tokens. In which are the "
-        "marks right? Answer with one JSON array of their numbers and nothing else, such as [2,5,6]; [] if in none."
+        "marks right?",
+        (
+            "The detector is active in this snippet, and some tokens are marked: «token». Are the marked tokens those "
+            "on which it is active?",
+            "The detector is active in each of these snippets, and some tokens are marked: «token». Are the marked "
+            "tokens those on which it is active?",
+        ),
+        shown,
+        logprobs,
     )
-    shown = "\n".join(
-        f"{i}: {_array([f'«{t}»' if j in marked else t for j, t in enumerate(tokens)])}"
-        for i, (tokens, marked) in enumerate(zip(question.snippets, question.marked, strict=True), 1)
-    )
-    return _ask(question, task, shown, 6 * len(question.snippets) + 50)
 
 
-def plausible(question: Question) -> Request:
+def plausible(question: Question, logprobs: bool = False) -> Request:
     """The request for the candidates that are likely next tokens."""
-    task = (
+    shown = "\n".join(f"{i}: {json.dumps(t, ensure_ascii=False)}" for i, (t,) in enumerate(question.snippets, 1))
+    return _choose(
+        question,
         "Suppose that it is active on the last token read. Which of these tokens does it make more likely to come "
-        "next? Some of them it does, the others were drawn at random from the vocabulary. Answer with one JSON array "
-        "of their numbers and nothing else, such as [2,5,6]; [] for none."
+        "next? Some of them it does, the others were drawn at random from the vocabulary.",
+        (
+            "Suppose that it is active on the last token read. Does it make this token more likely to come next?",
+            "Suppose that it is active on the last token read. Does it make each of these more likely to come next?",
+        ),
+        shown,
+        logprobs,
     )
-    shown = "\n".join(f"{i}: {json.dumps(t, ensure_ascii=False)}" for i, t in enumerate(question.snippets[0], 1))
-    return _ask(question, task, shown, 6 * len(question.snippets[0]) + 50)
 
 
-def read_choice(text: str, count: int) -> list[bool]:
-    """Which of ``count`` numbered things were named."""
-    answer = _json(text, "[", "]")
-    if not isinstance(answer, list) or not all(isinstance(v, int) and not isinstance(v, bool) for v in answer):
-        raise Unusable("wanted an array of numbers")
-    if any(not 1 <= v <= count for v in answer):
-        raise Unusable(f"numbers outside 1 … {count}")
-    named = set(answer)
-    return [i in named for i in range(1, count + 1)]
+def _choose(question: Question, which: str, whether: tuple[str, str], shown: str, logprobs: bool) -> Request:
+    """A choice among numbered things: an array of their numbers, or a word for each, whose probability can be read.
+
+    ``which``: the question for an array. ``whether``: for words, about one thing and about several.
+    """
+    count = shown.count("\n") + 1
+    if not logprobs:
+        form = "Answer with one JSON array of their numbers and nothing else, such as [2,5,6]; [] if in none."
+        return _ask(question, f"{which} {form}", shown, 6 * count + 50, False)
+    form = "Answer with one word, yes or no."
+    if count > 1:
+        form = "Answer with one line for each and nothing else: its number, a colon, and yes or no."
+    return _ask(question, f"{whether[count > 1]} {form}", shown, 6 * count + 50 if count > 1 else 8, True)
 
 
-def _json(text: str, opening: str, closing: str) -> Any:
-    """The JSON value between the first opening and the last closing bracket: models like to add words or a fence."""
-    text = _answer(text)
-    start, end = text.find(opening), text.rfind(closing)
+def read_choice(answer: Answer, count: int) -> Read:
+    """Which of ``count`` numbered things were named: 1 or 0 for each."""
+    named = _json(answer.text, "[", "]")[0]
+    if not isinstance(named, list) or not all(isinstance(v, int) and not isinstance(v, bool) for v in named):
+        raise Unusable("no array of numbers")
+    if any(not 1 <= v <= count for v in named):
+        raise Unusable("numbers of things that were not asked about")
+    return Read([float(i in named) for i in range(1, count + 1)], 0, count)
+
+
+def read_words(answer: Answer, count: int) -> Read:
+    """The probability of yes for each of ``count`` things; 1 or 0, as written, where none is given."""
+    begin = after_thoughts(answer.text)
+    if count == 1:
+        word = re.match(r"[^\w]*(?:1[^\w]+)?(yes|no)\b", answer.text[begin:], re.IGNORECASE)
+        if word is None:  # something else was likelier than either, but their probabilities may be given
+            first = next((t for at, t in answer.placed() if at >= begin and t.text.strip()), None)
+            share = yes(first) if first is not None else None
+            if share is None:
+                raise Unusable("neither yes nor no")
+            return Read([share], 1, 0)
+        words = {1: (begin + word.start(1), word[1])}
+    else:
+        lines = re.finditer(r"^[^\w\n]*(\d+)[^\w\n]+(yes|no)\b", answer.text[begin:], re.IGNORECASE | re.MULTILINE)
+        words = {int(m[1]): (begin + m.start(2), m[2]) for m in lines}
+        if set(words) != set(range(1, count + 1)):
+            raise Unusable("not one yes or no for each number")
+    shares = yes_at(answer, [words[i][0] for i in range(1, count + 1)])
+    given = sum(s is not None for s in shares)
+    values = [float(words[i][1].lower() == "yes") if s is None else s for i, s in enumerate(shares, 1)]
+    return Read(values, given, count - given)
+
+
+def _json(text: str, opening: str, closing: str) -> tuple[Any, int]:
+    """The JSON value between the first opening and the last closing bracket, and where it begins.
+
+    Models like to add words or a fence.
+    """
+    start = text.find(opening, after_thoughts(text))
+    end = text.rfind(closing)
     if start < 0 or end < start:
         raise Unusable(f"no JSON between {opening} and {closing}")
     try:
-        return json.loads(text[start : end + 1])
-    except json.JSONDecodeError as error:
-        raise Unusable(f"not JSON: {error}") from None
+        return json.loads(text[start : end + 1]), start
+    except (json.JSONDecodeError, RecursionError):
+        raise Unusable(f"no JSON between {opening} and {closing}") from None
 
 
-def _answer(text: str) -> str:
-    """What stands after a model's thoughts, where it writes them into its answer."""
-    return text.rpartition("</think>")[2]
+def after_thoughts(text: str) -> int:
+    """Where the answer begins, after a model's thoughts if it writes them into its answer."""
+    thoughts = text.rfind("</think>")
+    return thoughts + len("</think>") if thoughts >= 0 else 0
+
+
+FULL = Style(
+    name="full",
+    explain=explain,
+    read_explanation=read_explanation,
+    simulate=simulate,
+    read_simulation=read_simulation,
+    detect=detect,
+    fuzz=fuzz,
+    plausible=plausible,
+    read_choice=lambda answer, question, logprobs: (read_words if logprobs else read_choice)(answer, question.size),
+)

@@ -10,7 +10,7 @@ import numpy as np
 
 from monosem.analysis.evidence.explain.cases import LEVEL, RANDOM, TOP, Case, Snippet
 from monosem.analysis.evidence.explain.interpreter import Interpreter, Question
-from monosem.analysis.evidence.statistics import balanced_accuracy, spearman
+from monosem.analysis.evidence.statistics import auroc, balanced_accuracy, spearman
 
 MARK = 0.3  # marked for fuzzing: tokens with at least this share of the snippet's largest activation
 TASKS = ("simulation", "weighted", "detection", "fuzzing", "logits")
@@ -19,13 +19,17 @@ FEWEST = 5  # positives and negatives that a balanced accuracy needs
 
 @dataclass
 class Item:
-    """A feature, its explanation and its scores. A score is None where the task could not be set or answered."""
+    """A feature, its explanation and its scores. A score is None where the task could not be set or answered.
+
+    ``auc``: of choices that came as probabilities, the area under the ROC curve, which needs no threshold.
+    """
 
     case: Case
     explanation: str | None
     scores: dict[str, float | None] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)  # tasks to which no usable answer came
     predicted: list[list[float]] | None = None  # levels of the test snippets
+    auc: dict[str, float] = field(default_factory=dict)
 
 
 def judge(cases: Sequence[Case], interpreter: Interpreter, seed: int = 0) -> list[Item]:
@@ -109,14 +113,23 @@ def _judge_snippets(items: Sequence[Item], ask: Any, task: str, sets: Sequence[l
         if answer is None:
             item.failed.append(task)
         else:
-            item.scores[task] = balanced_accuracy(answer, [right for *_, right in asked])
+            true = [right for *_, right in asked]
+            item.scores[task] = balanced_accuracy(_chosen(item, task, answer, true), true)
 
 
 def _logits(items: Sequence[Item], interpreter: Interpreter) -> None:
     able = [i for i in items if i.case.task]
-    questions = [Question(str(i.explanation), (i.case.task,)) for i in able]
+    questions = [Question(str(i.explanation), tuple((t,) for t in i.case.task)) for i in able]
     for item, answer in zip(able, interpreter.plausible(questions), strict=True):
         if answer is None:
             item.failed.append("logits")
         else:
-            item.scores["logits"] = float(np.mean(np.asarray(answer) == np.asarray(item.case.plausible)))
+            true = list(item.case.plausible)
+            item.scores["logits"] = float(np.mean(_chosen(item, "logits", answer, true) == np.asarray(true)))
+
+
+def _chosen(item: Item, task: str, answer: Sequence[float], true: Sequence[bool]) -> np.ndarray:
+    """What was chosen, by a half; and of probabilities the area under the curve besides."""
+    if any(p not in (0, 1) for p in answer) and (area := auroc(answer, true)) is not None:
+        item.auc[task] = area
+    return np.asarray(answer) > 0.5
