@@ -222,7 +222,8 @@ def test_a_loaded_position_sets_a_default_buffer(monkeypatch):
 
 
 def test_filling_the_buffer_shows_a_progress_bar(capsys):
-    source = ActivationStream(FakeModel(delay=0.02), HOOK, numbered(320), 50, epochs=1)
+    # 20 passes, a second: longer than the time between two drawings of the bar.
+    source = ActivationStream(FakeModel(delay=0.05), HOOK, numbered(320), 50, epochs=1)
     source.progress, source._bar_delay = True, 0.0
     next(iter(source))
     output = capsys.readouterr().err

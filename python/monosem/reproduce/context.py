@@ -90,7 +90,8 @@ class Context:
         model = self.language_model(which)
         text = self.made_from[f"text {self.text}"]
         # The model decides by its tokenizer and its context length; another one of the same name is refused by begin().
-        made_of = {"text": text, "split": split, "model": self.made_from[f"model {which}"], "n_ctx": model.n_ctx}
+        name = self.other if which == SECOND else self.model
+        made_of = {"text": text, "split": split, "model": self.made_from[f"model {name}"], "n_ctx": model.n_ctx}
         return stored_rows(
             self.folder / "tokens" / f"{which}-{split}", made_of, lambda: load_rows(model, self.text, split)
         )
