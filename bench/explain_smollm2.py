@@ -26,6 +26,7 @@ def explain(args: argparse.Namespace, name: str, *options: str) -> dict[str, Any
     """Run `monosem explain` and return what it wrote."""
     out = args.folder / name
     command = ["explain", args.run, "--features", args.features, "--neurons", 0, "--quiet", "--out", out, *options]
+    command += ["--model", args.model] if args.model else []
     if code := cli.main([str(c) for c in command]):
         raise SystemExit(code)
     return json.loads((out / "explain.json").read_text())
@@ -41,6 +42,7 @@ def figures(result: dict[str, Any]) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="a dictionary with an index")
+    parser.add_argument("--model", help="whose activations RUN reads, if not under the name that it had in training")
     parser.add_argument("--url", required=True)
     parser.add_argument("--client-model", default="smollm2-135m-instruct")
     parser.add_argument("--folder", type=Path, required=True)

@@ -21,7 +21,7 @@ FEATURE is a number or a label (then the feature that stands for it is looked up
 name, and so are Arabic, Hebrew, DNA and base64 where sources are named ar_…, he_…, dna and base64.
 STRENGTH is a multiple of the largest activation seen (2x) or an activation (7.5). The rest of the activation, which no
 feature explains, stays as it is, unless --error drop. Multiples and labels need a pass over text; `monosem index RUN`
-makes it once, after which every call starts at once.
+makes it once. A label with a proxy (Arabic, Hebrew, DNA, base64) is looked up in one more pass at each call.
 
 Without any change it measures the claim of the paper, and writes steering.json and steering.html."""
 

@@ -24,7 +24,7 @@ class Context:
     """A reproduction in a folder.
 
     Args:
-        folder: where everything goes: ``dictionaries/``, ``evidence/``, ``features/``, ``report.html``.
+        folder: where everything goes: ``tokens/``, ``dictionaries/``, ``evidence/``, ``features/``, ``report.html``.
         model, other: the two language models (other None: universality is left out, with a note).
         hook_name: where both are looked into.
         text: JSON lines, or ``"sample"``.

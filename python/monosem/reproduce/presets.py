@@ -49,7 +49,7 @@ class Preset:
     main: str = "A/1"
     kind: str = "topk"
     k: int = 16
-    l1: float = 3e-3
+    l1: float = 1.7e-3  # L0 16 with 4,096 features of model A
     batch_size: int = 4096
     lr: float = 1e-3
     index_tokens: int | None = 800_000

@@ -37,7 +37,7 @@ def test_a_real_answer_is_read():
     # 1 / (1 + exp(1.8203 - 1.6082)): two of the alternatives are a yes or a no
     assert prompts.read_words(answer, 1) == Read([pytest.approx(0.44717, abs=1e-4)], 1, 0)
     again = Answer.from_dict(json.loads(json.dumps(answer.to_dict())))
-    assert again.text == "No" and again.tokens[0].top[1] == ("Yes", -1.8203)
+    assert again == answer and again.tokens[0].top[1] == ("Yes", -1.8203)  # the cache changes nothing
 
 
 def test_both_forms_of_log_probabilities_are_read_and_others_are_none():

@@ -60,7 +60,7 @@ class Answer:
         """As JSON, for the cache."""
         out: dict[str, Any] = {"answer": self.text, "cut": self.cut}
         if self.tokens is not None:
-            out["tokens"] = [[t.text, [[a, round(p, 4)] for a, p in t.top]] for t in self.tokens]
+            out["tokens"] = [[t.text, [list(a) for a in t.top]] for t in self.tokens]
         return out
 
     @staticmethod
@@ -133,7 +133,8 @@ def _token(text: str, own: float, top: Sequence[tuple[str, float]]) -> Token:
         if not isinstance(name, str) or isinstance(p, bool) or not isinstance(p, (int, float)) or not p < 0.01:
             raise TypeError("no token with its log-probability")  # one a little above 0 is a rounded 0
         name.encode("utf-8")
-    kept = [(name, float(p)) for name, p in alternatives.items() if p >= _LEAST]
+    # Rounded here, so that an answer is the same when it comes and when it is read from the cache.
+    kept = [(name, round(float(p), 4)) for name, p in alternatives.items() if p >= _LEAST]
     return Token(text, tuple(sorted(kept, key=lambda a: -a[1])))
 
 

@@ -58,7 +58,8 @@ def _pearson(units: Iterable[Mapping[str, Any] | None]) -> list[float]:
 def _with_interval(unit: Mapping[str, Any]) -> str:
     """The correlation, with its interval over contexts where it has one."""
     span = unit.get("correlation_interval")  # older results have none
-    return f"{unit['correlation']:.2f}" + ("" if span is None else f" [{span[0]:.2f}, {span[1]:.2f}]")
+    low, high = (round(x, 2) + 0.0 for x in span or (0, 0))  # without a sign where it rounds to 0
+    return f"{unit['correlation']:.2f}" + ("" if span is None else f" [{low:.2f}, {high:.2f}]")
 
 
 def _responses(proxies: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> list[Finding]:
@@ -71,7 +72,7 @@ def _responses(proxies: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) 
             f"{_with_interval(p['feature'])} (feature #{p['feature']['index']}"
             + (f"; best neuron {_with_interval(p['neuron'])})" if p["neuron"] else ")"),
             f"Activation against the proxy's log-likelihood ratio{' (its sign)' if p['name'] == 'DNA' else ''}, "
-            f"{result['tokens']:,} tokens; {COMMAND}",
+            f"{result['tokens']:,} tokens; in brackets 95 % intervals over contexts; {COMMAND}",
         )
         for p in known
     ]
