@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from monosem.cli import config_file, from_dataclass, options, run_inputs, settings, sites, trackers
+from monosem.cli import config_file, from_dataclass, options, processes, run_inputs, settings, sites, trackers
 from monosem.cli.actions import Switch
+
+if TYPE_CHECKING:
+    import torch
+    from torch.distributed.device_mesh import DeviceMesh
+
+    from monosem.nn import SAE
+    from monosem.nn.config import SAEConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,6 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=Switch,
         help="measure the phases of every step: ms_encode and so on in metrics.jsonl (`monosem profile` has a table)",
     )
+    processes.add_arguments(how)
     trackers.add_arguments(how)
     how.add_argument("--quiet", action=Switch, help="no progress bar")
 
@@ -85,6 +94,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     _refuse_what_has_no_effect(args)
     trackers.check(args)
+    args.device = processes.device_of(args.device)
+    with processes.joined(args) as mesh:
+        return _train(args, mesh)
+
+
+def _train(args: argparse.Namespace, mesh: DeviceMesh | None) -> int:
     import torch
 
     from monosem.nn import registry
@@ -114,16 +129,20 @@ def run(args: argparse.Namespace) -> int:
         resample=plans[args.resample]() if resampled else None,
     )
     cfg = configurations[0]
+    rows, beside = (args.d_sae, 1) if mesh is None else processes.held(mesh, args.d_sae, device)
     needed = len(configurations) * memory.bytes_needed(
         cfg.d_in,
-        args.d_sae,
+        rows,
         args.batch_size,
-        parameters=args.d_sae * (cfg.d_in + cfg.d_out + 1) + cfg.d_out,
+        parameters=rows * (cfg.d_in + cfg.d_out + 1) + cfg.d_out,
         ema=args.ema is not None,
         adam_state=args.adam_state,
     )
-    memory.check_fits(needed, device, f"training {len(configurations)} × d_sae={args.d_sae:,} of width {source.d_in}")
-    saes = [registry.build(cfg, args.seed, device) for cfg in configurations]
+    purpose = f"training {len(configurations)} × d_sae={args.d_sae:,} of width {source.d_in}"
+    if mesh is not None:
+        purpose += f", of which each of {mesh.size()} processes has {rows:,} features and {beside} are on this machine,"
+    memory.check_fits(needed * beside, device, purpose)
+    saes = _built(configurations, args.seed, device, mesh)
     widths = " + ".join(map(str, source.widths))
     count = "a stream of" if source.n_tokens is None else f"{source.n_tokens:,}"
     print(f"{sites.described(source)}: {count} activations of width {widths}")
@@ -150,6 +169,7 @@ def run(args: argparse.Namespace) -> int:
         start=args.start,
         moments=args.moments,
         time_phases=args.time_phases,
+        mesh=mesh,
     )
     trainer.fit(source, resume=True if args.resume_from is None else args.resume_from)
     for i, row in enumerate(trainer.last_metrics):
@@ -165,6 +185,18 @@ def run(args: argparse.Namespace) -> int:
     for folder in [f"{args.out}/{i}" for i in range(len(saes))] if saes[1:] else [args.out]:
         print(f"next: monosem evaluate {folder}")
     return 0
+
+
+def _built(configurations: list[SAEConfig], seed: int, device: torch.device, mesh: DeviceMesh | None) -> list[SAE]:
+    if mesh is None:
+        from monosem.nn import registry
+
+        return [registry.build(cfg, seed, device) for cfg in configurations]
+    from monosem.train.distributed import kinds
+    from monosem.train.distributed import mesh as meshes
+
+    shard = meshes.shard_of(mesh)
+    return [kinds.build_shard(cfg, seed, shard, device) for cfg in configurations]
 
 
 def _described(cfg) -> str:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,13 @@ def save(sae: SAE, folder: str | Path, metadata: dict[str, Any] | None = None) -
         folder: made when absent. Files of an earlier save are replaced only once the new ones are whole.
         metadata: anything JSON can hold (``hook_name``, ``model``, …); added to ``sae.metadata``.
     """
+    return save_by(sae, folder, metadata, files.tensor_writer(sae.state_dict()))
+
+
+def save_by(
+    sae: SAE, folder: str | Path, metadata: dict[str, Any] | None, write_tensors: Callable[[Path], object]
+) -> Path:
+    """``save`` where ``write_tensors(path)`` writes the safetensors file, of all features of ``sae.cfg``."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     record = {
@@ -43,7 +51,7 @@ def save(sae: SAE, folder: str | Path, metadata: dict[str, Any] | None = None) -
         "dtype": str(sae.W_dec.dtype).removeprefix("torch."),
         "metadata": {**sae.metadata, **(metadata or {})},
     }
-    sealed.write(folder / _RECORD, record, {_WEIGHTS: files.tensor_writer(sae.state_dict())}, indent=2)
+    sealed.write(folder / _RECORD, record, {_WEIGHTS: write_tensors}, indent=2)
     return folder
 
 

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from monosem import ops
 from monosem.nn.gradients import RowFactors
-from monosem.ops import step_stats
+from monosem.ops import SparseCode, step_stats
 from monosem.ops.capacity import DeadFeatureCapacity
 from monosem.ops.code import uniform_offsets
 from monosem.ops.precision import as_given
+from monosem.ops.shard import Shard
 
 BYTES = 64 << 20  # of an array of tokens × dead features: tokens are processed in blocks of this size
 
@@ -67,6 +68,14 @@ class AuxK:
         by_all = capacity.products_are_cheaper(len(dead.numbers), size)
         step_stats.aux("dense" if by_all else "gathered", len(dead.numbers), size)
         return (by_products if by_all else by_gathering)(dead, inputs, residual, size, self.coefficient)
+
+    def shared(self, dead: DeadFeatures, shard: Shard, inputs: Tensor, residual: Tensor) -> ExtraTokens | None:
+        """The same where ``dead`` are those of a shard: the largest are chosen from the dead of all shards."""
+        n_dead = int(shard.sum_features(torch.tensor(len(dead.numbers), device=inputs.device, dtype=torch.int64)))
+        if not (size := self.size(n_dead)):
+            return None
+        step_stats.aux("gathered", n_dead, size)
+        return by_sharing(dead, shard, inputs, residual, size, self.coefficient)
 
 
 @dataclass(frozen=True)
@@ -146,6 +155,31 @@ def by_gathering(dead: DeadFeatures, inputs: Tensor, residual: Tensor, size: int
         indices=dead.numbers[local.long()].int(),
         offsets=offsets,
         slopes=torch.where(z > 0, slopes, 0).mul_(weight / n),
+        residual=left.mul_(weight),
+        inputs=inputs,
+    )
+
+
+def by_sharing(
+    dead: DeadFeatures, shard: Shard, inputs: Tensor, residual: Tensor, size: int, weight: float
+) -> ExtraTokens:
+    """``by_gathering`` in a shard: its dead features compete with those of the others, and reconstruct with them."""
+    (n, d), here = residual.shape, len(dead.numbers)
+    nothing = torch.zeros(n, 0, device=inputs.device, dtype=inputs.dtype)
+    code = SparseCode(nothing, nothing.int(), None, here, inputs.shape[:-1])
+    if here:
+        code = ops.topk_encode(inputs, dead.w_enc, dead.bias, min(size, here))
+    z, local, offsets = shard.largest(code, size).csr()
+    decoded = shard.sum_features(ops.sparse_decode(z, local, offsets, dead.w_dec, dead.w_dec.new_zeros(d)))
+    left = decoded + residual
+    (loss,) = shard.means(n, (), (left.square().mean(),))
+    slopes = ops.gather_dot(left, local, offsets, dead.w_dec).mul_(2 / d)
+    return ExtraTokens(
+        loss=loss,
+        values=z,
+        indices=dead.numbers[local.long()].int(),
+        offsets=offsets,
+        slopes=slopes.mul_(weight / shard.tokens(n)),
         residual=left.mul_(weight),
         inputs=inputs,
     )

@@ -21,6 +21,7 @@ from monosem.ops import SparseCode, backend, checks
 from monosem.ops.capacity import Capacity
 from monosem.ops.memory import check_memory
 from monosem.ops.seen import Seen
+from monosem.ops.shard import Shard, held
 from monosem.ops.step_stats import phase
 from monosem.ops.structs import EncoderCopy
 
@@ -70,6 +71,7 @@ class SAE(nn.Module, ABC):
     progress: float = 1.0  # share of the run that is done, by which settings are annealed; ``Trainer`` sets it
     seed_and_step: tuple[int, int] = (0, 0)  # of the run, by which settings of a step are drawn; ``Trainer`` sets them
     capacity: Capacity  # how a step runs on its device: dense or sparse, and with how much reserved space
+    shard: Shard  # which of the features are here: all, unless several processes share them
 
     def __init__(
         self, cfg: SAEConfig, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
@@ -77,12 +79,14 @@ class SAE(nn.Module, ABC):
         super().__init__()
         self.cfg = cfg
         self.metadata: JsonDict = {}
-        self.W_enc_rows = nn.Parameter(torch.empty(cfg.d_sae, cfg.d_in, device=device, dtype=dtype))
-        self.W_dec = nn.Parameter(torch.empty(cfg.d_sae, cfg.d_out, device=device, dtype=dtype))
+        self.shard = held()
+        features = self.n_held
+        self.W_enc_rows = nn.Parameter(torch.empty(features, cfg.d_in, device=device, dtype=dtype))
+        self.W_dec = nn.Parameter(torch.empty(features, cfg.d_out, device=device, dtype=dtype))
         _check_fits(self.W_enc_rows, self.W_dec)
         for w in (self.W_enc_rows, self.W_dec):  # before anything is written: their rows are read in no order
             backend.large_pages(w)
-        self.b_enc = nn.Parameter(torch.zeros(cfg.d_sae, device=device, dtype=dtype))
+        self.b_enc = nn.Parameter(torch.zeros(features, device=device, dtype=dtype))
         self.b_dec = nn.Parameter(torch.zeros(cfg.d_out, device=device, dtype=dtype))
         self.capacity = Capacity()
         self._prepared: tuple[EncoderCopy, Seen] | None = None
@@ -91,6 +95,12 @@ class SAE(nn.Module, ABC):
     def W_enc(self) -> Tensor:
         """Encoder weights [d_in, d_sae]: a view of ``W_enc_rows``."""
         return self.W_enc_rows.T
+
+    @property
+    def n_held(self) -> int:
+        """Features whose parameters are here: d_sae, or a shard of them."""
+        rows = self.shard.rows(self.cfg.d_sae)
+        return rows.stop - rows.start
 
     @property
     def batch_widths(self) -> tuple[int, ...]:
@@ -203,13 +213,21 @@ class SAE(nn.Module, ABC):
         """
         self.changed()
         source, target = self.source(inputs), self.target(inputs)
-        if target is source and self.has_unit_rows:
+        if target is source and self.has_unit_rows and self.shard.is_whole:
             ops.resample_(self.W_enc_rows, self.W_dec, self.b_enc, [], features, inputs, alive, factor)
             return
-        norm = 1.0 if self.has_unit_rows else _mean_norm(self.W_dec, alive, FREE_NORM)
-        self.W_enc_rows[features] = _unit(source) * (factor * _mean_norm(self.W_enc_rows, alive, 1.0))
+        norm = 1.0 if self.has_unit_rows else self._mean_norm(self.W_dec, alive, FREE_NORM)
+        self.W_enc_rows[features] = _unit(source) * (factor * self._mean_norm(self.W_enc_rows, alive, 1.0))
         self.W_dec[features] = _unit(target) * norm
         self.b_enc[features] = 0.0
+
+    def _mean_norm(self, rows: Tensor, which: Tensor, otherwise: float) -> Tensor | float:
+        """Mean norm of the rows marked in ``which`` (bool), if there is one."""
+        if self.shard.is_whole:
+            return rows[which].norm(dim=-1).mean() if which.any() else otherwise
+        norms = rows[which].norm(dim=-1).double()
+        total, count = self.shard.sum_features(torch.stack([norms.sum(), which.sum().double()])).tolist()
+        return total / count if count else otherwise
 
     def centred(self, x: Tensor) -> Tensor:
         """The encoder's input: ``x − b_dec``, or x if not ``is_centred``; checks x's type, width, dtype and device."""
@@ -324,11 +342,6 @@ class SAE(nn.Module, ABC):
 
 def _unit(rows: Tensor) -> Tensor:
     return rows / rows.norm(dim=-1, keepdim=True)
-
-
-def _mean_norm(rows: Tensor, which: Tensor, otherwise: float) -> Tensor | float:
-    """Mean norm of the rows marked in ``which`` (bool), if there is one."""
-    return rows[which].norm(dim=-1).mean() if which.any() else otherwise
 
 
 def _check_fits(*weights: Tensor) -> None:

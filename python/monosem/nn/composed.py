@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from monosem import ops
 from monosem.nn import composed_step
 from monosem.nn.activations import Vectors
 from monosem.nn.auxk import DeadFeatures
@@ -39,7 +40,7 @@ class ComposedSAE(SAE):
         super().__init__(cfg, device, dtype)
         for name, declared in self.declared().items():
             if isinstance(declared, Vector) and declared.initial is not None:
-                initial = torch.full((cfg.d_sae,), float(declared.initial), device=device, dtype=dtype)
+                initial = torch.full((self.n_held,), float(declared.initial), device=device, dtype=dtype)
                 self.register_parameter(name, nn.Parameter(initial))
         self.extend(device, dtype)
         parts = self.composition
@@ -54,6 +55,12 @@ class ComposedSAE(SAE):
     def composition(self) -> Composition:
         """The parts, by the configuration and the present ``progress``."""
 
+    @property
+    def held(self) -> Composition:
+        """The parts as they are computed here, where only a shard of the features may be."""
+        parts = self.composition
+        return parts if self.shard.is_whole else parts.held(self.shard.rows(self.cfg.d_sae))
+
     def begin(self, x: Tensor) -> None:
         """Set what the parts of a step take from its batch, before ``composition``: here nothing."""
 
@@ -62,8 +69,26 @@ class ComposedSAE(SAE):
 
     def encode(self, x: Tensor) -> SparseCode:
         """The active features of x [..., d_in], each token by itself."""
+        self._all_here("encode")
+        return self._encoded(x)
+
+    def _encoded(self, x: Tensor) -> SparseCode:
+        """The entries of the features that are here."""
         activation = self.composition.activation
         return activation.encode(self.inputs(self.centred(x), self.prepared()), self.vectors(activation.vectors))
+
+    def _all_here(self, method: str) -> None:
+        if not self.shard.is_whole:
+            rows = self.shard.rows(self.cfg.d_sae)
+            raise RuntimeError(
+                f"{method}: this process has features {rows.start:,} to {rows.stop - 1:,} of {self.cfg.d_sae:,}; "
+                "wanted all. Train it by Trainer(sae, config, folder, mesh=…), and read the result by "
+                "monosem.load(folder)."
+            )
+
+    def decode(self, code: SparseCode) -> Tensor:
+        self._all_here("decode")
+        return super().decode(code)
 
     @property
     def target_is_input(self) -> bool:
@@ -80,6 +105,7 @@ class ComposedSAE(SAE):
 
     def loss(self, x: Tensor, sparsity_scale: float = 1.0, dead: Tensor | None = None) -> LossOutput:
         """The loss of x [..., d_in]; ``dead`` marks the features that may be revived."""
+        self._all_here("loss")
         self.begin(x)
         parts, centred = self.composition, self.centred(self.source(self.some(x)))
         shape, x, centred = x.shape[:-1], x.reshape(-1, x.shape[-1]), centred.reshape(-1, centred.shape[-1])
@@ -129,19 +155,24 @@ class ComposedSAE(SAE):
     def token_losses(self, x: Tensor, sparsity_scale: float = 1.0) -> Tensor:
         """``mean_D (x − x̂)²`` and the penalty of each token, float32 [N]."""
         parts, penalty = self.composition, self.composition.penalty
-        code = self.encode(self.source(x))
-        losses = (self.target(x) - self.decode(code)).float().square().mean(-1)
+        if self.shard.is_whole:
+            code = self.encode(self.source(x))
+            decoded = self.decode(code)
+        else:
+            code = self._encoded(self.source(x))
+            decoded = self.shard.sum_features(ops.decode(code, self.W_dec, torch.zeros_like(self.b_dec))) + self.b_dec
+        losses = (self.target(x) - decoded).float().square().mean(-1)
         if penalty is None or not (weight := penalty.weight(sparsity_scale)):
             return losses
         if isinstance(penalty, L1):
-            return losses.add_(weight * penalty.of_code(code))
+            return losses.add_(weight * self.shard.sum_features(penalty.of_code(code)))
         vectors = self.vectors(parts.vectors)
         h, indices, offsets = parts.activation.choose(self.inputs(self.centred(self.source(x))), vectors).csr()
         i = indices.long()
         norms = self.norms().sum(1)[i] if parts.by_norm else None
         entries = terms(parts.activation, penalty, None, h, {name: v[i] for name, v in vectors.items()}, norms)
         assert entries.penalty is not None
-        return losses.add_(weight * penalty.of_tokens(entries.penalty, offsets))
+        return losses.add_(weight * self.shard.sum_features(penalty.of_tokens(entries.penalty, offsets)))
 
     @torch.no_grad()
     def restart_features(self, features: Tensor, inputs: Tensor, alive: Tensor, factor: float) -> None:
@@ -166,23 +197,23 @@ class ComposedSAE(SAE):
         whose entries fit; the others are counted (``left_out``), and AuxK may leave out features that have just died.
         """
         self.begin(x)
-        parts = self.composition
+        parts = self.held
         # A dense step does not encode: only there, centring is a phase of its own.
         phase("centre") if parts.activation.has_dense_form else phase("encode")
-        x = self.some(x)
+        x = x if self.shard.splits_tokens else self.some(x)  # a share of the tokens may be none of them
         batch = Batch(x, self.centred(self.source(x)), self.target(x), sparsity_scale)
         vectors = self.vectors(parts.vectors)
         step = Step(
             inputs=parts.activation.above(self.inputs(batch.centred, encoder_copy), vectors),
             sparse=lambda encoded: composed_step.sparse(self, batch, encoded, dead),
-            dense=lambda: composed_step.dense(self, batch),
+            dense=(lambda: composed_step.dense(self, batch)) if composed_step.may_be_dense(self) else None,
         )
         gradients, redone = parts.activation.run(step, self.capacity, vectors)
         return replace(gradients, redone=redone) if redone else gradients
 
     def inputs(self, centred: Tensor, encoder_copy: EncoderCopy | None = None) -> EncoderInputs:
         """What the encoder is given for its input [..., d_in]."""
-        return EncoderInputs(centred, self.W_enc_rows, self.b_enc, encoder_copy)
+        return EncoderInputs(centred, self.W_enc_rows, self.b_enc, encoder_copy, shard=self.shard)
 
     def vectors(self, names: tuple[str, ...]) -> Vectors:
         """Parameters [d_sae] by name."""

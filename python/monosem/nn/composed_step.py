@@ -19,13 +19,18 @@ from monosem.nn.pointwise import Slopes, Terms, detached
 from monosem.ops import SparseCode, step_stats
 from monosem.ops.capacity import Capacity, DeadFeatureCapacity, Encoded, EncoderInputs
 from monosem.ops.code import uniform_offsets
+from monosem.ops.shard import Shard
 from monosem.ops.step_stats import phase
 
 
 class Composed(Protocol):
-    """What a step needs of an autoencoder: its parameters, its parts, and how they see a batch (``ComposedSAE``)."""
+    """What a step needs of an autoencoder: its parameters, its parts, and how they see a batch (``ComposedSAE``).
+
+    Of a shard they are those of its features, and sums over all features or tokens are made by ``shard``.
+    """
 
     cfg: SAEConfig
+    shard: Shard
     capacity: Capacity
     W_enc_rows: nn.Parameter
     W_dec: nn.Parameter
@@ -33,7 +38,7 @@ class Composed(Protocol):
     b_dec: nn.Parameter
 
     @property
-    def composition(self) -> Composition: ...
+    def held(self) -> Composition: ...
     @property
     def is_centred(self) -> bool: ...
     @property
@@ -58,7 +63,7 @@ class Batch:
 def sparse(sae: Composed, batch: Batch, encoded: Encoded, dead: Tensor | None) -> Gradients:
     """The loss and its gradients in factors, from the entries of the batch."""
     phase("decode_loss")
-    parts = sae.composition
+    parts = sae.held
     if parts.activation.has_dense_form:
         step_stats.ran(dense=False)
     nested = encoded if parts.nesting is None else replace(encoded, code=parts.nesting.sorted(encoded.code))
@@ -101,13 +106,13 @@ class _Sparse:
 
 def _linear(sae: Composed, batch: Batch, encoded: Encoded) -> _Sparse:
     """Where the value of an entry is its pre-activation, and the penalty linear in it."""
-    parts, n = sae.composition, len(batch.x)
+    parts, shard, n = sae.held, sae.shard, len(batch.x)
     weight = 0.0 if parts.penalty is None else parts.penalty.weight(batch.sparsity_scale)
     code, kept, left_out = encoded.code, encoded.kept, None
     values, indices, offsets = code.csr()
-    whole = fit(values, indices, offsets, sae.W_dec, sae.b_dec, batch.target, parts.nesting)
+    whole = fit(values, indices, offsets, sae.W_dec, sae.b_dec, batch.target, parts.nesting, shard)
     slopes = whole.slopes if parts.penalty is None else whole.slopes.add_(weight)
-    slopes = parts.activation.through(values, slopes).div_(n)
+    slopes = parts.activation.through(values, slopes).div_(shard.tokens(n))
     phase("statistics")
     sparsity, l0, fired = code.l1(), code.l0(), code.fired()
     if kept is not None:  # means over the tokens that are in the code
@@ -116,6 +121,7 @@ def _linear(sae: Composed, batch: Batch, encoded: Encoded) -> _Sparse:
         slopes, sparsity, l0 = slopes.mul_(share), sparsity * share, l0 * share
     mse = whole.mse.mean()
     losses = mse if whole.losses is whole.mse else whole.losses.mean()
+    sparsity, l0, mse, losses = shard.means(n, (sparsity, l0), (mse, losses))
     return _Sparse(
         loss=losses if parts.penalty is None else losses + weight * sparsity,
         mse=mse,
@@ -131,29 +137,34 @@ def _linear(sae: Composed, batch: Batch, encoded: Encoded) -> _Sparse:
 
 def _pointwise(sae: Composed, batch: Batch, encoded: Encoded) -> _Sparse:
     """With any elementwise activation and penalty, by autograd on their definition."""
-    parts, n = sae.composition, len(batch.x)
-    code, kept, left_out = encoded.code, encoded.kept, None
+    parts, shard, n = sae.held, sae.shard, len(batch.x)
+    of_all, code, kept, left_out = shard.tokens(n), encoded.code, encoded.kept, None
     h, indices, offsets = code.csr()
     entries, norms = _entries(sae, h, indices)
     f = entries.f.detach()
-    whole = fit(f, indices, offsets, sae.W_dec, sae.b_dec, batch.target, parts.nesting)
+    whole = fit(f, indices, offsets, sae.W_dec, sae.b_dec, batch.target, parts.nesting, shard)
     gate = None
     if entries.gate is not None:
-        gate = fit(entries.gate.detach(), indices, offsets, sae.W_dec, sae.b_dec, batch.target, None)
+        gate = fit(entries.gate.detach(), indices, offsets, sae.W_dec, sae.b_dec, batch.target, None, shard)
     used = replace(code, values=f.view(code.values.shape))
     phase("statistics")
     sparsity = used.l1() if entries.penalty is None else entries.penalty.detach().sum() / n
     l0, fired, share = used.l0(), used.fired(), h.new_ones(())
+    per_token = offsets[-1].float() / n
     if kept is not None:
         left_out, share = _share(kept)
         sparsity, l0 = sparsity * share, l0 * share
+    sparsity, l0, per_token = shard.means(n, (sparsity, l0, per_token))
     weight, of_inactive, slope = 0.0, 0.0, 1.0
     if parts.penalty is not None:
         weight, slope = parts.penalty.weight(batch.sparsity_scale), parts.penalty.slope(sparsity)
     if parts.pre_activation is not None:
         of_inactive = batch.sparsity_scale * parts.pre_activation.coefficient
     slopes = entries.slopes(
-        whole.slopes / n, weight / n * slope, of_inactive / n, None if gate is None else gate.slopes / n
+        whole.slopes / of_all,
+        weight / of_all * slope,
+        of_inactive / of_all,
+        None if gate is None else gate.slopes / of_all,
     )
     # A chosen entry that is not active has a slope in its value, and none in its pre-activation.
     slopes = replace(slopes, h=parts.activation.through(h, slopes.h))
@@ -163,16 +174,18 @@ def _pointwise(sae: Composed, batch: Batch, encoded: Encoded) -> _Sparse:
         slopes = slopes.times(share)
     mse = whole.mse.mean()
     loss = mse if whole.losses is whole.mse else whole.losses.mean()
-    if parts.penalty is not None:
-        loss = loss + weight * parts.penalty.of_mean(sparsity)
     if gate is not None:
         loss = loss + gate.mse.mean()
+    mse, loss = shard.means(n, (), (mse, loss))
+    if parts.penalty is not None:
+        loss = loss + weight * parts.penalty.of_mean(sparsity)
     factors = _factors(sae, batch, whole, f, indices, slopes)
     if slopes.norms is not None and norms is not None:
         factors = replace(factors, norms=NormTerms(slopes.norms, None, norms, sae.W_dec.detach()))
     if entries.inactive is not None and norms is not None:
-        of_all, factors = _over_all(sae, batch, kept, of_inactive, norms, factors)
-        loss = loss + of_inactive * (of_all + entries.inactive.detach().sum() / n * share)
+        below, factors = _over_all(sae, batch, kept, of_inactive, norms, factors)
+        inactive = below + entries.inactive.detach().sum() / n * share
+        loss = loss + of_inactive * shard.means(n, (inactive,))[0]
     return _Sparse(
         loss=loss,
         mse=mse,
@@ -183,14 +196,14 @@ def _pointwise(sae: Composed, batch: Batch, encoded: Encoded) -> _Sparse:
         factors=factors,
         residual=whole.residual,
         left_out=left_out,
-        entries=offsets[-1].float() / n,
+        entries=per_token,
     )
 
 
 def _entries(sae: Composed, h: Tensor, indices: Tensor) -> tuple[Terms, Tensor | None]:
     """The terms of entries, and the norms [F, B] of decoder rows where they depend on them."""
-    parts = sae.composition
-    i = indices.long().clamp_(max=sae.cfg.d_sae - 1)  # of places behind the last entry: any
+    parts = sae.held
+    i = indices.long().clamp_(max=len(sae.W_dec) - 1)  # of places behind the last entry: any
     norms = sae.norms().detach() if parts.by_norm else None
     vectors = {name: v.detach()[i] for name, v in sae.vectors(parts.vectors).items()}
     of_entries = None if norms is None else norms.sum(1)[i]
@@ -199,7 +212,7 @@ def _entries(sae: Composed, h: Tensor, indices: Tensor) -> tuple[Terms, Tensor |
 
 def _factors(sae: Composed, batch: Batch, whole: Fit, values: Tensor, indices: Tensor, slopes: Slopes) -> RowFactors:
     n, d = batch.target.shape
-    parts, scale = whole.parts, 2 / (n * d)
+    parts, scale = whole.parts, 2 / (sae.shard.tokens(n) * d)
     of_tokens = whole.gradients if parts == 1 else whole.gradients.view(n, parts, d)[:, 0]
     others = sae.target_gradients(batch.x, of_tokens, scale)
     return RowFactors(
@@ -216,6 +229,7 @@ def _factors(sae: Composed, batch: Batch, whole: Fit, values: Tensor, indices: T
         input_of=None if parts == 1 else torch.arange(n, device=indices.device).repeat_interleave(parts),
         of_entries=slopes.vectors,
         others=others,
+        shard=sae.shard,
     )
 
 
@@ -224,10 +238,10 @@ def _over_all(
 ) -> tuple[Tensor, RowFactors]:
     """The penalty of pre-activations over all features, 0-dim, and the factors with its part: one token more, whose
     input is the sum of all inputs, with an entry of every feature. ``kept``: the tokens that count; None: all."""
-    pre_activation = sae.composition.pre_activation
+    pre_activation = sae.held.pre_activation
     norm_terms = factors.norms
     assert pre_activation is not None and norm_terms is not None
-    n, f, centred = len(batch.x), sae.cfg.d_sae, batch.centred
+    n, f, centred = len(batch.x), len(sae.W_dec), batch.centred
     if kept is not None:
         n, centred = kept.sum().clamp(min=1), centred * kept[:, None]
     total, rows, threshold = centred.sum(0), norms.sum(1), sae.vectors(("threshold",))["threshold"]
@@ -273,10 +287,20 @@ def _revived(
     assert isinstance(capacity, DeadFeatureCapacity)  # made by Composition.capacity
     if not revival.is_on:
         return residual.new_zeros(()), factors
-    extra = revival.entries(sae.rows(*capacity.rows(dead, sae.b_enc)), centred, residual, capacity)
+    if sae.shard.is_whole:
+        extra = revival.entries(sae.rows(*capacity.rows(dead, sae.b_enc)), centred, residual, capacity)
+    else:
+        here = sae.rows(*capacity.rows(dead, sae.b_enc, waits=True))
+        extra = revival.shared(here, sae.shard, centred, residual)
     if extra is None:
         return residual.new_zeros(()), factors
-    return extra.loss * dead.any(), extra.below(factors)
+    return extra.loss if not sae.shard.is_whole else extra.loss * dead.any(), extra.below(factors)
+
+
+def may_be_dense(sae: Composed) -> bool:
+    """Whether a step may multiply with all features: not where blocks would end at other prefixes in each shard, nor
+    where tokens are elsewhere, whose gradients are exchanged in factors."""
+    return sae.shard.is_whole or not (sae.shard.splits_tokens or sae.held.nesting)
 
 
 def dense(sae: Composed, batch: Batch) -> tuple[Gradients, Tensor]:
@@ -291,8 +315,9 @@ def dense(sae: Composed, batch: Batch) -> tuple[Gradients, Tensor]:
         b_enc=sae.b_enc,
         b_dec=sae.b_dec,
         is_centred=sae.is_centred,
+        shard=sae.shard,
     )
-    parts = sae.composition
+    parts, n = sae.held, len(batch.x)
     if parts.is_linear and parts.nesting is None and sae.is_centred and sae.target_is_input:
         return _relu_blocks(sae, batch, inputs)
     weight = 0.0 if parts.penalty is None else parts.penalty.weight(batch.sparsity_scale)
@@ -316,33 +341,36 @@ def dense(sae: Composed, batch: Batch) -> tuple[Gradients, Tensor]:
     if parts.penalty is not None:
         loss = loss + weight * parts.penalty.of_mean(blocks.sparsity)
     dtype = batch.x.dtype
+    per_token = blocks.per_token.double().mean()
+    l0, per_token, inactive = sae.shard.means(n, (blocks.l0, per_token, blocks.inactive))
     gradients = Gradients(
-        loss=(loss + of_inactive * blocks.inactive + blocks.gate_mse).to(dtype),
+        loss=(loss + of_inactive * inactive + blocks.gate_mse).to(dtype),
         mse=blocks.mse.to(dtype),
         sparsity=blocks.sparsity.to(dtype),
         aux=blocks.mse.new_zeros(()).to(dtype),
-        l0=blocks.l0,
+        l0=l0.float(),
         fired=blocks.counts > 0,
         parameters=blocks,
-        per_token=blocks.per_token.double().mean().float(),
+        per_token=per_token.float(),
     )
     return gradients, blocks.per_token
 
 
 def _relu_blocks(sae: Composed, batch: Batch, inputs: DenseInputs) -> tuple[Gradients, Tensor]:
     n, d = batch.x.shape
-    penalty = sae.composition.penalty
+    penalty = sae.held.penalty
     weight = 0.0 if penalty is None else penalty.weight(batch.sparsity_scale)
     blocks = ReLUBlocks(inputs, penalty=weight / n)
     phase("statistics")
     mse = (blocks.squares / (n * d)).to(batch.x.dtype)
-    sparsity = (blocks.total / n).to(batch.x.dtype)
+    total, l0 = sae.shard.means(n, (blocks.total / n, blocks.counts.sum().double() / n))
+    sparsity = total.to(batch.x.dtype)
     gradients = Gradients(
         loss=mse + weight * sparsity,
         mse=mse,
         sparsity=sparsity,
         aux=mse.new_zeros(()),
-        l0=(blocks.counts.sum().double() / n).float(),
+        l0=l0.float(),
         fired=blocks.counts > 0,
         parameters=blocks,
     )

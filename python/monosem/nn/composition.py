@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -47,6 +47,13 @@ class Composition:
         """Names of the parameters, one element per feature, that the elementwise parts read."""
         parts = (self.activation, self.penalty, self.pre_activation)
         return tuple(dict.fromkeys(name for part in parts if part is not None for name in part.vectors))
+
+    def held(self, rows: slice) -> Composition:
+        """The parts as a shard computes them, which has these features."""
+        if self.nesting is None:
+            return self
+        assert isinstance(self.nesting, Prefixes)  # other nestings are refused (train/distributed/kinds.py)
+        return replace(self, nesting=self.nesting.held(rows))
 
     def capacity(self, d_sae: int, device: torch.device | str | None) -> Capacity:
         """What decides how a step of this composition runs on its device."""

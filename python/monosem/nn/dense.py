@@ -16,6 +16,7 @@ from monosem.nn.penalties import Penalty, PreActivation
 from monosem.nn.pointwise import Terms, detached
 from monosem.ops import capacity
 from monosem.ops.precision import as_given
+from monosem.ops.shard import WHOLE, Shard
 from monosem.ops.sparse_decode import weighted_sum
 from monosem.ops.step_stats import phase
 
@@ -38,6 +39,7 @@ class DenseInputs:
         x: [N, D_out], the target of the reconstruction. ``centred``: the encoder's input [N, D].
         w_enc, w_dec: rows [F, D] and [F, D_out]; ``b_enc``: [F]; ``b_dec``: [D_out].
         is_centred: whether the encoder's input is x − b_dec.
+        shard: which features these are.
     """
 
     x: Tensor
@@ -47,6 +49,11 @@ class DenseInputs:
     b_enc: Tensor
     b_dec: Tensor
     is_centred: bool = True
+    shard: Shard = WHOLE
+
+    def residual(self) -> Tensor:
+        """What the features' parts of the reconstruction are added to: −x and the bias, in one shard."""
+        return self.b_dec - self.x if self.shard.is_first else torch.zeros_like(self.x)
 
 
 class DenseBlocks(ABC):
@@ -69,6 +76,7 @@ class DenseBlocks(ABC):
         x, features = inputs.x, len(inputs.w_enc)
         self._w_enc, self._w_dec, self._b_enc = inputs.w_enc.detach(), inputs.w_dec.detach(), inputs.b_enc.detach()
         self._centred, self._is_centred, self._used = inputs.centred, inputs.is_centred, False
+        self._shard = inputs.shard
         self._ends = bounds or (features,)
         self._step = min(features, max(64, capacity.block_bytes(x.device) // (x.element_size() * max(1, len(x)))))
 
@@ -76,30 +84,40 @@ class DenseBlocks(ABC):
         """Update both matrices block by block; returns the gradients of the others."""
         phase("dense_sweep")
         self._use()
-        vectors, b_dec = self._vectors(), self.b_dec
+        vectors, b_dec = self._vectors(), self._first_part()
         for part in self._parts():
             # All reads of this block's rows stand before the two updates, which change them.
             block = self._gradients(part)
             b_dec = self._add(block, part, vectors, b_dec)
             optimizer.update_rows("W_enc_rows", part, block.w_enc)
             optimizer.update_rows("W_dec", part, block.w_dec)
-        return {**vectors, "b_dec": b_dec, **self._others()}
+        return {**vectors, "b_dec": self._shard.sum_features(b_dec), **self._others()}
 
     def multiplied(self) -> dict[str, Tensor]:
         """The gradients of all features."""
         phase("dense_gradients")
         self._use()
         w_enc, w_dec = torch.empty_like(self._w_enc), torch.empty_like(self._w_dec)
-        vectors, b_dec = self._vectors(), self.b_dec
+        vectors, b_dec = self._vectors(), self._first_part()
         for part in self._parts():
             block = self._gradients(part)
             w_enc[part], w_dec[part] = block.w_enc, block.w_dec
             b_dec = self._add(block, part, vectors, b_dec)
-        return {"W_enc_rows": w_enc, "W_dec": w_dec, **vectors, "b_dec": b_dec, **self._others()}
+        return {
+            "W_enc_rows": w_enc,
+            "W_dec": w_dec,
+            **vectors,
+            "b_dec": self._shard.sum_features(b_dec),
+            **self._others(),
+        }
 
     @abstractmethod
     def _gradients(self, part: slice) -> BlockGradients:
         """Gradients of a block, from its present weights."""
+
+    def _first_part(self) -> Tensor:
+        """The gradient of b_dec through the decoder, in one shard."""
+        return self.b_dec if self._shard.is_first else torch.zeros_like(self.b_dec)
 
     def _names(self) -> tuple[str, ...]:
         """The vectors [F] that have a gradient."""
@@ -156,7 +174,7 @@ class ReLUBlocks(DenseBlocks):
         number = torch.promote_types(x.dtype, torch.float32)  # integers below 2²⁴ are exact in it
         counts, per_token = x.new_empty(features, dtype=number), x.new_zeros(n, dtype=number)
         self.total = torch.zeros((), dtype=torch.float64, device=x.device)
-        residual = inputs.b_dec - x
+        residual = inputs.residual()
         for part in self._parts():
             f, on, ones = self._activations(part)
             residual.addmm_(f, self._w_dec[part])
@@ -164,6 +182,7 @@ class ReLUBlocks(DenseBlocks):
             counts[part] = ones.sum(0, dtype=number)
             per_token += ones.sum(1, dtype=number)
             self.total += f.sum()
+        residual = inputs.shard.sum_features(residual)
         self.counts, self.per_token = counts.long(), per_token.long()
         self.squares = torch.linalg.vector_norm(residual, dim=1).double().square().sum()
         self._slope = residual.mul_(2 / (n * d))  # of the loss in x̂
@@ -226,7 +245,7 @@ class PointwiseBlocks(DenseBlocks):
         self.per_token = torch.zeros(n, dtype=torch.int64, device=x.device)
         sums = {name: torch.zeros((), dtype=torch.float64, device=x.device) for name in ("p", "inactive", "squares")}
         active = torch.zeros((), dtype=torch.int64, device=x.device)
-        residual = inputs.b_dec - x
+        residual = inputs.residual()
         gate = residual.clone() if activation.has_frozen_fit else None
         residuals = []
         for part in self._parts():
@@ -242,9 +261,15 @@ class PointwiseBlocks(DenseBlocks):
             for name, term in (("p", terms.penalty), ("inactive", terms.inactive)):
                 if term is not None:
                     sums[name] += term.detach().sum(dtype=torch.float64)
-            if part.stop in self._ends:
+            if part.stop in self._ends and inputs.shard.is_whole:
                 residuals.append(residual.clone() if part.stop < features else residual)
                 sums["squares"] += torch.linalg.vector_norm(residual, dim=1).double().square().sum()
+        if not inputs.shard.is_whole:  # the code is one part
+            residual = inputs.shard.sum_features(residual)
+            gate = None if gate is None else inputs.shard.sum_features(gate)
+            residuals.append(residual)
+            sums["squares"] += torch.linalg.vector_norm(residual, dim=1).double().square().sum()
+            (sums["p"],) = inputs.shard.means(n, (sums["p"],))
         parts = len(self._ends)
         self.losses = (sums["squares"] / (parts * n * d)).to(wide)
         self.mse = (torch.linalg.vector_norm(residual, dim=1).double().square().sum() / (n * d)).to(wide)

@@ -141,9 +141,9 @@ def folded(sae: SAE, maps: Sequence[Affine]) -> SAE:
     pair = sae.cfg.trained_on == TrainedOn.PAIR
     reads, writes = (Joint(maps[:1]), Joint(maps[1:])) if pair else (Joint(maps),) * 2
     weights = dict(out.named_parameters())
-    factors = torch.ones(sae.cfg.d_sae, dtype=torch.float64, device=sae.W_dec.device)
+    factors = torch.ones(sae.n_held, dtype=torch.float64, device=sae.W_dec.device)
     shift = torch.zeros_like(factors)  # of b_enc, by the mean of what is read
-    for first in range(0, sae.cfg.d_sae, _BLOCK):
+    for first in range(0, sae.n_held, _BLOCK):
         here = slice(first, first + _BLOCK)
         encoder, decoder = sae.W_enc_rows[here].double(), sae.W_dec[here].double()
         if sae.has_unit_rows and writes.factor is not None:  # the rows stay as they are, without rounding

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from monosem import ops
+from monosem.ops.shard import WHOLE, Shard
 from monosem.ops.sparse_decode import weighted_sum
 from monosem.ops.step_stats import phase
 
@@ -109,6 +110,7 @@ class RowFactors:
         of_entries: gradients of vectors [F], by name, as a part of each entry [nnz].
         norms: the gradient in the norms of decoder rows.
         others: gradients of further parameters, by name; of a vector that has a part of entries, the rest.
+        shard: which features these are.
     """
 
     indices: Tensor
@@ -126,6 +128,7 @@ class RowFactors:
     of_entries: dict[str, Tensor] = field(default_factory=dict)
     norms: NormTerms | None = None
     others: dict[str, Tensor] = field(default_factory=dict)
+    shard: Shard = WHOLE
 
     def multiplied(self) -> dict[str, Tensor]:
         csc = self._by_feature()
@@ -137,7 +140,7 @@ class RowFactors:
         return {
             "W_enc_rows": ops.row_grad(*self._of_inputs(csc), self.slopes, self.inputs),
             "W_dec": w_dec,
-            "b_dec": self.b_dec - weighted_sum(sums, self.w_enc) if self.is_centred else self.b_dec,
+            "b_dec": self._of_b_dec(weighted_sum(sums, self.w_enc) if self.is_centred else None),
             **self._vectors(csc, sums),
         }
 
@@ -150,8 +153,12 @@ class RowFactors:
         )
         phase("decoder_sweep")
         optimizer.update_factors("W_dec", csc, self.values, self.residual, self.decoder_scale, own)
-        b_dec = self.b_dec - through_encoder if self.is_centred else self.b_dec
+        b_dec = self._of_b_dec(through_encoder if self.is_centred else None)
         return {"b_dec": b_dec, **self._vectors(csc, sums)}
+
+    def _of_b_dec(self, through_encoder: Tensor | None) -> Tensor:
+        """The gradient of b_dec, from its part through the encoders of these features."""
+        return self.b_dec if through_encoder is None else self.b_dec - self.shard.sum_features(through_encoder)
 
     def _by_feature(self) -> Csc:
         phase("sort")

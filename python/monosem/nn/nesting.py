@@ -11,6 +11,7 @@ from torch import Tensor
 
 from monosem import ops
 from monosem.ops import SparseCode, gpu
+from monosem.ops.shard import WHOLE, Shard, within
 
 BLOCK = 128  # tokens of a block on a processor
 
@@ -34,6 +35,10 @@ class Prefixes:
     """
 
     sizes: tuple[int, ...]
+
+    def held(self, rows: slice) -> Prefixes:
+        """The same of a shard, which has these features."""
+        return Prefixes(within(self.sizes, rows))
 
     def parts(self, indices: Tensor, offsets: Tensor) -> Tensor:
         """Where the entries of each token's parts end: int64 [N·G + 1]. Features ascend within a token."""
@@ -128,13 +133,23 @@ class Fit:
 
 
 def fit(
-    values: Tensor, indices: Tensor, offsets: Tensor, w: Tensor, b: Tensor, x: Tensor, nesting: Nesting | None
+    values: Tensor,
+    indices: Tensor,
+    offsets: Tensor,
+    w: Tensor,
+    b: Tensor,
+    x: Tensor,
+    nesting: Nesting | None,
+    shard: Shard = WHOLE,
 ) -> Fit:
     """The squared error of a code in CSR form. ``losses``, ``mse`` and ``residual`` are differentiable.
 
     Args:
         w: decoder rows [F, D]. b: [D]. x: the target [N, D].
+        shard: whose features these are; of a part of them nothing is differentiable.
     """
+    if not shard.is_whole:
+        return _of_shard(values, indices, offsets, w, b, x, nesting, shard)
     if nesting is None or len(nesting) == 1:
         mse, residual, slopes = ops.decode_loss_rows(values, indices, offsets, w, b, x)
         return Fit(mse, mse, residual, offsets, residual, slopes)
@@ -174,3 +189,32 @@ def _in_blocks(values: Tensor, indices: Tensor, ends: Tensor, w: Tensor, b: Tens
         slopes[begin:end] = ops.gather_dot(out, i, here, w)
     slopes[int(ends[-1]) :] = 0.0  # places behind the last entry
     return Fit(squares.mean(1), squares[:, -1], residual, ends, gradients, slopes.mul_(2 / d))
+
+
+@torch.no_grad()
+def _of_shard(
+    values: Tensor,
+    indices: Tensor,
+    offsets: Tensor,
+    w: Tensor,
+    b: Tensor,
+    x: Tensor,
+    nesting: Nesting | None,
+    shard: Shard,
+) -> Fit:
+    """The same where other processes have other entries of these tokens: their reconstructions are added."""
+    parts, (n, d) = 1 if nesting is None else len(nesting), x.shape
+    ends = offsets if nesting is None or parts == 1 else nesting.parts(indices, offsets)
+    decoded = ops.sparse_decode(values, indices, ends, w, torch.zeros_like(b))
+    residuals = shard.sum_features(decoded).view(n, parts, d)
+    residuals[:, 0] += b - x
+    for g in range(1, parts):
+        residuals[:, g] += residuals[:, g - 1]
+    squares = torch.linalg.vector_norm(residuals, dim=2).square_().div_(d)
+    residual, losses = residuals[:, -1].contiguous(), squares.mean(1)
+    gradients = residual
+    if parts > 1:  # an entry of a part is in every later prefix
+        gradients = residuals.flip(1).cumsum(1).flip(1).div_(parts).view(n * parts, d)
+    slopes = ops.gather_dot(gradients, indices, ends, w).mul_(2 / d)
+    mse = squares[:, -1]
+    return Fit(mse if parts == 1 else losses, mse, residual, ends, gradients, slopes)

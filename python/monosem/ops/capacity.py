@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from monosem.ops import delayed_stats, gpu, step_stats
 from monosem.ops.code import SparseCode
 from monosem.ops.delayed_stats import LAG, DelayedStats, PendingCopy
+from monosem.ops.shard import WHOLE, Shard
 from monosem.ops.structs import EncoderCopy
 from monosem.ops.threshold_encode import threshold_encode, threshold_encode_within
 
@@ -94,13 +95,13 @@ class DeadFeatureCapacity(Capacity):
         if self._used:
             self._stats.fetch(self.stats_history)
 
-    def rows(self, dead: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    def rows(self, dead: Tensor, bias: Tensor, waits: bool = False) -> tuple[Tensor, Tensor]:
         """The dead features (of the mask ``dead``, bool [F]), int64 [R], and their elements of ``bias`` [F].
 
         On a GPU, R is the capacity. Where it is larger than the number of dead features, feature 0 fills the rest, with
-        a bias with which it never fires.
+        a bias with which it never fires. With ``waits``, R is their number there too.
         """
-        if not gpu.asynchronous(dead):
+        if waits or not gpu.asynchronous(dead):
             rows = dead.nonzero()[:, 0]
             return rows, bias[rows]
         capacity, count = self._capacity(), dead.sum()
@@ -141,13 +142,17 @@ Result = TypeVar("Result", bound=HasEntries)
 
 @dataclass(frozen=True)
 class EncoderInputs:
-    """The arguments of ``ops.threshold_encode``, and the encoder rows in low precision (of ``ops.topk_encode``)."""
+    """The arguments of ``ops.threshold_encode``, and the encoder rows in low precision (of ``ops.topk_encode``).
+
+    ``shard``: which features these rows are.
+    """
 
     x: Tensor
     w: Tensor
     b: Tensor
     encoder_copy: EncoderCopy | None = None
     threshold: Tensor | None = None
+    shard: Shard = WHOLE
 
     def entries(self) -> SparseCode:
         """The entries above the threshold, in arrays of the size that they need."""
@@ -172,12 +177,12 @@ class Step(Generic[Result]):
 
     Attributes:
         sparse: the step, given the code.
-        dense: the step, and the number of entries of each token [N].
+        dense: the step, and the number of entries of each token [N]; None: there is only the other way.
     """
 
     inputs: EncoderInputs
     sparse: Callable[[Encoded], Result]
-    dense: Callable[[], tuple[Result, Tensor]]
+    dense: Callable[[], tuple[Result, Tensor]] | None
 
     def exact(self) -> Result:
         """The sparse way, with a code of the size that it needs; synchronises with a GPU to learn it."""
@@ -213,17 +218,21 @@ class EntryCapacity(Capacity):
     def run(self, step: Step[Result]) -> tuple[Result, int]:
         """The result of a step, and for how many tokens there was no capacity at first, so that it ran twice."""
         x, redone = step.inputs.x, 0
-        if not gpu.asynchronous(x):
+        if step.dense is None:
+            result = step.exact()
+        elif not gpu.asynchronous(x) or not step.inputs.shard.is_whole:  # no shard may repeat a step by itself
             result = step.dense()[0] if self.density > DENSE_ABOVE else step.exact()
         elif (capacity := self._capacity(len(x))) is None:
             result, per_token = step.dense()
             self._record(per_token.amax().double(), per_token.sum().double() / len(x))
         else:
-            result, redone = self._within(capacity, step)
+            result, redone = self._within(capacity, step, step.dense)
         self.density.copy_(result.entries / self._d_sae)
         return result, redone
 
-    def _within(self, capacity: tuple[int, int], step: Step[Result]) -> tuple[Result, int]:
+    def _within(
+        self, capacity: tuple[int, int], step: Step[Result], dense: Callable[[], tuple[Result, Tensor]]
+    ) -> tuple[Result, int]:
         x, n = step.inputs.x, len(step.inputs.x)
         values, indices, offsets, counts, kept = threshold_encode_within(
             x, step.inputs.w, step.inputs.b, *capacity, step.inputs.encoder_copy, step.inputs.threshold
@@ -241,7 +250,7 @@ class EntryCapacity(Capacity):
             return result, 0
         del result, code, values, indices  # their memory is free for the second attempt
         is_dense = n_entries > DENSE_ABOVE * self._d_sae * n
-        return step.dense()[0] if is_dense else step.exact(), int(n - n_kept)
+        return dense()[0] if is_dense else step.exact(), int(n - n_kept)
 
     def _capacity(self, n: int) -> tuple[int, int] | None:
         """Capacity for the entries of n tokens, in all and per token; None where the products should be dense."""

@@ -11,9 +11,13 @@ import json
 import os
 import re
 import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -22,6 +26,8 @@ from monosem.nn.config import JsonDict
 
 FORMAT = 1
 KEEP = 2
+FILE = "tensors.safetensors"  # of one process
+TENSORS = "tensors"  # the folder of several (train/distributed/checkpoints.py)
 
 
 @dataclass(frozen=True)
@@ -55,16 +61,31 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
         OSError: the disk is full, for example; the earlier checkpoints are unchanged.
         TypeError: ``checkpoint.state`` is not JSON.
     """
-    target = path_of(folder, checkpoint.step)
-    part = folder / f".{target.name}.part"
-    shutil.rmtree(part, ignore_errors=True)
-    try:
+    with _written(folder, checkpoint.step):
+        part = begin(folder, checkpoint.step)
+        files.write_tensors(part / FILE, checkpoint.tensors)
+        return finish(folder, checkpoint.step, checkpoint.state, {"sha256": sha256(part / FILE)})
+
+
+def part_of(folder: Path, step: int) -> Path:
+    """Where a checkpoint is written before it gets its name."""
+    return folder / f".{path_of(folder, step).name}.part"
+
+
+def begin(folder: Path, step: int) -> Path:
+    """Make an empty ``part_of`` for the tensors."""
+    part = part_of(folder, step)
+    with _written(folder, step):
+        shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        files.write_tensors(part / "tensors.safetensors", checkpoint.tensors)
-        body = json.dumps(
-            {"format": FORMAT, "step": checkpoint.step, "sha256": _sha256(part / "tensors.safetensors")}
-            | {"state": checkpoint.state}
-        )
+    return part
+
+
+def finish(folder: Path, step: int, state: JsonDict, sums: JsonDict) -> Path:
+    """Give ``part_of``, which has its tensors, its name; delete all but the last two checkpoints."""
+    part, target = part_of(folder, step), path_of(folder, step)
+    with _written(folder, step):
+        body = json.dumps({"format": FORMAT, "step": step} | sums | {"state": state})
         # One line of JSON and, on the next, its checksum: of exactly the bytes in the file.
         files.write_text(part / "state.json", body + "\n" + hashlib.sha256(body.encode()).hexdigest() + "\n")
         _sync(part)
@@ -72,18 +93,27 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
             _remove(target)
         os.rename(part, target)
         _sync(folder)
-    except OSError as error:
+    for earlier in saved_steps(folder)[:-KEEP]:
+        _remove(path_of(folder, earlier))
+    return target
+
+
+@contextmanager
+def _written(folder: Path, step: int) -> Iterator[None]:
+    """A failure leaves nothing of the checkpoint behind, and the message names those that stand."""
+    try:
+        yield
+    except BaseException as error:
+        shutil.rmtree(part_of(folder, step), ignore_errors=True)
+        if not isinstance(error, OSError) or "could not write the checkpoint" in str(error):
+            raise
         earlier = ", ".join(path_of(folder, s).name for s in saved_steps(folder)) or "none yet"
         raise OSError(
             error.errno,
-            f"could not write the checkpoint {str(target)!r} ({error.strerror or error}); earlier checkpoints are "
-            f"untouched ({earlier}). Free some space and call again: the run resumes from the last one.",
+            f"could not write the checkpoint {str(path_of(folder, step))!r} ({error.strerror or error}); earlier "
+            f"checkpoints are untouched ({earlier}). Free some space and call again: the run resumes from the last "
+            "one.",
         ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    for step in saved_steps(folder)[:-KEEP]:
-        _remove(path_of(folder, step))
-    return target
 
 
 def load(folder: Path, step: int) -> Checkpoint:
@@ -92,6 +122,45 @@ def load(folder: Path, step: int) -> Checkpoint:
     Raises:
         ValueError: it is cut short or altered; the message names the damage and the other checkpoints.
         FileNotFoundError: there is none.
+    """
+    path, record = path_of(folder, step), read_record(folder, step)
+    if "files" not in record:
+        return Checkpoint(step, load_file(path / FILE), record["state"])
+    tensors, state = _whole(path / TENSORS), record["state"]
+    return Checkpoint(step, tensors, of_rank(state, 0))
+
+
+def of_rank(state: JsonDict, rank: int) -> JsonDict:
+    """The state that a checkpoint of several processes has for one of them."""
+    return {name: value for name, value in state.items() if name not in ("ranks", "axes")} | state["ranks"][rank]
+
+
+def stored(path: Path) -> dict[str, tuple[list[int], torch.dtype]]:
+    """Shape and type of the tensors that several processes wrote."""
+    from torch.distributed.checkpoint import FileSystemReader
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+    known = FileSystemReader(path).read_metadata().state_dict_metadata.items()
+    return {name: (list(t.size), t.properties.dtype) for name, t in known if isinstance(t, TensorStorageMetadata)}
+
+
+def _whole(path: Path) -> dict[str, Tensor]:
+    """All features of a checkpoint that several processes wrote; of what each had for itself, the first one's."""
+    import torch.distributed.checkpoint as dcp
+
+    names = {n: t for n, t in stored(path).items() if "@" not in n or n.endswith("@0")}
+    tensors = {name: torch.empty(shape, dtype=dtype, device="cpu") for name, (shape, dtype) in names.items()}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"torch\.distributed")
+        dcp.load(tensors, checkpoint_id=str(path), no_dist=True)
+    return {name.split("@")[0]: tensor for name, tensor in tensors.items()}
+
+
+def read_record(folder: Path, step: int, rank: int = 0, size: int = 1) -> JsonDict:
+    """``state.json`` of a checkpoint whose tensors are unharmed; of ``size`` readers each checks some of the files.
+
+    Raises:
+        ValueError, FileNotFoundError: as ``load``.
     """
     path = path_of(folder, step)
     if not path.is_dir():
@@ -109,12 +178,13 @@ def load(folder: Path, step: int) -> Checkpoint:
             f"resume: {str(path)!r} has the format {state['format']}, this version reads format {FORMAT}; "
             "resume it with the version that wrote it, or start in another folder"
         )
-    tensors = path / "tensors.safetensors"
-    if not tensors.exists():
-        raise _damaged(folder, step, "tensors.safetensors is missing")
-    if _sha256(tensors) != state["sha256"]:
-        raise _damaged(folder, step, "tensors.safetensors was altered or cut short (its checksum differs)")
-    return Checkpoint(step, load_file(tensors), state["state"])
+    sums = {FILE: state["sha256"]} if "sha256" in state else {f"{TENSORS}/{n}": s for n, s in state["files"].items()}
+    for name, checksum in sorted(sums.items())[rank::size] if len(sums) > 1 else sums.items():
+        if not (path / name).exists():
+            raise _damaged(folder, step, f"{name} is missing")
+        if sha256(path / name) != checksum:
+            raise _damaged(folder, step, f"{name} was altered or cut short (its checksum differs)")
+    return state
 
 
 def set_aside_after(folder: Path, step: int) -> None:
@@ -160,7 +230,7 @@ def _sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as opened:
         while chunk := opened.read(1 << 22):

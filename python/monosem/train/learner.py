@@ -55,13 +55,13 @@ class Learner:
         _tell_of_other_norms(sae)
         self.sae, self.cfg = sae.train(), cfg
         self.fast = FastStep(sae, betas=cfg.betas, eps=cfg.eps, adam_state=cfg.adam_state, lazy_rows=cfg.lazy_rows)
-        self.dead = DeadTracker(sae.cfg.d_sae, sae.W_dec.device)
+        self.dead = DeadTracker(sae.n_held, sae.W_dec.device)
         self.ema = Ema(sae, cfg.ema) if cfg.ema is not None else None
         self.generator = torch.Generator().manual_seed(cfg.seed)  # on the CPU: the same draws on every device
         self.resampled = 0
         self.times = PhaseTimes(sae.W_dec.device) if time_phases else None
         self._timed = 0  # steps, since the times were taken
-        graph = cfg.cuda_graph and not time_phases
+        graph = cfg.cuda_graph and not time_phases and sae.shard.is_whole
         self.captured = CapturedStep(self._counted, sae.W_dec.device) if graph else None
         self.stats = StepStats()  # of the last step that was called; a graph replays what that one did
         self._plain: dict[str, float] = {}  # its metrics that the host knows
@@ -103,13 +103,13 @@ class Learner:
             dead = self.dead.dead_for_tokens(self.cfg.dead_after)
             out = self.fast(x, lr, scale, clip=self.cfg.clip, dead=dead)
             phase("dead")
-            self.dead.update(out.fired, len(x))
+            self.dead.update(out.fired, self.sae.shard.tokens(len(x)))
             if self.ema is not None:
                 phase("ema")
                 self.ema.update()
             phase("statistics")
             metrics = {name: getattr(out, name) for name in ("loss", "mse", "sparsity", "aux", "l0")}
-            metrics["dead"] = self.dead.dead_for_tokens(self.cfg.dead_after).float().mean()
+            metrics["dead"] = self._share_of(self.dead.dead_for_tokens(self.cfg.dead_after))
             if out.grad_norm is not None:
                 metrics["grad_norm"] = out.grad_norm
             counts = out.stats.metrics()
@@ -129,12 +129,18 @@ class Learner:
         steps, self._timed = max(1, self._timed), 0
         return {name: ms / steps for name, ms in self.times.take().items()}
 
+    def _share_of(self, features: Tensor) -> Tensor:
+        """The share of all features that these (bool) are."""
+        if self.sae.shard.is_whole:
+            return features.float().mean()
+        return self.sae.shard.sum_features(features.sum()).float() / self.sae.cfg.d_sae
+
     def resampling(self, steps_done: int) -> InputDraw | None:
         """The draw of inputs that the plan asks for once ``steps_done`` steps are done, or None."""
         plan = self.cfg.resample
         if plan is None or steps_done not in plan.at_steps:
             return None
-        n_dead = int(self.dead.dead_for_steps(plan.window).sum())
+        n_dead = self.sae.shard.in_features(int(self.dead.dead_for_steps(plan.window).sum()))
         return InputDraw(self.sae, n_dead, plan, self.generator, sparsity_scale(self.cfg, steps_done - 1))
 
     def resample(self, inputs: Tensor) -> int:
@@ -152,8 +158,8 @@ class Learner:
         self.dead.reset(features)
         if self.ema is not None:
             self.ema.restart(features)
-        self.resampled += len(features)
-        return len(features)
+        self.resampled += (restarted := self.sae.shard.in_features(len(features)))
+        return restarted
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that a bitwise resume needs of this autoencoder, as tensors."""
@@ -180,6 +186,14 @@ class Learner:
             self.ema.load_state_dict(part("ema"))
         self.generator.set_state(state["generator"])
         self.resampled = int(state["resampled"])
+
+    def axes(self) -> dict[str, int]:
+        """The axis of each tensor of ``state_dict`` that counts features, where there is one."""
+        per_feature = [name for name, declared in self.sae.declared().items() if declared.per_feature]
+        names = [f"{part}.{name}" for part in ("sae", "adam.m", "adam.v", "ema") for name in per_feature]
+        axes = dict.fromkeys([*names, "dead.tokens_since_fired", "dead.steps_since_fired"], 0)
+        axes |= {f"adam.scales.{name}": 1 for name in per_feature}
+        return {name: axis for name, axis in axes.items() if name in self.state_dict()}
 
     def describe(self) -> JsonDict:
         """The settings that a checkpoint of this run has too: those of the dictionary and of its training."""

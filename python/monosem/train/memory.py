@@ -38,7 +38,7 @@ def check_trains(saes: Sequence[SAE], configs: Sequence[TrainConfig]) -> None:
     needed = sum(
         bytes_needed(
             sum(s.batch_widths),
-            s.cfg.d_sae,
+            s.n_held,
             c.batch_size,
             parameters=sum(p.numel() for p in s.parameters()),
             ema=c.ema is not None,

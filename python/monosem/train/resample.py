@@ -58,7 +58,10 @@ def write_neurons(sae: SAE, dead: Tensor, inputs: Tensor, cfg: ResampleConfig) -
     Decoder row = the input itself, not the input less the decoder bias, made unit (the paper's words; it leaves the
     question open); encoder row = the same direction with ``encoder_factor`` × the mean norm of the alive; bias 0.
     """
+    before = sae.shard.before(int(dead.sum()))  # dead features of lower shards take the inputs before
+    inputs = inputs[before:]
     features = dead.nonzero().flatten()[: len(inputs)]
-    if len(features):
+    inputs = inputs[: len(features)]
+    if len(features) or not sae.shard.is_whole:
         sae.restart_features(features, inputs, ~dead, cfg.encoder_factor)
     return features

@@ -123,6 +123,7 @@ class FastStep:
         self.sae.changed()
         with step_stats.recording() as stats:
             gradients = self.sae.gradients(x, sparsity_scale, dead, self._current_encoder_copy())
+            gradients = self.sae.shard.of_all_tokens(gradients)
             self._now, norm = self._count_in(lr), None
             if clip is None:
                 arrays = gradients.parameters.update(self)
@@ -255,11 +256,22 @@ class FastStep:
                 w, g = getattr(self.sae, name), gradients[name]
                 g.sub_((g * w).sum(-1, keepdim=True) * w)
         arrays = [gradients[name] for name in self.declared]
-        norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in arrays]))
+        norm = self._norm(gradients)
         factor = (clip / (norm + 1e-6)).clamp(max=1.0)
         for g in arrays:
             g.mul_(factor)
         return norm
+
+    def _norm(self, gradients: dict[str, Tensor]) -> Tensor:
+        """The norm of all gradients together, 0-dim."""
+        shard = self.sae.shard
+        if shard.is_whole:
+            return torch.linalg.vector_norm(torch.stack([gradients[name].norm() for name in self.declared]))
+        squares = {n: g.norm().square() for n, g in gradients.items()}
+        of_rows = torch.stack([squares[n] for n, d in self.declared.items() if d.per_feature]).sum()
+        return sum(
+            (squares[n] for n, d in self.declared.items() if not d.per_feature), shard.sum_features(of_rows)
+        ).sqrt()
 
     @torch.no_grad()
     def reset_features(self, features: Tensor) -> None:
@@ -333,10 +345,10 @@ def _declared(sae: SAE) -> dict[str, Declared]:
                 f"to be updated in place. Write `sae.{name}.data = sae.{name}.data.contiguous()`"
             )
         axes = 2 if isinstance(declared[name], Rows | Matrix) else 1
-        if p.ndim != axes or (declared[name].per_feature and len(p) != sae.cfg.d_sae):
+        if p.ndim != axes or (declared[name].per_feature and len(p) != sae.n_held):
             raise ValueError(
                 f"sae: parameter {name} of shape {list(p.shape)} is declared as {declared[name]}; wanted {axes} "
-                f"axes, the first of d_sae={sae.cfg.d_sae} where it is per feature. Correct "
+                f"axes, the first of d_sae={sae.n_held} where it is per feature. Correct "
                 f"{type(sae).__name__}.declared()."
             )
     return declared

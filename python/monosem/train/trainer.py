@@ -6,14 +6,14 @@ import copy
 import sys
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from monosem.data.filled import FilledSource, FillingStopped, read_by
 from monosem.data.folder_lock import folder_lock
-from monosem.data.serialization import save
 from monosem.nn import SAE
 from monosem.nn.config import JsonDict
 from monosem.train import checkpoint, memory
@@ -24,10 +24,14 @@ from monosem.train.interrupt import StopRequest
 from monosem.train.learner import Learner, Metrics
 from monosem.train.loggers import JsonlLogger, Logger
 from monosem.train.normaliser import Normaliser
+from monosem.train.peers import Alone, Peers
 from monosem.train.report import Meter, Report
 from monosem.train.rng import rng_state, set_rng_state
 from monosem.train.same_run import check_same_run, keep_measured, keep_older_default, rest_of
 from monosem.train.start import start_from
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 class Trainer:
@@ -46,6 +50,9 @@ class Trainer:
         moments: with ``start``, take Adam's moments along too.
         time_phases: measure the phases of each step; the metrics then have ``ms_encode`` and so on, means per step. The
             same weights; a GPU does not replay a graph meanwhile.
+        mesh: processes that train together, each with a shard of the features and of every batch: a ``DeviceMesh`` with
+            the axes "data" and "features" (docs/scaling.md). Each process makes the same call, with the same
+            autoencoder and activations. The autoencoder then holds this process's features alone.
 
     Attributes:
         steps_done, tokens_done: of this run, resumed parts included.
@@ -67,11 +74,13 @@ class Trainer:
         start: str | Path | None = None,
         moments: bool = False,
         time_phases: bool = False,
+        mesh: DeviceMesh | None = None,
     ) -> None:
         self._single = isinstance(sae, SAE)
         saes = [sae] if isinstance(sae, SAE) else list(sae)
         configs = [config] * len(saes) if isinstance(config, TrainConfig) else list(config)
         _check_agreement(saes, configs)
+        self._peers = _peers(mesh, saes)
         memory.check_trains(saes, configs)
         self.learners = [Learner(s, c, time_phases) for s, c in zip(saes, configs, strict=True)]
         self.cfg, self.folder = configs[0], Path(folder) if folder is not None else None
@@ -86,6 +95,7 @@ class Trainer:
         if moments and start is None:
             raise ValueError("moments: got True without start; wanted start=RUN, whose moments are to be taken")
         self._started = None if start is None else start_from(self.learners, start, moments, self._normaliser)
+        self._peers.agree([learner.describe() for learner in self.learners])
 
     def step(self, x: Tensor | Sequence[Tensor]) -> Metrics | list[Metrics]:
         """One optimizer step on x [N, d_in], any N ≥ 1; a dict of metrics, or a list of them for several autoencoders.
@@ -108,7 +118,8 @@ class Trainer:
         return self._step(x)
 
     def _step(self, x: Tensor) -> Metrics | list[Metrics]:
-        metrics = [learner.step(x, self.steps_done) for learner in self.learners]
+        mine = self._peers.share(x, self.steps_done)
+        metrics = [learner.step(mine, self.steps_done) for learner in self.learners]
         for meter, row in zip(self._meters, metrics, strict=True):
             meter.add(row)
         self.steps_done += 1
@@ -142,13 +153,12 @@ class Trainer:
         """
         batches = Batches(activations, self._like, self._widths, self.cfg.batch_size, self.cfg.seed)
         batches.normaliser = self._normaliser
-        locked = folder_lock(self.folder) if self.folder else nullcontext()
-        with locked, StopRequest() as stop, read_by(self._like.device, batches.source, self._progress):
-            if self.folder:
-                checkpoint.sweep(self.folder)
+        shown = self._progress and self._peers.is_first
+        with ExitStack() as held, StopRequest() as stop, read_by(self._like.device, batches.source, shown):
+            self._peers.first(lambda: self._hold_folder(held))
             self._restore(batches, resume)
             with self._report() as report:
-                while self.steps_done < self.cfg.steps and not stop.signal:
+                while self.steps_done < self.cfg.steps and not self._peers.stopping(stop):
                     x = self._next(batches, report, stop)
                     if x is None:
                         self._log(report)
@@ -167,6 +177,12 @@ class Trainer:
                 self._export(batches)
         stop.raise_if_asked(self._farewell())
         return self
+
+    def _hold_folder(self, held: ExitStack) -> None:
+        """Be the only writer of the folder until ``held`` ends, and remove what a killed run left half written."""
+        if self.folder:
+            held.enter_context(folder_lock(self.folder))
+            checkpoint.sweep(self.folder)
 
     def _next(self, batches: Batches, report: Report, stop: StopRequest) -> Tensor | None:
         source = batches.source
@@ -231,6 +247,7 @@ class Trainer:
         loggers = self._loggers
         if loggers is None:
             loggers = [JsonlLogger(self.folder / "metrics.jsonl")] if self.folder else []
+        loggers = loggers if self._peers.is_first else []
         total = self.tokens_done + (self.cfg.steps - self.steps_done) * self.cfg.batch_size
         return Report(
             loggers,
@@ -238,7 +255,7 @@ class Trainer:
             tokens=self.tokens_done,
             total=total,
             seconds=self._seconds,
-            bar=self._progress,
+            bar=self._progress and self._peers.is_first,
         )
 
     def _log(self, report: Report) -> None:
@@ -284,12 +301,15 @@ class Trainer:
         if batches.start is not None:
             tensors |= {f"start.{k}": t for k, t in batches.start[0].items()}
             state["start"] = batches.start[1]
-        checkpoint.save(self.folder, Checkpoint(self.steps_done, tensors, state))
+        self._peers.save(self.folder, Checkpoint(self.steps_done, tensors, state), self._axes())
         self._saved_at = self.steps_done
+
+    def _axes(self) -> dict[str, int]:
+        return {f"{i}.{name}": axis for i, each in enumerate(self.learners) for name, axis in each.axes().items()}
 
     def _restore(self, batches: Batches, resume: bool | int) -> None:
         step = None if isinstance(resume, bool) else resume
-        steps = checkpoint.saved_steps(self.folder) if self.folder else []
+        steps = self._peers.saved_steps(self.folder) if self.folder else []
         if step is None and not steps:
             return
         if self.folder is None:
@@ -299,7 +319,7 @@ class Trainer:
                 f"folder: {str(self.folder)!r} holds a run of {steps[-1]} steps already; wanted an empty folder, "
                 "because resume=False. Call with resume=True to go on with it, or choose another folder."
             )
-        saved = checkpoint.load(self.folder, steps[-1] if step is None else step)
+        saved = self._peers.load(self.folder, steps[-1] if step is None else step, self._axes())
         for learner, run in zip(self.learners, saved.state["run"], strict=False):
             keep_measured(learner.sae, run["sae"])
             if keep_older_default(learner.sae, run["sae"]):
@@ -317,7 +337,8 @@ class Trainer:
         if "start" in saved.state:
             batches.start = under(saved.tensors, "start."), saved.state["start"]
         batches.load_state_dict(saved.state["batches"], repr(str(self.folder)))
-        checkpoint.set_aside_after(self.folder, saved.step)
+        folder = self.folder
+        self._peers.first(lambda: checkpoint.set_aside_after(folder, saved.step))
         if self._normaliser is not None:
             self._normaliser.load_state_dict(under(saved.tensors, "normaliser."), self._like.device)
         for i, learner in enumerate(self.learners):
@@ -361,9 +382,9 @@ class Trainer:
         for i, learner in enumerate(self.learners):
             folder = run if self._single else run / str(i)
             described = metadata | {"train": learner.cfg.to_json(), "resampled": learner.resampled}
-            save(self.dictionary(i), folder, described)
+            self._peers.write_result(self.dictionary(i), folder, described)
             if learner.ema is not None:
-                save(self.averaged(i), folder / "ema", described)
+                self._peers.write_result(self.averaged(i), folder / "ema", described)
 
     def _farewell(self) -> str:
         done = f"stopped after step {self.steps_done} of {self.cfg.steps}"
@@ -372,6 +393,19 @@ class Trainer:
         return (
             f"{done}; saved in {str(checkpoint.path_of(self.folder, self.steps_done))!r}. The same call again goes on."
         )
+
+
+def _peers(mesh: DeviceMesh | None, saes: list[SAE]) -> Peers:
+    if mesh is None:
+        if sharded := [sae for sae in saes if not sae.shard.is_whole]:
+            raise ValueError(
+                f"mesh: got None for a {sharded[0].cfg.kind} of which this process has {sharded[0].n_held} of "
+                f"{sharded[0].cfg.d_sae} features; wanted the mesh that it is sharded over, Trainer(…, mesh=mesh)"
+            )
+        return Alone()
+    from monosem.train.distributed.peers import MeshPeers
+
+    return MeshPeers(mesh, saes)
 
 
 def _norm_record(batches: Batches) -> JsonDict | None:

@@ -13,6 +13,7 @@ from monosem import ops
 from monosem.nn.activations.base import Activation, Vectors
 from monosem.ops import SparseCode
 from monosem.ops.capacity import EncoderInputs
+from monosem.ops.shard import Shard
 
 KEPT = 0.99  # share of the running threshold that a batch leaves as it is
 # Entries above the guess beyond those that are needed, as a share: where batches are alike, and where they are not.
@@ -75,31 +76,33 @@ class BatchTopK(Activation):
 
     def choose(self, inputs: EncoderInputs, vectors: Vectors | None = None) -> SparseCode:
         code, above = self._at_least(inputs)
-        wanted = self._wanted(code)
-        chosen = code if len(code.values) <= wanted else _cut(code, wanted)
-        if self.state.training and len(chosen.values):
-            smallest = chosen.values.detach().amin()
+        shard = inputs.shard
+        wanted, found = self._wanted(code, shard), shard.count(len(code.values))
+        chosen = code if found <= wanted else _cut(code, wanted, shard)
+        if self.state.training and min(found, wanted):
+            smallest = shard.smallest(chosen.values.detach())
             self.state.update(smallest)
-            self.state.guess.copy_(_next_guess(above, code.values.detach(), smallest, wanted, self.state.spare))
+            values = code.values.detach()
+            self.state.guess.copy_(_next_guess(above, values, found, smallest, wanted, self.state.spare, shard))
         return chosen
 
-    def _wanted(self, code: SparseCode) -> int:
-        return int(self.k * code.n_tokens)
+    def _wanted(self, code: SparseCode, shard: Shard) -> int:
+        return int(self.k * shard.tokens(code.n_tokens))
 
     def _at_least(self, inputs: EncoderInputs) -> tuple[SparseCode, Tensor]:
         """All entries above a threshold low enough that N·k are among them, or all positive ones; the threshold."""
-        state, guess = self.state, self.state.guess
+        state, guess, shard = self.state, self.state.guess, inputs.shard
         if guess > 0:
             code = _above(inputs, guess)
-            wanted, found = self._wanted(code), len(code.values)
+            wanted, found = self._wanted(code, shard), shard.count(len(code.values))
             if found >= wanted:
                 state.spare = max(SPARE, _LESS * state.spare)
                 return code, guess
             if found:  # as many spare entries would have been needed
                 state.spare = min(MOST_SPARE, (1 + state.spare) * (1 + SPARE) * wanted / found - 1)
-                guess = _lower(guess, code.values.detach(), (1 + SPARE) * wanted)
+                guess = _lower(guess, code.values.detach(), found, (1 + SPARE) * wanted, shard)
                 code = _above(inputs, guess)
-                if len(code.values) >= wanted:
+                if shard.count(len(code.values)) >= wanted:
                     return code, guess
         bound = self._bound(inputs)
         return _above(inputs, bound), bound
@@ -110,12 +113,12 @@ class BatchTopK(Activation):
 
         Of the 2k largest of every token, as many as are needed exceed it: so do at least as many of all entries.
         """
-        k = min(len(inputs.w), math.ceil(2 * self.k))
+        k, shard = min(len(inputs.w), math.ceil(2 * self.k)), inputs.shard
         some = ops.topk_encode(inputs.x, inputs.w, inputs.b, k, inputs.encoder_copy)
-        values, wanted = some.values.flatten(), self._wanted(some)
+        values, wanted = some.values.flatten(), self._wanted(some, shard)
         bound = values.new_zeros(())
         if wanted:
-            bound = values.kthvalue(len(values) - min(wanted, len(values)) + 1).values
+            bound = shard.kth_largest(values, min(wanted, shard.count(len(values))))
         lower = torch.nextafter(bound, bound.new_zeros(()))  # entries equal to the bound are above it
         # TopK and ReLU round their sums alike, but for the threshold that is taken off the bias of one of them.
         return (lower - 1e-5 * (1 + lower)).clamp(min=0)
@@ -126,36 +129,37 @@ def _above(inputs: EncoderInputs, threshold: Tensor) -> SparseCode:
     return replace(inputs, threshold=threshold.expand(len(inputs.w))).entries()
 
 
-def _cut(code: SparseCode, wanted: int) -> SparseCode:
+def _cut(code: SparseCode, wanted: int, shard: Shard) -> SparseCode:
     """The ``wanted`` largest entries of a code in CSR form, in their order; of equal ones, the first."""
     values, indices, offsets = code.csr()
     v = values.detach()
-    smallest = v.kthvalue(len(v) - wanted + 1).values
+    smallest = shard.kth_largest(v, wanted)
     keep = v > smallest
-    equal = v == smallest
-    keep |= equal & (equal.cumsum(0) <= wanted - keep.sum())
+    keep |= shard.first(v == smallest, code, wanted - shard.count(int(keep.sum())))
     before = torch.cat([offsets.new_zeros(1), keep.cumsum(0)])
     places = keep.nonzero()[:, 0]
     return SparseCode(values[places], indices[places], before[offsets], code.d_sae, code.shape)
 
 
-def _lower(guess: Tensor, values: Tensor, aim: float) -> Tensor:
+def _lower(guess: Tensor, values: Tensor, found: int, aim: float, shard: Shard) -> Tensor:
     """A threshold below a guess that ``aim`` entries exceed, if they are as dense there as just above it, or denser."""
-    nearest = max(1, len(values) // 8)
-    width = values.kthvalue(nearest).values - guess
-    return (guess - width * ((aim - len(values)) / nearest)).clamp(min=0)
+    nearest = max(1, found // 8)
+    width = shard.kth_largest(values, found - nearest + 1) - guess
+    return (guess - width * ((aim - found) / nearest)).clamp(min=0)
 
 
-def _next_guess(above: Tensor, values: Tensor, smallest: Tensor, wanted: int, spare: float) -> Tensor:
+def _next_guess(
+    above: Tensor, values: Tensor, found: int, smallest: Tensor, wanted: int, spare: float, shard: Shard
+) -> Tensor:
     """A threshold that about ``(1 + spare) · wanted`` entries of the next batch exceed, if it is like this one.
 
     Args:
-        values: the entries of this batch above ``above``; ``smallest`` is the ``wanted``-th of them.
+        values: the entries of this batch above ``above``, ``found`` in all shards; ``smallest`` is the ``wanted``-th.
     """
     aim = int((1 + spare) * wanted)
-    if len(values) > (1 + 2 * spare) * wanted:
-        return values.kthvalue(len(values) - aim + 1).values
+    if found > (1 + 2 * spare) * wanted:
+        return shard.kth_largest(values, aim)
     # The entries between the two thresholds say how dense they are there.
-    more = max(1, len(values) - wanted)
+    more = max(1, found - wanted)
     step = ((smallest - above) * ((aim - wanted) / more)).clamp(min=0)
     return torch.maximum(smallest - torch.minimum(step, 0.1 * (1 + spare) * smallest), smallest.new_zeros(()))

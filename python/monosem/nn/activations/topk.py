@@ -22,7 +22,9 @@ class TopK(Activation):
     k: int
 
     def encode(self, inputs: EncoderInputs, vectors: Vectors | None = None) -> SparseCode:
-        return ops.topk_encode(inputs.x, inputs.w, inputs.b, self.k, inputs.encoder_copy)
+        k = min(self.k, len(inputs.w))  # a shard may have fewer features
+        code = ops.topk_encode(inputs.x, inputs.w, inputs.b, k, inputs.encoder_copy)
+        return inputs.shard.largest(code, self.k)
 
     def through(self, values: Tensor, slopes: Tensor) -> Tensor:
         return torch.where(values > 0, slopes, 0)
@@ -41,14 +43,16 @@ class AbsTopK(Activation):
 
     def encode(self, inputs: EncoderInputs, vectors: Vectors | None = None) -> SparseCode:
         # The k largest of h and the k largest of −h hold the k largest of |h|: two exact selections, no array [N, F].
-        up = ops.topk_encode(inputs.x, inputs.w, inputs.b, self.k, inputs.encoder_copy)
-        down = ops.topk_encode(-inputs.x, inputs.w, -inputs.b, self.k)
+        k = min(self.k, len(inputs.w))  # a shard may have fewer features
+        up = ops.topk_encode(inputs.x, inputs.w, inputs.b, k, inputs.encoder_copy)
+        down = ops.topk_encode(-inputs.x, inputs.w, -inputs.b, k)
         signed = torch.cat([up.values, -down.values], -1)
         indices = torch.cat([up.indices, down.indices], -1)
         by_feature = indices.sort(dim=-1, stable=True).indices
         signed, indices = signed.gather(-1, by_feature), indices.gather(-1, by_feature)
-        largest = signed.detach().abs().sort(dim=-1, descending=True, stable=True).indices[..., : self.k]
-        return SparseCode(signed.gather(-1, largest), indices.gather(-1, largest), None, up.d_sae, up.shape)
+        largest = signed.detach().abs().sort(dim=-1, descending=True, stable=True).indices[..., :k]
+        code = SparseCode(signed.gather(-1, largest), indices.gather(-1, largest), None, up.d_sae, up.shape)
+        return inputs.shard.largest(code, self.k)
 
     def through(self, values: Tensor, slopes: Tensor) -> Tensor:
         return torch.where(values != 0, slopes, 0)

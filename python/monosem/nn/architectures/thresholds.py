@@ -63,7 +63,9 @@ def measure(sae: SAE, sample: Tensor) -> None:
     if not names:
         return
     source, target = sae.centred(sae.source(sample)).float(), sae.target(sample).float()
-    spread = float(source.square().mean().sqrt() * sae.W_enc_rows.float().norm(dim=1).mean())
+    norms = sae.W_enc_rows.float().norm(dim=1)
+    of_rows = norms.mean() if sae.shard.is_whole else sae.shard.sum_features(norms.sum()) / sae.cfg.d_sae
+    spread = float(source.square().mean().sqrt() * of_rows)
     square = float((target - sae.b_dec.float()).square().mean())
     if not (spread > 0 and square > 0 and math.isfinite(spread + square)):
         raise ValueError(

@@ -1,0 +1,90 @@
+"""Several processes that train together, under torchrun: ``torchrun --nproc-per-node P -m monosem train …``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from typing import TYPE_CHECKING
+
+from monosem.cli import options
+
+if TYPE_CHECKING:
+    import torch
+    from torch.distributed.device_mesh import DeviceMesh
+
+PATIENCE = 600.0
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument(
+        "--mesh",
+        metavar="DATAxFEATURES",
+        help="under torchrun: how many parts the tokens and the features have (default: 1xP, features alone; "
+        "docs/scaling.md says when tokens pay)",
+    )
+    parser.add_argument(
+        "--peer-timeout",
+        type=float,
+        default=PATIENCE,
+        metavar="SECONDS",
+        help="under torchrun: how long a process may take to answer before it counts as lost",
+    )
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun started this process as one of a group."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def device_of(name: str) -> str:
+    """The device of this process: of several GPUs, the one of its place on the machine."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if under_torchrun() and name == "cuda" else name
+
+
+def held(mesh: DeviceMesh, d_sae: int, device: torch.device) -> tuple[int, int]:
+    """The features that a process has at most, and how many processes share the memory of its device."""
+    rows = -(-d_sae // mesh.size(list(mesh.mesh_dim_names or ()).index("features")))
+    return rows, 1 if device.type == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+@contextmanager
+def joined(args: argparse.Namespace) -> Iterator[DeviceMesh | None]:
+    """The mesh of the processes that torchrun started; None without it. Only the first one prints.
+
+    Raises:
+        ValueError: a mesh without torchrun, or one that does not fit the number of processes.
+    """
+    if not under_torchrun():
+        if args.mesh is not None:
+            raise ValueError(
+                f"--mesh: got {args.mesh} in a single process; wanted several that torchrun starts: "
+                "torchrun --nproc-per-node P -m monosem train …"
+            )
+        options.refuse(args, ["peer_timeout"], "in a single process, which waits for nobody")
+        yield None
+        return
+    import torch
+    import torch.distributed as dist
+
+    from monosem.train.distributed import mesh
+    from monosem.train.distributed.wire import timeout_of
+
+    shape = (1, int(os.environ["WORLD_SIZE"])) if args.mesh is None else mesh.parse(args.mesh)
+    device = torch.device(args.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout_of(args.peer_timeout))
+    try:
+        with ExitStack() as quiet:
+            if dist.get_rank():
+                sink = quiet.enter_context(open(os.devnull, "w", encoding="utf-8"))
+                quiet.enter_context(redirect_stdout(sink))
+            made = mesh.make(shape, device.type)
+            if not dist.get_rank():
+                print(f"{dist.get_world_size()} processes: {shape[0]} × tokens, {shape[1]} × features", file=sys.stdout)
+            yield made
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,60 @@
+"""Which process is lost: named, with its machine, where a collective fails."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from datetime import timedelta
+
+import torch.distributed as dist
+from torch.distributed import distributed_c10d
+
+PATIENCE = 5.0  # seconds in which those that are alive say so
+
+
+class LostPeer(RuntimeError):
+    """Another process has ended or does not answer."""
+
+
+class Roll:
+    """The processes of a run by rank; each writes itself down in the store of ``torch.distributed``.
+
+    When a collective fails, every process that notices it says so there. Those that do not are lost.
+    """
+
+    def __init__(self) -> None:
+        self._store = dist.PrefixStore("monosem", distributed_c10d._get_default_store())
+        self._rank, self._size = dist.get_rank(), dist.get_world_size()
+        self._names = {}
+        self._store.set(f"name/{self._rank}", f"process {os.getpid()} on {socket.gethostname()}")
+
+    def names(self) -> None:
+        """Read the names of all; called once they are written."""
+        self._names = {rank: self._store.get(f"name/{rank}").decode() for rank in range(self._size)}
+
+    def lost(self, error: Exception) -> LostPeer:
+        """What to raise for a collective that failed with ``error``."""
+        silent = self._silent()
+        named = ", ".join(f"rank {r} ({self._names.get(r, 'not known')})" for r in silent)
+        reason = str(error).splitlines()[0]
+        if not silent:
+            return LostPeer(f"rank {self._rank}: an exchange failed, though every other rank is alive: {reason}")
+        return LostPeer(
+            f"{named} ended or did not answer, and rank {self._rank} cannot go on without it. Its own messages, or the "
+            "exit code that torchrun reports, say why; the same command resumes from the last checkpoint. "
+            f"({reason})"
+        )
+
+    def _silent(self) -> list[int]:
+        others = [r for r in range(self._size) if r != self._rank]
+        try:
+            self._store.set_timeout(timedelta(seconds=PATIENCE))
+            self._store.set(f"noticed/{self._rank}", "1")
+            until = time.monotonic() + PATIENCE
+            while others and time.monotonic() < until:
+                others = [r for r in others if not self._store.check([f"noticed/{r}"])]
+                time.sleep(0.05)
+        except RuntimeError:  # the store ended with the process that holds it
+            return [0] if self._rank else others
+        return others

@@ -1,0 +1,202 @@
+"""One of the processes that test_distributed.py starts: runs every case on a mesh, and writes down what came out.
+
+python distributed_worker.py RANK SIZE PORT FOLDER
+"""
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+import monosem as ms
+from monosem.data.synthetic import SyntheticDictionary
+from monosem.nn.config import from_dict
+from monosem.ops.capacity import EncoderInputs
+from monosem.train.distributed import kinds, mesh
+from monosem.train.distributed.wire import timeout_of
+
+D, F, TOKENS = 16, 51, 67  # neither is divided by 2 or 4
+MESHES = {2: ("1x2", "2x1"), 4: ("2x2", "1x4")}
+LONG, LONGER = 200, ("1x2", "2x2")
+CONFIG = ms.TrainConfig(lr=1e-3, batch_size=TOKENS, steps=12, log_every=3, checkpoint_every=4, dead_after=200)
+RESAMPLED = ms.ResampleConfig(at_steps=(6,), window=2, n_inputs=80)
+MAKE = {
+    "topk": lambda: ms.TopKSAE(D, F, k=4, aux_k=6, seed=0),
+    "abs_topk": lambda: ms.AbsTopKSAE(D, F, k=4, aux_k=6, seed=0),
+    "batch_topk": lambda: ms.BatchTopKSAE(D, F, k=4, aux_k=6, seed=0),
+    "relu": lambda: ms.ReLUSAE(D, F, 0.2, seed=0),
+    "relu_free": lambda: ms.ReLUSAE(D, F, 3e-3, decoder_norm="free", seed=0),
+    "jumprelu": lambda: ms.JumpReLUSAE(D, F, target_l0=4.0, seed=0),
+    "tanh": lambda: ms.JumpReLUSAE(D, F, form="tanh", decoder_norm="free", seed=0),
+    "gated": lambda: ms.GatedSAE(D, F, seed=0),
+    "matryoshka": lambda: ms.MatryoshkaSAE(D, F, k=4, aux_k=6, prefixes=(5, 20, F), seed=0),
+    "matryoshka_relu": lambda: ms.MatryoshkaSAE(D, F, activation="relu", prefixes=(5, 20, F), seed=0),
+    "transcoder": lambda: ms.Transcoder(D // 2, D // 2, F, k=4, skip=True, seed=0),
+    "crosscoder": lambda: ms.Crosscoder(D, F, n_sources=2, activation="relu", seed=0),
+}
+# Beside the plain run of every kind: settings that have a sum of their own over features or tokens.
+VARIANTS = {
+    "topk clipped": ("topk", {"clip": 0.01}),
+    "topk averaged": ("topk", {"ema": 0.9, "adam_state": "int8"}),
+    "topk normalised": ("topk", {"normalize": "mean_norm"}),
+    "topk resampled": ("topk", {"resample": RESAMPLED}),
+    "relu resampled": ("relu", {"resample": RESAMPLED}),
+    "relu_free resampled": ("relu_free", {"resample": RESAMPLED}),
+}
+
+
+def kind_and_config(case):
+    kind, changes = VARIANTS.get(case, (case, {}))
+    return kind, replace(CONFIG, **changes)
+
+
+def source(tokens=TOKENS):
+    return SyntheticDictionary(D, 32, 3, batch_size=tokens, noise=0.02)
+
+
+class Curve:
+    """A logger that keeps the loss, L0, AuxK loss and share of dead features."""
+
+    def __init__(self):
+        self.rows = []
+
+    def start(self, step):
+        pass
+
+    def log(self, step, row):
+        self.rows.append([row[name] for name in ("loss", "mse", "sparsity", "l0", "aux", "dead")])
+
+    def close(self):
+        pass
+
+
+def trained(case, folder=None, shape=None, steps=None, resume=True):
+    """(trainer, curve) of a case; on a mesh, or in this process alone."""
+    kind, config = kind_and_config(case)
+    config = config if steps is None else replace(config, steps=steps)
+    curve, sae = Curve(), MAKE[kind]()
+    trainer = ms.Trainer(sae, config, folder, loggers=[curve], progress=False, mesh=shape)
+    trainer.fit(source(), resume=resume)
+    return trainer, curve.rows
+
+
+def tied(kind):
+    """Encoder rows and tokens of small integers: most pre-activations have an equal."""
+    generator = torch.Generator().manual_seed(5)
+    draw = lambda *shape: torch.randint(-2, 3, shape, generator=generator).float()
+    x, sae = draw(40, D), MAKE[kind]()
+    with torch.no_grad():
+        sae.W_enc_rows.copy_(draw(F, D))
+    return x, sae
+
+
+def chosen(sae, x):
+    """The dense code [N, F here] of a batch as a step chooses it."""
+    with torch.no_grad():
+        inputs = EncoderInputs(x, sae.W_enc_rows, sae.b_enc, shard=sae.shard)
+        code = sae.composition.activation.choose(inputs, {})
+    return code.to_dense()
+
+
+def selections(where):
+    """The codes of tied pre-activations, put together from all shards."""
+    found = {}
+    for kind in ("topk", "abs_topk", "batch_topk"):
+        x, sae = tied(kind)
+        kinds.keep_shard(sae, mesh.shard_of(where))
+        for again in range(3):  # BatchTopK guesses from the second batch on
+            parts = sae.shard.world.objects(chosen(sae, sae.shard.share(x)))
+            rows, across = sae.shard.data.size, sae.shard.features.size
+            of_rows = [torch.cat(parts[r * across : (r + 1) * across], 1) for r in range(rows)]
+            found[f"{kind} {again}"] = torch.cat(of_rows)
+    return found
+
+
+def refused(act):
+    try:
+        act()
+    except (ValueError, RuntimeError, TypeError) as error:
+        return str(error)
+    return None
+
+
+def errors(where, rank):
+    """What is said of kinds and settings that do not go."""
+    from monosem.nn.registry import build
+
+    def of(kind, **settings):
+        sae = build(from_dict(ms.nn.KINDS[kind].Config, {"d_in": D, "d_sae": 48} | settings), 0)
+        return refused(lambda: ms.Trainer(sae, CONFIG, mesh=where))
+
+    half = MAKE["topk"]()
+    trainer = ms.Trainer(half, CONFIG, mesh=where)
+    x = next(iter(source()))
+    return {
+        "hierarchical_topk": of("hierarchical_topk", k=4),
+        "group_max": of("group_max", k=4),
+        "seed": refused(lambda: ms.Trainer(ms.TopKSAE(D, F, k=4, seed=rank), CONFIG, mesh=where)),
+        "config": refused(lambda: ms.Trainer(MAKE["topk"](), replace(CONFIG, lr=1e-3 * (1 + rank)), mesh=where)),
+        "mesh": refused(lambda: mesh.make((3, 5))),
+        "no mesh": refused(lambda: ms.Trainer(MAKE["topk"](), CONFIG, mesh="1x2")),
+        "encode": refused(lambda: half.encode(x)),
+        "loss": refused(lambda: half.loss(x)),
+        "without": refused(lambda: ms.Trainer(half, CONFIG)),
+        "batch": refused(lambda: trainer.step(x + rank)),
+        "tokens": refused(lambda: trainer.step(x[: 10 + rank])),
+    }
+
+
+def initial(where):
+    """Weights that are drawn in shards."""
+    found = {}
+    for kind in ("topk", "relu", "transcoder"):
+        sae = kinds.build_shard(MAKE[kind]().cfg, 3, mesh.shard_of(where))
+        rows = sae.shard.features.objects([sae.W_enc_rows.detach(), sae.W_dec.detach()])
+        found[kind] = [torch.cat(parts) for parts in zip(*rows, strict=True)]
+    return found
+
+
+def few_tokens(where):
+    """Weights after batches that leave some ranks of the data axis without a token."""
+    sae = MAKE["topk"]()
+    trainer = ms.Trainer(sae, CONFIG, mesh=where)
+    for tokens in (1, 5, 2, 3):
+        trainer.step(next(iter(source(tokens))))
+    return [p.detach().clone() for p in sae.parameters()], sae.shard.rows(F)
+
+
+def cases(shape):
+    return {
+        "1x2": [*MAKE, *VARIANTS],
+        "2x1": ["topk", "batch_topk", "jumprelu", "gated", "transcoder", "topk clipped"],
+        "2x2": ["topk averaged", "matryoshka", "relu_free", "abs_topk", "topk resampled"],
+        "1x4": ["topk", "batch_topk", "relu resampled"],
+    }[shape]
+
+
+def main():
+    rank, size, port, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, RANK=str(rank), WORLD_SIZE=str(size))
+    dist.init_process_group("gloo", timeout=timeout_of(120))
+    for shape in MESHES[size]:
+        where, out = mesh.make(mesh.parse(shape)), folder / shape
+        record = {"curves": {}, "selections": selections(where), "initial": initial(where)}
+        record["errors"], record["few"] = errors(where, rank), few_tokens(where)
+        for case in cases(shape):
+            record["curves"][case] = trained(case, out / case, where)[1]
+        long = trained("topk", None, where, LONG if shape in LONGER else 12)[0]
+        record["long"] = [p.detach().clone() for p in long.learners[0].sae.parameters()]
+        record["sent"] = {name: getattr(long.learners[0].sae.shard, name).sent for name in ("features", "data")}
+        if "topk averaged" in cases(shape):  # once more from step 8 on
+            resumed = trained("topk averaged", out / "topk averaged", where, resume=8)[0]
+            record["resumed"] = [p.detach().clone() for p in resumed.learners[0].sae.parameters()]
+        torch.save(record, folder / f"{shape}.{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
