@@ -1,10 +1,13 @@
-"""One of the processes that test_distributed.py starts: runs every case on a mesh, and writes down what came out.
+"""What test_distributed.py runs on meshes of 2 and of 4 processes; each writes down what came out.
 
-python distributed_worker.py RANK SIZE PORT FOLDER
+    python distributed_worker.py FOLDER
+
+It forks them, so that PyTorch is imported once.
 """
 
 import os
 import sys
+import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +23,8 @@ from monosem.train.distributed.wire import timeout_of
 
 D, F, TOKENS = 16, 51, 67  # neither is divided by 2 or 4
 MESHES = {2: ("1x2", "2x1"), 4: ("2x2", "1x4")}
-LONG, LONGER = 200, ("1x2", "2x2")
+LONG, LONGER = 200, ("1x2",)
+FILED = ("topk", "topk averaged")  # cases with a folder
 CONFIG = ms.TrainConfig(lr=1e-3, batch_size=TOKENS, steps=12, log_every=3, checkpoint_every=4, dead_after=200)
 RESAMPLED = ms.ResampleConfig(at_steps=(6,), window=2, n_inputs=80)
 MAKE = {
@@ -165,10 +169,11 @@ def few_tokens(where):
     trainer = ms.Trainer(sae, CONFIG, mesh=where)
     for tokens in (1, 5, 2, 3):
         trainer.step(next(iter(source(tokens))))
-    return [p.detach().clone() for p in sae.parameters()], sae.shard.rows(F)
+    return weights(trainer)
 
 
 def cases(shape):
+    """All of them on one mesh; on the others, kinds that differ in what they exchange there."""
     return {
         "1x2": [*MAKE, *VARIANTS],
         "2x1": ["topk", "batch_topk", "jumprelu", "gated", "transcoder", "topk clipped"],
@@ -177,25 +182,64 @@ def cases(shape):
     }[shape]
 
 
-def main():
-    rank, size, port, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, RANK=str(rank), WORLD_SIZE=str(size))
-    dist.init_process_group("gloo", timeout=timeout_of(120))
+def weights(trainer):
+    """Name: (the parameter here, whether it has an entry per feature)."""
+    sae = trainer.dictionary()
+    per_feature = sae.declared()
+    return {n: (p.detach().clone(), per_feature[n].per_feature) for n, p in sae.named_parameters()}
+
+
+def run(rank, size, folder):
+    store = dist.FileStore(str(folder / f"store.{size}"), size)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timeout_of(300))
     for shape in MESHES[size]:
         where, out = mesh.make(mesh.parse(shape)), folder / shape
-        record = {"curves": {}, "selections": selections(where), "initial": initial(where)}
+        record = {"curves": {}, "weights": {}, "selections": selections(where), "initial": initial(where)}
         record["errors"], record["few"] = errors(where, rank), few_tokens(where)
         for case in cases(shape):
-            record["curves"][case] = trained(case, out / case, where)[1]
+            trainer, record["curves"][case] = trained(case, out / case if case in FILED else None, where)
+            record["weights"][case] = weights(trainer)
         long = trained("topk", None, where, LONG if shape in LONGER else 12)[0]
-        record["long"] = [p.detach().clone() for p in long.learners[0].sae.parameters()]
+        record["long"] = weights(long)
         record["sent"] = {name: getattr(long.learners[0].sae.shard, name).sent for name in ("features", "data")}
         if "topk averaged" in cases(shape):  # once more from step 8 on
             resumed = trained("topk averaged", out / "topk averaged", where, resume=8)[0]
-            record["resumed"] = [p.detach().clone() for p in resumed.learners[0].sae.parameters()]
-        torch.save(record, folder / f"{shape}.{rank}.pt")
+            record["resumed"] = weights(resumed)
+        torch.save(record, folder / f".{shape}.{rank}.pt")
+        (folder / f".{shape}.{rank}.pt").rename(folder / f"{shape}.{rank}.pt")
+    if size == 2:
+        lose_the_last(mesh.make((1, 2)), rank, folder)
     dist.destroy_process_group()
+
+
+def lose_the_last(where, rank, folder):
+    """Rank 1 ends in the middle of training, without a word; rank 0 writes down what it is told."""
+    trainer, x = ms.Trainer(MAKE["topk"](), CONFIG, mesh=where), next(iter(source()))
+    trainer.step(x)
+    if rank:
+        os._exit(0)
+    said = refused(lambda: trainer.step(x))
+    (folder / "lost").write_text(str(said))
+    os._exit(0)
+
+
+def main():
+    folder = Path(sys.argv[1])
+    torch.set_num_threads(1)
+    children = []
+    for size in [int(n) for n in sys.argv[2:]] or MESHES:
+        for rank in range(size):
+            if child := os.fork():
+                children.append(child)
+                continue
+            try:
+                run(rank, size, folder)
+            except BaseException:
+                (folder / f"failed.{size}.{rank}").write_text(traceback.format_exc())
+                os._exit(1)
+            os._exit(0)
+    for child in children:
+        os.waitpid(child, 0)
 
 
 if __name__ == "__main__":

@@ -129,7 +129,7 @@ class Fit:
 
     @property
     def parts(self) -> int:
-        return (len(self.offsets) - 1) // max(1, len(self.residual))
+        return max(1, (len(self.offsets) - 1) // max(1, len(self.residual)))
 
 
 def fit(

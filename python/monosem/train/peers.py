@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -17,6 +17,9 @@ from monosem.nn.config import JsonDict
 from monosem.train import checkpoint
 from monosem.train.checkpoint import Checkpoint
 from monosem.train.interrupt import StopRequest
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 Result = TypeVar("Result")
 
@@ -92,3 +95,17 @@ class Alone:
 
     def write_result(self, sae: SAE, folder: Path, metadata: JsonDict) -> None:
         save(sae, folder, metadata)
+
+
+def peers_of(mesh: DeviceMesh | None, saes: list[SAE]) -> Peers:
+    """The processes of a mesh, or this one alone. Raises ValueError for autoencoders that do not go with it."""
+    if mesh is None:
+        if sharded := [sae for sae in saes if not sae.shard.is_whole]:
+            raise ValueError(
+                f"mesh: got None for a {sharded[0].cfg.kind} of which this process has {sharded[0].n_held} of "
+                f"{sharded[0].cfg.d_sae} features; wanted the mesh that it is sharded over, Trainer(…, mesh=mesh)"
+            )
+        return Alone()
+    from monosem.train.distributed.peers import MeshPeers
+
+    return MeshPeers(mesh, saes)

@@ -17,6 +17,7 @@ from monosem.data.folder_lock import folder_lock
 from monosem.nn import SAE
 from monosem.nn.config import JsonDict
 from monosem.train import checkpoint, memory
+from monosem.train.agreement import check_agreement
 from monosem.train.batches import Activations, Batches, check_batch
 from monosem.train.checkpoint import Checkpoint, under
 from monosem.train.config import TrainConfig
@@ -24,7 +25,7 @@ from monosem.train.interrupt import StopRequest
 from monosem.train.learner import Learner, Metrics
 from monosem.train.loggers import JsonlLogger, Logger
 from monosem.train.normaliser import Normaliser
-from monosem.train.peers import Alone, Peers
+from monosem.train.peers import peers_of
 from monosem.train.report import Meter, Report
 from monosem.train.rng import rng_state, set_rng_state
 from monosem.train.same_run import check_same_run, keep_measured, keep_older_default, rest_of
@@ -79,8 +80,8 @@ class Trainer:
         self._single = isinstance(sae, SAE)
         saes = [sae] if isinstance(sae, SAE) else list(sae)
         configs = [config] * len(saes) if isinstance(config, TrainConfig) else list(config)
-        _check_agreement(saes, configs)
-        self._peers = _peers(mesh, saes)
+        check_agreement(saes, configs)
+        self._peers = peers_of(mesh, saes)
         memory.check_trains(saes, configs)
         self.learners = [Learner(s, c, time_phases) for s, c in zip(saes, configs, strict=True)]
         self.cfg, self.folder = configs[0], Path(folder) if folder is not None else None
@@ -395,37 +396,5 @@ class Trainer:
         )
 
 
-def _peers(mesh: DeviceMesh | None, saes: list[SAE]) -> Peers:
-    if mesh is None:
-        if sharded := [sae for sae in saes if not sae.shard.is_whole]:
-            raise ValueError(
-                f"mesh: got None for a {sharded[0].cfg.kind} of which this process has {sharded[0].n_held} of "
-                f"{sharded[0].cfg.d_sae} features; wanted the mesh that it is sharded over, Trainer(…, mesh=mesh)"
-            )
-        return Alone()
-    from monosem.train.distributed.peers import MeshPeers
-
-    return MeshPeers(mesh, saes)
-
-
 def _norm_record(batches: Batches) -> JsonDict | None:
     return batches.source.norm_record() if isinstance(batches.source, FilledSource) else None
-
-
-def _check_agreement(saes: list[SAE], configs: list[TrainConfig]) -> None:
-    if not saes or len(configs) != len(saes):
-        raise ValueError(f"config: got {len(configs)} for {len(saes)} autoencoders; wanted one for all, or one each")
-    if len({id(sae) for sae in saes}) < len(saes):
-        raise ValueError("sae: got the same autoencoder twice; wanted different ones")
-    for name, values in (
-        ("sae.cfg.d_in", [sae.cfg.d_in for sae in saes]),
-        ("sae.batch_widths", [sae.batch_widths for sae in saes]),
-        ("sae device", [str(sae.W_dec.device) for sae in saes]),
-        ("sae dtype", [str(sae.W_dec.dtype) for sae in saes]),
-        *(
-            (f"config.{n}", [getattr(c, n) for c in configs])
-            for n in ("batch_size", "steps", "log_every", "checkpoint_every", "normalize")
-        ),
-    ):
-        if len(set(values)) > 1:
-            raise ValueError(f"{name}: got {values}; wanted the same for all that learn from one stream")

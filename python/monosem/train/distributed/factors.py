@@ -31,10 +31,13 @@ def _fired(own: Tensor, wire: Wire) -> Tensor:
 def _joined(own: RowFactors, wire: Wire) -> RowFactors:
     of_entries, norms = own.of_entries, own.norms
     bias = own.slopes if own.bias is None else own.bias
-    one_each = own.input_of is None
-    rows = torch.empty(0, dtype=torch.int64, device=own.values.device) if own.input_of is None else own.input_of
     vectors = [*of_entries.values(), *([] if norms is None else [norms.coef])]
-    any_bias = bool(wire.total(torch.tensor([own.bias is not None], device=bias.device).long()))
+    # A rank without tokens does not know what its factors would have been.
+    has = torch.tensor([own.bias is not None, own.input_of is not None], dtype=torch.int64, device=bias.device)
+    any_bias, any_input_of = (bool(n) for n in wire.total(has))
+    rows = own.input_of
+    if rows is None:
+        rows = torch.arange(len(own.inputs) if any_input_of else 0, dtype=torch.int64, device=bias.device)
     sent = [own.values, own.indices, own.slopes, own.offsets.diff().int(), own.residual, own.inputs, rows.int()]
     sent += [*vectors, *([bias] if any_bias else [])]
     got = _gathered(sent, wire)
@@ -51,7 +54,7 @@ def _joined(own: RowFactors, wire: Wire) -> RowFactors:
         slopes=slopes,
         residual=residual,
         inputs=inputs,
-        input_of=None if one_each else input_of,
+        input_of=input_of if any_input_of else None,
         of_entries=dict(zip(names, whole, strict=False)),
         norms=None if norms is None else replace(norms, coef=whole[len(names)]),
         bias=whole[-1] if any_bias else None,

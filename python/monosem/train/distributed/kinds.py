@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from monosem.nn import SAE
 from monosem.nn.activations import AbsTopK, BatchTopK, Gated, JumpReLU, ReLU, TopK
@@ -14,6 +15,7 @@ from monosem.nn.config import SAEConfig
 from monosem.nn.nesting import Prefixes
 from monosem.nn.registry import build, find
 from monosem.ops.shard import Shard, holding
+from monosem.train.distributed.mesh import shard_of
 
 ACTIVATIONS = (TopK, AbsTopK, BatchTopK, ReLU, JumpReLU, Gated)
 BLOCK = 64  # features that are drawn together
@@ -48,6 +50,17 @@ def keep_shard(sae: SAE, shard: Shard) -> None:
             getattr(sae, name).data = getattr(sae, name).data[rows].clone()
     sae.shard = shard
     sae.changed()
+
+
+def new(
+    config: SAEConfig,
+    mesh: DeviceMesh,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> SAE:
+    """A new autoencoder of which this process has its shard alone; every process of the mesh calls it."""
+    return build_shard(config, seed, shard_of(mesh), device, dtype)
 
 
 def build_shard(

@@ -37,7 +37,7 @@ class Roll:
         """What to raise for a collective that failed with ``error``."""
         silent = self._silent()
         named = ", ".join(f"rank {r} ({self._names.get(r, 'not known')})" for r in silent)
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].partition(". This is typically")[0]
         if not silent:
             return LostPeer(f"rank {self._rank}: an exchange failed, though every other rank is alive: {reason}")
         return LostPeer(

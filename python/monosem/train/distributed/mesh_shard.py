@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from monosem.ops import SparseCode
 from monosem.train.distributed.factors import of_all_tokens
 from monosem.train.distributed.wire import Wire
 
+Given = TypeVar("Given")
 DIGIT = 11  # bits of a number that a round of the search for the k-th largest settles
 
 
@@ -82,8 +83,11 @@ class MeshShard:
             row = self.sum_all(row) / max(1, self.tokens(n))
         return [mean.to(v.dtype) for mean, v in zip(row, values, strict=True)]
 
-    def of_all_tokens(self, gradients: Gradients) -> Gradients:
-        return gradients if self.data.size == 1 else of_all_tokens(gradients, self.data)
+    def of_all_tokens(self, gradients: Given) -> Given:
+        if self.data.size == 1:
+            return gradients
+        assert isinstance(gradients, Gradients)
+        return cast("Given", of_all_tokens(gradients, self.data))
 
     def largest(self, code: SparseCode, k: int) -> SparseCode:
         """Each rank has a share of the tokens for which it compares the candidates of all: 4·N·k bytes are sent for the
