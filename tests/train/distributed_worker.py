@@ -26,7 +26,7 @@ MESHES = {2: ("1x2", "2x1"), 4: ("2x2", "1x4")}
 LONG, LONGER = 200, ("1x2",)
 FILED = ("topk", "topk averaged")  # cases with a folder
 CONFIG = ms.TrainConfig(lr=1e-3, batch_size=TOKENS, steps=12, log_every=3, checkpoint_every=4, dead_after=200)
-RESAMPLED = ms.ResampleConfig(at_steps=(6,), window=2, n_inputs=80)
+RESAMPLED = ms.ResampleConfig(at_steps=(6,), window=1, n_inputs=80)
 MAKE = {
     "topk": lambda: ms.TopKSAE(D, F, k=4, aux_k=6, seed=0),
     "abs_topk": lambda: ms.AbsTopKSAE(D, F, k=4, aux_k=6, seed=0),
@@ -80,7 +80,7 @@ class Curve:
 def trained(case, folder=None, shape=None, steps=None, resume=True):
     """(trainer, curve) of a case; on a mesh, or in this process alone."""
     kind, config = kind_and_config(case)
-    config = config if steps is None else replace(config, steps=steps)
+    config = config if steps is None else replace(config, steps=steps, dead_after=10**6)  # AuxK has nothing to do
     curve, sae = Curve(), MAKE[kind]()
     trainer = ms.Trainer(sae, config, folder, loggers=[curve], progress=False, mesh=shape)
     trainer.fit(source(), resume=resume)

@@ -97,7 +97,7 @@ def _from_checkpoint(
                     f"wanted the same. Set adam_state={saved_state!r} (--adam-state {saved_state}), or start without "
                     "moments."
                 )
-            learner.fast.load_state_dict(parts["adam"])
+            learner.fast.load_state_dict(_held(learner, "adam", parts["adam"]))
     return {"folder": str(folder), "steps": step, "moments": moments}
 
 
@@ -113,9 +113,22 @@ def _one_each(saved: list[Saved], learners: Sequence[Learner], folder: Path) -> 
     return saved
 
 
+def _held(learner: Learner, part: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of all features as this process has them, which may be a shard of them."""
+    if learner.sae.shard.is_whole:
+        return tensors
+    rows, axes = learner.sae.shard.rows(learner.sae.cfg.d_sae), learner.axes()
+    return {
+        name: t.narrow(axes[f"{part}.{name}"], rows.start, rows.stop - rows.start) if f"{part}.{name}" in axes else t
+        for name, t in tensors.items()
+    }
+
+
 def _copy(learner: Learner, saved_sae: JsonDict, weights: dict[str, Tensor], folder: Path) -> None:
     """Copy the weights of an autoencoder with these settings, and the numbers that it found for those left to data."""
     parameters, kind = dict(learner.sae.named_parameters()), saved_sae["kind"]
+    if saved_sae.get("d_sae") == learner.sae.cfg.d_sae:
+        weights = _held(learner, "sae", weights)
     for name, weight in parameters.items():
         saved = weights.get(name)
         if kind != learner.sae.cfg.kind or saved is None or saved.shape != weight.shape:

@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -248,10 +249,9 @@ class Trainer:
         loggers = self._loggers
         if loggers is None:
             loggers = [JsonlLogger(self.folder / "metrics.jsonl")] if self.folder else []
-        loggers = loggers if self._peers.is_first else []
         total = self.tokens_done + (self.cfg.steps - self.steps_done) * self.cfg.batch_size
         return Report(
-            loggers,
+            loggers if self._peers.is_first else [],
             step=self.steps_done,
             tokens=self.tokens_done,
             total=total,
@@ -338,8 +338,7 @@ class Trainer:
         if "start" in saved.state:
             batches.start = under(saved.tensors, "start."), saved.state["start"]
         batches.load_state_dict(saved.state["batches"], repr(str(self.folder)))
-        folder = self.folder
-        self._peers.first(lambda: checkpoint.set_aside_after(folder, saved.step))
+        self._peers.first(partial(checkpoint.set_aside_after, self.folder, saved.step))
         if self._normaliser is not None:
             self._normaliser.load_state_dict(under(saved.tensors, "normaliser."), self._like.device)
         for i, learner in enumerate(self.learners):

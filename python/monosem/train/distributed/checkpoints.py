@@ -89,11 +89,11 @@ def _place(peers: MeshPeers) -> tuple[int, int]:
 def _sharded(local: Tensor, axis: int, peers: MeshPeers, shape: tuple[int, ...] | None = None) -> DTensor:
     """The rows of this process as part of the tensor of all."""
     if shape is None:
-        d_sae = int(peers.shard.features.total(torch.tensor(local.shape[axis], dtype=torch.int64, device="cpu")))
+        d_sae = peers.shard.in_features(local.shape[axis])
         shape = tuple(d_sae if i == axis else n for i, n in enumerate(local.shape))
     names = peers.mesh.mesh_dim_names or ()
     placements = [Shard(axis) if name == "features" else Replicate() for name in names]
-    stride = tuple(torch.empty(shape, device="meta").stride())
+    stride = tuple(torch.empty(shape, dtype=local.dtype, device="meta").stride())
     return DTensor.from_local(local.contiguous(), peers.mesh, placements, run_check=False, shape=shape, stride=stride)
 
 

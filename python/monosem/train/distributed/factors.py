@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -42,7 +43,7 @@ def _joined(own: RowFactors, wire: Wire) -> RowFactors:
     sent += [*vectors, *([bias] if any_bias else [])]
     got = _gathered(sent, wire)
     values, indices, slopes, lengths, residual, inputs = (torch.cat(parts) for parts in got[:6])
-    firsts = torch.tensor([0, *(len(part) for part in got[5])], device="cpu").cumsum(0).tolist()
+    firsts = list(accumulate((len(part) for part in got[5]), initial=0))
     input_of = torch.cat([part.long() + first for part, first in zip(got[6], firsts, strict=False)])
     whole = [torch.cat(parts) for parts in got[7:]]
     names = list(of_entries)
