@@ -27,12 +27,21 @@ LONG, LONGER = 200, ("1x2",)
 FILED = ("topk", "topk averaged")  # cases with a folder
 CONFIG = ms.TrainConfig(lr=1e-3, batch_size=TOKENS, steps=12, log_every=3, checkpoint_every=4, dead_after=200)
 RESAMPLED = ms.ResampleConfig(at_steps=(6,), window=1, n_inputs=80)
+
+
+def with_silent(sae):
+    """Some features never fire, so that there are some to restart."""
+    with torch.no_grad():
+        sae.b_enc[::5] = -3.0
+    return sae
+
+
 MAKE = {
     "topk": lambda: ms.TopKSAE(D, F, k=4, aux_k=6, seed=0),
     "abs_topk": lambda: ms.AbsTopKSAE(D, F, k=4, aux_k=6, seed=0),
     "batch_topk": lambda: ms.BatchTopKSAE(D, F, k=4, aux_k=6, seed=0),
-    "relu": lambda: ms.ReLUSAE(D, F, 0.2, seed=0),
-    "relu_free": lambda: ms.ReLUSAE(D, F, 3e-3, decoder_norm="free", seed=0),
+    "relu": lambda: with_silent(ms.ReLUSAE(D, F, 0.2, seed=0)),
+    "relu_free": lambda: with_silent(ms.ReLUSAE(D, F, 3e-3, decoder_norm="free", seed=0)),
     "jumprelu": lambda: ms.JumpReLUSAE(D, F, target_l0=4.0, seed=0),
     "tanh": lambda: ms.JumpReLUSAE(D, F, form="tanh", decoder_norm="free", seed=0),
     "gated": lambda: ms.GatedSAE(D, F, seed=0),

@@ -136,8 +136,8 @@ def test_the_result_is_one_dictionary(runs, mesh):
 
 
 def test_features_died_and_were_restarted(alone):
-    assert alone("topk resampled")[0].learners[0].resampled > 0
-    assert alone("relu resampled")[0].learners[0].resampled > 0
+    for kind in ("topk", "relu", "relu_free"):
+        assert alone(f"{kind} resampled")[0].learners[0].resampled > 0
     assert any(row[4] > 0 for row in alone("topk")[1]), "AuxK had something to do"
 
 
