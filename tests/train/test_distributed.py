@@ -158,10 +158,9 @@ def test_replicas_have_the_same_bits(mesh, shape):
 
 def test_resume_is_bitwise(mesh):
     """From step 8 to 12, as the run went that never stopped."""
-    for shape in ("1x2", "2x2"):
-        for record in mesh(shape):
-            for name, (parameter, _) in record["resumed"].items():
-                assert torch.equal(parameter, record["weights"]["topk averaged"][name][0])
+    for record in mesh("2x2"):
+        for name, (parameter, _) in record["resumed"].items():
+            assert torch.equal(parameter, record["weights"]["topk averaged"][name][0])
 
 
 @pytest.mark.parametrize("shape", ["1x2", "2x1"])
