@@ -137,7 +137,7 @@ def of_rank(state: JsonDict, rank: int) -> JsonDict:
 
 def stored(path: Path) -> dict[str, tuple[list[int], torch.dtype]]:
     """Shape and type of the tensors that several processes wrote."""
-    from torch.distributed.checkpoint import FileSystemReader
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
     known = FileSystemReader(path).read_metadata().state_dict_metadata.items()
@@ -146,13 +146,13 @@ def stored(path: Path) -> dict[str, tuple[list[int], torch.dtype]]:
 
 def _whole(path: Path) -> dict[str, Tensor]:
     """All features of a checkpoint that several processes wrote; of what each had for itself, the first one's."""
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint import state_dict_loader
 
     names = {n: t for n, t in stored(path).items() if "@" not in n or n.endswith("@0")}
     tensors = {name: torch.empty(shape, dtype=dtype, device="cpu") for name, (shape, dtype) in names.items()}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"torch\.distributed")
-        dcp.load(tensors, checkpoint_id=str(path), no_dist=True)
+        state_dict_loader.load(tensors, checkpoint_id=str(path), no_dist=True)
     return {name.split("@")[0]: tensor for name, tensor in tensors.items()}
 
 

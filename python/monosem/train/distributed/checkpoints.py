@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed.checkpoint as dcp
 from safetensors import safe_open
 from torch import Tensor
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from monosem.train import checkpoint
@@ -42,7 +42,7 @@ def save(folder: Path, saved: Checkpoint, axes: Mapping[str, int], peers: MeshPe
             tensors[name] = tensor.detach()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"torch\.distributed")
-        dcp.save(tensors, checkpoint_id=str(part / TENSORS))
+        state_dict_saver.save(tensors, checkpoint_id=str(part / TENSORS))
     own = sorted((part / TENSORS).glob(f"__{peers.rank}_*"))
     sums: dict[str, str] = {}
     for each in peers.objects({path.name: checkpoint.sha256(path) for path in own}):
@@ -77,7 +77,7 @@ def load(folder: Path, step: int, axes: Mapping[str, int], peers: MeshPeers) -> 
             wanted[name] = _sharded(local, axis, peers, tuple(shape))
         elif "@" not in name or name.endswith(f"@{rank}"):
             wanted[name] = torch.empty(shape, dtype=dtype, device="cpu")
-    dcp.load(wanted, checkpoint_id=str(path))
+    state_dict_loader.load(wanted, checkpoint_id=str(path))
     tensors = {n.split("@")[0]: t.to_local() if isinstance(t, DTensor) else t for n, t in wanted.items()}
     return Checkpoint(step, tensors, checkpoint.of_rank(state, rank))
 
@@ -94,7 +94,9 @@ def _sharded(local: Tensor, axis: int, peers: MeshPeers, shape: tuple[int, ...] 
     names = peers.mesh.mesh_dim_names or ()
     placements = [Shard(axis) if name == "features" else Replicate() for name in names]
     stride = tuple(torch.empty(shape, dtype=local.dtype, device="meta").stride())
-    return DTensor.from_local(local.contiguous(), peers.mesh, placements, run_check=False, shape=shape, stride=stride)
+    return DTensor.from_local(
+        local.contiguous(), peers.mesh, placements, run_check=False, shape=torch.Size(shape), stride=stride
+    )
 
 
 def _rows_of_file(path: Path, axes: Mapping[str, int], peers: MeshPeers) -> dict[str, Tensor]:

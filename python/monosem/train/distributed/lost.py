@@ -24,7 +24,7 @@ class Roll:
     """
 
     def __init__(self) -> None:
-        self._store = dist.PrefixStore("monosem", distributed_c10d._get_default_store())
+        self._store = distributed_c10d.PrefixStore("monosem", distributed_c10d._get_default_store())
         self._rank, self._size = dist.get_rank(), dist.get_world_size()
         self._names = {}
         self._store.set(f"name/{self._rank}", f"process {os.getpid()} on {socket.gethostname()}")
