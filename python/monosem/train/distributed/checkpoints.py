@@ -9,7 +9,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors import safe_open
@@ -20,15 +19,13 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from monosem.train import checkpoint
 from monosem.train.checkpoint import TENSORS, Checkpoint
 from monosem.train.distributed.mesh_shard import rows_of
-
-if TYPE_CHECKING:
-    from monosem.train.distributed.peers import MeshPeers
+from monosem.train.distributed.ranks import Ranks
 
 OF_RANK = ("rng.", "start.")  # tensors that each process has for itself, under a name with its rank
 _OF_RANK_STATE = ("rng", "start")
 
 
-def save(folder: Path, saved: Checkpoint, axes: Mapping[str, int], peers: MeshPeers) -> None:
+def save(folder: Path, saved: Checkpoint, axes: Mapping[str, int], peers: Ranks) -> None:
     """See ``train.checkpoint.save``. What one process raises is raised in all; earlier checkpoints stand."""
     part = checkpoint.part_of(folder, saved.step)
     peers.first(lambda: checkpoint.begin(folder, saved.step))
@@ -58,7 +55,7 @@ def save(folder: Path, saved: Checkpoint, axes: Mapping[str, int], peers: MeshPe
     peers.first(finish)
 
 
-def load(folder: Path, step: int, axes: Mapping[str, int], peers: MeshPeers) -> Checkpoint:
+def load(folder: Path, step: int, axes: Mapping[str, int], peers: Ranks) -> Checkpoint:
     """The checkpoint of any number of processes, with the rows of this one."""
     record = checkpoint.read_record(folder, step, peers.rank, peers.size)
     if "files" not in record:
@@ -82,11 +79,11 @@ def load(folder: Path, step: int, axes: Mapping[str, int], peers: MeshPeers) -> 
     return Checkpoint(step, tensors, checkpoint.of_rank(state, rank))
 
 
-def _place(peers: MeshPeers) -> tuple[int, int]:
+def _place(peers: Ranks) -> tuple[int, int]:
     return peers.shard.features.size, peers.shard.features.rank
 
 
-def _sharded(local: Tensor, axis: int, peers: MeshPeers, shape: tuple[int, ...] | None = None) -> DTensor:
+def _sharded(local: Tensor, axis: int, peers: Ranks, shape: tuple[int, ...] | None = None) -> DTensor:
     """The rows of this process as part of the tensor of all."""
     if shape is None:
         d_sae = peers.shard.in_features(local.shape[axis])
@@ -99,7 +96,7 @@ def _sharded(local: Tensor, axis: int, peers: MeshPeers, shape: tuple[int, ...] 
     )
 
 
-def _rows_of_file(path: Path, axes: Mapping[str, int], peers: MeshPeers) -> dict[str, Tensor]:
+def _rows_of_file(path: Path, axes: Mapping[str, int], peers: Ranks) -> dict[str, Tensor]:
     """The tensors of one process's checkpoint, of which only the rows of this shard are read."""
     tensors = {}
     with safe_open(path / checkpoint.FILE, "pt") as opened:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,12 +20,11 @@ from monosem.train.checkpoint import Checkpoint
 from monosem.train.distributed import checkpoints, kinds, result
 from monosem.train.distributed.mesh import shard_of
 from monosem.train.distributed.mesh_shard import MeshShard
+from monosem.train.distributed.ranks import Ranks
 from monosem.train.interrupt import StopRequest
 
-Result = TypeVar("Result")
 
-
-class MeshPeers:
+class MeshPeers(Ranks):
     """See ``train.peers.Peers``. Autoencoders of which each process has all keep their shard alone.
 
     Args:
@@ -34,9 +33,7 @@ class MeshPeers:
 
     def __init__(self, mesh: DeviceMesh, saes: Sequence[SAE]) -> None:
         made = [sae.shard for sae in saes if isinstance(sae.shard, MeshShard)]
-        self.mesh, self.shard = mesh, made[0] if made else shard_of(mesh)
-        self._world = self.shard.world
-        self.is_first = self._world.rank == 0
+        super().__init__(mesh, made[0] if made else shard_of(mesh))
         for i, sae in enumerate(saes):
             kinds.check(sae, self.shard.splits_tokens)
             if sae.shard.is_whole:
@@ -77,9 +74,6 @@ class MeshPeers:
             stop.signal = stop.signal or asked
         return bool(asked)
 
-    def first(self, act: Callable[[], Result]) -> Result | None:
-        return self._together(act) if self.is_first else self._together(lambda: None)
-
     def saved_steps(self, folder: Path) -> list[int]:
         steps = checkpoint.saved_steps(folder)
         advice = "Every process reads and writes them: name a folder of a file system that all see."
@@ -90,37 +84,10 @@ class MeshPeers:
         checkpoints.save(folder, saved, axes, self)
 
     def load(self, folder: Path, step: int, axes: dict[str, int]) -> Checkpoint:
-        return self._together(lambda: checkpoints.load(folder, step, axes, self))
+        return self.together(lambda: checkpoints.load(folder, step, axes, self))
 
     def write_result(self, sae: SAE, folder: Path, metadata: JsonDict) -> None:
         result.write(sae, folder, metadata, self)
-
-    @property
-    def rank(self) -> int:
-        return self._world.rank
-
-    @property
-    def size(self) -> int:
-        return self._world.size
-
-    def objects(self, mine: Any) -> list[Any]:
-        """An object of every process, by rank."""
-        return self._world.objects(mine)
-
-    def _together(self, act: Callable[[], Result]) -> Result:
-        """Let every process act, and raise in each what any of them raised."""
-        error: Exception | None = None
-        got: Any = None
-        try:
-            got = act()
-        except Exception as raised:  # the others must learn of it, whatever it is
-            error = raised
-        errors = self.objects(None if error is None else str(error))
-        if error is not None:
-            raise error
-        if failed := [(rank, words) for rank, words in enumerate(errors) if words is not None]:
-            raise RuntimeError(f"rank {failed[0][0]}: {failed[0][1]}")
-        return got
 
     def _same(self, argument: str, what: str, mine: Any, advice: str) -> None:
         """Raise ValueError in every process unless all have the same."""

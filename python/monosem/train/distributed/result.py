@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from monosem.data import rows_file
 from monosem.data.serialization import save_by
 from monosem.nn import SAE
 from monosem.nn.config import JsonDict
-
-if TYPE_CHECKING:
-    from monosem.train.distributed.peers import MeshPeers
+from monosem.train.distributed.ranks import Ranks
 
 
-def write(sae: SAE, folder: Path, metadata: JsonDict, peers: MeshPeers) -> None:
+def write(sae: SAE, folder: Path, metadata: JsonDict, peers: Ranks) -> None:
     """Write an autoencoder of which each process has a shard; no process holds the whole of it."""
     rows = sae.shard.rows(sae.cfg.d_sae)
     of_features = {name for name, declared in sae.declared().items() if declared.per_feature}
