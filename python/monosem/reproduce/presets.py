@@ -94,7 +94,6 @@ PAPER = Preset(
         Run("B/1", 4096, 12_300),
         Run("shuffled/1", 4096, 12_300),
     ),
-    lr=4e-4,
     index_tokens=2_000_000,
     compare_tokens=5_000_000,
     explained=400,
