@@ -5,7 +5,7 @@ Each kind is trained over a range of the setting that decides its L0: k, a targe
 shown at every k. Prints a table, and writes ``bench/results/fronts.json`` and ``fronts.svg`` after every run; the same
 command goes on where it was stopped. Every front gets its middle first, then its ends: a part is a rough picture.
 
-    python bench/fronts.py [--kinds topk jumprelu] [--quick]
+    python bench/fronts.py [--kinds topk jumprelu] [--values 128] [--quick]
 """
 
 from __future__ import annotations
@@ -66,6 +66,14 @@ class Run:
         same = (row["name"], row["swept"], settings.pop("kind")) == (self.name, self.swept, self.cfg.kind)
         return same and from_dict(type(self.cfg), settings) == self.cfg
 
+    def values(self) -> tuple[float, ...]:
+        """Of the swept setting, where this run has points."""
+        return self.budgets or (getattr(self.cfg, self.swept),)
+
+    def gives(self, values: list[float] | None) -> bool:
+        """Whether a point of this run is at one of these values; None: any value."""
+        return values is None or bool(set(self.values()) & set(values))
+
     def points(self, sae: ms.SAE) -> dict[float, ms.SAE]:
         """The dictionaries to evaluate, by the value of the swept setting."""
         if not self.budgets:
@@ -82,7 +90,7 @@ def _limited(sae: ms.SAE, k: int, budgets: tuple[int, ...]) -> ms.SAE:
 
 def in_turn(runs: list[Run]) -> list[Run]:
     """The middle of a front, its ends, and then the others."""
-    first = list(dict.fromkeys((len(runs) // 2, 0, len(runs) - 1)))
+    first = list(dict.fromkeys((len(runs) // 2, 0, len(runs) - 1))) if runs else []
     return [runs[i] for i in first] + [run for i, run in enumerate(runs) if i not in first]
 
 
@@ -154,6 +162,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", nargs="+", metavar="NAME", help="of the fronts to train (default: all)")
+    values = "of the swept setting to train, where a front has them (default: all)"
+    parser.add_argument("--values", nargs="+", type=float, metavar="X", help=values)
     resumable.add_arguments(parser, "fronts.json", QUICK)
     args = parser.parse_args(argv)
     out = resumable.out_of(parser, args)
@@ -161,11 +171,14 @@ def main(argv: list[str] | None = None) -> None:
     runs = fronts(model.width(HOOK), scale.d_sae)
     if unknown := sorted(set(args.kinds or ()) - set(runs)):
         parser.error(f"--kinds: got {unknown[0]!r}; wanted some of {', '.join(runs)}")
+    names = args.kinds or list(runs)
+    ordered = [in_turn([run for run in runs[name] if run.gives(args.values)]) for name in names]
+    if not any(ordered):
+        known = sorted({value for name in names for run in runs[name] for value in run.values()})
+        parser.error(f"--values: got {args.values}; wanted some of {', '.join(f'{v:g}' for v in known)}")
     done = resumable.done(out, scale, args.text)
     text, held_out = (load_rows(model, args.text, split) for split in ("train", "held_out"))
     baselines: dict = {}
-    names = args.kinds or list(runs)
-    ordered = [in_turn(runs[name]) for name in names]
     for run in (front[turn] for turn in range(max(map(len, ordered))) for front in ordered if turn < len(front)):
         if any(run.is_of(row) for row in done):
             continue

@@ -15,7 +15,7 @@ def test_every_kind_that_reconstructs_its_input_has_a_front():
     runs = fronts.fronts(32, 256)
     assert set(KINDS) - set(runs) == {"transcoder", "crosscoder"} & set(KINDS)
     for name, front in runs.items():
-        values = [value for run in front for value in run.budgets or (getattr(run.cfg, run.swept),)]
+        values = [value for run in front for value in run.values()]
         assert len(set(values)) == len(values) == 5, name
         assert not {run.swept for run in front} & set(front[0].cfg.without_effect), name
         assert fronts.in_turn(front)[0] is front[len(front) // 2] and set(fronts.in_turn(front)) == set(front), name
@@ -33,6 +33,8 @@ def test_a_stopped_benchmark_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(fronts, "QUICK", small)
     monkeypatch.setattr(fronts, "train", lambda run, *given: trained.append(run.name) or train(run, *given))
     words = ["--quick", "--out", str(out), "--kinds"]
+    fronts.main([*words, "topk", "--values", "8"])
+    assert trained == ["topk"]
     fronts.main([*words, "topk"])
     fronts.main([*words, "hierarchical_topk", "topk", "relu"])
     assert sorted(trained) == ["hierarchical_topk"] + ["relu"] * 5 + ["topk"] * 3
@@ -45,3 +47,11 @@ def test_a_stopped_benchmark_goes_on(tmp_path, monkeypatch, capsys):
     assert "| topk | k = 8 | 8.0 |" in capsys.readouterr().out
     drawn = "".join(ET.parse(out.with_suffix(".svg")).getroot().itertext())
     assert "relu" in drawn and "topk" in drawn
+
+
+def test_values_that_no_front_has_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        fronts.main(["--kinds", "topk", "gated", "--values", "7"])
+    assert "--values: got [7.0]; wanted some of 0.0004, 0.001, 0.0025, 0.005, 0.01, 8, 16, 32, 64, 128" in (
+        capsys.readouterr().err
+    )
