@@ -105,8 +105,11 @@ def test_step_times_of_every_kind():
 def test_inference_with_jumprelu():
     columns = ("dense_encode", "encode", "prepared_encode", "dense_decode", "decode")
     expected = [
-        [f"{r['tokens']:,}", *(f"{ms:,.1f}" if (ms := r["ms"][c]) < 10 else f"{ms:,.0f}" for c in columns)]
-        + [short(r["both_ratio"])]
+        [
+            f"{r['tokens']:,}",
+            *(f"{ms:,.1f}" if (ms := r["ms"][c]) < 10 else f"{ms:,.0f}" for c in columns),
+            short(r["both_ratio"]),
+        ]
         for r in result("inference.json")["rows"]
     ]
     assert table("docs/benchmarks.md", "dense / ours, both") == expected
