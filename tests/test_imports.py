@@ -13,16 +13,17 @@ MAY = {
     "kernels": set(),
     "ops": {"kernels", "_C", "_cuda"},
     "nn": {"ops"},
-    "data": {"nn", "ops"},
+    "distributed": set(),
+    "data": {"distributed", "nn", "ops"},
     "drop_in": {"nn", "ops"},
-    "train": {"data", "nn", "ops"},
-    "analysis": {"data", "nn", "ops", "svg"},
+    "train": {"data", "distributed", "nn", "ops"},
+    "analysis": {"data", "distributed", "nn", "ops", "svg"},
     "doctor": {"ops"},
     "svg": set(),
     "bench": {"train", "data", "nn", "ops", "doctor", "svg"},
     "reproduce": {"train", "analysis", "data", "nn", "ops"},  # the one place that both trains and reads
     "__main__": {"cli"},
-    "cli": {"bench", "reproduce", "train", "analysis", "data", "nn", "ops", "doctor"},
+    "cli": {"bench", "reproduce", "train", "analysis", "data", "distributed", "nn", "ops", "doctor"},
 }
 
 

@@ -16,10 +16,10 @@ import torch.distributed as dist
 
 import monosem as ms
 from monosem.data.synthetic import SyntheticDictionary
+from monosem.distributed.wire import timeout_of
 from monosem.nn.config import from_dict
 from monosem.ops.capacity import EncoderInputs
 from monosem.train.distributed import kinds, mesh
-from monosem.train.distributed.wire import timeout_of
 
 D, F, TOKENS = 16, 51, 67  # neither is divided by 2 or 4
 MESHES = {2: ("1x2", "2x1"), 4: ("2x2", "1x4")}

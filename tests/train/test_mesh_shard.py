@@ -5,11 +5,11 @@ import torch
 from safetensors.torch import load_file
 
 from monosem.data import rows_file
+from monosem.distributed.wire import Wire
 from monosem.ops import SparseCode
 from monosem.ops.shard import within
 from monosem.train.distributed import mesh
 from monosem.train.distributed.mesh_shard import MeshShard, _winners, rows_of
-from monosem.train.distributed.wire import Wire
 
 
 @pytest.fixture

@@ -69,8 +69,8 @@ def joined(args: argparse.Namespace) -> Iterator[DeviceMesh | None]:
     import torch
     import torch.distributed as dist
 
+    from monosem.distributed.wire import timeout_of
     from monosem.train.distributed import mesh
-    from monosem.train.distributed.wire import timeout_of
 
     shape = (1, int(os.environ["WORLD_SIZE"])) if args.mesh is None else mesh.parse(args.mesh)
     device = torch.device(args.device)

@@ -19,13 +19,13 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from monosem.train import checkpoint
 from monosem.train.checkpoint import TENSORS, Checkpoint
 from monosem.train.distributed.mesh_shard import rows_of
-from monosem.train.distributed.ranks import Ranks
+from monosem.train.distributed.ranks import MeshRanks
 
 OF_RANK = ("rng.", "start.")  # tensors that each process has for itself, under a name with its rank
 _OF_RANK_STATE = ("rng", "start")
 
 
-def save(folder: Path, saved: Checkpoint, axes: Mapping[str, int], peers: Ranks) -> None:
+def save(folder: Path, saved: Checkpoint, axes: Mapping[str, int], peers: MeshRanks) -> None:
     """See ``train.checkpoint.save``. What one process raises is raised in all; earlier checkpoints stand."""
     part = checkpoint.part_of(folder, saved.step)
     peers.first(lambda: checkpoint.begin(folder, saved.step))
@@ -55,7 +55,7 @@ def save(folder: Path, saved: Checkpoint, axes: Mapping[str, int], peers: Ranks)
     peers.first(finish)
 
 
-def load(folder: Path, step: int, axes: Mapping[str, int], peers: Ranks) -> Checkpoint:
+def load(folder: Path, step: int, axes: Mapping[str, int], peers: MeshRanks) -> Checkpoint:
     """The checkpoint of any number of processes, with the rows of this one."""
     record = checkpoint.read_record(folder, step, peers.rank, peers.size)
     if "files" not in record:
@@ -79,11 +79,11 @@ def load(folder: Path, step: int, axes: Mapping[str, int], peers: Ranks) -> Chec
     return Checkpoint(step, tensors, checkpoint.of_rank(state, rank))
 
 
-def _place(peers: Ranks) -> tuple[int, int]:
+def _place(peers: MeshRanks) -> tuple[int, int]:
     return peers.shard.features.size, peers.shard.features.rank
 
 
-def _sharded(local: Tensor, axis: int, peers: Ranks, shape: tuple[int, ...] | None = None) -> DTensor:
+def _sharded(local: Tensor, axis: int, peers: MeshRanks, shape: tuple[int, ...] | None = None) -> DTensor:
     """The rows of this process as part of the tensor of all."""
     if shape is None:
         d_sae = peers.shard.in_features(local.shape[axis])
@@ -96,7 +96,7 @@ def _sharded(local: Tensor, axis: int, peers: Ranks, shape: tuple[int, ...] | No
     )
 
 
-def _rows_of_file(path: Path, axes: Mapping[str, int], peers: Ranks) -> dict[str, Tensor]:
+def _rows_of_file(path: Path, axes: Mapping[str, int], peers: MeshRanks) -> dict[str, Tensor]:
     """The tensors of one process's checkpoint, of which only the rows of this shard are read."""
     tensors = {}
     with safe_open(path / checkpoint.FILE, "pt") as opened:

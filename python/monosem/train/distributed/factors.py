@@ -9,8 +9,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from monosem.distributed.wire import Wire
 from monosem.nn.gradients import Gradients, RowFactors
-from monosem.train.distributed.wire import Wire
 
 
 def of_all_tokens(gradients: Gradients, wire: Wire) -> Gradients:

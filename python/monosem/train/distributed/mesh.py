@@ -6,9 +6,9 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from monosem.train.distributed.lost import Roll
+from monosem.distributed.lost import Roll
+from monosem.distributed.wire import Wire
 from monosem.train.distributed.mesh_shard import MeshShard
-from monosem.train.distributed.wire import Wire
 
 AXES = ("data", "features")
 _WANTED = 'wanted init_device_mesh("cpu" or "cuda", (data, features), mesh_dim_names=("data", "features"))'

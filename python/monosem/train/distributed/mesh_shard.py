@@ -8,10 +8,10 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
+from monosem.distributed.wire import Wire
 from monosem.nn import Gradients
 from monosem.ops import SparseCode
 from monosem.train.distributed.factors import of_all_tokens
-from monosem.train.distributed.wire import Wire
 
 Given = TypeVar("Given")
 DIGIT = 11  # bits of a number that a round of the search for the k-th largest settles

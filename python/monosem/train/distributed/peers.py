@@ -20,11 +20,11 @@ from monosem.train.checkpoint import Checkpoint
 from monosem.train.distributed import checkpoints, kinds, result
 from monosem.train.distributed.mesh import shard_of
 from monosem.train.distributed.mesh_shard import MeshShard
-from monosem.train.distributed.ranks import Ranks
+from monosem.train.distributed.ranks import MeshRanks
 from monosem.train.interrupt import StopRequest
 
 
-class MeshPeers(Ranks):
+class MeshPeers(MeshRanks):
     """See ``train.peers.Peers``. Autoencoders of which each process has all keep their shard alone.
 
     Args:

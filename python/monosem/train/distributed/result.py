@@ -8,10 +8,10 @@ from monosem.data import rows_file
 from monosem.data.serialization import save_by
 from monosem.nn import SAE
 from monosem.nn.config import JsonDict
-from monosem.train.distributed.ranks import Ranks
+from monosem.train.distributed.ranks import MeshRanks
 
 
-def write(sae: SAE, folder: Path, metadata: JsonDict, peers: Ranks) -> None:
+def write(sae: SAE, folder: Path, metadata: JsonDict, peers: MeshRanks) -> None:
     """Write an autoencoder of which each process has a shard; no process holds the whole of it."""
     rows = sae.shard.rows(sae.cfg.d_sae)
     of_features = {name for name, declared in sae.declared().items() if declared.per_feature}

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from monosem.train.distributed.lost import LostPeer, Roll
+from monosem.distributed.lost import LostPeer, Roll
 
 Result = TypeVar("Result")
 # The name since PyTorch 2.13, and the one before.

@@ -1,0 +1,97 @@
+"""Several processes: what one raises is raised in all, and sums are the same in all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from monosem.distributed.lost import Roll
+from monosem.distributed.wire import Wire
+
+Result = TypeVar("Result")
+PART = 1 << 26  # bytes of an array that are added at a time
+
+
+class Ranks:
+    """All processes of a run. Each calls the same methods in the same order.
+
+    Attributes:
+        rank, size: the number of this process, and of all.
+        is_first: this one writes what a run has once.
+    """
+
+    def __init__(self, world: Wire) -> None:
+        self._world = world
+        self.is_first = world.rank == 0
+
+    @property
+    def rank(self) -> int:
+        return self._world.rank
+
+    @property
+    def size(self) -> int:
+        return self._world.size
+
+    def objects(self, mine: Any) -> list[Any]:
+        """An object of every process, by rank."""
+        return self._world.objects(mine)
+
+    def first(self, act: Callable[[], Result]) -> Result | None:
+        """Let the first one act; what it raises is raised in all."""
+        return self.together(act) if self.is_first else self.together(lambda: None)
+
+    def together(self, act: Callable[[], Result]) -> Result:
+        """Let every process act, and raise in each what any of them raised."""
+        return self._acted(act, told=False)[0]
+
+    def each(self, act: Callable[[], Result]) -> list[Result]:
+        """``together``; returns the results of all, by rank."""
+        return self._acted(act, told=True)[1]
+
+    def add_(self, sums: Tensor) -> None:
+        """Put the sum over all processes, in the order of ranks, in the place of each one's part: the same bits in all.
+
+        In parts along the first axis, so that the memory beside the array is bounded.
+        """
+        rows = sums.view(1) if sums.ndim == 0 else sums
+        for part in rows.split(max(1, PART * len(rows) // max(1, rows.nbytes))):
+            part.copy_(self._world.total(part))
+
+    def _acted(self, act: Callable[[], Result], told: bool) -> tuple[Result, list[Result]]:
+        error: Exception | None = None
+        got: Any = None
+        try:
+            got = act()
+        except Exception as raised:  # the others must learn of it, whatever it is
+            error = raised
+        said = self.objects((None if error is None else str(error), got if told and error is None else None))
+        if error is not None:
+            raise error
+        if failed := [(rank, words) for rank, (words, _) in enumerate(said) if words is not None]:
+            raise RuntimeError(f"rank {failed[0][0]}: {failed[0][1]}")
+        return got, [result for _, result in said]
+
+
+def of_all() -> Ranks:
+    """The processes of ``torch.distributed``'s group, which is initialised (``init_process_group("gloo")``).
+
+    Every process calls it.
+
+    Raises:
+        RuntimeError: no group is initialised.
+    """
+    if not dist.is_initialized():
+        raise RuntimeError(
+            "ranks: no group of processes is initialised; wanted torch.distributed.init_process_group first, in each "
+            "process. torchrun starts them."
+        )
+    roll = Roll()
+    world = Wire(dist.group.WORLD, torch.device("cpu"), roll)
+    ranks = Ranks(world)
+    ranks.objects(None)  # every process has written its name
+    roll.names()
+    return ranks
