@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from monosem.cli import config_file, options, run_inputs, sites
+from monosem.cli import config_file, options, processes, run_inputs, sites
 from monosem.cli.actions import Switch
+
+if TYPE_CHECKING:
+    from monosem.distributed.peers import Peers
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,11 +27,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     options.add_skipped(parser)
     parser.add_argument("--shard-mib", type=int, default=128, help="size of a shard on disk, and the memory needed")
+    processes.add_timeout(parser)
     parser.add_argument("--quiet", action=Switch, help="no progress bar")
     config_file.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    args.device_map = processes.device_of(args.device_map)
+    with processes.together(args) as peers:
+        return _harvest(args, peers)
+
+
+def _harvest(args: argparse.Namespace, peers: Peers) -> int:
     from monosem.data.contexts import load_contexts
     from monosem.data.harvest import harvest, planned_bytes
     from monosem.data.sites import Sites
@@ -57,9 +68,10 @@ def run(args: argparse.Namespace) -> int:
         shard_mib=args.shard_mib,
         progress=not args.quiet,
         skip_norm=args.skip_norm,
+        peers=peers,
     )
-    run_inputs.write_beside(args.out, args)
-    config_file.write(args.out, args.as_config)
+    peers.first(lambda: run_inputs.write_beside(args.out, args))
+    peers.first(lambda: config_file.write(args.out, args.as_config))
     on_disk = human_bytes(sum(p.stat().st_size for p in Path(args.out).iterdir() if p.is_file()))
     print(f"{store.n_stored:,} activations in {len(store.index.shards)} shards, {on_disk}, in {args.out}")
     if store.norm_limit is not None:

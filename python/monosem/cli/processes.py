@@ -1,4 +1,4 @@
-"""Several processes that train together, under torchrun: ``torchrun --nproc-per-node P -m monosem train …``."""
+"""Several processes that work together, under torchrun: ``torchrun --nproc-per-node P -m monosem train …``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
     from torch.distributed.device_mesh import DeviceMesh
 
+    from monosem.distributed.peers import Peers
+
 PATIENCE = 600.0
 
 
@@ -25,6 +27,11 @@ def add_arguments(parser) -> None:
         help="under torchrun: how many parts the tokens and the features have (default: 1xP, features alone; "
         "docs/scaling.md says when tokens pay)",
     )
+    add_timeout(parser)
+
+
+def add_timeout(parser) -> None:
+    """``--peer-timeout``, of every command that several processes may do together."""
     parser.add_argument(
         "--peer-timeout",
         type=float,
@@ -63,28 +70,62 @@ def joined(args: argparse.Namespace) -> Iterator[DeviceMesh | None]:
                 f"--mesh: got {args.mesh} in a single process; wanted several that torchrun starts: "
                 "torchrun --nproc-per-node P -m monosem train …"
             )
-        options.refuse(args, ["peer_timeout"], "in a single process, which waits for nobody")
+        _refuse_timeout(args)
         yield None
         return
     import torch
     import torch.distributed as dist
 
-    from monosem.distributed.wire import timeout_of
     from monosem.train.distributed import mesh
 
     shape = (1, int(os.environ["WORLD_SIZE"])) if args.mesh is None else mesh.parse(args.mesh)
     device = torch.device(args.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout_of(args.peer_timeout))
+    with _group("nccl" if device.type == "cuda" else "gloo", args.peer_timeout):
+        made = mesh.make(shape, device.type)
+        if not dist.get_rank():
+            print(f"{dist.get_world_size()} processes: {shape[0]} × tokens, {shape[1]} × features", file=sys.stdout)
+        yield made
+
+
+@contextmanager
+def together(args: argparse.Namespace) -> Iterator[Peers]:
+    """The processes that torchrun started, which divide what is read among them; without it, this one alone.
+
+    They exchange what is in memory, not on a GPU. Only the first one prints.
+    """
+    from monosem.distributed.peers import ALONE
+
+    if not under_torchrun():
+        _refuse_timeout(args)
+        yield ALONE
+        return
+    from monosem.distributed import ranks
+
+    with _group("gloo", args.peer_timeout):
+        peers = ranks.of_all()
+        print(f"{peers.size} processes, each a part of the text")
+        yield peers
+
+
+def _refuse_timeout(args: argparse.Namespace) -> None:
+    options.refuse(args, ["peer_timeout"], "in a single process, which waits for nobody")
+
+
+@contextmanager
+def _group(backend: str, patience: float) -> Iterator[None]:
+    """The group of all processes; all but the first are silent."""
+    import torch.distributed as dist
+
+    from monosem.distributed.wire import timeout_of
+
+    dist.init_process_group(backend, timeout=timeout_of(patience))
     try:
         with ExitStack() as quiet:
             if dist.get_rank():
                 sink = quiet.enter_context(open(os.devnull, "w", encoding="utf-8"))
                 quiet.enter_context(redirect_stdout(sink))
-            made = mesh.make(shape, device.type)
-            if not dist.get_rank():
-                print(f"{dist.get_world_size()} processes: {shape[0]} × tokens, {shape[1]} × features", file=sys.stdout)
-            yield made
+            yield
     finally:
         dist.destroy_process_group()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import filelock
 
 from monosem.data import parts_of_runs
+from monosem.distributed.peers import Peers
 
 LOCK, OWNER = ".lock", ".lock.owner"
 # Seconds during which a refused lock is retried: its last owner may be removing the file.
@@ -49,6 +50,26 @@ def folder_lock(folder: str | Path) -> Iterator[Path]:
             with suppress(OSError):
                 path.unlink()
         lock.release()
+
+
+@contextmanager
+def lock_of_all(folder: str | Path, peers: Peers) -> Iterator[Path]:
+    """``folder_lock`` by the first of several processes, all of which write to ``folder``.
+
+    Raises:
+        RuntimeError: as ``folder_lock``, in each process.
+        ValueError: a process sees another folder by this name.
+    """
+    folder = Path(folder)
+    with ExitStack() as held:
+        peers.first(lambda: held.enter_context(folder_lock(folder)))
+        owner = peers.each(lambda: _read(folder / OWNER))
+        if strangers := [rank for rank, words in enumerate(owner) if words != owner[0]]:
+            raise ValueError(
+                f"folder: {str(folder)!r} of rank {strangers[0]} is not that of rank 0; wanted one that all processes "
+                "write to. Name a folder of a file system that all of them see."
+            )
+        yield folder
 
 
 def _read(owner: Path) -> str:

@@ -16,11 +16,12 @@ from tqdm.auto import tqdm
 from monosem.data import files, fingerprint, shards
 from monosem.data.contexts import Contexts
 from monosem.data.counted import BY_NAME, SkipTokens
-from monosem.data.folder_lock import LOCK, OWNER, folder_lock
+from monosem.data.folder_lock import LOCK, OWNER, lock_of_all
 from monosem.data.norm_limit import NormLimit, SkipNorm
 from monosem.data.protocols import HookedModel, Tokens
 from monosem.data.shuffled import ShuffledSource, differences
 from monosem.data.store import ActivationStore
+from monosem.distributed.peers import ALONE, Peers, in_step, part_of
 from monosem.ops.memory import available_memory, check_memory, human_bytes
 
 BUFFER_BYTES = 1 << 30
@@ -126,6 +127,7 @@ def harvest(
     forward_contexts: int = 16,
     progress: bool = True,
     skip_norm: SkipNorm = None,
+    peers: Peers = ALONE,
 ) -> ActivationStore:
     """Run the model over all contexts and write the activations at the hook to ``folder``; see ``data/shards.py``.
 
@@ -141,6 +143,8 @@ def harvest(
         shard_mib: size of a shard; also the memory that is needed.
         skip_norm: as in ``ActivationStream``. The limit is stored, and ``ActivationStore`` leaves out the tokens beyond
             it; they are on disk, so that another limit may be chosen there.
+        peers: processes that harvest together (``distributed.ranks.of_all()``), each consecutive shards. All make the
+            same call; the files are those of a single process.
 
     Returns:
         The store, opened for reading.
@@ -163,17 +167,15 @@ def harvest(
     index = shards.Index(Path(folder), settings, [None] * -(-contexts.rows // per_shard), contexts.lengths)
     largest_shard = max(map(index.tokens, range(len(index.shards))))
     check_memory(layout.size(largest_shard), f"{largest_shard:,} activations of width {contexts.d_in:,}", "shard_mib")
-    with folder_lock(folder):
-        _resume(index, contexts, progress)
+    peers.same("tokens", "contexts or settings", settings, "Give the same text, model and options to every process.")
+    progress = progress and peers.is_first
+    with lock_of_all(folder, peers):
+        _resume(index, contexts, progress, peers)
         missing = [i for i, crc in enumerate(index.shards) if crc is None]
-        _check_disk(index, missing)
-        _begin(index, contexts)
-        total = int(contexts.lengths.sum())
-        there = total - sum(index.tokens(i) for i in missing)
-        with tqdm(total=total, initial=there, unit="tok", unit_scale=True, desc="harvest", disable=not progress) as bar:
-            for shard in missing:
-                _write(index, shard, contexts, bar)
-    return ActivationStore(folder)
+        peers.together(lambda: _check_disk(index, missing))
+        peers.first(lambda: _begin(index, contexts))
+        _write_all(index, missing, contexts, progress, peers)
+    return peers.together(lambda: ActivationStore(folder))
 
 
 def planned_bytes(contexts: int, n_ctx: int, d_in: int, dtype: str, skip_positions: int = 1) -> int:
@@ -186,8 +188,20 @@ def _per_shard(contexts: Contexts, layout: shards.Layout, mib: int) -> int:
     return max(1, mib * 2**20 // (contexts.kept * layout.token_bytes))
 
 
-def _resume(index: shards.Index, contexts: Contexts, progress: bool) -> None:
-    """Take over the shards that an earlier harvest with the same settings left."""
+def _resume(index: shards.Index, contexts: Contexts, progress: bool, peers: Peers) -> None:
+    """Take over the shards that an earlier harvest with the same settings left; each process checks some of them."""
+    stored = peers.together(lambda: _there(index, contexts))
+    if stored is None:
+        return
+    mine = range(peers.rank, len(index.shards), peers.size)
+    for some in peers.each(lambda: {i: _intact(stored, i, progress) for i in mine}):
+        for i, crc in some.items():
+            index.shards[i] = crc
+    peers.together(lambda: _check_same_model(index, contexts))
+
+
+def _there(index: shards.Index, contexts: Contexts) -> shards.Index | None:
+    """What an earlier harvest with the same settings left, or None."""
     folder = index.folder
     if (folder / "index.json").exists():
         stored = shards.read_index(folder)
@@ -204,13 +218,13 @@ def _resume(index: shards.Index, contexts: Contexts, progress: bool) -> None:
                 "continue there, or choose another folder"
             )
         stored.lengths = index.lengths  # of the same tokens, which may have to be written again
-        index.shards[:] = [_intact(stored, i, progress) for i in range(len(index.shards))]
-        _check_same_model(index, contexts)
-    elif others := sorted(p.name for p in folder.iterdir() if p.name not in (LOCK, OWNER)):
+        return stored
+    if others := sorted(p.name for p in folder.iterdir() if p.name not in (LOCK, OWNER)):
         raise ValueError(
             f"folder: {str(folder)!r} holds {', '.join(others[:3])}{' …' if others[3:] else ''} and no activations; "
             "wanted a new or empty folder, or one of an earlier harvest"
         )
+    return None
 
 
 def _begin(index: shards.Index, contexts: Contexts) -> None:
@@ -265,7 +279,25 @@ def _check_disk(index: shards.Index, missing: list[int]) -> None:
         )
 
 
-def _write(index: shards.Index, shard: int, contexts: Contexts, bar: tqdm) -> None:
+def _write_all(index: shards.Index, missing: list[int], contexts: Contexts, progress: bool, peers: Peers) -> None:
+    """Write these shards, each process consecutive ones; the index says after each which are on disk."""
+    total = int(contexts.lengths.sum())
+    there = total - sum(index.tokens(i) for i in missing)
+    mine = missing[part_of(len(missing), peers)]
+    with tqdm(total=total, initial=there, unit="tok", unit_scale=True, desc="harvest", disable=not progress) as bar:
+
+        def noted(written: list[tuple[int, int]]) -> None:
+            for shard, crc in written:
+                index.shards[shard] = crc
+                bar.update(0 if shard in mine else index.tokens(shard))
+            if written:
+                peers.first(index.write)
+
+        in_step(peers, mine, lambda shard: (shard, _write(index, shard, contexts, bar)), noted, seconds=0)
+
+
+def _write(index: shards.Index, shard: int, contexts: Contexts, bar: tqdm) -> int:
+    """Write a shard; returns its checksum for the index."""
     rows = np.array(index.contexts(shard))
     here, positions = contexts.counted(rows).nonzero()
     out = torch.empty(len(here), contexts.d_in, dtype=shards.DTYPES[index.settings["dtype"]], device="cpu")
@@ -282,5 +314,4 @@ def _write(index: shards.Index, shard: int, contexts: Contexts, bar: tqdm) -> No
         out[done : done + len(activations)].copy_(activations)
         done += len(activations)
         bar.update(len(activations))
-    index.shards[shard] = shards.write_shard(index.path(shard), index.layout, out, rows[here], positions)
-    index.write()
+    return shards.write_shard(index.path(shard), index.layout, out, rows[here], positions)

@@ -30,6 +30,7 @@ class Peers(Protocol):
     def together(self, act: Callable[[], Result]) -> Result: ...
     def each(self, act: Callable[[], Result]) -> list[Result]: ...
     def add_(self, sums: Tensor) -> None: ...
+    def same(self, argument: str, what: str, mine: Any, advice: str) -> None: ...
 
 
 class Alone:
@@ -50,6 +51,9 @@ class Alone:
         return [act()]
 
     def add_(self, sums: Tensor) -> None:
+        pass
+
+    def same(self, argument: str, what: str, mine: Any, advice: str) -> None:
         pass
 
 

@@ -61,6 +61,20 @@ class Ranks:
         for part in rows.split(max(1, PART * len(rows) // max(1, rows.nbytes))):
             part.copy_(self._world.total(part))
 
+    def same(self, argument: str, what: str, mine: Any, advice: str) -> None:
+        """Raise ValueError in every process unless all have the same."""
+        of_all = self.objects(mine)
+        for rank, other in enumerate(of_all):
+            if other == of_all[0]:
+                continue
+            differing = f"{other!r} there and {of_all[0]!r} on rank 0"
+            if isinstance(other, dict):
+                names = [n for n in other.keys() | of_all[0].keys() if other.get(n) != of_all[0].get(n)]
+                differing = "; ".join(
+                    f"{n} is {other.get(n)!r} there and {of_all[0].get(n)!r} on rank 0" for n in sorted(names)
+                )
+            raise ValueError(f"{argument}: rank {rank} has other {what} than rank 0: {differing}. {advice}")
+
     def _acted(self, act: Callable[[], Result], told: bool) -> tuple[Result, list[Result]]:
         error: Exception | None = None
         got: Any = None

@@ -6,7 +6,6 @@ import json
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,20 +37,20 @@ class MeshPeers(MeshRanks):
             kinds.check(sae, self.shard.splits_tokens)
             if sae.shard.is_whole:
                 sums = [float(p.detach().double().sum()) for p in sae.parameters()]
-                self._same("sae", f"weights of autoencoder {i}", sums, "Give the same seed in every process.")
+                self.same("sae", f"weights of autoencoder {i}", sums, "Give the same seed in every process.")
                 kinds.keep_shard(sae, self.shard)
             sae.shard = self.shard  # one for all: it counts what is sent, and knows the share of the batch
 
     def agree(self, described: Sequence[JsonDict]) -> None:
         versions = {"monosem": monosem.__version__, "torch": torch.__version__}
-        self._same("version", "versions", versions, "Install the same ones everywhere.")
+        self.same("version", "versions", versions, "Install the same ones everywhere.")
         flat = {
             (f"{i}." if len(described) > 1 else "") + f"{part}.{name}": value
             for i, each in enumerate(described)
             for part, values in each.items()
             for name, value in values.items()
         }
-        self._same("config", "settings", json.loads(json.dumps(flat)), "Give the same ones to every process.")
+        self.same("config", "settings", json.loads(json.dumps(flat)), "Give the same ones to every process.")
 
     def share(self, x: Tensor, number: int) -> Tensor:
         ends = x.detach()[[0, -1]].contiguous().view(torch.uint8).cpu().numpy() if len(x) else None
@@ -77,7 +76,7 @@ class MeshPeers(MeshRanks):
     def saved_steps(self, folder: Path) -> list[int]:
         steps = checkpoint.saved_steps(folder)
         advice = "Every process reads and writes them: name a folder of a file system that all see."
-        self._same("folder", f"checkpoints in {str(folder)!r}", steps, advice)
+        self.same("folder", f"checkpoints in {str(folder)!r}", steps, advice)
         return steps
 
     def save(self, folder: Path, saved: Checkpoint, axes: dict[str, int]) -> None:
@@ -88,17 +87,3 @@ class MeshPeers(MeshRanks):
 
     def write_result(self, sae: SAE, folder: Path, metadata: JsonDict) -> None:
         result.write(sae, folder, metadata, self)
-
-    def _same(self, argument: str, what: str, mine: Any, advice: str) -> None:
-        """Raise ValueError in every process unless all have the same."""
-        of_all = self.objects(mine)
-        for rank, other in enumerate(of_all):
-            if other == of_all[0]:
-                continue
-            differing = f"{other!r} there and {of_all[0]!r} on rank 0"
-            if isinstance(other, dict):
-                names = [n for n in other.keys() | of_all[0].keys() if other.get(n) != of_all[0].get(n)]
-                differing = "; ".join(
-                    f"{n} is {other.get(n)!r} there and {of_all[0].get(n)!r} on rank 0" for n in sorted(names)
-                )
-            raise ValueError(f"{argument}: rank {rank} has other {what} than rank 0: {differing}. {advice}")

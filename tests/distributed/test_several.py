@@ -1,0 +1,119 @@
+"""What several processes read together is what one reads: the same files, the same sums."""
+
+import importlib.util
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from monosem.data.store import ActivationStore
+
+_spec = importlib.util.spec_from_file_location("several_worker", Path(__file__).with_name("worker.py"))
+worker = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(worker)
+
+of_each_size = pytest.mark.parametrize("size", worker.SIZES)
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory):
+    """The folder that the processes write to, and the process that started them."""
+    folder = tmp_path_factory.mktemp("several")
+    with (folder / "said").open("w") as said:
+        started = subprocess.Popen(
+            [sys.executable, str(worker.__file__), str(folder)],
+            env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
+        )
+        yield folder, started
+        if started.poll() is None:
+            os.killpg(started.pid, signal.SIGKILL)
+            started.wait()
+
+
+@pytest.fixture(scope="module")
+def folder(started):
+    return started[0]
+
+
+@pytest.fixture(scope="module")
+def records(started):
+    """records(2): what each of two processes wrote down."""
+    (folder, process), known = started, {}
+
+    def wait(size):
+        names = [folder / f"{size}.{rank}.pt" for rank in range(size)]
+        until = time.monotonic() + 600
+        while not all(name.exists() for name in names):
+            ended = process.poll() is not None or time.monotonic() > until
+            if ended or list(folder.glob(f"failed.{size}.*")):
+                said = [*sorted(folder.glob("failed.*")), folder / "said"]
+                raise AssertionError("\n".join(path.read_text() for path in said)[-6000:])
+            time.sleep(0.05)
+        if size not in known:
+            known[size] = [torch.load(name, weights_only=False) for name in names]
+        return known[size]
+
+    return wait
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@of_each_size
+def test_sums_are_those_of_all_and_the_same_in_each(records, size):
+    for record in records(size):
+        for x in record["sums"]:
+            assert torch.equal(x, torch.full_like(x, size * (size + 1) / 2))
+
+
+@of_each_size
+def test_a_store_has_the_bytes_of_one_process(folder, records, size, tmp_path):
+    found = [record["harvests"] for record in records(size)]
+    alone = worker.harvested(tmp_path / "alone")
+    assert content(folder / str(size) / "whole") == content(tmp_path / "alone")
+    assert [each["stored"] for each in found] == [alone.n_stored] * size
+    measured = -(-worker.ROWS // 16)  # forward passes of the limit on the norm, in each process
+    shards = [each["forwards"] - measured for each in found]
+    assert sum(shards) == 10
+    assert max(shards) - min(shards) <= 1
+
+
+@of_each_size
+def test_what_one_raises_is_raised_in_all_and_the_harvest_goes_on(folder, records, size, tmp_path):
+    found = [record["harvests"] for record in records(size)]
+    for rank, each in enumerate(found):
+        assert each["broken"] == ("ValueError: " if rank == 1 else "RuntimeError: rank 1: ") + "the model broke"
+        assert f"lacks {10 - size} of 10 shards" in each["incomplete"]
+    assert sum(each["missing"] - 1 for each in found) == 10 - size, "one context, to see that it is the same model"
+    worker.harvested(tmp_path / "alone", skip_norm=None)
+    assert content(folder / str(size) / "parts") == content(tmp_path / "alone")
+    ActivationStore(folder / str(size) / "parts").verify()
+
+
+@of_each_size
+def test_other_text_and_another_folder_are_told(records, size):
+    for record in records(size):
+        said = record["harvests"]["other text"]
+        assert said.startswith(
+            "ValueError: tokens: rank 1 has other contexts or settings than rank 0: rows is 36 there"
+        )
+        assert "of rank 1 is not that of rank 0" in record["harvests"]["other folder"]
+
+
+def test_a_process_that_ended_is_named(folder, records):
+    records(2)
+    said, until = folder / "said of the lost", time.monotonic() + 120
+    while not said.exists():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert re.search(r"LostPeer: rank 1 \(process \d+ on .*\) ended or did not answer, and rank 0", said.read_text())

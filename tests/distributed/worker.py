@@ -1,0 +1,141 @@
+"""What test_several.py runs in groups of 2 and of 4 processes; each writes down what came out.
+
+    python worker.py FOLDER
+
+It forks them, so that PyTorch is imported once.
+"""
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from fake_model import HOOK, FakeModel, numbered
+
+from monosem.data import harvest as harvesting
+from monosem.data.harvest import harvest
+from monosem.data.store import ActivationStore
+from monosem.distributed import lost, ranks
+from monosem.distributed.peers import ALONE
+from monosem.distributed.wire import timeout_of
+
+SIZES = (2, 4)
+ROWS = 37  # contexts: ten shards of four, the last of one
+
+
+def harvested(folder, peers=ALONE, rows=ROWS, model=None, **options):
+    options = {"progress": False, "skip_norm": 1.5} | options
+    with mock.patch.object(harvesting, "_per_shard", lambda *_: 4):
+        return harvest(model or FakeModel(), HOOK, numbered(rows), folder, "bf16", peers=peers, **options)
+
+
+def refused(act):
+    """What an error says; "" where there is none."""
+    try:
+        act()
+    except (ValueError, TypeError, RuntimeError, OSError) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+class Breaks(FakeModel):
+    """Raises at a forward pass."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.at = at
+
+    def activations(self, tokens, hook_name):
+        if self.forwards == self.at:
+            raise ValueError("the model broke")
+        return super().activations(tokens, hook_name)
+
+
+def harvests(peers, out):
+    """A whole one; one that a rank broke off, and went on; the position of what the others were told."""
+    found = {}
+    model = FakeModel()
+    store = harvested(out / "whole", peers, model=model)
+    found["forwards"], found["stored"] = model.forwards, store.n_stored
+    broken = Breaks(1 if peers.rank == 1 else -1)
+    found["broken"] = refused(lambda: harvested(out / "parts", peers, model=broken, skip_norm=None))
+    found["incomplete"] = refused(lambda: ActivationStore(out / "parts"))
+    model = FakeModel()
+    harvested(out / "parts", peers, model=model, skip_norm=None)
+    found["missing"] = model.forwards
+    rows = ROWS - (peers.rank == 1)
+    found["other text"] = refused(lambda: harvested(out / "other", peers, rows=rows))
+    found["other folder"] = refused(lambda: harvested(out / f"other {peers.rank == 1}", peers))
+    return found
+
+
+def sums(peers):
+    """The sum over processes of arrays of which each has another, in one part and in several."""
+    several = []
+    for part in (ranks.PART, 64):
+        ranks.PART, kept = part, ranks.PART
+        for shape in ((), (3,), (7, 5)):
+            x = torch.full(shape, float(peers.rank + 1), dtype=torch.float64)
+            peers.add_(x)
+            several.append(x)
+        ranks.PART = kept
+    return several
+
+
+def run(rank, size, folder):
+    store = dist.FileStore(str(folder / f"store.{size}"), size)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timeout_of(300))
+    peers, out = ranks.of_all(), folder / str(size)
+    record = {"sums": sums(peers), "harvests": harvests(peers, out)}
+    torch.save(record, folder / f".{size}.{rank}.pt")
+    (folder / f".{size}.{rank}.pt").rename(folder / f"{size}.{rank}.pt")
+    if size == 2:
+        lose_the_last(peers, folder)
+    dist.destroy_process_group()
+
+
+class Ends(FakeModel):
+    """Ends its process at the second forward pass, without a word."""
+
+    def activations(self, tokens, hook_name):
+        if self.forwards == 1:
+            os._exit(0)
+        return super().activations(tokens, hook_name)
+
+
+def lose_the_last(peers, folder):
+    """Rank 1 ends in the middle of a harvest; rank 0 writes down what it is told."""
+    lost.PATIENCE = 1.0
+    model = Ends() if peers.rank else FakeModel()
+    said = refused(lambda: harvested(folder / "lost", peers, model=model, skip_norm=None))
+    (folder / ".said").write_text(said)
+    (folder / ".said").rename(folder / "said of the lost")
+    os._exit(0)
+
+
+def main():
+    folder = Path(sys.argv[1])
+    torch.set_num_threads(1)
+    children = []
+    for size in [int(n) for n in sys.argv[2:]] or SIZES:
+        for rank in range(size):
+            if child := os.fork():
+                children.append(child)
+                continue
+            try:
+                run(rank, size, folder)
+            except BaseException:
+                (folder / f"failed.{size}.{rank}").write_text(traceback.format_exc())
+                os._exit(1)
+            os._exit(0)
+    for child in children:
+        os.waitpid(child, 0)
+
+
+if __name__ == "__main__":
+    main()
