@@ -9,6 +9,7 @@ from typing import Any
 # For another machine, or covered by another process or file of these tests. CI must provide everything else.
 ELSEWHERE = (
     "no GPU on this machine",
+    "no second GPU on this machine",
     "monosem._cuda was not built",
     "no cuobjdump",
     "a product of CPUs",

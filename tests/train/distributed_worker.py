@@ -202,12 +202,16 @@ def weights(trainer):
 
 
 def run(rank, size, folder):
+    import distributed_extra as extra
+
     store = dist.FileStore(str(folder / f"store.{size}"), size)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timeout_of(300))
     for shape in MESHES[size]:
         where, out = mesh.make(mesh.parse(shape)), folder / shape
         record = {"curves": {}, "weights": {}, "selections": selections(where), "initial": initial(where)}
         record["errors"], record["few"] = errors(where, rank), few_tokens(where)
+        record["errors"]["version"] = extra.other_version(where, rank)
+        record["bytes"], record["exchanges"] = extra.bytes_per_step(where), extra.exchanges(where)
         for case in cases(shape):
             trainer, record["curves"][case] = trained(case, out / case if case in FILED else None, where)
             record["weights"][case] = weights(trainer)
@@ -217,8 +221,10 @@ def run(rank, size, folder):
         if "topk averaged" in cases(shape):  # once more from step 8 on
             resumed = trained("topk averaged", out / "topk averaged", where, resume=8)[0]
             record["resumed"] = weights(resumed)
-        torch.save(record, folder / f".{shape}.{rank}.pt")
-        (folder / f".{shape}.{rank}.pt").rename(folder / f"{shape}.{rank}.pt")
+        extra.written(folder, f"{shape}.{rank}.pt", record)
+    for shape in MESHES[size]:
+        if shape in extra.RESUMED:
+            extra.changed(mesh.make(mesh.parse(shape)), shape, rank, folder)
     if size == 2:
         lose_the_last(mesh.make((1, 2)), rank, folder)
     dist.destroy_process_group()
@@ -235,24 +241,43 @@ def lose_the_last(where, rank, folder):
     os._exit(0)
 
 
+def forked(act, ranks, folder):
+    """A process for each rank, which ends after ``act(rank, folder)``; their numbers."""
+    children = []
+    for rank in range(ranks):
+        if child := os.fork():
+            children.append(child)
+            continue
+        try:
+            act(rank, folder)
+        except BaseException:
+            (folder / f"failed.{ranks}.{rank}").write_text(traceback.format_exc())
+            os._exit(1)
+        os._exit(0)
+    return children
+
+
+def kill_and_restart(rank, folder):
+    import distributed_extra as extra
+
+    for act in (extra.killed, extra.restarted):
+        for child in forked(act, 2, folder):
+            os.waitpid(child, 0)
+
+
 def main():
+    import distributed_extra as extra
+
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
     children = []
-    for size in [int(n) for n in sys.argv[2:]] or MESHES:
-        for rank in range(size):
-            if child := os.fork():
-                children.append(child)
-                continue
-            try:
-                run(rank, size, folder)
-            except BaseException:
-                (folder / f"failed.{size}.{rank}").write_text(traceback.format_exc())
-                os._exit(1)
-            os._exit(0)
+    for size in MESHES:
+        children += forked(lambda rank, where, size=size: run(rank, size, where), size, folder)
+    children += forked(extra.hang, 4, folder) + forked(kill_and_restart, 1, folder)
     for child in children:
         os.waitpid(child, 0)
 
 
 if __name__ == "__main__":
+    sys.modules["distributed_worker"] = sys.modules["__main__"]  # what distributed_extra imports is this module
     main()

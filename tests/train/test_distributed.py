@@ -17,9 +17,15 @@ import monosem as ms
 from monosem.train import checkpoint
 from monosem.train.distributed import cost
 
-_spec = importlib.util.spec_from_file_location("distributed_worker", Path(__file__).with_name("distributed_worker.py"))
-worker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(worker)
+
+def module(name):
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    sys.modules[name] = made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+worker, extra = module("distributed_worker"), module("distributed_extra")
 
 SHAPES = ["1x2", "2x1", "2x2", "1x4"]
 CLOSE = 1e-5  # of the largest weight: sums over shards are added in another order than sums over features
@@ -216,6 +222,7 @@ def test_what_is_refused_is_named(mesh, shape):
         assert "rank 1 has other weights" in said["seed"]
         assert "config: rank 1 has other settings" in said["config"]
         assert "train.lr is" in said["config"]
+        assert re.match(r"version: rank 1 has other versions than rank 0: monosem is '.*\.1' there", said["version"])
         assert "mesh: got 3 (data) × 5 (features) = 15 for" in said["mesh"]
         assert "mesh: got str; wanted init_device_mesh" in said["no mesh"]
         assert "batch 0: rank 1 has" in said["batch"]
@@ -223,6 +230,84 @@ def test_what_is_refused_is_named(mesh, shape):
         for method in ("encode", "loss"):
             assert said[method].startswith(f"{method}: this process has features")
         assert "mesh: got None for a topk" in said["without"]
+
+
+@pytest.mark.parametrize(("shape", "before", "case"), [(s, *run) for s, runs in extra.RESUMED.items() for run in runs])
+def test_resume_by_another_number_of_processes(runs, mesh, alone, shape, before, case):
+    """One to two, four to two, two to four; two to one is ``test_a_checkpoint_is_read_by_one_process``."""
+    records = changed(runs, mesh, shape)
+    bound = 2e-2 if "averaged" in case else CLOSE
+    check_close(
+        [record["resumed"][before, case] for record in of_first_tokens(records, shape)],
+        alone(case)[0].dictionary(),
+        bound,
+    )
+
+
+@pytest.mark.parametrize(("shape", "before"), [(s, run) for s, runs in extra.STARTED.items() for run in runs])
+@pytest.mark.parametrize("moments", [False, True])
+def test_a_run_begins_with_the_weights_of_another(runs, mesh, shape, before, moments):
+    """As in one process: from the last checkpoint, of any number of processes, with Adam's moments or without."""
+    records = changed(runs, mesh, shape)
+    theirs = extra.started(runs[0] / before / "topk", moments).dictionary()
+    check_close([record["started"][before, moments] for record in of_first_tokens(records, shape)], theirs)
+
+
+def test_a_run_begins_with_a_result(runs, mesh):
+    for shape in extra.STARTED:
+        records = changed(runs, mesh, shape)
+        theirs = extra.started(runs[0] / f"result.{shape}", False).dictionary()
+        check_close([record["started"]["result"] for record in of_first_tokens(records, shape)], theirs)
+
+
+def test_what_is_refused_of_folders_is_named(runs, mesh):
+    for shape in extra.STARTED:
+        for record in changed(runs, mesh, shape):
+            said = record["refused"]
+            assert (
+                f"W_enc_rows [{worker.F}, {worker.D}]; wanted topk with [{worker.F + 1}, {worker.D}]" in said["d_sae"]
+            )
+            assert "are kept in fp32, this run keeps int8" in said["moments"]
+            for name in ("folder", "start"):
+                assert re.match(r"folder: rank 1 has other checkpoints in '.*seen by .*' than rank 0: \[\]", said[name])
+                assert "name a folder of a file system that all see" in said[name]
+
+
+def changed(runs, mesh, shape):
+    """What each rank of a mesh wrote down after it went on with runs of others."""
+    mesh(shape)
+    names = [runs[0] / f"changed.{shape}.{rank}.pt" for rank in range(len(mesh(shape)))]
+    return [torch.load(written(runs, name), weights_only=False) for name in names]
+
+
+def written(runs, path):
+    """A file of the processes, once it is there."""
+    folder, started = runs
+    until = time.monotonic() + 300
+    while not path.exists():
+        failed = sorted(folder.glob("failed.*"))
+        assert not failed and started.poll() is None and time.monotonic() < until, [f.read_text() for f in failed]
+        time.sleep(0.05)
+    return path
+
+
+def test_a_process_that_hangs_is_named(runs):
+    """Alive, but silent. Rank 0 exchanges nothing with it in a step: it learns of it from the others."""
+    for rank in range(3):
+        seconds, process, said = torch.load(written(runs, runs[0] / f"hung.{rank}"), weights_only=False)
+        assert re.match(rf"rank 3 \(process {process} on .*\) ended or did not answer, and rank {rank} cannot", said)
+        assert extra.HANGS <= seconds < extra.HANGS + 8
+
+
+def test_a_kill_while_a_checkpoint_is_written(runs, mesh):
+    """The last whole one stands, and the run that resumes from it ends as the one that was not killed."""
+    said, steps = torch.load(written(runs, runs[0] / "killed.said"), weights_only=False)
+    assert re.match(r"rank 1 \(process \d+ on .*\) ended or did not answer, and rank 0 cannot", said)
+    assert steps == [4]
+    for rank, record in enumerate(mesh("1x2")):
+        resumed = torch.load(written(runs, runs[0] / f"restarted.{rank}"), weights_only=False)
+        for name, (parameter, _) in record["weights"]["topk"].items():
+            assert torch.equal(parameter, resumed[name][0])
 
 
 def test_a_process_that_ended_is_named(runs, mesh):
@@ -236,20 +321,38 @@ def test_a_process_that_ended_is_named(runs, mesh):
     )
 
 
-def test_bytes_that_are_sent(mesh):
-    """Counted where they are sent, against the model of docs/scaling.md.
+@of_each_shape
+@pytest.mark.parametrize("aux", [False, True])
+def test_bytes_that_are_sent(mesh, shape, aux):
+    """Counted where they are sent, on all axes, against the model of docs/scaling.md.
 
-    A reconstruction this small is sent whole to each of the others, not in halves. Beside the model there are numbers
-    of a few bytes, and the gradient of b_dec.
+    Beside the model there are numbers of a few bytes, the gradient of b_dec, and which features fired.
     """
-    for shape in ("1x2", "1x4"):
-        ranks, steps = int(shape.split("x")[1]), worker.LONG if shape in worker.LONGER else 12
-        d = worker.D
-        judged = cost.Sizes(-(-worker.TOKENS // ranks) * ranks, d, 4)  # each rank compares as many tokens
-        model = cost.selection(judged, ranks) + (ranks - 1) * 4 * worker.TOKENS * d
-        for record in mesh(shape):
-            beside = record["sent"]["features"] / steps - model
-            assert 0 < beside < (ranks - 1) * (4 * d + 200), shape
+    rows, across = map(int, shape.split("x"))
+    counted = extra.COUNTED
+    sizes = cost.Sizes(counted["n"], counted["d"], counted["k"], counted["aux_k"] * aux)
+    for record in mesh(shape):
+        for width in extra.WIDTHS:
+            assert record["bytes"][width, aux] == pytest.approx(cost.on_mesh(sizes, rows, across), rel=0.05), width
+
+
+@of_each_shape
+def test_bytes_do_not_grow_with_the_features(mesh, shape):
+    """Four times as many features: only the numbers of those that fired, which are at most N·K, may be more."""
+    narrow, wide = extra.WIDTHS
+    for record in mesh(shape):
+        sent = record["bytes"]
+        assert sent[wide, False] - sent[narrow, False] <= 4 * extra.COUNTED["n"] * extra.COUNTED["k"]
+        assert sent[wide, False] < 1.03 * sent[narrow, False]
+
+
+@of_each_shape
+def test_metrics_are_exchanged_once_per_row(mesh, shape):
+    """Their sum, and before it whether all are numbers; and one process has a progress bar."""
+    for rank, record in enumerate(mesh(shape)):
+        found = record["exchanges"]
+        assert found[1] - found[worker.CONFIG.steps] == 2 * (worker.CONFIG.steps - 1)
+        assert found["bar"] == (rank == 0)
 
 
 def test_the_table_of_the_document_is_the_model():

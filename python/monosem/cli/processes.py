@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
     from monosem.distributed.peers import Peers
+    from monosem.nn import SAE
 
 PATIENCE = 600.0
 
@@ -49,6 +50,22 @@ def under_torchrun() -> bool:
 def device_of(name: str) -> str:
     """The device of this process: of several GPUs, the one of its place on the machine."""
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if under_torchrun() and name == "cuda" else name
+
+
+def described(mesh: DeviceMesh, sae: SAE, tokens: int) -> str:
+    """What each process sends per step, and why the mesh is this one; tokens per batch."""
+    from monosem.train.distributed import cost
+
+    rows, across = mesh.size(0), mesh.size(1)
+    nesting = getattr(getattr(sae, "composition", None), "nesting", None)
+    whole = cost.Sizes(tokens, sae.cfg.d_in, int(getattr(sae.cfg, "k", 0)), prefixes=len(nesting or [0]))
+    text = f"each process sends about {cost.on_mesh(whole, rows, across) / 1e6:.3g} MB per step"
+    if rows > 1 or across == 1:
+        return text
+    other = f"{cost.over_tokens(whole, across) / 1e6:.3g} MB"
+    if cost.tokens_pay(sae.cfg.d_sae, whole, across):
+        return f"{text}; --mesh {across}x1 is likely to be faster: {other}, with all features in each (docs/scaling.md)"
+    return f"{text}, and has 1/{across} of the features; --mesh {across}x1: {other}, and all features in each"
 
 
 def held(mesh: DeviceMesh, d_sae: int, device: torch.device) -> tuple[int, int]:

@@ -143,6 +143,8 @@ def _train(args: argparse.Namespace, mesh: DeviceMesh | None) -> int:
         purpose += f", of which each of {mesh.size()} processes has {rows:,} features and {beside} are on this machine,"
     memory.check_fits(needed * beside, device, purpose)
     saes = _built(configurations, args.seed, device, mesh)
+    if mesh is not None:
+        print(processes.described(mesh, saes[0], args.batch_size))
     widths = " + ".join(map(str, source.widths))
     count = "a stream of" if source.n_tokens is None else f"{source.n_tokens:,}"
     print(f"{sites.described(source)}: {count} activations of width {widths}")

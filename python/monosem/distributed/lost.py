@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
 PATIENCE = 5.0  # seconds in which those that are alive say so
+SETTLED = 2.0  # seconds in which nobody else did
 
 
 class LostPeer(RuntimeError):
@@ -21,9 +24,14 @@ class Roll:
     """The processes of a run by rank; each writes itself down in the store of ``torch.distributed``.
 
     When a collective fails, every process that notices it says so there. Those that do not are lost.
+
+    Args:
+        groups: of all axes. They are closed by the first failure, so that a process which waits for this one, rather
+            than for the one that is lost, notices too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, groups: Sequence[dist.ProcessGroup | None]) -> None:
+        self._groups = groups
         self._store = distributed_c10d.PrefixStore("monosem", distributed_c10d._get_default_store())
         self._rank, self._size = dist.get_rank(), dist.get_world_size()
         self._names = {}
@@ -46,14 +54,24 @@ class Roll:
             f"({reason})"
         )
 
+    def _close(self) -> None:
+        for group in self._groups:
+            if group is not None:
+                with suppress(RuntimeError):  # of a group that is closed, or a backend that cannot
+                    group.abort()
+
     def _silent(self) -> list[int]:
         others = [r for r in range(self._size) if r != self._rank]
         try:
             self._store.set_timeout(timedelta(seconds=PATIENCE))
             self._store.set(f"noticed/{self._rank}", "1")
+            self._close()
             until = time.monotonic() + PATIENCE
-            while others and time.monotonic() < until:
-                others = [r for r in others if not self._store.check([f"noticed/{r}"])]
+            settled = time.monotonic() + SETTLED
+            while others and time.monotonic() < min(until, settled):
+                silent = [r for r in others if not self._store.check([f"noticed/{r}"])]
+                if len(silent) < len(others):
+                    others, settled = silent, time.monotonic() + SETTLED
                 time.sleep(0.05)
         except RuntimeError:  # the store ended with the process that holds it
             return [0] if self._rank else others

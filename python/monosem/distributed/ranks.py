@@ -103,7 +103,7 @@ def of_all() -> Ranks:
             "ranks: no group of processes is initialised; wanted torch.distributed.init_process_group first, in each "
             "process. torchrun starts them."
         )
-    roll = Roll()
+    roll = Roll([dist.group.WORLD])
     world = Wire(dist.group.WORLD, torch.device("cpu"), roll)
     ranks = Ranks(world)
     ranks.objects(None)  # every process has written its name

@@ -7,6 +7,7 @@ backend chooses, and every rank has the same ones.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -29,6 +30,7 @@ class Wire:
         group: their process group; None: this rank alone.
         device: where tensors are that its backend sends.
         roll: the names of all processes, to tell which of them is lost.
+        around: a context for each collective, such as one that times it.
 
     Attributes:
         size, rank: of this axis.
@@ -36,8 +38,14 @@ class Wire:
         calls: collectives that it has taken part in.
     """
 
-    def __init__(self, group: dist.ProcessGroup | None, device: torch.device, roll: Roll) -> None:
-        self._group, self._roll, self.device = group, roll, device
+    def __init__(
+        self,
+        group: dist.ProcessGroup | None,
+        device: torch.device,
+        roll: Roll,
+        around: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self._group, self._roll, self.device, self._around = group, roll, device, around
         self.size, self.rank = (1, 0) if group is None else (dist.get_world_size(group), dist.get_rank(group))
         self.sent, self.calls = 0, 0
 
@@ -86,7 +94,8 @@ class Wire:
     def _call(self, collective: Callable[[], Result]) -> Result:
         self.calls += 1
         try:
-            return collective()
+            with self._around():
+                return collective()
         except LostPeer:
             raise
         except RuntimeError as error:  # a peer has closed its connection, or has not answered in time

@@ -172,7 +172,7 @@ def by_sharing(
     z, local, offsets = shard.largest(code, size).csr()
     decoded = shard.sum_features(ops.sparse_decode(z, local, offsets, dead.w_dec, dead.w_dec.new_zeros(d)))
     left = decoded + residual
-    (loss,) = shard.means(n, (), (left.square().mean(),))
+    (loss,) = shard.parts(n, (), (left.square().mean(),))
     slopes = ops.gather_dot(left, local, offsets, dead.w_dec).mul_(2 / d)
     return ExtraTokens(
         loss=loss,

@@ -121,7 +121,9 @@ def _linear(sae: Composed, batch: Batch, encoded: Encoded) -> _Sparse:
         slopes, sparsity, l0 = slopes.mul_(share), sparsity * share, l0 * share
     mse = whole.mse.mean()
     losses = mse if whole.losses is whole.mse else whole.losses.mean()
-    sparsity, l0, mse, losses = shard.means(n, (sparsity, l0), (mse, losses))
+    # It decides whether the next step is dense, everywhere alike.
+    entries = shard.means(n, (l0,))[0] if parts.activation.has_dense_form else None
+    sparsity, l0, mse, losses = shard.parts(n, (sparsity, l0), (mse, losses))
     return _Sparse(
         loss=losses if parts.penalty is None else losses + weight * sparsity,
         mse=mse,
@@ -132,6 +134,7 @@ def _linear(sae: Composed, batch: Batch, encoded: Encoded) -> _Sparse:
         factors=_factors(sae, batch, whole, values, indices, Slopes(slopes, {}, None)),
         residual=whole.residual,
         left_out=left_out,
+        entries=entries,
     )
 
 
@@ -154,7 +157,7 @@ def _pointwise(sae: Composed, batch: Batch, encoded: Encoded) -> _Sparse:
     if kept is not None:
         left_out, share = _share(kept)
         sparsity, l0 = sparsity * share, l0 * share
-    sparsity, l0, per_token = shard.means(n, (sparsity, l0, per_token))
+    sparsity, per_token = shard.means(n, (sparsity, per_token))
     weight, of_inactive, slope = 0.0, 0.0, 1.0
     if parts.penalty is not None:
         weight, slope = parts.penalty.weight(batch.sparsity_scale), parts.penalty.slope(sparsity)
@@ -176,20 +179,20 @@ def _pointwise(sae: Composed, batch: Batch, encoded: Encoded) -> _Sparse:
     loss = mse if whole.losses is whole.mse else whole.losses.mean()
     if gate is not None:
         loss = loss + gate.mse.mean()
-    mse, loss = shard.means(n, (), (mse, loss))
+    l0, mse, loss = shard.parts(n, (l0,), (mse, loss))
     if parts.penalty is not None:
-        loss = loss + weight * parts.penalty.of_mean(sparsity)
+        loss = loss + shard.once(weight * parts.penalty.of_mean(sparsity))
     factors = _factors(sae, batch, whole, f, indices, slopes)
     if slopes.norms is not None and norms is not None:
         factors = replace(factors, norms=NormTerms(slopes.norms, None, norms, sae.W_dec.detach()))
     if entries.inactive is not None and norms is not None:
         below, factors = _over_all(sae, batch, kept, of_inactive, norms, factors)
         inactive = below + entries.inactive.detach().sum() / n * share
-        loss = loss + of_inactive * shard.means(n, (inactive,))[0]
+        loss = loss + of_inactive * shard.parts(n, (inactive,))[0]
     return _Sparse(
         loss=loss,
         mse=mse,
-        sparsity=sparsity,
+        sparsity=shard.once(sparsity),
         aux=mse.new_zeros(()),
         l0=l0,
         fired=fired,
@@ -340,13 +343,13 @@ def dense(sae: Composed, batch: Batch) -> tuple[Gradients, Tensor]:
     loss = blocks.losses
     if parts.penalty is not None:
         loss = loss + weight * parts.penalty.of_mean(blocks.sparsity)
-    dtype = batch.x.dtype
-    per_token = blocks.per_token.double().mean()
-    l0, per_token, inactive = sae.shard.means(n, (blocks.l0, per_token, blocks.inactive))
+    dtype, shard = batch.x.dtype, sae.shard
+    (per_token,) = shard.means(n, (blocks.per_token.double().mean(),))
+    l0, inactive = shard.parts(n, (blocks.l0, blocks.inactive))
     gradients = Gradients(
-        loss=(loss + of_inactive * inactive + blocks.gate_mse).to(dtype),
-        mse=blocks.mse.to(dtype),
-        sparsity=blocks.sparsity.to(dtype),
+        loss=(shard.once(loss + blocks.gate_mse) + of_inactive * inactive).to(dtype),
+        mse=shard.once(blocks.mse).to(dtype),
+        sparsity=shard.once(blocks.sparsity).to(dtype),
         aux=blocks.mse.new_zeros(()).to(dtype),
         l0=l0.float(),
         fired=blocks.counts > 0,
@@ -363,8 +366,10 @@ def _relu_blocks(sae: Composed, batch: Batch, inputs: DenseInputs) -> tuple[Grad
     blocks = ReLUBlocks(inputs, penalty=weight / n)
     phase("statistics")
     mse = (blocks.squares / (n * d)).to(batch.x.dtype)
-    total, l0 = sae.shard.means(n, (blocks.total / n, blocks.counts.sum().double() / n))
-    sparsity = total.to(batch.x.dtype)
+    shard, of_features = sae.shard, (blocks.total / n, blocks.counts.sum().double() / n)
+    (entries,) = shard.means(n, of_features[1:])
+    total, l0 = shard.parts(n, of_features)
+    mse, sparsity = shard.once(mse), total.to(batch.x.dtype)
     gradients = Gradients(
         loss=mse + weight * sparsity,
         mse=mse,
@@ -373,6 +378,7 @@ def _relu_blocks(sae: Composed, batch: Batch, inputs: DenseInputs) -> tuple[Grad
         l0=l0.float(),
         fired=blocks.counts > 0,
         parameters=blocks,
+        per_token=entries.float(),
     )
     return gradients, blocks.per_token
 

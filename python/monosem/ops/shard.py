@@ -51,8 +51,22 @@ class Shard(Protocol):
         """The sum of all shards."""
         ...
 
+    def parts(self, n: int, of_features: Sequence[Tensor], of_tokens: Sequence[Tensor] = ()) -> list[Tensor]:
+        """What this shard adds to means over the whole batch, for measurements: the sum over all shards is needed only
+        where they are read. Arguments as of ``means``.
+        """
+        ...
+
+    def once(self, value: Tensor) -> Tensor:
+        """A number that all shards have alike, as what this one adds to a sum over all: the first has it, others 0."""
+        ...
+
+    def of_features(self, value: Tensor) -> Tensor:
+        """A number of the features here, as what this shard adds to a sum over all: of replicas, one does."""
+        ...
+
     def means(self, n: int, of_features: Sequence[Tensor], of_tokens: Sequence[Tensor] = ()) -> list[Tensor]:
-        """Means over the whole batch, from those over the n tokens here; all 0-dim.
+        """Means over the whole batch that a step needs at once, from those over the n tokens here; all 0-dim.
 
         Args:
             of_features: means of sums over the features that are here.
@@ -113,6 +127,15 @@ class Whole:
 
     def sum_all(self, partial: Tensor) -> Tensor:
         return partial
+
+    def parts(self, n: int, of_features: Sequence[Tensor], of_tokens: Sequence[Tensor] = ()) -> list[Tensor]:
+        return [*of_features, *of_tokens]
+
+    def once(self, value: Tensor) -> Tensor:
+        return value
+
+    def of_features(self, value: Tensor) -> Tensor:
+        return value
 
     def means(self, n: int, of_features: Sequence[Tensor], of_tokens: Sequence[Tensor] = ()) -> list[Tensor]:
         return [*of_features, *of_tokens]

@@ -179,6 +179,20 @@ def phase(name: str) -> None:
         opened.enter(name)
 
 
+@contextmanager
+def within(name: str) -> Iterator[None]:
+    """A phase in the middle of another, which goes on afterwards."""
+    if (opened := _CURRENT.get()) is None:
+        yield
+        return
+    outer = opened.name
+    opened.enter(name)
+    try:
+        yield
+    finally:
+        opened.enter(outer)
+
+
 def current() -> StepStats | None:
     """The statistics of the open recording."""
     return None if (opened := _CURRENT.get()) is None else opened.stats

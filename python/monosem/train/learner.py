@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import torch
@@ -70,6 +71,8 @@ class Learner:
     def step(self, x: Tensor, step: int) -> Metrics:
         """Optimizer step number ``step`` (0 is the first) on x [N, D]; metrics are 0-dim tensors, ``lr`` a float.
 
+        Of a shard the tensors are its parts: the metrics are their sums over all processes (``train.report.Meter``).
+
         ``dead`` is the share of features that fired on none of the last ``cfg.dead_after`` tokens, after this step.
         ``tokens_redone``, only where it is not 0: ``nn.Gradients.redone``. ``turned_dense``: 1 where a step with dense
         products follows ``SETTLED`` sparse ones. The others say how the step was computed: ``StepStats.metrics``.
@@ -111,7 +114,7 @@ class Learner:
             metrics = {name: getattr(out, name) for name in ("loss", "mse", "sparsity", "aux", "l0")}
             metrics["dead"] = self._share_of(self.dead.dead_for_tokens(self.cfg.dead_after))
             if out.grad_norm is not None:
-                metrics["grad_norm"] = out.grad_norm
+                metrics["grad_norm"] = self.sae.shard.once(out.grad_norm)
             counts = out.stats.metrics()
             plain = {name: float(n) for name, n in counts.items() if not isinstance(n, Tensor)}
             if out.redone:  # rare: a row has it where it happened
@@ -120,7 +123,8 @@ class Learner:
                 plain["turned_dense"] = 1.0
             self._sparse_steps = self._sparse_steps + 1 if out.stats.dense is False else 0
         self.stats, self._plain, self._timed = out.stats, plain, self._timed + 1
-        return metrics | {name: n.float() for name, n in counts.items() if isinstance(n, Tensor)}
+        once = self.sae.shard.once  # of these, a mesh reports the first process's
+        return metrics | {name: once(n.float()) for name, n in counts.items() if isinstance(n, Tensor)}
 
     def take_times(self) -> dict[str, float]:
         """Milliseconds of each phase, means over the steps since the last call; {} where they are not measured."""
@@ -130,10 +134,11 @@ class Learner:
         return {name: ms / steps for name, ms in self.times.take().items()}
 
     def _share_of(self, features: Tensor) -> Tensor:
-        """The share of all features that these (bool) are."""
-        if self.sae.shard.is_whole:
+        """The share of all features that these (bool) are; of a shard, its part of it."""
+        shard = self.sae.shard
+        if shard.is_whole:
             return features.float().mean()
-        return self.sae.shard.sum_features(features.sum()).float() / self.sae.cfg.d_sae
+        return shard.of_features(features.sum().float() / self.sae.cfg.d_sae)
 
     def resampling(self, steps_done: int) -> InputDraw | None:
         """The draw of inputs that the plan asks for once ``steps_done`` steps are done, or None."""
@@ -201,3 +206,8 @@ class Learner:
         for name in ("log_every", "checkpoint_every", "cuda_graph"):  # without effect on the weights
             del train[name]
         return {"sae": {"kind": self.sae.cfg.kind, **asdict(self.sae.cfg)}, "train": train}
+
+
+def axes_of(learners: Sequence[Learner]) -> dict[str, int]:
+    """The axis that counts features of each tensor of a checkpoint of these, where there is one."""
+    return {f"{i}.{name}": axis for i, learner in enumerate(learners) for name, axis in learner.axes().items()}

@@ -11,14 +11,20 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from monosem.nn.config import JsonDict
+from monosem.ops.shard import WHOLE, Shard
 from monosem.train.loggers import Logger, Loggers
 from monosem.train.notices import unusual
 
 
 class Meter:
-    """Sums of metrics, tensors on their device; only ``take`` and ``finite`` synchronise with it."""
+    """Sums of metrics, tensors on their device; only ``take`` and ``finite`` synchronise with it.
 
-    def __init__(self) -> None:
+    Args:
+        shard: whose parts of the tensors are counted. Processes exchange the sums where they are read.
+    """
+
+    def __init__(self, shard: Shard = WHOLE) -> None:
+        self._shard = shard
         self._names: list[str] = []
         self._sums: Tensor | None = None
         self._plain: dict[str, float] = {}
@@ -42,13 +48,25 @@ class Meter:
                 self._plain[name] = self._plain.get(name, 0.0) + value
         self.count += 1
 
+    def _total(self, own: Tensor) -> Tensor:
+        return self._shard.sum_all(own)
+
+    def totals(self, metrics: Mapping[str, Tensor | float]) -> dict[str, Tensor | float]:
+        """Metrics of one step, of which these are the parts of this shard."""
+        if self._shard.is_whole:
+            return dict(metrics)
+        tensors = {name: value for name, value in metrics.items() if isinstance(value, Tensor)}
+        row = self._total(torch.stack([value.detach().double() for value in tensors.values()]))
+        totals = {name: t.to(own) for t, (name, own) in zip(row.unbind(), tensors.items(), strict=True)}
+        return {**metrics, **totals}
+
     def finite(self) -> bool:
         """Whether every sum so far is a number: False after a step that diverged."""
-        return self._sums is None or bool(torch.isfinite(self._sums).all())
+        return self._sums is None or bool(torch.isfinite(self._total(self._sums)).all())
 
     def take(self) -> dict[str, float]:
         """The means since the last ``take``."""
-        tensors = [] if self._sums is None else self._sums.tolist()
+        tensors = [] if self._sums is None else self._total(self._sums).tolist()
         sums = dict(zip(self._names, tensors, strict=True)) | self._plain
         means = {name: value / self.count for name, value in sums.items()}
         self._sums, self._plain, self.count = None, {}, 0
@@ -56,12 +74,16 @@ class Meter:
 
     def state_dict(self) -> JsonDict:
         """JSON; a Python float comes back from it bit for bit."""
-        sums = None if self._sums is None else self._sums.tolist()
+        total = None if self._sums is None else self._total(self._sums)
+        if total is not None:  # a run that resumes adds to what is saved here: so does this one, in the same order
+            self._sums = self._shard.once(total)
+        sums = None if total is None else total.tolist()
         return {"names": self._names, "sums": sums, "plain": self._plain, "count": self.count}
 
     def load_state_dict(self, state: JsonDict, device: torch.device) -> None:
         sums = state["sums"]
-        self._sums = None if sums is None else torch.tensor(sums, dtype=torch.float64, device=device)
+        saved = None if sums is None else torch.tensor(sums, dtype=torch.float64, device=device)
+        self._sums = None if saved is None else self._shard.once(saved)
         self._names, self._plain, self.count = state["names"], dict(state["plain"]), state["count"]
 
 

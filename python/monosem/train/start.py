@@ -12,10 +12,10 @@ from torch import Tensor
 
 from monosem.data.serialization import load
 from monosem.nn.config import JsonDict
-from monosem.train import checkpoint
-from monosem.train.checkpoint import under
-from monosem.train.learner import Learner
+from monosem.train.checkpoint import Checkpoint, under
+from monosem.train.learner import Learner, axes_of
 from monosem.train.normaliser import Normaliser
+from monosem.train.peers import Alone, Peers
 from monosem.train.same_run import keep_measured
 
 Saved = TypeVar("Saved")
@@ -23,27 +23,33 @@ Saved = TypeVar("Saved")
 
 @torch.no_grad()
 def start_from(
-    learners: Sequence[Learner], folder: str | Path, moments: bool, normaliser: Normaliser | None = None
+    learners: Sequence[Learner],
+    folder: str | Path,
+    moments: bool,
+    normaliser: Normaliser | None = None,
+    peers: Peers | None = None,
 ) -> JsonDict:
     """Copy the weights of the run in ``folder``; returns a record of it for the new run's files.
 
     They come from the last checkpoint, or where there is none (what ``monosem.save`` wrote) from the result.
     A run of one autoencoder starts each learner; a run of several starts as many, in order. ``normaliser`` becomes that
-    of the checkpoint, whose weights are of activations that it has normalised.
+    of the checkpoint, whose weights are of activations that it has normalised. Of several processes (``peers``) each
+    reads the rows that it holds; a result without a checkpoint, each reads whole.
 
     Raises:
         FileNotFoundError: neither result nor checkpoint there, or no checkpoint for the moments.
         ValueError: autoencoders of another number, kind or shape, or moments kept in another type.
     """
-    folder = Path(folder)
-    steps = checkpoint.saved_steps(folder)
+    folder, peers = Path(folder), peers or Alone()
+    steps = peers.saved_steps(folder)
     if moments and not steps:
         raise FileNotFoundError(
             f"start: {str(folder)!r} has no checkpoint, and moments are in checkpoints only; "
             "start without moments (leave out --moments), or name the folder of a whole run"
         )
     if steps:
-        return _from_checkpoint(learners, folder, steps[-1], moments, normaliser)
+        saved = peers.load(folder, steps[-1], axes_of(learners))
+        return _from_checkpoint(learners, folder, saved, moments, normaliser)
     _check_normalized(folder, "none", normaliser)
     results = _results(folder)
     if not results:
@@ -53,7 +59,10 @@ def start_from(
         )
     saes = [load(path) for path in results]
     for learner, sae in zip(learners, _one_each(saes, learners, folder), strict=True):
-        _copy(learner, {"kind": sae.cfg.kind, **asdict(sae.cfg)}, sae.state_dict(), folder)
+        weights = sae.state_dict()
+        if sae.cfg.d_sae == learner.sae.cfg.d_sae:
+            weights = _held(learner, weights)
+        _copy(learner, {"kind": sae.cfg.kind, **asdict(sae.cfg)}, weights, folder)
     return {"folder": str(folder), "steps": saes[0].metadata.get("steps"), "moments": False}
 
 
@@ -78,9 +87,8 @@ def _check_normalized(folder: Path, there: str, normaliser: Normaliser | None) -
 
 
 def _from_checkpoint(
-    learners: Sequence[Learner], folder: Path, step: int, moments: bool, normaliser: Normaliser | None
+    learners: Sequence[Learner], folder: Path, saved: Checkpoint, moments: bool, normaliser: Normaliser | None
 ) -> JsonDict:
-    saved = checkpoint.load(folder, step)
     _check_normalized(folder, saved.state["run"][0]["train"].get("normalize", "none"), normaliser)
     if normaliser is not None:
         normaliser.load_state_dict(under(saved.tensors, "normaliser."), learners[0].sae.W_dec.device)
@@ -97,8 +105,8 @@ def _from_checkpoint(
                     f"wanted the same. Set adam_state={saved_state!r} (--adam-state {saved_state}), or start without "
                     "moments."
                 )
-            learner.fast.load_state_dict(_held(learner, "adam", parts["adam"]))
-    return {"folder": str(folder), "steps": step, "moments": moments}
+            learner.fast.load_state_dict(parts["adam"])
+    return {"folder": str(folder), "steps": saved.step, "moments": moments}
 
 
 def _one_each(saved: list[Saved], learners: Sequence[Learner], folder: Path) -> list[Saved]:
@@ -113,29 +121,27 @@ def _one_each(saved: list[Saved], learners: Sequence[Learner], folder: Path) -> 
     return saved
 
 
-def _held(learner: Learner, part: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of all features as this process has them, which may be a shard of them."""
+def _held(learner: Learner, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of all features as this process has them, which may be a shard of them."""
     if learner.sae.shard.is_whole:
-        return tensors
+        return weights
     rows, axes = learner.sae.shard.rows(learner.sae.cfg.d_sae), learner.axes()
-    return {
-        name: t.narrow(axes[f"{part}.{name}"], rows.start, rows.stop - rows.start) if f"{part}.{name}" in axes else t
-        for name, t in tensors.items()
-    }
+    return {name: t[rows] if f"sae.{name}" in axes else t for name, t in weights.items()}
 
 
 def _copy(learner: Learner, saved_sae: JsonDict, weights: dict[str, Tensor], folder: Path) -> None:
     """Copy the weights of an autoencoder with these settings, and the numbers that it found for those left to data."""
     parameters, kind = dict(learner.sae.named_parameters()), saved_sae["kind"]
-    if saved_sae.get("d_sae") == learner.sae.cfg.d_sae:
-        weights = _held(learner, "sae", weights)
+    there, here = saved_sae.get("d_sae"), learner.sae.cfg.d_sae
     for name, weight in parameters.items():
         saved = weights.get(name)
-        if kind != learner.sae.cfg.kind or saved is None or saved.shape != weight.shape:
-            shape = None if saved is None else list(saved.shape)
+        if kind != learner.sae.cfg.kind or saved is None or there != here or saved.shape != weight.shape:
+            shapes = [None if t is None else list(t.shape) for t in (saved, weight)]
+            if not learner.sae.shard.is_whole and f"sae.{name}" in learner.axes():  # of all processes together
+                shapes = [None if s is None else [n, *s[1:]] for s, n in zip(shapes, (there, here), strict=True)]
             raise ValueError(
-                f"start: {str(folder)!r} holds {kind} with {name} {shape}; wanted {learner.sae.cfg.kind} with "
-                f"{list(weight.shape)}. Give the same kind, d_in and d_sae."
+                f"start: {str(folder)!r} holds {kind} with {name} {shapes[0]}; wanted {learner.sae.cfg.kind} with "
+                f"{shapes[1]}. Give the same kind, d_in and d_sae."
             )
     for name, weight in learner.sae.state_dict().items():  # buffers that files keep too, such as BatchTopK's threshold
         if name in weights:

@@ -23,7 +23,7 @@ from monosem.train.batches import Activations, Batches, check_batch
 from monosem.train.checkpoint import Checkpoint, under
 from monosem.train.config import TrainConfig
 from monosem.train.interrupt import StopRequest
-from monosem.train.learner import Learner, Metrics
+from monosem.train.learner import Learner, Metrics, axes_of
 from monosem.train.loggers import JsonlLogger, Logger
 from monosem.train.normaliser import Normaliser
 from monosem.train.peers import peers_of
@@ -91,12 +91,14 @@ class Trainer:
         self._like, self._widths = saes[0].W_dec, saes[0].batch_widths
         kind = self.cfg.normalize
         self._normaliser = None if kind == "none" else Normaliser(kind, self._widths, saes)
-        self._meters = [Meter() for _ in saes]
+        self._meters = [Meter(each.shard) for each in saes]
         self.last_metrics: list[dict[str, float]] = []
         self.steps_done, self.tokens_done, self._seconds, self._saved_at = 0, 0, 0.0, -1
         if moments and start is None:
             raise ValueError("moments: got True without start; wanted start=RUN, whose moments are to be taken")
-        self._started = None if start is None else start_from(self.learners, start, moments, self._normaliser)
+        self._started = None
+        if start is not None:
+            self._started = start_from(self.learners, start, moments, self._normaliser, self._peers)
         self._peers.agree([learner.describe() for learner in self.learners])
 
     def step(self, x: Tensor | Sequence[Tensor]) -> Metrics | list[Metrics]:
@@ -117,16 +119,17 @@ class Trainer:
             if not self._normaliser.is_ready:
                 self._normaliser.estimate([x])
             x = self._normaliser(x)
-        return self._step(x)
+        metrics = [meter.totals(row) for meter, row in zip(self._meters, self._step(x), strict=True)]
+        return metrics[0] if self._single else metrics
 
-    def _step(self, x: Tensor) -> Metrics | list[Metrics]:
+    def _step(self, x: Tensor) -> list[Metrics]:
         mine = self._peers.share(x, self.steps_done)
         metrics = [learner.step(mine, self.steps_done) for learner in self.learners]
         for meter, row in zip(self._meters, metrics, strict=True):
             meter.add(row)
         self.steps_done += 1
         self.tokens_done += len(x)
-        return metrics[0] if self._single else metrics
+        return metrics
 
     def fit(self, activations: Activations, resume: bool | int = True) -> Trainer:
         """Train until ``config.steps`` steps are done, from the last checkpoint in ``folder`` if there is one.
@@ -302,11 +305,8 @@ class Trainer:
         if batches.start is not None:
             tensors |= {f"start.{k}": t for k, t in batches.start[0].items()}
             state["start"] = batches.start[1]
-        self._peers.save(self.folder, Checkpoint(self.steps_done, tensors, state), self._axes())
+        self._peers.save(self.folder, Checkpoint(self.steps_done, tensors, state), axes_of(self.learners))
         self._saved_at = self.steps_done
-
-    def _axes(self) -> dict[str, int]:
-        return {f"{i}.{name}": axis for i, each in enumerate(self.learners) for name, axis in each.axes().items()}
 
     def _restore(self, batches: Batches, resume: bool | int) -> None:
         step = None if isinstance(resume, bool) else resume
@@ -320,7 +320,7 @@ class Trainer:
                 f"folder: {str(self.folder)!r} holds a run of {steps[-1]} steps already; wanted an empty folder, "
                 "because resume=False. Call with resume=True to go on with it, or choose another folder."
             )
-        saved = self._peers.load(self.folder, steps[-1] if step is None else step, self._axes())
+        saved = self._peers.load(self.folder, steps[-1] if step is None else step, axes_of(self.learners))
         for learner, run in zip(self.learners, saved.state["run"], strict=False):
             keep_measured(learner.sae, run["sae"])
             if keep_older_default(learner.sae, run["sae"]):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from monosem.distributed.lost import Roll
 from monosem.distributed.wire import Wire
+from monosem.ops.step_stats import within
 from monosem.train.distributed.mesh_shard import MeshShard
 
 AXES = ("data", "features")
@@ -50,11 +54,23 @@ def shard_of(mesh: DeviceMesh) -> MeshShard:
         raise ValueError(f"mesh: got axes {list(names)}; {_WANTED}")
     if mesh.size() != dist.get_world_size():
         raise ValueError(f"mesh: got {mesh.size()} of {dist.get_world_size()} processes; wanted all. {_WANTED}")
-    roll = Roll()
     device = torch.device(mesh.device_type)
-    features = Wire(mesh.get_group("features"), device, roll)
-    data = Wire(mesh.get_group("data") if "data" in names else None, device, roll)
-    shard = MeshShard(features, data, Wire(dist.group.WORLD, device, roll))
+    of_axes = {name: mesh.get_group(name) for name in names}
+    for group in of_axes.values():
+        _wait_as_long(group)
+    roll = Roll([*of_axes.values(), dist.group.WORLD])
+    made = partial(Wire, device=device, roll=roll, around=partial(within, "exchange"))
+    shard = MeshShard(made(of_axes.get("features")), made(of_axes.get("data")), made(dist.group.WORLD))
     shard.count(1)  # every process has written its name
     roll.names()
     return shard
+
+
+def _wait_as_long(group: dist.ProcessGroup) -> None:
+    """Give the time-out of ``init_process_group`` to the group of an axis, which has PyTorch's default otherwise."""
+    whole = dist.group.WORLD
+    assert whole is not None  # a mesh is made of it
+    device = whole._device_types[0]
+    if device in group._device_types:
+        timeout = whole._get_backend(device).options._timeout
+        distributed_c10d._set_pg_timeout(timeout, group)

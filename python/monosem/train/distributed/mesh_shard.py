@@ -68,6 +68,17 @@ class MeshShard:
     def sum_all(self, partial: Tensor) -> Tensor:
         return self.world.total(partial)
 
+    def parts(self, n: int, of_features: Sequence[Tensor], of_tokens: Sequence[Tensor] = ()) -> list[Tensor]:
+        share = 1.0 if self.data.size == 1 else n / max(1, self.tokens(n))
+        own = [*of_features, *(v if self.is_first else torch.zeros_like(v) for v in of_tokens)]
+        return [v.detach() * share if n else torch.zeros_like(v) for v in own]
+
+    def once(self, value: Tensor) -> Tensor:
+        return value if self.world.rank == 0 else torch.zeros_like(value)
+
+    def of_features(self, value: Tensor) -> Tensor:
+        return value if self.data.rank == 0 else torch.zeros_like(value)
+
     def means(self, n: int, of_features: Sequence[Tensor], of_tokens: Sequence[Tensor] = ()) -> list[Tensor]:
         if self.data.size == 1 and not of_features:
             return list(of_tokens)
@@ -95,11 +106,12 @@ class MeshShard:
         wire, d_sae = self.features, code.d_sae
         n, width = code.n_tokens, code.values.shape[-1]
         values = code.values.detach().reshape(n, width)
-        widest = int(self._small(wire, torch.tensor([width], dtype=torch.int64, device="cpu")).max())
         each = -(-n // wire.size)
-        sent = values.new_zeros(each * wire.size, widest)  # 0: not active, never chosen
+        sent = values.new_zeros(
+            each * wire.size, k
+        )  # 0: not active, never chosen; a rank may have fewer than k features
         sent[:n, :width] = values.abs()
-        winners = wire.exchanged(_winners(wire.exchanged(sent.view(wire.size, each, widest)), k))
+        winners = wire.exchanged(_winners(wire.exchanged(sent.view(wire.size, each, k)), k))
         kept = torch.arange(width, device=values.device) < winners.view(-1)[:n, None]
         offsets = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.sum(1).cumsum(0)])
         flat = code.values.reshape(n, width)
