@@ -110,6 +110,41 @@ def test_other_text_and_another_folder_are_told(records, size):
         assert "of rank 1 is not that of rank 0" in record["harvests"]["other folder"]
 
 
+def check_near(ours, theirs, where=""):
+    """Equal but for the rounding of sums in float64; counts are equal."""
+    if isinstance(theirs, dict):
+        assert ours.keys() == theirs.keys()
+        for name in theirs:
+            check_near(ours[name], theirs[name], f"{where}.{name}")
+    elif isinstance(theirs, (list, tuple)):
+        assert len(ours) == len(theirs), where
+        for i, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+            check_near(one, other, f"{where}.{i}")
+    elif isinstance(theirs, float):
+        assert ours == pytest.approx(theirs, rel=1e-6, abs=1e-9), where
+    else:
+        assert ours == theirs, where
+
+
+@of_each_size
+@pytest.mark.parametrize("case", [*worker.DICTIONARIES, "few rows"])
+def test_an_evaluation_has_the_figures_of_one_process(records, size, case):
+    options = {"tokens": 32 * 5} if case == "few rows" else {}
+    alone = worker.evaluated("topk" if case == "few rows" else case, **options).to_dict()
+    assert alone["ce_mean"] > 0 and alone["skip_norm"]["left_out"] > 0 and len(alone["by_source"]) > 1
+    for record in records(size):
+        check_near(record["evaluations"][case], alone)
+        assert record["evaluations"][case] == records(size)[0]["evaluations"][case], "the same bits in each"
+
+
+@of_each_size
+def test_an_evaluation_without_a_token_or_of_another_dictionary_is_told(records, size):
+    for record in records(size):
+        assert "every token of these" in record["evaluations"]["nothing"]
+        said = "ValueError: rows: rank 1 has other text, dictionary or model than rank 0"
+        assert record["evaluations"]["other"].startswith(said)
+
+
 def test_a_process_that_ended_is_named(folder, records):
     records(2)
     said, until = folder / "said of the lost", time.monotonic() + 120

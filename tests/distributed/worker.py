@@ -8,6 +8,7 @@ It forks them, so that PyTorch is imported once.
 import os
 import sys
 import traceback
+from functools import lru_cache
 from pathlib import Path
 from unittest import mock
 
@@ -15,11 +16,15 @@ import torch
 import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+import tiny
 from fake_model import HOOK, FakeModel, numbered
 
+import monosem as ms
+from monosem.analysis.metrics import evaluate
 from monosem.data import harvest as harvesting
 from monosem.data.harvest import harvest
 from monosem.data.store import ActivationStore
+from monosem.data.token_rows import pack_rows
 from monosem.distributed import lost, ranks
 from monosem.distributed.peers import ALONE
 from monosem.distributed.wire import timeout_of
@@ -74,6 +79,38 @@ def harvests(peers, out):
     return found
 
 
+@lru_cache
+def text(copies=16):
+    """A model, and rows of text for it, of several sources."""
+    model = tiny.tiny_model()
+    return model, pack_rows(tiny.tiny_documents(copies), model)
+
+
+DICTIONARIES = {
+    "topk": lambda: ms.TopKSAE(32, 96, k=4, seed=1),
+    "negative": lambda: ms.AbsTopKSAE(32, 96, k=4, seed=1),
+    "relu": lambda: ms.ReLUSAE(32, 96, l1_coefficient=0.0, seed=1),
+}
+
+
+@lru_cache
+def evaluated(kind, peers=ALONE, **options):
+    model, rows = text()
+    options = {"contexts": 4, "progress": False, "skip_norm": 1.1} | options
+    return evaluate(DICTIONARIES[kind](), model, HOOK, rows, peers=peers, **options)
+
+
+def evaluations(peers):
+    found = {kind: evaluated(kind, peers).to_dict() for kind in DICTIONARIES}
+    found["few rows"] = evaluated("topk", peers, tokens=32 * 5).to_dict()  # fewer blocks than four processes
+    found["nothing"] = refused(lambda: evaluated("topk", peers, skip_tokens=range(300), skip_norm=None))
+    seed = 1 + (peers.rank == 1)
+    model, rows = text()
+    other = ms.TopKSAE(32, 96, k=4, seed=seed)
+    found["other"] = refused(lambda: evaluate(other, model, HOOK, rows, peers=peers, progress=False))
+    return found
+
+
 def sums(peers):
     """The sum over processes of arrays of which each has another, in one part and in several."""
     several = []
@@ -91,7 +128,7 @@ def run(rank, size, folder):
     store = dist.FileStore(str(folder / f"store.{size}"), size)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timeout_of(300))
     peers, out = ranks.of_all(), folder / str(size)
-    record = {"sums": sums(peers), "harvests": harvests(peers, out)}
+    record = {"sums": sums(peers), "harvests": harvests(peers, out), "evaluations": evaluations(peers)}
     torch.save(record, folder / f".{size}.{rank}.pt")
     (folder / f".{size}.{rank}.pt").rename(folder / f"{size}.{rank}.pt")
     if size == 2:

@@ -12,6 +12,7 @@ from monosem.analysis.inputs import Subject, sources_of
 from monosem.analysis.joined import CrosscoderSource, target_of
 from monosem.analysis.metrics import Evaluation, PlaceScore, evaluate
 from monosem.analysis.scan import Block, Rows
+from monosem.distributed.peers import ALONE
 
 
 def evaluate_subject(
@@ -28,12 +29,13 @@ def evaluate_subject(
     if not isinstance(subject.sae, CrosscoderSource):
         return evaluate(subject.sae, subject.model, subject.hook_name, rows, observers=observers, **options)
     crosscoder, chosen = subject.sae.crosscoder, subject.sae.source
-    alive = torch.zeros(crosscoder.cfg.d_sae, dtype=torch.bool, device="cpu")
+    alive = torch.zeros(crosscoder.cfg.d_sae, dtype=torch.int64, device="cpu")
     found = []
     for source, at in enumerate(sources_of(subject)):
-        watching = [lambda block: alive.index_fill_(0, block.features, True), *observers] if source == chosen else []
+        watching = [lambda block: alive.index_fill_(0, block.features, 1), *observers] if source == chosen else []
         found.append(evaluate(at.sae, at.model, at.hook_name, rows, observers=watching, **options))
-    owners = crosscoder.owners().cpu()[alive]
+    options.get("peers", ALONE).add_(alive)
+    owners = crosscoder.owners().cpu()[alive > 0]
     places = []
     for source, (at, e) in enumerate(zip(sources_of(subject), found, strict=True)):
         model, hook_name = target_of(at.model, at.hook_name)

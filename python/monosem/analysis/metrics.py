@@ -12,15 +12,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from monosem.analysis.evaluation_sums import Sums
+from monosem.analysis.index.fingerprint import of_dictionary, of_text
 from monosem.analysis.joined import Joined, target_of
-from monosem.analysis.scan import Block, Rows, blocks, check, mean_activation, norm_limit, spread
-from monosem.analysis.sources import LabelFeature, SourceMoments, check_sources, group_sources
+from monosem.analysis.scan import (
+    Block,
+    Rows,
+    blocks,
+    check,
+    mean_activation,
+    norm_limit,
+    nothing_counts,
+    own_rows,
+    spread,
+)
+from monosem.analysis.sources import LabelFeature, SourceMoments, group_sources
 from monosem.analysis.unit_rows import check_reconstructs
 from monosem.data import sealed
-from monosem.data.counted import BY_NAME, SkipTokens, counted, skipped_ids
+from monosem.data.counted import BY_NAME, SkipTokens, TokenFilter, skipped_ids
 from monosem.data.norm_limit import AS_TRAINED, NormLimit, SkipNorm
 from monosem.data.protocols import LanguageModel, of_texts, predicts_next
 from monosem.data.serialization import unfinished
+from monosem.distributed.peers import ALONE, Peers, in_step
 from monosem.nn.dictionary import Dictionary
 
 ULTRALOW = 1e-6  # Towards Monosemanticity, "Feature Density": the cluster below it is almost never interpretable
@@ -203,89 +216,6 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def ratio(a: float, b: float) -> float:
-    """a / b, NaN where b is 0 (nothing to explain or to recover)."""
-    return a / b if b else math.nan
-
-
-_COMPARED = ("mean", "kl_sae", "kl_zero", "kl_mean")  # of ``Losses``, where predictions are compared
-
-
-class _Sums:
-    """float64 sums by source: enough for every figure, over all tokens and for each source."""
-
-    def __init__(self, d_out: int, sources: int) -> None:
-        self.tokens, self.error, self.active, self.square, self.cosine, self.norms, self.nonzero = torch.zeros(
-            7, sources, dtype=torch.float64, device="cpu"
-        )
-        check_sources(8 * sources * d_out, sources, f"the mean activations of each, {d_out:,} wide,")
-        self.mean = torch.zeros(sources, d_out, dtype=torch.float64, device="cpu")
-        self.predicted, self.clean, self.sae, self.zero = torch.zeros(4, sources, dtype=torch.float64, device="cpu")
-        self.compared = {name: torch.zeros(sources, dtype=torch.float64, device="cpu") for name in _COMPARED}
-
-    def update(self, block: Block, target_source: Tensor, left_out: Sequence[int]) -> None:
-        assert block.reconstruction is not None and block.target is not None
-        source = block.source
-        x, y = block.target.double().cpu(), block.reconstruction.double().cpu()
-        xx, yy, xy = x.square().sum(1), y.square().sum(1), (x * y).sum(1)
-        lengths = (xx * yy).sqrt()
-        for total, part in (
-            (self.tokens, torch.ones_like(xx)),
-            (self.square, xx),
-            (self.error, (x - y).square().sum(1)),
-            (self.cosine, torch.where(lengths > 0, xy / lengths, 0.0)),
-            (self.norms, torch.where(xx > 0, (yy / xx).sqrt(), 0.0)),
-            (self.nonzero, (xx > 0).double()),
-        ):
-            total.index_add_(0, source, part)
-        for at in (block.at, block.negative[1]):
-            self.active += torch.bincount(source[at], minlength=len(self.active))
-        self.mean.index_add_(0, source, x)
-        if block.losses is None:  # of a model without next token
-            return
-        # A prediction is scored if its target counts; the first token of a row is nobody's target.
-        scored = torch.from_numpy(counted(block.tokens.numpy(), 0, left_out)[:, 1:])
-        flat = target_source[scored]
-        self.predicted += torch.bincount(flat, minlength=len(self.predicted))
-        for total, part in (
-            (self.clean, block.losses.clean),
-            (self.sae, block.losses.sae),
-            (self.zero, block.losses.zero),
-            *((total, getattr(block.losses, name)) for name, total in self.compared.items()),
-        ):
-            if part is not None:
-                total.index_add_(0, flat, part.double().cpu()[scored])
-
-    def figures(self, which: list[int]) -> dict[str, Any]:
-        """The figures over the tokens of these sources."""
-
-        def of(total: Tensor) -> float:
-            return float(total[which].sum())
-
-        n, d = of(self.tokens), self.mean.shape[1]
-        variance = of(self.square) - float((self.mean[which].sum(0) / max(n, 1)).square().sum()) * n
-        clean, sae, zero = (ratio(of(t), of(self.predicted)) for t in (self.clean, self.sae, self.zero))
-        return {
-            "l0": ratio(of(self.active), n),
-            "mse": ratio(of(self.error), n * d),
-            "explained_variance": 1 - ratio(of(self.error), variance),
-            "cosine": ratio(of(self.cosine), of(self.nonzero)),
-            "norm_ratio": ratio(of(self.norms), of(self.nonzero)),
-            "ce_clean": clean,
-            "ce_sae": sae,
-            "ce_zero": zero,
-            "ce_loss_recovered": ratio(zero - sae, zero - clean),
-        }
-
-    def comparisons(self) -> dict[str, Any]:
-        """The figures of the mean activation and of the divergences, over all tokens."""
-        n = float(self.predicted.sum())
-        mean, *divergences = (ratio(float(self.compared[name].sum()), n) for name in _COMPARED)
-        clean, sae = (ratio(float(total.sum()), n) for total in (self.clean, self.sae))
-        named = dict(zip(_COMPARED[1:], divergences, strict=True))
-        return {"ce_mean": mean, "ce_loss_recovered_of_mean": ratio(mean - sae, mean - clean)} | named
-
-
 def density_histogram(counts: Tensor, tokens: int, per_decade: int = 5) -> tuple[tuple[float, ...], tuple[int, ...]]:
     """Histogram of log10(counts / tokens) of the features that fired: (edges, features in each bin).
 
@@ -312,6 +242,7 @@ def evaluate(
     baselines: dict[Any, tuple[torch.Tensor, torch.Tensor]] | None = None,
     progress: bool = True,
     skip_norm: SkipNorm | str = AS_TRAINED,
+    peers: Peers = ALONE,
 ) -> Evaluation:
     """Evaluate a dictionary on text it was not trained on.
 
@@ -330,43 +261,60 @@ def evaluate(
         baselines: shared by the evaluations of several dictionaries on the same text (``scan.blocks``).
         skip_norm: the same for tokens whose norm exceeds this multiple of the median norm; "as trained": as when the
             dictionary was trained (``scan.norm_limit``); None: none.
+        peers: processes that divide the rows among them (``distributed.ranks.of_all()``). All make the same call and
+            get the same figures, those of one process but for the rounding of float64 sums; ``observers`` are called
+            with the blocks of their own.
 
     Raises:
         ValueError: the SAE does not fit the hook, there are no tokens, or the hook is unknown.
     """
     moments = SourceMoments(sae.cfg.d_sae, rows.sources)
     negative = torch.zeros(sae.cfg.d_sae, dtype=torch.float64, device="cpu")  # tokens on which each feature is below 0
-    sums = _Sums(len(sae.b_dec), len(rows.sources))
+    sums = Sums(len(sae.b_dec), len(rows.sources))
     select, left_out = spread(rows, tokens), skipped_ids(model, skip_tokens)
     limit = norm_limit(skip_norm, sae, model, hook_name, rows, skip_positions, skip_tokens)
-    mean, beyond = None, 0
+    mean, beyond = None, torch.zeros((), dtype=torch.int64, device="cpu")
+    if peers.size > 1:
+        read = (of_text(rows), of_dictionary(sae), model.name, select.tolist()[:: max(1, len(select) - 1)])
+        peers.same("rows", "text, dictionary or model", read, "Give the same to every process.")
     written = target_of(model, hook_name)[0]
     if baselines is None and hasattr(written, "compared_losses") and predicts_next(written):
         check(sae, model, hook_name, rows, skip_positions)
         if not isinstance(model, Joined):
             check_reconstructs(sae)
-        mean = mean_activation(sae, model, hook_name, rows, select, skip_positions, skip_tokens, limit)
-    for block in blocks(
+        mean = mean_activation(sae, model, hook_name, rows, select, skip_positions, skip_tokens, limit, peers)
+    mine = blocks(
         sae,
         model,
         hook_name,
         rows,
         losses=True,
-        select=select,
+        select=own_rows(select, model, contexts, peers),
         contexts=contexts,
         skip_positions=skip_positions,
         skip_tokens=skip_tokens,
         baselines=baselines,
         mean=mean,
-        progress="evaluating" if progress else None,
+        progress="evaluating" if progress and peers.is_first else None,
         limit=limit,
-    ):
-        beyond += block.left_out
+        may_be_empty=True,
+    )
+
+    def add(block: Block) -> None:
+        beyond.add_(block.left_out)
         moments.update(block)
-        negative += torch.bincount(block.negative[0], minlength=len(negative))
+        negative.add_(torch.bincount(block.negative[0], minlength=len(negative)))
         sums.update(block, torch.from_numpy(np.asarray(rows.source)[block.row.numpy(), 1:].astype(np.int64)), left_out)
         for observe in observers:
             observe(block)
+
+    in_step(peers, mine, add)
+    moments.add_over(peers)
+    sums.add_over(peers)
+    for total in (negative, beyond):
+        peers.add_(total)
+    if not sums.tokens.any():
+        raise nothing_counts(len(select), TokenFilter(skip_positions, left_out, limit))
     counts, scored = moments.counts + negative, int(sums.tokens.sum())
     bound = max(ULTRALOW, 2 / scored)
     everything = list(range(len(rows.sources)))
@@ -399,7 +347,7 @@ def evaluate(
         metadata=dict(getattr(sae, "metadata", {})),
         places=(),
         unit="text" if of_texts(model) else "token",
-        skip_norm=None if limit is None else limit.to_json() | {"left_out": beyond},
+        skip_norm=None if limit is None else limit.to_json() | {"left_out": int(beyond)},
         **sums.figures(everything),
         **({} if mean is None else sums.comparisons()),
     )

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from monosem.analysis.absorption import AbsorptionCounts
+from monosem.analysis.evaluation_sums import ratio
 from monosem.analysis.matching import MOST_PAIRS, Match, active_entries, match, mean_correlation
-from monosem.analysis.metrics import plain, ratio
+from monosem.analysis.metrics import plain
 from monosem.nn.dictionary import Dictionary
 from monosem.ops import SparseCode
 

@@ -20,6 +20,7 @@ from monosem.analysis.unit_rows import check_reconstructs, in_unit_rows
 from monosem.data.counted import BY_NAME, SkipTokens, TokenFilter, skipped_ids
 from monosem.data.norm_limit import AS_TRAINED, SAMPLED, NormLimit, SkipNorm, as_trained
 from monosem.data.protocols import LanguageModel, of_texts, predicts_next
+from monosem.distributed.peers import ALONE, Peers, part_of
 from monosem.nn.dictionary import Dictionary
 from monosem.ops import SparseCode
 
@@ -176,6 +177,18 @@ def shared_limit(saes: Sequence[Dictionary]) -> NormLimit | None:
 _TEXTS = 128  # rows of one text each for one of many tokens
 
 
+def rows_at_a_time(model: LanguageModel, contexts: int) -> int:
+    """Rows of a block."""
+    return contexts * (_TEXTS if of_texts(model) else 1)
+
+
+def own_rows(select: np.ndarray, model: LanguageModel, contexts: int, peers: Peers) -> np.ndarray:
+    """Those of the chosen rows that this process reads: consecutive blocks, cut as those of a single process."""
+    size = rows_at_a_time(model, contexts)
+    blocks = part_of(-(-len(select) // size), peers)
+    return select[blocks.start * size : blocks.stop * size]
+
+
 @torch.no_grad()
 def blocks(
     sae: Dictionary,
@@ -228,7 +241,7 @@ def blocks(
     predicts = predicts_next(written)
     counts = TokenFilter(skip_positions, skipped_ids(model, skip_tokens), limit)
     select = np.arange(len(rows.tokens)) if select is None else np.asarray(select)
-    contexts *= _TEXTS if of_texts(model) else 1
+    contexts = rows_at_a_time(model, contexts)
     length, scored_any, left_out = np.shape(rows.tokens)[1], False, 0
     show = {"unit": "tok", "unit_scale": True, "desc": progress, "disable": progress is None}
     with tqdm(total=len(select) * length, initial=done * length, **show) as bar:
@@ -285,11 +298,16 @@ def blocks(
             left_out = 0
             bar.update(tokens.numel())
     if not scored_any and not done and len(select) and not may_be_empty:
-        beyond = "" if limit is None else f", and {limit}"
-        raise ValueError(
-            f"skip_tokens: every token of these {len(select)} rows is left out (the first {skip_positions} of each, "
-            f"and ids {list(counts.ids)}{beyond}); wanted at least one that counts. Leave out fewer."
-        )
+        raise nothing_counts(len(select), counts)
+
+
+def nothing_counts(rows: int, counts: TokenFilter) -> ValueError:
+    """What to raise where every token of so many rows is left out."""
+    beyond = "" if counts.limit is None else f", and {counts.limit}"
+    return ValueError(
+        f"skip_tokens: every token of these {rows} rows is left out (the first {counts.positions} of each, "
+        f"and ids {list(counts.ids)}{beyond}); wanted at least one that counts. Leave out fewer."
+    )
 
 
 def _scored(activations: Tensor, scored: Tensor, sae: Dictionary) -> Tensor:
@@ -327,18 +345,29 @@ def mean_activation(
     skip_positions: int,
     skip_tokens: SkipTokens,
     limit: NormLimit | None,
+    peers: Peers = ALONE,
 ) -> Tensor | None:
     """The mean of the activation that is reconstructed, fp32 [d_out], over up to 64 of the chosen rows.
 
     None where nothing in them counts.
+
+    Args:
+        peers: processes that divide these rows among them.
     """
     counts = TokenFilter(skip_positions, skipped_ids(model, skip_tokens), limit)
     some = select[np.arange(min(SAMPLED, len(select))) * len(select) // max(1, min(SAMPLED, len(select)))]
-    total, number = torch.zeros(len(sae.b_dec), dtype=torch.float64, device="cpu"), 0
-    for row in some:
-        tokens = torch.from_numpy(np.asarray(rows.tokens[row : row + 1]).astype(np.int64))
-        activations, targets = read_and_target(model, tokens, hook_name)
-        scored = counts.by_norm(counts.by_token(tokens.numpy()), by_hook(model, activations, targets))
-        total += targets[scored.to(targets.device)].double().sum(0).cpu()
-        number += int(scored.sum())
+    total = torch.zeros(len(sae.b_dec), dtype=torch.float64, device="cpu")
+
+    def read() -> int:
+        number = 0
+        for row in some[part_of(len(some), peers)]:
+            tokens = torch.from_numpy(np.asarray(rows.tokens[row : row + 1]).astype(np.int64))
+            activations, targets = read_and_target(model, tokens, hook_name)
+            scored = counts.by_norm(counts.by_token(tokens.numpy()), by_hook(model, activations, targets))
+            total.add_(targets[scored.to(targets.device)].double().sum(0).cpu())
+            number += int(scored.sum())
+        return number
+
+    number = sum(peers.each(read))
+    peers.add_(total)
     return (total / number).float() if number else None

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from monosem.analysis.scan import Block, Rows
 from monosem.data.nearest import did_you_mean
+from monosem.distributed.peers import Peers
 from monosem.ops.memory import available_memory, human_bytes
 
 _SAID = 12  # labels that an error names
@@ -152,6 +153,11 @@ class SourceMoments:
         self.mass.view(-1).index_add_(0, cell, values)
         self.active.view(-1).index_add_(0, cell, torch.ones_like(values))
         self.tokens += torch.bincount(block.source, minlength=len(self.sources))
+
+    def add_over(self, peers: Peers) -> None:
+        """Make these the sums over the tokens of all processes, of which each has read some."""
+        for sums in (self.square, self.mass, self.active, self.tokens):
+            peers.add_(sums)
 
     @property
     def counts(self) -> Tensor:

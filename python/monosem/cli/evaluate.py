@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
-from monosem.cli import claim, evaluation_inputs, options, run_inputs
+from monosem.cli import claim, evaluation_inputs, options, processes, run_inputs
+
+if TYPE_CHECKING:
+    from monosem.distributed.peers import Peers
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,16 +38,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also write report.html: the most interesting features, from the same text",
     )
     parser.add_argument("--device", default="cpu", help="where the dictionary runs: cpu or cuda")
+    processes.add_timeout(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def run(args: argparse.Namespace) -> int:
+    processes.place(args)
+    with processes.together(args) as peers:
+        return _evaluate(args, peers)
+
+
+def _evaluate(args: argparse.Namespace, peers: Peers) -> int:
     from monosem.analysis.crosscoder_metrics import evaluate_subject
     from monosem.analysis.evaluation_svg import write_picture
     from monosem.analysis.inputs import load_rows
     from monosem.analysis.report import find_curves, study, write_report
     from monosem.data.protocols import predicts_next
 
+    if args.report and peers.size > 1:
+        raise ValueError(
+            f"--report: got it in {peers.size} processes; wanted one, which reads the features of the page. Leave it "
+            "out here, or run without torchrun."
+        )
     subject = run_inputs.subject(args, args.folder)
     sae, model, hook_name = subject.sae, subject.model, subject.hook_name
     if predicts_next(model):
@@ -67,10 +83,14 @@ def run(args: argparse.Namespace) -> int:
     )
     if not args.replace:
         evaluation_inputs.check_replaces(out / "evaluation.json", origin)
-    result = evaluate_subject(subject, rows, **options)
-    out.mkdir(parents=True, exist_ok=True)
-    result.write_json(out / "evaluation.json", origin)
-    write_picture(out / "evaluation.svg", result)
+    result = evaluate_subject(subject, rows, peers=peers, **options)
+
+    def write() -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        result.write_json(out / "evaluation.json", origin)
+        write_picture(out / "evaluation.svg", result)
+
+    peers.first(write)
     print(result.table())
     print(f"\nwritten: {out / 'evaluation.json'}, {out / 'evaluation.svg'}")
     if args.report:

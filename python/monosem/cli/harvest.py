@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    args.device_map = processes.device_of(args.device_map)
+    processes.place(args)
     with processes.together(args) as peers:
         return _harvest(args, peers)
 

@@ -68,6 +68,13 @@ def described(mesh: DeviceMesh, sae: SAE, tokens: int) -> str:
     return f"{text}, and has 1/{across} of the features; --mesh {across}x1: {other}, and all features in each"
 
 
+def place(args: argparse.Namespace) -> None:
+    """Put ``--device`` and ``--device-map`` on the device of this process."""
+    for name in ("device", "device_map"):
+        if getattr(args, name, None):
+            setattr(args, name, device_of(getattr(args, name)))
+
+
 def held(mesh: DeviceMesh, d_sae: int, device: torch.device) -> tuple[int, int]:
     """The features that a process has at most, and how many processes share the memory of its device."""
     rows = -(-d_sae // mesh.size(list(mesh.mesh_dim_names or ()).index("features")))
