@@ -124,18 +124,22 @@ def batch(tokens: int) -> torch.Tensor:
     return torch.randn(tokens, D, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu")
 
 
-def measured(counts: bool, step: Callable[[], object], steps: int) -> Figures:
-    """Milliseconds and bytes of a step; all processes start each together."""
-    times, before = [], sent_by_kernel()
+def measured(
+    counts: bool, step: Callable[[], object], steps: int, phases: Callable[[], dict[str, float]] = dict
+) -> Figures:
+    """The median step: milliseconds, in all and by phase, and bytes; all processes start each together."""
+    times: list[tuple[float, dict[str, float]]] = []
+    before = sent_by_kernel()
     for _ in range(steps):
         dist.barrier()
         began = time.perf_counter()
         step()
-        times.append(1e3 * (time.perf_counter() - began))
+        times.append((1e3 * (time.perf_counter() - began), phases()))
     dist.barrier()
     after = sent_by_kernel()
     wire = (after - before) / steps if counts and before is not None and after is not None else None
-    return {"ms": sorted(times)[len(times) // 2], "wire_bytes": wire}
+    ms, of_phases = sorted(times, key=lambda each: each[0])[len(times) // 2]
+    return {"ms": ms, "phases": of_phases, "wire_bytes": wire}
 
 
 def steps_of(shape: tuple[int, int], features: int) -> Callable[[int, bool], Figures]:
@@ -149,10 +153,10 @@ def steps_of(shape: tuple[int, int], features: int) -> Callable[[int, bool], Fig
         learner.take_times()
         wires = [] if shape == (1, 1) else [getattr(learner.sae.shard, w) for w in ("features", "data", "world")]
         before = sum(wire.sent for wire in set(wires)), sum(wire.calls for wire in set(wires))
-        figures = measured(counts, lambda: trainer.step(x), TIMED)
+        figures = measured(counts, lambda: trainer.step(x), TIMED, learner.take_times)
         after = sum(wire.sent for wire in set(wires)), sum(wire.calls for wire in set(wires))
         sent, calls = ((b - a) / TIMED for a, b in zip(before, after, strict=True))
-        return figures | {"phases": learner.take_times(), "sent_bytes": sent, "exchanges": calls}
+        return figures | {"sent_bytes": sent, "exchanges": calls}
 
     return act
 
@@ -216,17 +220,13 @@ def scaling() -> list[Figures]:
         slowest = max(ranks, key=lambda rank: rank["ms"])
         row = {"name": name, "mesh": f"{shape[0]}x{shape[1]}", "processes": len(ranks), "features": features}
         row |= {"oversubscribed": len(ranks) > (os.cpu_count() or 1), "ms": slowest["ms"]}
-        row |= {"phases": {name: ms / TIMED for name, ms in phases(slowest).items()}}
+        row |= {"phases": slowest["phases"]}
         row |= {"sent_bytes": slowest["sent_bytes"], "exchanges": slowest["exchanges"]}
         row |= {"model_bytes": cost.on_mesh(cost.Sizes(N, D, K), *shape)}
         row |= {"wire_bytes": None if slowest["wire_bytes"] is None else slowest["wire_bytes"] / len(ranks)}
         rows.append(row)
         print(row, flush=True)
     return rows
-
-
-def phases(rank: Figures) -> dict[str, float]:
-    return rank["phases"]
 
 
 def against_ddp() -> Figures:

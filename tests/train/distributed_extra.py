@@ -85,7 +85,26 @@ def refused(where, shape, rank, folder):
         "moments": start(worker.MAKE["topk"](), folder / "1x1" / "topk", adam_state="int8"),
         "folder": worker.refused(lambda: worker.trained("topk", seen, where)),
         "start": start(worker.MAKE["topk"](), seen),
+        "disk": full_disk(where, rank, folder / f"full disk of {shape}"),
     }
+
+
+def full_disk(where, rank, run):
+    """What is said where one process cannot write its part of the second checkpoint, and the steps that are left."""
+    from torch.distributed.checkpoint.filesystem import FileSystemWriter
+
+    write = FileSystemWriter.write_data
+
+    def write_data(writer, plan, planner):
+        if rank == 1 and ".ckpt-8.part" in str(writer.path):
+            raise OSError(28, "No space left on device")
+        return write(writer, plan, planner)
+
+    FileSystemWriter.write_data = write_data
+    try:
+        return worker.refused(lambda: worker.trained("topk", run, where)), checkpoint.saved_steps(run)
+    finally:
+        FileSystemWriter.write_data = write
 
 
 def other_version(where, rank):
@@ -123,16 +142,29 @@ def joined(name, rank, size, folder):
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timeout_of(60))
 
 
+def several(where=None):
+    """The weights of two dictionaries that learn from the same batches."""
+    saes = [worker.MAKE["topk"](), worker.MAKE["relu"]()]
+    trainer = ms.Trainer(saes, replace(worker.CONFIG, steps=4), progress=False, mesh=where).fit(worker.source())
+    declared = [sae.declared() for sae in saes]
+    return [
+        {name: (p.detach().clone(), declared[i][name].per_feature) for name, p in sae.named_parameters()}
+        for i, sae in enumerate(trainer.dictionary(i) for i in range(2))
+    ]
+
+
 def exchanges(where):
-    """Log interval: exchanges between all processes in a run; and whether this process shows a progress bar."""
+    """Log interval: exchanges between all processes in a run; whether this process shows a progress bar; times."""
     found = {}
     for every in (1, worker.CONFIG.steps):
         trainer = ms.Trainer(worker.MAKE["topk"](), replace(worker.CONFIG, log_every=every), progress=False, mesh=where)
         trainer.fit(worker.source())
         found[every] = trainer.learners[0].sae.shard.world.calls
-    trainer = ms.Trainer(worker.MAKE["topk"](), worker.CONFIG, progress=True, mesh=where)
+    trainer = ms.Trainer(worker.MAKE["topk"](), worker.CONFIG, progress=True, mesh=where, time_phases=True)
     with trainer._report() as report:
         found["bar"] = not report._bar.disable
+    trainer.step(next(iter(worker.source())))
+    found["times"] = trainer.learners[0].take_times()
     return found
 
 
@@ -148,7 +180,7 @@ def hang(rank, folder):
     trainer.step(x)
     pids, shard = trainer._peers.objects(os.getpid()), trainer._peers.shard
     if rank == 3:
-        shard.features._call = lambda collective: os.kill(os.getpid(), signal.SIGSTOP)
+        shard.features.call = lambda collective: os.kill(os.getpid(), signal.SIGSTOP)
     began = time.monotonic()
     said = worker.refused(lambda: trainer.step(x))
     written(folder, f"hung.{rank}", (time.monotonic() - began, pids[-1], said))

@@ -55,13 +55,17 @@ VARIANTS = {
     "topk clipped": ("topk", {"clip": 0.01}),
     "topk averaged": ("topk", {"ema": 0.9, "adam_state": "int8"}),
     "topk normalised": ("topk", {"normalize": "mean_norm"}),
+    "relu_free whitened": ("relu_free", {"normalize": "whiten"}),
+    "topk short moments": ("topk", {"adam_state": "bf16"}),
+    "topk lazy": ("topk", {"lazy_rows": True}),
     "topk resampled": ("topk", {"resample": RESAMPLED}),
     "relu resampled": ("relu", {"resample": RESAMPLED}),
     "relu_free resampled": ("relu_free", {"resample": RESAMPLED}),
 }
 
+ROUNDED = ("topk averaged", "topk short moments")
 ELSEWHERE = ["abs_topk", "matryoshka", "gated", "jumprelu", "transcoder", "topk clipped", "topk resampled"]
-ELSEWHERE += ["topk averaged"]  # on both axes at once
+ELSEWHERE += ["topk averaged", "topk lazy"]  # on both axes at once
 
 
 def kind_and_config(case):
@@ -211,6 +215,7 @@ def run(rank, size, folder):
         record = {"curves": {}, "weights": {}, "selections": selections(where), "initial": initial(where)}
         record["errors"], record["few"] = errors(where, rank), few_tokens(where)
         record["errors"]["version"] = extra.other_version(where, rank)
+        record["several"] = extra.several(where)
         record["bytes"], record["exchanges"] = extra.bytes_per_step(where), extra.exchanges(where)
         for case in cases(shape):
             trainer, record["curves"][case] = trained(case, out / case if case in FILED else None, where)

@@ -142,9 +142,10 @@ def _group(backend: str, patience: float) -> Iterator[None]:
     """The group of all processes; all but the first are silent."""
     import torch.distributed as dist
 
+    from monosem.distributed.joining import join
     from monosem.distributed.wire import timeout_of
 
-    dist.init_process_group(backend, timeout=timeout_of(patience))
+    join(backend, timeout_of(patience))
     try:
         with ExitStack() as quiet:
             if dist.get_rank():

@@ -55,7 +55,7 @@ class Wire:
             return parts
         given = parts.contiguous()
         got = torch.empty_like(given)
-        self._call(lambda: dist.all_to_all_single(_bytes(got), _bytes(given), group=self._group))
+        self.call(lambda: dist.all_to_all_single(_bytes(got), _bytes(given), group=self._group))
         self.sent += given.numel() * given.element_size() * (self.size - 1) // self.size
         return got
 
@@ -65,7 +65,7 @@ class Wire:
             return mine.expand(self.size, *mine.shape)
         given = mine.contiguous()
         got = given.new_empty(self.size, *given.shape)
-        self._call(lambda: _all_gather(_bytes(got), _bytes(given), group=self._group))
+        self.call(lambda: _all_gather(_bytes(got), _bytes(given), group=self._group))
         self.sent += given.numel() * given.element_size() * (self.size - 1)
         return got
 
@@ -88,10 +88,11 @@ class Wire:
         if self.size == 1:
             return [mine]
         got: list[Any] = [None] * self.size
-        self._call(lambda: dist.all_gather_object(got, mine, group=self._group))
+        self.call(lambda: dist.all_gather_object(got, mine, group=self._group))
         return got
 
-    def _call(self, collective: Callable[[], Result]) -> Result:
+    def call(self, collective: Callable[[], Result]) -> Result:
+        """What it returns; LostPeer names the process that is lost where it fails."""
         self.calls += 1
         try:
             with self._around():

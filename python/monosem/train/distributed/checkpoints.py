@@ -7,13 +7,13 @@ They are read by any number of processes, and by one (``train.checkpoint.load``)
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint import CheckpointException, state_dict_loader, state_dict_saver
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from monosem.train import checkpoint
@@ -39,7 +39,8 @@ def save(folder: Path, saved: Checkpoint, axes: Mapping[str, int], peers: MeshRa
             tensors[name] = tensor.detach()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"torch\.distributed")
-        state_dict_saver.save(tensors, checkpoint_id=str(part / TENSORS))
+        place = str(part / TENSORS)
+        _by_all(lambda: state_dict_saver.save(tensors, checkpoint_id=place), "write", folder, saved.step, peers)
     own = sorted((part / TENSORS).glob(f"__{peers.rank}_*"))
     sums: dict[str, str] = {}
     for each in peers.objects({path.name: checkpoint.sha256(path) for path in own}):
@@ -74,9 +75,21 @@ def load(folder: Path, step: int, axes: Mapping[str, int], peers: MeshRanks) -> 
             wanted[name] = _sharded(local, axis, peers, tuple(shape))
         elif "@" not in name or name.endswith(f"@{rank}"):
             wanted[name] = torch.empty(shape, dtype=dtype, device="cpu")
-    state_dict_loader.load(wanted, checkpoint_id=str(path))
+    _by_all(lambda: state_dict_loader.load(wanted, checkpoint_id=str(path)), "read", folder, step, peers)
     tensors = {n.split("@")[0]: t.to_local() if isinstance(t, DTensor) else t for n, t in wanted.items()}
     return Checkpoint(step, tensors, checkpoint.of_rank(state, rank))
+
+
+def _by_all(act: Callable[[], object], what: str, folder: Path, step: int, peers: MeshRanks) -> None:
+    """What exchanges by itself: a process that is lost is named, and what one process raised is raised in all."""
+    try:
+        peers.shard.world.call(act)
+    except CheckpointException as failed:
+        rank, (error, _) = next(iter(failed.failures.items()))
+        raise RuntimeError(
+            f"rank {rank} could not {what} the checkpoint {str(checkpoint.path_of(folder, step))!r} ({error}); earlier "
+            "ones are untouched. Call again: the run resumes from the last one."
+        ) from failed
 
 
 def _place(peers: MeshRanks) -> tuple[int, int]:
