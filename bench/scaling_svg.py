@@ -1,7 +1,13 @@
-"""The picture of ``bench/scaling.py``: milliseconds of a step by phase, and the bytes that a process sends in it."""
+"""The picture of ``bench/scaling.py``: milliseconds of a step by phase, and the bytes that a process sends in it.
+
+python bench/scaling_svg.py bench/results/scaling.json docs/scaling.svg    from a result that is there
+"""
 
 from __future__ import annotations
 
+import json
+import sys
+from pathlib import Path
 from typing import Any
 
 from monosem import svg
@@ -58,3 +64,7 @@ def picture(result: dict[str, Any]) -> str:
     shape = result["shape"]
     title = f"TopK, {shape['tokens']:,} tokens of width {shape['d_in']}, one thread per process, on one machine"
     return svg.picture(title, parts, height=y + 16, width=right + BYTES + 60)
+
+
+if __name__ == "__main__":
+    Path(sys.argv[2]).write_text(picture(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))), encoding="utf-8")
