@@ -30,7 +30,7 @@ def join(backend: str, timeout: timedelta) -> None:
     )
 
 
-def agreed(store: dist.Store, rank: int, size: int, timeout: timedelta) -> str:
+def agreed(store: distributed_c10d.Store, rank: int, size: int, timeout: timedelta) -> str:
     """A name that the living processes have in common, and no earlier ones.
 
     The first one makes it, and answers to each name that another has written down. The name of a process that has ended
