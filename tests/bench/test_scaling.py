@@ -7,7 +7,7 @@ import scaling_svg
 
 ROOT = Path(__file__).parents[2]
 PAGE = " ".join((ROOT / "docs" / "scaling.md").read_text(encoding="utf-8").split())
-SCALING = json.loads((ROOT / "bench" / "results" / "scaling.json").read_text())
+SCALING, KILLS = (json.loads((ROOT / "bench" / "results" / f"{n}.json").read_text()) for n in ("scaling", "kills"))
 
 
 def test_the_picture_is_that_of_the_result():
@@ -41,3 +41,10 @@ def test_a_million_features():
     assert f"{one['ms'] / 1e3:.1f} s and {two['ms'] / 1e3:.1f} s per step" in PAGE
     assert max(two["peak_bytes"]) < 0.55 * one["peak_bytes"][0]
     assert all(abs(a / b - 1) < 1e-6 for a, b in zip(one["losses"], two["losses"], strict=True))
+
+
+def test_kills():
+    assert KILLS["same_bits"] == KILLS["kills"] >= 20
+    assert all(row["exit_code"] == 0 for row in KILLS["rows"])
+    writing = KILLS["while_a_checkpoint_was_written"]
+    assert f"{KILLS['kills']} random times, {writing} of them while a checkpoint was written" in PAGE

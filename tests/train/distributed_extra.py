@@ -1,6 +1,7 @@
 """What ``distributed_worker.py`` does beside training each case: runs that change the number of processes, warm starts,
 counted bytes, and processes that are lost."""
 
+import argparse
 import os
 import shutil
 import signal
@@ -8,6 +9,7 @@ import time
 from dataclasses import replace
 
 import distributed_worker as worker
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -80,13 +82,29 @@ def refused(where, shape, rank, folder):
     seen = folder / f"seen by {rank} of {shape}"
     if rank == 0:
         shutil.copytree(folder / "1x1" / "topk", seen)
-    return {
+    said = {
         "d_sae": start(ms.TopKSAE(worker.D, worker.F + 1, k=4, seed=0), folder / "1x1" / "topk"),
         "moments": start(worker.MAKE["topk"](), folder / "1x1" / "topk", adam_state="int8"),
         "folder": worker.refused(lambda: worker.trained("topk", seen, where)),
         "start": start(worker.MAKE["topk"](), seen),
-        "disk": full_disk(where, rank, folder / f"full disk of {shape}"),
     }
+    if shape == "1x2":
+        said["text"] = unseen_text(where, rank, folder / "tokens.npy")
+        said["disk"] = full_disk(where, rank, folder / "full disk")
+    return said
+
+
+def unseen_text(where, rank, tokens):
+    """What `monosem train` says in each process where one does not see the text."""
+    from monosem.cli import train
+
+    if rank == 0:
+        np.save(tokens, np.ones((4, 256), np.int64))
+    dist.barrier()
+    parser = argparse.ArgumentParser()
+    train.add_arguments(parser)
+    seen = tokens if rank != 1 else tokens.with_name("not here.npy")
+    return worker.refused(lambda: train._train(parser.parse_args(["--out", "no", "--tokens", str(seen)]), where))
 
 
 def full_disk(where, rank, run):

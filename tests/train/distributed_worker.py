@@ -138,7 +138,7 @@ def selections(where):
 def refused(act):
     try:
         act()
-    except (ValueError, RuntimeError, TypeError) as error:
+    except (ValueError, RuntimeError, TypeError, OSError) as error:
         return str(error)
     return None
 

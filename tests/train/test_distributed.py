@@ -277,12 +277,18 @@ def test_what_is_refused_of_folders_is_named(runs, mesh):
                 f"W_enc_rows [{worker.F}, {worker.D}]; wanted topk with [{worker.F + 1}, {worker.D}]" in said["d_sae"]
             )
             assert "are kept in fp32, this run keeps int8" in said["moments"]
-            words, steps = said["disk"]
-            assert re.match(r"rank 1 could not write the checkpoint '.*ckpt-8' \(.*No space left", words)
-            assert steps == [4]
             for name in ("folder", "start"):
                 assert re.match(r"folder: rank 1 has other checkpoints in '.*seen by .*' than rank 0: \[\]", said[name])
                 assert "name a folder of a file system that all see" in said[name]
+
+
+def test_what_one_process_cannot_read_or_write_is_told_in_all(runs, mesh):
+    for rank, record in enumerate(changed(runs, mesh, "1x2")):
+        said = record["refused"]
+        assert re.match(r".*not here.npy" if rank == 1 else r"rank 1: .*not here.npy", said["text"])
+        words, steps = said["disk"]
+        assert re.match(r"rank 1 could not write the checkpoint '.*ckpt-8' \(.*No space left", words)
+        assert steps == [4]
 
 
 def changed(runs, mesh, shape):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from monosem.cli import config_file, from_dataclass, options, processes, run_inputs, settings, sites, trackers
 from monosem.cli.actions import Switch
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
     from monosem.nn import SAE
     from monosem.nn.config import SAEConfig
+    from monosem.train.distributed.mesh_shard import MeshShard
+
+Source = TypeVar("Source")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -114,7 +118,9 @@ def _train(args: argparse.Namespace, mesh: DeviceMesh | None) -> int:
         sites.check_suits(args, kind)
     swept = settings.read(args, args.kind)
     device = torch.device(args.device)
-    source = _source(args)
+    shard = None if mesh is None else _shard_of(mesh)
+    # A file that one process does not see is an error in all of them.
+    source = _source(args) if shard is None else _by_all(shard, lambda: _source(args))
     shape = kind.Config.shape_of(source.widths) | {"d_sae": args.d_sae}
     configurations = [from_dict(kind.Config, shape | some) for some in swept]
     settings.refuse_without_effect(args, configurations)
@@ -142,7 +148,7 @@ def _train(args: argparse.Namespace, mesh: DeviceMesh | None) -> int:
     if mesh is not None:
         purpose += f", of which each of {mesh.size()} processes has {rows:,} features and {beside} are on this machine,"
     memory.check_fits(needed * beside, device, purpose)
-    saes = _built(configurations, args.seed, device, mesh)
+    saes = _built(configurations, args.seed, device, shard)
     if mesh is not None:
         print(processes.described(mesh, saes[0], args.batch_size))
     widths = " + ".join(map(str, source.widths))
@@ -189,15 +195,25 @@ def _train(args: argparse.Namespace, mesh: DeviceMesh | None) -> int:
     return 0
 
 
-def _built(configurations: list[SAEConfig], seed: int, device: torch.device, mesh: DeviceMesh | None) -> list[SAE]:
-    if mesh is None:
+def _shard_of(mesh: DeviceMesh) -> MeshShard:
+    from monosem.train.distributed import mesh as meshes
+
+    return meshes.shard_of(mesh)
+
+
+def _by_all(shard: MeshShard, act: Callable[[], Source]) -> Source:
+    from monosem.distributed.ranks import Ranks
+
+    return Ranks(shard.world).together(act)
+
+
+def _built(configurations: list[SAEConfig], seed: int, device: torch.device, shard: MeshShard | None) -> list[SAE]:
+    if shard is None:
         from monosem.nn import registry
 
         return [registry.build(cfg, seed, device) for cfg in configurations]
     from monosem.train.distributed import kinds
-    from monosem.train.distributed import mesh as meshes
 
-    shard = meshes.shard_of(mesh)
     return [kinds.build_shard(cfg, seed, shard, device) for cfg in configurations]
 
 
