@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -126,8 +127,9 @@ def check_near(ours, theirs, where=""):
         assert ours == theirs, where
 
 
-@of_each_size
-@pytest.mark.parametrize("case", [*worker.DICTIONARIES, "few rows"])
+@pytest.mark.parametrize(
+    ("size", "case"), [(size, case) for size in worker.SIZES for case in (*worker.EVALUATED[size], "few rows")]
+)
 def test_an_evaluation_has_the_figures_of_one_process(records, size, case):
     options = {"tokens": 32 * 5} if case == "few rows" else {}
     alone = worker.evaluated("topk" if case == "few rows" else case, **options).to_dict()
@@ -143,6 +145,55 @@ def test_an_evaluation_without_a_token_or_of_another_dictionary_is_told(records,
         assert "every token of these" in record["evaluations"]["nothing"]
         said = "ValueError: rows: rank 1 has other text, dictionary or model than rank 0"
         assert record["evaluations"]["other"].startswith(said)
+
+
+ROUNDED = {  # sums of values: of float64, and of float32
+    "moments.mass.npy": 1e-12,
+    "moments.square.npy": 1e-12,
+    "crossed.sum.npy": 1e-12,
+    "crossed.square.npy": 1e-12,
+    "crossed.product.npy": 1e-5,
+}
+
+
+def check_same_index(ours, theirs):
+    """The same bits, but for sums of values."""
+    names = sorted(path.name for path in theirs.iterdir())
+    assert sorted(path.name for path in ours.iterdir()) == names
+    for name in set(names) - {"index.json"}:
+        one, other = np.load(ours / name), np.load(theirs / name)
+        if name in ROUNDED:
+            np.testing.assert_allclose(one, other, rtol=ROUNDED[name], atol=ROUNDED[name])
+        else:
+            assert one.dtype == other.dtype and np.array_equal(one, other), name
+
+
+@pytest.fixture(scope="module")
+def indexed_alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("indexes")
+    for case in worker.INDEXES:
+        worker.indexed(case, folder / case)
+    return folder
+
+
+@pytest.mark.parametrize(("size", "case"), [(size, case) for size in worker.SIZES for case in worker.INDEXED[size]])
+def test_an_index_is_that_of_one_process(folder, records, indexed_alone, size, case):
+    records(size)
+    check_same_index(folder / str(size) / "indexes" / case, indexed_alone / case)
+    assert np.load(indexed_alone / case / "words.missed.npy").any(), "tokens are left out, which depends on their order"
+
+
+@of_each_size
+def test_an_index_goes_on_with_as_many_processes(folder, records, indexed_alone, size):
+    found = [record["indexes"] for record in records(size)]
+    for rank, each in enumerate(found):
+        assert each["broken"] == ("ValueError: " if rank == 1 else "RuntimeError: rank 1: ") + "the disk broke"
+        assert each["memory"].startswith(f"ValueError: folder: got None in {size} processes; wanted a folder")
+    assert f"an index that {size} processes have begun; wanted as many, and there are 1" in found[0]["alone"]
+    before, after = (sum(each["blocks"][i] for each in found) for i in (0, 1))
+    blocks = -(-len(worker.text()[1]) // 4)
+    assert after < blocks < before + after + 1, "checkpoints were taken up"
+    check_same_index(folder / str(size) / "indexes" / "parts", indexed_alone / "commonest")
 
 
 def test_a_process_that_ended_is_named(folder, records):

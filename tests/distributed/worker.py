@@ -20,6 +20,9 @@ import tiny
 from fake_model import HOOK, FakeModel, numbered
 
 import monosem as ms
+from monosem.analysis.index import IndexSettings, build_index, cooccurrence
+from monosem.analysis.index.collector import Collector
+from monosem.analysis.inputs import Subject
 from monosem.analysis.metrics import evaluate
 from monosem.data import harvest as harvesting
 from monosem.data.harvest import harvest
@@ -100,8 +103,11 @@ def evaluated(kind, peers=ALONE, **options):
     return evaluate(DICTIONARIES[kind](), model, HOOK, rows, peers=peers, **options)
 
 
+EVALUATED = {2: ("topk", "negative", "relu"), 4: ("topk",)}
+
+
 def evaluations(peers):
-    found = {kind: evaluated(kind, peers).to_dict() for kind in DICTIONARIES}
+    found = {kind: evaluated(kind, peers).to_dict() for kind in EVALUATED[peers.size]}
     found["few rows"] = evaluated("topk", peers, tokens=32 * 5).to_dict()  # fewer blocks than four processes
     found["nothing"] = refused(lambda: evaluated("topk", peers, skip_tokens=range(300), skip_norm=None))
     seed = 1 + (peers.rank == 1)
@@ -111,16 +117,65 @@ def evaluations(peers):
     return found
 
 
+INDEXES = {  # partners of every pair, or the commonest; codes kept, or not
+    "exact": ("topk", {}),
+    "commonest": ("topk", {"slots": 3}),
+    "relu": ("relu", {"codes": False, "slots": 3}),
+}
+
+
+INDEXED = {2: ("exact", "commonest", "relu"), 4: ("exact",)}  # the commonest at 4: what was broken off
+
+
+def indexed(case, folder, peers=ALONE, seconds=60.0):
+    kind, options = INDEXES[case]
+    kept = {"top": 3, "random": 5, "each": 2, "slots": 4, "contexts": 4, "skip_norm": 1.1}
+    settings = IndexSettings(**(kept | options))
+    model, rows = text()
+    exact = cooccurrence.EXACT_BYTES if case == "exact" else 0
+    with mock.patch.object(cooccurrence, "EXACT_BYTES", exact):
+        subject = Subject(DICTIONARIES[kind](), model, HOOK)
+        return build_index(
+            subject, rows, folder, settings=settings, progress=False, peers=peers, checkpoint_seconds=seconds
+        )
+
+
+def indexes(peers, out):
+    """Whole ones; one that a rank broke off, and went on."""
+    found = {}
+    with mock.patch("monosem.distributed.peers.PART", 1 << 12):
+        for case in INDEXED[peers.size]:
+            indexed(case, out / case, peers)
+    update, blocks = Collector.update, []
+
+    def breaks(self, block):
+        blocks.append(block)
+        if peers.rank == 1 and len(blocks) == 2:
+            raise ValueError("the disk broke")
+        update(self, block)
+
+    with mock.patch.object(Collector, "update", breaks):
+        found["broken"] = refused(lambda: indexed("commonest", out / "parts", peers, 0.0))
+    read = len(blocks)
+    found["alone"] = refused(lambda: indexed("commonest", out / "parts")) if peers.is_first else ""
+    peers.objects(None)
+    blocks.clear()
+    with mock.patch.object(Collector, "update", lambda *given: (blocks.append(0), update(*given))):
+        indexed("commonest", out / "parts", peers)
+    found["blocks"] = read, len(blocks)
+    found["memory"] = refused(lambda: indexed("exact", None, peers))
+    return found
+
+
 def sums(peers):
     """The sum over processes of arrays of which each has another, in one part and in several."""
     several = []
-    for part in (ranks.PART, 64):
-        ranks.PART, kept = part, ranks.PART
-        for shape in ((), (3,), (7, 5)):
-            x = torch.full(shape, float(peers.rank + 1), dtype=torch.float64)
-            peers.add_(x)
-            several.append(x)
-        ranks.PART = kept
+    for part in (1 << 26, 64):
+        with mock.patch("monosem.distributed.peers.PART", part):
+            for shape in ((), (3,), (7, 5)):
+                x = torch.full(shape, float(peers.rank + 1), dtype=torch.float64)
+                peers.add_(x)
+                several.append(x)
     return several
 
 
@@ -129,6 +184,7 @@ def run(rank, size, folder):
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timeout_of(300))
     peers, out = ranks.of_all(), folder / str(size)
     record = {"sums": sums(peers), "harvests": harvests(peers, out), "evaluations": evaluations(peers)}
+    record["indexes"] = indexes(peers, out / "indexes")
     torch.save(record, folder / f".{size}.{rank}.pt")
     (folder / f".{size}.{rank}.pt").rename(folder / f"{size}.{rank}.pt")
     if size == 2:

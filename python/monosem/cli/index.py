@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from monosem.cli import options, run_inputs
+from monosem.cli import options, processes, run_inputs
+
+if TYPE_CHECKING:
+    from monosem.distributed.peers import Peers
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,10 +41,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the random examples")
     parser.add_argument("--device", default="cpu", help="where the dictionary runs: cpu or cuda")
+    processes.add_timeout(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def run(args: argparse.Namespace) -> int:
+    processes.place(args)
+    with processes.together(args) as peers:
+        return _index(args, peers)
+
+
+def _index(args: argparse.Namespace, peers: Peers) -> int:
     from monosem.analysis.index import IndexSettings, build_index
     from monosem.analysis.inputs import load_rows
     from monosem.data.protocols import of_texts
@@ -70,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
         settings=settings,
         progress=not args.quiet,
         notes=run_inputs.index_notes(args),
+        peers=peers,
     )
     alive = int((index.counts > 0).sum())
     size = sum(p.stat().st_size for p in out.iterdir())

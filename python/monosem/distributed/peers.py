@@ -6,7 +6,7 @@ Importing this does not import ``torch.distributed``: ``ranks.py`` has several.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 ROUND = 5.0  # seconds that a process works before it hears of the others
+PART = 1 << 26  # bytes of memory that an exchange may take beside the arrays
 
 
 class Peers(Protocol):
@@ -29,7 +30,9 @@ class Peers(Protocol):
     def first(self, act: Callable[[], Result]) -> Result | None: ...
     def together(self, act: Callable[[], Result]) -> Result: ...
     def each(self, act: Callable[[], Result]) -> list[Result]: ...
+    def gathered(self, mine: Tensor) -> Tensor: ...
     def add_(self, sums: Tensor) -> None: ...
+    def most_(self, values: Tensor) -> None: ...
     def same(self, argument: str, what: str, mine: Any, advice: str) -> None: ...
 
 
@@ -50,7 +53,13 @@ class Alone:
     def each(self, act: Callable[[], Result]) -> list[Result]:
         return [act()]
 
+    def gathered(self, mine: Tensor) -> Tensor:
+        return mine[None]
+
     def add_(self, sums: Tensor) -> None:
+        pass
+
+    def most_(self, values: Tensor) -> None:
         pass
 
     def same(self, argument: str, what: str, mine: Any, advice: str) -> None:
@@ -58,6 +67,13 @@ class Alone:
 
 
 ALONE = Alone()
+
+
+def in_parts(array: Tensor, copies: int = 1) -> Iterator[slice]:
+    """Parts along the first axis, of which so many copies take 64 MiB of memory."""
+    rows = max(1, PART * len(array) // max(1, copies * array.nbytes))
+    for first in range(0, len(array), rows):
+        yield slice(first, min(first + rows, len(array)))
 
 
 def part_of(count: int, peers: Peers) -> slice:

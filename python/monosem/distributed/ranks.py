@@ -10,10 +10,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from monosem.distributed.lost import Roll
+from monosem.distributed.peers import in_parts
 from monosem.distributed.wire import Wire
 
 Result = TypeVar("Result")
-PART = 1 << 26  # bytes of an array that are added at a time
 
 
 class Ranks:
@@ -52,14 +52,20 @@ class Ranks:
         """``together``; returns the results of all, by rank."""
         return self._acted(act, told=True)[1]
 
-    def add_(self, sums: Tensor) -> None:
-        """Put the sum over all processes, in the order of ranks, in the place of each one's part: the same bits in all.
+    def gathered(self, mine: Tensor) -> Tensor:
+        """[P, …], by rank; all have the same shape."""
+        return self._world.gathered(mine)
 
-        In parts along the first axis, so that the memory beside the array is bounded.
-        """
+    def add_(self, sums: Tensor) -> None:
+        """Put the sum over all processes in the place of each one's part: added in the order of ranks."""
         rows = sums.view(1) if sums.ndim == 0 else sums
-        for part in rows.split(max(1, PART * len(rows) // max(1, rows.nbytes))):
-            part.copy_(self._world.total(part))
+        for part in in_parts(rows):
+            rows[part] = self._world.total(rows[part])
+
+    def most_(self, values: Tensor) -> None:
+        """Put the largest of all processes in the place of each one's value."""
+        for part in in_parts(values, self.size):
+            values[part] = self._world.gathered(values[part]).amax(0)
 
     def same(self, argument: str, what: str, mine: Any, advice: str) -> None:
         """Raise ValueError in every process unless all have the same."""

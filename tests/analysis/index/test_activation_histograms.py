@@ -44,3 +44,21 @@ def test_merged_samples_are_those_of_one_pass():
     known.update(features, values, places, [(places, features)])
     assert torch.equal(grown.counts, known.counts)
     assert torch.equal(grown.sample.places, known.sample.places)
+
+
+def test_nothing_depends_on_how_the_text_is_cut():
+    """Values of many sizes, powers of two among them."""
+    generator = torch.Generator().manual_seed(2)
+    values = torch.cat(
+        [2.0 ** torch.randint(-30, 30, (200,), generator=generator), torch.rand(300, generator=generator)]
+    )
+    values, places = values[torch.randperm(500, generator=generator)], torch.arange(500)
+    found = []
+    for size in (1, 7, 500):
+        levels = ActivationHistograms(3, 1, 8, per_bin=2)
+        for part in places.split(size):
+            levels.update(part % 3, values[part], part, [(torch.arange(len(part)), torch.zeros_like(part))])
+        found.append(levels.arrays())
+    for other in found[1:]:
+        for name, array in found[0].items():
+            assert torch.equal(other[name], array), name

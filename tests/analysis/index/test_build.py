@@ -125,7 +125,7 @@ def test_a_killed_build_resumes_to_the_same_bits(lossy, model, hook, rows, tmp_p
     whole = tmp_path / "whole"
     build_index(subject, rows, whole, settings=settings, checkpoint_seconds=0, progress=False)
 
-    original = module._Saver.__call__
+    original = module.Saver.__call__
 
     def killed(self, done, block):
         self.due = 0 if done < 8 else float("inf")  # a checkpoint behind every block, but not behind the last
@@ -134,10 +134,10 @@ def test_a_killed_build_resumes_to_the_same_bits(lossy, model, hook, rows, tmp_p
             raise Killed
 
     cut = tmp_path / "cut"
-    monkeypatch.setattr(module._Saver, "__call__", killed)
+    monkeypatch.setattr(module.Saver, "__call__", killed)
     with pytest.raises(Killed):
         build_index(subject, rows, cut, settings=settings, checkpoint_seconds=0, progress=False)
-    monkeypatch.setattr(module._Saver, "__call__", original)
+    monkeypatch.setattr(module.Saver, "__call__", original)
     with pytest.raises(FileNotFoundError, match="unfinished"):
         open_index(cut)
     read = []

@@ -7,15 +7,17 @@ from torch import Tensor
 
 from monosem.analysis.index.reservoir import Reservoir
 from monosem.analysis.sources import check_sources
+from monosem.distributed.peers import Peers
 
 
 class ActivationHistograms:
     """Counts [F, columns, bins] and samples [F · bins, each] of the activations, on a range that grows by doubling.
 
-    One pass cannot know the maximum. The range of a feature starts at its first block's maximum; when a larger value
-    comes, it doubles, and neighbouring bins are merged in pairs: counts add, and of two samples the entries that rank
-    first are a sample of both. So every count is exact, and every bin holds a uniform sample of its entries. At the
-    end the maximum lies in the upper half of the range: at least half of the bins span 0 to the maximum.
+    One pass cannot know the maximum. The range of a feature ends at the lowest power of two above its values so far;
+    when a larger value comes, it doubles, and neighbouring bins are merged in pairs: counts add, and of two samples the
+    entries that rank first are a sample of both. So every count is exact, every bin holds a uniform sample of its
+    entries, and neither depends on how the text is cut into blocks, or divided among processes. At the end the maximum
+    lies in the upper half of the range: at least half of the bins span 0 to the maximum.
 
     Args:
         columns: sources (and marks) that are counted apart.
@@ -34,14 +36,26 @@ class ActivationHistograms:
     def update(self, features: Tensor, values: Tensor, places: Tensor, columns: list[tuple[Tensor, Tensor]]) -> None:
         """Count entries [nnz]. ``columns``: pairs (which entries, their column), all counted in the same bins."""
         largest = torch.zeros_like(self.upper).scatter_reduce_(0, features, values, "amax")
-        self.upper = torch.where(self.upper > 0, self.upper, largest)
-        while len(grown := (largest > self.upper).nonzero().flatten()):
-            self._double(grown)
+        self._reach(_power_above(largest))
         bin = (values / self.upper[features] * self.bins).long().clamp_(max=self.bins - 1)
         for chosen, column in columns:
             cell = (features[chosen] * self.counts.shape[1] + column) * self.bins + bin[chosen]
             self.counts.view(-1).index_add_(0, cell, torch.ones_like(cell, dtype=torch.int32))
         self.sample.update(features * self.bins + bin, values, places)
+
+    def merge(self, peers: Peers) -> None:
+        """Of all processes, in the first one."""
+        upper = self.upper.clone()
+        peers.most_(upper)
+        self._reach(upper)
+        peers.add_(self.counts)
+        self.sample.merge(peers)
+
+    def _reach(self, upper: Tensor) -> None:
+        """Ranges that are at least these; 0: as they are."""
+        self.upper = torch.where(self.upper > 0, self.upper, upper)
+        while len(grown := (upper > self.upper).nonzero().flatten()):
+            self._double(grown)
 
     def _double(self, grown: Tensor) -> None:
         half = self.bins // 2
@@ -60,3 +74,9 @@ class ActivationHistograms:
         return {"upper": self.upper, "counts": self.counts} | {
             f"sample.{k}": v for k, v in self.sample.arrays().items()
         }
+
+
+def _power_above(values: Tensor) -> Tensor:
+    """The lowest power of two above each value; 0 where that is 0, the largest one where none is above."""
+    powers = torch.ldexp(torch.ones_like(values), values.frexp().exponent.clamp_max(127))
+    return torch.where(values > 0, powers, 0.0)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import errno
-import hashlib
-import json
 import shutil
 import sys
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -19,23 +16,33 @@ import torch
 from tqdm import tqdm
 
 from monosem.analysis.index import fingerprint
-from monosem.analysis.index.codes import CodeLog
 from monosem.analysis.index.collector import Collector
 from monosem.analysis.index.index import Index, TextRows
+from monosem.analysis.index.saver import UNFINISHED, Saver, check_same
 from monosem.analysis.index.settings import IndexSettings
 from monosem.analysis.index.shapes import check_shapes
 from monosem.analysis.index.stored_arrays import StoredArrays
 from monosem.analysis.inputs import Subject
-from monosem.analysis.scan import Block, Rows, blocks, check, norm_limit, spread
-from monosem.data import files, kinds, sealed
-from monosem.data.counted import skipped_ids
-from monosem.data.fingerprint import different, of_model, same_weights
-from monosem.data.folder_lock import folder_lock
+from monosem.analysis.scan import (
+    Block,
+    Rows,
+    blocks,
+    check,
+    norm_limit,
+    nothing_counts,
+    own_rows,
+    rows_at_a_time,
+    spread,
+)
+from monosem.data import kinds, sealed
+from monosem.data.counted import TokenFilter, skipped_ids
+from monosem.data.fingerprint import different, of_model
+from monosem.data.folder_lock import lock_of_all
 from monosem.data.norm_limit import NormLimit
+from monosem.distributed.peers import ALONE, Peers, in_step
 from monosem.ops.memory import human_bytes
 
 FORMAT = 1
-_STATE = "unfinished.safetensors"
 _KINDS = {
     "model": str,
     "hook_name": str,
@@ -65,6 +72,7 @@ def build_index(
     notes: Mapping[str, Any] | None = None,
     checkpoint_seconds: float = 60.0,
     progress: bool = True,
+    peers: Peers = ALONE,
 ) -> Index:
     """Read text once with a dictionary and keep, for every feature, what all the analyses ask.
 
@@ -80,6 +88,8 @@ def build_index(
         marks: {name: bool [rows, T]}, further columns of the activation histogram, such as proxies.
         notes: anything JSON can hold; kept in ``meta["notes"]``.
         checkpoint_seconds: least time between two checkpoints; they are rarer where writing one takes long.
+        peers: processes that divide the rows among them (``distributed.ranks.of_all()``). All make the same call; the
+            index is that of one process, but for the rounding of its sums. As many go on after an interruption.
 
     Raises:
         ValueError: the dictionary does not fit the hook, there is no text, or the folder holds an index of something
@@ -112,25 +122,32 @@ def build_index(
         "marks": list(marks),
         "notes": dict(notes or {}),
     }
-    collector = Collector(
-        sae.cfg.d_sae, sae.cfg.d_in, model.d_vocab, rows.sources, (meta["rows"], meta["n_ctx"]), settings, marks
-    )
-    run = _Run(collector, subject, rows, select, settings, progress, limit)
+    several = peers.size > 1
+    shape = (meta["rows"], meta["n_ctx"])
+    collector = Collector(sae.cfg.d_sae, sae.cfg.d_in, model.d_vocab, rows.sources, shape, settings, marks, several)
+    run = _Run(collector, subject, rows, select, settings, progress and peers.is_first, limit, peers)
     if folder is None:
+        if several:
+            raise ValueError(
+                f"folder: got None in {peers.size} processes; wanted a folder that all see, in which what each has "
+                "read is put together"
+            )
         run.read(0, lambda done, block: None)
         return Index(meta, collector.finish(), TextRows(rows.tokens, rows.source, rows.sources))
     folder = Path(folder)
-    with folder_lock(folder):
-        if (folder / "index.json").is_file():
-            _check_same(folder, "index.json", read_meta(folder), meta)
-            return open_index(folder)
-        saver = _Saver(folder, collector, meta, checkpoint_seconds)
-        done = saver.resume()
-        if done < len(select):
-            _check_disk(folder, saver, run, progress)
+    peers.same("rows", "text, dictionary, model or settings", meta, "Give the same to every process.")
+    with lock_of_all(folder, peers):
+        if any(peers.each((folder / "index.json").is_file)):
+            peers.together(lambda: check_same(folder, "index.json", read_meta(folder), meta))
+            return peers.together(lambda: open_index(folder))
+        saver = Saver(folder, collector, meta, checkpoint_seconds, peers)
+        done = peers.together(saver.resume)
+        logged = sum(peers.objects(0 if saver.log is None else saver.log.count))
+        if any(peers.objects(done < len(run.own))):
+            peers.first(lambda: _check_disk(folder, saver, run, logged))
         run.read(done, saver)
-        saver.finish(rows)
-    return open_index(folder)
+        saver.finish(rows, select, run.block_rows)
+    return peers.together(lambda: open_index(folder))
 
 
 def _stored(settings: IndexSettings, skip_tokens: Sequence[int], limit: NormLimit | None) -> dict[str, Any]:
@@ -140,19 +157,23 @@ def _stored(settings: IndexSettings, skip_tokens: Sequence[int], limit: NormLimi
     return stored if limit is None else stored | {"skip_norm": limit.to_json()}
 
 
-def _check_disk(folder: Path, saver: _Saver, run: _Run, progress: bool) -> None:
+def _check_disk(folder: Path, saver: Saver, run: _Run, logged: int) -> None:
     """Print the disk space that the index takes, and refuse if it is not free, before hours of reading.
 
     The activations are those of the tokens that are read, as many a token as in the first rows.
+
+    Args:
+        logged: how many of them are on disk.
 
     Raises:
         OSError: the disk has less free space than the index needs.
     """
     state = sum(a.numel() * a.element_size() for a in run.collector.arrays().values())
-    needed = 2 * state  # the checkpoint, and the arrays at the end
+    needed = (run.peers.size + 1) * state  # the checkpoints, and the arrays at the end
     if saver.log is not None:
-        entries = run.tokens() * run.l0() - saver.log.count
-        needed += int(entries * saver.log.bytes_logged) + int((entries + saver.log.count) * saver.log.bytes_sorted)
+        entries = run.tokens() * run.l0() - logged
+        needed += int(entries * saver.log.bytes_logged)
+        needed += int((entries + logged) * saver.log.bytes_sorted) if run.settings.codes else 0
     free = shutil.disk_usage(folder).free
     said = f"the index takes about {human_bytes(needed)} of disk, {human_bytes(free)} are free"
     if needed > free:
@@ -161,12 +182,12 @@ def _check_disk(folder: Path, saver: _Saver, run: _Run, progress: bool) -> None:
             f"folder: {str(folder)!r}: {said}. Free some space, choose another folder, read fewer tokens, or keep no "
             "codes (IndexSettings(codes=False))",
         )
-    if progress:
+    if run.progress:
         tqdm.write(said, file=sys.stderr)
 
 
 class _Run:
-    """One pass over the chosen rows."""
+    """One pass over the chosen rows, or over those of this process."""
 
     def __init__(
         self,
@@ -177,9 +198,12 @@ class _Run:
         settings: IndexSettings,
         progress: bool,
         limit: NormLimit | None,
+        peers: Peers,
     ) -> None:
         self.collector, self.subject, self.rows, self.select = collector, subject, rows, select
-        self.settings, self.progress, self.limit = settings, progress, limit
+        self.settings, self.progress, self.limit, self.peers = settings, progress, limit, peers
+        self.block_rows = rows_at_a_time(subject.model, settings.contexts)
+        self.own = own_rows(select, subject.model, settings.contexts, peers)
 
     def tokens(self) -> int:
         """How many tokens the chosen rows have, none left out."""
@@ -192,92 +216,31 @@ class _Run:
         return float(self.subject.sae.encode(x.to(self.subject.sae.W_dec)).l0())
 
     def read(self, done: int, after: Callable[[int, Block], None]) -> None:
-        """Read the rows from number ``done`` on, calling ``after(rows done, block)`` behind every block."""
-        for block in blocks(
+        """Read the own rows from number ``done`` on, calling ``after(rows done, block)`` behind every block."""
+
+        def add(block: Block) -> None:
+            self.collector.update(block)
+            # Rows of padding gave no block.
+            after(int(np.searchsorted(self.own, int(block.row[-1]))) + 1, block)
+
+        own = blocks(
             self.subject.sae,
             self.subject.model,
             self.subject.hook_name,
             self.rows,
-            select=self.select,
+            select=self.own,
             done=done,
             contexts=self.settings.contexts,
             skip_positions=self.settings.skip_positions,
             skip_tokens=self.settings.skip_tokens,
             progress="indexing" if self.progress else None,
             limit=self.limit,
-        ):
-            self.collector.update(block)
-            done = int(np.searchsorted(self.select, int(block.row[-1]))) + 1  # rows of padding gave no block
-            after(done, block)
-
-
-class _Saver:
-    """Writes the state of a pass every so often, and the index at its end."""
-
-    def __init__(self, folder: Path, collector: Collector, meta: dict[str, Any], seconds: float) -> None:
-        self.folder, self.collector, self.meta, self.seconds = folder, collector, meta, seconds
-        self.due = time.monotonic() + seconds
-        self.started = time.monotonic()
-        self.before = 0.0
-        self.log = CodeLog(folder, meta["d_sae"], meta["rows"] * meta["n_ctx"]) if meta["settings"]["codes"] else None
-
-    def resume(self) -> int:
-        """Take up the last checkpoint; returns how many rows are done."""
-        header = self._header()
-        if self.log is not None:
-            self.log.open(header["entries"], header.get("crc32"))
-        self.before = header["seconds"]
-        return header["done"]
-
-    def _header(self) -> dict[str, Any]:
-        path = self.folder / _STATE
-        if not path.is_file():
-            return {"done": 0, "seconds": 0.0, "entries": 0}
-        metadata = sealed.read_metadata(path, "folder", _AGAIN)
-        tensors = sealed.read_tensors(path, "folder", _AGAIN)
-        text = metadata.get("header", "")
-        if metadata.keys() != {"header"} and metadata.get("sha256") != _state_digest(text, tensors):
-            raise ValueError(f"folder: {str(path)!r} is altered (its checksum differs); {_AGAIN}")
-        header = json.loads(text)
-        _check_same(self.folder, _STATE, header["meta"], self.meta)
-        self.collector.restore(tensors)
-        return header
-
-    def __call__(self, done: int, block: Block) -> None:
-        if self.log is not None:
-            self.log.add(block.features, block.places, block.values)
-        if time.monotonic() < self.due:
-            return
-        began = time.monotonic()
-        state: dict[str, Any] = {"entries": 0}
-        if self.log is not None:
-            self.log.sync()
-            state = {"entries": self.log.count, "crc32": dict(self.log.crc32)}
-        header = json.dumps({"done": done, "meta": self.meta, "seconds": self.spent(), **state})
-        tensors = self.collector.arrays()
-        about = {"header": header, "sha256": _state_digest(header, tensors)}
-        files.write_tensors(self.folder / _STATE, tensors, about)
-        self.due = time.monotonic() + max(self.seconds, 20 * (time.monotonic() - began))
-
-    def spent(self) -> float:
-        return self.before + time.monotonic() - self.started
-
-    def finish(self, rows: Rows) -> None:
-        small = np.uint16 if self.meta["d_vocab"] <= 1 << 16 else np.int32
-        files.write_array(self.folder / "text.tokens.npy", np.asarray(rows.tokens).astype(small))
-        files.write_array(self.folder / "text.source.npy", np.asarray(rows.source))
-        arrays = self.collector.finish()
-        for name, array in arrays.items():
-            files.write_array(self.folder / f"{name}.npy", array.numpy())
-        names = list(arrays)
-        if self.log is not None:
-            names += [f"codes.{name}" for name in self.log.sort(self.collector.moments.counts.long())]
-        meta = self.meta | {"arrays": sorted(names), "seconds": round(self.spent(), 1)}
-        there = [f"{name}.npy" for name in (*names, "text.tokens", "text.source")]
-        sealed.write(self.folder / "index.json", meta, there=there, indent=2)
-        (self.folder / _STATE).unlink(missing_ok=True)
-        if self.log is not None:
-            self.log.discard()
+            may_be_empty=self.peers.size > 1,
+        )
+        in_step(self.peers, own, add)
+        if not sum(self.peers.objects(int(self.collector.tokens))):
+            ids = skipped_ids(self.subject.model, self.settings.skip_tokens)
+            raise nothing_counts(len(self.select), TokenFilter(self.settings.skip_positions, ids, self.limit))
 
 
 def open_index(folder: str | Path, subject: Subject | None = None) -> Index:
@@ -335,7 +298,8 @@ def read_meta(folder: str | Path) -> dict[str, Any]:
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
     path = folder / "index.json"
     if not path.is_file():
-        unfinished = " (an unfinished one is there: build it again to resume)" if (folder / _STATE).is_file() else ""
+        begun = any(folder.glob(f"{UNFINISHED}*.safetensors"))
+        unfinished = " (an unfinished one is there: build it again to resume)" if begun else ""
         raise FileNotFoundError(
             f"folder: no index in {str(folder)!r}{unfinished}; wanted one written by `monosem index`."
             + kinds.describe(folder)
@@ -358,26 +322,6 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
                 "build the index again"
             )
     return meta, digests
-
-
-def _state_digest(header: str, tensors: Mapping[str, torch.Tensor]) -> str:
-    """Of all that a checkpoint holds; it stands in the same file, which is written whole."""
-    digest = hashlib.sha256(header.encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _check_same(folder: Path, name: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    same = same_weights(there.get("weights"), here.get("weights"))
-    skipped = {"notes", "model" if same else "weights" if same is None else ""}
-    for key, value in here.items():
-        if key not in skipped and there.get(key) != value:
-            raise ValueError(
-                f"folder: {str(folder / name)!r} is of something else: its {key} is {there.get(key)!r}, and {value!r} "
-                "is requested. Choose another folder, or remove that one."
-            )
 
 
 def _checked_marks(marks: Mapping[str, Any] | None, rows: Rows) -> dict[str, np.ndarray]:

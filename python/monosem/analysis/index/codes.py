@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,10 +45,15 @@ class Codes:
 
 
 class CodeLog:
-    """Entries in the order in which they come, appended to three files, and at the end sorted by feature."""
+    """Entries in the order in which they come, appended to three files, and at the end sorted by feature.
 
-    def __init__(self, folder: Path, d_sae: int, places: int) -> None:
-        self.folder, self.d_sae, self.count = folder, d_sae, 0
+    Args:
+        places: how many places the text has.
+        name: of the files; those of several processes differ.
+    """
+
+    def __init__(self, folder: Path, d_sae: int, places: int, name: str = "unfinished") -> None:
+        self.folder, self.d_sae, self.count, self.name = folder, d_sae, 0, name
         self.types = {
             "features": np.dtype(np.uint16 if d_sae <= 1 << 16 else np.int32),
             "places": np.dtype(np.int32 if places < 1 << 31 else np.int64),
@@ -65,7 +71,7 @@ class CodeLog:
         return self.types["places"].itemsize + self.types["values"].itemsize
 
     def _path(self, name: str) -> Path:
-        return self.folder / f"unfinished.{name}"
+        return self.folder / f"{self.name}.{name}"
 
     def open(self, count: int, crc32: dict[str, int] | None = None) -> None:
         """Begin behind the first ``count`` entries; what an interrupted run wrote behind them is cut off.
@@ -114,28 +120,51 @@ class CodeLog:
         for file in self.files.values():
             file.close()
 
-    def sort(self, counts: Tensor) -> dict[str, Path]:
-        """Write the entries feature by feature, each feature's in order of place; returns the files by name."""
+    def entries(self) -> dict[str, np.ndarray]:
+        """What is on disk, by file; mapped."""
+        return {
+            name: np.memmap(self._path(name), kind, "r", shape=(self.count,)) if self.count else np.empty(0, kind)
+            for name, kind in self.types.items()
+        }
+
+    def beside(self, name: str, count: int) -> CodeLog:
+        """The log of another process that reads a part of the same text, to read from."""
+        log = copy.copy(self)
+        log.name, log.count = name, count
+        return log
+
+    def sort(self, counts: Tensor, logs: Sequence[CodeLog] = ()) -> dict[str, Path]:
+        """Write the entries feature by feature, each feature's in order of place; returns the files by name.
+
+        Args:
+            counts: entries of each feature, of all logs together.
+            logs: of all processes, in the order of their parts of the text; none: this one alone.
+        """
         self.close()
         starts = np.concatenate([[0], counts.numpy().cumsum()]).astype(np.int64)
         done = {name: self.folder / f"codes.{name}.npy" for name in ("starts", "places", "values")}
         files.write_array(done["starts"], starts)
-        out = {name: files.new_map(done[name], self.types[name], (self.count,)) for name in ("places", "values")}
+        out = {name: files.new_map(done[name], self.types[name], (int(starts[-1]),)) for name in ("places", "values")}
         cursor = starts[:-1].copy()
-        logs = {name: np.memmap(self._path(name), kind, "r") for name, kind in self.types.items() if self.count}
+        for log in logs or [self]:
+            log._sort_into(out, cursor)
+        for array in out.values():
+            array.flush()
+        return done
+
+    def _sort_into(self, out: dict[str, np.memmap], cursor: np.ndarray) -> None:
+        """Append the entries of each feature to its part of ``out``, which is filled up to ``cursor``."""
+        entries = self.entries()
         for first in range(0, self.count, _CHUNK):
             chunk = slice(first, min(first + _CHUNK, self.count))
-            features = np.asarray(logs["features"][chunk])
+            features = np.asarray(entries["features"][chunk])
             order = np.argsort(features, kind="stable")
             features = features[order].astype(np.int64)
             sizes = np.bincount(features, minlength=self.d_sae)
             to = (cursor - (sizes.cumsum() - sizes))[features] + np.arange(len(features))
             for name, array in out.items():
-                array[to] = logs[name][chunk][order]
+                array[to] = entries[name][chunk][order]
             cursor += sizes
-        for array in out.values():
-            array.flush()
-        return done
 
     def discard(self) -> None:
         for name in self.types:

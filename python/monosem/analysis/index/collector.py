@@ -16,6 +16,7 @@ from monosem.analysis.index.settings import IndexSettings
 from monosem.analysis.index.space_saving import SpaceSaving
 from monosem.analysis.scan import Block
 from monosem.analysis.sources import SourceMoments
+from monosem.distributed.peers import Peers
 
 
 class Collector:
@@ -24,6 +25,8 @@ class Collector:
     Args:
         shape: (rows, tokens per row) of the whole text; places count over all of it.
         marks: {name: bool [rows, tokens per row]}: further columns of the histogram, next to the sources.
+        replayed: tokens and partners kept of a feature, which depend on the order of the text, are counted by
+            ``replay`` when all of it is there: of several processes each reads a part.
     """
 
     def __init__(
@@ -35,8 +38,9 @@ class Collector:
         shape: tuple[int, int],
         settings: IndexSettings,
         marks: Mapping[str, np.ndarray] | None = None,
+        replayed: bool = False,
     ) -> None:
-        self.settings, self.length = settings, shape[1]
+        self.settings, self.length, self.d_sae, self._replayed = settings, shape[1], d_sae, replayed
         self.marks = [torch.from_numpy(np.ascontiguousarray(m, dtype=bool)).flatten() for m in (marks or {}).values()]
         wide = shape[0] * shape[1] >= 1 << 31
         s = settings
@@ -47,7 +51,7 @@ class Collector:
         columns = len(sources) + len(self.marks)
         self.histograms = ActivationHistograms(d_sae, columns, s.bins, s.each, 2 * s.seed + 1, wide)
         self.fired_on = SpaceSaving(d_sae, d_vocab, s.slots)
-        self.cooccurrence = Cooccurrence(d_sae, s.slots)
+        self.cooccurrence = Cooccurrence(d_sae, s.slots, replayed)
         self.neuron_moments = NeuronMoments(d_sae, d_in) if s.neurons else None
         self.moments = SourceMoments(d_sae, sources)
 
@@ -62,10 +66,41 @@ class Collector:
         best = self._best_of_row(features, values, places)
         self.top.update(features[best], values[best], places[best])
         scored = block.tokens.flatten()[block.where]
-        self.fired_on.update(features, scored[block.at], values)
+        if not self._replayed:
+            self.fired_on.update(features, scored[block.at], values)
         self.cooccurrence.update(features, values, block.at, len(scored))
         if self.neuron_moments is not None:
             self.neuron_moments.update(features, values, block.at, block.x)
+
+    def replay(self, features: Tensor, values: Tensor, places: Tensor, tokens: Tensor, own: slice) -> None:
+        """Count the tokens and the partners of some features in a block.
+
+        Args:
+            features, values, places: its entries, as ``update`` had them.
+            tokens: those of the whole text, flat.
+        """
+        mine = (features >= own.start) & (features < own.stop)
+        self.fired_on.update(features[mine], tokens[places[mine]].long(), values[mine])
+        at = torch.unique_consecutive(places, return_inverse=True)[1]
+        self.cooccurrence.replay(features, values, at, int(at[-1]) + 1, own)
+
+    def merge(self, peers: Peers, own: slice) -> None:
+        """Make this the statistics of all processes, in the first one. Each has read consecutive rows.
+
+        Counts, samples and examples are those of a single process, sums too but for their rounding.
+
+        Args:
+            own: the features of which this one has replayed the whole text.
+        """
+        peers.add_(self.tokens)
+        peers.most_(self.maximum)
+        self.moments.add_over(peers)
+        for examples in (self.top, self.random, self.histograms):
+            examples.merge(peers)
+        self.fired_on.put_together(peers, own)
+        self.cooccurrence.merge(peers, own)
+        if self.neuron_moments is not None:
+            self.neuron_moments.add_over(peers)
 
     def _columns(self, block: Block, places: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Columns of the histogram to which the entries belong: one source each, and any number of marks."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from monosem.analysis.index.space_saving import SpaceSaving
+from monosem.distributed.peers import Peers
 from monosem.ops.precision import as_given
 
 EXACT_BYTES = 1 << 30  # every pair of up to 16,384 features is counted; above that the commonest partners of each
@@ -20,10 +21,14 @@ class Cooccurrence:
     Up to 16,384 features: of every pair, [F, F] int32. Above: for each feature of its commonest ``slots`` partners,
     by :class:`SpaceSaving`. Only the 64 strongest features of a token are paired (all of them up to 1,024 features), so
     that a dense code does not cost the square of its density; ``active`` [F] counts the tokens that took part.
+
+    Args:
+        replayed: the partners of :class:`SpaceSaving`, which depend on the order of the text, are counted by ``replay``
+            when all of it is there, and not by ``update``.
     """
 
-    def __init__(self, d_sae: int, slots: int) -> None:
-        self.d_sae, self.slots = d_sae, slots
+    def __init__(self, d_sae: int, slots: int, replayed: bool = False) -> None:
+        self.d_sae, self.slots, self.replayed = d_sae, slots, replayed
         self.active = torch.zeros(d_sae, dtype=torch.int64, device="cpu")
         exact = d_sae * d_sae * 4 <= EXACT_BYTES
         self.pairs = torch.zeros(d_sae, d_sae, dtype=torch.int32, device="cpu") if exact else None
@@ -41,19 +46,31 @@ class Cooccurrence:
             return
         features, at = _strongest(features, values, at, tokens)
         self.active += torch.bincount(features, minlength=self.d_sae)
+        if self.pairs is not None or not self.replayed:
+            self._count_all(features, at, tokens, slice(0, self.d_sae))
+
+    def replay(self, features: Tensor, values: Tensor, at: Tensor, tokens: int, own: slice) -> None:
+        """Count the partners of some features in a block: those of a pass over all blocks in order."""
+        if self.pairs is None:
+            self._count_all(*_strongest(features, values, at, tokens), tokens, own)
+
+    def _count_all(self, features: Tensor, at: Tensor, tokens: int, own: slice) -> None:
         sizes = torch.bincount(at, minlength=tokens)
         starts = sizes.cumsum(0) - sizes
         ends = sizes[at].cumsum(0)  # pairs up to and with each entry
         first = done = 0
         while first < len(at):
             end = max(first + 1, int(torch.searchsorted(ends, done + _PAIRS, right=True)))
-            self._count(features, at[first:end], starts, sizes, first)
+            self._count(features, features[first:end], at[first:end], starts, sizes, own)
             first, done = end, int(ends[end - 1])
 
-    def _count(self, features: Tensor, at: Tensor, starts: Tensor, sizes: Tensor, first: int) -> None:
-        """Pair the entries from ``first`` on, whose tokens are ``at``, with all entries of their token."""
+    def _count(self, features: Tensor, left: Tensor, at: Tensor, starts: Tensor, sizes: Tensor, own: slice) -> None:
+        """Pair those entries ``left``, whose tokens are ``at``, that are in ``own`` with all entries of their token."""
+        if own != slice(0, self.d_sae):
+            mine = (left >= own.start) & (left < own.stop)
+            left, at = left[mine], at[mine]
         times = sizes[at]
-        left = torch.repeat_interleave(features[first : first + len(at)], times)
+        left = torch.repeat_interleave(left, times)
         begin = torch.repeat_interleave(starts[at] - (times.cumsum(0) - times), times)
         right = features[begin + torch.arange(len(left), device="cpu")]
         other = left != right
@@ -86,6 +103,14 @@ class Cooccurrence:
             ids[mine] = torch.where(together > 0, names, -1).int()
             counts[mine] = together
         return ids, counts
+
+    def merge(self, peers: Peers, own: slice) -> None:
+        """Of all processes; of partners, each has those of its features, ``own``."""
+        peers.add_(self.active)
+        if self.pairs is not None:
+            peers.add_(self.pairs)
+        else:
+            self._sparse().put_together(peers, own)
 
     def arrays(self) -> dict[str, Tensor]:
         own = {"pairs": self.pairs} if self.pairs is not None else self._sparse().arrays()

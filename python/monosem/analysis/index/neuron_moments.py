@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from monosem import ops
+from monosem.distributed.peers import Peers
 
 
 class NeuronMoments:
@@ -24,6 +25,11 @@ class NeuronMoments:
         self.product += ops.row_grad(starts, entries, tokens, values, x)
         self.sum += x.double().sum(0)
         self.square += x.double().square().sum(0)
+
+    def add_over(self, peers: Peers) -> None:
+        """Make these the sums over the tokens of all processes, of which each has read some."""
+        for sums in self.arrays().values():
+            peers.add_(sums)
 
     def arrays(self) -> dict[str, Tensor]:
         return {"product": self.product, "sum": self.sum, "square": self.square}

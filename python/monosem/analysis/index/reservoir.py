@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monosem.distributed.peers import Peers, in_parts
+
 _LOGICAL = {30: (1 << 34) - 1, 27: (1 << 37) - 1, 31: (1 << 33) - 1}
 
 
@@ -68,6 +70,15 @@ class Reservoir:
         """The first ``size`` by rank of each row of candidates."""
         order = torch.argsort(self.key(values, places), dim=1, descending=True, stable=True)[:, : self.size]
         return values.gather(1, order), places.gather(1, order)
+
+    def merge(self, peers: Peers) -> None:
+        """Of all processes, in the first one. Of equal values those of the lower rank count as the first to come."""
+        for part in in_parts(self.values, 3 * peers.size):
+            values, places = (
+                peers.gathered(mine[part]).transpose(0, 1).flatten(1) for mine in (self.values, self.places)
+            )
+            if peers.is_first:
+                self.values[part], self.places[part] = self.best(values, places)
 
     def arrays(self) -> dict[str, Tensor]:
         return {"values": self.values, "places": self.places}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from monosem.distributed.peers import Peers
+
 
 class SpaceSaving:
     """For each of F rows the ``slots`` commonest of very many things, with their counts and summed weights.
@@ -12,7 +14,8 @@ class SpaceSaving:
     Space-Saving (Metwally, Agrawal, El Abbadi 2005) in batches: a thing that comes when all places are taken inherits
     ``floor``, the largest total that was ever put out, as the number that may have been missed. So its true count
     lies in [count, count + missed], whatever happens more than ``floor`` ≤ N/slots times is among those kept, and all
-    is exact where no more than ``slots`` different things occur.
+    is exact where no more than ``slots`` different things occur. Rows do not depend on each other; a row depends on the
+    order of its occurrences, and two of the same row from two parts of a text cannot be merged to that of the whole.
     """
 
     def __init__(self, rows: int, things: int, slots: int) -> None:
@@ -62,6 +65,13 @@ class SpaceSaving:
         order = order[~out]
         for mine, new in ((self.ids, ids), (self.counts, counts), (self.missed, missed), (self.sums, sums)):
             mine.view(-1)[cell] = new[order]
+
+    def put_together(self, peers: Peers, own: slice) -> None:
+        """All rows in every process, of which each has those in ``own``: a row is never updated in two of them."""
+        for array in self.arrays().values():
+            array[: own.start] = 0
+            array[own.stop :] = 0
+            peers.add_(array)
 
     def arrays(self) -> dict[str, Tensor]:
         return {k: getattr(self, k) for k in ("ids", "counts", "missed", "sums", "floor")}
