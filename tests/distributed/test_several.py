@@ -196,6 +196,14 @@ def test_an_index_goes_on_with_as_many_processes(folder, records, indexed_alone,
     check_same_index(folder / str(size) / "indexes" / "parts", indexed_alone / "commonest")
 
 
+@of_each_size
+def test_training_on_shares_of_a_store_has_the_bits_of_whole_batches(records, size):
+    for record in records(size):
+        (whole, all_bytes), (divided, some_bytes) = record["shares"][False], record["shares"][True]
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(divided, whole, strict=True))
+        assert some_bytes < all_bytes, "whole windows at first and for resampling, in three epochs"
+
+
 def test_a_process_that_ended_is_named(folder, records):
     records(2)
     said, until = folder / "said of the lost", time.monotonic() + 120

@@ -31,6 +31,7 @@ from monosem.data.token_rows import pack_rows
 from monosem.distributed import lost, ranks
 from monosem.distributed.peers import ALONE
 from monosem.distributed.wire import timeout_of
+from monosem.train.distributed import mesh
 
 SIZES = (2, 4)
 ROWS = 37  # contexts: ten shards of four, the last of one
@@ -167,6 +168,29 @@ def indexes(peers, out):
     return found
 
 
+class Undivided:
+    """A store of which every process reads whole batches."""
+
+    def __init__(self, store):
+        self.store = store
+
+    def __iter__(self):
+        return iter(self.store)
+
+
+def shares(out):
+    """Weights after training on whole batches, and on shares of them; bytes that were read."""
+    where, found = mesh.make((2, dist.get_world_size() // 2)), {}
+    plan = ms.ResampleConfig(at_steps=(20,), window=1, n_inputs=40)
+    config = ms.TrainConfig(lr=1e-3, batch_size=19, steps=90, resample=plan)
+    for divided in (False, True):
+        store = ActivationStore(out / "parts", 19, seed=1, epochs=None, skip_norm=None)
+        trainer = ms.Trainer(ms.TopKSAE(5, 24, k=2, aux_k=4, seed=0), config, mesh=where, progress=False)
+        trainer.fit(store if divided else Undivided(store))
+        found[divided] = [p.detach().clone() for p in trainer.dictionary().parameters()], store.bytes_read
+    return found
+
+
 def sums(peers):
     """The sum over processes of arrays of which each has another, in one part and in several."""
     several = []
@@ -184,6 +208,7 @@ def run(rank, size, folder):
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timeout_of(300))
     peers, out = ranks.of_all(), folder / str(size)
     record = {"sums": sums(peers), "harvests": harvests(peers, out), "evaluations": evaluations(peers)}
+    record["shares"] = shares(out)
     record["indexes"] = indexes(peers, out / "indexes")
     torch.save(record, folder / f".{size}.{rank}.pt")
     (folder / f".{size}.{rank}.pt").rename(folder / f"{size}.{rank}.pt")

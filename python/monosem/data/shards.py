@@ -121,8 +121,8 @@ class Shard:
         self._checksums = np.frombuffer(tail, dtype="u4", offset=8 * self.tokens)
         return values[: self.tokens], values[self.tokens : 2 * self.tokens]
 
-    def check(self, bits: np.ndarray, first: int, last: int) -> None:
-        """Check tokens [first, last) against their checksums; each part is checked once.
+    def check(self, bits: np.ndarray, first: int, last: int) -> int:
+        """Check tokens [first, last) against their checksums; each part is checked once. Returns how many it has read.
 
         Raises:
             DamagedShard: names the shard and the tokens.
@@ -132,12 +132,15 @@ class Shard:
             self.where()
         checksums = self._checksums
         assert checksums is not None  # read by ``where``
+        read = 0
         for chunk in range(first // step, -(-last // step)):
             if not self._checked[chunk]:
                 if zlib.crc32(bits[chunk * step : (chunk + 1) * step].data) != checksums[chunk]:
                     end = min((chunk + 1) * step, self.tokens)
                     raise self._damaged(f"was altered (the checksum of tokens {chunk * step} to {end - 1} differs)")
                 self._checked[chunk] = True
+                read += min((chunk + 1) * step, self.tokens) - chunk * step
+        return read
 
     def verify(self) -> None:
         """Read all of it and compare every checksum, also of parts read before."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from monosem.data import fingerprint
 from monosem.data.filled import FilledSource
 from monosem.data.norm_limit import NormLimit
+from monosem.distributed.peers import share_of
 from monosem.ops.memory import check_memory
 
 # Settings that decide the order of the tokens and not which they are.
@@ -45,6 +46,7 @@ class ShuffledSource(FilledSource[Window, Order]):
 
     n_tokens: int  # in one epoch, those beyond the limit too
     _planned: tuple[int, np.ndarray, np.ndarray] | None = None  # epoch, order of the units, window ends
+    _share: tuple[int, int] | None = None  # of each batch that is read; see ``DividedSource``
 
     def _arrange(
         self,
@@ -198,13 +200,22 @@ class ShuffledSource(FilledSource[Window, Order]):
                 used_up = len(chosen) < missing or first + missing == last
                 passed += (end if used_up else int(places[first + missing - 1]) + 1) - offset
             missing -= len(chosen)
-            parts.append(self._buffer.index_select(0, chosen))
+            parts.append(self._rows(chosen))
             if missing == count and passed >= rounds * self.n_tokens:
                 raise ValueError(
                     f"skip_norm: every one of {self.n_tokens:,} tokens has {self.norm_limit}; wanted a limit that "
                     "leaves tokens to train on. Give another multiple."
                 )
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(self._dtype), passed
+
+    def _rows(self, chosen: Tensor) -> Tensor:
+        """Rows of the buffer; −1 stands for one that was not read."""
+        if self._share is None or not (chosen < 0).any():
+            return self._buffer.index_select(0, chosen)
+        rows = self._buffer.new_zeros(len(chosen), self.d_in)
+        there = chosen >= 0
+        rows[there] = self._buffer[chosen[there]]
+        return rows
 
     def _window_at(self, position: int) -> tuple[Tensor, np.ndarray | None, int, int]:
         """Bring the window of this token into memory.
@@ -229,10 +240,18 @@ class ShuffledSource(FilledSource[Window, Order]):
     def _load(self, key: Window) -> Order:
         epoch, window = key
         units, ends = self._plan(epoch)
-        out = self._room(int(ends[window] - (ends[window - 1] if window else 0)))
-        self._fill(units[self._bounds[window] : self._bounds[window + 1]], out)
-        order = torch.from_numpy(np.random.default_rng([self.seed, epoch, window + 1]).permutation(len(out)))
-        return self._within_limit(order.to(out.device), out)
+        begin, end = int(ends[window - 1]) if window else 0, int(ends[window])
+        units = units[self._bounds[window] : self._bounds[window + 1]]
+        order = np.random.default_rng([self.seed, epoch, window + 1]).permutation(end - begin)
+        if self._share is not None:
+            return self._load_share(units, order, epoch * self.n_tokens + begin, self._share), None
+        out = self._room(end - begin)
+        self._fill(units, out)
+        return self._within_limit(torch.from_numpy(order).to(out.device), out)
+
+    def _load_share(self, units: np.ndarray, order: np.ndarray, begin: int, share: tuple[int, int]) -> Tensor:
+        """Bring those tokens of a window into memory that are in the share of their batches; returns their order."""
+        raise NotImplementedError
 
     def _after(self, key: Window, window: Order) -> Window | None:
         epoch, number = key
@@ -251,6 +270,46 @@ class ShuffledSource(FilledSource[Window, Order]):
             ends = np.add.reduceat(self._lengths[units], self._bounds[:-1]).cumsum()
             self._planned = planned = (epoch, units, ends)
         return planned[1:]
+
+
+class DividedSource(ShuffledSource):
+    """A source that several processes read at the same position, each no more than its share of every batch.
+
+    A subclass implements ``_fill_some``.
+    """
+
+    def divide(self, share: tuple[int, int] | None) -> bool:
+        """From the next batch on, read only rank ``share[0]``'s of ``share[1]`` shares (``peers.share_of``) of each.
+
+        The other rows of a batch are 0, or what they were. Positions are as before. None: read whole batches again.
+
+        Returns:
+            Whether it does: not with a limit on the norm, where which tokens are in a batch depends on what was read,
+            nor where batches do not begin at multiples of their size, as behind the end of a pass.
+        """
+        aligned = self.epochs is None and self._position % self.batch_size == 0
+        if not aligned or self.norm_limit is not None or (share is not None and share[1] > self.batch_size):
+            share = None
+        if share != self._share:
+            self.stop_prefetch()
+            if self._share is not None:
+                self._loaded = None  # it lacks rows
+            self._share = share
+        return share is not None
+
+    def _load_share(self, units: np.ndarray, order: np.ndarray, begin: int, share: tuple[int, int]) -> Tensor:
+        mine = share_of(self.batch_size, *share)
+        at = (begin + np.arange(len(order))) % self.batch_size
+        wanted = (at >= mine.start) & (at < mine.stop)
+        kept = np.zeros(len(order), dtype=bool)
+        kept[order[wanted]] = True
+        out = self._room(int(kept.sum()))
+        self._fill_some(units, kept, out)
+        return torch.from_numpy(np.where(wanted, (kept.cumsum() - 1)[order], -1)).to(out.device)
+
+    def _fill_some(self, units: np.ndarray, kept: np.ndarray, out: Tensor) -> None:
+        """``_fill`` with those tokens alone that are marked in ``kept`` [n]."""
+        raise NotImplementedError
 
 
 def differences(saved: dict[str, Any], current: dict[str, Any]) -> str:

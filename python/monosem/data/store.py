@@ -11,12 +11,12 @@ from torch import Tensor
 
 from monosem.data import shards
 from monosem.data.norm_limit import AS_HARVESTED, NormLimit, SkipNorm, as_trained
-from monosem.data.shuffled import ShuffledSource
+from monosem.data.shuffled import DividedSource
 
 _SAMPLED = 1 << 14  # tokens by which a median norm is measured, evenly spaced
 
 
-class ActivationStore(ShuffledSource):
+class ActivationStore(DividedSource):
     """The activations that ``harvest`` wrote, as an iterable of fp32 batches [N, d_in], several side by side.
 
     Blocks of about 128 KiB are drawn without replacement from the whole store, read in the order in which they lie
@@ -36,11 +36,16 @@ class ActivationStore(ShuffledSource):
         prefetch: read the next buffer in a thread while batches are taken from this one: twice the memory. None: where
             ``Trainer`` has the dictionary on a GPU, and there is room.
 
+    Attributes:
+        bytes_read: of activations, so far: those of rows and of parts that were compared with their checksums.
+
     Raises:
         FileNotFoundError: no store there.
         ValueError: the harvest is not complete, a shard is missing or has the wrong size (an altered one is found
             when it is first read), the index is damaged, or nothing is left to read; says what to do.
     """
+
+    bytes_read = 0
 
     def __init__(
         self,
@@ -172,7 +177,11 @@ class ActivationStore(ShuffledSource):
         return np.concatenate(starts or none), np.concatenate(lengths or none)
 
     def _fill(self, units: np.ndarray, out: Tensor) -> None:
-        into, done = shards.as_bits(out, self._layout.dtype), 0
+        self._fill_some(units, None, out)
+
+    def _fill_some(self, units: np.ndarray, kept: np.ndarray | None, out: Tensor) -> None:
+        """Of several processes that read shares, each compares the checksums of some parts of the store."""
+        into, done, at = shards.as_bits(out, self._layout.dtype), 0, 0
         units = np.sort(units)  # the order on disk
         starts, lengths = self._starts[units], self._lengths[units]
         homes = np.searchsorted(self._ends, starts, side="right")
@@ -181,7 +190,14 @@ class ActivationStore(ShuffledSource):
             bits, base = shard.bits(), self._ends[number] - shard.tokens
             here = homes == number
             for first, length in zip((starts[here] - base).tolist(), lengths[here].tolist(), strict=True):
-                shard.check(bits, first, first + length)
-                into[done : done + length] = bits[first : first + length]
-                done += length
-                self._filled(length)
+                checked = 0
+                if self._share is None or first // self._layout.chunk_tokens % self._share[1] == self._share[0]:
+                    checked = shard.check(bits, first, first + length)
+                if kept is None:
+                    rows = bits[first : first + length]
+                else:
+                    rows = bits[first + np.flatnonzero(kept[at : at + length])]
+                into[done : done + len(rows)] = rows
+                self.bytes_read += max(checked * self._layout.token_bytes, rows.nbytes)
+                done, at = done + len(rows), at + length
+                self._filled(len(rows))

@@ -77,8 +77,15 @@ def in_parts(array: Tensor, copies: int = 1) -> Iterator[slice]:
 
 
 def part_of(count: int, peers: Peers) -> slice:
-    """The consecutive part of so many things that is this process's: as many as any other's, or one more."""
-    return slice(count * peers.rank // peers.size, count * (peers.rank + 1) // peers.size)
+    """The consecutive part of so many things that is this process's."""
+    return share_of(count, peers.rank, peers.size)
+
+
+def share_of(count: int, rank: int, size: int) -> slice:
+    """The consecutive part of so many things that is a rank's: the first ranks may have one more than the others."""
+    each, more = divmod(count, size)
+    first = rank * each + min(rank, more)
+    return slice(first, first + each + (rank < more))
 
 
 def in_step(

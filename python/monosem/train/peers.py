@@ -38,6 +38,10 @@ class Peers(Protocol):
         """Raise ValueError unless all have the same settings."""
         ...
 
+    def divide(self, source: object, whole: bool) -> None:
+        """Let a source that can read no more of each batch than this process's share, or whole ones again."""
+        ...
+
     def share(self, x: Tensor, number: int) -> Tensor:
         """The tokens of batch ``number`` that this process computes; ValueError unless all have the same batch."""
         ...
@@ -73,6 +77,9 @@ class Alone:
     is_first = True
 
     def agree(self, described: Sequence[JsonDict]) -> None:
+        pass
+
+    def divide(self, source: object, whole: bool) -> None:
         pass
 
     def share(self, x: Tensor, number: int) -> Tensor:

@@ -196,6 +196,7 @@ class Trainer:
         try:
             if self._normaliser is not None and not self._normaliser.is_ready:
                 self._normaliser.estimate(batches.look_ahead(self._normaliser.tokens_wanted))
+            self._peers.divide(source, whole=self.steps_done == 0)  # the first batch sets biases
             return next(batches, None)
         except FillingStopped:
             return None
@@ -242,6 +243,8 @@ class Trainer:
         """Resample at the steps of the plan; all autoencoders due are offered the same inputs."""
         draws = [(learner, learner.resampling(self.steps_done)) for learner in self.learners]
         draws = [(learner, draw) for learner, draw in draws if draw is not None]
+        if draws:
+            self._peers.divide(batches.source, whole=True)
         while any(draw.missing for _, draw in draws) and (x := next(batches, None)) is not None:
             for _, draw in draws:
                 draw.offer(x)

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
+from monosem.distributed.peers import share_of
 from monosem.distributed.wire import Wire
 from monosem.nn import Gradients
 from monosem.ops import SparseCode
@@ -51,10 +52,9 @@ class MeshShard:
 
     def share(self, x: Tensor) -> Tensor:
         """The tokens here of a batch that every rank has whole: consecutive ones, as many as elsewhere or one more."""
-        each, more = divmod(len(x), self.data.size)
-        self._counts = [each + (rank < more) for rank in range(self.data.size)]
-        first = sum(self._counts[: self.data.rank])
-        return x[first : first + self._counts[self.data.rank]]
+        shares = [share_of(len(x), rank, self.data.size) for rank in range(self.data.size)]
+        self._counts = [share.stop - share.start for share in shares]
+        return x[shares[self.data.rank]]
 
     def rows(self, d_sae: int) -> slice:
         return rows_of(d_sae, self.features.size, self.features.rank)

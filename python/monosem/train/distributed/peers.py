@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 import monosem
+from monosem.data.shuffled import DividedSource
 from monosem.nn import SAE
 from monosem.nn.config import JsonDict
 from monosem.train import checkpoint
@@ -33,6 +34,7 @@ class MeshPeers(MeshRanks):
     def __init__(self, mesh: DeviceMesh, saes: Sequence[SAE]) -> None:
         made = [sae.shard for sae in saes if isinstance(sae.shard, MeshShard)]
         super().__init__(mesh, made[0] if made else shard_of(mesh))
+        self._divided = False
         for i, sae in enumerate(saes):
             kinds.check(sae, self.shard.splits_tokens)
             if sae.shard.is_whole:
@@ -52,8 +54,15 @@ class MeshPeers(MeshRanks):
         }
         self.same("config", "settings", json.loads(json.dumps(flat)), "Give the same ones to every process.")
 
+    def divide(self, source: object, whole: bool) -> None:
+        data = self.shard.data
+        self._divided = isinstance(source, DividedSource) and source.divide(
+            None if whole or data.size == 1 else (data.rank, data.size)
+        )
+
     def share(self, x: Tensor, number: int) -> Tensor:
-        ends = x.detach()[[0, -1]].contiguous().view(torch.uint8).cpu().numpy() if len(x) else None
+        known = len(x) and not self._divided  # else this process has no other's rows
+        ends = x.detach()[[0, -1]].contiguous().view(torch.uint8).cpu().numpy() if known else None
         crc = 0 if ends is None else zlib.crc32(ends.tobytes())
         mine = torch.tensor([len(x), crc], dtype=torch.int64, device="cpu").to(self._world.device)
         of_all = self._world.gathered(mine).cpu()
