@@ -52,6 +52,7 @@ def parts() -> list[Part]:
         Part(TESTS / "gpu/test_step.py", "triton", "triton"),
         Part(TESTS / "gpu/test_step.py", "cuda", "cuda"),
         Part(TESTS / "gpu/test_cuda.py", "cuda"),
+        Part(TESTS / "gpu/test_mesh.py", "triton"),
         *(ops(name, "triton") for name in (*SELECTION, *ROWS, "waits")),
         *(ops(name, "cuda") for name in ROWS),
     ]

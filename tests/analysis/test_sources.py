@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from monosem.analysis.evaluation_sums import Sums
 from monosem.analysis.index.activation_histograms import ActivationHistograms
-from monosem.analysis.metrics import _Sums
 from monosem.analysis.scan import blocks
 from monosem.analysis.sources import SourceMoments, group_sources
 
@@ -53,7 +53,7 @@ def test_a_label_without_tokens_has_no_feature():
     [
         lambda names: SourceMoments(4096, names),
         lambda names: ActivationHistograms(4096, len(names), 32, 8),
-        lambda names: _Sums(4096, len(names)),
+        lambda names: Sums(4096, len(names)),
     ],
 )
 def test_too_many_sources_for_the_memory_are_refused(monkeypatch, make):

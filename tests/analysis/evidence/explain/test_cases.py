@@ -81,7 +81,9 @@ def test_importance_weights_are_density_times_interval_share(ruled):
     _, _, index, cases = ruled
     case = cases["graded"]
     shares = interval_shares(index, 2, 13)
-    assert shares.sum() == pytest.approx(1) and shares[-1] + shares[3] == pytest.approx(1, abs=1e-6)
+    # Values are 4 and 1. The histogram's bin of 1, [1, 1.25), ends beyond interval 3, which ends at 4 · 4 / 13.
+    assert shares.sum() == pytest.approx(1) and shares[-1] + shares[3:5].sum() == pytest.approx(1, abs=1e-6)
+    assert shares[4] / shares[3:5].sum() == pytest.approx((1.25 - 16 / 13) / 0.25)
     density = float(index.density[2])
     for s in case.test:
         if s.group == "random":
