@@ -1,17 +1,15 @@
 """What several processes read together is what one reads: the same files, the same sums."""
 
 import importlib.util
-import os
 import re
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import several_processes
 import torch
+from several_processes import started
 
 from monosem.data.store import ActivationStore
 
@@ -23,44 +21,25 @@ of_each_size = pytest.mark.parametrize("size", worker.SIZES)
 
 
 @pytest.fixture(scope="module")
-def started(tmp_path_factory):
+def runs(tmp_path_factory):
     """The folder that the processes write to, and the process that started them."""
-    folder = tmp_path_factory.mktemp("several")
-    with (folder / "said").open("w") as said:
-        started = subprocess.Popen(
-            [sys.executable, str(worker.__file__), str(folder)],
-            env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-            stdout=said,
-            stderr=said,
-            start_new_session=True,
-        )
-        yield folder, started
-        if started.poll() is None:
-            os.killpg(started.pid, signal.SIGKILL)
-            started.wait()
+    with started(str(worker.__file__), tmp_path_factory.mktemp("several")) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
-def folder(started):
-    return started[0]
+def folder(runs):
+    return runs[0]
 
 
 @pytest.fixture(scope="module")
-def records(started):
+def records(runs):
     """records(2): what each of two processes wrote down."""
-    (folder, process), known = started, {}
+    known = {}
 
     def wait(size):
-        names = [folder / f"{size}.{rank}.pt" for rank in range(size)]
-        until = time.monotonic() + 600
-        while not all(name.exists() for name in names):
-            ended = process.poll() is not None or time.monotonic() > until
-            if ended or list(folder.glob(f"failed.{size}.*")):
-                said = [*sorted(folder.glob("failed.*")), folder / "said"]
-                raise AssertionError("\n".join(path.read_text() for path in said)[-6000:])
-            time.sleep(0.05)
         if size not in known:
-            known[size] = [torch.load(name, weights_only=False) for name in names]
+            known[size] = several_processes.records(runs, str(size), size, seconds=600)
         return known[size]
 
     return wait

@@ -1,17 +1,15 @@
 """Training on a mesh of processes is training in one: the same selection, curve and weights, bitwise repeatable."""
 
 import importlib.util
-import os
 import re
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from several_processes import records, started
 
 import monosem as ms
 from monosem.train import checkpoint
@@ -35,39 +33,19 @@ of_each_shape = pytest.mark.parametrize("shape", SHAPES)
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """The folder that the processes write to, and the process that started them."""
-    folder = tmp_path_factory.mktemp("mesh")
-    with (folder / "said").open("w") as said:
-        started = subprocess.Popen(
-            [sys.executable, str(worker.__file__), str(folder)],
-            env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-            stdout=said,
-            stderr=said,
-            start_new_session=True,
-        )
-        yield folder, started
-        if started.poll() is None:
-            os.killpg(started.pid, signal.SIGKILL)
-            started.wait()
+    with started(str(worker.__file__), tmp_path_factory.mktemp("mesh")) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
 def mesh(runs):
     """mesh("1x2"): what each rank wrote down."""
-    folder, started = runs
     known = {}
 
     def wait(shape):
-        size = next(size for size, shapes in worker.MESHES.items() if shape in shapes)
-        names = [folder / f"{shape}.{rank}.pt" for rank in range(size)]
-        until = time.monotonic() + 900
-        while not all(name.exists() for name in names):
-            ended = started.poll() is not None or time.monotonic() > until
-            if ended or list(folder.glob(f"failed.{size}.*")):
-                said = [*sorted(folder.glob("failed.*")), folder / "said"]
-                raise AssertionError("\n".join(path.read_text() for path in said)[-6000:])
-            time.sleep(0.05)
         if shape not in known:
-            known[shape] = [torch.load(name, weights_only=False) for name in names]
+            size = next(size for size, shapes in worker.MESHES.items() if shape in shapes)
+            known[shape] = records(runs, shape, size, seconds=900)
         return known[shape]
 
     return wait
