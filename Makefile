@@ -65,7 +65,7 @@ $(VENV)/.built: $(VENV)/.packages $(SOURCES)
 
 # Both generations of TransformerLens: 4.x in the environment, 3.9 in a folder of its own.
 $(VENV)/.test-packages: $(VENV)/.packages
-	$(PIP) pytest pytest-xdist matplotlib triton==3.7.1 scikit-learn umap-learn networkx httpx transformer-lens==4.3.0
+	$(PIP) pytest pytest-xdist matplotlib triton==3.7.1 scikit-learn umap-learn networkx httpx universal-pathlib transformer-lens==4.3.0
 	$(PIP) --no-deps --target $(VENV)/tl39 transformer-lens==3.9.0 better-abc
 	touch $@
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from fake_model import HOOK, FakeModel, numbered
 
-from monosem.data import shards
+from monosem.data import shards, store_index
 from monosem.data.folder_lock import folder_lock
 from monosem.data.harvest import ActivationStream, harvest
 from monosem.data.store import ActivationStore
@@ -193,7 +193,7 @@ def test_a_write_error_leaves_the_good_shards(tmp_path, small_shards, monkeypatc
     monkeypatch.setattr(shards, "write_shard", full)
     with pytest.raises(OSError, match="No space left"):
         make(tmp_path)
-    assert [crc is not None for crc in shards.read_index(tmp_path).shards] == [True] * 4 + [False] * 6
+    assert [crc is not None for crc in store_index.read_index(tmp_path).shards] == [True] * 4 + [False] * 6
     monkeypatch.setattr(shards, "write_shard", real)
     assert snapshot(make(tmp_path)) == snapshot(make(tmp_path.with_name("whole")))
 
@@ -206,7 +206,7 @@ class Exploding(FakeModel):
 def test_nan_or_inf_is_not_stored(tmp_path, small_shards):
     with pytest.raises(ValueError, match="gave NaN or Inf for context 13"):
         make(tmp_path, model=Exploding())
-    assert [crc is not None for crc in shards.read_index(tmp_path).shards] == [True] * 3 + [False] * 7
+    assert [crc is not None for crc in store_index.read_index(tmp_path).shards] == [True] * 3 + [False] * 7
 
 
 def test_wrong_dtype(tmp_path):

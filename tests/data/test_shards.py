@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from monosem.data import shards
+from monosem.data import shards, store_index
 
 SETTINGS = {
     "model": "m",
@@ -112,13 +112,13 @@ def test_a_shard_truncated_while_open_is_an_error(shard):
 
 
 def index(folder):
-    written = shards.Index(folder, {"d_in": 3, "dtype": "bf16", **SETTINGS}, [1, None, 2**32 - 1])
+    written = store_index.Index(folder, {"d_in": 3, "dtype": "bf16", **SETTINGS}, [1, None, 2**32 - 1])
     written.write()
     return written
 
 
 def test_index_round_trip(tmp_path):
-    written, read = index(tmp_path), shards.read_index(tmp_path)
+    written, read = index(tmp_path), store_index.read_index(tmp_path)
     assert (read.settings, read.shards, read.folder) == (written.settings, written.shards, written.folder)
     assert [list(read.contexts(i)) for i in range(3)] == [[0, 1], [2, 3], [4]]
     assert [read.tokens(i) for i in range(3)] == [6, 6, 3]
@@ -141,16 +141,16 @@ def test_a_damaged_index(tmp_path, change, message):
     path = tmp_path / "index.json"
     path.write_text(change(json.loads(path.read_text())))
     with pytest.raises(ValueError, match=message):
-        shards.read_index(tmp_path)
+        store_index.read_index(tmp_path)
 
 
 def test_a_folder_without_a_store_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no activations.*monosem harvest"):
-        shards.read_index(tmp_path / "nowhere")
+        store_index.read_index(tmp_path / "nowhere")
 
 
 def test_the_tokens_checksum_does_not_depend_on_the_dtype():
     tokens = np.arange(9001 * 3).reshape(9001, 3)
     for kind in (np.int64, np.uint16, np.int32):
-        assert shards.tokens_checksum(tokens.astype(kind)) == zlib.crc32(tokens.astype(np.int32))
-    assert shards.tokens_checksum(tokens[:, ::2]) == zlib.crc32(tokens[:, ::2].astype(np.int32).tobytes())
+        assert store_index.tokens_checksum(tokens.astype(kind)) == zlib.crc32(tokens.astype(np.int32))
+    assert store_index.tokens_checksum(tokens[:, ::2]) == zlib.crc32(tokens[:, ::2].astype(np.int32).tobytes())

@@ -11,7 +11,7 @@ import pytest
 import torch
 from fake_model import HOOK, FakeModel, numbered, token_of
 
-from monosem.data import shards
+from monosem.data import store_index
 from monosem.data.harvest import harvest
 from monosem.data.store import ActivationStore
 
@@ -199,7 +199,7 @@ def test_memory_does_not_grow_with_the_store(tmp_path):
 
 
 def test_an_incomplete_store_is_refused(folder, tmp_path):
-    index = shards.read_index(folder)
+    index = store_index.read_index(folder)
     index.folder, index.shards[2] = tmp_path, None
     index.write()
     with pytest.raises(ValueError, match="lacks 1 of 7 shards, its harvest was interrupted"):

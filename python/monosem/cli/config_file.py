@@ -213,6 +213,6 @@ class Kept:
 
 def write(folder: str | Path, text: str) -> None:
     """Keep the options with a result. The step of ``--resume-from`` is left out: a repetition begins anew."""
-    from monosem.data import files
+    from monosem.data import files, remote
 
-    files.write_text(Path(folder) / KEPT, re.sub(r"^resume_from: .*$", "resume_from: null", text, flags=re.M))
+    files.write_text(remote.as_path(folder) / KEPT, re.sub(r"^resume_from: .*$", "resume_from: null", text, flags=re.M))

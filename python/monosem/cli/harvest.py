@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from monosem.cli import config_file, options, processes, run_inputs, sites
@@ -21,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     sites.add_arguments(parser)
     options.add_contexts(parser)
-    parser.add_argument("--out", required=True, help="folder for the activations")
+    parser.add_argument("--out", required=True, help="folder for the activations, or its address: s3://BUCKET/ACTS")
     parser.add_argument(
         "--dtype", choices=("bf16", "fp32"), default="bf16", help="precision on disk; bf16 takes half the space"
     )
@@ -39,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _harvest(args: argparse.Namespace, peers: Peers) -> int:
+    from monosem.data import remote
     from monosem.data.contexts import load_contexts
     from monosem.data.harvest import harvest, planned_bytes
     from monosem.data.sites import Sites
@@ -72,9 +72,10 @@ def _harvest(args: argparse.Namespace, peers: Peers) -> int:
     )
     peers.first(lambda: run_inputs.write_beside(args.out, args))
     peers.first(lambda: config_file.write(args.out, args.as_config))
-    on_disk = human_bytes(sum(p.stat().st_size for p in Path(args.out).iterdir() if p.is_file()))
+    out = remote.as_path(args.out, "out")
+    on_disk = human_bytes(sum(p.stat().st_size for p in out.iterdir() if p.is_file()))
     print(f"{store.n_stored:,} activations in {len(store.index.shards)} shards, {on_disk}, in {args.out}")
     if store.norm_limit is not None:
         print(f"training will leave out tokens with {store.norm_limit}")
-    print(f"next: monosem train --activations {args.out} --out runs/{Path(args.out).name}")
+    print(f"next: monosem train --activations {args.out} --out runs/{out.name}")
     return 0

@@ -86,6 +86,10 @@ def main(argv: list[str] | None = None) -> int:
             from monosem.nn.registry import import_modules
 
             import_modules(args.imports)
+        if command != "harvest" and "://" in str(getattr(args, "out", "")):
+            from monosem.data.remote import local_only
+
+            local_only(args.out, "out", "Only `monosem harvest` writes elsewhere.")
         options.name_model(args)
         if getattr(args, "device", None):
             check_device(args.device)

@@ -26,9 +26,9 @@ def made_of(args: argparse.Namespace) -> dict[str, Any]:
 
 def write_beside(folder: str | Path, args: argparse.Namespace) -> None:
     """Store the inputs of harvested activations."""
-    from monosem.data import sealed
+    from monosem.data import remote, sealed
 
-    sealed.write(Path(folder) / BESIDE, made_of(args))
+    sealed.write(remote.as_path(folder) / BESIDE, made_of(args))
 
 
 def read_beside(folder: str | Path) -> dict[str, Any]:
@@ -37,9 +37,9 @@ def read_beside(folder: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is damaged.
     """
-    from monosem.data import sealed
+    from monosem.data import remote, sealed
 
-    path = Path(folder) / BESIDE
+    path = remote.as_path(folder, "activations") / BESIDE
     if not path.is_file():
         return {}
     expected = "what `monosem harvest` wrote (removed, only the text is forgotten)"

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monosem.data import files, shards
+from monosem.data import files, store_index
 from monosem.data.counted import BY_NAME, SkipTokens, counted, lengths, skipped_ids
 from monosem.data.norm_limit import SAMPLED, NormLimit, SkipNorm
 from monosem.data.protocols import HookedModel, LanguageModel, Tokens
@@ -74,7 +74,7 @@ class Contexts:
             "rows": self.rows,
             "n_ctx": self.n_ctx,
             "skip_positions": self.skip,
-            "tokens_crc32": shards.tokens_checksum(self.tokens),
+            "tokens_crc32": store_index.tokens_checksum(self.tokens),
         }
         if len(self.sites.widths) > 1:
             self.settings["widths"] = list(self.sites.widths)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_EXTRA = {"pyarrow": "data", "datasets": "data", "sklearn": "analysis"}  # of another name than the package
+# Of another name than the package.
+_EXTRA = {"pyarrow": "data", "datasets": "data", "sklearn": "analysis", "upath": "remote"}
 
 
 def needed(package: str, why: str) -> Any:

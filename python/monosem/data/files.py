@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from monosem.data import parts_of_runs
+from monosem.data import parts_of_runs, remote
 from monosem.ops.memory import human_bytes
 
 _UMASK = os.umask(0)
@@ -28,11 +28,13 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
 
     After any failure (a full disk, Ctrl-C, a crash), the old file at ``path`` stays as it was.
     """
-    write_together({Path(path): write})
+    write_together({remote.as_path(path, "path"): write})
 
 
 def write_together(writers: Mapping[Path, Callable[[Path], object]]) -> None:
     """Write files of one folder that belong together: all are safely on disk before the first takes its name."""
+    if remote.is_remote(next(iter(writers))):
+        return remote.write_together(writers)
     parts = {path: parts_of_runs.name(path) for path in writers}
     path = next(iter(writers))
     try:
@@ -92,7 +94,7 @@ def write_rows(path: str | Path, blocks: Iterable[np.ndarray], dtype: type, widt
 
 
 def read_array(path: Path, argument: str, advice: str, *, mode: Literal["r", "r+", "c"] = "r") -> np.ndarray:
-    """A NumPy array, memory-mapped.
+    """A NumPy array, memory-mapped; a remote one is brought to this machine first, and not to be written to.
 
     Raises:
         FileNotFoundError: no such file.
@@ -101,6 +103,8 @@ def read_array(path: Path, argument: str, advice: str, *, mode: Literal["r", "r+
     if not path.is_file():
         raise FileNotFoundError(f"{argument}: no file {str(path)!r}; {advice}")
     try:
+        if remote.is_remote(path):
+            return remote.read_array(path)
         return np.load(path, mmap_mode=mode, allow_pickle=False)
     except OSError:  # names the file itself
         raise

@@ -53,6 +53,7 @@ class FilledSource(Generic[K, W]):
     stopping: Callable[[], bool] | None = None  # called while a window is brought into memory
     prefetch: bool | None = None
     consumer: torch.device | None = None
+    far: bool = False  # what is read comes over a network, and takes no time of this machine
     _bar_delay = 1.0  # seconds before it is shown
     _position: int = 0  # tokens of the sequence that were handed out or left out
     _loaded: tuple[K, W] | None = None
@@ -161,7 +162,7 @@ class FilledSource(Generic[K, W]):
             ValueError: it was asked for, and cannot be.
         """
         device = self._buffer.device
-        if self.prefetch is False or (self.prefetch is None and self.consumer in (None, device)):
+        if self.prefetch is False or (self.prefetch is None and not self.far and self.consumer in (None, device)):
             return False
         problem = ""
         if lowered := lowered_products(device):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import filelock
 
-from monosem.data import parts_of_runs
+from monosem.data import parts_of_runs, remote
 from monosem.distributed.peers import Peers
 
 LOCK, OWNER = ".lock", ".lock.owner"
@@ -24,14 +24,21 @@ def folder_lock(folder: str | Path) -> Iterator[Path]:
 
     The lock is the operating system's. Where a system or a file system has none, it is a file that names its process:
     a later writer on the same machine sees that the process has ended and takes the lock. Files that killed runs left
-    half written in the folder are removed.
+    half written in the folder are removed. A remote folder has no lock: only its process is noted there.
 
     Raises:
         RuntimeError: another run, of this or another process, writes to ``folder``; names its process and machine.
     """
-    folder = Path(folder)
+    folder = remote.as_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path, owner = folder / LOCK, folder / OWNER
+    if remote.is_remote(folder):
+        owner.write_text(_this_process(), encoding="utf-8")
+        try:
+            yield folder
+        finally:
+            owner.unlink(missing_ok=True)
+        return
     lock = filelock.FileLock(path)
     try:
         lock.acquire(timeout=PATIENCE, poll_interval=PATIENCE / 5)
@@ -41,7 +48,7 @@ def folder_lock(folder: str | Path) -> Iterator[Path]:
             "uses. Wait until that run ends, stop it, or choose another folder."
         ) from None
     try:
-        owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        owner.write_text(_this_process(), encoding="utf-8")
         parts_of_runs.sweep(folder)
         yield folder
     finally:
@@ -60,7 +67,7 @@ def lock_of_all(folder: str | Path, peers: Peers) -> Iterator[Path]:
         RuntimeError: as ``folder_lock``, in each process.
         ValueError: a process sees another folder by this name.
     """
-    folder = Path(folder)
+    folder = remote.as_path(folder)
     with ExitStack() as held:
         peers.first(lambda: held.enter_context(folder_lock(folder)))
         owner = peers.each(lambda: _read(folder / OWNER))
@@ -70,6 +77,10 @@ def lock_of_all(folder: str | Path, peers: Peers) -> Iterator[Path]:
                 "write to. Name a folder of a file system that all of them see."
             )
         yield folder
+
+
+def _this_process() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def _read(owner: Path) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from monosem.data import files, fingerprint, shards
+from monosem.data import files, fingerprint, remote, shards, store_index
 from monosem.data.contexts import Contexts
 from monosem.data.counted import BY_NAME, SkipTokens
 from monosem.data.folder_lock import LOCK, OWNER, lock_of_all
@@ -164,7 +164,8 @@ def harvest(
     settings = {"d_in": contexts.d_in, "dtype": dtype, **contexts.settings, "contexts_per_shard": per_shard}
     if weights := contexts.sites.weights:
         settings["weights"] = weights
-    index = shards.Index(Path(folder), settings, [None] * -(-contexts.rows // per_shard), contexts.lengths)
+    folder = remote.as_path(folder)
+    index = store_index.Index(folder, settings, [None] * -(-contexts.rows // per_shard), contexts.lengths)
     largest_shard = max(map(index.tokens, range(len(index.shards))))
     check_memory(layout.size(largest_shard), f"{largest_shard:,} activations of width {contexts.d_in:,}", "shard_mib")
     peers.same("tokens", "contexts or settings", settings, "Give the same text, model and options to every process.")
@@ -188,7 +189,7 @@ def _per_shard(contexts: Contexts, layout: shards.Layout, mib: int) -> int:
     return max(1, mib * 2**20 // (contexts.kept * layout.token_bytes))
 
 
-def _resume(index: shards.Index, contexts: Contexts, progress: bool, peers: Peers) -> None:
+def _resume(index: store_index.Index, contexts: Contexts, progress: bool, peers: Peers) -> None:
     """Take over the shards that an earlier harvest with the same settings left; each process checks some of them."""
     stored = peers.together(lambda: _there(index, contexts))
     if stored is None:
@@ -200,11 +201,11 @@ def _resume(index: shards.Index, contexts: Contexts, progress: bool, peers: Peer
     peers.together(lambda: _check_same_model(index, contexts))
 
 
-def _there(index: shards.Index, contexts: Contexts) -> shards.Index | None:
+def _there(index: store_index.Index, contexts: Contexts) -> store_index.Index | None:
     """What an earlier harvest with the same settings left, or None."""
     folder = index.folder
     if (folder / "index.json").exists():
-        stored = shards.read_index(folder)
+        stored = store_index.read_index(folder)
         there, here = dict(stored.settings), dict(index.settings)
         if fingerprint.same_weights(there.get("weights"), here.get("weights")) is None:  # `_check_same_model` looks
             there.pop("weights", None)
@@ -227,16 +228,16 @@ def _there(index: shards.Index, contexts: Contexts) -> shards.Index | None:
     return None
 
 
-def _begin(index: shards.Index, contexts: Contexts) -> None:
+def _begin(index: store_index.Index, contexts: Contexts) -> None:
     if not (index.folder / "index.json").exists():
         index.write()
     try:
-        shards.read_tokens(index)
+        store_index.read_tokens(index)
     except ValueError:  # absent, or damaged: it is written again from the same tokens
         files.write_array(index.folder / "tokens.npy", np.ascontiguousarray(contexts.tokens, dtype=np.int32))
 
 
-def _intact(index: shards.Index, shard: int, progress: bool) -> int | None:
+def _intact(index: store_index.Index, shard: int, progress: bool) -> int | None:
     if index.shards[shard] is None:
         return None
     try:
@@ -248,7 +249,7 @@ def _intact(index: shards.Index, shard: int, progress: bool) -> int | None:
     return index.shards[shard]
 
 
-def _check_same_model(index: shards.Index, contexts: Contexts) -> None:
+def _check_same_model(index: store_index.Index, contexts: Contexts) -> None:
     """A model of the same name may have other weights: compare one stored context with what it gives now."""
     stored = next((i for i, crc in enumerate(index.shards) if crc is not None and index.tokens(i)), None)
     if stored is None:
@@ -266,7 +267,9 @@ def _check_same_model(index: shards.Index, contexts: Contexts) -> None:
         )
 
 
-def _check_disk(index: shards.Index, missing: list[int]) -> None:
+def _check_disk(index: store_index.Index, missing: list[int]) -> None:
+    if remote.is_remote(index.folder):  # nobody says how much room there is
+        return
     needed = sum(index.layout.size(index.tokens(i)) for i in missing)
     if not (index.folder / "tokens.npy").exists():
         needed += 4 * index.settings["rows"] * index.settings["n_ctx"]
@@ -279,7 +282,7 @@ def _check_disk(index: shards.Index, missing: list[int]) -> None:
         )
 
 
-def _write_all(index: shards.Index, missing: list[int], contexts: Contexts, progress: bool, peers: Peers) -> None:
+def _write_all(index: store_index.Index, missing: list[int], contexts: Contexts, progress: bool, peers: Peers) -> None:
     """Write these shards, each process consecutive ones; the index says after each which are on disk."""
     total = int(contexts.lengths.sum())
     there = total - sum(index.tokens(i) for i in missing)
@@ -296,7 +299,7 @@ def _write_all(index: shards.Index, missing: list[int], contexts: Contexts, prog
         in_step(peers, mine, lambda shard: (shard, _write(index, shard, contexts, bar)), noted, seconds=0)
 
 
-def _write(index: shards.Index, shard: int, contexts: Contexts, bar: tqdm) -> int:
+def _write(index: store_index.Index, shard: int, contexts: Contexts, bar: tqdm) -> int:
     """Write a shard; returns its checksum for the index."""
     rows = np.array(index.contexts(shard))
     here, positions = contexts.counted(rows).nonzero()

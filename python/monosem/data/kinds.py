@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from monosem.data import remote
+
 STORE = "monosem activations"  # how index.json of a store begins; an index of a dictionary has that name too
 
 # (files that such a folder holds, what it is, how it is read); the first that fits counts.
@@ -18,7 +20,7 @@ _KINDS = (
 
 def describe(folder: str | Path) -> str:
     """A sentence, with a blank before it, that says what the folder is; nothing where that is not known."""
-    folder = Path(folder)
+    folder = remote.as_path(folder)
     if not folder.is_dir():
         return ""
     for needed, what, how in _KINDS:
@@ -34,7 +36,7 @@ def describe(folder: str | Path) -> str:
 def is_store(folder: str | Path) -> bool:
     """Whether the ``index.json`` in a folder begins as that of activations does."""
     try:
-        with (Path(folder) / "index.json").open(encoding="utf-8") as opened:
+        with (remote.as_path(folder) / "index.json").open(encoding="utf-8") as opened:
             return f'"{STORE}"' in opened.read(4096)
     except (OSError, ValueError):
         return False

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from monosem.data import files
+from monosem.data import files, remote
 
 _CHUNK = 1 << 22
 
@@ -116,7 +116,7 @@ def read_json(path: str | Path, argument: str, expected: str) -> dict[str, Any]:
         FileNotFoundError: no such file.
         ValueError: no JSON, or another kind of value.
     """
-    path = Path(path)
+    path = remote.as_path(path, argument)
     if not path.is_file():
         raise FileNotFoundError(f"{argument}: no file {str(path)!r}; wanted {expected}")
     try:

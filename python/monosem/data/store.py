@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monosem.data import shards
+from monosem.data import remote, shards, store_index
 from monosem.data.norm_limit import AS_HARVESTED, NormLimit, SkipNorm, as_trained
 from monosem.data.shuffled import DividedSource
 
@@ -25,7 +25,8 @@ class ActivationStore(DividedSource):
     seed: bitwise the same batches.
 
     Args:
-        folder: written by ``harvest``.
+        folder: written by ``harvest``; or its address, ``s3://bucket/acts``, in any file system of fsspec. Parts are
+            then fetched as they are needed, many at a time.
         batch_size: N.
         epochs: how often iterating once goes through the store; None: without end.
         buffer_mib: memory of the shuffle buffer, in the type on disk.
@@ -34,7 +35,7 @@ class ActivationStore(DividedSource):
         skip_norm: leave out tokens whose norm exceeds this multiple of the median norm, or a ``NormLimit``; "as
             harvested": the limit of the harvest, if it had one; None: none.
         prefetch: read the next buffer in a thread while batches are taken from this one: twice the memory. None: where
-            ``Trainer`` has the dictionary on a GPU, and there is room.
+            there is room, and ``Trainer`` has the dictionary on a GPU or the folder is an address.
 
     Attributes:
         bytes_read: of activations, so far: those of rows and of parts that were compared with their checksums.
@@ -60,7 +61,7 @@ class ActivationStore(DividedSource):
         skip_norm: SkipNorm | str = AS_HARVESTED,
         prefetch: bool | None = None,
     ) -> None:
-        self.index = shards.read_index(folder)
+        self.index = store_index.read_index(folder)
         self.folder, settings = self.index.folder, self.index.settings
         missing = [i for i, shard in enumerate(self.index.shards) if shard is None]
         if missing:
@@ -74,8 +75,10 @@ class ActivationStore(DividedSource):
             raise ValueError(f"holdout: got {holdout}; wanted a share of the contexts in [0, 1)")
         self.hook_name, self.model_name = settings["hook_name"], settings["model"]
         self.widths = tuple(settings.get("widths", [settings["d_in"]]))
-        self._shards = [self.index.open(i) for i in range(len(self.index.shards))]
-        self._ends = np.cumsum([shard.tokens for shard in self._shards])  # of the shards, in tokens of the store
+        self._shards = self.index.open_all()
+        tokens = np.array([shard.tokens for shard in self._shards], np.int64)
+        self._ends = tokens.cumsum()  # of the shards, in tokens of the store
+        self._bases = self._ends - tokens
         self.n_stored = int(self._ends[-1])
         layout, self._layout = self.index.layout, self.index.layout
         starts, lengths = self._blocks(holdout, held_out)
@@ -85,6 +88,7 @@ class ActivationStore(DividedSource):
                 "least one context to each part"
             )
         self._starts, self._tokens = starts, None
+        self.far = remote.is_remote(self.folder)
         self._arrange(
             d_in=layout.d_in,
             lengths=lengths,
@@ -122,7 +126,7 @@ class ActivationStore(DividedSource):
             ValueError: the file is missing or was altered.
         """
         if self._tokens is None:
-            self._tokens = shards.read_tokens(self.index)
+            self._tokens = store_index.read_tokens(self.index)
         return self._tokens
 
     def read(self, indices: Tensor | np.ndarray | list[int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -140,12 +144,14 @@ class ActivationStore(DividedSource):
         out = torch.empty(len(places), self.d_in, dtype=shards.DTYPES[self._layout.dtype], device="cpu")
         into, where = shards.as_bits(out, self._layout.dtype), np.empty((2, len(places)), np.int64)
         home = np.searchsorted(self._ends, places, side="right")
-        for number in np.unique(home):
+        within = places - self._bases[home]
+        wanted = {int(n): np.unique(within[home == n] // self._layout.chunk_tokens) for n in np.unique(home)}
+        for number, bits in self.index.bits(self._shards, wanted):
             shard, chosen = self._shards[number], np.flatnonzero(home == number)
-            local = places[chosen] - (self._ends[number] - shard.tokens)
-            bits = shard.bits()
-            for chunk in np.unique(local // self._layout.chunk_tokens) * self._layout.chunk_tokens:
-                shard.check(bits, int(chunk), int(chunk) + 1)
+            local = within[chosen]
+            for chunk in wanted[number].tolist():
+                first = chunk * self._layout.chunk_tokens
+                shard.check(bits, first, first + 1)
             into[chosen] = bits[local]
             where[:, chosen] = np.stack(shard.where())[:, local]
         return out.to(torch.float32), torch.from_numpy(where[0]), torch.from_numpy(where[1])
@@ -164,11 +170,11 @@ class ActivationStore(DividedSource):
         rows = np.arange(self.index.settings["rows"])
         chosen = (np.floor((rows + 1) * holdout) > np.floor(rows * holdout)) == held_out
         starts, lengths = [], []
-        for number, shard in enumerate(self._shards):
+        for number in range(len(self._shards)):
             here = slice(self.index.contexts(number).start, self.index.contexts(number).stop)
             edges = np.flatnonzero(np.diff(chosen[here], prepend=False, append=False))
             edges = np.append(0, self.index.lengths[here].cumsum())[edges]
-            base = self._ends[number] - shard.tokens
+            base = self._bases[number]
             for first, last in edges.reshape(-1, 2):
                 cuts = np.arange(first, last, self._layout.chunk_tokens)
                 starts.append(base + cuts)
@@ -185,9 +191,8 @@ class ActivationStore(DividedSource):
         units = np.sort(units)  # the order on disk
         starts, lengths = self._starts[units], self._lengths[units]
         homes = np.searchsorted(self._ends, starts, side="right")
-        for number in np.unique(homes):
-            shard = self._shards[number]
-            bits, base = shard.bits(), self._ends[number] - shard.tokens
+        for number, bits in self.index.bits(self._shards, self._parts(homes, starts - self._bases[homes], lengths)):
+            shard, base = self._shards[number], self._bases[number]
             here = homes == number
             for first, length in zip((starts[here] - base).tolist(), lengths[here].tolist(), strict=True):
                 checked = 0
@@ -201,3 +206,9 @@ class ActivationStore(DividedSource):
                 self.bytes_read += max(checked * self._layout.token_bytes, rows.nbytes)
                 done, at = done + len(rows), at + length
                 self._filled(len(rows))
+
+    def _parts(self, homes: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> dict[int, np.ndarray]:
+        """{number of a shard: numbers of its parts, ascending} for blocks that begin at ``starts`` in their shards."""
+        step = self._layout.chunk_tokens
+        first, last = starts // step, (starts + lengths - 1) // step  # at most two parts: a block is as long as one
+        return {int(n): np.union1d(first[homes == n], last[homes == n]) for n in np.unique(homes)}

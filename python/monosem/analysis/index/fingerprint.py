@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from monosem.analysis.scan import Rows
-from monosem.data import shards
+from monosem.data import store_index
 from monosem.nn.dictionary import Dictionary
 
 
@@ -26,6 +26,6 @@ def of_dictionary(sae: Dictionary) -> str:
 
 def of_text(rows: Rows) -> str:
     """Checksum of the tokens, the source of each, and the sources' names."""
-    crc = zlib.crc32("\n".join(rows.sources).encode(), shards.tokens_checksum(np.asarray(rows.tokens)))
+    crc = zlib.crc32("\n".join(rows.sources).encode(), store_index.tokens_checksum(np.asarray(rows.tokens)))
     source = np.ascontiguousarray(np.asarray(rows.source), dtype=np.int32)
     return f"{zlib.crc32(source.data, crc):08x}"
