@@ -17,6 +17,7 @@ import torch.distributed as dist
 import monosem as ms
 from monosem.data.synthetic import SyntheticDictionary
 from monosem.distributed.wire import timeout_of
+from monosem.nn.architectures import hierarchical_topk
 from monosem.nn.config import from_dict
 from monosem.ops.capacity import EncoderInputs
 from monosem.train.distributed import kinds, mesh
@@ -47,6 +48,11 @@ MAKE = {
     "gated": lambda: ms.GatedSAE(D, F, seed=0),
     "matryoshka": lambda: ms.MatryoshkaSAE(D, F, k=4, aux_k=6, prefixes=(5, 20, F), seed=0),
     "matryoshka_relu": lambda: ms.MatryoshkaSAE(D, F, activation="relu", prefixes=(5, 20, F), seed=0),
+    "matryoshka_topk": lambda: ms.MatryoshkaSAE(D, F, k=4, aux_k=6, activation="topk", prefixes=(5, 20, F), seed=0),
+    "matryoshka_abs": lambda: ms.MatryoshkaSAE(D, F, k=4, aux_k=6, activation="abs_topk", prefixes=(5, 20, F), seed=0),
+    "hierarchical_topk": lambda: ms.HierarchicalTopKSAE(D, F, k=4, aux_k=6, budgets=(1, 3, 4), seed=0),
+    "group_max": lambda: ms.GroupMaxSAE(D, 48, k=4, aux_k=6, seed=0),
+    "p_updates": lambda: ms.ReLUSAE(D, F, 0.02, p=0.5, p_start=0.1, p_updates=4, seed=0),
     "transcoder": lambda: ms.Transcoder(D // 2, D // 2, F, k=4, skip=True, seed=0),
     "crosscoder": lambda: ms.Crosscoder(D, F, n_sources=2, activation="relu", seed=0),
 }
@@ -61,11 +67,13 @@ VARIANTS = {
     "topk resampled": ("topk", {"resample": RESAMPLED}),
     "relu resampled": ("relu", {"resample": RESAMPLED}),
     "relu_free resampled": ("relu_free", {"resample": RESAMPLED}),
+    "hierarchical_topk chunked": ("hierarchical_topk", {}),
 }
 
 ROUNDED = ("topk averaged", "topk short moments")
+EVERYWHERE = ["hierarchical_topk", "group_max", "p_updates"]
 ELSEWHERE = ["abs_topk", "matryoshka", "gated", "jumprelu", "transcoder", "topk clipped", "topk resampled"]
-ELSEWHERE += ["topk averaged", "topk lazy"]  # on both axes at once
+ELSEWHERE += ["topk averaged", "topk lazy", "matryoshka_topk", *EVERYWHERE]  # on both axes at once
 
 
 def kind_and_config(case):
@@ -96,6 +104,7 @@ class Curve:
 def trained(case, folder=None, shape=None, steps=None, resume=True):
     """(trainer, curve) of a case; on a mesh, or in this process alone."""
     kind, config = kind_and_config(case)
+    hierarchical_topk.BYTES = 20 * 3 * D * 4 if case.endswith("chunked") else 256 << 20  # 20 of 67 tokens
     config = config if steps is None else replace(config, steps=steps, dead_after=10**6)  # AuxK has nothing to do
     curve, sae = Curve(), MAKE[kind]()
     trainer = ms.Trainer(sae, config, folder, loggers=[curve], progress=False, mesh=shape)
@@ -148,15 +157,14 @@ def errors(where, rank):
     from monosem.nn.registry import build
 
     def of(kind, **settings):
-        sae = build(from_dict(ms.nn.KINDS[kind].Config, {"d_in": D, "d_sae": 48} | settings), 0)
+        sae = build(from_dict(ms.nn.KINDS[kind].Config, {"d_in": D, "d_sae": 51} | settings), 0)
         return refused(lambda: ms.Trainer(sae, CONFIG, mesh=where))
 
     half = MAKE["topk"]()
     trainer = ms.Trainer(half, CONFIG, mesh=where)
     x = next(iter(source()))
     return {
-        "hierarchical_topk": of("hierarchical_topk", k=4),
-        "group_max": of("group_max", k=4),
+        "group_max": of("group_max", k=3),
         "seed": refused(lambda: ms.Trainer(ms.TopKSAE(D, F, k=4, seed=rank), CONFIG, mesh=where)),
         "config": refused(lambda: ms.Trainer(MAKE["topk"](), replace(CONFIG, lr=1e-3 * (1 + rank)), mesh=where)),
         "mesh": refused(lambda: mesh.make((3, 5))),
@@ -191,10 +199,10 @@ def few_tokens(where):
 def cases(shape):
     """All of them on one mesh; on the others, kinds that differ in what they exchange there."""
     return {
-        "1x2": [case for case in [*MAKE, *VARIANTS] if case not in ELSEWHERE],
-        "2x1": ["topk", "batch_topk"],
+        "1x2": [case for case in [*MAKE, *VARIANTS] if case not in ELSEWHERE] + EVERYWHERE,
+        "2x1": ["topk", "batch_topk", *EVERYWHERE],
         "2x2": ELSEWHERE,
-        "1x4": ["topk", "batch_topk", "relu resampled"],
+        "1x4": ["topk", "batch_topk", "relu resampled", *EVERYWHERE],
     }[shape]
 
 

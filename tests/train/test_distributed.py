@@ -204,8 +204,10 @@ def test_batches_that_leave_ranks_without_tokens(mesh, shape):
 def test_what_is_refused_is_named(mesh, shape):
     for record in mesh(shape):
         said = record["errors"]
-        assert "hierarchical_topk" in said["hierarchical_topk"]
-        assert "group_max" in said["group_max"]
+        if (across := int(shape[-1])) > 1:
+            assert f"mesh: got {across} shards of features for a group_max of 3 groups" in said["group_max"]
+        else:
+            assert said["group_max"] is None
         assert "rank 1 has other weights" in said["seed"]
         assert "config: rank 1 has other settings" in said["config"]
         assert "train.lr is" in said["config"]

@@ -42,17 +42,17 @@ def test_winners_are_those_of_a_sort(k):
     """Candidates of three ranks in descending order, many of them equal, some not active (0)."""
     generator = torch.Generator().manual_seed(k)
     candidates = torch.randint(0, 4, (3, 50, k), generator=generator).float().sort(2, descending=True).values
-    counts = _winners(candidates, k)
+    counts = _winners(candidates, range(1, k + 1))
     together = candidates.transpose(0, 1).reshape(50, -1)
     order = together.sort(dim=1, descending=True, stable=True).indices[:, :k]
     for rank in range(3):
         chosen = (order // k == rank) & (together.gather(1, order) > 0)
-        assert torch.equal(counts[rank], chosen.sum(1).int())
+        assert torch.equal(counts[rank], chosen.cumsum(1).int())
 
 
 def test_not_a_number_is_not_lost():
     candidates = torch.tensor([[[3.0, 1.0]], [[float("nan"), 0.0]]])
-    assert _winners(candidates, 2).tolist() == [[2], [2]]
+    assert _winners(candidates, (1, 2)).tolist() == [[[2, 2]], [[2, 2]]]
 
 
 def test_the_first_of_equal_entries_stay(shard):
@@ -63,6 +63,23 @@ def test_the_first_of_equal_entries_stay(shard):
     assert shard.first(marked, code, 2).tolist() == [True, False, True, False, False]
     assert shard.first(marked, code, 4).tolist() == marked.tolist()
     assert not shard.first(marked, code, 0).any()
+
+
+def test_the_first_tokens_of_a_batch():
+    """Of ten tokens on three ranks of the data axis: 4, 3 and 3."""
+    found = []
+    for rank in range(3):
+        wires = [Wire(None, torch.device("cpu"), None) for _ in range(3)]
+        wires[1] = type("Data", (), {"size": 3, "rank": rank})()
+        one = MeshShard(*wires)
+        here = len(one.share(torch.zeros(10, 1)))
+        found.append([one.among_first(here, limit) for limit in (0, 2, 4, 6, 9, 50)])
+    assert found == [[0, 2, 4, 4, 4, 4], [0, 0, 0, 2, 3, 3], [0, 0, 0, 0, 2, 3]]
+
+
+def test_entries_among_the_largest(shard):
+    values, offsets = torch.tensor([3.0, -2.0, 2.0, 5.0]), torch.tensor([0, 3, 3, 4])
+    assert shard.among_largest(values, offsets, (1, 2, 3)).tolist() == [[1, 2, 3], [0, 0, 0], [1, 1, 1]]
 
 
 def test_prefixes_within_a_shard():

@@ -59,7 +59,7 @@ class ComposedSAE(SAE):
     def held(self) -> Composition:
         """The parts as they are computed here, where only a shard of the features may be."""
         parts = self.composition
-        return parts if self.shard.is_whole else parts.held(self.shard.rows(self.cfg.d_sae))
+        return parts if self.shard.is_whole else parts.held(self.shard.rows(self.cfg.d_sae), self.cfg.d_sae)
 
     def begin(self, x: Tensor) -> None:
         """Set what the parts of a step take from its batch, before ``composition``: here nothing."""
@@ -74,7 +74,7 @@ class ComposedSAE(SAE):
 
     def _encoded(self, x: Tensor) -> SparseCode:
         """The entries of the features that are here."""
-        activation = self.composition.activation
+        activation = self.held.activation
         return activation.encode(self.inputs(self.centred(x), self.prepared()), self.vectors(activation.vectors))
 
     def _all_here(self, method: str) -> None:
@@ -111,8 +111,7 @@ class ComposedSAE(SAE):
         shape, x, centred = x.shape[:-1], x.reshape(-1, x.shape[-1]), centred.reshape(-1, centred.shape[-1])
         target = self.target(x)
         inputs, vectors = self.inputs(centred), self.vectors(parts.vectors)
-        chosen = parts.activation.choose(inputs, vectors)
-        chosen = chosen if parts.nesting is None else parts.nesting.sorted(chosen)
+        chosen = parts.ordered(parts.activation.choose(inputs, vectors))
         h, indices, offsets = chosen.csr()
         norms = self.norms() if parts.by_norm else None
         entries = terms(
@@ -154,7 +153,7 @@ class ComposedSAE(SAE):
     @torch.no_grad()
     def token_losses(self, x: Tensor, sparsity_scale: float = 1.0) -> Tensor:
         """``mean_D (x − x̂)²`` and the penalty of each token, float32 [N]."""
-        parts, penalty = self.composition, self.composition.penalty
+        parts, penalty = self.held, self.held.penalty
         if self.shard.is_whole:
             code = self.encode(self.source(x))
             decoded = self.decode(code)

@@ -66,8 +66,8 @@ def sparse(sae: Composed, batch: Batch, encoded: Encoded, dead: Tensor | None) -
     parts = sae.held
     if parts.activation.has_dense_form:
         step_stats.ran(dense=False)
-    nested = encoded if parts.nesting is None else replace(encoded, code=parts.nesting.sorted(encoded.code))
-    found = (_linear if parts.is_linear else _pointwise)(sae, batch, nested)
+    ordered = replace(encoded, code=parts.ordered(encoded.code))
+    found = (_linear if parts.is_linear else _pointwise)(sae, batch, ordered)
     if parts.revival is None or dead is None:
         return found.gradients()
     phase("aux")

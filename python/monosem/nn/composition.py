@@ -8,8 +8,9 @@ import torch
 
 from monosem.nn.activations import Activation
 from monosem.nn.auxk import AuxK
-from monosem.nn.nesting import Nesting, Prefixes
+from monosem.nn.nesting import Nesting, Prefixes, ascending
 from monosem.nn.penalties import L1, Penalty, PreActivation
+from monosem.ops import SparseCode
 from monosem.ops.capacity import Capacity, DeadFeatureCapacity, EntryCapacity
 
 
@@ -48,12 +49,16 @@ class Composition:
         parts = (self.activation, self.penalty, self.pre_activation)
         return tuple(dict.fromkeys(name for part in parts if part is not None for name in part.vectors))
 
-    def held(self, rows: slice) -> Composition:
-        """The parts as a shard computes them, which has these features."""
-        if self.nesting is None:
-            return self
-        assert isinstance(self.nesting, Prefixes)  # other nestings are refused (train/distributed/kinds.py)
-        return replace(self, nesting=self.nesting.held(rows))
+    def held(self, rows: slice, d_sae: int) -> Composition:
+        """The parts as a shard computes them, which has these of ``d_sae`` features."""
+        nesting = None if self.nesting is None else self.nesting.held(rows)
+        return replace(self, activation=self.activation.held(rows, d_sae), nesting=nesting)
+
+    def ordered(self, code: SparseCode) -> SparseCode:
+        """A code that ``activation`` chose, with the entries of each token in the order that ``nesting`` needs."""
+        if isinstance(self.nesting, Prefixes) and self.activation.descends:
+            return ascending(code)
+        return code
 
     def capacity(self, d_sae: int, device: torch.device | str | None) -> Capacity:
         """What decides how a step of this composition runs on its device."""

@@ -11,16 +11,9 @@ from torch import Tensor
 
 from monosem import ops
 from monosem.ops import SparseCode, gpu
-from monosem.ops.shard import WHOLE, Shard, within
+from monosem.ops.shard import WHOLE, Shard, numbers_on, within
 
 BLOCK = 128  # tokens of a block on a processor
-
-
-def _on(device: torch.device, sizes: tuple[int, ...]) -> Tensor:
-    """Numbers as a tensor, written by the device itself: a copy from the host cannot be part of a CUDA graph."""
-    if device.type == "cpu" or not sizes:
-        return torch.tensor(sizes, dtype=torch.int64, device=device)
-    return torch.cat([torch.full((1,), size, dtype=torch.int64, device=device) for size in sizes])
 
 
 @dataclass(frozen=True)
@@ -40,24 +33,17 @@ class Prefixes:
         """The same of a shard, which has these features."""
         return Prefixes(within(self.sizes, rows))
 
-    def parts(self, indices: Tensor, offsets: Tensor) -> Tensor:
+    def parts(self, values: Tensor, indices: Tensor, offsets: Tensor, shard: Shard = WHOLE) -> Tensor:
         """Where the entries of each token's parts end: int64 [N·G + 1]. Features ascend within a token."""
         # Places behind the last entry get the token N.
         places = torch.arange(len(indices), device=indices.device)
         tokens = torch.searchsorted(offsets, places, right=True) - 1
-        bounds = _on(indices.device, self.sizes[:-1])
+        bounds = numbers_on(indices.device, self.sizes[:-1])
         keys = tokens * self.sizes[-1] + indices
         inner = torch.searchsorted(
             keys, torch.arange(len(offsets) - 1, device=keys.device)[:, None] * self.sizes[-1] + bounds
         )
         return torch.cat([offsets[:1], torch.cat([inner, offsets[1:, None]], 1).flatten()])
-
-    def sorted(self, code: SparseCode) -> SparseCode:
-        """The code with the features of each token ascending."""
-        if code.offsets is not None:
-            return code
-        indices, order = code.indices.sort(-1)
-        return SparseCode(code.values.gather(-1, order), indices, None, code.d_sae, code.shape)
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -92,19 +78,29 @@ class Ranks:
 
     sizes: tuple[int, ...]
 
-    def parts(self, indices: Tensor, offsets: Tensor) -> Tensor:
-        """Where the entries of each token's parts end: int64 [N·G + 1]."""
-        ends = offsets[:-1, None] + _on(offsets.device, self.sizes)
-        return torch.cat([offsets[:1], torch.minimum(ends, offsets[1:, None]).flatten()])
+    def held(self, rows: slice) -> Ranks:
+        """The same of a shard: the ranks are those among the entries of all."""
+        return self
 
-    def sorted(self, code: SparseCode) -> SparseCode:
-        return code
+    def parts(self, values: Tensor, indices: Tensor, offsets: Tensor, shard: Shard = WHOLE) -> Tensor:
+        """Where the entries of each token's parts end: int64 [N·G + 1]. They descend within a token."""
+        ends = offsets[:-1, None] + shard.among_largest(values, offsets, self.sizes)
+        return torch.cat([offsets[:1], torch.minimum(ends, offsets[1:, None]).flatten()])
 
     def __len__(self) -> int:
         return len(self.sizes)
 
 
 Nesting = Prefixes | Ranks
+
+
+def ascending(code: SparseCode) -> SparseCode:
+    """The code with the features of each token ascending."""
+    if code.offsets is None:
+        indices, order = code.indices.sort(-1)
+        return SparseCode(code.values.gather(-1, order), indices, None, code.d_sae, code.shape)
+    order = (code.row_ids() * code.d_sae + code.indices).argsort()
+    return SparseCode(code.values[order], code.indices[order], code.offsets, code.d_sae, code.shape)
 
 
 @dataclass(frozen=True)
@@ -153,7 +149,7 @@ def fit(
     if nesting is None or len(nesting) == 1:
         mse, residual, slopes = ops.decode_loss_rows(values, indices, offsets, w, b, x)
         return Fit(mse, mse, residual, offsets, residual, slopes)
-    ends = nesting.parts(indices, offsets)
+    ends = nesting.parts(values, indices, offsets)
     if x.device.type == "cpu" and not gpu.interpreted() and not torch.is_grad_enabled():
         return _in_blocks(values, indices, ends, w, b, x)
     n, d = x.shape
@@ -204,7 +200,7 @@ def _of_shard(
 ) -> Fit:
     """The same where other processes have other entries of these tokens: their reconstructions are added."""
     parts, (n, d) = 1 if nesting is None else len(nesting), x.shape
-    ends = offsets if nesting is None or parts == 1 else nesting.parts(indices, offsets)
+    ends = offsets if nesting is None or parts == 1 else nesting.parts(values, indices, offsets, shard)
     decoded = ops.sparse_decode(values, indices, ends, w, torch.zeros_like(b))
     residuals = shard.sum_features(decoded).view(n, parts, d)
     residuals[:, 0] += b - x

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from monosem.nn.penalties import lp
 from monosem.ops import SparseCode
 from monosem.ops.seen import Seen
+from monosem.ops.shard import WHOLE, Shard
 
 
 class PenaltyScales(nn.Module):
@@ -51,13 +52,17 @@ class PenaltyScales(nn.Module):
         return numbers[step] > 0 and not any(numbers[step + 1 :])
 
     @torch.no_grad()
-    def reach(self, step: int, code: SparseCode) -> None:
-        """Measure the factor of value number ``step``, if it is new; later values are those of an earlier run."""
+    def reach(self, step: int, code: SparseCode, shard: Shard = WHOLE) -> None:
+        """Measure the factor of value number ``step``, if it is new; later values are those of an earlier run.
+
+        ``shard``: whose features and tokens the code is of.
+        """
         self.scales[step + 1 :] = 0.0
         before = self.measured(step)
         if before == step:
             return
         values = code.values.double()
-        there, here = (lp(values, self.powers[j])[values > 0].sum() for j in (before, step))
+        sums = [lp(values, self.powers[j])[values > 0].sum() for j in (before, step)]
+        there, here = shard.sum_all(torch.stack(sums))
         # A batch without an active feature tells nothing.
         self.scales[step] = self.scales[before] * torch.where(here > 0, there / here, 1.0)

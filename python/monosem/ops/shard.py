@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from monosem.ops.code import SparseCode
@@ -86,6 +87,20 @@ class Shard(Protocol):
         """
         ...
 
+    def among_largest(self, values: Tensor, offsets: Tensor, sizes: Sequence[int]) -> Tensor:
+        """How many of the entries here of each token are among the m largest of it in magnitude, for each m of
+        ``sizes``: int64 [N, sizes], or one row for all tokens. Ties as in ``largest``; the last of ``sizes`` is the
+        most entries that a token has.
+
+        Args:
+            values: entries of the tokens in descending order, in CSR form with ``offsets`` [N + 1].
+        """
+        ...
+
+    def among_first(self, n: int, limit: int) -> int:
+        """How many of the n tokens here are among the first ``limit`` of the whole batch."""
+        ...
+
     def count(self, n: int) -> int:
         """The sum of a number of each shard."""
         ...
@@ -146,6 +161,12 @@ class Whole:
     def largest(self, code: SparseCode, k: int) -> SparseCode:
         return code
 
+    def among_largest(self, values: Tensor, offsets: Tensor, sizes: Sequence[int]) -> Tensor:
+        return numbers_on(offsets.device, tuple(sizes))
+
+    def among_first(self, n: int, limit: int) -> int:
+        return min(n, limit)
+
     def count(self, n: int) -> int:
         return n
 
@@ -163,6 +184,13 @@ class Whole:
 
     def first(self, marked: Tensor, code: SparseCode, n: int) -> Tensor:
         return marked & (marked.cumsum(0) <= n)
+
+
+def numbers_on(device: torch.device, numbers: tuple[int, ...]) -> Tensor:
+    """Numbers as a tensor, written by the device itself: a copy from the host cannot be part of a CUDA graph."""
+    if device.type == "cpu" or not numbers:
+        return torch.tensor(numbers, dtype=torch.int64, device=device)
+    return torch.cat([torch.full((1,), number, dtype=torch.int64, device=device) for number in numbers])
 
 
 WHOLE = Whole()

@@ -29,6 +29,7 @@ class Activation(ABC):
         waits: whether ``choose`` reads numbers of a GPU on the host: its steps cannot be captured in a CUDA graph.
         has_frozen_fit: whether the loss has a second squared error, of ``h`` itself decoded by a frozen decoder.
         is_homogeneous: whether ``act(c·h) = c·act(h)`` for c > 0 once the vectors are ``rescaled``.
+        descends: whether the entries of a token stand in descending order of their magnitude, not of their features.
         compares_features: whether a feature is active depends on the others: c must be the same for all.
     """
 
@@ -37,6 +38,7 @@ class Activation(ABC):
     is_positive: ClassVar[bool] = True
     waits: ClassVar[bool] = False
     is_homogeneous: ClassVar[bool] = False
+    descends: ClassVar[bool] = False
     compares_features: ClassVar[bool] = True
     vectors: ClassVar[tuple[str, ...]] = ()
 
@@ -54,6 +56,10 @@ class Activation(ABC):
     def above(self, inputs: EncoderInputs, vectors: Vectors) -> EncoderInputs:
         """The inputs, with the threshold that the entries exceed where there is one."""
         return inputs
+
+    def held(self, rows: slice, d_sae: int) -> Activation:
+        """The activation of a shard, which has these of ``d_sae`` features."""
+        return self
 
     def value(self, h: Tensor, vectors: Vectors) -> Tensor:
         """f of entries, from their h and their elements of ``vectors``; all of one shape, or broadcast to it."""

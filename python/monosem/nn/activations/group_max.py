@@ -32,6 +32,11 @@ class GroupMax(Activation):
         values = chosen_preactivations(x, inputs.w, inputs.b, indices).relu()
         return SparseCode(values.view(*shape, self.groups), indices.view(*shape, self.groups), None, d_sae, shape)
 
+    def held(self, rows: slice, d_sae: int) -> GroupMax:
+        size = d_sae // self.groups
+        assert not (rows.start % size or rows.stop % size)  # train/distributed/kinds.py
+        return GroupMax((rows.stop - rows.start) // size)
+
     def through(self, values: torch.Tensor, slopes: torch.Tensor) -> torch.Tensor:
         return torch.where(values > 0, slopes, 0)
 

@@ -19,6 +19,7 @@ class TopK(Activation):
     """ReLU of the k largest pre-activations of each token (Gao et al. 2024, section 2.3)."""
 
     is_homogeneous: ClassVar[bool] = True
+    descends: ClassVar[bool] = True
     k: int
 
     def encode(self, inputs: EncoderInputs, vectors: Vectors | None = None) -> SparseCode:
@@ -38,6 +39,7 @@ class AbsTopK(Activation):
     """
 
     is_homogeneous: ClassVar[bool] = True
+    descends: ClassVar[bool] = True
     is_positive: ClassVar[bool] = False
     k: int
 

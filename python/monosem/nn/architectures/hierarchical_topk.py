@@ -73,7 +73,8 @@ class HierarchicalTopKSAE(TopKSAE):
     reconstruct by themselves, for every j: ``encode(x, k=j)`` needs no other training. ``mse`` is that of all k.
 
     A training step has an array of tokens × budgets × D a few times over; where one were larger than 256 MiB, the batch
-    is processed in chunks of tokens. AuxK (on the residual of all k) and initialisation as in ``TopKSAE``.
+    is processed in chunks of tokens (but not where several processes have its tokens). AuxK (on the residual of all k)
+    and initialisation as in ``TopKSAE``.
 
     Source: Balagansky et al. 2025 (arXiv 2505.24473).
     """
@@ -126,7 +127,7 @@ class HierarchicalTopKSAE(TopKSAE):
         of_token = len(nesting) * self.cfg.d_in * x.element_size()
         size = max(1, BYTES // of_token)
         whole = super().gradients
-        if len(x) <= size:
+        if len(x) <= size or self.shard.splits_tokens:  # whose gradients are exchanged in factors
             return whole(x, sparsity_scale, dead, encoder_copy)
         return _by_chunks(lambda chunk: whole(chunk, sparsity_scale, dead, encoder_copy), x, size)
 

@@ -86,7 +86,9 @@ class ReLUSAE(ComposedSAE):
             return
         update = self.cfg.update_at(self.progress)
         if not self.penalty_scales.is_reached(update):
-            self.penalty_scales.reach(update, self.encode(self.some(x).reshape(-1, self.cfg.d_in)[:MEASURED]))
+            x = (x if self.shard.splits_tokens else self.some(x)).reshape(-1, self.cfg.d_in)
+            code = self._encoded(x[: self.shard.among_first(len(x), MEASURED)])
+            self.penalty_scales.reach(update, code, self.shard)
 
     @property
     def has_unit_rows(self) -> bool:

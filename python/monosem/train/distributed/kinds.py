@@ -8,37 +8,40 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from monosem.nn import SAE
-from monosem.nn.activations import AbsTopK, BatchTopK, Gated, JumpReLU, ReLU, TopK
+from monosem.nn.activations import AbsTopK, BatchTopK, Gated, GroupMax, JumpReLU, ReLU, TopK
+from monosem.nn.architectures.hierarchical_topk import HierarchicalTopKSAE
 from monosem.nn.base import FREE_NORM
 from monosem.nn.composed import ComposedSAE
 from monosem.nn.config import SAEConfig
-from monosem.nn.nesting import Prefixes
 from monosem.nn.registry import build, find
 from monosem.ops.shard import Shard, holding
 from monosem.train.distributed.mesh import shard_of
 
-ACTIVATIONS = (TopK, AbsTopK, BatchTopK, ReLU, JumpReLU, Gated)
+ACTIVATIONS = (TopK, AbsTopK, BatchTopK, GroupMax, ReLU, JumpReLU, Gated)
+GRADIENTS = (ComposedSAE.gradients, HierarchicalTopKSAE.gradients)
 BLOCK = 64  # features that are drawn together
 
 
-def check(sae: SAE, splits_tokens: bool) -> None:
-    """Raise ValueError for an autoencoder whose step is not known to be the same in shards."""
-    if not isinstance(sae, ComposedSAE) or type(sae).gradients is not ComposedSAE.gradients:
+def check(sae: SAE, splits_tokens: bool, shards: int) -> None:
+    """Raise ValueError for an autoencoder whose step is not known to be the same in so many shards of its features."""
+    if not isinstance(sae, ComposedSAE) or type(sae).gradients not in GRADIENTS:
         reason = "its gradients are computed by its own method, or by autograd, for all features at once"
     elif type(sae.composition.activation) not in ACTIVATIONS:
-        reason = f"its activation {type(sae.composition.activation).__name__} compares features in groups"
-    elif sae.composition.nesting is not None and not isinstance(sae.composition.nesting, Prefixes):
-        reason = "its parts are the largest entries of a token, which several processes have"
-    elif type(sae).begin is not ComposedSAE.begin and getattr(sae.cfg, "p_updates", None) is not None:
-        reason = "p_updates rescales its penalty by a code of all features"
+        reason = f"its activation {type(sae.composition.activation).__name__} may compare features of several processes"
+    elif isinstance(sae.composition.activation, GroupMax) and sae.composition.activation.groups % shards:
+        groups = sae.composition.activation.groups
+        raise ValueError(
+            f"mesh: got {shards} shards of features for a {sae.cfg.kind} of {groups} groups; wanted a number that "
+            "divides the groups, each of which is in one process. Change the mesh or k."
+        )
     elif splits_tokens and sae.composition.pre_activation is not None:
         reason = "its penalty of pre-activations sums over all tokens; it can be sharded by features alone"
     else:
         return
     raise ValueError(
         f"sae: a {sae.cfg.kind} ({type(sae).__name__}) cannot be trained on this mesh: {reason}. Wanted a composed "
-        "kind with one of the activations topk, abs_topk, batch_topk, relu, jumprelu, gated. Train it in one process: "
-        "leave out mesh."
+        "kind with one of the activations topk, abs_topk, batch_topk, group_max, relu, jumprelu, gated. Train it in "
+        "one process: leave out mesh."
     )
 
 

@@ -12,6 +12,7 @@ from monosem.distributed.peers import share_of
 from monosem.distributed.wire import Wire
 from monosem.nn import Gradients
 from monosem.ops import SparseCode
+from monosem.ops.code import row_ids
 from monosem.train.distributed.factors import of_all_tokens
 
 Given = TypeVar("Given")
@@ -101,21 +102,42 @@ class MeshShard:
         return cast("Given", of_all_tokens(gradients, self.data))
 
     def largest(self, code: SparseCode, k: int) -> SparseCode:
-        """Each rank has a share of the tokens for which it compares the candidates of all: 4·N·k bytes are sent for the
-        values and 4·N for the answers, however many ranks there are."""
-        wire, d_sae = self.features, code.d_sae
         n, width = code.n_tokens, code.values.shape[-1]
-        values = code.values.detach().reshape(n, width)
-        each = -(-n // wire.size)
-        sent = values.new_zeros(
-            each * wire.size, k
-        )  # 0: not active, never chosen; a rank may have fewer than k features
-        sent[:n, :width] = values.abs()
-        winners = wire.exchanged(_winners(wire.exchanged(sent.view(wire.size, each, k)), k))
-        kept = torch.arange(width, device=values.device) < winners.view(-1)[:n, None]
+        values = code.values.reshape(n, width)
+        kept = torch.arange(width, device=values.device) < self._winners(values, (k,))[:, :1]
         offsets = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.sum(1).cumsum(0)])
-        flat = code.values.reshape(n, width)
-        return SparseCode(flat[kept], code.indices.reshape(n, width)[kept], offsets, d_sae, code.shape)
+        return SparseCode(values[kept], code.indices.reshape(n, width)[kept], offsets, code.d_sae, code.shape)
+
+    def among_largest(self, values: Tensor, offsets: Tensor, sizes: Sequence[int]) -> Tensor:
+        n, k = len(offsets) - 1, sizes[-1]
+        tokens = row_ids(offsets, len(values))
+        padded = values.new_zeros(n, k)
+        padded[tokens, torch.arange(len(values), device=values.device) - offsets[tokens]] = values.detach()
+        return self._winners(padded, sizes).long()
+
+    def _winners(self, values: Tensor, sizes: Sequence[int]) -> Tensor:
+        """How many of the candidates here are among the m largest of their token, int32 [N, sizes].
+
+        Each rank has a share of the tokens for which it compares the candidates of all: 4·N·k bytes are sent for the
+        values and 4·N for each answer, however many ranks there are.
+
+        Args:
+            values: [N, up to k], in descending order of magnitude, k being the last of ``sizes``.
+        """
+        wire, (n, width), k = self.features, values.shape, sizes[-1]
+        each = -(-n // wire.size)
+        # 0: not active, never chosen. A rank may have fewer than k features.
+        sent = values.new_zeros(each * wire.size, k)
+        sent[:n, :width] = values.detach().abs()
+        winners = wire.exchanged(_winners(wire.exchanged(sent.view(wire.size, each, k)), sizes))
+        return winners.view(-1, len(sizes))[:n]
+
+    def among_first(self, n: int, limit: int) -> int:
+        return min(max(limit - self._before(), 0), n)
+
+    def _before(self) -> int:
+        """The tokens of the whole batch before those that are here."""
+        return sum(self._counts[: self.data.rank]) if self.data.size > 1 else 0
 
     def count(self, n: int) -> int:
         return int(self._small(self.world, torch.tensor([n], dtype=torch.int64, device="cpu")).sum())
@@ -152,7 +174,7 @@ class MeshShard:
     def first(self, marked: Tensor, code: SparseCode, n: int) -> Tensor:
         if self.count(int(marked.sum())) <= n:
             return marked
-        before = sum(self._counts[: self.data.rank]) if self.data.size > 1 else 0
+        before = self._before()
         places = marked.nonzero()[:, 0]
         tokens = code.row_ids()[places] + before
         # Ordered by token, then by rank, then by feature, which is below 2³¹.
@@ -170,22 +192,27 @@ class MeshShard:
         return wire.gathered(mine.to(wire.device)).cpu()
 
 
-def _winners(candidates: Tensor, k: int) -> Tensor:
-    """How many of each rank's candidates are among the k largest of their token: int32 [P, tokens].
+def _winners(candidates: Tensor, sizes: Sequence[int]) -> Tensor:
+    """How many of each rank's candidates are among the m largest of their token: int32 [P, tokens, sizes].
 
     Args:
         candidates: [P, tokens, width], of each rank in descending order; 0 where there is none. Of equal ones those of
             the lowest rank are first, and of a rank those that it has put first.
+        sizes: each m, ascending.
     """
     ranks, tokens, width = candidates.shape
+    answers = candidates.new_zeros(ranks, tokens, len(sizes), dtype=torch.int32)
     if not tokens:
-        return torch.zeros(ranks, 0, dtype=torch.int32, device=candidates.device)
+        return answers
     together = candidates.transpose(0, 1).reshape(tokens, ranks * width)
-    smallest = together.topk(min(k, ranks * width), sorted=True).values[:, -1]
-    active = candidates > 0
-    above = (active & (candidates > smallest[:, None])).sum(2)
-    equal = (active & (candidates == smallest[:, None])).sum(2)
-    room = k - above.sum(0) - (equal.cumsum(0) - equal)
-    winners = above + torch.minimum(equal, room.clamp(min=0))
-    # Not numbers: a run that diverged. They must show in its loss.
-    return torch.where(candidates.isnan().any(2).any(0), width, winners).int()
+    descending = together.topk(min(sizes[-1], ranks * width), sorted=True).values
+    active, unknown = candidates > 0, candidates.isnan().any(2).any(0)
+    for i, m in enumerate(sizes):
+        smallest = descending[:, min(m, descending.shape[1]) - 1, None]
+        above = (active & (candidates > smallest)).sum(2)
+        equal = (active & (candidates == smallest)).sum(2)
+        room = m - above.sum(0) - (equal.cumsum(0) - equal)
+        winners = above + torch.minimum(equal, room.clamp(min=0))
+        # Not numbers: a run that diverged. They must show in its loss.
+        answers[:, :, i] = torch.where(unknown, width, winners)
+    return answers

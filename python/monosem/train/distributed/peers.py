@@ -36,7 +36,7 @@ class MeshPeers(MeshRanks):
         super().__init__(mesh, made[0] if made else shard_of(mesh))
         self._divided = False
         for i, sae in enumerate(saes):
-            kinds.check(sae, self.shard.splits_tokens)
+            kinds.check(sae, self.shard.splits_tokens, self.shard.features.size)
             if sae.shard.is_whole:
                 sums = [float(p.detach().double().sum()) for p in sae.parameters()]
                 self.same("sae", f"weights of autoencoder {i}", sums, "Give the same seed in every process.")
