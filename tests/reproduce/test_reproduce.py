@@ -1,7 +1,12 @@
 """A full reproduction on tiny models: every claim gets its section, and a second start only writes the page again."""
 
 import json
+import shutil
+from dataclasses import replace
 
+import pytest
+
+from monosem.data import files
 from monosem.reproduce import presets
 
 CLAIMS = (
@@ -40,6 +45,34 @@ def test_every_claim_on_one_page(reproduction, capsys):
     assert {p: p.stat().st_mtime_ns for p in (out / "evidence").iterdir()} == stamps
     assert (out / "report.html").read_text() == page
     assert "done before" in capsys.readouterr().out
+
+
+def test_a_page_of_what_is_done(reproduction, tmp_path):
+    """After each stage; what is missing is named, and nothing is linked that is not there."""
+    out = tmp_path / "out"
+    shutil.copytree(reproduction.out, out, ignore=shutil.ignore_patterns("features", "rate", "report.*"))
+    for name in ("explain", "rate", "features", "dictionary-A-2", "splitting", "widths"):
+        (out / "evidence" / f"{name}.json").unlink()
+    seen = []
+
+    def write(path, text):
+        write_text(path, text)
+        if path.name == "report.json":
+            seen.append((json.loads(text), (out / "report.html").read_text() if seen else ""))
+
+    write_text = files.write_text
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "write_text", write)
+        assert replace(reproduction, out=out).run() == 0
+    record, _ = seen[0]
+    assert record["missing"] == ["rate", "features", "dictionary-A-2", "splitting", "widths"]
+    assert [r["name"] for r in record["dictionaries"]] == ["A/0", "A/1", "B/1", "shuffled/1"]
+    assert [len(r["missing"]) for r, _ in seen] == [5, 4, 3, 2, 1, 0, 0]
+    page = seen[1][1]  # before ``rate`` had ended
+    assert "<b>Not finished:</b> 5 of 19 stages are missing" in page and "<li>how features split</li>" in page
+    assert 'href="rate/rate.html"' not in page and 'href="features/index.html"' not in page
+    assert '<section id="explain"' in page and '<section id="splitting"' not in page
+    assert (out / "report.html").read_text() == (reproduction.out / "report.html").read_text()
 
 
 def test_hand_ratings_are_included_in_the_report(tmp_path):

@@ -13,8 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "From a language model to report.html: trains dictionaries of several widths (A/0 512, A/1 4,096, A/2 16,384 "
         "features; `paper` also A/5 131,072), the same on a second model (B/1) and on a copy of the first with "
         "shuffled weights, then computes each claim of Towards Monosemanticity and sets the paper's figure next "
-        "to yours. `small` takes about 16 minutes on two cores. After Ctrl-C, the same command resumes: finished "
-        "stages are stored in OUT/evidence."
+        "to yours. `small` takes about 16 minutes on two cores. The page is written after each stage, the widest "
+        "dictionaries come last. After Ctrl-C, the same command resumes: finished stages are stored in OUT/evidence."
     )
     parser.add_argument(
         "--preset",
@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from monosem.reproduce.presets import PRESETS
     from monosem.reproduce.runner import run as run_stages
     from monosem.reproduce.stages import all_stages
+    from monosem.reproduce.training import stage_of
 
     context = Context(
         Path(args.out),
@@ -54,7 +55,12 @@ def run(args: argparse.Namespace) -> int:
         args.seed,
         not args.quiet,
     )
-    results = run_stages(context, all_stages(context))
+    main = stage_of(context.preset.main)
+    results = run_stages(
+        context,
+        all_stages(context),
+        after=lambda so_far: write_report(context, so_far) if main in so_far else None,
+    )
     page = write_report(context, results)
     print(f"\nopen {page.resolve().as_uri()}")
     return 0

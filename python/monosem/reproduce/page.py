@@ -17,26 +17,33 @@ from monosem.data import files, sealed
 from monosem.reproduce import glossary
 from monosem.reproduce.context import Context
 from monosem.reproduce.presets import FIRST
-from monosem.reproduce.stages import sections
+from monosem.reproduce.runner import Stage
+from monosem.reproduce.stages import all_stages, sections
+from monosem.reproduce.training import stage_of
 
 
 def write_report(context: Context, results: dict[str, dict[str, Any]]) -> Path:
-    """``report.html`` and ``report.json`` (the table of claims and the dictionaries as data); returns the page."""
+    """``report.html`` and ``report.json`` (the table of claims and the dictionaries as data); returns the page.
+
+    It has the claims whose stages have ended, and names the others. The main dictionary is there.
+    """
+    missing = [stage for stage in all_stages(context) if stage.name not in results]
     parts = [_loss(context, results), *sections(context, results)]
     beside = _beside_the_paper(results)
     parts.insert(2, _human(context, beside))
     trained = _dictionaries(context, results)
     record = {
         "settings": context.settings(),
-        "dictionaries": [_row(results, run.name) for run in context.runs],
+        "dictionaries": [_row(results, name) for name in _trained(context, results)],
         "findings": [
             {"section": s.title} | asdict(f) | {"command": RECIPES[s.anchor].command} for s in parts for f in s.findings
         ],
         "seconds": {name: result["seconds"] for name, result in results.items()},
+        "missing": [stage.name for stage in missing],
     }
     files.write_text(context.folder / "report.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     title = f"Towards Monosemanticity, computed on {context.model}"
-    intro = _intro(context, beside) + trained + glossary.words() + glossary.own_model(context)
+    intro = _intro(context, beside, missing) + trained + glossary.words() + glossary.own_model(context)
     notes = _notes(context, results)
     return write_page(
         context.folder / "report.html", title, parts, intro, notes, glossary.places(context), _browsers(context)
@@ -54,7 +61,12 @@ def _browsers(context: Context) -> dict[str, str]:
     return dict.fromkeys(("", "A", "features", context.preset.main), browser)
 
 
-def _intro(context: Context, beside: bool) -> str:
+def _trained(context: Context, results: dict[str, dict[str, Any]]) -> list[str]:
+    """Names of the dictionaries that are there."""
+    return [run.name for run in context.runs if stage_of(run.name) in results]
+
+
+def _intro(context: Context, beside: bool, missing: list[Stage]) -> str:
     seen = f"model {escape(context.model)} at <code>{escape(context.hook_name)}</code>"
     figures = (
         f"with the paper’s figure and the one found on {seen}. Where they differ, the model, the text and the length "
@@ -64,14 +76,21 @@ def _intro(context: Context, beside: bool) -> str:
         else f"with the figure measured on {seen} and on your text. The paper’s figures are left out: its kinds of "
         "text (Arabic, Hebrew, DNA, base64) are not in it."
     )
-    return (
-        f'<p class="lede">Each claim of Bricken et al. (2023), {figures}</p>'
-        '<p><a href="features/index.html">Browse all features</a> · <a href="rate/rate.html">Rate them by hand</a></p>'
-    )
+    unfinished = ""
+    if missing:
+        listed = "".join(f"<li>{escape(stage.title)}</li>" for stage in missing)
+        unfinished = (
+            f"<p><b>Not finished:</b> {len(missing)} of {len(all_stages(context))} stages are missing. The same "
+            "command goes on, and writes this page again after each.</p>"
+            f"<details><summary>Missing</summary><ul>{listed}</ul></details>"
+        )
+    links = {"features/index.html": "Browse all features", "rate/rate.html": "Rate them by hand"}
+    there = [f'<a href="{to}">{words}</a>' for to, words in links.items() if (context.folder / to).is_file()]
+    return f'<p class="lede">Each claim of Bricken et al. (2023), {figures}</p>{unfinished}<p>{" · ".join(there)}</p>'
 
 
 def _row(results: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
-    result = results[f"dictionary-{name.replace('/', '-')}"]
+    result = results[stage_of(name)]
     kept = ("d_sae", "l0", "ce_loss_recovered", "explained_variance", "dead", "ce_clean", "ce_sae", "ce_zero", "tokens")
     evaluation = result["evaluation"]
     return {
@@ -85,7 +104,7 @@ def _row(results: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
 
 def _dictionaries(context: Context, results: dict[str, dict[str, Any]]) -> str:
     """The dictionaries as an HTML table."""
-    dictionaries = [_row(results, run.name) for run in context.runs]
+    dictionaries = [_row(results, name) for name in _trained(context, results)]
     rows = [
         [
             escape(r["name"]),
@@ -114,17 +133,19 @@ def _dictionaries(context: Context, results: dict[str, dict[str, Any]]) -> str:
 
 def _loss(context: Context, results: dict[str, dict[str, Any]]) -> Section:
     """Claim 0: a dictionary keeps most of what the layer contributes."""
-    main, widest = context.preset.main, context.preset.of(FIRST)[-1].name
+    main, trained = context.preset.main, _trained(context, results)
+    widest = next(run.name for run in reversed(context.preset.of(FIRST)) if run.name in trained)
     how = (
         "monosem evaluate {}: (CE with zeros − CE with the dictionary) / (CE with zeros − CE untouched), held-out text"
     )
     findings = []
-    for name, paper in ((main, "79 % (A/1, 4,096 features)"), (widest, "94.5 % (A/5, 131,072 features)")):
+    papers = {widest: "94.5 % (A/5, 131,072 features)", main: "79 % (A/1, 4,096 features)"}
+    for name in dict.fromkeys((main, widest)):
         r = _row(results, name)
         findings.append(
             Finding(
                 f"{r['d_sae']:,} features account for most of what the neurons contribute",
-                paper,
+                papers[name],
                 f"{_percent(r['ce_loss_recovered'])} at L0 {r['l0']:.1f} ({name})",
                 how.format(context.dictionary(name).relative_to(context.folder)),
             )
@@ -142,7 +163,7 @@ def _loss(context: Context, results: dict[str, dict[str, Any]]) -> Section:
         "The loss in the prediction of the next token when the layer is replaced by its reconstruction. The "
         "authors call it a weak measure: replacing the layer by zeros hurts so much that most of it is soon recovered."
     )
-    rows = [_row(results, run.name) for run in context.runs]
+    rows = [_row(results, name) for name in trained]
     body = chart.bars(
         {
             "CE loss recovered": [_share(r["ce_loss_recovered"]) for r in rows],
@@ -176,8 +197,12 @@ def _human(context: Context, beside: bool = True) -> Section:
         "not rated yet",
         "rate/rate.html, then monosem rate --score ANSWERS.json --out rate, then the same monosem reproduce again",
     )
-    intro = "The paper’s rubric needs a person. The page for it is ready: features, neurons and controls, unlabelled."
-    body = '<p><a href="rate/rate.html">Rate them</a>: about a minute per item. Ratings are kept in the browser.</p>'
+    intro = "The paper’s rubric needs a person, and has a page: features, neurons and controls, unlabelled."
+    body = ""
+    if (context.folder / "rate" / "rate.html").is_file():
+        body = (
+            '<p><a href="rate/rate.html">Rate them</a>: about a minute per item. Ratings are kept in the browser.</p>'
+        )
     return Section(anchor="rubric", title="Rated by hand", intro=intro, findings=(finding,), body=body, paper=beside)
 
 

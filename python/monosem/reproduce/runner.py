@@ -50,19 +50,23 @@ def begin(context: Context, say: Callable[[str], None] = print) -> None:
     sealed.write(path, settings)
 
 
-def run(context: Context, stages: Sequence[Stage], say: Callable[[str], None] = print) -> dict[str, dict[str, Any]]:
+def run(
+    context: Context,
+    stages: Sequence[Stage],
+    say: Callable[[str], None] = print,
+    after: Callable[[dict[str, dict[str, Any]]], object] = lambda _: None,
+) -> dict[str, dict[str, Any]]:
     """Run every unfinished stage; {name: result}, in order, each with its ``seconds``.
 
-    An interrupted stage starts again (training resumes from its last checkpoint).
+    An interrupted stage starts again (training resumes from its last checkpoint). ``after`` is given the results so far
+    whenever a stage has ended now.
     """
     begin(context, say)
-    results: dict[str, dict[str, Any]] = {}
+    results = {stage.name: done for stage in stages if (done := _done(context, stage.name)) is not None}
     for number, stage in enumerate(stages, 1):
         path = context.evidence(stage.name)
         head = f"{number}/{len(stages)}  {stage.title}"
-        if path.is_file():
-            results[stage.name] = done = read_evidence(path)
-            _check_same(context, done.get("made_from", {}), f"evidence: {str(path)!r} is")
+        if stage.name in results:
             say(f"{head}: done before ({results[stage.name]['seconds']:.0f} s)")
             continue
         say(head)
@@ -73,7 +77,18 @@ def run(context: Context, stages: Sequence[Stage], say: Callable[[str], None] = 
         sealed.write(path, result, indent=None, allow_nan=False)
         # As the next start will read it.
         results[stage.name] = read_evidence(path)
-    return results
+        after(results)
+    return {stage.name: results[stage.name] for stage in stages}
+
+
+def _done(context: Context, name: str) -> dict[str, Any] | None:
+    """The result of a stage that ended before, of the same text and models."""
+    path = context.evidence(name)
+    if not path.is_file():
+        return None
+    result = read_evidence(path)
+    _check_same(context, result.get("made_from", {}), f"evidence: {str(path)!r} is")
+    return result
 
 
 def _check_same(context: Context, held: dict[str, Any], what: str) -> None:

@@ -67,14 +67,24 @@ def claims(context: Context) -> list[Claim]:
     return [c for c in listed if c.stage.name != "universality" or context.other is not None]
 
 
+ALL_WIDTHS = ("splitting", "widths")  # claims about dictionaries that are wider than the main one
+
+
 def all_stages(context: Context) -> list[Stage]:
-    """Training, then the indexes that several claims read, then one stage per claim, then the browser."""
+    """Training, then the indexes that several claims read, then one stage per claim, and the browser.
+
+    Dictionaries that are wider than the main one take longest: they come last, and then the claims about them.
+    """
     indexed = [context.preset.main, "neurons", *(r.name for r in context.runs if r.model == CONTROL)]
+    most = context.preset.run(context.preset.main).d_sae
+    of_claims = [claim.stage for claim in claims(context)]
     return [
-        *training.stages(context),
+        *training.stages(run for run in context.runs if run.d_sae <= most),
         *(Stage(f"index-{n.replace('/', '-')}", f"reading text with {n}", _reader(n)) for n in indexed),
-        *(claim.stage for claim in claims(context)),
+        *(stage for stage in of_claims if stage.name not in ALL_WIDTHS),
         Stage("features", "the browser of all features", _features),
+        *training.stages(run for run in context.runs if run.d_sae > most),
+        *(stage for stage in of_claims if stage.name in ALL_WIDTHS),
     ]
 
 

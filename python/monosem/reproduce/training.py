@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from monosem.analysis.metrics import evaluate
@@ -15,13 +16,14 @@ from monosem.train.resample import ResampleConfig
 from monosem.train.trainer import Trainer
 
 
-def stages(context: Context) -> list[Stage]:
+def stages(runs: Iterable[Run]) -> list[Stage]:
     """One stage per dictionary: train it, then evaluate it on held-out text."""
-    return [Stage(_name(run), f"{run.name}: {run.d_sae:,} features", _work(run)) for run in context.runs]
+    return [Stage(stage_of(run.name), f"{run.name}: {run.d_sae:,} features", _work(run)) for run in runs]
 
 
-def _name(run: Run) -> str:
-    return f"dictionary-{run.name.replace('/', '-')}"
+def stage_of(name: str) -> str:
+    """The stage that trains a dictionary."""
+    return f"dictionary-{name.replace('/', '-')}"
 
 
 def _work(run: Run):
