@@ -167,6 +167,20 @@ def test_the_floors_and_the_memory():
     assert f"(sparsify: {min(sparsify)} to {max(sparsify)} %)" in text
 
 
+def test_learning_rates():
+    expected = [
+        [
+            {"topk": "TopK", "relu": "ReLU"}[r["kind"]],
+            f"{r['lr']:g}",
+            f"{r['l0']:.1f}",
+            *(f"{r[name]:.1%}".replace("%", " %") for name in ("ce_loss_recovered", "explained_variance")),
+            f"{r['dead']:,}",
+        ]
+        for r in result("learning_rates.json")["rows"]
+    ]
+    assert table("docs/benchmarks.md", "| learning rate |") == expected
+
+
 def test_a_dictionary_of_a_real_model():
     found = result("smollm2.json")
     (cells,) = table("docs/howto/huggingface.md", "| held-out tokens | L0 |")
