@@ -31,6 +31,7 @@ class Far(AsyncFileSystem):
     LATENCY = 0.0
     requests = 0
     cachable = False
+    listings = {}
     held = MemoryFileSystem()
 
     async def _wait(self):
@@ -46,8 +47,14 @@ class Far(AsyncFileSystem):
         return self.held.info(path)
 
     async def _ls(self, path, detail=True, **_):
-        await self._wait()
-        return self.held.ls(path, detail=detail)
+        """Listings are kept, as those of s3 are."""
+        if path not in self.listings:
+            await self._wait()
+            self.listings[path] = self.held.ls(path, detail=detail)
+        return self.listings[path]
+
+    def invalidate_cache(self, path=None):
+        self.listings.clear()
 
     async def _put_file(self, lpath, rpath, **_):
         await self._wait()
@@ -211,6 +218,15 @@ def test_requests_are_made_side_by_side(address, monkeypatch):
     assert parts > 90 and Far.requests == 22
     assert time.perf_counter() - began < 2
     store.stop_prefetch()
+
+
+def test_a_listing_of_before_is_not_believed(address):
+    """Of several processes that harvest, one may have seen the folder before the others wrote to it."""
+    folder = remote.as_path(address.replace("memory:", "far:"))
+    remote.as_path(address).mkdir(parents=True)
+    assert not list(folder.iterdir())
+    write(address)
+    assert not list(folder.iterdir()) and len(remote.sizes(folder)) == 13
 
 
 def test_opening_asks_once_for_all_sizes(address, monkeypatch):

@@ -57,8 +57,15 @@ def local_only(name: Any, argument: str, advice: str) -> None:
         raise ValueError(f"{argument}: got {name!r}; wanted a folder on this machine's disks. {advice}")
 
 
+def refresh(folder: Any) -> None:
+    """Forget what a file system has noted of a remote folder: other processes write there too."""
+    if is_remote(folder):
+        folder.fs.invalidate_cache(folder.path)
+
+
 def sizes(folder: Any) -> dict[str, int]:
     """{name: bytes} of the files in a remote folder, by one request."""
+    refresh(folder)
     listed = folder.fs.ls(folder.path, detail=True)
     return {one["name"].rstrip("/").rpartition("/")[2]: one["size"] for one in listed if one["type"] == "file"}
 

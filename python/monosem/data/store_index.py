@@ -117,6 +117,7 @@ def read_index(folder: str | Path) -> Index:
         ValueError: the index is damaged, or of another version of the format.
     """
     folder = remote.as_path(folder)
+    remote.refresh(folder)
     path = folder / "index.json"
     if not path.is_file():
         raise FileNotFoundError(
