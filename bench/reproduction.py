@@ -2,7 +2,8 @@
 
     monosem reproduce --out OUT && python bench/reproduction.py OUT --out bench/results/reproduce_small.json
 
-Run it where and when the reproduction ran: machine and commit are those of this moment.
+Run it where and when the reproduction ran: machine and commit are those of this moment. Of an unfinished reproduction
+it has the claims that are there, and names what is missing.
 """
 
 from __future__ import annotations
@@ -10,10 +11,28 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from monosem.bench import machine
 from monosem.data import files
+
+BOUNDS = (20, 200, 1_000, 3_000, 10_000, 30_000, 100_000)
+
+
+def by_density(folder: Path) -> list[dict[str, Any]]:
+    """Median correlation of features with their counterpart in the other model, by the tokens that they fire on.
+
+    Of the features whose points the page draws; bins begin at ``BOUNDS``.
+    """
+    stage = folder / "evidence" / "universality.json"
+    if not stage.is_file():
+        return []
+    points = json.loads(stage.read_text(encoding="utf-8"))["points"]
+    bins: dict[int, list[float]] = {}
+    for tokens, r in zip(points["tokens"], points["r"], strict=True):
+        bins.setdefault(max(bound for bound in BOUNDS if bound <= tokens), []).append(r)
+    return [{"from": low, "features": len(rs), "median": median(rs)} for low, rs in sorted(bins.items())]
 
 
 def record(folder: Path) -> dict[str, Any]:
@@ -22,7 +41,8 @@ def record(folder: Path) -> dict[str, Any]:
     minutes = round(sum(report["seconds"].values()) / 60, 1)
     here = machine.describe() | {"commit": machine.commit(Path(__file__).parents[1])}
     preset = report["settings"]["preset"]["name"]
-    return {"machine": here | {"command": f"monosem reproduce --preset {preset}", "minutes": minutes}} | report
+    here |= {"command": f"monosem reproduce --preset {preset}", "minutes": minutes}
+    return {"machine": here} | report | {"universality_by_tokens": by_density(folder)}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -376,6 +376,52 @@ def test_claims(page):
     assert printed("automata").startswith(_one("Features form finite-state").split(" features")[0])
 
 
+def test_claims_with_200_million_activations():
+    found = result("reproduce_paper.json")
+    ours = {finding["claim"]: finding["ours"] for finding in found["findings"]}
+    rows = {row[0]: row[-1] for row in table("docs/benchmarks.md", "| here, 200 M |")}
+    one = lambda start: next(text for claim, text in ours.items() if claim.startswith(start))
+    of_labels = [one(f"A feature responds to {label}:") for label in ("Arabic", "Hebrew", "DNA", "base64")]
+    assert rows["Pearson with its proxy, Arabic / Hebrew / DNA / base64"] == " / ".join(t[:4] for t in of_labels)
+    assert rows["… the best neuron"] == " / ".join(re.search(r"neuron (\d\.\d\d)", t)[1] for t in of_labels)
+    shares = re.findall(r"(\d+)% against (\d+)%", one("Features are more specific"))
+    against = " against ".join(", ".join(pair[side] for pair in shares[:3]) + " %" for side in (0, 1))
+    (specific,) = [text for claim, text in rows.items() if "specific" in claim]
+    assert specific == f"{against} (base64: {shares[3][0]} against {shares[3][1]} %)"
+    for label in ("Arabic", "Hebrew"):
+        assert one(f"The {label} context").startswith("in those of 0 neurons")
+    neurons = re.search(r"(\S+) \(median\); .*, (\d+)% above 0.8", one("Features are not neurons"))
+    hebrew, base64 = (one(f"The {label} feature's most")[:4] for label in ("Hebrew", "base64"))
+    (closest,) = [text for claim, text in rows.items() if "not neurons" in claim]
+    assert closest == f"{neurons[1]}; {neurons[2]} % above 0.8; Hebrew {hebrew}, but base64 {base64}"
+    for label, row in (("base64", "base64 feature writes"), ("Arabic", "… the Arabic")):
+        pinned = [f for f in found["findings"] if f["claim"].startswith(f"The {label} feature, pinned")]
+        hits = [f["ours"].split(" samples")[0] for f in pinned if "at 1×" in f["ours"]]
+        (printed,) = [text for claim, text in rows.items() if row in claim]
+        assert len(hits) == 2 and printed.startswith(" and ".join(hits))
+    (ablated,) = [text for claim, text in rows.items() if "ablated" in claim]
+    for label in ("base64", "Arabic"):
+        loss, low, high = re.match(
+            r"(\S+) nats per token on \w+ \[(\S+), (\S+)\]", one(f"Ablating it hurts {label}")
+        ).groups()
+        assert f"{label} {loss} [{low}, {high}]".replace("-", "−") in ablated
+    counterparts = [one(f"{side} of one model have a counterpart").split()[-1] for side in ("Features", "Neurons")]
+    assert [text for claim, text in rows.items() if "counterpart" in claim] == ["; ".join(counterparts)]
+    main = next(d for d in found["dictionaries"] if d["name"] == "A/1")
+    words = " ".join(PAGES["docs/benchmarks.md"].read_text(encoding="utf-8").split())
+    assert (
+        f"CE loss recovered {main['ce_loss_recovered'] * 100:.1f} %, explained variance "
+        f"{main['explained_variance'] * 100:.1f} %, {main['dead'] / main['d_sae'] * 100:.1f} % silent" in words
+    )
+
+
+def test_counterparts_by_how_often_a_feature_fires():
+    bins = result("reproduce_paper.json")["universality_by_tokens"]
+    features, medians = table("docs/benchmarks.md", "| fires on … of 5 M tokens |")
+    assert features[1:] == [f"{b['features']}" for b in bins]
+    assert medians[1:] == [f"{b['median']:.2f}" for b in bins]
+
+
 def test_how_long_reproduction_takes(capsys):
     from monosem.cli.main import main
 

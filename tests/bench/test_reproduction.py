@@ -15,6 +15,18 @@ def test_the_report_with_machine_and_minutes(tmp_path):
     assert result["machine"]["command"] == "monosem reproduce --preset small" and result["findings"] == [{"claim": "c"}]
 
 
+def test_counterparts_by_how_often_a_feature_fires(tmp_path):
+    (tmp_path / "evidence").mkdir()
+    points = {"tokens": [20, 199, 1000, 5_000_000, 150], "r": [0.1, 0.4, 0.5, 0.9, 0.2]}
+    assert reproduction.by_density(tmp_path) == []
+    (tmp_path / "evidence" / "universality.json").write_text(json.dumps({"points": points}))
+    assert reproduction.by_density(tmp_path) == [
+        {"from": 20, "features": 3, "median": 0.2},
+        {"from": 1000, "features": 1, "median": 0.5},
+        {"from": 100_000, "features": 1, "median": 0.9},
+    ]
+
+
 def test_an_unfinished_reproduction_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         reproduction.main([str(tmp_path), "--out", str(tmp_path / "result.json")])
