@@ -35,6 +35,21 @@ def by_density(folder: Path) -> list[dict[str, Any]]:
     return [{"from": low, "features": len(rs), "median": median(rs)} for low, rs in sorted(bins.items())]
 
 
+def coverage(folder: Path) -> list[dict[str, Any]]:
+    """Of each kind of text: how specific and sensitive the best feature is, and those that follow it next best."""
+    stage = folder / "evidence" / "proxies.json"
+    if not stage.is_file():
+        return []
+    kept = ("index", "correlation", "specificity", "sensitivity")
+    of = lambda feature: {name: feature[name] for name in kept}
+    proxies = json.loads(stage.read_text(encoding="utf-8"))["proxies"]
+    return [
+        {"name": p["name"], "feature": of(p["feature"]), "next": [of(feature) for feature in p["companions"]]}
+        for p in proxies
+        if p["paper"] is not None
+    ]
+
+
 def record(folder: Path) -> dict[str, Any]:
     """``report.json`` of a reproduction, with the machine first; ``minutes`` is the time of all its stages."""
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
@@ -42,7 +57,9 @@ def record(folder: Path) -> dict[str, Any]:
     here = machine.describe() | {"commit": machine.commit(Path(__file__).parents[1])}
     preset = report["settings"]["preset"]["name"]
     here |= {"command": f"monosem reproduce --preset {preset}", "minutes": minutes}
-    return {"machine": here} | report | {"universality_by_tokens": by_density(folder)}
+    return (
+        {"machine": here} | report | {"universality_by_tokens": by_density(folder), "kinds_of_text": coverage(folder)}
+    )
 
 
 def main(argv: list[str] | None = None) -> None:

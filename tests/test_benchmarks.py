@@ -415,6 +415,15 @@ def test_claims_with_200_million_activations():
     )
 
 
+def test_what_specific_features_cover():
+    kinds = {kind["name"]: kind for kind in result("reproduce_paper.json")["kinds_of_text"]}
+    shares = [f"{kinds[name]['feature']['sensitivity'] * 100:.0f}" for name in ("Arabic", "Hebrew", "DNA")]
+    words = " ".join(PAGES["docs/benchmarks.md"].read_text(encoding="utf-8").split())
+    assert f"on {shares[0]}, {shares[1]} and {shares[2]} % of the tokens of their kind" in words
+    specific = [f for f in kinds["DNA"]["next"] if f["specificity"] > 0.95]
+    assert len(specific) == 3 and "three more features of DNA are as specific" in words
+
+
 def test_counterparts_by_how_often_a_feature_fires():
     bins = result("reproduce_paper.json")["universality_by_tokens"]
     features, medians = table("docs/benchmarks.md", "| fires on … of 5 M tokens |")

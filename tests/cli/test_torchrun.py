@@ -62,7 +62,7 @@ def test_files_are_those_of_one_process(made, tmp_path, monkeypatch):
     assert one["tokens"] == two["tokens"] and one["ce_sae"] == pytest.approx(two["ce_sae"], rel=1e-6)
 
 
-def test_an_error_is_said_by_the_process_that_has_it(made, tmp_path):
+def test_an_error_is_said_by_the_process_that_has_it(made):
     folder, text, _ = made
     code, out, err = torchrun("harvest", *text, "--dtype", "fp32", "--out", folder / "acts")
     assert code and "holds other activations (dtype: 'bf16' there, 'fp32' here" in err and "Traceback" not in out

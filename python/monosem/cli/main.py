@@ -87,9 +87,10 @@ def main(argv: list[str] | None = None) -> int:
 
             import_modules(args.imports)
         if command != "harvest" and "://" in str(getattr(args, "out", "")):
-            from monosem.data.remote import local_only
-
-            local_only(args.out, "out", "Only `monosem harvest` writes elsewhere.")
+            raise ValueError(
+                f"out: got {args.out!r}; wanted a folder on this machine's disks. "
+                "Only `monosem harvest` writes elsewhere."
+            )
         options.name_model(args)
         if getattr(args, "device", None):
             check_device(args.device)

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--activations",
         metavar="FOLDER",
-        help="read activations written by `monosem harvest`, instead of running a model",
+        help="read activations written by `monosem harvest`, a folder or an address, instead of running a model",
     )
     sites.add_arguments(data)
     data.add_argument(

@@ -51,12 +51,6 @@ def is_remote(path: Any) -> bool:
     return not isinstance(path, Path)
 
 
-def local_only(name: Any, argument: str, advice: str) -> None:
-    """ValueError where a name is an address."""
-    if isinstance(name, str) and "://" in name and not name.startswith("file://"):
-        raise ValueError(f"{argument}: got {name!r}; wanted a folder on this machine's disks. {advice}")
-
-
 def refresh(folder: Any) -> None:
     """Forget what a file system has noted of a remote folder: other processes write there too."""
     if is_remote(folder):
@@ -84,9 +78,9 @@ def write_together(writers: Mapping[Any, Callable[[Path], object]]) -> None:
             parts = {path: Path(here) / path.name for path in writers}
             for path, write in writers.items():
                 write(parts[path])
+            path.parent.mkdir(parents=True, exist_ok=True)
             for path, part in parts.items():
                 fs, sent = path.fs, path.path + ".part"
-                path.parent.mkdir(parents=True, exist_ok=True)
                 fs.put_file(str(part), sent)
                 fs.move(sent, path.path)
     except OSError as error:
@@ -101,7 +95,7 @@ def read_array(path: Any) -> np.ndarray:
     Raises:
         ValueError: it is no array.
     """
-    there = tempfile.TemporaryFile()  # noqa: SIM115, the array holds it
+    there = tempfile.TemporaryFile()  # noqa: SIM115, its memory is mapped for as long as the array lives
     with path.open("rb") as opened:
         shutil.copyfileobj(opened, there, 1 << 22)
     there.seek(0)

@@ -145,7 +145,7 @@ class ActivationStore(DividedSource):
         into, where = shards.as_bits(out, self._layout.dtype), np.empty((2, len(places)), np.int64)
         home = np.searchsorted(self._ends, places, side="right")
         within = places - self._bases[home]
-        wanted = {int(n): np.unique(within[home == n] // self._layout.chunk_tokens) for n in np.unique(home)}
+        wanted = self._parts(home, within, 1)
         for number, bits in self.index.bits(self._shards, wanted):
             shard, chosen = self._shards[number], np.flatnonzero(home == number)
             local = within[chosen]
@@ -196,7 +196,11 @@ class ActivationStore(DividedSource):
             here = homes == number
             for first, length in zip((starts[here] - base).tolist(), lengths[here].tolist(), strict=True):
                 checked = 0
-                if self._share is None or first // self._layout.chunk_tokens % self._share[1] == self._share[0]:
+                if (
+                    self.far
+                    or self._share is None
+                    or first // self._layout.chunk_tokens % self._share[1] == self._share[0]
+                ):
                     checked = shard.check(bits, first, first + length)
                 if kept is None:
                     rows = bits[first : first + length]
@@ -207,8 +211,13 @@ class ActivationStore(DividedSource):
                 done, at = done + len(rows), at + length
                 self._filled(len(rows))
 
-    def _parts(self, homes: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> dict[int, np.ndarray]:
+    def _parts(self, homes: np.ndarray, starts: np.ndarray, lengths: np.ndarray | int) -> dict[int, np.ndarray]:
         """{number of a shard: numbers of its parts, ascending} for blocks that begin at ``starts`` in their shards."""
+        if not len(homes):
+            return {}
         step = self._layout.chunk_tokens
         first, last = starts // step, (starts + lengths - 1) // step  # at most two parts: a block is as long as one
-        return {int(n): np.union1d(first[homes == n], last[homes == n]) for n in np.unique(homes)}
+        base = int(last.max()) + 1
+        pairs = np.unique(np.concatenate([homes * base + first, homes * base + last]))
+        numbers, begin = np.unique(pairs // base, return_index=True)
+        return dict(zip(numbers.tolist(), np.split(pairs % base, begin[1:]), strict=True))

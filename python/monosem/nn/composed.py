@@ -153,7 +153,8 @@ class ComposedSAE(SAE):
     @torch.no_grad()
     def token_losses(self, x: Tensor, sparsity_scale: float = 1.0) -> Tensor:
         """``mean_D (x − x̂)²`` and the penalty of each token, float32 [N]."""
-        parts, penalty = self.held, self.held.penalty
+        parts = self.held
+        penalty = parts.penalty
         if self.shard.is_whole:
             code = self.encode(self.source(x))
             decoded = self.decode(code)

@@ -104,7 +104,7 @@ class MeshShard:
     def largest(self, code: SparseCode, k: int) -> SparseCode:
         n, width = code.n_tokens, code.values.shape[-1]
         values = code.values.reshape(n, width)
-        kept = torch.arange(width, device=values.device) < self._winners(values, (k,))[:, :1]
+        kept = torch.arange(width, device=values.device) < self._counted(values, (k,))[:, :1]
         offsets = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.sum(1).cumsum(0)])
         return SparseCode(values[kept], code.indices.reshape(n, width)[kept], offsets, code.d_sae, code.shape)
 
@@ -113,9 +113,9 @@ class MeshShard:
         tokens = row_ids(offsets, len(values))
         padded = values.new_zeros(n, k)
         padded[tokens, torch.arange(len(values), device=values.device) - offsets[tokens]] = values.detach()
-        return self._winners(padded, sizes).long()
+        return self._counted(padded, sizes).long()
 
-    def _winners(self, values: Tensor, sizes: Sequence[int]) -> Tensor:
+    def _counted(self, values: Tensor, sizes: Sequence[int]) -> Tensor:
         """How many of the candidates here are among the m largest of their token, int32 [N, sizes].
 
         Each rank has a share of the tokens for which it compares the candidates of all: 4·N·k bytes are sent for the
