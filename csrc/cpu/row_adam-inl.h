@@ -28,24 +28,38 @@ MS_INLINE void keep(bf16* p, float value, uint32_t noise) {
   p->bits = uint16_t((bits + (noise & 0xffffu)) >> 16);
 }
 
-// g is overwritten where it is projected. `prefetch_next`: the next row of w, m and v is prefetched in parts, as this one
-// is read; the processor's own prefetch ends with the page, which is every other row.
+// The rows u[tokens[0 … n)] that the gradient of the next row of w sums.
+struct NextSum {
+  const float* u = nullptr;
+  const int32_t* tokens = nullptr;
+  int64_t n = 0;
+
+  void prefetch(int64_t d, int64_t from, int64_t columns) const {
+    for (int64_t j = 0; j < n; ++j) prefetch_row(u + int64_t(tokens[j]) * d + from, columns);
+  }
+};
+
+// g is overwritten where it is projected. What the next row needs is prefetched in parts, as this one is updated: all at
+// once it would queue up. `prefetch_state`: w, m and v too; the processor's own prefetch ends with the page, which is
+// every other row.
 template <class S>
 MS_INLINE void adam_row(float* __restrict w, S* __restrict m, S* __restrict v, float* __restrict g, int64_t d,
-                        const AdamFactors& a, bool unit, uint32_t seed, bool prefetch_next) {
+                        const AdamFactors& a, bool unit, uint32_t seed, bool prefetch_state, const NextSum& next) {
   if (unit) {
     const float along = float(dot(g, w, d));
     for (int64_t i = 0; i < d; ++i) g[i] -= along * w[i];
   }
   constexpr int64_t kChunk = 64;
   for (int64_t from = 0; from < d; from += kChunk) {
-    if (prefetch_next) {
-      prefetch_row(w + d + from, std::min(kChunk, d - from));
-      prefetch_row(m + d + from, std::min(kChunk, d - from));
-      prefetch_row(v + d + from, std::min(kChunk, d - from));
+    const int64_t columns = std::min(kChunk, d - from);
+    if (prefetch_state) {
+      prefetch_row(w + d + from, columns);
+      prefetch_row(m + d + from, columns);
+      prefetch_row(v + d + from, columns);
     }
+    next.prefetch(d, from, columns);
 #pragma omp simd
-    for (int64_t i = from; i < std::min(from + kChunk, d); ++i) {
+    for (int64_t i = from; i < from + columns; ++i) {
       const float before = load1(m + i);
       const float mi = before + a.add1 * (g[i] - before);
       const float vi = a.keep2 * load1(v + i) + a.add2 * g[i] * g[i];
@@ -122,37 +136,38 @@ MS_INLINE bool any(const float* g, int64_t d) {
 }
 
 // Rows begin:end, whose gradient `gradient(row, g)` writes to g, or says that it is 0 everywhere and leaves g alone; with
-// moments in whichever form they are kept.
-template <class Gradient>
+// moments in whichever form they are kept. `next_sum(row)`: what the gradient of the row after it reads.
+template <class Gradient, class Next>
 MS_INLINE void adam_rows(float* w, const Moments& s, int64_t begin, int64_t end, int64_t d, const AdamStep& step,
-                         const Gradient& gradient) {
+                         const Gradient& gradient, const Next& next_sum) {
   const AdamFactors a = adam_factors(step);
   std::vector<float> g(d);
   std::vector<float> m(s.dtype == Dtype::int8 ? d : 0), v(m.size());
   for (int64_t r = begin; r < end; ++r) {
     const float* own = step.own.factors ? step.own.factors + r * step.own.blocks : nullptr;
     const bool has_own = own && any(own, step.own.blocks);
-    if (!gradient(r, g.data())) {
-      if (!has_own) continue;
-      std::fill(g.begin(), g.end(), 0.0f);
-    } else if (step.lazy && !has_own && !any(g.data(), d)) {
+    const NextSum next = next_sum(r);
+    const bool has_gradient = gradient(r, g.data());
+    if (!has_own && (!has_gradient || (step.lazy && !any(g.data(), d)))) {
+      next.prefetch(d, 0, d);
       continue;
     }
+    if (!has_gradient) std::fill(g.begin(), g.end(), 0.0f);
     if (has_own) add_own(g.data(), w + r * d, own, step.own.blocks, d);
     const uint32_t seed = mixed(uint32_t(step.step) * 0x9e3779b1u ^ mixed(uint32_t(r) + 0x7f4a7c15u));
-    const bool prefetch_next = r + 1 < end && !step.lazy;
+    const bool prefetch_state = r + 1 < end && !step.lazy;
     float* row = w + r * d;
     if (s.dtype == Dtype::f32) {
       adam_row(row, static_cast<float*>(s.m) + r * d, static_cast<float*>(s.v) + r * d, g.data(), d, a, step.unit, seed,
-               prefetch_next);
+               prefetch_state, next);
     } else if (s.dtype == Dtype::bf16) {
       adam_row(row, static_cast<bf16*>(s.m) + r * d, static_cast<bf16*>(s.v) + r * d, g.data(), d, a, step.unit, seed,
-               prefetch_next);
+               prefetch_state, next);
     } else {
       int8_t* mq = static_cast<int8_t*>(s.m) + r * d;
       uint8_t* vq = static_cast<uint8_t*>(s.v) + r * d;
       decode8(mq, vq, s.m_scale[r], s.v_scale[r], m.data(), v.data(), d);
-      adam_row(row, m.data(), v.data(), g.data(), d, a, step.unit, seed, false);
+      adam_row(row, m.data(), v.data(), g.data(), d, a, step.unit, seed, false, next);
       encode8(mq, vq, s.m_scale + r, s.v_scale + r, m.data(), v.data(), d, seed);
     }
   }
@@ -161,10 +176,11 @@ MS_INLINE void adam_rows(float* w, const Moments& s, int64_t begin, int64_t end,
 static void row_adam(float* w, const Moments& s, const float* g, int64_t rows, int64_t d, const AdamStep& step,
                      int threads) {
   parallel_for(rows, 32, threads, [&](int64_t begin, int64_t end) {
-    adam_rows(w, s, begin, end, d, step, [&](int64_t r, float* out) {
+    const auto gradient = [&](int64_t r, float* out) {
       std::copy(g + r * d, g + (r + 1) * d, out);
       return true;
-    });
+    };
+    adam_rows(w, s, begin, end, d, step, gradient, [](int64_t) { return NextSum{}; });
   });
 }
 
@@ -172,14 +188,16 @@ static void row_grad_adam(float* w, const Moments& moments, const Csc& s, const 
                           float scale, const AdamStep& step, int threads) {
   parallel_for(s.features, 32, threads, [&](int64_t begin, int64_t end) {
     std::vector<float> scratch;
-    adam_rows(w, moments, begin, end, d, step, [&](int64_t f, float* out) {
-      if (f + 1 < end)  // the rows that the next feature sums, some of them: a frequent one has hundreds
-        for (int64_t j = s.starts[f + 1], last = std::min(s.starts[f + 2], j + 8); j < last; ++j)
-          prefetch_row(u + int64_t(s.tokens[j]) * d, d);
+    const auto gradient = [&](int64_t f, float* out) {
       if (step.lazy && s.starts[f] == s.starts[f + 1]) return false;
       grad_row(s, f, coef, u, d, out, scratch);
       for (int64_t i = 0; i < d; ++i) out[i] *= scale;
       return true;
+    };
+    adam_rows(w, moments, begin, end, d, step, gradient, [&](int64_t f) {
+      if (f + 1 >= end) return NextSum{};
+      const int64_t at = s.starts[f + 1], n = s.starts[f + 2] - at;
+      return NextSum{u, s.tokens + at, std::min<int64_t>(n, 8)};  // some of them: a frequent feature has hundreds
     });
   });
 }
