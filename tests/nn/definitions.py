@@ -74,8 +74,9 @@ def aux(sae, p, f, x, dead, inputs=None):
     ``inputs``: of the encoder, where they are not x − b_dec.
     """
     cfg = sae.cfg
-    residual = (x - f @ p["W_dec"] - p["b_dec"]).detach()
-    h = (preactivations(p, x) if inputs is None else preactivations(p, inputs, centred=False))[:, dead]
+    read = slice(None, None, cfg.aux_every)
+    residual = (x - f @ p["W_dec"] - p["b_dec"]).detach()[read]
+    h = (preactivations(p, x) if inputs is None else preactivations(p, inputs, centred=False))[read, dead]
     size = min(cfg.aux_k, int(dead.sum()))
     return cfg.aux_coefficient * (topk(h, size) @ p["W_dec"][dead] - residual).square().mean()
 

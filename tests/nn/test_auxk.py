@@ -108,3 +108,25 @@ def test_a_step_with_products_equals_a_step_with_gathered_rows(monkeypatch):
         steps.append([p.detach() for p in sae.parameters()])
     for a, b in zip(*steps, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_every_third_token_has_the_gradients_of_the_definition(dense, monkeypatch):
+    """Gathered and by products: the decoder's part stands beside a batch of three times as many tokens."""
+    sae = ms.TopKSAE(D, F, 5, aux_k=SIZE, aux_every=3, seed=1)
+    dead = torch.zeros(F, dtype=torch.bool).index_fill_(0, torch.arange(0, F, 4), True)
+    x = torch.randn(N, D, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(sae.capacity, "products_are_cheaper", lambda *_: dense)
+    mine = sae.gradients(x, dead=dead)
+    exact = ms.TopKSAE(D, F, 5, aux_k=SIZE, aux_every=3, seed=1).double()
+    expected = exact.loss(x.double(), dead=dead)
+    expected.loss.backward()
+    torch.testing.assert_close(mine.aux.double(), expected.aux, rtol=1e-5, atol=1e-7)
+    for a, p in zip(multiplied(mine), exact.parameters(), strict=True):
+        torch.testing.assert_close(a.double(), p.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_aux_every_is_a_positive_integer():
+    for wrong in (0, -1, 1.5, True, "2"):
+        with pytest.raises(ValueError, match=r"aux_every: got .*; wanted a positive integer"):
+            TopKConfig(16, 64, aux_every=wrong)

@@ -11,6 +11,7 @@ from monosem.train.step import FastStep
 D, F = 12, 40
 KINDS = {
     "topk": lambda: ms.TopKSAE(D, F, 5, aux_k=4, seed=0),
+    "topk-every": lambda: ms.TopKSAE(D, F, 5, aux_k=4, aux_every=3, seed=0),
     "batch_topk": lambda: ms.BatchTopKSAE(D, F, 5, aux_k=4, seed=0),
     "abs_topk": lambda: ms.AbsTopKSAE(D, F, 5, aux_k=4, seed=0),
     "group_max": lambda: ms.GroupMaxSAE(D, F, 5, aux_k=4, seed=0),
@@ -37,6 +38,7 @@ KINDS = {
     ),
     "gated": lambda: ms.GatedSAE(D, F, 0.02, seed=0),
     "matryoshka": lambda: ms.MatryoshkaSAE(D, F, 5, aux_k=4, seed=0),
+    "matryoshka-every": lambda: ms.MatryoshkaSAE(D, F, 5, aux_k=4, aux_every=2, seed=0),
     "matryoshka-topk": lambda: ms.MatryoshkaSAE(D, F, 5, aux_k=4, activation="topk", prefixes=(3, 17, F), seed=0),
     "matryoshka-sampled": lambda: ms.MatryoshkaSAE(D, F, 5, aux_k=4, n_prefixes=4, seed=0),
     "matryoshka-sampled-relu": lambda: ms.MatryoshkaSAE(D, F, activation="relu", n_prefixes=3, seed=0),

@@ -39,6 +39,7 @@ def with_silent(sae):
 
 MAKE = {
     "topk": lambda: ms.TopKSAE(D, F, k=4, aux_k=6, seed=0),
+    "topk_every": lambda: ms.TopKSAE(D, F, k=4, aux_k=6, aux_every=2, seed=0),
     "abs_topk": lambda: ms.AbsTopKSAE(D, F, k=4, aux_k=6, seed=0),
     "batch_topk": lambda: ms.BatchTopKSAE(D, F, k=4, aux_k=6, seed=0),
     "relu": lambda: with_silent(ms.ReLUSAE(D, F, 0.2, seed=0)),

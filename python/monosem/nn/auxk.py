@@ -38,10 +38,13 @@ class AuxK:
     Attributes:
         most: dead features that a token uses, if so many are dead.
         coefficient: weight in the loss.
+        every: the loss is the mean over every so many-th token of the batch (of each process, where several share it).
+            In a batch in random order that is the mean over all of them in expectation, at a fraction of the time.
     """
 
     most: int
     coefficient: float
+    every: int = 1
 
     @property
     def is_on(self) -> bool:
@@ -51,10 +54,15 @@ class AuxK:
         """Dead features that a token uses."""
         return min(self.most, n_dead) if self.is_on else 0
 
+    def read(self, rows: Tensor) -> Tensor:
+        """Those of the batch's tokens [N, …] that the loss reads."""
+        return rows if self.every == 1 else rows[:: self.every].contiguous()
+
     def loss(self, dead: DeadFeatures, inputs: Tensor, residual: Tensor) -> Tensor:
         """The definition, 0-dim; differentiable in inputs (centred) and in the rows and biases of ``dead``."""
         if not (size := self.size(len(dead.numbers))):
             return residual.new_zeros(())
+        inputs, residual = self.read(inputs), self.read(residual)
         code = ops.topk_encode(inputs, dead.w_enc, dead.bias, size)
         token_aux, _ = ops.decode_loss(code, dead.w_dec, dead.w_dec.new_zeros(residual.shape[-1]), -residual.detach())
         return token_aux.mean()
@@ -67,7 +75,9 @@ class AuxK:
             return None
         by_all = capacity.products_are_cheaper(len(dead.numbers), size)
         step_stats.aux("dense" if by_all else "gathered", len(dead.numbers), size)
-        return (by_products if by_all else by_gathering)(dead, inputs, residual, size, self.coefficient)
+        n, inputs, residual = len(residual), self.read(inputs), self.read(residual)
+        extra = (by_products if by_all else by_gathering)(dead, inputs, residual, size, self.coefficient)
+        return extra.for_batch(n / max(1, len(residual)))
 
     def shared(self, dead: DeadFeatures, shard: Shard, inputs: Tensor, residual: Tensor) -> ExtraTokens | None:
         """The same where ``dead`` are those of a shard: the largest are chosen from the dead of all shards."""
@@ -75,7 +85,10 @@ class AuxK:
         if not (size := self.size(n_dead)):
             return None
         step_stats.aux("gathered", n_dead, size)
-        return by_sharing(dead, shard, inputs, residual, size, self.coefficient)
+        n, inputs, residual = len(residual), self.read(inputs), self.read(residual)
+        times = n / max(1, len(residual))
+        extra = by_sharing(dead, shard, inputs, residual, size, self.coefficient, n)
+        return replace(extra.for_batch(times), slopes=extra.slopes.mul_(times))
 
 
 @dataclass(frozen=True)
@@ -97,6 +110,10 @@ class ExtraTokens:
     residual: Tensor
     inputs: Tensor
     bias: Tensor | None = None
+
+    def for_batch(self, times: float) -> ExtraTokens:
+        """The same where the decoder's gradient is divided by ``times`` as many tokens as the loss is a mean over."""
+        return self if times == 1 else replace(self, residual=self.residual.mul_(times))
 
     def below(self, batch: RowFactors) -> RowFactors:
         """The factors of the batch with these entries below its own; the batch has no unused places."""
@@ -161,11 +178,15 @@ def by_gathering(dead: DeadFeatures, inputs: Tensor, residual: Tensor, size: int
 
 
 def by_sharing(
-    dead: DeadFeatures, shard: Shard, inputs: Tensor, residual: Tensor, size: int, weight: float
+    dead: DeadFeatures, shard: Shard, inputs: Tensor, residual: Tensor, size: int, weight: float, n: int
 ) -> ExtraTokens:
-    """``by_gathering`` in a shard: its dead features compete with those of the others, and reconstruct with them."""
-    (n, d), here = residual.shape, len(dead.numbers)
-    nothing = torch.zeros(n, 0, device=inputs.device, dtype=inputs.dtype)
+    """``by_gathering`` in a shard: its dead features compete with those of the others, and reconstruct with them.
+
+    Args:
+        n: tokens of the batch that are here; the loss is divided by those of all shards.
+    """
+    (read, d), here = residual.shape, len(dead.numbers)
+    nothing = torch.zeros(read, 0, device=inputs.device, dtype=inputs.dtype)
     code = SparseCode(nothing, nothing.int(), None, here, inputs.shape[:-1])
     if here:
         code = ops.topk_encode(inputs, dead.w_enc, dead.bias, min(size, here))

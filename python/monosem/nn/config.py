@@ -170,6 +170,8 @@ class TopKConfig(SAEConfig):
         aux_k: dead features used to explain what is left over (AuxK); 0 switches AuxK off. "auto", which becomes a
             number: d_in // 2, but at most 512 (Gao et al. 2024). None: d_in // 2, as it was in older files.
         aux_coefficient: weight of the AuxK loss.
+        aux_every: AuxK reads every so many-th token of a batch: with many dead features it takes as long as the rest of
+            the step, and with 4 a quarter of that. Its loss is the same in expectation.
         initial_k: k at the start of a run of ``Trainer``, more or fewer; None: k throughout.
         k_anneal: share of the run over which it goes linearly from ``initial_k`` to k.
     """
@@ -182,6 +184,7 @@ class TopKConfig(SAEConfig):
     aux_coefficient: float = 1 / 32
     initial_k: int | None = None
     k_anneal: float = K_ANNEAL
+    aux_every: int = 1
 
     def k_at(self, progress: float) -> int:
         """k once this share of the run is done."""
@@ -216,6 +219,8 @@ class TopKConfig(SAEConfig):
                 "None for d_in // 2"
             )
         check_number("aux_coefficient", self.aux_coefficient, 0)
+        if not isinstance(self.aux_every, int) or isinstance(self.aux_every, bool) or self.aux_every < 1:
+            raise ValueError(f"aux_every: got {self.aux_every!r}; wanted a positive integer: 1 reads every token")
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,8 @@ class Preset:
 
     def architecture(self, d_in: int, d_sae: int) -> SAEConfig:
         """The configuration of a dictionary of this preset."""
-        of_k = {"k": self.k, "target_l0": self.k}
+        # Of so wide a dictionary most features are dead for a time, and AuxK with every token would double the step.
+        of_k = {"k": self.k, "target_l0": self.k, "aux_every": 4 if d_sae > 65_536 else 1}
         return registry.configure(self.kind, d_in, d_sae, l1_coefficient=self.l1, **of_k)
 
     def run(self, name: str) -> Run:

@@ -24,7 +24,7 @@ FIXED = ("topk", "batch_topk", "abs_topk")  # with k active features per token, 
 BY_L1 = ("relu", "gated")
 # Settings, and the activations with which they have an effect.
 EFFECTS = {
-    **dict.fromkeys(("k", "aux_k", "aux_coefficient", "initial_k", "k_anneal"), FIXED),
+    **dict.fromkeys(("k", "aux_k", "aux_coefficient", "aux_every", "initial_k", "k_anneal"), FIXED),
     "l1_coefficient": BY_L1,
     **dict.fromkeys(("l0_coefficient", "target_l0", "bandwidth", "initial_threshold", "threshold_lr"), ("jumprelu",)),
 }
@@ -36,8 +36,8 @@ class ChosenConfig(TopKConfig):
 
     Attributes:
         activation: one of ``activations``.
-        k: active features per token, with "topk", "batch_topk" and "abs_topk"; aux_k, aux_coefficient, initial_k,
-            k_anneal: as in ``TopKConfig``.
+        k: active features per token, with "topk", "batch_topk" and "abs_topk"; aux_k, aux_coefficient, aux_every,
+            initial_k, k_anneal: as in ``TopKConfig``.
         l1_coefficient: λ, with "relu" and "gated".
         l0_coefficient, target_l0, bandwidth, initial_bandwidth, bandwidth_anneal, initial_threshold, threshold_lr: with
             "jumprelu", as in ``JumpReLUConfig``.

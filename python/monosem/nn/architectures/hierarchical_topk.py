@@ -93,12 +93,13 @@ class HierarchicalTopKSAE(TopKSAE):
         *,
         initial_k: int | None = None,
         k_anneal: float = K_ANNEAL,
+        aux_every: int = 1,
         seed: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         chosen = budgets if isinstance(budgets, str) else tuple(budgets)
-        cfg = HierarchicalTopKConfig(d_in, d_sae, k, aux_k, aux_coefficient, initial_k, k_anneal, chosen)
+        cfg = HierarchicalTopKConfig(d_in, d_sae, k, aux_k, aux_coefficient, initial_k, k_anneal, aux_every, chosen)
         super(TopKSAE, self).__init__(cfg, device, dtype)
         self.start_tied(seed)
 

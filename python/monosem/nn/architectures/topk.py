@@ -16,7 +16,7 @@ from monosem.nn.registry import register
 
 def aux_of(cfg: TopKConfig) -> AuxK:
     """AuxK as the configuration says."""
-    return AuxK(cfg.aux_k if isinstance(cfg.aux_k, int) else cfg.d_in // 2, cfg.aux_coefficient)
+    return AuxK(cfg.aux_k if isinstance(cfg.aux_k, int) else cfg.d_in // 2, cfg.aux_coefficient, cfg.aux_every)
 
 
 @register
@@ -26,7 +26,7 @@ class TopKSAE(ComposedSAE):
     AuxK: with e = x − x̂ held fixed, the ``aux_k`` largest of the *dead* features reconstruct it, ê = W_dec·z;
     ``L_aux = mean (e − ê)²``. Its gradient reaches encoder and decoder of the dead features (and ``b_dec`` through
     the encoder's input), so that they come alive again. It costs products with the dead rows only. Unless it is given,
-    ``aux_k`` is d_in // 2, but at most 512.
+    ``aux_k`` is d_in // 2, but at most 512. With ``aux_every`` the mean is over every so many-th token.
 
     Initialisation: random unit decoder rows, encoder equal to the decoder, biases 0; ``initialize(sample)`` sets
     ``b_dec`` to the geometric median.
@@ -47,12 +47,13 @@ class TopKSAE(ComposedSAE):
         *,
         initial_k: int | None = None,
         k_anneal: float = K_ANNEAL,
+        aux_every: int = 1,
         seed: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         make = type(self).Config  # of a kind with the same settings, its own
-        super().__init__(make(d_in, d_sae, k, aux_k, aux_coefficient, initial_k, k_anneal), device, dtype)
+        super().__init__(make(d_in, d_sae, k, aux_k, aux_coefficient, initial_k, k_anneal, aux_every), device, dtype)
         self.start_tied(seed)
 
     @property
