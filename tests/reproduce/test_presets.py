@@ -11,7 +11,18 @@ from monosem.reproduce.presets import PRESETS
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_every_kind_gets_the_sparsity_of_the_preset(kind):
     preset = replace(PRESETS["small"], kind=kind)
-    cfg = preset.architecture(512, 4096)
+    cfg = preset.architecture(512, preset.run("A/1"))
     settings = {"k": preset.k, "target_l0": preset.k, "l1_coefficient": preset.l1}
     decisive = {name: value for name, value in settings.items() if name not in cfg.without_effect}
     assert any(getattr(cfg, name, None) == value for name, value in decisive.items())
+
+
+@pytest.mark.parametrize("kind", ["topk", "relu", "matryoshka"])
+def test_wide_runs_have_their_own_auxk(kind):
+    preset = replace(PRESETS["paper"], kind=kind)
+    narrow, wide = (preset.architecture(512, preset.run(name)) for name in ("A/1", "A/5"))
+    assert [getattr(narrow, "aux_k", 256), getattr(narrow, "aux_every", 1)] == [256, 1]
+    if kind != "relu":
+        assert [wide.aux_k, wide.aux_every] == [32, 4]
+    assert preset.run("A/1").to_dict() == {"name": "A/1", "d_sae": 4096, "steps": 49_000}
+    assert preset.run("A/5").to_dict()["aux_every"] == 4

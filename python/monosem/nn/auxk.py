@@ -20,12 +20,25 @@ BYTES = 64 << 20  # of an array of tokens × dead features: tokens are processed
 
 @dataclass(frozen=True)
 class DeadFeatures:
-    """R dead features: their numbers (int64 [R]), encoder rows and decoder rows [R, D], and encoder biases [R]."""
+    """R dead features: their numbers (int64 [R]), encoder rows [R, D] and encoder biases [R].
+
+    Attributes:
+        decoder: the decoder rows of all features [F, D]: the few that a token uses are read where they are.
+    """
 
     numbers: Tensor
     w_enc: Tensor
     bias: Tensor
-    w_dec: Tensor
+    decoder: Tensor
+
+    @property
+    def w_dec(self) -> Tensor:
+        """Their decoder rows [R, D]."""
+        return self.decoder[self.numbers]
+
+    def named(self, local: Tensor) -> Tensor:
+        """The features of entries (int32) that number these from 0."""
+        return self.numbers[local.long()].int()
 
 
 @dataclass(frozen=True)
@@ -64,7 +77,8 @@ class AuxK:
             return residual.new_zeros(())
         inputs, residual = self.read(inputs), self.read(residual)
         code = ops.topk_encode(inputs, dead.w_enc, dead.bias, size)
-        token_aux, _ = ops.decode_loss(code, dead.w_dec, dead.w_dec.new_zeros(residual.shape[-1]), -residual.detach())
+        no_bias = dead.decoder.new_zeros(residual.shape[-1])
+        token_aux, _ = ops.decode_loss(code, dead.w_dec, no_bias, -residual.detach())
         return token_aux.mean()
 
     def entries(
@@ -162,14 +176,14 @@ def by_gathering(dead: DeadFeatures, inputs: Tensor, residual: Tensor, size: int
     """
     n, d = residual.shape
     code = ops.topk_encode(inputs, dead.w_enc, dead.bias, size)
-    z, local = code.values.reshape(-1), code.indices.reshape(-1)
+    z, indices = code.values.reshape(-1), dead.named(code.indices.reshape(-1))
     offsets = uniform_offsets(n, size, inputs.device)
-    no_bias = dead.w_dec.new_zeros(d)
-    token_aux, left, slopes = ops.decode_loss_rows(z, local, offsets, dead.w_dec, no_bias, -residual)
+    no_bias = dead.decoder.new_zeros(d)
+    token_aux, left, slopes = ops.decode_loss_rows(z, indices, offsets, dead.decoder, no_bias, -residual)
     return ExtraTokens(
         loss=token_aux.mean(),
         values=z,
-        indices=dead.numbers[local.long()].int(),
+        indices=indices,
         offsets=offsets,
         slopes=torch.where(z > 0, slopes, 0).mul_(weight / n),
         residual=left.mul_(weight),
@@ -191,14 +205,15 @@ def by_sharing(
     if here:
         code = ops.topk_encode(inputs, dead.w_enc, dead.bias, min(size, here))
     z, local, offsets = shard.largest(code, size).csr()
-    decoded = shard.sum_features(ops.sparse_decode(z, local, offsets, dead.w_dec, dead.w_dec.new_zeros(d)))
+    indices = dead.named(local)
+    decoded = shard.sum_features(ops.sparse_decode(z, indices, offsets, dead.decoder, dead.decoder.new_zeros(d)))
     left = decoded + residual
     (loss,) = shard.parts(n, (), (left.square().mean(),))
-    slopes = ops.gather_dot(left, local, offsets, dead.w_dec).mul_(2 / d)
+    slopes = ops.gather_dot(left, indices, offsets, dead.decoder).mul_(2 / d)
     return ExtraTokens(
         loss=loss,
         values=z,
-        indices=dead.numbers[local.long()].int(),
+        indices=indices,
         offsets=offsets,
         slopes=slopes.mul_(weight / shard.tokens(n)),
         residual=left.mul_(weight),

@@ -22,7 +22,7 @@ from monosem.nn.nesting import fit
 from monosem.nn.parameters import Vector
 from monosem.nn.penalties import L1
 from monosem.nn.pointwise import terms
-from monosem.ops import SparseCode
+from monosem.ops import SparseCode, scratch
 from monosem.ops.capacity import EncoderInputs, Step
 from monosem.ops.step_stats import phase
 from monosem.ops.structs import EncoderCopy
@@ -220,5 +220,5 @@ class ComposedSAE(SAE):
         return {name: getattr(self, name) for name in names}
 
     def rows(self, numbers: Tensor, bias: Tensor) -> DeadFeatures:
-        """The rows of features (int64 [R]), with encoder biases [R]."""
-        return DeadFeatures(numbers, self.W_enc_rows[numbers], bias, self.W_dec[numbers])
+        """Features (int64 [R]) with encoder biases [R] as AuxK reads them."""
+        return DeadFeatures(numbers, scratch.gather(self.W_enc_rows, numbers), bias, self.W_dec)

@@ -208,7 +208,7 @@ def _human(context: Context, beside: bool = True) -> Section:
 
 def _notes(context: Context, results: dict[str, dict[str, Any]]) -> list[str]:
     preset = context.preset
-    sparsity = preset.architecture(1, preset.run(preset.main).d_sae).describe()  # the same for any width
+    sparsity = preset.architecture(1, preset.run(preset.main)).describe()  # the same for any width
     minutes = sum(r["seconds"] for r in results.values()) / 60
     other = f" and {context.other}" if context.other else ""
     return [

@@ -13,11 +13,18 @@ FIRST, SECOND, CONTROL = "A", "B", "shuffled"
 
 @dataclass(frozen=True)
 class Run:
-    """One dictionary to train: ``A/1`` has 4,096 features of the first model."""
+    """One dictionary to train: ``A/1`` has 4,096 features of the first model.
+
+    ``aux_k``, ``aux_every``: where it has AuxK, that many dead features per token, and every so many-th token; None: the
+    default. Of a wide dictionary nine features in ten are dead for a time. As many per token as d_in // 2 share what is
+    left over among so many that none comes near the k largest; as few as 2·k come back.
+    """
 
     name: str
     d_sae: int
     steps: int
+    aux_k: int | None = None
+    aux_every: int = 1
 
     @property
     def checkpoint_every(self) -> int:
@@ -28,6 +35,11 @@ class Run:
     def model(self) -> str:
         """Which model: ``A`` (the first), ``B`` (the second) or ``shuffled`` (the first with permuted weights)."""
         return self.name.split("/")[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Without what is left to the default, as in files that are older than it."""
+        default = {"aux_k": None, "aux_every": 1}
+        return {name: value for name, value in asdict(self).items() if default.get(name, "") != value}
 
 
 @dataclass(frozen=True)
@@ -57,13 +69,14 @@ class Preset:
     explained: int = 100
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"runs": [asdict(run) for run in self.runs]}
+        return asdict(self) | {"runs": [run.to_dict() for run in self.runs]}
 
-    def architecture(self, d_in: int, d_sae: int) -> SAEConfig:
+    def architecture(self, d_in: int, run: Run) -> SAEConfig:
         """The configuration of a dictionary of this preset."""
-        # Of so wide a dictionary most features are dead for a time, and AuxK with every token would double the step.
-        of_k = {"k": self.k, "target_l0": self.k, "aux_every": 4 if d_sae > 65_536 else 1}
-        return registry.configure(self.kind, d_in, d_sae, l1_coefficient=self.l1, **of_k)
+        offered: dict[str, object] = {"k": self.k, "target_l0": self.k, "l1_coefficient": self.l1}
+        if run.aux_k is not None:
+            offered |= {"aux_k": run.aux_k, "aux_every": run.aux_every}
+        return registry.configure(self.kind, d_in, run.d_sae, **offered)
 
     def run(self, name: str) -> Run:
         return next(run for run in self.runs if run.name == name)
@@ -90,8 +103,8 @@ PAPER = Preset(
     (
         Run("A/0", 512, 12_300),
         Run("A/1", 4096, 49_000),
-        Run("A/2", 16_384, 12_300),
-        Run("A/5", 131_072, 10_000),
+        Run("A/2", 16_384, 12_300, aux_k=32),
+        Run("A/5", 131_072, 10_000, aux_k=32, aux_every=4),
         Run("B/1", 4096, 12_300),
         Run("shuffled/1", 4096, 12_300),
     ),

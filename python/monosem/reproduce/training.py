@@ -38,7 +38,7 @@ def train(context: Context, run: Run) -> dict[str, Any]:
     # Another seed for the second model: other tokens in every batch, as in the paper.
     seed = context.seed + (1 if run.model == "B" else 0)
     stream = ActivationStream(model, context.hook_name, rows.tokens, preset.batch_size, seed, epochs=None)
-    sae = registry.build(preset.architecture(stream.d_in, run.d_sae), seed)
+    sae = registry.build(preset.architecture(stream.d_in, run), seed)
     resample = ResampleConfig.for_run(run.steps, preset.batch_size, run.d_sae) if sae.cfg.resampled else None
     config = TrainConfig(
         lr=preset.lr,

@@ -17,6 +17,7 @@ from monosem.data.filled import FilledSource, FillingStopped, read_by
 from monosem.data.folder_lock import folder_lock
 from monosem.nn import SAE
 from monosem.nn.config import JsonDict
+from monosem.ops import scratch
 from monosem.train import checkpoint, memory
 from monosem.train.agreement import check_agreement
 from monosem.train.batches import Activations, Batches, check_batch
@@ -160,6 +161,7 @@ class Trainer:
         batches.normaliser = self._normaliser
         shown = self._progress and self._peers.is_first
         with ExitStack() as held, StopRequest() as stop, read_by(self._like.device, batches.source, shown):
+            held.callback(scratch.release)
             self._peers.first(lambda: self._hold_folder(held))
             self._restore(batches, resume)
             with self._report() as report:

@@ -13,6 +13,7 @@ import math
 import torch
 from torch import Tensor
 
+from monosem.ops import scratch
 from monosem.ops.backend import native as _C
 from monosem.ops.layout import threads
 from monosem.ops.selection.dithered import MARGIN
@@ -48,7 +49,7 @@ class QuantizedRows:
         if copy is not None and len(copy.rows) == words and copy.norms.shape == (numbers, self.padded):
             self.packed, self.known = copy
         else:
-            self.packed = torch.empty(words, dtype=torch.int32, device="cpu")
+            self.packed = scratch.empty((words,), torch.int32)
             self.known = torch.empty(numbers, self.padded, dtype=torch.float32, device="cpu")
             copy = None
         self.scale, self.norm, self.off = self.known[:3]
