@@ -181,6 +181,19 @@ def test_learning_rates():
     assert table("docs/benchmarks.md", "| learning rate |") == expected
 
 
+def test_dead_features_of_a_wide_dictionary():
+    rows = result("auxk_wide.json")["rows"]
+    header = re.search(r"\| dead after step \| (.*) \|\n", PAGES["docs/benchmarks.md"].read_text(encoding="utf-8"))
+    assert header
+    steps = [int(cell.replace(",", "")) for cell in header[1].split(" | ")]
+    dead = [{point["step"]: f"{point['dead']:.1%}".replace("%", " %") for point in row["points"]} for row in rows]
+    cells = table("docs/benchmarks.md", "| dead after step |")
+    assert [row[1:] for row in cells] == [[of.get(step, "") for step in steps] for of in dead]
+    last = rows[1]["points"][-1]
+    assert f"({last['aux']:.4f}, the error itself)" in PAGES["docs/benchmarks.md"].read_text(encoding="utf-8")
+    assert abs(last["aux"] - last["mse"]) < 0.01 * last["mse"]
+
+
 def test_a_dictionary_of_a_real_model():
     found = result("smollm2.json")
     (cells,) = table("docs/howto/huggingface.md", "| held-out tokens | L0 |")

@@ -15,9 +15,9 @@ FIRST, SECOND, CONTROL = "A", "B", "shuffled"
 class Run:
     """One dictionary to train: ``A/1`` has 4,096 features of the first model.
 
-    ``aux_k``, ``aux_every``: where it has AuxK, that many dead features per token, and every so many-th token; None: the
-    default. Of a wide dictionary nine features in ten are dead for a time. As many per token as d_in // 2 share what is
-    left over among so many that none comes near the k largest; as few as 2·k come back.
+    ``aux_k``, ``aux_every``: where it has AuxK, so many dead features per token, of every so many-th token; None: the
+    default. Nine in ten features of a wide dictionary are dead for a time. As many per token as d_in // 2 share what is
+    left over until none comes near the k largest; as few as 2·k come back.
     """
 
     name: str
