@@ -18,6 +18,9 @@ class Run:
     ``aux_k``, ``aux_every``: where it has AuxK, so many dead features per token, of every so many-th token; None: the
     default. Nine in ten features of a wide dictionary are dead for a time. As many per token as d_in // 2 share what is
     left over until none comes near the k largest; as few as 2·k come back.
+
+    ``lazy_rows``: as of ``TrainConfig``. Adam goes on moving a row for ten steps after its feature has fired, and of
+    features that seldom fire many end so.
     """
 
     name: str
@@ -25,6 +28,7 @@ class Run:
     steps: int
     aux_k: int | None = None
     aux_every: int = 1
+    lazy_rows: bool = False
 
     @property
     def checkpoint_every(self) -> int:
@@ -38,7 +42,7 @@ class Run:
 
     def to_dict(self) -> dict[str, Any]:
         """Without what is left to the default, as in files that are older than it."""
-        default = {"aux_k": None, "aux_every": 1}
+        default = {"aux_k": None, "aux_every": 1, "lazy_rows": False}
         return {name: value for name, value in asdict(self).items() if default.get(name, "") != value}
 
 
@@ -104,7 +108,7 @@ PAPER = Preset(
         Run("A/0", 512, 12_300),
         Run("A/1", 4096, 49_000),
         Run("A/2", 16_384, 12_300, aux_k=32),
-        Run("A/5", 131_072, 10_000, aux_k=32, aux_every=4),
+        Run("A/5", 131_072, 10_000, aux_k=32, aux_every=4, lazy_rows=True),
         Run("B/1", 4096, 12_300),
         Run("shuffled/1", 4096, 12_300),
     ),

@@ -44,6 +44,7 @@ def train(context: Context, run: Run) -> dict[str, Any]:
         lr=preset.lr,
         batch_size=preset.batch_size,
         steps=run.steps,
+        lazy_rows=run.lazy_rows,
         sparsity_warmup=sae.cfg.sparsity_warmup,
         resample=resample,
         seed=seed,
