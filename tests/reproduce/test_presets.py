@@ -26,3 +26,9 @@ def test_wide_runs_have_their_own_auxk(kind):
         assert [wide.aux_k, wide.aux_every] == [32, 4]
     assert preset.run("A/1").to_dict() == {"name": "A/1", "d_sae": 4096, "steps": 49_000}
     assert preset.run("A/5").to_dict()["aux_every"] == 4
+
+
+def test_own_settings_are_those_that_differ_from_the_default():
+    preset = PRESETS["paper"]
+    assert preset.run("A/1").own_settings == {} and preset.run("A/2").own_settings == {"aux_k": 32}
+    assert preset.run("A/5").own_settings == {"aux_k": 32, "aux_every": 4, "lazy_rows": True}

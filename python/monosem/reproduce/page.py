@@ -208,12 +208,17 @@ def _human(context: Context, beside: bool = True) -> Section:
 
 def _notes(context: Context, results: dict[str, dict[str, Any]]) -> list[str]:
     preset = context.preset
-    sparsity = preset.architecture(1, preset.run(preset.main)).describe()  # the same for any width
+    sparsity = preset.architecture(1, preset.run(preset.main)).describe()
+    own = "; ".join(
+        f"{run.name} with {', '.join(f'{name} = {value}' for name, value in run.own_settings.items())}"
+        for run in context.runs
+        if run.own_settings
+    )
     minutes = sum(r["seconds"] for r in results.values()) / 60
     other = f" and {context.other}" if context.other else ""
     return [
-        f"Preset {preset.name!r}: {sparsity}, batches of {preset.batch_size:,}, Adam at {preset.lr:g}, "
-        f"seed {context.seed}; text: {context.text}; models {context.model}{other}.",
+        f"Preset {preset.name!r}: {sparsity}, batches of {preset.batch_size:,}, Adam at {preset.lr:g}"
+        f"{f' ({own})' if own else ''}, seed {context.seed}; text: {context.text}; models {context.model}{other}.",
         f"All stages together took {minutes:.0f} minutes. Each stage’s result is in evidence/, as JSON.",
         "For a model of your own: monosem reproduce --model NAME --other NAME2 --hook HOOK --text FILE.jsonl "
         "--out OUT. Each line of the table names the command that gives its figure alone.",

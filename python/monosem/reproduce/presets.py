@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from monosem.nn import registry
@@ -19,8 +19,8 @@ class Run:
     default. Nine in ten features of a wide dictionary are dead for a time. As many per token as d_in // 2 share what is
     left over until none comes near the k largest; as few as 2·k come back.
 
-    ``lazy_rows``: as of ``TrainConfig``. Adam goes on moving a row for ten steps after its feature has fired, and of
-    features that seldom fire many end so.
+    ``lazy_rows``: as of ``TrainConfig``. Adam goes on moving a row for some ten steps after its feature has fired;
+    without that, features that seldom fire die later.
     """
 
     name: str
@@ -40,10 +40,15 @@ class Run:
         """Which model: ``A`` (the first), ``B`` (the second) or ``shuffled`` (the first with permuted weights)."""
         return self.name.split("/")[0]
 
+    @property
+    def own_settings(self) -> dict[str, Any]:
+        """Those that are not left to the default."""
+        values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
+        return {name: value for name, (value, default) in values.items() if default not in (MISSING, value)}
+
     def to_dict(self) -> dict[str, Any]:
         """Without what is left to the default, as in files that are older than it."""
-        default = {"aux_k": None, "aux_every": 1, "lazy_rows": False}
-        return {name: value for name, value in asdict(self).items() if default.get(name, "") != value}
+        return {"name": self.name, "d_sae": self.d_sae, "steps": self.steps} | self.own_settings
 
 
 @dataclass(frozen=True)
