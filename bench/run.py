@@ -77,8 +77,9 @@ def sections(full: bool, quick: bool, errors: dict[str, str], say: Callable[[str
         add("growth.f", growth.measure, laptop, axis="f", values=[512, 1024], rounds=3)
         add("end_to_end", end, steps=2, rounds=1, n=256, f=256)
         return chosen
-    # A run through the buffers of contexts: 127 and 255 steps of 4,096 tokens use up 2 and 4 buffers of 261,120.
-    add("end_to_end", end, steps=255 if full else 127, rounds=3 if full else 2)
+    # A run through the buffers of contexts: 125 and 252 steps of 4,096 tokens, and the batch before them from which
+    # the decoder's bias starts, use up 2 and 4 buffers of about 260,900, and begin no other.
+    add("end_to_end", end, steps=252 if full else 125, rounds=3 if full else 2)
     last = 524_288 if full else 65_536
     add(
         "growth.f",

@@ -68,7 +68,7 @@ class TextCache:
         self.model, self.bos_id = model, model.bos_id
         self._texts: dict[tuple[int, ...], str] = {}
         self._names: dict[int, str] = {}
-        self.silent = _Silent(self)
+        self.silent = _Silent(model)
 
     def text_within(self, ids: Sequence[int]) -> str:
         key = tuple(ids)
@@ -85,13 +85,13 @@ class TextCache:
 class _Silent(dict[int, "Piece | None"]):
     """The piece of each token on which the feature does not fire; None where the token is no whole character."""
 
-    def __init__(self, texts: TextCache) -> None:
+    def __init__(self, model: ShowsText) -> None:
         super().__init__()
-        self.texts = texts
+        self.model = model
 
     def __missing__(self, token: int) -> Piece | None:
-        text = _text(self.texts, [token])
-        self[token] = None if text is None else Piece(text, 0.0, False, ((self.texts.token_str(token), 0.0),))
+        text = _text(self.model, [token])
+        self[token] = None if text is None else Piece(text, 0.0, False, ((self.model.token_str(token), 0.0),))
         return self[token]
 
 

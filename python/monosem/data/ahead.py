@@ -65,14 +65,19 @@ class Ahead(Generic[R]):
     def take(self) -> R:
         """The result, once the work has ended; or its error is raised, with the place where it happened."""
         self._thread.join()
-        if self._error is not None:
-            raise self._error
+        error, self._error = self._error, None  # whose traceback holds this object
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error
         return self._result  # pyright: ignore[reportReturnType]  # without an error there is one
 
     def cancel(self) -> None:
         """End the work, and wait until it has ended."""
         self._cancelled = True
         self._thread.join()
+        self._error = None
 
 
 def _settings(device: torch.device) -> Callable[[], ExitStack]:

@@ -23,6 +23,7 @@ from monosem.ops.precision import lowered_products
 
 K = TypeVar("K")
 W = TypeVar("W")
+Filled = Callable[[int], None]  # is told how many tokens have come into memory since it was last called
 
 
 class FillingStopped(Exception):
@@ -58,13 +59,12 @@ class FilledSource(Generic[K, W]):
     _position: int = 0  # tokens of the sequence that were handed out or left out
     _loaded: tuple[K, W] | None = None
     _ahead: tuple[K, Ahead[W | None]] | None = None
-    _filled: Callable[[int], None]
     _size: int | None = None  # tokens of the window that was last begun
 
     # ---------------------------------------------------------------- what a subclass brings
 
-    def _load(self, key: K) -> W | None:
-        """Bring a window into ``_room(tokens)``, calling ``_filled(tokens)`` after each part; None where there is none.
+    def _load(self, key: K, filled: Filled) -> W | None:
+        """Bring a window into ``_room(tokens)``, calling ``filled(tokens)`` after each part; None where there is none.
 
         It may run in another thread, while batches are taken from the window before.
         """
@@ -116,19 +116,17 @@ class FilledSource(Generic[K, W]):
         self._writing = self._reading
         with self._bar() as bar:
 
-            def advanced(tokens: int) -> None:
+            def filled(tokens: int) -> None:
                 bar.total = self._size
                 bar.update(tokens)
                 self._check_stop()
 
-            self._filled = advanced
-            return self._load(key)
+            return self._load(key, filled)
 
-    def _load_ahead(self, key: K, advanced: Callable[[int], None]) -> W | None:
+    def _load_ahead(self, key: K, filled: Filled) -> W | None:
         """In another thread. One window is brought into memory at a time, so nobody else writes what this writes."""
         self._writing = 1 - self._reading
-        self._filled = advanced
-        return self._load(key)
+        return self._load(key, filled)
 
     def _taken(self, key: K) -> W | None:
         """The window from the thread that brings it, waiting for that; or another one at once."""

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from monosem.data import files, fingerprint, remote, shards, store_index
 from monosem.data.contexts import Contexts
 from monosem.data.counted import BY_NAME, SkipTokens
+from monosem.data.filled import Filled
 from monosem.data.folder_lock import LOCK, OWNER, lock_of_all
 from monosem.data.norm_limit import NormLimit, SkipNorm
 from monosem.data.protocols import HookedModel, Tokens
@@ -100,12 +101,12 @@ class ActivationStream(ShuffledSource):
             prefetch=prefetch,
         )
 
-    def _fill(self, units: np.ndarray, out: Tensor) -> None:
+    def _fill(self, units: np.ndarray, out: Tensor, filled: Filled) -> None:
         done = 0
         for activations in self.contexts.activations(units):
             out[done : done + len(activations)].copy_(activations)
             done += len(activations)
-            self._filled(len(activations))
+            filled(len(activations))
 
 
 def default_buffer(context_bytes: int, device: torch.device) -> int:

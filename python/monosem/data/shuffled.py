@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from monosem.data import fingerprint
-from monosem.data.filled import FilledSource
+from monosem.data.filled import Filled, FilledSource
 from monosem.data.norm_limit import NormLimit
 from monosem.distributed.peers import share_of
 from monosem.ops.memory import check_memory
@@ -38,7 +38,7 @@ class ShuffledSource(FilledSource[Window, Order]):
     A batch crosses windows and epochs; only the last batch of a pass of ``epochs`` may be short. Iterating again
     after a pass was exhausted makes the next pass, in another order.
 
-    A subclass calls ``_arrange`` once and implements ``_fill``, which calls ``_filled(tokens)`` after each part.
+    A subclass calls ``_arrange`` once and implements ``_fill``, which calls ``filled(tokens)`` after each part.
 
     With a limit on the norm, tokens beyond it are in no batch: a batch goes on with those after them, and
     ``left_out`` counts them. They keep their place in the sequence, so that a position means the same.
@@ -237,19 +237,21 @@ class ShuffledSource(FilledSource[Window, Order]):
         first = epoch * self.n_tokens
         return epoch, window, first + (int(ends[window - 1]) if window else 0), first + int(ends[window])
 
-    def _load(self, key: Window) -> Order:
+    def _load(self, key: Window, filled: Filled) -> Order:
         epoch, window = key
         units, ends = self._plan(epoch)
         begin, end = int(ends[window - 1]) if window else 0, int(ends[window])
         units = units[self._bounds[window] : self._bounds[window + 1]]
         order = np.random.default_rng([self.seed, epoch, window + 1]).permutation(end - begin)
         if self._share is not None:
-            return self._load_share(units, order, epoch * self.n_tokens + begin, self._share), None
+            return self._load_share(units, order, epoch * self.n_tokens + begin, self._share, filled), None
         out = self._room(end - begin)
-        self._fill(units, out)
+        self._fill(units, out, filled)
         return self._within_limit(torch.from_numpy(order).to(out.device), out)
 
-    def _load_share(self, units: np.ndarray, order: np.ndarray, begin: int, share: tuple[int, int]) -> Tensor:
+    def _load_share(
+        self, units: np.ndarray, order: np.ndarray, begin: int, share: tuple[int, int], filled: Filled
+    ) -> Tensor:
         """Bring those tokens of a window into memory that are in the share of their batches; returns their order."""
         raise NotImplementedError
 
@@ -259,7 +261,7 @@ class ShuffledSource(FilledSource[Window, Order]):
         last = None if self.epochs is None else (self._passes + 1) * self.epochs * self.n_tokens
         return None if end == last else self._place(end)[:2]
 
-    def _fill(self, units: np.ndarray, out: Tensor) -> None:
+    def _fill(self, units: np.ndarray, out: Tensor, filled: Filled) -> None:
         """Write the tokens of ``units``, one unit after the other in any fixed order, into ``out`` [n, d_in]."""
         raise NotImplementedError
 
@@ -297,17 +299,19 @@ class DividedSource(ShuffledSource):
             self._share = share
         return share is not None
 
-    def _load_share(self, units: np.ndarray, order: np.ndarray, begin: int, share: tuple[int, int]) -> Tensor:
+    def _load_share(
+        self, units: np.ndarray, order: np.ndarray, begin: int, share: tuple[int, int], filled: Filled
+    ) -> Tensor:
         mine = share_of(self.batch_size, *share)
         at = (begin + np.arange(len(order))) % self.batch_size
         wanted = (at >= mine.start) & (at < mine.stop)
         kept = np.zeros(len(order), dtype=bool)
         kept[order[wanted]] = True
         out = self._room(int(kept.sum()))
-        self._fill_some(units, kept, out)
+        self._fill_some(units, kept, out, filled)
         return torch.from_numpy(np.where(wanted, (kept.cumsum() - 1)[order], -1)).to(out.device)
 
-    def _fill_some(self, units: np.ndarray, kept: np.ndarray, out: Tensor) -> None:
+    def _fill_some(self, units: np.ndarray, kept: np.ndarray, out: Tensor, filled: Filled) -> None:
         """``_fill`` with those tokens alone that are marked in ``kept`` [n]."""
         raise NotImplementedError
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from monosem.data import remote, shards, store_index
+from monosem.data.filled import Filled
 from monosem.data.norm_limit import AS_HARVESTED, NormLimit, SkipNorm, as_trained
 from monosem.data.shuffled import DividedSource
 
@@ -182,10 +183,10 @@ class ActivationStore(DividedSource):
         none = [np.zeros(0, np.int64)]
         return np.concatenate(starts or none), np.concatenate(lengths or none)
 
-    def _fill(self, units: np.ndarray, out: Tensor) -> None:
-        self._fill_some(units, None, out)
+    def _fill(self, units: np.ndarray, out: Tensor, filled: Filled) -> None:
+        self._fill_some(units, None, out, filled)
 
-    def _fill_some(self, units: np.ndarray, kept: np.ndarray | None, out: Tensor) -> None:
+    def _fill_some(self, units: np.ndarray, kept: np.ndarray | None, out: Tensor, filled: Filled) -> None:
         """Of several processes that read shares, each compares the checksums of some parts of the store."""
         into, done, at = shards.as_bits(out, self._layout.dtype), 0, 0
         units = np.sort(units)  # the order on disk
@@ -209,7 +210,7 @@ class ActivationStore(DividedSource):
                 into[done : done + len(rows)] = rows
                 self.bytes_read += max(checked * self._layout.token_bytes, rows.nbytes)
                 done, at = done + len(rows), at + length
-                self._filled(len(rows))
+                filled(len(rows))
 
     def _parts(self, homes: np.ndarray, starts: np.ndarray, lengths: np.ndarray | int) -> dict[int, np.ndarray]:
         """{number of a shard: numbers of its parts, ascending} for blocks that begin at ``starts`` in their shards."""

@@ -16,7 +16,7 @@ from monosem.data.context_reader import ContextReader
 from monosem.data.contexts import Contexts
 from monosem.data.counted import BY_NAME, SkipTokens
 from monosem.data.documents import Documents
-from monosem.data.filled import FilledSource
+from monosem.data.filled import Filled, FilledSource
 from monosem.data.harvest import default_buffer
 from monosem.data.norm_limit import SAMPLED, NormLimit, SkipNorm
 from monosem.data.protocols import LanguageModel
@@ -227,7 +227,7 @@ class StreamedActivations(FilledSource[_Key, _Window]):
         self._position += count + left_out
         return torch.cat(parts) if count else None
 
-    def _load(self, key: _Key) -> _Window | None:
+    def _load(self, key: _Key, filled: Filled) -> _Window | None:
         self._reader.load_state_dict(key.start)
         epochs = None if self.epochs is None else (key.passes + 1) * self.epochs
         rows = self._reader.take(self._window_contexts, epochs)
@@ -238,7 +238,7 @@ class StreamedActivations(FilledSource[_Key, _Window]):
         for activations in contexts.activations(np.arange(len(rows))):
             out[done : done + len(activations)].copy_(activations)
             done += len(activations)
-            self._filled(len(activations))
+            filled(len(activations))
         order = torch.from_numpy(np.random.default_rng([self.seed, key.window]).permutation(len(out)))
         order, _ = self._within_limit(order.to(self._device), out)
         return _Window(order, len(out) - len(order), self._reader.state_dict())

@@ -90,7 +90,10 @@ class Ranks:
             error = raised
         said = self.objects((None if error is None else str(error), got if told and error is None else None))
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # whose traceback holds this frame
         if failed := [(rank, words) for rank, (words, _) in enumerate(said) if words is not None]:
             raise RuntimeError(f"rank {failed[0][0]}: {failed[0][1]}")
         return got, [result for _, result in said]

@@ -56,7 +56,10 @@ def capture(call: Callable[[], Output], device: torch.device) -> tuple[Graph, Ou
             _close(pool, device)
             error = error or raised
     if error is not None:
-        raise CaptureFailed(f"{type(error).__name__}: {error}".splitlines()[0][:300]) from error
+        try:
+            raise CaptureFailed(f"{type(error).__name__}: {error}".splitlines()[0][:300]) from error
+        finally:
+            del error  # whose traceback holds this frame, and with it the graph
     return graph, cast("Output", out)  # without an error the call has returned
 
 
@@ -69,17 +72,13 @@ def _close(pool: tuple[int, int], device: torch.device) -> None:
 
 
 class CapturedStep:
-    """``work`` on batches: called, or replayed from its graph when the last ``STILL`` batches were of the same kind.
+    """A piece of work on batches: called, or replayed from its graph when the last ``STILL`` batches were of one kind.
 
     One graph is kept, that of the present kind. A failed capture is reported once; all later steps are called.
-
-    Args:
-        work: the part of a step that runs on the device. It reads its batch, and all that changes from step to step,
-            from memory at fixed addresses, and returns metrics, 0-dim and float32.
     """
 
-    def __init__(self, work: Work, device: torch.device) -> None:
-        self._work, self._device = work, device
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._kind: Hashable = None
         self._seen = 0
         self._x: Tensor | None = None
@@ -87,10 +86,13 @@ class CapturedStep:
         self._names: list[str] = []
         self._numbers: Tensor | None = None
 
-    def __call__(self, x: Tensor, kind: Hashable) -> dict[str, Tensor]:
+    def __call__(self, x: Tensor, kind: Hashable, work: Work) -> dict[str, Tensor]:
         """The metrics of the step on x.
 
         Args:
+            work: the part of a step that runs on the device, the same in each call: it is given anew, since its owner
+                owns this too, and neither is to keep the other in memory. It reads its batch, and all that changes from
+                step to step, from memory at fixed addresses, and returns metrics, 0-dim and float32.
             kind: all that the step's launches depend on beside the shape of x.
         """
         if self._kind != (x.shape, kind):
@@ -100,10 +102,10 @@ class CapturedStep:
             self._x = torch.empty_like(x, memory_format=torch.contiguous_format)
         self._x.copy_(x)
         if self._graph is None and self._seen >= STILL and not failed:
-            self._capture(self._x)
+            self._capture(self._x, work)
         if self._graph is None or self._numbers is None:
             self._seen += 1
-            return self._work(self._x)
+            return work(self._x)
         self._graph.replay()
         return dict(zip(self._names, self._numbers.clone().unbind(), strict=True))  # the next replay writes there
 
@@ -112,11 +114,11 @@ class CapturedStep:
         """Whether the last step was replayed."""
         return self._graph is not None
 
-    def _capture(self, x: Tensor) -> None:
+    def _capture(self, x: Tensor, work: Work) -> None:
         global failed
 
         def call() -> Tensor:
-            metrics = self._work(x)
+            metrics = work(x)
             self._names = list(metrics)
             return torch.stack(list(metrics.values()))
 

@@ -63,7 +63,7 @@ class Learner:
         self.times = PhaseTimes(sae.W_dec.device) if time_phases else None
         self._timed = 0  # steps, since the times were taken
         graph = cfg.cuda_graph and not time_phases and sae.shard.is_whole
-        self.captured = CapturedStep(self._counted, sae.W_dec.device) if graph else None
+        self.captured = CapturedStep(sae.W_dec.device) if graph else None
         self.stats = StepStats()  # of the last step that was called; a graph replays what that one did
         self._plain: dict[str, float] = {}  # its metrics that the host knows
         self._sparse_steps = 0  # in a row, up to the last
@@ -90,7 +90,7 @@ class Learner:
             return self._step(x, lr, scale) | self._plain | {"lr": lr}
         self.fast.count_step(lr)
         addresses = tuple(p.data_ptr() for p in self.sae.parameters())  # a graph is valid for these only
-        metrics: Metrics = dict(captured(x, (decision, addresses, self.sae.settings_now())))
+        metrics: Metrics = dict(captured(x, (decision, addresses, self.sae.settings_now()), self._counted))
         if captured.replaying:
             self.sae.capacity.replayed()
         return metrics | self._plain | {"lr": lr}
