@@ -256,9 +256,12 @@ def test_the_passes_of_a_step():
 
 def test_end_to_end():
     text = " ".join(PAGES["docs/benchmarks.md"].read_text(encoding="utf-8").split())
-    ours, theirs = result(f"{SPEED.name}/end_to_end.json")["rows"]
-    speeds = [row["tokens_per_second"] for row in (ours, theirs)]
-    assert f"{round(speeds[0], -2):,.0f} tokens per second, SAELens' runner {round(speeds[1], -1):,.0f}" in text
+    for folder, words, between in (
+        (SPEED.name, "", " tokens per second, SAELens' runner "),
+        ("amd-epyc-zen4-2-threads", "Zen 4: ", " and "),
+    ):
+        ours, theirs = (row["tokens_per_second"] for row in result(f"{folder}/end_to_end.json")["rows"])
+        assert f"{words}{round(ours, -2):,.0f}{between}{round(theirs, -1):,.0f}" in text
 
 
 @pytest.mark.parametrize("page", RESULT_PAGES)

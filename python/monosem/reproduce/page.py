@@ -91,7 +91,8 @@ def _intro(context: Context, beside: bool, missing: list[Stage]) -> str:
 
 def _row(results: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
     result = results[stage_of(name)]
-    kept = ("d_sae", "l0", "ce_loss_recovered", "explained_variance", "dead", "ce_clean", "ce_sae", "ce_zero", "tokens")
+    kept = ("d_sae", "l0", "ce_loss_recovered", "explained_variance", "dead", "ultralow", "ultralow_bound")
+    kept += ("ce_clean", "ce_sae", "ce_zero", "tokens")
     evaluation = result["evaluation"]
     return {
         "name": name,
