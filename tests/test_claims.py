@@ -96,6 +96,13 @@ def test_claims_with_200_million_activations():
         assert f"{label} {loss} [{low}, {high}]".replace("-", "−") in ablated
     counterparts = [one(f"{side} of one model have a counterpart").split()[-1] for side in ("Features", "Neurons")]
     assert [text for claim, text in rows.items() if "counterpart" in claim] == ["; ".join(counterparts)]
+    widest = next(d for d in found["dictionaries"] if d["name"] == "A/5")
+    shares = [f"{widest[name] * 100:.1f} %" for name in ("ce_loss_recovered", "explained_variance")]
+    assert [text for claim, text in rows.items() if claim.startswith("CE loss recovered")] == [", ".join(shares)]
+    live = widest["d_sae"] - widest["dead"] - widest["ultralow"]
+    (printed,) = [text for claim, text in rows.items() if claim.startswith("live features")]
+    assert printed.startswith(f"{live:,} above") and printed.endswith(f"; {widest['dead']:,} silent")
+    assert widest["ultralow_bound"] == 1e-6
     main = next(d for d in found["dictionaries"] if d["name"] == "A/1")
     words = " ".join(PAGES["docs/benchmarks.md"].read_text(encoding="utf-8").split())
     assert (
