@@ -1,137 +1,44 @@
-"""What README.md and docs/benchmarks.md say of the paper's claims is what `monosem reproduce` found."""
+"""The listings of the claims agree: commands, recipes on the pages, stages of the reproduction, documentation."""
 
 import re
+from pathlib import Path
 
-import pytest
-from figures import PAGES, RESULT_PAGES, result, table
+from monosem.analysis.evidence.recipes import RECIPES
+from monosem.cli.main import COMMANDS
+from monosem.reproduce.context import Context
+from monosem.reproduce.presets import PRESETS
+from monosem.reproduce.stages import all_stages, claims
 
-
-def _claims() -> dict[str, str]:
-    return {finding["claim"]: finding["ours"] for finding in result("reproduce_small.json")["findings"]}
-
-
-def _one(start: str) -> str:
-    (ours,) = [ours for claim, ours in _claims().items() if claim.startswith(start)]
-    return ours
+DOCUMENT = Path(__file__).parent.parent / "docs" / "claims.md"
+FROM_TRAINING = {"report"}  # the loss: measured as dictionaries are trained, not by a stage of its own
 
 
-@pytest.mark.parametrize("page", RESULT_PAGES)
-def test_claims(page):
-    rows = {row[0]: row[-1] for row in table(page, "| here |")}
-
-    def printed(word: str) -> str:
-        (one,) = [ours for claim, ours in rows.items() if word in claim]
-        return one
-
-    shares = re.findall(r"(\d+)% against (\d+)%", _one("Features are more specific"))
-    expected = " against ".join(", ".join(pair[side] for pair in shares[:3]) + " %" for side in (0, 1))
-    assert printed("specific").startswith(expected)
-    explained = re.findall(r"-?\d\.\d\d", _one("Explanations predict the activations"))
-    assert printed("explanations predict activations").startswith(", ".join(explained))
-    counterparts = [
-        re.search(r"\d\.\d\d", _one(f"{side} of one model have a counterpart"))[0] for side in ("Features", "Neurons")
-    ]
-    assert printed("counterpart in B") == "; ".join(counterparts)
-    grown = re.findall(r"\d+", _one("Features that fire mostly on base64"))
-    assert printed("base64 features at").startswith(", ".join(grown))
-    if page == "README.md":
-        assert len(rows) == 4
-        return
-    pearson = [
-        re.search(r"\d\.\d\d", _one(f"A feature responds to {label}:"))[0]
-        for label in ("Arabic", "Hebrew", "DNA", "base64")
-    ]
-    assert printed("Pearson with its proxy") == " / ".join(pearson)
-    neurons = [
-        re.search(r"best neuron (\d\.\d\d)", _one(f"A feature responds to {label}:"))[1]
-        for label in ("Arabic", "Hebrew", "DNA", "base64")
-    ]
-    assert printed("… the best neuron") == " / ".join(neurons)
-    pinned = [f for f in result("reproduce_small.json")["findings"] if "pinned" in f["claim"] and "at 1×" in f["ours"]]
-    hits = [
-        next(f["ours"].split()[0] for f in pinned if f["claim"].startswith(f"The {label}") and after in f["claim"])
-        for label in ("base64", "Arabic")
-        for after in ("Once", "1,2")
-    ]
-    assert printed("the base64 feature writes").startswith(
-        f"{hits[0]} of 10 samples after a prose prompt, {hits[1]} of 10 after numbers"
-    )
-    assert hits[2:] == ["0", "0"] and printed("the Arabic feature").startswith("0 of 10")
-    assert printed("not neurons").startswith(re.search(r"\d\.\d\d", _one("Features are not neurons"))[0])
-    predicted = re.findall(r"\d\.\d\d", _one("From the explanation one can tell"))[:3]
-    assert printed("explanations predict next tokens").startswith(", ".join(predicted))
-    assert printed("clusters").startswith(_one("Features lie in clusters").split(";")[0].replace("%", " %"))
-    assert printed("ultralow") == _one("Far more features than neurons").split()[0]
-    assert printed("automata").startswith(_one("Features form finite-state").split(" features")[0])
+def rows():
+    """(command, function, page) of each row of the table in docs/claims.md."""
+    lines = DOCUMENT.read_text(encoding="utf-8").splitlines()
+    table = [[cell.strip() for cell in line.split("|")[2:5]] for line in lines if line.startswith("| ")][1:]
+    above = ["", "", ""]
+    for cells in table:
+        above = [old if cell == "the same" else cell for old, cell in zip(above, cells, strict=True)]
+        yield tuple(re.match(r"`(.+?)`", cell)[1] for cell in above)
 
 
-def test_claims_with_200_million_activations():
-    found = result("reproduce_paper.json")
-    ours = {finding["claim"]: finding["ours"] for finding in found["findings"]}
-    rows = {row[0]: row[-1] for row in table("docs/benchmarks.md", "| here, 200 M |")}
-    one = lambda start: next(text for claim, text in ours.items() if claim.startswith(start))
-    of_labels = [one(f"A feature responds to {label}:") for label in ("Arabic", "Hebrew", "DNA", "base64")]
-    assert rows["Pearson with its proxy, Arabic / Hebrew / DNA / base64"] == " / ".join(t[:4] for t in of_labels)
-    assert rows["… the best neuron"] == " / ".join(re.search(r"neuron (\d\.\d\d)", t)[1] for t in of_labels)
-    shares = re.findall(r"(\d+)% against (\d+)%", one("Features are more specific"))
-    against = " against ".join(", ".join(pair[side] for pair in shares[:3]) + " %" for side in (0, 1))
-    (specific,) = [text for claim, text in rows.items() if "specific" in claim]
-    assert specific == f"{against} (base64: {shares[3][0]} against {shares[3][1]} %)"
-    for label in ("Arabic", "Hebrew"):
-        assert one(f"The {label} context").startswith("in those of 0 neurons")
-    neurons = re.search(r"(\S+) \(median\); .*, (\d+)% above 0.8", one("Features are not neurons"))
-    hebrew, base64 = (one(f"The {label} feature's most")[:4] for label in ("Hebrew", "base64"))
-    (closest,) = [text for claim, text in rows.items() if "not neurons" in claim]
-    assert closest == f"{neurons[1]}; {neurons[2]} % above 0.8; Hebrew {hebrew}, but base64 {base64}"
-    for label, row in (("base64", "base64 feature writes"), ("Arabic", "… the Arabic")):
-        pinned = [f for f in found["findings"] if f["claim"].startswith(f"The {label} feature, pinned")]
-        hits = [f["ours"].split(" samples")[0] for f in pinned if "at 1×" in f["ours"]]
-        (printed,) = [text for claim, text in rows.items() if row in claim]
-        assert len(hits) == 2 and printed.startswith(" and ".join(hits))
-    (ablated,) = [text for claim, text in rows.items() if "ablated" in claim]
-    for label in ("base64", "Arabic"):
-        loss, low, high = re.match(
-            r"(\S+) nats per token on \w+ \[(\S+), (\S+)\]", one(f"Ablating it hurts {label}")
-        ).groups()
-        assert f"{label} {loss} [{low}, {high}]".replace("-", "−") in ablated
-    counterparts = [one(f"{side} of one model have a counterpart").split()[-1] for side in ("Features", "Neurons")]
-    assert [text for claim, text in rows.items() if "counterpart" in claim] == ["; ".join(counterparts)]
-    widest = next(d for d in found["dictionaries"] if d["name"] == "A/5")
-    shares = [f"{widest[name] * 100:.1f} %" for name in ("ce_loss_recovered", "explained_variance")]
-    assert [text for claim, text in rows.items() if claim.startswith("CE loss recovered")] == [", ".join(shares)]
-    live = widest["d_sae"] - widest["dead"] - widest["ultralow"]
-    (printed,) = [text for claim, text in rows.items() if claim.startswith("live features")]
-    assert printed.startswith(f"{live:,} above") and printed.endswith(f"; {widest['dead']:,} silent")
-    assert widest["ultralow_bound"] == 1e-6
-    main = next(d for d in found["dictionaries"] if d["name"] == "A/1")
-    words = " ".join(PAGES["docs/benchmarks.md"].read_text(encoding="utf-8").split())
-    assert (
-        f"CE loss recovered {main['ce_loss_recovered'] * 100:.1f} %, explained variance "
-        f"{main['explained_variance'] * 100:.1f} %, {main['dead'] / main['d_sae'] * 100:.1f} % silent" in words
-    )
+def test_the_document_lists_the_guides_in_their_order():
+    assert list(rows()) == [(recipe.command, recipe.function, recipe.page) for recipe in RECIPES.values()]
 
 
-def test_what_specific_features_cover():
-    kinds = {kind["name"]: kind for kind in result("reproduce_paper.json")["kinds_of_text"]}
-    shares = [f"{kinds[name]['feature']['sensitivity'] * 100:.0f}" for name in ("Arabic", "Hebrew", "DNA")]
-    words = " ".join(PAGES["docs/benchmarks.md"].read_text(encoding="utf-8").split())
-    assert f"on {shares[0]}, {shares[1]} and {shares[2]} % of the tokens of their kind" in words
-    specific = [f for f in kinds["DNA"]["next"] if f["specificity"] > 0.95]
-    assert len(specific) == 3 and "three more features of DNA are as specific" in words
+def test_every_guide_has_a_command():
+    assert {recipe.command.split()[1] for recipe in RECIPES.values()} <= set(COMMANDS)
 
 
-def test_counterparts_by_how_often_a_feature_fires():
-    bins = result("reproduce_paper.json")["universality_by_tokens"]
-    features, medians = table("docs/benchmarks.md", "| fires on … of 5 M tokens |")
-    assert features[1:] == [f"{b['features']}" for b in bins]
-    assert medians[1:] == [f"{b['median']:.2f}" for b in bins]
+def test_every_guide_has_a_stage_and_every_stage_a_guide(tmp_path):
+    context = Context(tmp_path, PRESETS["small"])
+    measured = {claim.stage.name.split("-")[0] for claim in claims(context)}
+    assert measured == {Path(recipe.page).stem for recipe in RECIPES.values()} - FROM_TRAINING
+    names = [stage.name for stage in all_stages(context)]
+    assert {claim.stage.name for claim in claims(context)} <= set(names) and len(names) == len(set(names))
 
 
-def test_how_long_reproduction_takes(capsys):
-    from monosem.cli.main import main
-
-    expected = f"{result('reproduce_small.json')['machine']['minutes']:.0f} minutes on two cores"
-    with pytest.raises(SystemExit):
-        main(["reproduce", "--help"])
-    assert expected in " ".join(capsys.readouterr().out.split())
-    assert expected in " ".join(PAGES["docs/benchmarks.md"].read_text(encoding="utf-8").split())
+def test_a_claim_that_needs_a_second_model_is_left_out_without_one(tmp_path):
+    alone = Context(tmp_path, PRESETS["small"], other=None)
+    assert "universality" not in {claim.stage.name for claim in claims(alone)}

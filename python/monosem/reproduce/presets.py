@@ -17,7 +17,7 @@ class Run:
 
     ``aux_k``, ``aux_every``: where it has AuxK, so many dead features per token, of every so many-th token; None: the
     default. Nine in ten features of a wide dictionary are dead for a time. As many per token as d_in // 2 share what is
-    left over until none comes near the k largest; as few as 2·k come back.
+    left over until none comes near the k largest; of as few as 2·k some come back.
 
     ``lazy_rows``: as of ``TrainConfig``. Adam goes on moving a row for some ten steps after its feature has fired;
     without that, features that seldom fire die later.
