@@ -156,7 +156,8 @@ def test_learning_rates():
 
 
 def test_dead_features_of_a_wide_dictionary():
-    rows = result("auxk_wide.json")["rows"]
+    found = result("auxk_wide.json")
+    rows, text = found["rows"], " ".join(PAGES["docs/benchmarks.md"].read_text(encoding="utf-8").split())
     header = re.search(r"\| dead after step \| (.*) \|\n", PAGES["docs/benchmarks.md"].read_text(encoding="utf-8"))
     assert header
     steps = [int(cell.replace(",", "")) for cell in header[1].split(" | ")]
@@ -164,14 +165,33 @@ def test_dead_features_of_a_wide_dictionary():
     cells = table("docs/benchmarks.md", "| dead after step |")
     assert [row[1:] for row in cells] == [[of.get(step, "") for step in steps] for of in dead]
     last = rows[1]["points"][-1]
-    assert f"({last['aux']:.4f}, the error itself)" in PAGES["docs/benchmarks.md"].read_text(encoding="utf-8")
+    assert f"({last['aux']:.4f}, the error itself)" in text
     assert abs(last["aux"] - last["mse"]) < 0.01 * last["mse"]
     kept = rows[2]["points"][-1]
     lazy = next(point for point in rows[3]["points"] if point["step"] == kept["step"])
     assert kept["step"] == 2300 and rows[3]["points"][-1]["step"] == steps[-1] == 10_000
-    assert f"{lazy['mse'] / kept['mse'] - 1:.0%} higher after".replace("%", " %") in " ".join(
-        PAGES["docs/benchmarks.md"].read_text(encoding="utf-8").split()
-    )
+    assert f"{lazy['mse'] / kept['mse'] - 1:.0%} higher after".replace("%", " %") in text
+    used = next(of for of in found["in_use"] if of["step"] == 2305)
+    assert f"the {used['1000000']:,} features" in text and f"{used['200000']:,} had within the last 200,000" in text
+    last = found["smaller_eps"]["points"][-1]
+    assert last["step"] == 1000 and f"{last['dead'] * 100:.1f} % are dead after 1,000 steps" in text
+
+
+def test_what_brings_dead_features_back():
+    expected = [
+        [
+            str(r["steps"]),
+            f"{r['lr']:g}",
+            str(r["aux_k"] or "none"),
+            {0.03125: "1/32"}.get(r["aux_coefficient"], f"{r['aux_coefficient']:g}") if r["aux_k"] else "",
+            f"{r['eps']:g}",
+            "reset" if r["moments_reset"] else "kept",
+            f"{r['revived']:,}",
+            f"{r['live']:,}",
+        ]
+        for r in result("auxk_wide.json")["revival"]["rows"]
+    ]
+    assert table("docs/benchmarks.md", "| `aux_coefficient` |") == expected
 
 
 def test_a_dictionary_of_a_real_model():
