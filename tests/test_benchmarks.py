@@ -171,6 +171,8 @@ def test_dead_features_of_a_wide_dictionary():
     lazy = next(point for point in rows[3]["points"] if point["step"] == kept["step"])
     assert kept["step"] == 2300 and rows[3]["points"][-1]["step"] == steps[-1] == 10_000
     assert f"{lazy['mse'] / kept['mse'] - 1:.0%} higher after".replace("%", " %") in text
+    larger = next(point for point in rows[4]["points"] if point["step"] == kept["step"])
+    assert f"(the error is {larger['mse'] / lazy['mse'] * 100 - 100:.0f} % higher after 2,300 steps)" in text
     used = next(of for of in found["in_use"] if of["step"] == 2305)
     assert f"the {used['1000000']:,} features" in text and f"{used['200000']:,} had within the last 200,000" in text
     last = found["smaller_eps"]["points"][-1]
