@@ -43,6 +43,7 @@ MAKE = {
     "abs_topk": lambda: ms.AbsTopKSAE(D, F, k=4, aux_k=6, seed=0),
     "batch_topk": lambda: ms.BatchTopKSAE(D, F, k=4, aux_k=6, seed=0),
     "relu": lambda: with_silent(ms.ReLUSAE(D, F, 0.2, seed=0)),
+    "relu_few": lambda: ms.ReLUSAE(D, F, 0.2, initial_l0=6.0, seed=0),
     "relu_free": lambda: with_silent(ms.ReLUSAE(D, F, 3e-3, decoder_norm="free", seed=0)),
     "jumprelu": lambda: ms.JumpReLUSAE(D, F, target_l0=4.0, seed=0),
     "tanh": lambda: ms.JumpReLUSAE(D, F, form="tanh", decoder_norm="free", seed=0),
@@ -67,6 +68,7 @@ VARIANTS = {
     "topk lazy": ("topk", {"lazy_rows": True}),
     "topk resampled": ("topk", {"resample": RESAMPLED}),
     "relu resampled": ("relu", {"resample": RESAMPLED}),
+    "relu_few resampled": ("relu_few", {"resample": RESAMPLED}),
     "relu_free resampled": ("relu_free", {"resample": RESAMPLED}),
     "hierarchical_topk chunked": ("hierarchical_topk", {}),
 }

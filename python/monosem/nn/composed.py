@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from monosem import ops
-from monosem.nn import composed_step
+from monosem.nn import composed_step, starting_l0
 from monosem.nn.activations import Vectors
 from monosem.nn.auxk import DeadFeatures
 from monosem.nn.base import SAE, LossOutput
@@ -49,6 +49,9 @@ class ComposedSAE(SAE):
 
     def extend(self, device: torch.device | str | None, dtype: torch.dtype) -> None:
         """Add further parameters and buffers; those vectors that ``declared`` gives an initial value are there."""
+
+    def measure(self, sample: Tensor) -> None:
+        starting_l0.measure(self, sample)
 
     @property
     @abstractmethod
@@ -178,6 +181,7 @@ class ComposedSAE(SAE):
     def restart_features(self, features: Tensor, inputs: Tensor, alive: Tensor, factor: float) -> None:
         """As of ``SAE``; elements of vectors that have an initial value are set to it."""
         super().restart_features(features, inputs, alive, factor)
+        starting_l0.restart(self, features, inputs)
         for name, declared in self.declared().items():
             if isinstance(declared, Vector) and declared.initial is not None:
                 getattr(self, name)[features] = declared.initial

@@ -43,6 +43,18 @@ def shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def check_initial_l0(l0: Any, d_sae: int) -> None:
+    """Raise unless a number of active features at the start is None, or above 0 and at most half of them."""
+    if l0 is None:
+        return
+    check_number("initial_l0", l0, 0, above=True)
+    if l0 > d_sae / 2:
+        raise ValueError(
+            f"initial_l0: got {l0:g}; wanted at most d_sae / 2 = {d_sae / 2:g}, or None for biases of 0, which make "
+            "about so many active"
+        )
+
+
 def check_share(name: str, value: Any) -> None:
     """Raise unless a number is a share of a run, 0 to 1."""
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= 1:
@@ -236,6 +248,9 @@ class ReLUConfig(SAEConfig):
             (Karvonen et al. 2024 have 10). None: p falls all the time, and λ is constant.
         apply_b_dec_to_input: whether the encoder reads x − b_dec, or x. None, which becomes True with unit norms, and
             False with free ones (Anthropic, April 2024).
+        initial_l0: active features per token at the start: the first batch (``initialize``, ``Trainer``) sets b_enc so
+            (``nn.starting_l0``), and a resampled feature is active for inputs with half of the pre-activation that its
+            own has. None: biases of 0, as in the paper, which make half of d_sae active at first.
     """
 
     kind: ClassVar[str] = "relu"
@@ -246,6 +261,7 @@ class ReLUConfig(SAEConfig):
     p_start: float = P_START
     apply_b_dec_to_input: bool | None = None
     p_updates: int | None = None
+    initial_l0: float | None = None
 
     @property
     def powers(self) -> list[float]:
@@ -302,6 +318,7 @@ class ReLUConfig(SAEConfig):
                 f"p: got {self.p} with decoder_norm={self.decoder_norm!r}; wanted at most 1, or 1 if 'free'"
             )
         check_share("p_start", self.p_start)
+        check_initial_l0(self.initial_l0, self.d_sae)
         n = self.p_updates
         if n is not None and (not isinstance(n, int) or isinstance(n, bool) or n < 1 or self.p == 1):
             raise ValueError(

@@ -15,7 +15,7 @@ from monosem.nn.architectures.jumprelu import JumpReLUConfig
 from monosem.nn.architectures.topk import aux_of
 from monosem.nn.composed import ComposedSAE
 from monosem.nn.composition import Composition
-from monosem.nn.config import ReLUConfig, TopKConfig, annealed, check_number, shown
+from monosem.nn.config import ReLUConfig, TopKConfig, annealed, check_initial_l0, check_number, shown
 from monosem.nn.nesting import Nesting
 from monosem.nn.parameters import Declared, Vector
 from monosem.nn.penalties import L0, L1, GateL1
@@ -25,7 +25,7 @@ BY_L1 = ("relu", "gated")
 # Settings, and the activations with which they have an effect.
 EFFECTS = {
     **dict.fromkeys(("k", "aux_k", "aux_coefficient", "aux_every", "initial_k", "k_anneal"), FIXED),
-    "l1_coefficient": BY_L1,
+    **dict.fromkeys(("l1_coefficient", "initial_l0"), BY_L1),
     **dict.fromkeys(("l0_coefficient", "target_l0", "bandwidth", "initial_threshold", "threshold_lr"), ("jumprelu",)),
 }
 
@@ -38,7 +38,7 @@ class ChosenConfig(TopKConfig):
         activation: one of ``activations``.
         k: active features per token, with "topk", "batch_topk" and "abs_topk"; aux_k, aux_coefficient, aux_every,
             initial_k, k_anneal: as in ``TopKConfig``.
-        l1_coefficient: λ, with "relu" and "gated".
+        l1_coefficient: λ, with "relu" and "gated"; initial_l0: as in ``ReLUConfig``.
         l0_coefficient, target_l0, bandwidth, initial_bandwidth, bandwidth_anneal, initial_threshold, threshold_lr: with
             "jumprelu", as in ``JumpReLUConfig``.
     """
@@ -61,6 +61,7 @@ class ChosenConfig(TopKConfig):
     bandwidth_anneal: float = JumpReLUConfig.bandwidth_anneal
     initial_threshold: float | str = JumpReLUConfig.initial_threshold
     threshold_lr: float = JumpReLUConfig.threshold_lr
+    initial_l0: float | None = None
 
     @property
     def uses_k(self) -> bool:
@@ -95,6 +96,7 @@ class ChosenConfig(TopKConfig):
         if self.activation not in self.activations:
             raise ValueError(f"activation: got {self.activation!r}; wanted one of {', '.join(self.activations)}")
         check_number("l1_coefficient", self.l1_coefficient, 0)
+        check_initial_l0(self.initial_l0, self.d_sae)
         JumpReLUConfig(
             self.d_in,
             self.d_sae,
@@ -126,6 +128,7 @@ class ChosenSAE(ComposedSAE):
             self.batches = BatchThreshold(device, dtype)
 
     def measure(self, sample: Tensor) -> None:
+        super().measure(sample)
         thresholds.measure(self, sample)
 
     @property

@@ -10,7 +10,7 @@ import torch
 from monosem.nn.activations import Gated
 from monosem.nn.composed import ComposedSAE
 from monosem.nn.composition import Composition
-from monosem.nn.config import SAEConfig, check_number
+from monosem.nn.config import SAEConfig, check_initial_l0, check_number
 from monosem.nn.parameters import Declared, Vector
 from monosem.nn.penalties import GateL1
 from monosem.nn.registry import register
@@ -24,11 +24,13 @@ class GatedConfig(SAEConfig):
 
     Attributes:
         l1_coefficient: λ of ``Σ ReLU(π)``: the error is a mean over D, the penalty a sum over features.
+        initial_l0: active features per token at the start, as in ``ReLUConfig``.
     """
 
     kind: ClassVar[str] = "gated"
     named: ClassVar[tuple[str, ...]] = (*SAEConfig.named, "l1_coefficient")
     l1_coefficient: float = 1e-3
+    initial_l0: float | None = None
 
     @property
     def title(self) -> str:
@@ -41,6 +43,7 @@ class GatedConfig(SAEConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("l1_coefficient", self.l1_coefficient, 0)
+        check_initial_l0(self.initial_l0, self.d_sae)
 
 
 @register
@@ -62,11 +65,12 @@ class GatedSAE(ComposedSAE):
         d_sae: int,
         l1_coefficient: float = GatedConfig.l1_coefficient,
         *,
+        initial_l0: float | None = None,
         seed: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(GatedConfig(d_in, d_sae, l1_coefficient), device, dtype)
+        super().__init__(GatedConfig(d_in, d_sae, l1_coefficient, initial_l0), device, dtype)
         self.start_tied(seed)
 
     def declared(self) -> dict[str, Declared]:

@@ -58,11 +58,14 @@ class ReLUSAE(ComposedSAE):
         p_start: float = P_START,
         apply_b_dec_to_input: bool | None = None,
         p_updates: int | None = None,
+        initial_l0: float | None = None,
         seed: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        cfg = ReLUConfig(d_in, d_sae, l1_coefficient, decoder_norm, p, p_start, apply_b_dec_to_input, p_updates)
+        cfg = ReLUConfig(
+            d_in, d_sae, l1_coefficient, decoder_norm, p, p_start, apply_b_dec_to_input, p_updates, initial_l0
+        )
         super().__init__(cfg, device, dtype)
         if not self.has_unit_rows:
             self.start_tied(seed)
