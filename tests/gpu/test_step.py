@@ -77,6 +77,19 @@ def test_gradients_are_those_of_autograd_in_float64(kind):
         assert (g.cpu().double() - wanted).abs().max() < 2e-6 * wanted.abs().max(), name
 
 
+def test_a_dictionary_that_begins_with_few_active_features_has_no_dense_step():
+    x, on_cpu = batch(0, device="cpu"), ms.ReLUSAE(D, F, 1e-3, initial_l0=20.0, seed=1)
+    on_gpu = ms.ReLUSAE(D, F, 1e-3, initial_l0=20.0, seed=1).cuda()
+    with torch.no_grad():
+        on_gpu.initialize(x.cuda())
+        on_cpu.initialize(x)
+    # One part of z, should a pre-activation lie at its edge, and rounding: |h| is near 1.
+    assert (on_gpu.b_enc.cpu() - on_cpu.b_enc).abs().max() < 0.02
+    mine = on_gpu.gradients(x.cuda())
+    assert mine.redone == 0 and float(mine.l0) == pytest.approx(20.0, rel=0.05)
+    assert isinstance(mine.parameters, ms.nn.RowFactors)  # not multiplied out
+
+
 def test_no_token_is_left_out_when_relu_outgrows_its_capacity():
     step, x = made("relu"), batch(0)
     step.sae.capacity.expect(most=300, mean=0.5)  # far more fire

@@ -47,6 +47,15 @@ def test_lr_and_step_on_the_device_train_alike(kind, options):
     assert by_tensor.count == 3
 
 
+def test_a_dictionary_that_begins_with_few_active_features_has_no_dense_step():
+    sae = ms.ReLUSAE(D, F, 1e-3, initial_l0=4.0, seed=1)
+    x = torch.cat([batch(seed) for seed in range(20)])
+    sae.initialize(x)
+    mine = sae.gradients(x)
+    assert isinstance(mine.parameters, ms.nn.RowFactors) and float(mine.l0) == pytest.approx(4.0, rel=0.1)
+    assert mine.redone == 0
+
+
 def test_a_learning_rate_of_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"lr: got \[2\] on .*; wanted a 0-dim tensor"):
         made()(batch(0), torch.ones(2))

@@ -64,7 +64,8 @@ def _counts(h: Tensor, deviation: Tensor, mean: Tensor) -> Tensor:
     """How many pre-activations [F, N], of features that are not constant, lie in each part of the range of z."""
     varies = deviation > 0
     z = ((h[varies] - mean[varies, None]) / deviation[varies, None]).clamp_(-MOST, MOST - 1 / FINENESS)
-    return torch.histc(z, PARTS, -MOST, MOST).double()
+    # Not histc, which is refused on a GPU where only deterministic algorithms are allowed.
+    return torch.bincount(((z + MOST) * FINENESS).long().flatten(), minlength=PARTS).double()
 
 
 @torch.no_grad()
