@@ -144,6 +144,13 @@ def test_a_batch_that_tells_nothing_is_refused():
             ms.ReLUSAE(D, F, initial_l0=L0, seed=0).measure(bad)
 
 
+@pytest.mark.parametrize("activation", ["topk", "jumprelu"])
+def test_other_activations_leave_biases_alone(activation):
+    sae = ms.MatryoshkaSAE(D, F, k=4, activation=activation, prefixes=(8, F), initial_l0=L0, seed=0)
+    sae.initialize(batch())
+    assert not sae.b_enc.any()
+
+
 def test_it_is_told_where_it_is_set():
     assert "initial_l0 = 20" in ms.ReLUSAE(D, F, initial_l0=L0).cfg.describe()
     assert "initial_l0" not in ms.ReLUSAE(D, F).cfg.describe()

@@ -80,5 +80,5 @@ def restart(sae: SAE, features: Tensor, inputs: Tensor) -> None:
 
 
 def wanted(sae: SAE) -> float | None:
-    """The number of active features per token at the start; None: biases of 0."""
-    return getattr(sae.cfg, "initial_l0", None)
+    """The number of active features per token at the start; None: biases of 0, as where the setting has no effect."""
+    return None if "initial_l0" in sae.cfg.without_effect else getattr(sae.cfg, "initial_l0", None)
