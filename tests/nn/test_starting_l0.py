@@ -96,7 +96,7 @@ def test_a_resampled_feature_is_active_for_what_its_input_is_like():
     own = h.diagonal()
     assert (own > 0).float().mean() > 0.9  # of the others the input lies behind b_dec: they keep the paper's bias of 0
     active = (h + sae.b_enc[features]) > 0
-    assert torch.equal(active, h > own.clamp(min=0) / 2) and torch.equal(active.diagonal(), own > 0)
+    assert torch.equal(active, h > starting_l0.OWN * own.clamp(min=0)) and torch.equal(active.diagonal(), own > 0)
     assert active.float().mean() < (h > 0).float().mean() / 2
 
 
