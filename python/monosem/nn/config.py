@@ -249,8 +249,8 @@ class ReLUConfig(SAEConfig):
         apply_b_dec_to_input: whether the encoder reads x − b_dec, or x. None, which becomes True with unit norms, and
             False with free ones (Anthropic, April 2024).
         initial_l0: active features per token at the start: the first batch (``initialize``, ``Trainer``) sets b_enc so
-            (``nn.starting_l0``), and a resampled feature is active for inputs that come near its own. None: biases of 0,
-            as in the paper, which make half of d_sae active at first.
+            (``nn.starting_l0``), and a resampled feature is active for inputs that come near its own. None: biases of
+            0, as in the paper, which make half of d_sae active at first.
     """
 
     kind: ClassVar[str] = "relu"
