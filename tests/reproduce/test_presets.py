@@ -28,6 +28,13 @@ def test_wide_runs_have_their_own_auxk(kind):
     assert preset.run("A/5").to_dict()["aux_every"] == 4
 
 
+def test_relu_begins_with_few_active_features():
+    relu, topk = (replace(PRESETS["small"], kind=kind) for kind in ("relu", "topk"))
+    assert relu.architecture(512, relu.run("A/1")).initial_l0 == 50
+    assert relu.architecture(16, replace(relu.run("A/0"), d_sae=64)).initial_l0 == 6.4
+    assert relu.to_dict()["initial_l0"] == 50 and "initial_l0" not in topk.to_dict()
+
+
 def test_own_settings_are_those_that_differ_from_the_default():
     preset = PRESETS["paper"]
     assert preset.run("A/1").own_settings == {} and preset.run("A/2").own_settings == {"aux_k": 32}

@@ -9,6 +9,8 @@ from monosem.nn import registry
 from monosem.nn.config import SAEConfig
 
 FIRST, SECOND, CONTROL = "A", "B", "shuffled"
+# Active features at the start, at most a tenth, of the kinds that begin with half of them otherwise (``ReLUConfig``).
+INITIAL_L0 = 50.0
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,13 @@ class Preset:
     explained: int = 100
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"runs": [run.to_dict() for run in self.runs]}
+        starts = registry.setting(self.kind, initial_l0=INITIAL_L0)
+        return asdict(self) | {"runs": [run.to_dict() for run in self.runs]} | starts
 
     def architecture(self, d_in: int, run: Run) -> SAEConfig:
         """The configuration of a dictionary of this preset."""
         offered: dict[str, object] = {"k": self.k, "target_l0": self.k, "l1_coefficient": self.l1}
+        offered["initial_l0"] = min(INITIAL_L0, run.d_sae / 10)
         if run.aux_k is not None:
             offered |= {"aux_k": run.aux_k, "aux_every": run.aux_every}
         return registry.configure(self.kind, d_in, run.d_sae, **offered)
