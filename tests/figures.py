@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
 SPEED = RESULTS / "amd-epyc-avx512-bf16-2-threads"
-WITH_TABLES = ("README.md", "docs/benchmarks.md", "docs/design/step.md")
+WITH_TABLES = ("README.md", "docs/architectures.md", "docs/benchmarks.md", "docs/design/step.md")
 WITH_TABLES += ("docs/howto/accelerate.md", "docs/howto/huggingface.md", "docs/howto/language_model.md")
 PAGES = {name: ROOT / name for name in WITH_TABLES}
 RESULT_PAGES = ("README.md", "docs/benchmarks.md")

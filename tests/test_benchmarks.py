@@ -141,6 +141,19 @@ def test_the_floors_and_the_memory():
     assert f"(sparsify: {min(sparsify)} to {max(sparsify)} %)" in text
 
 
+def test_the_beginning_of_relu_dictionaries():
+    (header,) = re.findall(r"\| active at the start \| (.*) \|\n", PAGES["docs/architectures.md"].read_text("utf-8"))
+    steps = [int(cell.removeprefix("step ")) for cell in header.split(" | ")]
+    for (name, *cells), run in zip(
+        table("docs/architectures.md", "| active at the start |"), result("relu_start.json")["runs"], strict=True
+    ):
+        assert name == ("half (biases of 0)" if run["initial_l0"] is None else f"{run['initial_l0']:g}")
+        points = {point["step"]: point for point in run["points"]}
+        assert cells == [
+            f"{points[n]['seconds']:.1f} s, L0 {points[n]['l0']:,.1f}, {points[n]['mse']:.4f}" for n in steps
+        ]
+
+
 def test_learning_rates():
     expected = [
         [
@@ -177,6 +190,36 @@ def test_dead_features_of_a_wide_dictionary():
     assert f"the {used['1000000']:,} features" in text and f"{used['200000']:,} had within the last 200,000" in text
     last = found["smaller_eps"]["points"][-1]
     assert last["step"] == 1000 and f"{last['dead'] * 100:.1f} % are dead after 1,000 steps" in text
+
+
+def test_relu_at_the_width_of_the_paper():
+    found = result("relu_wide.json")
+    text = " ".join(PAGES["docs/benchmarks.md"].read_text(encoding="utf-8").split())
+    paragraph = text.split("The paper’s own recipe for so many features")[1]
+    (steps,) = re.findall(r"\| after step \| (250 .*) \|\n", PAGES["docs/benchmarks.md"].read_text(encoding="utf-8"))
+    points = {point["step"]: point for point in found["points"]}
+    at = [points[int(cell.replace(",", ""))] for cell in steps.split(" | ")]
+    assert table("docs/benchmarks.md", "| after step | 250 |") == [
+        ["L0", *(f"{p['l0']:.1f}" for p in at)],
+        ["error", *(f"{p['mse']:.4f}" for p in at)],
+        ["dead", *(f"{p['dead']:.1%}".replace("%", " %") for p in at)],
+    ]
+    last, of = found["points"][-1], found["evaluation"]
+    assert f"{last['tokens'] / 1e6:.1f} million activations in {last['seconds'] / 60:.0f} minutes" in paragraph
+    live = found["config"]["d_sae"] - of["dead"] - of["ultralow"]
+    assert (
+        f"recovers {of['ce_loss_recovered'] * 100:.1f} % of the CE loss at L0 {of['l0']:.1f} and explains "
+        f"{of['explained_variance'] * 100:.1f} % of the variance of {of['tokens'] / 1e6:.1f} million held-out tokens, "
+        f"on which {live:,} of its features have a density above 10⁻⁶ and {of['dead']:,} are silent" in paragraph
+    )
+    assert of["ultralow_bound"] == 1e-6
+    assert f"{found['resampled']:,} times a feature was resampled" in paragraph
+    first, then = (points[n]["dead"] * 100 for n in (1375, 1425))
+    assert "from step 1,375 to 1,425, when those of step 1,125 could count as dead, " in paragraph
+    assert f"the dead rose from {first:.1f} to {then:.1f} %" in paragraph
+    (row,) = [cells for cells in table("docs/benchmarks.md", "| here, 200 M |") if "131,072 ReLU" in cells[0]]
+    recovered = f"{of['ce_loss_recovered'] * 100:.1f} % of the CE loss recovered"
+    assert row[2] == f"{live:,} above that density; {of['dead']:,} silent; {recovered}"
 
 
 def test_what_brings_dead_features_back():
@@ -290,10 +333,13 @@ def test_end_to_end():
 @pytest.mark.parametrize("page", RESULT_PAGES)
 def test_quality(page):
     heading = "| activations | minutes |" if page == "README.md" else "| trained on | minutes |"
-    rows = {row[0].split("`")[1]: row[1:] for row in table(page, heading) if "`" in row[0]}
-    assert set(rows) == {"TopKSAE", "ReLUSAE"}
-    for name, kind in (("TopKSAE", "topk"), ("ReLUSAE", "relu")):
-        figures = result(f"dictionary_{kind}.json")
+    rows = {row[0]: row[1:] for row in table(page, heading) if "`" in row[0]}
+    files = {"`TopKSAE`, k = 16": "topk", "`ReLUSAE`, λ = 0.0017, `initial_l0` = 50": "relu_few"}
+    files |= {} if page == "README.md" else {"`ReLUSAE`, λ = 0.0017": "relu"}
+    assert set(rows) == set(files)
+    for name, file in files.items():
+        figures = result(f"dictionary_{file}.json")
+        assert figures["config"].get("initial_l0") == (50 if file == "relu_few" else None)
         dead = figures["dead"] / figures["d_sae"] * 100
         expected = [
             f"{figures['metadata']['tokens'] / 1e6:.1f} M",
