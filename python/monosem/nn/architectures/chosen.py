@@ -38,7 +38,8 @@ class ChosenConfig(TopKConfig):
         activation: one of ``activations``.
         k: active features per token, with "topk", "batch_topk" and "abs_topk"; aux_k, aux_coefficient, aux_every,
             initial_k, k_anneal: as in ``TopKConfig``.
-        l1_coefficient: λ, with "relu" and "gated"; initial_l0: as in ``ReLUConfig``.
+        l1_coefficient: λ, with "relu" and "gated".
+        initial_l0: active features per token at the start, with "relu" and "gated", as in ``ReLUConfig``.
         l0_coefficient, target_l0, bandwidth, initial_bandwidth, bandwidth_anneal, initial_threshold, threshold_lr: with
             "jumprelu", as in ``JumpReLUConfig``.
     """
