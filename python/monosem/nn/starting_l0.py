@@ -15,8 +15,8 @@ PER_STEP = 1 << 22  # pre-activations that are held at a time
 TOKENS, COMPARED = 1024, 4096  # tokens that are read, and features by which z is found, evenly spaced
 MOST, FINENESS = 64, 128  # the largest |z|, and the parts into which 1 is divided
 PARTS = 2 * MOST * FINENESS
-# Share of the pre-activation for its own input that a resampled feature's input has to exceed. With half of it, the
-# thousands of features of a wide dictionary that are resampled at once are active together: 640 per token of 36,000.
+# Share of the pre-activation for its own input that a resampled feature's input has to exceed. Of a wide dictionary
+# thousands are resampled at once: with half of it many are active for each token, and the error rises.
 OWN = 0.9
 
 
@@ -36,7 +36,8 @@ def measure(sae: SAE, sample: Tensor) -> None:
         return
     source = sae.source(sample).reshape(-1, sae.cfg.d_in)
     source = source[:: -(-len(source) // TOKENS) or 1]
-    x = sae.centred(source).float()
+    centred = sae.centred(source)
+    x = centred.float()
     if not ((x != x[:1]).any() and bool(x.isfinite().all())):
         raise ValueError(
             f"sample: got {len(x)} tokens, by which initial_l0={l0:g} cannot be set; wanted several different ones, "
@@ -57,7 +58,7 @@ def measure(sae: SAE, sample: Tensor) -> None:
     wanted_above = l0 * len(x) * -(-d_sae // every) / d_sae
     z = float((above > wanted_above).sum()) / FINENESS - MOST
     sae.b_enc.copy_(-(mean + z * deviation))
-    entries = EncoderInputs(sae.centred(source), sae.W_enc_rows, sae.b_enc, shard=sae.shard).entries()
+    entries = EncoderInputs(centred, sae.W_enc_rows, sae.b_enc, shard=sae.shard).entries()
     active = sae.shard.sum_features(entries.csr()[2].diff().double())  # of each token
     sae.capacity.expect(int(active.max()), float(active.mean()))
 
