@@ -45,6 +45,14 @@ def test_so_many_features_are_active_at_the_start(kind, scale):
     assert KINDS[kind]().initialize(x).b_enc.eq(0).all() and active(KINDS[kind]().initialize(x), x)[0] > F / 4
 
 
+def test_a_callers_autocast_does_not_reach_the_biases():
+    sae, plain = (ms.ReLUSAE(D, F, initial_l0=L0, seed=0) for _ in range(2))
+    plain.initialize(batch())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        sae.initialize(batch())
+    assert torch.equal(sae.b_enc, plain.b_enc)
+
+
 def test_biases_are_those_of_the_definition():
     """In float64: every pre-activation standardised by its feature, and the rank of z among all."""
     sae = ms.ReLUSAE(D, F, initial_l0=L0, seed=0, dtype=torch.float64)

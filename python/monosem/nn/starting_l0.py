@@ -10,6 +10,7 @@ from torch import Tensor
 
 from monosem.nn.base import SAE
 from monosem.ops.capacity import EncoderInputs
+from monosem.ops.precision import as_given
 
 PER_STEP = 1 << 22  # pre-activations that are held at a time
 TOKENS, COMPARED = 1024, 4096  # tokens that are read, and features by which z is found, evenly spaced
@@ -20,6 +21,7 @@ PARTS = 2 * MOST * FINENESS
 OWN = 0.9
 
 
+@as_given
 @torch.no_grad()
 def measure(sae: SAE, sample: Tensor) -> None:
     r"""Set ``b_enc`` so that L0 of a training batch is ``cfg.initial_l0``, if biases are 0 still.
