@@ -15,7 +15,8 @@ SCRIPT = TESTS.parent / "tools" / "get_browser.sh"
 
 def without_browser(folder: Path, **changes: str) -> tuple[int, str]:
     """A file of page tests in a process that finds no Chromium: exit status and output."""
-    env = {k: v for k, v in os.environ.items() if k != "CI"} | {"PATH": str(folder)} | changes
+    kept = {k: v for k, v in os.environ.items() if k not in ("CI", "PYTEST_ADDOPTS")}
+    env = kept | {"PATH": str(folder)} | changes
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--color=no"]
     done = subprocess.run(
         [*command, str(TESTS / "analysis/evidence/test_split_map.py")],

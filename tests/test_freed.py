@@ -47,9 +47,14 @@ def _name(o: object) -> str:
 
 
 def freed(work: Callable[[], object]) -> None:
-    work()  # imports, kernels that are compiled, caches: once
-    with nothing_is_left_to_the_collector():
-        work()
+    gc.collect()
+    gc.freeze()  # what other tests hold is not searched, which takes longer than the test
+    try:
+        work()  # imports, kernels that are compiled, caches: once
+        with nothing_is_left_to_the_collector():
+            work()
+    finally:
+        gc.unfreeze()
 
 
 def test_a_cycle_is_found():

@@ -17,26 +17,24 @@ OPS = Path(__file__).parents[1] / "ops"
 
 @pytest.mark.skipif(bool(gpu.available("triton")), reason=gpu.available("triton"))
 @pytest.mark.parametrize(
-    "name",
+    "names",
     [
         "test_encode",
-        "test_rows",
-        "test_adam_options",
-        "test_adam_own",
+        "test_rows test_adam_options test_adam_own",
         "test_step_on_device",
         "test_kinds_on_device",
         "test_triton_paths",
-        "test_selection_forms",
-        "test_tensor_cores",
-        "test_waits",
+        "test_selection_forms test_tensor_cores test_waits",
         "test_torch_contract",
     ],
 )
-def test_in_the_interpreter(name):
+def test_in_the_interpreter(names):
+    """Each group in one process, of which the imports take a few seconds."""
     if os.environ.get("TRITON_INTERPRET"):
         pytest.skip("this is the interpreter")
+    files = [str(OPS / f"{name}.py") for name in names.split()]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "--import-mode=importlib", "-x", "-k", "not cuda", str(OPS / f"{name}.py")],
+        [sys.executable, "-m", "pytest", "--import-mode=importlib", "-x", "-k", "not cuda", *files],
         capture_output=True, text=True, check=False,
         env={**os.environ, "TRITON_INTERPRET": "1", "MONOSEM_BACKEND": "triton", "MONOSEM_PRODUCT": "auto"},
     )  # fmt: skip

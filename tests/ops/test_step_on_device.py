@@ -8,12 +8,12 @@ from monosem.ops import backend, capacity, gpu
 from monosem.train.step import FastStep
 
 pytestmark = pytest.mark.usefixtures("device", "triton_only")
-N, D, F, K = 6, 20, 70, 4
+N, D, F, K = 6, 20, 34, 4
 OPTIONS = [{}, {"adam_state": "bf16"}, {"adam_state": "int8", "lazy_rows": True}]
 
 
-def made(kind="topk", **options) -> FastStep:
-    sae = ms.TopKSAE(D, F, K, aux_k=3, seed=1) if kind == "topk" else ms.ReLUSAE(D, F, 1e-3, seed=1)
+def made(kind="topk", d_sae=F, **options) -> FastStep:
+    sae = ms.TopKSAE(D, d_sae, K, aux_k=3, seed=1) if kind == "topk" else ms.ReLUSAE(D, d_sae, 1e-3, seed=1)
     if kind == "relu":
         sae.b_enc.data.fill_(-0.7)
         sae.capacity.expect(most=30, mean=5.0)
@@ -48,7 +48,7 @@ def test_lr_and_step_on_the_device_train_alike(kind, options):
 
 
 def test_a_dictionary_that_begins_with_few_active_features_has_no_dense_step():
-    sae = ms.ReLUSAE(D, F, 1e-3, initial_l0=4.0, seed=1)
+    sae = ms.ReLUSAE(D, 70, 1e-3, initial_l0=4.0, seed=1)
     x = torch.cat([batch(seed) for seed in range(20)])
     sae.initialize(x)
     mine = sae.gradients(x)
@@ -65,9 +65,9 @@ def test_a_learning_rate_of_another_shape_is_refused():
 def test_dense_blocks_update_the_encoder_copy_of_their_rows(product, monkeypatch):
     monkeypatch.setattr(backend, "gpu_product", lambda: product)
     monkeypatch.setattr(capacity, "BLOCK_BYTES", {"cpu": 1, "cuda": 1})  # blocks of 64 and 6 features
-    step = made("relu")
+    step = made("relu", d_sae=70)
     step.sae.capacity.density.fill_(1.0)
-    step.sae.capacity.expect(most=F, mean=float(F))
+    step.sae.capacity.expect(most=70, mean=70.0)
     step(batch(0), 1e-2)
     rows, norms = gpu.empty_copy(step.sae.W_enc_rows)
     gpu.round_into(rows, norms, step.sae.W_enc_rows.data)
