@@ -29,10 +29,13 @@ def test_wide_runs_have_their_own_auxk(kind):
 
 
 def test_relu_begins_with_few_active_features():
-    relu, topk = (replace(PRESETS["small"], kind=kind) for kind in ("relu", "topk"))
+    relu, topk, matryoshka = (replace(PRESETS["small"], kind=kind) for kind in ("relu", "topk", "matryoshka"))
     assert relu.architecture(512, relu.run("A/1")).initial_l0 == 50
     assert relu.architecture(16, replace(relu.run("A/0"), d_sae=64)).initial_l0 == 6.4
     assert relu.to_dict()["initial_l0"] == 50 and "initial_l0" not in topk.to_dict()
+    # Its activation is batch_topk: records of before the setting existed, which lack it, stay those of this preset.
+    assert matryoshka.architecture(512, matryoshka.run("A/1")).initial_l0 is None
+    assert "initial_l0" not in matryoshka.to_dict()
 
 
 def test_own_settings_are_those_that_differ_from_the_default():

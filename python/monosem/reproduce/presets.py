@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 
 from monosem.nn import registry
@@ -80,16 +80,19 @@ class Preset:
     explained: int = 100
 
     def to_dict(self) -> dict[str, Any]:
-        starts = registry.setting(self.kind, initial_l0=INITIAL_L0)
+        few = getattr(self.architecture(512, self.runs[0]), "initial_l0", None) is not None
+        starts = {"initial_l0": INITIAL_L0} if few else {}
         return asdict(self) | {"runs": [run.to_dict() for run in self.runs]} | starts
 
     def architecture(self, d_in: int, run: Run) -> SAEConfig:
         """The configuration of a dictionary of this preset."""
         offered: dict[str, object] = {"k": self.k, "target_l0": self.k, "l1_coefficient": self.l1}
-        offered["initial_l0"] = min(INITIAL_L0, run.d_sae / 10)
         if run.aux_k is not None:
             offered |= {"aux_k": run.aux_k, "aux_every": run.aux_every}
-        return registry.configure(self.kind, d_in, run.d_sae, **offered)
+        cfg = registry.configure(self.kind, d_in, run.d_sae, **offered)
+        if "initial_l0" in cfg.without_effect:
+            return cfg
+        return replace(cfg, **registry.setting(self.kind, initial_l0=min(INITIAL_L0, run.d_sae / 10)))
 
     def run(self, name: str) -> Run:
         return next(run for run in self.runs if run.name == name)
