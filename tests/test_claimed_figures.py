@@ -127,6 +127,34 @@ def test_counterparts_by_how_often_a_feature_fires():
     assert medians[1:] == [f"{b['median']:.2f}" for b in bins]
 
 
+MATCHED = ("features", "neurons", "random directions")
+
+
+def test_counterparts_over_sparsity():
+    found = result("universality.json")
+    medians = {row["l1_coefficient"]: [row["matches"][n]["quantiles"][2] for n in MATCHED] for row in found["rows"]}
+    assert table("docs/benchmarks.md", "| λ | L0 | CE loss recovered |") == [
+        [
+            f"{row['l1_coefficient']:g}",
+            f"{row['evaluation']['l0']:.1f}",
+            f"{row['evaluation']['ce_loss_recovered'] * 100:.1f} %",
+            f"{row['evaluation']['above_1_percent']}",
+            f"{row['matches']['features']['compared']:,}",
+            *(f"{median:.2f}" for median in medians[row["l1_coefficient"]]),
+        ]
+        for row in found["rows"]
+    ]
+    words = " ".join(PAGES["docs/benchmarks.md"].read_text(encoding="utf-8").split())
+    sizes = found["training"]
+    assert (
+        f"{sizes['steps'] * 4096 / 1e6:.0f} million activations each, compared on {found['rows'][0]['tokens']:,} tokens"
+        in words
+    )
+    own, neurons, _ = medians[2.4e-3]
+    (row,) = [cells for cells in table("docs/benchmarks.md", "| here, 200 M |") if "ReLU features, λ" in cells[0]]
+    assert row[2] == f"{own:.2f}; {neurons:.2f}" and own >= 0.6 and own - neurons >= 0.2
+
+
 def test_how_long_reproduction_takes(capsys):
     from monosem.cli.main import main
 
