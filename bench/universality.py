@@ -21,6 +21,7 @@ from monosem.cli.main import main as monosem
 from monosem.data import files
 
 L1 = (1.7e-3, 2.4e-3)
+SIZES = ("d_sae", "initial_l0", "steps", "compare_tokens", "evaluate_tokens")
 FIGURES = ("tokens", "l0", "explained_variance", "ce_loss_recovered", "dead", "ultralow", "above_1_percent")
 
 
@@ -83,9 +84,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--evaluate-tokens", type=int, default=400_000)
     parser.add_argument("--out", type=Path, default=resumable.HERE / "results" / "universality.json")
     args = parser.parse_args(argv)
+    sizes = {name: getattr(args, name) for name in SIZES}
+    made_with = {"training": sizes, "text": resumable.digest(args.text)}
+    record = args.runs / "made_with.json"
+    if record.exists() and (before := json.loads(record.read_text())) != made_with:
+        raise SystemExit(f"--runs: {args.runs} was made with {before}; got {made_with}. Give another folder")
+    args.runs.mkdir(parents=True, exist_ok=True)
+    files.write_text(record, json.dumps(made_with) + "\n")
     rows = [measured(l1, args) for l1 in args.l1]
-    sizes = {name: getattr(args, name) for name in ("d_sae", "initial_l0", "steps", "compare_tokens")}
-    about = {"what": "features of A against those of B, by λ", "training": sizes, "text": resumable.digest(args.text)}
+    about = {"what": "features of A against those of B, by λ"} | made_with
     about["machine"] = machine.describe() | {"commit": resumable.commit()}
     files.write_text(args.out, json.dumps(about | {"rows": rows}, indent=1) + "\n")
     print(table(rows))
