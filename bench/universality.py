@@ -14,10 +14,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import by_command
 import resumable
 
 from monosem.bench import machine
-from monosem.cli.main import main as monosem
 from monosem.data import files
 
 L1 = (1.7e-3, 2.4e-3)
@@ -27,21 +27,17 @@ FIGURES = ("tokens", "l0", "explained_variance", "ce_loss_recovered", "dead", "u
 
 def measured(l1: float, args: argparse.Namespace) -> dict[str, Any]:
     """The figures of one λ, from the runs of both models."""
-    a, b = (args.runs / f"{l1:g}-{model}" for model in "AB")
-    for seed, run in enumerate((a, b)):
-        if not (run / "sae.safetensors").exists():
-            sizes = f"--kind relu --d-sae {args.d_sae} --l1 {l1:g} --set initial_l0={args.initial_l0:g}".split()
-            length = f"--lr 1e-3 --steps {args.steps} --log-every {min(50, args.steps)} --seed {seed}".split()
-            _done("train", "--model", "AB"[seed], *sizes, *length, "--text", args.text, "--out", str(run))
+    sizes = {"d_sae": args.d_sae, "steps": args.steps, "log_every": min(50, args.steps)}
+    start = f"initial_l0={args.initial_l0:g}"
+    a, b = (
+        by_command.train(args.runs / f"{l1:g}-{model}", args.text, model=model, l1=l1, set=start, seed=seed, **sizes)
+        for seed, model in enumerate("AB")
+    )
     compared, evaluated = (args.runs / f"{l1:g}-{name}" for name in ("compared", "evaluated"))
-    if not (compared / "universality.json").exists():
-        read = ("--text", args.text, "--tokens", str(args.compare_tokens))
-        _done("compare", str(a), str(b), *read, "--out", str(compared))
-    if not (evaluated / "evaluation.json").exists():
-        read = ("--text", args.text, "--tokens", str(args.evaluate_tokens))
-        _done("evaluate", str(a), *read, "--split", "held_out", "--out", str(evaluated))
-    found = json.loads((compared / "universality.json").read_text())
-    figures = json.loads((evaluated / "evaluation.json").read_text())
+    found = by_command.read(compared / "universality.json", "compare", a, b, text=args.text, tokens=args.compare_tokens)
+    figures = by_command.read(
+        evaluated / "evaluation.json", "evaluate", a, text=args.text, tokens=args.evaluate_tokens, split="held_out"
+    )
     matches = {c["name"]: {key: c[key] for key in ("compared", "quantiles", "backward")} for c in found["comparisons"]}
     return {
         "l1_coefficient": l1,
@@ -50,11 +46,6 @@ def measured(l1: float, args: argparse.Namespace) -> dict[str, Any]:
         "least": found["least"],
         "matches": matches,
     }
-
-
-def _done(*words: str) -> None:
-    if status := monosem(list(words)):
-        raise SystemExit(status)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -84,13 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--evaluate-tokens", type=int, default=400_000)
     parser.add_argument("--out", type=Path, default=resumable.HERE / "results" / "universality.json")
     args = parser.parse_args(argv)
-    sizes = {name: getattr(args, name) for name in SIZES}
-    made_with = {"training": sizes, "text": resumable.digest(args.text)}
-    record = args.runs / "made_with.json"
-    if record.exists() and (before := json.loads(record.read_text())) != made_with:
-        raise SystemExit(f"--runs: {args.runs} was made with {before}; got {made_with}. Give another folder")
-    args.runs.mkdir(parents=True, exist_ok=True)
-    files.write_text(record, json.dumps(made_with) + "\n")
+    made_with = by_command.made_with(args, SIZES)
     rows = [measured(l1, args) for l1 in args.l1]
     about = {"what": "features of A against those of B, by λ"} | made_with
     about["machine"] = machine.describe() | {"commit": resumable.commit()}

@@ -2,13 +2,14 @@
 
 import json
 
+import by_command
 import pytest
 import universality
 
 
 def test_runs_that_are_there_are_not_made_again(tmp_path, monkeypatch, capsys):
-    called, monosem = [], universality.monosem
-    monkeypatch.setattr(universality, "monosem", lambda words: called.append(words[0]) or monosem([*words, "--quiet"]))
+    called, monosem = [], by_command.monosem
+    monkeypatch.setattr(by_command, "monosem", lambda words: called.append(words[0]) or monosem([*words, "--quiet"]))
     sizes = {"d-sae": 64, "initial-l0": 6, "steps": 3, "compare-tokens": 4000, "evaluate-tokens": 2000}
     small = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
     places = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "universality.json")]
