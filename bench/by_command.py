@@ -28,26 +28,22 @@ def made_with(args: argparse.Namespace, sizes: tuple[str, ...]) -> dict[str, Any
     return now
 
 
-def train(run: Path, text: str, **options: object) -> Path:
-    """A ReLU dictionary by ``monosem train``, if it is not there."""
-    if not (run / "sae.safetensors").exists():
-        _done("train", "--kind", "relu", "--text", text, "--lr", "1e-3", *_words(options), "--out", str(run))
-    return run
+def made(file: Path, command: str, *places: str | Path, **options: object) -> Path:
+    """The folder of ``file``, which ``monosem COMMAND PLACES --options`` writes there, if it is not there."""
+    if not file.exists():
+        pairs = ((f"--{name.replace('_', '-')}", value) for name, value in options.items())
+        words = [word for name, value in pairs for word in ([name] if value is True else [name, str(value)])]
+        if status := monosem([*command.split(), *map(str, places), *words, "--out", str(file.parent)]):
+            raise SystemExit(status)
+    return file.parent
 
 
-def read(result: Path, command: str, *runs: Path, text: str, **options: object) -> dict[str, Any]:
-    """``result``, which the ``command`` that reads ``runs`` writes, if it is not there."""
-    if not result.exists():
-        _done(command, *map(str, runs), "--text", text, *_words(options), "--out", str(result.parent))
-    return json.loads(result.read_text())
+def train(run: Path, **options: object) -> Path:
+    """A dictionary by ``monosem train``."""
+    return made(run / "sae.safetensors", "train", **{"lr": 1e-3} | options)
 
 
-def _words(options: dict[str, object]) -> list[str]:
-    """As on the command line; True: an option without a value."""
-    pairs = ((f"--{name.replace('_', '-')}", value) for name, value in options.items())
-    return [word for name, value in pairs for word in ([name] if value is True else [name, str(value)])]
-
-
-def _done(*words: str) -> None:
-    if status := monosem(list(words)):
-        raise SystemExit(status)
+def read(file: Path, command: str, *runs: Path, **options: object) -> dict[str, Any]:
+    """The JSON that a command which reads ``runs`` writes."""
+    made(file, command, *runs, **options)
+    return json.loads(file.read_text())

@@ -31,9 +31,10 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     runs, evaluations = [], []
     for d_sae in args.widths:
         # A feature in ten at most, as ``initial_l0`` wants.
-        sizes = {"d_sae": d_sae, "steps": args.steps, "l1": args.l1, "log_every": min(25, args.steps)}
         start = f"initial_l0={min(args.initial_l0, d_sae // 10):g}"
-        run = by_command.train(args.runs / f"{d_sae}", args.text, model="A", set=start, lazy_rows=True, seed=0, **sizes)
+        sizes = {"kind": "relu", "d_sae": d_sae, "l1": args.l1, "set": start, "lazy_rows": True}
+        length = {"text": args.text, "steps": args.steps, "log_every": min(25, args.steps)}
+        run = by_command.train(args.runs / f"{d_sae}", model="A", seed=0, **sizes, **length)
         file = args.runs / f"{d_sae}-evaluated" / "evaluation.json"
         figures = by_command.read(file, "evaluate", run, text=args.text, tokens=args.evaluate_tokens, split="held_out")
         evaluations.append({"d_sae": d_sae} | {name: figures[name] for name in FIGURES})

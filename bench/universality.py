@@ -27,10 +27,10 @@ FIGURES = ("tokens", "l0", "explained_variance", "ce_loss_recovered", "dead", "u
 
 def measured(l1: float, args: argparse.Namespace) -> dict[str, Any]:
     """The figures of one λ, from the runs of both models."""
-    sizes = {"d_sae": args.d_sae, "steps": args.steps, "log_every": min(50, args.steps)}
-    start = f"initial_l0={args.initial_l0:g}"
+    sizes = {"kind": "relu", "d_sae": args.d_sae, "l1": l1, "set": f"initial_l0={args.initial_l0:g}"}
+    length = {"text": args.text, "steps": args.steps, "log_every": min(50, args.steps)}
     a, b = (
-        by_command.train(args.runs / f"{l1:g}-{model}", args.text, model=model, l1=l1, set=start, seed=seed, **sizes)
+        by_command.train(args.runs / f"{l1:g}-{model}", model=model, seed=seed, **sizes, **length)
         for seed, model in enumerate("AB")
     )
     compared, evaluated = (args.runs / f"{l1:g}-{name}" for name in ("compared", "evaluated"))
