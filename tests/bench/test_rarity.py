@@ -8,26 +8,6 @@ import pytest
 import rarity
 
 WORDS = ["the", "of", "and", "a", "to", "in", "is", "that", "was", "he", "for", "it", "with", "as"]
-    "the",
-    "of",
-    "and",
-    "a",
-    "to",
-    "in",
-    "is",
-    "that",
-    "was",
-    "he",
-    "for",
-    "it",
-    "with",
-    "as",
-    "his",
-    "on",
-    "be",
-    "at",
-    "by",
-]
 LETTERS = "ابتثجحخدذرزسشصضطظعغفقكلمنهوي"
 
 
