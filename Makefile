@@ -7,7 +7,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+# pip compiles to byte code on one core. What is no Python (templates, tests of other versions) is passed over.
+COMPILED := $(PY) -m compileall -qq -j 0 $(VENV)/lib || true
 SOURCES := $(shell find python csrc kernels -type f -not -name '*.pyc' -not -name '*.so') CMakeLists.txt pyproject.toml
 
 .PHONY: demo test lint sanitize bench pictures build clean
@@ -56,17 +58,19 @@ $(VENV)/.packages: constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch==2.13.0
 	$(PIP) numpy safetensors tokenizers tqdm jinja2 'filelock>=3.24' pyyaml scikit-build-core pybind11 cmake ninja
+	@$(COMPILED)
 	touch $@
 
 $(VENV)/.built: $(VENV)/.packages $(SOURCES)
-	PATH="$(abspath $(VENV)/bin):$$PATH" $(PIP) --no-build-isolation --no-deps --force-reinstall .
+	PATH="$(abspath $(VENV)/bin):$$PATH" $(PIP) --compile --no-build-isolation --no-deps --force-reinstall .
 	@cat $(VENV)/lib/python*/site-packages/monosem/native_build.txt 2>/dev/null || true  # only where there is no compiler
 	touch $@
 
 # Both generations of TransformerLens: 4.x in the environment, 3.9 in a folder of its own.
 $(VENV)/.test-packages: $(VENV)/.packages
 	$(PIP) pytest pytest-xdist matplotlib triton==3.7.1 scikit-learn umap-learn networkx httpx universal-pathlib transformer-lens==4.3.0
-	$(PIP) --no-deps --target $(VENV)/tl39 transformer-lens==3.9.0 better-abc
+	$(PIP) --compile --no-deps --target $(VENV)/tl39 transformer-lens==3.9.0 better-abc
+	@$(COMPILED)
 	touch $@
 
 $(VENV)/.lint-packages: $(VENV)/.packages
