@@ -57,3 +57,12 @@ def test_a_wrong_number_of_values_is_named():
     a, _ = code(5, 3, 0.5, 1, 0)
     with pytest.raises(ValueError, match=r"b: got values \[2, "):
         CrossProducts(3, 3).update(a, code(5, 3, 0.5, 2, 0)[0], 5)
+
+
+def test_the_bar_counts_the_tokens_of_every_part(tmp_path, capsys):
+    with CrossProducts(13, 7, 1, memory=8 * 7 * 5, folder=tmp_path) as sums:  # 5 rows at a time: 3 parts
+        for tokens in (11, 12):
+            sums.update(code(tokens, 13, 0.3, 1, 0)[0], code(tokens, 7, 0.4, 1, 1)[0], tokens)
+        assert sum(len(numbers) for numbers, _ in sums.blocks()) == 13 and capsys.readouterr().err == ""
+        assert sum(len(numbers) for numbers, _ in sums.blocks(progress="joining")) == 13
+    assert "joining: 100%" in (shown := capsys.readouterr().err) and "69.0/69.0" in shown

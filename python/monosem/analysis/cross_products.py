@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from monosem.ops.precision import as_given
 
@@ -81,7 +82,9 @@ class CrossProducts:
             packed.tofile(self._files[name])
             self._ends[name].append(self._ends[name][-1] + len(packed))
 
-    def blocks(self, rows: Tensor | None = None, columns: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    def blocks(
+        self, rows: Tensor | None = None, columns: Tensor | None = None, progress: str | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """(numbers of some rows [n], sums [products, n, columns] in float64), in order of the rows.
 
         At most ``_AT_ONCE`` rows at a time, so that what is computed from them stays small beside the sums.
@@ -89,13 +92,15 @@ class CrossProducts:
         Args:
             rows, columns: only these, in ascending order (default: all). Sums on disk are made for these alone: most
                 features of a wide dictionary fire too rarely to be compared.
+            progress: label of a progress bar while sums are made from disk, which may take longer than reading; its
+                tokens count once per part of the sums that fits into memory. None shows none.
         """
         rows = torch.arange(self.rows, device="cpu") if rows is None else rows
         columns = torch.arange(self.columns, device="cpu") if columns is None else columns
-        for held, sums in self._held(rows, columns) if len(rows) else ():
+        for held, sums in self._held(rows, columns, progress) if len(rows) else ():
             yield from zip(held.split(_AT_ONCE), sums.split(_AT_ONCE, dim=1), strict=True)
 
-    def _held(self, rows: Tensor, columns: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def _held(self, rows: Tensor, columns: Tensor, progress: str | None) -> Iterator[tuple[Tensor, Tensor]]:
         if self._sums is not None:
             whole = len(rows) == self.rows and len(columns) == self.columns
             for numbers in rows.split(_AT_ONCE):
@@ -106,10 +111,14 @@ class CrossProducts:
             handle.flush()
         place = torch.full((self.columns,), -1, dtype=torch.int64, device="cpu")
         place[columns] = torch.arange(len(columns), device="cpu")
-        for numbers in rows.split(max(1, self.memory // (8 * self.products * max(1, len(columns))))):
-            yield numbers, self._summed(numbers, place, len(columns))
+        parts = rows.split(max(1, self.memory // (8 * self.products * max(1, len(columns)))))
+        tokens = sum(tokens for tokens, *_ in self._chunks)
+        show = {"unit": "tok", "unit_scale": True, "desc": progress, "disable": progress is None}
+        with tqdm(total=tokens * len(parts), **show) as bar:
+            for numbers in parts:
+                yield numbers, self._summed(numbers, place, len(columns), bar)
 
-    def _summed(self, numbers: Tensor, place: Tensor, columns: int) -> Tensor:
+    def _summed(self, numbers: Tensor, place: Tensor, columns: int, bar: tqdm) -> Tensor:
         """The sums of some rows, from disk; ``place`` says which column each feature of b goes to (−1: none)."""
         sums = torch.zeros(self.products, len(numbers), columns, dtype=torch.float64, device="cpu")
         row = torch.full((self.rows,), -1, dtype=torch.int64, device="cpu")
@@ -121,6 +130,7 @@ class CrossProducts:
                 a = _renamed(self._read("a", self._ends["a"][chunk] + low, high - low), row)
                 b = _renamed(self._read("b", self._ends["b"][chunk], count), place)
                 _add(sums, a, b, tokens)
+            bar.update(tokens)
         return sums
 
     def close(self) -> None:

@@ -97,7 +97,8 @@ class MatchSums:
         for moments, code in zip(self.moments, (a, b), strict=True):
             moments.update(code, tokens)
 
-    def finish(self, min_tokens: int, logits: Sequence[LogitTable] | None) -> Comparison:
+    def finish(self, min_tokens: int, logits: Sequence[LogitTable] | None, progress: str | None = None) -> Comparison:
+        """The best match of every feature that fires on ``min_tokens``; ``progress`` as in ``CrossProducts.blocks``."""
         a, b = self.moments
         n = len(a.counts)
         best, match = torch.zeros(n, dtype=torch.float64, device="cpu"), torch.zeros(n, dtype=torch.int64, device="cpu")
@@ -105,7 +106,7 @@ class MatchSums:
         attribution = torch.full((n,), torch.nan, dtype=torch.float64, device="cpu")
         fires, answers = a.counts >= min_tokens, b.counts > 0
         columns = (answers if answers.any() else ~answers).nonzero().flatten()
-        for numbers, sums in self.products.blocks(fires.nonzero().flatten(), columns):
+        for numbers, sums in self.products.blocks(fires.nonzero().flatten(), columns, progress):
             r = correlation(sums[0], a, b, 0, numbers, columns)
             best[numbers], at = r.max(1)
             match[numbers] = columns[at]

@@ -169,7 +169,8 @@ def measure(
                     first = _encoded(pairs[name].a, x) if x is not None else _first(code_a)
                     pairs[name].update(first, _encoded(pairs[name].b, block_b.x), n)
         comparisons = tuple(
-            pair.finish(min_tokens, logits if name == "features" else None) for name, pair in pairs.items()
+            pair.finish(min_tokens, logits if name == "features" else None, f"matching {name}" if progress else None)
+            for name, pair in pairs.items()
         )
     finally:
         for pair in pairs.values():

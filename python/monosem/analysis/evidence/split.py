@@ -184,8 +184,9 @@ def measure(
             of_labels.update(level[0])
             for s, a, b in zip(sums, level, level[1:], strict=False):
                 s.update(entries_of(a, parent=True), entries_of(b, parent=False), len(a.x))
+        joining = "joining" if progress else None
         edges = tuple(
-            join(s, moments[i : i + 2], subjects[i : i + 2], threshold, min_tokens) for i, s in enumerate(sums)
+            join(s, moments[i : i + 2], subjects[i : i + 2], threshold, min_tokens, joining) for i, s in enumerate(sums)
         )
     finally:
         for s in sums:

@@ -76,13 +76,17 @@ def join(
     subjects: Sequence[Subject],
     threshold: float,
     min_tokens: int,
+    progress: str | None = None,
 ) -> Edges:
-    """The pairs of features of two ``subjects`` whose masked cosine, from ``sums``, exceeds ``threshold``."""
+    """The pairs of features of two ``subjects`` whose masked cosine, from ``sums``, exceeds ``threshold``.
+
+    ``progress`` as in ``CrossProducts.blocks``.
+    """
     a, b = moments
     fires_a, fires_b = ((m.counts >= min_tokens).nonzero().flatten() for m in (a, b))
     none = torch.zeros(0, dtype=torch.int64, device="cpu")
     parts = [(none, none, none.double())]
-    for numbers, block in sums.blocks(fires_a, fires_b):
+    for numbers, block in sums.blocks(fires_a, fires_b, progress):
         cosine = masked_cosine(block, a.square[numbers], b.square[fires_b])
         parent, child = (cosine > threshold).nonzero().T
         parts.append((numbers[parent], fires_b[child], cosine[parent, child]))
