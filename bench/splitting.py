@@ -23,6 +23,7 @@ from monosem.data import files
 
 SIZES = ("widths", "l1", "initial_l0", "steps", "split_tokens", "evaluate_tokens")
 FIGURES = ("tokens", "l0", "explained_variance", "ce_loss_recovered", "dead", "ultralow")
+# Of a feature: the tokens that it fires on, how many of them are of the label and how many of the label's it fires on.
 OF_FEATURE = ("feature", "tokens", "precision", "recall", "correlation", "source")
 WORDS = 5  # most of what a feature fires on that a result keeps
 
@@ -50,12 +51,15 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
         most=10_000,  # all: of a family cut short its growth is not seen
         no_map=True,
     )
-    kept = ("label", "tokens", "threshold", "least", "levels", "steps", "omitted", "joined", "unlisted")
+    kept = ("label", "tokens", "threshold", "least", "steps", "omitted", "joined", "unlisted")
     result = {name: found[name] for name in kept} | {"evaluations": evaluations}
-    family = {(n["level"], n["feature"]): n for n in found["nodes"]}
+    result["levels"] = [{name: x for name, x in level.items() if name != "name"} for level in found["levels"]]
+    family, mostly = ({(n["level"], n["feature"]): n for n in found[name]} for name in ("nodes", "listed"))
     result["family"] = [sum(level == i for level, _ in family) for i in range(len(runs))]
-    result["members"] = [_brief(n) for n in family.values()]
-    result["mostly"] = [_brief(n) | {"in_family": (n["level"], n["feature"]) in family} for n in found["listed"]]
+    result["features"] = [
+        _brief(n) | {"in_family": where in family, "mostly": where in mostly}
+        for where, n in sorted((family | mostly).items())
+    ]
     return result
 
 
@@ -98,7 +102,10 @@ def main(argv: list[str] | None = None) -> None:
     result = measured(args)
     about = {"what": "how features split as a dictionary grows"} | made_with
     about["machine"] = machine.describe() | {"commit": resumable.commit()}
-    files.write_text(args.out, json.dumps(about | result, indent=1, ensure_ascii=False) + "\n")
+    features = result.pop("features")
+    text = json.dumps(about | result | {"features": []}, indent=1, ensure_ascii=False)
+    lines = ",\n  ".join(json.dumps(feature, ensure_ascii=False) for feature in features)  # one each
+    files.write_text(args.out, text.replace('"features": []', f'"features": [\n  {lines}\n ]') + "\n")
     print(table(result))
 
 

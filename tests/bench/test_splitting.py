@@ -31,9 +31,10 @@ def test_runs_that_are_there_are_not_made_again(tmp_path, monkeypatch, capsys):
     assert len(called) == 5
     result, found = (json.loads(file.read_text()) for file in (out, runs / "split" / "splitting.json"))
     assert result["training"]["widths"] == [32, 64] and result["machine"]["commit"]
-    assert result["family"][0] == 1 and sum(result["family"]) == len(found["nodes"]) == len(result["members"])
+    assert result["family"][0] == 1 and sum(result["family"]) == len(found["nodes"])
     assert found["omitted"] == 0 and found["map"] is None
-    mostly = [sum(n["level"] == level for n in result["mostly"]) for level in (0, 1)]
+    assert sum(n["in_family"] for n in result["features"]) == len(found["nodes"])
+    mostly = [sum(n["level"] == level and n["mostly"] for n in result["features"]) for level in (0, 1)]
     counts = zip(mostly, result["unlisted"], strict=True)
     assert [listed + more for listed, more in counts] == [level["label_features"] for level in found["levels"]]
     shown = capsys.readouterr().out
