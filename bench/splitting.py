@@ -54,11 +54,11 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     kept = ("label", "tokens", "threshold", "least", "steps", "omitted", "joined", "unlisted")
     result = {name: found[name] for name in kept} | {"evaluations": evaluations}
     result["levels"] = [{name: x for name, x in level.items() if name != "name"} for level in found["levels"]]
-    family, mostly = ({(n["level"], n["feature"]): n for n in found[name]} for name in ("nodes", "listed"))
+    family, listed = ({(n["level"], n["feature"]): n for n in found[name]} for name in ("nodes", "listed"))
     result["family"] = [sum(level == i for level, _ in family) for i in range(len(runs))]
     result["features"] = [
-        _brief(n) | {"in_family": where in family, "mostly": where in mostly}
-        for where, n in sorted((family | mostly).items())
+        _brief(n) | {"in_family": where in family, "listed": where in listed}
+        for where, n in sorted((family | listed).items())
     ]
     return result
 

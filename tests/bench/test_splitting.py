@@ -34,9 +34,9 @@ def test_runs_that_are_there_are_not_made_again(tmp_path, monkeypatch, capsys):
     assert result["family"][0] == 1 and sum(result["family"]) == len(found["nodes"])
     assert found["omitted"] == 0 and found["map"] is None
     assert sum(n["in_family"] for n in result["features"]) == len(found["nodes"])
-    mostly = [sum(n["level"] == level and n["mostly"] for n in result["features"]) for level in (0, 1)]
-    counts = zip(mostly, result["unlisted"], strict=True)
-    assert [listed + more for listed, more in counts] == [level["label_features"] for level in found["levels"]]
+    listed = [sum(n["level"] == level and n["listed"] for n in result["features"]) for level in (0, 1)]
+    counts = zip(listed, result["unlisted"], strict=True)
+    assert [shown + more for shown, more in counts] == [level["label_features"] for level in found["levels"]]
     shown = capsys.readouterr().out
     for level, l0 in zip(found["levels"], (e["l0"] for e in result["evaluations"]), strict=True):
         assert f"| {level['d_sae']} | {l0:.1f} |" in shown
