@@ -1,6 +1,7 @@
 """What README.md and docs/benchmarks.md say of the paper's claims is what `monosem reproduce` found."""
 
 import re
+from statistics import median
 
 import pytest
 from figures import PAGES, RESULT_PAGES, result, table
@@ -153,6 +154,39 @@ def test_counterparts_over_sparsity():
     own, neurons, _ = medians[2.4e-3]
     (row,) = [cells for cells in table("docs/benchmarks.md", "| here, 200 M |") if "ReLU features, λ" in cells[0]]
     assert row[2] == f"{own:.2f}; {neurons:.2f}" and own >= 0.6 and own - neurons >= 0.2
+
+
+def test_how_base64_splits():
+    found = result("splitting.json")
+    families = [[f for f in found["features"] if f["level"] == level and f["in_family"]] for level in range(4)]
+    count = lambda holds: [str(sum(map(holds, family))) for family in families]
+    rows = {
+        cells[0]: cells[1:] for cells in table("docs/benchmarks.md", "| features | 512 | 4,096 | 16,384 | 131,072 |")
+    }
+    assert list(rows.values()) == [
+        [f"{e['l0']:.1f}" for e in found["evaluations"]],
+        [f"{e['ce_loss_recovered'] * 100:.1f} %" for e in found["evaluations"]],
+        [str(n) for n in found["family"]],
+        count(lambda f: f["source"].startswith("base64")),
+        count(lambda f: f["precision"] >= 0.5),
+        [str(level["label_features"]) for level in found["levels"]],
+        [str(n) for n in found["joined"]],
+        [f"{median(f['recall'] for f in family) * 100:.0f} %" for family in families],
+    ]
+    assert found["family"] == [len(family) for family in families] == sorted(set(found["family"]))  # it grows
+    (row,) = [
+        cells for cells in table("docs/benchmarks.md", "| here, 200 M |") if "131,072, ReLU (" in cells[0]
+    ]
+    assert row[2] == f"{', '.join(rows['family'])}, by closest parent"
+    paragraph = PAGES["docs/benchmarks.md"].read_text(encoding="utf-8").split("### How the base64 feature splits")[1]
+    paragraph = " ".join(paragraph.split())
+    read, held_out = found["tokens"], found["evaluations"][0]["tokens"]
+    assert f"On {read:,} tokens two" in paragraph and f"of {held_out:,} held-out tokens" in paragraph
+    assert f"λ = {found['training']['l1']}, {found['training']['steps'] * 4096 / 1e6:.1f} million" in paragraph
+    words = {f["feature"]: f["words"] for f in families[3]}
+    assert [set("".join(words[83564][:3])), words[34976][:2], words[107757][:3]] == [{"A"}, ["5", "3"], ["H", "V", "Q"]]
+    assert sum(f["precision"] < 0.05 for f in families[3]) == 14 and f"its {len(families[3])} hardly" in paragraph
+    assert families[0][0]["feature"] == 50 and families[0][0]["precision"] < 0.5
 
 
 def test_how_long_reproduction_takes(capsys):
