@@ -174,9 +174,7 @@ def test_how_base64_splits():
         [f"{median(f['recall'] for f in family) * 100:.0f} %" for family in families],
     ]
     assert found["family"] == [len(family) for family in families] == sorted(set(found["family"]))  # it grows
-    (row,) = [
-        cells for cells in table("docs/benchmarks.md", "| here, 200 M |") if "131,072, ReLU (" in cells[0]
-    ]
+    (row,) = [cells for cells in table("docs/benchmarks.md", "| here, 200 M |") if "131,072, ReLU (" in cells[0]]
     assert row[2] == f"{', '.join(rows['family'])}, by closest parent"
     paragraph = PAGES["docs/benchmarks.md"].read_text(encoding="utf-8").split("### How the base64 feature splits")[1]
     paragraph = " ".join(paragraph.split())

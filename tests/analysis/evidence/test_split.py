@@ -8,7 +8,7 @@ import torch
 from chain_model import HOOK, LETTERS, ChainModel, chain_rows
 
 import monosem as ms
-from monosem.analysis.evidence import arrangement, feature_map, split, split_page
+from monosem.analysis.evidence import arrangement, feature_map, split, split_features, split_page
 from monosem.analysis.evidence.section import render_page
 from monosem.analysis.inputs import Subject
 
@@ -68,6 +68,12 @@ def test_a_planted_split_is_found(result):
     assert root["precision"] == 1 and root["source"] == "ar_low"
     assert sorted(w for w, _ in root["words"]) == list("abcd") and root["raised"][0][0] in "bcde"
     assert all("".join(p["text"] for p in e["pieces"]).lstrip("_") in "abcdefgh" * 4 for e in root["examples"])
+
+
+def test_features_that_the_chosen_rows_lack_are_shown_where_they_are_strongest(monkeypatch):
+    monkeypatch.setattr(split_features, "_ROWS", 0)
+    result = split.measure(row(ONE, TWO, THREE), chain_rows(), label="Arabic", min_tokens=3, umap=False)
+    assert all(n["words"] and n["examples"] for n in (*result.nodes, *result.listed))
 
 
 def test_the_family_begins_at_the_given_feature_and_is_limited():

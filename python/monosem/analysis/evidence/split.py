@@ -12,7 +12,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from monosem.analysis.cross_products import CrossProducts
@@ -26,10 +25,11 @@ from monosem.analysis.evidence.split_edges import (
     join,
     step_between,
 )
-from monosem.analysis.evidence.summaries import summaries
+from monosem.analysis.evidence.split_features import described, fire_mostly_on
 from monosem.analysis.inputs import Subject
 from monosem.analysis.logit_table import LogitTable
 from monosem.analysis.logits import used_vocabulary
+from monosem.analysis.peaks import Peaks
 from monosem.analysis.scan import Rows, blocks, shared_limit, spread
 from monosem.analysis.sources import SourceMoments, all_groups, named, paper_groups, sources_read
 from monosem.data.protocols import check_suits
@@ -174,13 +174,15 @@ def measure(
         for i, s in enumerate(subjects)
     ]
     moments = [SourceMoments(s.sae.cfg.d_sae, rows.sources) for s in subjects]
+    peaks = [Peaks(s.sae.cfg.d_sae) for s in subjects]
     candidates = {} if feature is not None else _labels(rows.sources, groups, label)
     of_labels = LabelMoments(subjects[0].sae.cfg.d_sae, subjects[0].model, rows, candidates)
     sums = [CrossProducts(a.sae.cfg.d_sae, b.sae.cfg.d_sae, 3, memory, folder) for a, b in pairwise(subjects)]
     try:
         for level in zip(*read, strict=True):
-            for m, block in zip(moments, level, strict=True):
+            for m, p, block in zip(moments, peaks, level, strict=True):
                 m.update(block)
+                p.update(block)
             of_labels.update(level[0])
             for s, a, b in zip(sums, level, level[1:], strict=False):
                 s.update(entries_of(a, parent=True), entries_of(b, parent=False), len(a.x))
@@ -196,9 +198,9 @@ def measure(
     used = used_vocabulary(torch.as_tensor(rows.tokens, device="cpu"), subjects[0].model.d_vocab)
     tables = [LogitTable(s.sae, s.model, s.hook_name, used, memory // 2) for s in subjects]
     members = groups[label] if label else []
-    mostly = [_mostly(m, members, min_tokens) for m in moments]
+    mostly = [fire_mostly_on(m, members, min_tokens) for m in moments]
     listed = [(level, f) for level, features in enumerate(mostly) for f in features[:max_listed]]
-    described = _described([*nodes, *listed], subjects, moments, tables, rows, select, members, skip_positions)
+    shown = described([*nodes, *listed], subjects, moments, peaks, tables, rows, select, members, skip_positions)
     levels = tuple(
         _level(n, s, m, members, min_tokens, label, len(own))
         for n, s, m, own in zip(names, subjects, moments, mostly, strict=True)
@@ -219,10 +221,10 @@ def measure(
         label=label,
         levels=levels,
         steps=steps,
-        nodes=tuple(described[node] for node in nodes),
+        nodes=tuple(shown[node] for node in nodes),
         links=links,
         omitted=omitted,
-        listed=tuple(described[node] for node in listed),
+        listed=tuple(shown[node] for node in listed),
         unlisted=tuple(len(features[max_listed:]) for features in mostly),
         joined=joined,
         map=feature_map_,
@@ -303,54 +305,6 @@ def _family(
         nodes += [(level + 1, c) for c in kept]
         current = kept
     return nodes, tuple(links), omitted, tuple(joined)
-
-
-def _described(
-    nodes: Sequence[tuple[int, int]],
-    subjects: Sequence[Subject],
-    moments: Sequence[SourceMoments],
-    tables: Sequence[LogitTable],
-    rows: Rows,
-    select: np.ndarray,
-    members: Sequence[int],
-    skip_positions: int,
-    most_rows: int = 192,
-) -> dict[tuple[int, int], dict[str, Any]]:
-    """Figures and summaries of each (level, feature); these are read from rows of the label, if there is one."""
-    inside = np.isin(np.asarray(rows.source)[select], list(members)).mean(1) if members else np.ones(len(select))
-    order = np.argsort(-inside, kind="stable")[:most_rows]
-    near = np.sort(select[order])
-    out = {}
-    for level, (subject, m, table) in enumerate(zip(subjects, moments, tables, strict=True)):
-        features = sorted({f for where, f in nodes if where == level})
-        seen = summaries(subject, rows, features, table, near, skip_positions=skip_positions) if features else {}
-        for f in features:
-            active = m.active[f]
-            source = int(active.argmax())
-            figures = m.describe("", members, f) if members else None
-            out[level, f] = {
-                "level": level,
-                "feature": f,
-                "tokens": int(active.sum()),
-                "density": float(active.sum() / m.tokens.sum()),
-                "source": rows.sources[source],
-                "share": float(active[source] / active.sum().clamp_min(1)),
-                "precision": figures.precision if figures else None,
-                "recall": figures.recall if figures else None,
-                "correlation": figures.correlation if figures else None,
-                **seen[f],
-            }
-    return out
-
-
-def _mostly(m: SourceMoments, members: Sequence[int], min_tokens: int) -> list[int]:
-    """The features of whose tokens at least half are of a label, of those that fire often enough: most tokens first."""
-    if not members:
-        return []
-    counts = m.counts
-    precision = m.active[:, list(members)].sum(1) / counts.clamp_min(1)
-    features = ((precision >= 0.5) & (counts >= min_tokens)).nonzero().flatten().tolist()
-    return sorted(features, key=lambda f: (-float(counts[f]), f))
 
 
 def _level(
