@@ -8,7 +8,7 @@ from monosem.analysis.scan import Block
 
 
 class Peaks:
-    """``value`` fp32 [F]: the largest activation so far. ``row`` int64 [F]: the first row with it; −1: it never fired."""
+    """``value`` fp32 [F]: the largest activation so far. ``row`` int64 [F]: the first row with it (−1: none)."""
 
     def __init__(self, d_sae: int) -> None:
         self.value = torch.zeros(d_sae, dtype=torch.float32, device="cpu")
