@@ -156,6 +156,47 @@ def test_counterparts_over_sparsity():
     assert row[2] == f"{own:.2f}; {neurons:.2f}" and own >= 0.6 and own - neurons >= 0.2
 
 
+def test_the_rarer_the_kind_the_less_a_neuron_follows_it():
+    found = result("rarity.json")
+    every, quarter = found["rows"]
+    pearson = lambda proxies: [
+        " / ".join(f"{p[unit]['correlation']:.2f}" for unit in ("feature", "neuron")) for p in proxies["proxies"]
+    ]
+    share = lambda row: ", ".join(f"{s * 100:.2f}" for s in row["shares"].values()) + " %"
+    _, *rows = table("docs/benchmarks.md", "| documents of these kinds |")
+    assert rows == [
+        ["all", share(every), "its own", *pearson(every["own"])],
+        ["a quarter", share(quarter), "its own", *pearson(quarter["own"])],
+        ["a quarter", share(quarter), "with all", *pearson(quarter["common"])],
+    ]
+    assert (every["kept"], quarter["kept"]) == (1.0, 0.25) and every["own"] == every["common"]
+    own = quarter["own"]["proxies"]
+    features, neurons = ([p[unit]["correlation"] for p in own] for unit in ("feature", "neuron"))
+    (row,) = [cells for cells in table("docs/benchmarks.md", "| here, 200 M |") if "0.1 % of the text" in cells[0]]
+    assert row[2] == "; ".join(" / ".join(f"{r:.2f}" for r in side) for side in (features, neurons))
+    words = " ".join(PAGES["docs/benchmarks.md"].read_text(encoding="utf-8").split())
+    assert min(f - n for f, n in zip(features, neurons, strict=True)) >= 0.3 and "at least 0.30 above" in words
+    paper = [0.74, 0.55, 0.80, 0.38]
+    assert sum(f >= p for f, p in zip(features, paper, strict=True)) == 3 and "three of the four are at least" in words
+    assert f"no neuron is above {max(neurons):.2f}" in words
+    arabic, hebrew = (p["neuron"] for p in own[:2])
+    assert arabic["index"] == hebrew["index"] and f"fires on {arabic['density'] * 100:.1f} % of the tokens" in words
+    base64 = quarter["common"]["proxies"][3]["neuron"]
+    assert f"its best neuron has {base64['correlation']:.2f}" in words
+    (of_a,) = [
+        cells[2].split(" / ")
+        for cells in table("docs/benchmarks.md", "| here, 200 M |")
+        if cells[0] == "… the best neuron"
+    ]
+    hebrew = f"({of_a[1]} instead of {every['own']['proxies'][1]['neuron']['correlation']:.2f})"
+    assert f"Hebrew less {hebrew}, DNA and base64 more ({of_a[2]} and {of_a[3]})" in words
+    spans = [
+        [row["common"]["proxies"][i]["neuron"]["correlation_interval"] for row in (every, quarter)] for i in range(4)
+    ]
+    overlap = [max(a[0], b[0]) <= min(a[1], b[1]) for a, b in spans]
+    assert overlap == [True, True, True, False] and "no difference beyond the 95 % intervals" in words
+
+
 def test_how_base64_splits():
     found = result("splitting.json")
     families = [[f for f in found["features"] if f["level"] == level and f["in_family"]] for level in range(4)]
