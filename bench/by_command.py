@@ -9,6 +9,7 @@ from typing import Any
 
 import resumable
 
+from monosem.bench import machine
 from monosem.cli.main import main as monosem
 from monosem.data import files
 
@@ -26,6 +27,11 @@ def made_with(args: argparse.Namespace, sizes: tuple[str, ...]) -> dict[str, Any
     args.runs.mkdir(parents=True, exist_ok=True)
     files.write_text(record, json.dumps(now) + "\n")
     return now
+
+
+def about(what: str, sizes: dict[str, Any]) -> dict[str, Any]:
+    """The head of a result: what it is, :func:`made_with`, machine and commit."""
+    return {"what": what} | sizes | {"machine": machine.describe() | {"commit": resumable.commit()}}
 
 
 def made(file: Path, command: str, *places: str | Path, **options: object) -> Path:

@@ -22,7 +22,6 @@ from typing import Any
 import by_command
 import resumable
 
-from monosem.bench import machine
 from monosem.data import files
 from monosem.data.jsonl import read_jsonl
 from monosem.data.text import Document
@@ -30,7 +29,7 @@ from monosem.data.text_files import SHIPPED, sample_path
 from monosem.data.tokenizer import encode_documents, load_tokenizer
 
 KINDS = {"Arabic": ("ar_*", "Arabic"), "Hebrew": ("he_*", "Hebrew"), "DNA": ("dna*", "DNA"), "base64": ("base64*",)}
-SIZES = ("megabytes", "d_sae", "k", "steps", "tokens")
+SIZES = ("megabytes", "tokenizer_sha256", "d_sae", "k", "steps", "tokens")
 OF_UNIT = ("index", "correlation", "correlation_interval", "specificity", "sensitivity", "density")
 
 
@@ -133,10 +132,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=2_000_000, help="read for the proxies")
     parser.add_argument("--out", type=Path, default=resumable.HERE / "results" / "rarity.json")
     args = parser.parse_args(argv)
+    args.tokenizer_sha256 = args.tokenizer and hashlib.sha256(args.tokenizer.read_bytes()).hexdigest()[:16]
     made_with = by_command.made_with(args, SIZES)
     rows = [measured(kept, args) for kept in args.kept]
-    about = {"what": "features against neurons by how rare a kind of text is"} | made_with
-    about["machine"] = machine.describe() | {"commit": resumable.commit()}
+    about = by_command.about("features against neurons by how rare a kind of text is", made_with)
     files.write_text(args.out, json.dumps(about | {"rows": rows}, indent=1) + "\n")
     print(table(rows))
 

@@ -18,10 +18,9 @@ from typing import Any
 import by_command
 import resumable
 
-from monosem.bench import machine
 from monosem.data import files
 
-SIZES = ("widths", "l1", "initial_l0", "steps", "split_tokens", "evaluate_tokens")
+SIZES = ("widths", "l1", "initial_l0", "steps", "label", "split_tokens", "evaluate_tokens")
 FIGURES = ("tokens", "l0", "explained_variance", "ce_loss_recovered", "dead", "ultralow")
 # Of a feature: the tokens that it fires on, how many of them are of the label and how many of the label's it fires on.
 OF_FEATURE = ("feature", "tokens", "precision", "recall", "correlation", "source")
@@ -100,8 +99,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     made_with = by_command.made_with(args, SIZES)
     result = measured(args)
-    about = {"what": "how features split as a dictionary grows"} | made_with
-    about["machine"] = machine.describe() | {"commit": resumable.commit()}
+    about = by_command.about("how features split as a dictionary grows", made_with)
     features = result.pop("features")
     text = json.dumps(about | result | {"features": []}, indent=1, ensure_ascii=False)
     lines = ",\n  ".join(json.dumps(feature, ensure_ascii=False) for feature in features)  # one each

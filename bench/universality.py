@@ -17,7 +17,6 @@ from typing import Any
 import by_command
 import resumable
 
-from monosem.bench import machine
 from monosem.data import files
 
 L1 = (1.7e-3, 2.4e-3)
@@ -77,8 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     made_with = by_command.made_with(args, SIZES)
     rows = [measured(l1, args) for l1 in args.l1]
-    about = {"what": "features of A against those of B, by λ"} | made_with
-    about["machine"] = machine.describe() | {"commit": resumable.commit()}
+    about = by_command.about("features of A against those of B, by λ", made_with)
     files.write_text(args.out, json.dumps(about | {"rows": rows}, indent=1) + "\n")
     print(table(rows))
 

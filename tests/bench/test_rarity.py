@@ -53,3 +53,6 @@ def test_runs_that_are_there_are_not_made_again(text, tmp_path, monkeypatch, cap
     assert f"| {shown} | none | none | none |" in capsys.readouterr().out
     with pytest.raises(SystemExit, match=r"--runs: .*'k': 2.*'k': 4"):
         rarity.main([*words, "--k", "4"])
+    tokenizer = str(tmp_path / "runs" / "1" / "lm" / "tokenizer.json")
+    with pytest.raises(SystemExit, match=r"--runs: .*'tokenizer_sha256': None.*'tokenizer_sha256': '[0-9a-f]{16}'"):
+        rarity.main([*words, "--tokenizer", tokenizer])

@@ -42,3 +42,5 @@ def test_runs_that_are_there_are_not_made_again(tmp_path, monkeypatch, capsys):
         assert f"| {level['d_sae']} | {l0:.1f} |" in shown
     with pytest.raises(SystemExit, match=r"--runs: .*'l1': 0.0008.*'l1': 0.5"):
         splitting.main([*words, "--l1", "0.5"])
+    with pytest.raises(SystemExit, match=r"--runs: .*'label': 'en_docs'.*'label': 'en_prose'"):
+        splitting.main([*words, "--label", "en_prose"])
