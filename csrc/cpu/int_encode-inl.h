@@ -142,6 +142,7 @@ struct TopkQueue {
 template <class T>
 static Rescored int_topk_of(const IntTile& t, const Exact& e, const TopkAnswer& out, int threads) {
   const Blocks blocks = Blocks::of<T>(t, threads);
+  const PanelBounds most(t);
   Rescored total;
   std::mutex lock;
   parallel_workers(blocks.count, threads, [&](const auto& take) {
@@ -155,7 +156,7 @@ static Rescored int_topk_of(const IntTile& t, const Exact& e, const TopkAnswer& 
       const int64_t begin = blocks.first(block), end = blocks.first(block + 1);
       const int64_t r0 = begin * kTokenPanel, rows = std::min(end * kTokenPanel, t.rows) - r0;
       const TopkState s = scratch[which].state(rows, out.k, out.capacity);
-      int_gemm_filter<T>(t, begin, end, [&](int64_t r) { return s.threshold + (r - r0); },
+      int_gemm_filter<T>(t, most, begin, end, [&](int64_t r) { return s.threshold + (r - r0); },
                     // Unconditional, because the branch would be unpredictable. The threshold of a row that overflowed is ∞.
                     [&](int64_t r, const Hits<2>& hits, int32_t first) { append(hits, first, s, r - r0); },
                     [&] { return before.step(); });
@@ -202,6 +203,7 @@ struct ActiveQueue {
 template <class T>
 static Rescored int_threshold_of(const IntTile& t, const Exact& e, RowBuffers& rows, int threads) {
   const Blocks blocks = Blocks::of<T>(t, threads);
+  const PanelBounds most(t);
   const float zeros[kTokenPanel] = {};
   Rescored total;
   std::mutex lock;
@@ -210,7 +212,7 @@ static Rescored int_threshold_of(const IntTile& t, const Exact& e, RowBuffers& r
     Rescoring<ActiveQueue> before;
     for (int64_t block; (block = take()) >= 0;) {
       const int64_t begin = blocks.first(block), end = blocks.first(block + 1);
-      int_gemm_filter<T>(t, begin, end, [&](int64_t) { return zeros; },
+      int_gemm_filter<T>(t, most, begin, end, [&](int64_t) { return zeros; },
                     [&](int64_t r, const Hits<2>& hits, int32_t first) {
                       for (int half = 0; half < 2; ++half)
                         for (uint32_t mask = hits.mask[half]; mask; mask &= mask - 1) {

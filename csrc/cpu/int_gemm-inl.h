@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
 
 #include "../core/parallel.h"
 #include "kernels.h"
@@ -101,6 +102,18 @@ static __attribute__((noinline)) void int_gemm_tile(const uint32_t* x, const uin
   for (int i = 0; i < kTokenPanel; ++i) out[i][0] = sum[i][0], out[i][1] = sum[i][1];
 }
 
+// The largest numbers of each panel of features in the error bounds.
+struct PanelBounds {
+  std::vector<float> norm, off;
+
+  explicit PanelBounds(const IntTile& t) : norm(t.cols / kFeaturePanel), off(norm.size()) {
+    for (size_t p = 0; p < norm.size(); ++p) {
+      norm[p] = size_of(t.bounds.norm + p * kFeaturePanel, kFeaturePanel).most;
+      off[p] = size_of(t.bounds.off + p * kFeaturePanel, kFeaturePanel).most;
+    }
+  }
+};
+
 // Panels `begin` to `end` of tokens stay in the second-level cache while panels of features stream through the first.
 // Each token meets its features in ascending order. accept(row, hits, first) is called for features whose upper bound
 // exceeds the row's threshold; thresholds(row) points to those of a whole panel. overlap() is called before each product of two panels; it does work that waits on memory, and
@@ -109,7 +122,7 @@ static __attribute__((noinline)) void int_gemm_tile(const uint32_t* x, const uin
 // All tokens of a panel are first compared with their threshold minus the largest error bound of the panel; only if one
 // exceeds it are the bounds of single features added. One branch per panel, not one per token, has to be predicted.
 template <class T, class Thresholds, class Accept, class Overlap>
-MS_INLINE void int_gemm_filter(const IntTile& t, int64_t begin, int64_t end, const Thresholds& thresholds,
+MS_INLINE void int_gemm_filter(const IntTile& t, const PanelBounds& most, int64_t begin, int64_t end, const Thresholds& thresholds,
                                const Accept& accept, const Overlap& overlap) {
   const int64_t n = groups<T>(t.d);
   const uint32_t *x = static_cast<const uint32_t*>(t.x), *w = static_cast<const uint32_t*>(t.w);
@@ -119,7 +132,7 @@ MS_INLINE void int_gemm_filter(const IntTile& t, int64_t begin, int64_t end, con
     const vf scale[2] = {load(t.scale + f), load(t.scale + f + MS_WIDTH)};
     const vf bias[2] = {load(t.bias + f), load(t.bias + f + MS_WIDTH)};
     const float *norm = e.norm + f, *off = e.off + f;
-    const float largest_norm = size_of(norm, kFeaturePanel).most, largest_off = size_of(off, kFeaturePanel).most;
+    const float largest_norm = most.norm[f / kFeaturePanel], largest_off = most.off[f / kFeaturePanel];
     for (int64_t p = begin; p < end; ++p) {
       Prefetch prefetch = overlap();
       if (f + kFeaturePanel < t.cols) {  // this panel of tokens' share of the next panel of features

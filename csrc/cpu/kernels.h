@@ -107,6 +107,13 @@ inline int32_t first_limit(int64_t k, int64_t capacity) {
 
 using RowBuffers = std::vector<std::vector<Entry>>;
 
+// What the sweep over the encoder also sums: of each feature its entries of `coef`, and Σ sums[f] · w[f] with the rows as
+// they were. Nothing where `coef` is null.
+struct BiasSums {
+  const float* coef = nullptr;
+  float *sums = nullptr, *weighted = nullptr;  // [features], [d]
+};
+
 struct Kernels {
   const char* name;
   void (*topk_filter)(const Tile&, const TopkState&, int threads);
@@ -130,7 +137,7 @@ struct Kernels {
   void (*feature_sum)(const Csc&, const float* coef, float* out, int threads);
   void (*row_adam)(float* w, const Moments&, const float* g, int64_t rows, int64_t d, const AdamStep&, int threads);
   void (*row_grad_adam)(float* w, const Moments&, const Csc&, const float* coef, const float* u, int64_t d,
-                        float scale, const AdamStep&, int threads);
+                        float scale, const AdamStep&, const BiasSums&, int threads);
   void (*resample)(float* w_enc, float* w_dec, float* b_enc, int64_t features, int64_t d, const int64_t* chosen,
                    int64_t n_chosen, const float* inputs, const uint8_t* alive, float factor, int threads);
 };

@@ -185,10 +185,17 @@ static void row_adam(float* w, const Moments& s, const float* g, int64_t rows, i
 }
 
 static void row_grad_adam(float* w, const Moments& moments, const Csc& s, const float* coef, const float* u, int64_t d,
-                          float scale, const AdamStep& step, int threads) {
-  parallel_for(s.features, 32, threads, [&](int64_t begin, int64_t end) {
+                          float scale, const AdamStep& step, const BiasSums& bias, int threads) {
+  constexpr int64_t kPiece = 32;
+  const int64_t pieces = (s.features + kPiece - 1) / kPiece;
+  std::vector<float> weighted(bias.coef ? pieces * d : 0);  // of each piece
+  parallel_for(s.features, kPiece, threads, [&](int64_t begin, int64_t end) {
     std::vector<float> scratch;
     const auto gradient = [&](int64_t f, float* out) {
+      if (bias.coef) {
+        const float sum = bias.sums[f] = sum_of_feature(s, f, bias.coef);
+        if (sum != 0.0f) add_own(weighted.data() + f / kPiece * d, w + f * d, &sum, 1, d);
+      }
       if (step.lazy && s.starts[f] == s.starts[f + 1]) return false;
       grad_row(s, f, coef, u, d, out, scratch);
       for (int64_t i = 0; i < d; ++i) out[i] *= scale;
@@ -199,6 +206,13 @@ static void row_grad_adam(float* w, const Moments& moments, const Csc& s, const 
       const int64_t at = s.starts[f + 1], n = s.starts[f + 2] - at;
       return NextSum{u, s.tokens + at, std::min<int64_t>(n, 8)};  // some of them: a frequent feature has hundreds
     });
+  });
+  if (!bias.coef) return;
+  parallel_for(d, 64, threads, [&](int64_t begin, int64_t end) {
+    std::vector<double> total(end - begin);
+    for (int64_t p = 0; p < pieces; ++p)
+      for (int64_t c = begin; c < end; ++c) total[c - begin] += weighted[p * d + c];
+    std::copy(total.begin(), total.end(), bias.weighted + begin);
   });
 }
 

@@ -37,13 +37,15 @@ static void row_grad(const Csc& s, const float* coef, const float* u, int64_t d,
   });
 }
 
+MS_INLINE float sum_of_feature(const Csc& s, int64_t f, const float* coef) {
+  double total = 0;
+  for (int64_t i = s.starts[f]; i < s.starts[f + 1]; ++i) total += coef[s.entries[i]];
+  return float(total);
+}
+
 static void feature_sum(const Csc& s, const float* coef, float* out, int threads) {
   parallel_for(s.features, 256, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t f = begin; f < end; ++f) {
-      double total = 0;
-      for (int64_t i = s.starts[f]; i < s.starts[f + 1]; ++i) total += coef[s.entries[i]];
-      out[f] = float(total);
-    }
+    for (int64_t f = begin; f < end; ++f) out[f] = sum_of_feature(s, f, coef);
   });
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from monosem.ops.adam import write_copy_
@@ -34,21 +35,7 @@ def row_grad_adam_(
     moments.check(w)
     if step.live is not None:
         return reference.row_adam_(w, moments, row_grad.row_grad(*code, coef, u).float() * scale, step, copy)
-    if u.shape[1:] != w.shape[1:] or len(code.starts) != len(w) + 1:
-        raise ValueError(
-            f"u, starts: got {list(u.shape)} and {list(code.starts.shape)}; wanted [tokens, {w.shape[1]}] and "
-            f"[{len(w) + 1}], which fit w"
-        )
-    _C.row_grad_adam(
-        w=w,
-        moments=moments,
-        code=code.contiguous(),
-        coef=fp32(coef),
-        u=fp32(u),
-        scale=scale,
-        step=step,
-        threads=threads(),
-    )
+    _sweep_(w, moments, code, coef, u, scale, step)
     write_copy_(w, copy)
 
 
@@ -62,7 +49,48 @@ def encoder_grad_adam_(
     step: AdamStep,
     copy: EncoderCopy | None,
 ) -> tuple[Tensor, Tensor]:
-    sums = row_grad.feature_sum(code.starts, code.entries, coef if bias is None else bias)
-    weighted = weighted_sum(sums, w)
-    row_grad_adam_(w, moments, code, coef, u, 1.0, step, copy)
+    moments.check(w)
+    bias = coef if bias is None else bias
+    if step.live is not None:
+        sums = row_grad.feature_sum(code.starts, code.entries, bias)
+        weighted = weighted_sum(sums, w)
+        row_grad_adam_(w, moments, code, coef, u, 1.0, step, copy)
+        return sums, weighted
+    f, d = w.shape
+    sums, weighted = (torch.empty(n, dtype=torch.float32, device="cpu") for n in (f, d))
+    _sweep_(w, moments, code, coef, u, 1.0, step, fp32(bias), sums, weighted)
+    write_copy_(w, copy)
     return sums, weighted
+
+
+def _sweep_(
+    w: Tensor,
+    moments: Moments,
+    code: SortedCode,
+    coef: Tensor,
+    u: Tensor,
+    scale: float,
+    step: AdamStep,
+    bias: Tensor | None = None,
+    sums: Tensor | None = None,
+    weighted: Tensor | None = None,
+) -> None:
+    """Gradient rows and Adam; with ``bias``, the sums of its entries by feature, and those times the rows before."""
+    if u.shape[1:] != w.shape[1:] or len(code.starts) != len(w) + 1:
+        raise ValueError(
+            f"u, starts: got {list(u.shape)} and {list(code.starts.shape)}; wanted [tokens, {w.shape[1]}] and "
+            f"[{len(w) + 1}], which fit w"
+        )
+    _C.row_grad_adam(
+        w=w,
+        moments=moments,
+        code=code.contiguous(),
+        coef=fp32(coef),
+        u=fp32(u),
+        scale=scale,
+        step=step,
+        bias=bias,
+        sums=sums,
+        weighted=weighted,
+        threads=threads(),
+    )

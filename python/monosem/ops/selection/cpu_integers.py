@@ -9,6 +9,8 @@ docs/design/certified_selection.md and dithered_bound.md.
 from __future__ import annotations
 
 import math
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,6 +30,16 @@ TINY = 1e-14
 # The int8 error bound of a typical token and feature may be so many times the spread of a product of random directions.
 # Beyond that (a few columns far larger than the rest) too much would be rescored, and int16 is faster.
 WIDE = 1.0
+SAMPLE = 1024  # rows whose median says what is typical
+
+
+class DitheredFeatures(NamedTuple):
+    """The part of the dithered bound that features have: length and error of a typical row, and each beside them."""
+
+    length: float
+    error: float
+    norm: Tensor
+    off: Tensor
 
 
 class QuantizedRows:
@@ -43,7 +55,7 @@ class QuantizedRows:
     ) -> None:
         n, d = rows.shape
         panel = _C.panels()[0 if tokens else 1]
-        self.n, self.dithered = n, dithered
+        self.n, self.d, self.dithered = n, d, dithered
         self.padded = -(-n // panel) * panel
         words, numbers = self.padded * -(-d // (32 // bits)), 5 if dithered else 4
         if copy is not None and len(copy.rows) == words and copy.norms.shape == (numbers, self.padded):
@@ -69,6 +81,23 @@ class QuantizedRows:
             offset=self.offset if dithered else None,
             threads=threads(),
         )
+
+    def typical(self, of_rows: Tensor) -> float:
+        """The median of a number of each row, over a sample of them; not of those beyond the last, up to a whole panel."""
+        return float(of_rows[: self.n : -(-self.n // SAMPLE) or 1].median())
+
+    def length_and_error(self) -> tuple[Tensor, Tensor]:
+        """L and E of rows rounded with dither: a bound on the length of any rounding of each, and C·s/√12 of its step
+        s."""
+        length = (self.norm + self.scale * (0.5 * math.sqrt(self.d))) * (1.001 + _share(self.d)) + TINY
+        return length, self.scale * MARGIN + TINY
+
+    @cached_property
+    def as_features(self) -> DitheredFeatures:
+        both = self.length_and_error()
+        # Unless the typical one is next to nothing beside the largest.
+        length, error = (max(self.typical(t), float(t[: self.n].amax()) * 1e-4) for t in both)
+        return DitheredFeatures(length, error, (both[0] / length).square(), (both[1] / error).square())
 
 
 class ErrorBounds:
@@ -109,11 +138,8 @@ class ErrorBounds:
         of each offset, whose terms add up to at most Lₓ·L_w.
         """
         share = 3 * _share(d)
-        x_length, x_error = (t.double() for t in _length_and_error(x, d))
-        w_length, w_error = _length_and_error(w, d)
-        # Of a typical feature: the middle one, unless that is next to nothing beside the largest.
-        of_rows = (t[: w.n] for t in (w_length, w_error))  # not of those beyond the last, up to a whole panel
-        length, error = (float(torch.maximum(t.median(), t.amax() * 1e-4)) for t in of_rows)
+        x_length, x_error = (t.double() for t in x.length_and_error())
+        length, error, norm, off = w.as_features
         # Eₓ·E_w is MARGIN² units; and a·b ≤ (a·b₀/2)·(1 + (b/b₀)²) for the other additions.
         half_unit = x_error * error * (0.5 / (2 * MARGIN**2))
         of_fp32 = x_length * length * (share / 2)
@@ -123,16 +149,16 @@ class ErrorBounds:
             token=(c / 2 + half_unit + of_fp32 + _of_bias(largest_bias)).float(),
             token_off=(by_x / (2 * c) + of_fp32).float(),
             token_norm=(by_w / (2 * c) + half_unit).float(),
-            norm=(w_length / length).square(),
-            off=(w_error / error).square(),
+            norm=norm,
+            off=off,
         )
 
     def wide(self, x: QuantizedRows, w: QuantizedRows, d: int) -> bool:
         """Whether a typical error bound exceeds ``WIDE`` of the products' spread, ‖x‖·‖w‖/√D."""
-        norm, off, length = (float(t[: w.n].median()) for t in (self.norm, self.off, w.norm))
+        norm, off, length = (w.typical(t) for t in (self.norm, self.off, w.norm))
         bound = self.token + self.token_off * norm + self.token_norm * off
         spread = (x.norm + TINY) * ((length + TINY) / math.sqrt(d))
-        return float((bound / spread)[: x.n].median()) > WIDE
+        return x.typical(bound / spread) > WIDE
 
 
 def _share(d: int) -> float:
@@ -141,12 +167,6 @@ def _share(d: int) -> float:
 
 def _of_bias(largest: float) -> float:
     return largest * 2.0**-21 + TINY * TINY
-
-
-def _length_and_error(rows: QuantizedRows, d: int) -> tuple[Tensor, Tensor]:
-    """L and E of rows rounded with dither: a bound on the length of any rounding of each, and C·s/√12 of its step s."""
-    length = (rows.norm + rows.scale * (0.5 * math.sqrt(d))) * (1.001 + _share(d)) + TINY
-    return length, rows.scale * MARGIN + TINY
 
 
 class IntProduct:
