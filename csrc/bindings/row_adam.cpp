@@ -17,6 +17,7 @@ void row_grad_adam(const TensorView& w, const MomentsView& moments, const Sorted
                    const TensorView& sums, const TensorView& weighted, int threads) {
   const int64_t features = code.features(), tokens = u.rows("u"), d = u.columns("u");
   BiasSums of_bias;
+  require(bias || !(sums || weighted), "bias: wanted with sums and weighted");
   if (bias)
     of_bias = {bias.at_least<float>("bias", coef.count()), sums.of<float>("sums", {features}),
                weighted.of<float>("weighted", {d})};

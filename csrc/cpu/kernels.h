@@ -108,7 +108,7 @@ inline int32_t first_limit(int64_t k, int64_t capacity) {
 using RowBuffers = std::vector<std::vector<Entry>>;
 
 // What the sweep over the encoder also sums: of each feature its entries of `coef`, and Σ sums[f] · w[f] with the rows as
-// they were. Nothing where `coef` is null.
+// they were. Nothing where `sums` is null; `coef` may be, where there is no entry.
 struct BiasSums {
   const float* coef = nullptr;
   float *sums = nullptr, *weighted = nullptr;  // [features], [d]

@@ -188,11 +188,11 @@ static void row_grad_adam(float* w, const Moments& moments, const Csc& s, const 
                           float scale, const AdamStep& step, const BiasSums& bias, int threads) {
   constexpr int64_t kPiece = 32;
   const int64_t pieces = (s.features + kPiece - 1) / kPiece;
-  std::vector<float> weighted(bias.coef ? pieces * d : 0);  // of each piece
+  std::vector<float> weighted(bias.sums ? pieces * d : 0);  // of each piece
   parallel_for(s.features, kPiece, threads, [&](int64_t begin, int64_t end) {
     std::vector<float> scratch;
     const auto gradient = [&](int64_t f, float* out) {
-      if (bias.coef) {
+      if (bias.sums) {
         const float sum = bias.sums[f] = sum_of_feature(s, f, bias.coef);
         if (sum != 0.0f) add_own(weighted.data() + f / kPiece * d, w + f * d, &sum, 1, d);
       }
@@ -207,7 +207,7 @@ static void row_grad_adam(float* w, const Moments& moments, const Csc& s, const 
       return NextSum{u, s.tokens + at, std::min<int64_t>(n, 8)};  // some of them: a frequent feature has hundreds
     });
   });
-  if (!bias.coef) return;
+  if (!bias.sums) return;
   parallel_for(d, 64, threads, [&](int64_t begin, int64_t end) {
     std::vector<double> total(end - begin);
     for (int64_t p = 0; p < pieces; ++p)

@@ -232,6 +232,32 @@ def test_the_encoder_in_one_sweep_is_the_operations_one_by_one(size, own_bias, l
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
+@pytest.mark.parametrize("lazy", [False, True])
+def test_the_sums_of_no_tokens_are_0(lazy):
+    """A rank may have none; the address of its empty arrays is null."""
+    f, d = 40, 37
+    csc = ops.csc(torch.empty(0, dtype=torch.int32), torch.zeros(1, dtype=torch.int64), f)
+    state, _ = state_of("fp32", f, d)
+    sums, weighted = ops.encoder_grad_adam_(*state, *csc, torch.empty(0), torch.empty(0, d), None, *HYPER, lazy)
+    assert torch.equal(sums, torch.zeros(f)) and torch.equal(weighted, torch.zeros(d))
+
+
+def test_the_sums_do_not_depend_on_the_threads(native_only):
+    csc, values, u, (f, d) = problem(60, 37, 200)
+    found = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            torch.manual_seed(0)
+            state, _ = state_of("fp32", f, d)
+            found.append((*ops.encoder_grad_adam_(*state, *csc, values, u, None, *HYPER, False), *state))
+    finally:
+        torch.set_num_threads(before)
+    for others in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], others, strict=True))
+
+
 @pytest.mark.parametrize("betas", [(0.9, 0.999), (0.0, 0.99), (0.9375, 0.9999)])
 def test_a_step_counted_on_the_device_has_the_factors_of_the_host(betas, triton_only):
     """All eight numbers and the count, in fp32 as the host rounds them, however many steps there were."""

@@ -121,6 +121,7 @@ CALLS = {
         {
             **{"w": fp32(F, D), "moments": INT8, "code": by_feature(), "coef": fp32(N * K)},
             **{"u": fp32(N, D), "scale": 1.0, "step": STEP._replace(own=fp32(F, D))},
+            **dict.fromkeys(("bias", "sums", "weighted")),
         },
     ),
     "row_grad_adam": lambda: (
@@ -128,6 +129,7 @@ CALLS = {
         {
             **{"w": fp32(F, D), "moments": FP32, "code": by_feature(), "coef": fp32(N * K)},
             **{"u": fp32(N, D), "scale": 1.0, "step": STEP},
+            **{"bias": fp32(N * K), "sums": fp32(F), "weighted": fp32(D)},
         },
     ),
     "resample": lambda: (

@@ -83,7 +83,7 @@ class QuantizedRows:
         )
 
     def typical(self, of_rows: Tensor) -> float:
-        """The median of a number of each row, over a sample of them; not of those beyond the last, up to a whole panel."""
+        """The median of a number of each row, over a sample; not of those beyond the last, up to a whole panel."""
         return float(of_rows[: self.n : -(-self.n // SAMPLE) or 1].median())
 
     def length_and_error(self) -> tuple[Tensor, Tensor]:
