@@ -192,20 +192,30 @@ def test_dead_features_of_a_wide_dictionary():
     assert last["step"] == 1000 and f"{last['dead'] * 100:.1f} % are dead after 1,000 steps" in text
 
 
-def test_relu_at_the_width_of_the_paper():
-    found = result("relu_wide.json")
-    text = " ".join(PAGES["docs/benchmarks.md"].read_text(encoding="utf-8").split())
-    paragraph = text.split("The paper’s own recipe for so many features")[1]
-    (steps,) = re.findall(r"\| after step \| (250 .*) \|\n", PAGES["docs/benchmarks.md"].read_text(encoding="utf-8"))
+WIDE = {  # file: how its paragraph begins, the steps of its table, how its row of the claims names it
+    "relu_wide.json": ("The paper’s own recipe for so many features", "250 |", "12 M activations"),
+    "relu_wide_long.json": ("The same for longer", "500 |", "41 M activations"),
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_relu_at_the_width_of_the_paper(name):
+    found, (begins, first_step, claimed) = result(name), WIDE[name]
+    page = PAGES["docs/benchmarks.md"].read_text(encoding="utf-8")
+    paragraph = " ".join(page.split(begins)[1].split())
+    heading = f"| after step | {first_step}"
+    (steps,) = re.findall(rf"\| after step \| ({re.escape(first_step)}.*) \|\n", page)
     points = {point["step"]: point for point in found["points"]}
     at = [points[int(cell.replace(",", ""))] for cell in steps.split(" | ")]
-    assert table("docs/benchmarks.md", "| after step | 250 |") == [
+    assert table("docs/benchmarks.md", heading) == [
         ["L0", *(f"{p['l0']:.1f}" for p in at)],
         ["error", *(f"{p['mse']:.4f}" for p in at)],
         ["dead", *(f"{p['dead']:.1%}".replace("%", " %") for p in at)],
     ]
-    last, of = found["points"][-1], found["evaluation"]
-    assert f"{last['tokens'] / 1e6:.1f} million activations in {last['seconds'] / 60:.0f} minutes" in paragraph
+    last, of, resampling = found["points"][-1], found["evaluation"], found["training"]["resample"]["at_steps"]
+    assert f"λ {found['config']['l1_coefficient']}" in paragraph
+    assert f"after steps {', '.join(f'{n:,}' for n in resampling[:-1])} and {resampling[-1]:,}" in paragraph
+    assert f"{last['tokens'] / 1e6:.1f} million activations" in paragraph
     live = found["config"]["d_sae"] - of["dead"] - of["ultralow"]
     assert (
         f"recovers {of['ce_loss_recovered'] * 100:.1f} % of the CE loss at L0 {of['l0']:.1f} and explains "
@@ -214,12 +224,32 @@ def test_relu_at_the_width_of_the_paper():
     )
     assert of["ultralow_bound"] == 1e-6
     assert f"{found['resampled']:,} times a feature was resampled" in paragraph
-    first, then = (points[n]["dead"] * 100 for n in (1375, 1425))
-    assert "from step 1,375 to 1,425, when those of step 1,125 could count as dead, " in paragraph
-    assert f"the dead rose from {first:.1f} to {then:.1f} %" in paragraph
-    (row,) = [cells for cells in table("docs/benchmarks.md", "| here, 200 M |") if "131,072 ReLU" in cells[0]]
+    (row,) = [
+        cells
+        for cells in table("docs/benchmarks.md", "| here, 200 M |")
+        if "131,072 ReLU" in cells[0] and claimed in cells[0]
+    ]
     recovered = f"{of['ce_loss_recovered'] * 100:.1f} % of the CE loss recovered"
     assert row[2] == f"{live:,} above that density; {of['dead']:,} silent; {recovered}"
+
+
+def test_the_longer_run_beside_the_shorter():
+    short_run, long_run = (result(name) for name in WIDE)
+    text = " ".join(PAGES["docs/benchmarks.md"].read_text(encoding="utf-8").split())
+    assert f"read at {long_run['machine']['tokens_per_second']:,} a second" in text
+    rare = [found["evaluation"]["ultralow"] for found in (long_run, short_run)]
+    assert f"{rare[0]:,} below that density instead of {rare[1]:,}" in text
+    assert all(0.62 < point["dead"] < 0.68 for point in long_run["points"] if point["step"] >= 6000)
+
+
+def test_resampled_features_that_did_not_fire():
+    found = result("relu_wide.json")
+    text = " ".join(PAGES["docs/benchmarks.md"].read_text(encoding="utf-8").split())
+    points = {point["step"]: point for point in found["points"]}
+    last, (first, then) = found["points"][-1], (points[n]["dead"] * 100 for n in (1375, 1425))
+    assert f"{last['tokens'] / 1e6:.1f} million activations in {last['seconds'] / 60:.0f} minutes" in text
+    assert "from step 1,375 to 1,425, when those of step 1,125 could count as dead, " in text
+    assert f"the dead rose from {first:.1f} to {then:.1f} %" in text
 
 
 def test_what_brings_dead_features_back():
