@@ -186,15 +186,15 @@ static void row_adam(float* w, const Moments& s, const float* g, int64_t rows, i
 
 static void row_grad_adam(float* w, const Moments& moments, const Csc& s, const float* coef, const float* u, int64_t d,
                           float scale, const AdamStep& step, const BiasSums& bias, int threads) {
-  constexpr int64_t kPiece = 32;
-  const int64_t pieces = (s.features + kPiece - 1) / kPiece;
+  // Small enough that workers end together; of a million features larger, so that the sums of the pieces stay small.
+  const int64_t piece = std::clamp<int64_t>(s.features / 4096, 32, kSumBlock), pieces = (s.features + piece - 1) / piece;
   std::vector<float> weighted(bias.sums ? pieces * d : 0);  // of each piece
-  parallel_for(s.features, kPiece, threads, [&](int64_t begin, int64_t end) {
+  parallel_for(s.features, piece, threads, [&](int64_t begin, int64_t end) {
     std::vector<float> scratch;
     const auto gradient = [&](int64_t f, float* out) {
       if (bias.sums) {
         const float sum = bias.sums[f] = sum_of_feature(s, f, bias.coef);
-        if (sum != 0.0f) add_own(weighted.data() + f / kPiece * d, w + f * d, &sum, 1, d);
+        if (sum != 0.0f) add_own(weighted.data() + f / piece * d, w + f * d, &sum, 1, d);
       }
       if (step.lazy && s.starts[f] == s.starts[f + 1]) return false;
       grad_row(s, f, coef, u, d, out, scratch);

@@ -10,7 +10,6 @@ from monosem.ops.backend import native as _C
 from monosem.ops.layout import fp32, threads
 from monosem.ops.row_adam import reference
 from monosem.ops.row_grad import cpu as row_grad
-from monosem.ops.sparse_decode import weighted_sum
 from monosem.ops.structs import AdamStep, EncoderCopy, Moments, SortedCode
 
 
@@ -52,13 +51,9 @@ def encoder_grad_adam_(
     moments.check(w)
     bias = coef if bias is None else bias
     if step.live is not None:
-        sums = row_grad.feature_sum(code.starts, code.entries, bias)
-        weighted = weighted_sum(sums, w)
-        row_grad_adam_(w, moments, code, coef, u, 1.0, step, copy)
-        return sums, weighted
-    f, d = w.shape
-    sums, weighted = (torch.empty(n, dtype=torch.float32, device="cpu") for n in (f, d))
-    _sweep_(w, moments, code, coef, u, 1.0, step, fp32(bias), sums, weighted)
+        return reference.encoder_grad_adam_(w, moments, code, fp32(coef), fp32(u), fp32(bias), step, copy)
+    sums, weighted = (torch.empty(n, dtype=torch.float32, device="cpu") for n in w.shape)
+    _sweep_(w, moments, code, coef, u, 1.0, step, bias=fp32(bias), sums=sums, weighted=weighted)
     write_copy_(w, copy)
     return sums, weighted
 

@@ -87,8 +87,7 @@ class QuantizedRows:
         return float(of_rows[: self.n : -(-self.n // SAMPLE) or 1].median())
 
     def length_and_error(self) -> tuple[Tensor, Tensor]:
-        """L and E of rows rounded with dither: a bound on the length of any rounding of each, and C·s/√12 of its step
-        s."""
+        """L and E of each row: a bound on the length of its roundings with dither, and C·s/√12 of its step s."""
         length = (self.norm + self.scale * (0.5 * math.sqrt(self.d))) * (1.001 + _share(self.d)) + TINY
         return length, self.scale * MARGIN + TINY
 
