@@ -33,7 +33,7 @@ def block(kind):
 
 def quantized():
     x, w = cpu_integers.QuantizedRows(fp32(N, D), 16, True), cpu_integers.QuantizedRows(fp32(F, D), 16, False)
-    return x, w, cpu_integers.ErrorBounds.of(x, w, D, 0.0)
+    return x, w, cpu_integers.ErrorBounds.of(x, w, 0.0)
 
 
 def tile():

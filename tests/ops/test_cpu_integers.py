@@ -73,7 +73,7 @@ def test_no_product_exceeds_its_error_bound(kind, d, bits):
         assert torch.equal(right.start[:f].double(), -128 * b.sum(1) - offset.round())
     units = a @ b.T - right.offset[:f].double().round() - left.offset[:n, None].double()
     value = left.scale[:n, None].double() * right.scale[:f].double() * units
-    m = cpu_integers.ErrorBounds.of(left, right, d, 0.0)
+    m = cpu_integers.ErrorBounds.of(left, right, 0.0)
     margin = (
         m.token_off[:n, None].double() * m.norm[:f] + m.token_norm[:n, None].double() * m.off[:f] + m.token[:n, None]
     )

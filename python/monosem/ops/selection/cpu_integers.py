@@ -107,18 +107,18 @@ class ErrorBounds:
         self.native = _C.ErrorBounds(token=token, token_off=token_off, token_norm=token_norm, norm=norm, off=off)
 
     @classmethod
-    def of(cls, x: QuantizedRows, w: QuantizedRows, d: int, largest_bias: float) -> ErrorBounds:
-        return (cls.dithered if w.dithered else cls.certain)(x, w, d, largest_bias)
+    def of(cls, x: QuantizedRows, w: QuantizedRows, largest_bias: float) -> ErrorBounds:
+        return (cls.dithered if w.dithered else cls.certain)(x, w, largest_bias)
 
     @classmethod
-    def certain(cls, x: QuantizedRows, w: QuantizedRows, d: int, largest_bias: float) -> ErrorBounds:
+    def certain(cls, x: QuantizedRows, w: QuantizedRows, largest_bias: float) -> ErrorBounds:
         """A bound that holds for certain.
 
         Rounding moves the token by δx and the feature by δw: x·w − x̃·w̃ = δx·w + x̃·δw (Cauchy-Schwarz). Added: the
         rounding of fp32 in sums, norms and the rescored values, 2⁻²⁴ a step over chains of at most D/8 + 48; that of
         adding the bias; and rows so short that they became zeros.
         """
-        share = _share(d)
+        share = _share(w.d)
         return cls(
             token=torch.full_like(x.norm, _of_bias(largest_bias)),
             token_off=(x.off + x.norm * share) * (1 + share) + TINY,
@@ -128,7 +128,7 @@ class ErrorBounds:
         )
 
     @classmethod
-    def dithered(cls, x: QuantizedRows, w: QuantizedRows, d: int, largest_bias: float) -> ErrorBounds:
+    def dithered(cls, x: QuantizedRows, w: QuantizedRows, largest_bias: float) -> ErrorBounds:
         """A bound that a pair exceeds with probability 2·10⁻²⁰ (docs/design/dithered_bound.md).
 
         It is √S with S = (Eₓ·L_w)² + (Lₓ·E_w)², and for any c > 0 at most S/2c + c/2, which is a sum of products of a
@@ -136,7 +136,7 @@ class ErrorBounds:
         for the rounded offset of the feature; the rounding of fp32, as of the certain bound, and once more for the sums
         of each offset, whose terms add up to at most Lₓ·L_w.
         """
-        share = 3 * _share(d)
+        share = 3 * _share(w.d)
         x_length, x_error = (t.double() for t in x.length_and_error())
         length, error, norm, off = w.as_features
         # Eₓ·E_w is MARGIN² units; and a·b ≤ (a·b₀/2)·(1 + (b/b₀)²) for the other additions.
@@ -152,11 +152,11 @@ class ErrorBounds:
             off=off,
         )
 
-    def wide(self, x: QuantizedRows, w: QuantizedRows, d: int) -> bool:
+    def wide(self, x: QuantizedRows, w: QuantizedRows) -> bool:
         """Whether a typical error bound exceeds ``WIDE`` of the products' spread, ‖x‖·‖w‖/√D."""
         norm, off, length = (w.typical(t) for t in (self.norm, self.off, w.norm))
         bound = self.token + self.token_off * norm + self.token_norm * off
-        spread = (x.norm + TINY) * ((length + TINY) / math.sqrt(d))
+        spread = (x.norm + TINY) * ((length + TINY) / math.sqrt(w.d))
         return x.typical(bound / spread) > WIDE
 
 
@@ -172,9 +172,9 @@ class IntProduct:
     """The integer product of x [n, D] and w [F, D], ready to be computed. All rows have finite norms."""
 
     def __init__(self, x: Tensor, w: QuantizedRows, exact, bias: Tensor, largest_bias: float, bits: int) -> None:
-        d, left = x.shape[1], QuantizedRows(x, bits, tokens=True, dithered=w.dithered)
+        left = QuantizedRows(x, bits, tokens=True, dithered=w.dithered)
         self.n, self.exact = len(x), exact
-        self.bounds = ErrorBounds.of(left, w, d, largest_bias)
+        self.bounds = ErrorBounds.of(left, w, largest_bias)
         offsets = torch.full((w.padded,), -torch.inf, dtype=torch.float32, device="cpu")
         offsets[: len(bias)] = bias
         self.tile = _C.IntTile(
@@ -189,10 +189,10 @@ class IntProduct:
             bounds=self.bounds.native,
             rows=len(x),
             cols=w.padded,
-            d=d,
+            d=w.d,
         )
         self._kept = left, w, offsets, x, bias  # whose addresses the kernels hold
-        self._rows = left, w, d
+        self._rows = left, w
 
     def wide(self) -> bool:
         """Whether the bound of a typical pair leaves too much open (``ErrorBounds.wide``)."""
