@@ -88,7 +88,8 @@ def measured(kept: float, args: argparse.Namespace) -> dict[str, Any]:
     run = by_command.train(folder / "sae", kind="topk", d_sae=args.d_sae, k=args.k, model=lm, text=own, **length)
     result: dict[str, Any] = {"kept": kept, "shares": shares(own, lm)}
     for name, text in (("own", own), ("common", common)):
-        file = folder / f"proxies-{name}" / "proxies.json"
+        # The share of 1 has one text: read once.
+        file = folder / f"proxies-{'own' if text == own else name}" / "proxies.json"
         found = by_command.read(file, "proxies", run, text=text, tokens=args.tokens)
         result[name] = {
             "tokens": found["tokens"],
