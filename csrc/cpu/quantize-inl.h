@@ -77,7 +77,7 @@ struct RowSize {
 MS_INLINE RowSize size_of(const float* row, int64_t d) {
   vf square[4] = {}, most = {};
   const auto add = [&](int64_t at, vf& chain) {
-    const vf v = load(row + at), size = v < 0 ? -v : v;
+    const vf v = load(row + at), size = (vf)((vu)v & 0x7fffffffu);
     chain += v * v;
     most = size > most ? size : most;
   };
@@ -85,60 +85,58 @@ MS_INLINE RowSize size_of(const float* row, int64_t d) {
   for (; c + 4 * MS_WIDTH <= d; c += 4 * MS_WIDTH)
     for (int j = 0; j < 4; ++j) add(c + j * MS_WIDTH, square[j]);
   for (; c + MS_WIDTH <= d; c += MS_WIDTH) add(c, square[0]);
-  float rest = 0, largest = 0;
-  for (int i = 0; i < MS_WIDTH; ++i) largest = std::max(largest, most[i]);
-  for (; c < d; ++c) rest += row[c] * row[c], largest = std::max(largest, std::fabs(row[c]));
-  return {sum((square[0] + square[1]) + (square[2] + square[3])) + rest, largest};
+  float rest = 0, highest = largest(most);
+  for (; c < d; ++c) rest += row[c] * row[c], highest = std::max(highest, std::fabs(row[c]));
+  return {sum((square[0] + square[1]) + (square[2] + square[3])) + rest, highest};
 }
 
-// One row of d floats into every `stride`-th group of `out`. `bias`: added to every number (tokens in 8 bits). `dither`:
-// empty, or the draws of this side and of the other.
-template <class T>
-static void pack_row(const float* row, int64_t d, int64_t stride, int32_t bias, const Dither& dither, uint32_t* out,
+enum class Rounding { nearest, dithered_token, dithered_feature };
+
+// One row of d floats into whole vectors of numbers. `bias`: added to every number (tokens in 8 bits).
+template <class T, Rounding rounding>
+static void pack_row(const float* row, int64_t d, int32_t bias, const Dither& dither, uint32_t* out,
                      const QuantizedRows& to, int64_t r) {
+  constexpr bool kDithered = rounding != Rounding::nearest;
   const RowSize size = size_of(row, d);
-  const float norm = __builtin_sqrtf(size.square), levels = dither ? kDitheredMost : 127;
+  const float norm = __builtin_sqrtf(size.square), levels = kDithered ? kDitheredMost : 127;
   const float unit = size.square < kLeastSquare ? 0.0f : sizeof(T) == 1 ? size.most / levels : norm / kInt16Norm;
   const float inverse = unit > 0 ? 1 / unit : 0.0f;
-  vf off = {}, offset = {};
+  vf chain[4] = {};  // squares of the rounding errors; of dithered rows the sums with the other side's draws
   // Unsigned: what rounding makes of NaN or 3e38 wraps around, and such rows go by fp32.
   vu total = {};
-  // Adding 1.5·2²³ leaves the nearest whole number in the lower bits of a float.
-  const auto nearest = [](vf v) { return (vu)(v + splat(12582912.0f)) - (vu)splat(12582912.0f); };
-  const auto put = [&](vf v, int64_t at, int64_t columns) {
-    vu number;
-    if (dither) {
-      const vf own = load(dither.own.data() + at);
-      number = nearest(v * splat(inverse) + own);
-      const vf whole = __builtin_convertvector((vi)number, vf);
-      offset += (dither.tokens ? whole - own : whole) * load(dither.other.data() + at);
+  const auto put = [&](vf v, int64_t at, vf& joined) {
+    vf scaled = v * splat(inverse), own = {};
+    if constexpr (kDithered) own = load(dither.own.data() + at), scaled += own;
+    // Adding 1.5·2²³ leaves the nearest whole number in the lower bits of a float.
+    const vu number = (vu)(scaled + splat(12582912.0f)) - (vu)splat(12582912.0f);
+    const vf whole = __builtin_convertvector((vi)number, vf);
+    if constexpr (kDithered) {
+      joined += (rounding == Rounding::dithered_token ? whole - own : whole) * load(dither.other.data() + at);
     } else {
-      number = nearest(v * splat(inverse));
-      const vf error = v - __builtin_convertvector((vi)number, vf) * splat(unit);
-      off += error * error;
+      const vf error = v - whole * splat(unit);
+      joined += error * error;
     }
     total += number;
-    uint32_t group[MS_WIDTH / kGroup<T>];
-    narrow(T{}, (vi)(number + uint32_t(bias)), group);
-    for (int64_t g = 0; g * kGroup<T> < columns; ++g, out += stride) *out = group[g];
+    narrow(T{}, (vi)(number + uint32_t(bias)), out + at / kGroup<T>);
   };
   int64_t c = 0;
-  for (; c + MS_WIDTH <= d; c += MS_WIDTH) put(load(row + c), c, MS_WIDTH);
+  for (; c + 4 * MS_WIDTH <= d; c += 4 * MS_WIDTH)
+    for (int j = 0; j < 4; ++j) put(load(row + c + j * MS_WIDTH), c + j * MS_WIDTH, chain[j]);
+  for (; c + MS_WIDTH <= d; c += MS_WIDTH) put(load(row + c), c, chain[0]);
   if (c < d) {
     float rest[MS_WIDTH] = {};
     std::copy(row + c, row + d, rest);
-    put(load(rest), c, d - c);
+    put(load(rest), c, chain[0]);
   }
-  uint32_t sum_of_numbers = 0;
-  for (int i = 0; i < MS_WIDTH; ++i) sum_of_numbers += total[i];
+  const float joined = sum((chain[0] + chain[1]) + (chain[2] + chain[3]));
   to.scale[r] = unit;
   to.norm[r] = norm;
-  to.off[r] = dither ? 0.0f : __builtin_sqrtf(sum(off));
-  to.start[r] = sizeof(T) == 1 ? (int32_t)(-128u * sum_of_numbers) : 0;
-  if (!dither) return;
-  to.offset[r] = sum(offset);
+  to.off[r] = kDithered ? 0.0f : __builtin_sqrtf(joined);
+  to.start[r] = sizeof(T) == 1 ? (int32_t)(-128u * sum(total)) : 0;
+  if (!kDithered) return;
+  to.offset[r] = joined;
   // A feature's offset is taken off where its sums start: one number less per tile. The error bound covers the rounding.
-  if (!dither.tokens && std::fabs(to.offset[r]) < 1e9f) to.start[r] -= int32_t(std::lrintf(to.offset[r]));
+  if (rounding == Rounding::dithered_feature && std::fabs(joined) < 1e9f) to.start[r] -= int32_t(std::lrintf(joined));
 }
 
 // A row in fp32, where it is or in `wide`.
@@ -149,28 +147,86 @@ MS_INLINE const float* in_fp32(const bf16* row, std::vector<float>& wide, int64_
   return wide.data();
 }
 
+// The columns of a block of as many rows, each a vector.
+template <int stride = MS_WIDTH / 2>
+MS_INLINE void transpose(vu (&v)[MS_WIDTH]) {
+#if defined(__GNUC__) && !defined(__clang__)
+  if constexpr (stride > 0) {
+    vi low, high;  // lanes of two rows: 0 … of the one, MS_WIDTH … of the other
+    for (int i = 0; i < MS_WIDTH; ++i)
+      low[i] = i & stride ? MS_WIDTH + (i ^ stride) : i, high[i] = i & stride ? MS_WIDTH + i : i ^ stride;
+#pragma GCC unroll 16
+    for (int i = 0; i < MS_WIDTH; ++i)
+      if (!(i & stride)) {
+        const vu a = v[i], b = v[i + stride];
+        v[i] = __builtin_shuffle(a, b, low);
+        v[i + stride] = __builtin_shuffle(a, b, high);
+      }
+    transpose<stride / 2>(v);
+  }
+#else
+  for (int i = 0; i < MS_WIDTH; ++i)
+    for (int j = 0; j < i; ++j) {
+      const uint32_t a = v[i][j];
+      v[i][j] = v[j][i];
+      v[j][i] = a;
+    }
+#endif
+}
+
+// `width` rows of `count` groups each, `pitch` apart, as [group][row]. `rows` has whole vectors of rows and of groups.
+static void interleave(const uint32_t* rows, int64_t pitch, int64_t width, int64_t count, uint32_t* panel) {
+  for (int64_t i = 0; i < width; i += MS_WIDTH) {
+    const int64_t here = std::min<int64_t>(MS_WIDTH, width - i);
+    for (int64_t g = 0; g < count; g += MS_WIDTH) {
+      vu v[MS_WIDTH];
+#pragma GCC unroll 16
+      for (int j = 0; j < MS_WIDTH; ++j) __builtin_memcpy(&v[j], rows + (i + j) * pitch + g, sizeof v[j]);
+      transpose(v);
+      for (int64_t j = 0; j < std::min<int64_t>(MS_WIDTH, count - g); ++j) {
+        uint32_t* to = panel + (g + j) * width + i;
+        // A panel narrower than a vector: what is written beyond a group, the next one is written over.
+        const bool whole = here == MS_WIDTH || (i == 0 && (count - g - j - 1) * width >= MS_WIDTH - here);
+        if (whole) __builtin_memcpy(to, &v[j], sizeof v[j]);
+        else std::copy_n(reinterpret_cast<const uint32_t*>(&v[j]), here, to);
+      }
+    }
+  }
+}
+
+// Into the cache, while the rows before it are packed: alone, the processor reads ahead within a row.
+MS_INLINE void fetch(const void* row, int64_t bytes) {
+  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(static_cast<const char*>(row) + at);
+}
+
 // Packs rows into panels of `width`; zeros beyond the last row up to a whole panel.
-template <class T>
+template <class T, Rounding rounding>
 static void pack_all(const Weights& w, int64_t rows, int64_t width, int32_t bias, const QuantizedRows& to, int threads) {
-  const int64_t size = groups<T>(w.d) * width;
+  const int64_t count = groups<T>(w.d), pitch = (count + MS_WIDTH - 1) / MS_WIDTH * MS_WIDTH;
   const std::vector<float> signs = sizeof(T) == 1 ? rotation_signs(w.d) : std::vector<float>();
-  const Dither dither = to.offset ? Dither(w.d, bias != 0) : Dither();
+  const Dither dither = rounding == Rounding::nearest ? Dither() : Dither(w.d, rounding == Rounding::dithered_token);
   parallel_for((rows + width - 1) / width, 1, threads, [&](int64_t begin, int64_t end) {
     std::vector<float> wide(w.d);
+    std::vector<uint32_t> packed((width + MS_WIDTH - 1) / MS_WIDTH * MS_WIDTH * pitch);
     dispatch_dtype(w, [&](const auto* from) {
       const auto ready = [&](int64_t r) {
+        if (r + 2 < std::min(rows, end * width)) fetch(from + (r + 2) * w.d, w.d * int64_t(sizeof *from));
         if (sizeof(T) == 2) return in_fp32(from + r * w.d, wide, w.d);
         rotate(from + r * w.d, signs, wide.data());
         return static_cast<const float*>(wide.data());
       };
       for (int64_t p = begin; p < end; ++p) {
-        uint32_t* panel = static_cast<uint32_t*>(to.data) + p * size;
-        if ((p + 1) * width > rows) std::fill(panel, panel + size, 0);
         for (int64_t i = 0; i < width; ++i) {
           const int64_t r = p * width + i;
-          if (r < rows) pack_row<T>(ready(r), w.d, width, bias, dither, panel + i, to, r);
-          else to.scale[r] = to.norm[r] = to.off[r] = 0, to.start[r] = 0, to.offset && (to.offset[r] = 0);
+          uint32_t* row = packed.data() + i * pitch;
+          if (r < rows) {
+            pack_row<T, rounding>(ready(r), w.d, bias, dither, row, to, r);
+          } else {
+            std::fill(row, row + pitch, 0);
+            to.scale[r] = to.norm[r] = to.off[r] = 0, to.start[r] = 0, to.offset && (to.offset[r] = 0);
+          }
         }
+        interleave(packed.data(), pitch, width, count, static_cast<uint32_t*>(to.data) + p * count * width);
       }
     });
   });
@@ -179,8 +235,11 @@ static void pack_all(const Weights& w, int64_t rows, int64_t width, int32_t bias
 static void quantize(IntProduct product, const Weights& w, int64_t rows, bool tokens, const QuantizedRows& to,
                      int threads) {
   const int64_t width = tokens ? kTokenPanel : kFeaturePanel;
-  if (product == IntProduct::int8) pack_all<int8_t>(w, rows, width, tokens ? 128 : 0, to, threads);
-  else pack_all<int16_t>(w, rows, width, 0, to, threads);
+  const auto pack = product == IntProduct::int16 ? pack_all<int16_t, Rounding::nearest>
+                    : !to.offset                 ? pack_all<int8_t, Rounding::nearest>
+                    : tokens                     ? pack_all<int8_t, Rounding::dithered_token>
+                                                 : pack_all<int8_t, Rounding::dithered_feature>;
+  pack(w, rows, width, product == IntProduct::int8 && tokens ? 128 : 0, to, threads);
 }
 
 // What rounding to bf16 takes off: to the nearest, among equals the even one, as PyTorch rounds.

@@ -29,46 +29,89 @@ MS_INLINE vf butterfly(vf v) {
 #endif
 }
 
-// p[0 … n) by Hadamard's matrix of n, a power of two.
-static void hadamard(float* p, int64_t n) {
-  int64_t stride = n / 2;
-  for (; stride >= 2 * MS_WIDTH; stride /= 4)  // two steps at a time: half the loads and stores
-    for (int64_t at = 0; at < n; at += 2 * stride)
-      for (int64_t i = at; i < at + stride / 2; i += MS_WIDTH) {
-        float *p0 = p + i, *p1 = p0 + stride / 2, *p2 = p0 + stride, *p3 = p2 + stride / 2;
-        const vf a = load(p0) + load(p2), b = load(p1) + load(p3), c = load(p0) - load(p2), e = load(p1) - load(p3);
-        store(p0, a + b);
-        store(p1, a - b);
-        store(p2, c + e);
-        store(p3, c - e);
-      }
-  for (; stride >= MS_WIDTH; stride /= 2)
-    for (int64_t at = 0; at < n; at += 2 * stride)
-      for (int64_t i = at; i < at + stride; i += MS_WIDTH) {
-        const vf a = load(p + i), b = load(p + i + stride);
-        store(p + i, a + b);
-        store(p + i + stride, a - b);
-      }
-  if (n < MS_WIDTH) {
-    for (stride = n / 2; stride; stride /= 2)
-      for (int64_t i = 0; i < n; ++i)
-        if (!(i & stride)) {
-          const float a = p[i], b = p[i + stride];
-          p[i] = a + b;
-          p[i + stride] = a - b;
-        }
-    return;
+// `count` vectors, a power of two, through the steps of Hadamard's matrix between them, the largest distance first.
+template <int count>
+MS_INLINE void steps(vf* v) {
+  if constexpr (count > 1) {
+#pragma GCC unroll 8
+    for (int i = 0; i < count / 2; ++i) {
+      const vf a = v[i], b = v[i + count / 2];
+      v[i] = a + b;
+      v[i + count / 2] = a - b;
+    }
+    steps<count / 2>(v);
+    steps<count / 2>(v + count / 2);
   }
-  for (int64_t i = 0; i < n; i += MS_WIDTH) {
-    vf v = load(p + i);
+}
+
+// Those whose largest stride is `stride`, on columns [0, n): read(column) into p, through registers once.
+template <int levels, class Read>
+MS_INLINE void pass(const Read& read, int64_t n, int64_t stride, float* p) {
+  const int64_t gap = 2 * stride >> levels;
+  for (int64_t at = 0; at < n; at += 2 * stride)
+    for (int64_t i = at; i < at + gap; i += MS_WIDTH) {
+      vf v[1 << levels];
+#pragma GCC unroll 8
+      for (int j = 0; j < 1 << levels; ++j) v[j] = read(i + j * gap);
+      steps<1 << levels>(v);
+#pragma GCC unroll 8
+      for (int j = 0; j < 1 << levels; ++j) store(p + i + j * gap, v[j]);
+    }
+}
+
+// The last steps: `levels` between vectors, and those within each.
+template <int levels, class Read>
+MS_INLINE void last_steps(const Read& read, int64_t n, float* p) {
+  for (int64_t i = 0; i < n; i += MS_WIDTH << levels) {
+    vf v[1 << levels];
+#pragma GCC unroll 8
+    for (int j = 0; j < 1 << levels; ++j) v[j] = read(i + j * MS_WIDTH);
+    steps<1 << levels>(v);
+#pragma GCC unroll 8
+    for (int j = 0; j < 1 << levels; ++j) {
 #if MS_WIDTH == 16
-    v = butterfly<8>(v);
+      v[j] = butterfly<8>(v[j]);
 #endif
 #if MS_WIDTH >= 8
-    v = butterfly<4>(v);
+      v[j] = butterfly<4>(v[j]);
 #endif
-    store(p + i, butterfly<1>(butterfly<2>(v)));
+      store(p + i + j * MS_WIDTH, butterfly<1>(butterfly<2>(v[j])));
+    }
   }
+}
+
+// Where the largest stride is below 4·MS_WIDTH: two steps between vectors, one, or none.
+template <class Read>
+MS_INLINE void last_pass(const Read& read, int64_t n, int64_t stride, float* p) {
+  if (stride < MS_WIDTH) last_steps<0>(read, n, p);
+  else if (stride < 2 * MS_WIDTH) last_steps<1>(read, n, p);
+  else last_steps<2>(read, n, p);
+}
+
+// read(column) by Hadamard's matrix of n, a power of two, into p. Three steps at a time, then what is left: each pass
+// reads and writes the row once.
+template <class Read>
+MS_INLINE void hadamard(const Read& read, int64_t n, float* p) {
+  int64_t stride = n / 2;
+  if (stride < 4 * MS_WIDTH) return last_pass(read, n, stride, p);
+  pass<3>(read, n, stride, p);
+  const auto again = [p](int64_t c) { return load(p + c); };
+  for (stride /= 8; stride >= 4 * MS_WIDTH;)
+    if (stride >= 16 * MS_WIDTH) pass<3>(again, n, stride, p), stride /= 8;
+    else if (stride >= 8 * MS_WIDTH) pass<2>(again, n, stride, p), stride /= 4;
+    else pass<1>(again, n, stride, p), stride /= 2;
+  last_pass(again, n, stride, p);
+}
+
+// The same of fewer columns than a vector has, in place.
+static void hadamard_of_few(float* p, int64_t n) {
+  for (int64_t stride = n / 2; stride; stride /= 2)
+    for (int64_t i = 0; i < n; ++i)
+      if (!(i & stride)) {
+        const float a = p[i], b = p[i + stride];
+        p[i] = a + b;
+        p[i + stride] = a - b;
+      }
 }
 
 // Calls f(first column, columns) on blocks of powers of two, the largest first.
@@ -97,11 +140,14 @@ static std::vector<float> rotation_signs(int64_t d) {
 
 template <class T>
 static void rotate(const T* row, const std::vector<float>& signs, float* out) {
-  const int64_t d = int64_t(signs.size());
-  int64_t c = 0;
-  for (; c + MS_WIDTH <= d; c += MS_WIDTH) store(out + c, load(row + c) * load(signs.data() + c));
-  for (; c < d; ++c) out[c] = load1(row + c) * signs[c];
-  for_each_block(d, [&](int64_t first, int64_t columns) { hadamard(out + first, columns); });
+  for_each_block(int64_t(signs.size()), [&](int64_t first, int64_t columns) {
+    const T* from = row + first;
+    const float* sign = signs.data() + first;
+    if (columns >= MS_WIDTH)
+      return hadamard([=](int64_t c) { return load(from + c) * load(sign + c); }, columns, out + first);
+    for (int64_t c = 0; c < columns; ++c) out[first + c] = load1(from + c) * sign[c];
+    hadamard_of_few(out + first, columns);
+  });
 }
 
 }  // namespace ms::MS_ISA

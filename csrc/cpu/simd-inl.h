@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels.h"
 #include "target.h"
@@ -42,13 +43,36 @@ MS_INLINE void store(float* p, vf v) { __builtin_memcpy(p, &v, sizeof v); }
 
 MS_INLINE vf splat(float s) { return vf{} + s; }
 
-// In pairs: one chain of additions would bound the time.
+// All lanes joined in pairs, lane i with lane i + half: one chain of additions would bound the time.
+template <int half, class V, class Join>
+MS_INLINE auto in_pairs(V v, const Join& join) {
+  if constexpr (half == 0) {
+    return v[0];
+  } else {
+#if defined(__GNUC__) && !defined(__clang__)
+    using Lane = std::conditional_t<sizeof v[0] == 8, int64_t, int32_t>;
+    typedef Lane Lanes __attribute__((vector_size(sizeof(V))));
+    Lanes other;
+    for (int i = 0; i < int(sizeof v / sizeof v[0]); ++i) other[i] = Lane(i ^ half);
+    v = join(v, __builtin_shuffle(v, other));
+#else
+    for (int i = 0; i < half; ++i) v[i] = join(v[i], v[i + half]);
+#endif
+    return in_pairs<half / 2>(v, join);
+  }
+}
+
 MS_INLINE float sum(vf v) {
-  float s[MS_WIDTH];
-  __builtin_memcpy(s, &v, sizeof s);
-  for (int half = MS_WIDTH / 2; half; half /= 2)
-    for (int i = 0; i < half; ++i) s[i] += s[i + half];
-  return s[0];
+  return in_pairs<MS_WIDTH / 2>(v, [](auto a, auto b) { return a + b; });
+}
+
+MS_INLINE uint32_t sum(vu v) {
+  return in_pairs<MS_WIDTH / 2>(v, [](auto a, auto b) { return a + b; });
+}
+
+// NaN only if the first lane is: what is compared with it is lost.
+MS_INLINE float largest(vf v) {
+  return in_pairs<MS_WIDTH / 2>(v, [](auto a, auto b) { return a > b ? a : b; });
 }
 
 // One bit a lane where !(a <= b): larger, or not a number.

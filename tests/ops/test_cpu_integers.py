@@ -60,7 +60,7 @@ def both(x, w, bits):
 
 
 @pytest.mark.parametrize("kind", ROWS)
-@pytest.mark.parametrize("d", [1, 7, 512, 4099])
+@pytest.mark.parametrize("d", [1, 7, 512, 4095])  # 4,095: rotated in blocks of every size
 def test_no_product_exceeds_its_error_bound(kind, d, bits):
     n, f = 13, 37  # no whole panel of tokens or of features
     x, w = ROWS[kind](n, d), ROWS[kind](f, d)
