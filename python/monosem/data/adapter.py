@@ -180,21 +180,21 @@ class Model(ABC):
         rows = max(1, at_once // self.d_vocab)
         for start in range(0, len(target), rows):
             part = slice(start, start + rows)
-            logits = self._unembed(hidden[0][part]).float()
-            normalizer = logits.logsumexp(-1)
-            losses[0][part] = normalizer - logits.gather(1, target[part]).squeeze(1)
+            untouched = self._log_probabilities(hidden[0][part])
+            losses[0][part] = -untouched.gather(1, target[part]).squeeze(1)
             if not divergences:
                 continue
-            untouched = logits.sub_(normalizer[:, None])
             probabilities = untouched.exp()
             for states, loss, divergence in zip(hidden[1:], losses[1:], divergences, strict=True):
-                logits = self._unembed(states[part]).float()
-                normalizer = logits.logsumexp(-1)
-                loss[part] = normalizer - logits.gather(1, target[part]).squeeze(1)
-                moved = untouched - logits.sub_(normalizer[:, None])
-                divergence[part] = moved.mul_(probabilities).sum(-1)
+                moved = self._log_probabilities(states[part])
+                loss[part] = -moved.gather(1, target[part]).squeeze(1)
+                divergence[part] = torch.sub(untouched, moved, out=moved).mul_(probabilities).sum(-1)
         shape = (tokens.shape[0], tokens.shape[1] - 1)
         return [each.view(shape) for each in losses], [each.view(shape) for each in divergences]
+
+    def _log_probabilities(self, hidden: Tensor) -> Tensor:
+        """Of every next token, fp32 [n, d_vocab]. A row stays in cache, which logsumexp would read three times."""
+        return self._unembed(hidden).float().log_softmax(-1)
 
     @torch.no_grad()
     def generate(

@@ -54,7 +54,7 @@ class NativeModel(Model):
         self.module.trunk(tokens, hooks)
 
     def _unembed(self, hidden: Tensor) -> Tensor:
-        return hidden @ self.module.W_U + self.module.b_U
+        return torch.nn.functional.linear(hidden, self.module.W_U.T, self.module.b_U)
 
     def _final_path(self) -> tuple[Tensor | None, bool, Tensor]:
         return self.module.ln_final.weight, True, self.module.W_U
