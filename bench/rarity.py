@@ -125,7 +125,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--text", default="sample", help="the committed runs read MIX/train.jsonl (default: shipped)")
     parser.add_argument("--tokenizer", type=Path, help="tokenizer.json for all models (default: one of each text)")
     parser.add_argument("--runs", type=Path, required=True, help="folder for texts, models, dictionaries and readings")
-    parser.add_argument("--kept", type=float, nargs="+", default=[1.0, 0.25, 0.1], help="shares of the rare documents kept")
+    parser.add_argument("--kept", type=float, nargs="+", default=[1.0, 0.25, 0.1], help="shares of the rare documents")
     parser.add_argument("--megabytes", type=float, default=80.0, help="of the text (default: %(default)s)")
     parser.add_argument("--d-sae", type=int, default=4096)
     parser.add_argument("--k", type=int, default=16)
