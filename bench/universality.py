@@ -19,7 +19,7 @@ import resumable
 
 from monosem.data import files
 
-L1 = (1.7e-3, 2.4e-3)
+L1 = (1.5e-3, 1.7e-3, 2.4e-3, 3.6e-3)
 SIZES = ("d_sae", "initial_l0", "steps", "compare_tokens", "evaluate_tokens")
 FIGURES = ("tokens", "l0", "explained_variance", "ce_loss_recovered", "dead", "ultralow", "above_1_percent")
 

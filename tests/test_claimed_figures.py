@@ -154,6 +154,11 @@ def test_counterparts_over_sparsity():
     own, neurons, _ = medians[2.4e-3]
     (row,) = [cells for cells in table("docs/benchmarks.md", "| here, 200 M |") if "ReLU features, λ" in cells[0]]
     assert row[2] == f"{own:.2f}; {neurons:.2f}" and own >= 0.6 and own - neurons >= 0.2
+    as_sparse = found["rows"][-1]
+    own, neurons, _ = medians[as_sparse["l1_coefficient"]]
+    (row,) = [cells for cells in table("docs/benchmarks.md", "| here, 200 M |") if "λ = 0.0036" in cells[0]]
+    assert row[2] == f"{own:.2f}; {neurons:.2f}" and f"whose features match with {own:.2f}" in words
+    assert round(as_sparse["evaluation"]["ce_loss_recovered"], 2) == 0.79 and as_sparse["l1_coefficient"] == 3.6e-3
 
 
 def test_the_rarer_the_kind_the_less_a_neuron_follows_it():
