@@ -194,7 +194,7 @@ static void interleave(const uint32_t* rows, int64_t pitch, int64_t width, int64
   }
 }
 
-// Into the cache, while the rows before it are packed: alone, the processor reads ahead within a row.
+// Into the cache, while the rows before it are packed.
 MS_INLINE void fetch(const void* row, int64_t bytes) {
   for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(static_cast<const char*>(row) + at);
 }

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <type_traits>
 
 #include "kernels.h"
 #include "target.h"
@@ -50,10 +49,8 @@ MS_INLINE auto in_pairs(V v, const Join& join) {
     return v[0];
   } else {
 #if defined(__GNUC__) && !defined(__clang__)
-    using Lane = std::conditional_t<sizeof v[0] == 8, int64_t, int32_t>;
-    typedef Lane Lanes __attribute__((vector_size(sizeof(V))));
-    Lanes other;
-    for (int i = 0; i < int(sizeof v / sizeof v[0]); ++i) other[i] = Lane(i ^ half);
+    vi other;
+    for (int i = 0; i < MS_WIDTH; ++i) other[i] = i ^ half;
     v = join(v, __builtin_shuffle(v, other));
 #else
     for (int i = 0; i < half; ++i) v[i] = join(v[i], v[i + half]);
@@ -70,7 +67,7 @@ MS_INLINE uint32_t sum(vu v) {
   return in_pairs<MS_WIDTH / 2>(v, [](auto a, auto b) { return a + b; });
 }
 
-// NaN only if the first lane is: what is compared with it is lost.
+// No lane is NaN.
 MS_INLINE float largest(vf v) {
   return in_pairs<MS_WIDTH / 2>(v, [](auto a, auto b) { return a > b ? a : b; });
 }
