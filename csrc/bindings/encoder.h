@@ -23,9 +23,6 @@ inline IntProduct product_named(const std::string& name) {
   throw pybind11::value_error("product: got '" + name + "'; wanted 'int8' or 'int16'");
 }
 
-// 32-bit words of a quantised row of d columns.
-inline int64_t words(IntProduct product, int64_t d) { return (d * (product == IntProduct::int8 ? 8 : 16) + 31) / 32; }
-
 // The fp32 operands that candidates are rescored with.
 struct ExactView {
   TensorView x, w, bias, threshold;

@@ -30,8 +30,9 @@ void large_pages(uintptr_t data, int64_t bytes) {
 void int_gemm_repeat(const std::string& product_name, const TensorView& x, const TensorView& w, int64_t d,
                      int64_t times, int threads) {
   const IntProduct product = product_named(product_name);
-  const auto* tokens = x.at_least<int32_t>("x", words(product, d) * kernels().token_panel);
-  const auto* features = w.at_least<int32_t>("w", words(product, d) * kernels().feature_panel);
+  const Panels panels = kernels().panels(product, d);
+  const auto* tokens = x.at_least<int32_t>("x", panels.words * panels.tokens);
+  const auto* features = w.at_least<int32_t>("w", panels.words * panels.features);
   kernels().int_gemm_repeat(product, reinterpret_cast<const uint32_t*>(tokens),
                             reinterpret_cast<const uint32_t*>(features), d, times, threads);
 }
@@ -43,8 +44,14 @@ void register_machine(pybind11::module_& m) {
   m.def("isa", [] { return std::string(kernels().name); }, "the instruction set in use");
   m.def("isas", [] { return available_isas(); }, "the instruction sets that this build and processor have");
   m.def("fast_int8", [] { return kernels().fast_int8; }, "whether int8 products are faster here than int16");
-  m.def("panels", [] { return std::make_pair(kernels().token_panel, kernels().feature_panel); },
-        "tokens and features per panel of quantised rows");
+  py::class_<Panels>(m, "Panels", "how quantised rows stand: [panel][group of columns][row of the panel][column]")
+      .def_readonly("tokens", &Panels::tokens)
+      .def_readonly("features", &Panels::features)
+      .def_readonly("token_group", &Panels::token_group)
+      .def_readonly("feature_group", &Panels::feature_group)
+      .def_readonly("words", &Panels::words);
+  m.def("panels", [](const std::string& product, int64_t d) { return kernels().panels(product_named(product), d); },
+        py::arg("product"), py::arg("d"));
   m.def("large_pages", &large_pages, py::arg("data"), py::arg("bytes"), NoGil());
   m.def("int_gemm_repeat", &int_gemm_repeat, py::arg("product"), py::arg("x"), py::arg("w"), py::arg("d"),
         py::arg("times"), py::arg("threads"), NoGil(), "the product of one panel by one panel, over and over");

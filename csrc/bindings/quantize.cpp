@@ -12,8 +12,9 @@ void quantize(const std::string& product_name, const TensorView& rows, bool toke
   const IntProduct product = product_named(product_name);
   const Weights weights = rows.weights("rows");
   if (offset && product != IntProduct::int8) throw pybind11::value_error("offset: only rows in int8 are dithered");
-  const int64_t n = rows.rows("rows"), padded = up_to(n, tokens ? kernels().token_panel : kernels().feature_panel);
-  const QuantizedRows to{packed.at_least<int32_t>("packed", padded * words(product, weights.d)),
+  const Panels panels = kernels().panels(product, weights.d);
+  const int64_t n = rows.rows("rows"), padded = up_to(n, tokens ? panels.tokens : panels.features);
+  const QuantizedRows to{packed.at_least<int32_t>("packed", padded * panels.words),
                          scale.at_least<float>("scale", padded), norm.at_least<float>("norm", padded),
                          off.at_least<float>("off", padded), start.at_least<int32_t>("start", padded),
                          offset ? offset.at_least<float>("offset", padded) : nullptr};
@@ -31,10 +32,11 @@ IntTileView int_tile(const std::string& product_name, const TensorView& x, const
                      const TensorView& start, const TensorView& bias, const ErrorBoundsView& bounds, int64_t rows,
                      int64_t cols, int64_t d) {
   const IntProduct product = product_named(product_name);
-  const int64_t panel = kernels().feature_panel, padded = up_to(rows, kernels().token_panel);
-  if (cols % panel) throw pybind11::value_error("cols: wanted whole panels of " + std::to_string(panel));
+  const Panels panels = kernels().panels(product, d);
+  const int64_t padded = up_to(rows, panels.tokens);
+  if (cols % panels.features) throw pybind11::value_error("cols: wanted whole panels of " + std::to_string(panels.features));
   return {product,
-          {x.at_least<int32_t>("x", padded * words(product, d)), w.at_least<int32_t>("w", cols * words(product, d)),
+          {x.at_least<int32_t>("x", padded * panels.words), w.at_least<int32_t>("w", cols * panels.words),
            token_scale.at_least<float>("token_scale", padded), token_offset.at_least<float>("token_offset", padded),
            scale.at_least<float>("scale", cols), start.at_least<int32_t>("start", cols), bias.at_least<float>("bias", cols), bounds.of(padded, cols), rows,
            cols, d}};

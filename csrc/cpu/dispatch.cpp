@@ -9,6 +9,10 @@
 #ifdef MS_HAS_AVXVNNI
 #include <cpuid.h>
 #endif
+#ifdef MS_HAS_AMX
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace ms {
 
@@ -17,6 +21,18 @@ namespace ms {
 static bool has_avxvnni() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 4);
+}
+#endif
+
+#ifdef MS_HAS_AMX
+// Leaf 7, 0: EDX bits 24 (tiles) and 25 (of 8-bit numbers). Linux gives a process the registers only when it asks for them;
+// its threads have them too.
+static bool has_amx() {
+  constexpr unsigned kTilesOfInt8 = 3u << 24;
+  constexpr long kAskFor = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & kTilesOfInt8) == kTilesOfInt8 &&
+         syscall(SYS_arch_prctl, kAskFor, kTileData) == 0;
 }
 #endif
 
@@ -33,7 +49,12 @@ static std::vector<const Kernels*> available() {
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl")) {
     sets.push_back(&kAvx512);
-    if (__builtin_cpu_supports("avx512vnni")) sets.push_back(&kAvx512Vnni);
+    if (__builtin_cpu_supports("avx512vnni")) {
+      sets.push_back(&kAvx512Vnni);
+#ifdef MS_HAS_AMX
+      if (has_amx()) sets.push_back(&kAmx);
+#endif
+    }
   }
 #endif
   return sets;

@@ -30,13 +30,14 @@ struct Scratch {
   std::vector<int32_t> indices, count, limit;
   std::vector<uint8_t> flags;
 
-  TopkState state(int64_t rows, int64_t k, int64_t capacity) {
+  // `panel`: tokens that are read at once.
+  TopkState state(int64_t rows, int64_t k, int64_t capacity, int64_t panel) {
     if (int64_t(upper.size()) < rows * capacity) {
       upper.resize(rows * capacity);
       lower.resize(rows * capacity);
       indices.resize(rows * capacity);
     }
-    threshold.assign(rows + kTokenPanel, -std::numeric_limits<float>::infinity());  // whole panels are read
+    threshold.assign(rows + panel, -std::numeric_limits<float>::infinity());  // whole panels are read
     count.assign(rows, 0);
     limit.assign(rows, first_limit(k, capacity));
     flags.assign(rows, 0);
@@ -146,6 +147,7 @@ static Rescored int_topk_of(const IntTile& t, const Exact& e, const TopkAnswer& 
   Rescored total;
   std::mutex lock;
   parallel_workers(blocks.count, threads, [&](const auto& take) {
+    const TileRegisters registers;
     Rescored mine;
     // Kept between steps: zeroing new memory would cost a fiftieth of a step. Two: one is filled while the other is
     // rescored.
@@ -154,8 +156,8 @@ static Rescored int_topk_of(const IntTile& t, const Exact& e, const TopkAnswer& 
     int which = 0;
     for (int64_t block; (block = take()) >= 0; which ^= 1) {
       const int64_t begin = blocks.first(block), end = blocks.first(block + 1);
-      const int64_t r0 = begin * kTokenPanel, rows = std::min(end * kTokenPanel, t.rows) - r0;
-      const TopkState s = scratch[which].state(rows, out.k, out.capacity);
+      const int64_t r0 = begin * kTokenPanel<T>, rows = std::min(end * kTokenPanel<T>, t.rows) - r0;
+      const TopkState s = scratch[which].state(rows, out.k, out.capacity, kTokenPanel<T>);
       int_gemm_filter<T>(t, most, begin, end, [&](int64_t r) { return s.threshold + (r - r0); },
                     // Unconditional, because the branch would be unpredictable. The threshold of a row that overflowed is ∞.
                     [&](int64_t r, const Hits<2>& hits, int32_t first) { append(hits, first, s, r - r0); },
@@ -204,10 +206,11 @@ template <class T>
 static Rescored int_threshold_of(const IntTile& t, const Exact& e, RowBuffers& rows, int threads) {
   const Blocks blocks = Blocks::of<T>(t, threads);
   const PanelBounds most(t);
-  const float zeros[kTokenPanel] = {};
+  const float zeros[kTokenPanel<T>] = {};
   Rescored total;
   std::mutex lock;
   parallel_workers(blocks.count, threads, [&](const auto& take) {
+    const TileRegisters registers;
     Rescored mine;
     Rescoring<ActiveQueue> before;
     for (int64_t block; (block = take()) >= 0;) {
@@ -223,7 +226,7 @@ static Rescored int_threshold_of(const IntTile& t, const Exact& e, RowBuffers& r
                     [&] { return before.step(); });
       before.finish();
       mine += before.rescored();
-      before = {{&rows, begin * kTokenPanel, std::min(end * kTokenPanel, t.rows), e.x, e.threshold, t.d}, e, t.d,
+      before = {{&rows, begin * kTokenPanel<T>, std::min(end * kTokenPanel<T>, t.rows), e.x, e.threshold, t.d}, e, t.d,
                 kGroup<T>, blocks.products(t, block)};
     }
     before.finish();

@@ -1,4 +1,4 @@
-// The encoder's integer product, and the selection while its sums are in registers.
+// The encoder's integer product, and the selection while its sums are in the first cache.
 #pragma once
 
 #include <algorithm>
@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "../core/parallel.h"
+#include "int_product-inl.h"
 #include "kernels.h"
 #include "quantize-inl.h"
 #include "select-inl.h"
@@ -21,87 +22,6 @@ constexpr bool kFastInt8 = true;
 constexpr bool kFastInt8 = false;  // without the instruction, int16 is faster
 #endif
 
-// a + b as the instructions add: sums of rows that hold NaN wrap around, and such rows go by fp32.
-MS_INLINE vi wrapping(vi a, vi b) { return (vi)((vu)a + (vu)b); }
-
-// acc + the products of the two 16-bit halves of each lane.
-MS_INLINE vi add_products(int16_t, vi acc, vi token, vi feature) {
-#if defined(MS_VNNI) && MS_WIDTH == 16
-  return (vi)_mm512_dpwssd_epi32((__m512i)acc, (__m512i)token, (__m512i)feature);
-#elif defined(MS_VNNI)
-  return (vi)_mm256_dpwssd_avx_epi32((__m256i)acc, (__m256i)token, (__m256i)feature);
-#elif MS_WIDTH == 16 && defined(MS_X86)
-  return wrapping(acc, (vi)_mm512_madd_epi16((__m512i)token, (__m512i)feature));
-#elif MS_WIDTH == 8 && defined(MS_X86)
-  return wrapping(acc, (vi)_mm256_madd_epi16((__m256i)token, (__m256i)feature));
-#elif defined(MS_X86)
-  return wrapping(acc, (vi)_mm_madd_epi16((__m128i)token, (__m128i)feature));
-#else
-  const vu t = (vu)token, f = (vu)feature;
-  const vi low = ((vi)(t << 16) >> 16) * ((vi)(f << 16) >> 16), high = (token >> 16) * (feature >> 16);
-  return wrapping(wrapping(acc, low), high);
-#endif
-}
-
-// acc + the products of the four bytes of each lane: of the token without a sign, of the feature with one. Without the
-// instruction it is right, but slow: such processors use 16 bits.
-MS_INLINE vi add_products(int8_t, vi acc, vi token, vi feature) {
-#if defined(MS_VNNI) && MS_WIDTH == 16
-  return (vi)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)token, (__m512i)feature);
-#elif defined(MS_VNNI)
-  return (vi)_mm256_dpbusd_avx_epi32((__m256i)acc, (__m256i)token, (__m256i)feature);
-#else
-  for (int i = 0; i < 32; i += 8)
-    acc = wrapping(acc, (vi)((vu)token >> i & 255u) * ((vi)((vu)feature << (24 - i)) >> 24));
-  return acc;
-#endif
-}
-
-inline const char kNothing[64] = {};
-
-// Addresses to prefetch during the next product, a few with each group of columns: all at once would queue up.
-struct Prefetch {
-  static constexpr int kRows = 4;
-  const char* row[kRows] = {kNothing, kNothing, kNothing, kNothing};  // one after the other, for an equal share of groups
-  int64_t step = 0;                                                   // bytes from one group to the next
-  const char* panel = kNothing;                                       // beside the rows
-  int64_t panel_step = 0;
-};
-
-// Sums of kTokenPanel tokens × kFeaturePanel features over all groups of columns. Not inlined: inlined, the compiler
-// spills the sums in every iteration for the sake of the code that reads them later.
-template <class T>
-static __attribute__((noinline)) void int_gemm_tile(const uint32_t* x, const uint32_t* w, int64_t n, const int32_t* start,
-                                                 const Prefetch& prefetch, vi (&out)[kTokenPanel][2]) {
-  vi sum[kTokenPanel][2];
-  vi begin0, begin1;
-  __builtin_memcpy(&begin0, start, sizeof begin0);
-  __builtin_memcpy(&begin1, start + MS_WIDTH, sizeof begin1);
-  for (int i = 0; i < kTokenPanel; ++i) sum[i][0] = begin0, sum[i][1] = begin1;
-  const char* panel = prefetch.panel;
-  for (int64_t part = 0, g = 0; part < Prefetch::kRows; ++part) {
-    const char* row = prefetch.row[part];
-    for (const int64_t end = n * (part + 1) / Prefetch::kRows; g < end; ++g) {
-      __builtin_prefetch(row);
-      __builtin_prefetch(panel);
-      row += prefetch.step;
-      panel += prefetch.panel_step;
-      vi w0, w1;
-      __builtin_memcpy(&w0, w, sizeof w0);
-      __builtin_memcpy(&w1, w + MS_WIDTH, sizeof w1);
-#pragma GCC unroll 12
-      for (int i = 0; i < kTokenPanel; ++i) {
-        const vi token = vi{} + int32_t(x[i]);
-        sum[i][0] = add_products(T{}, sum[i][0], token, w0);
-        sum[i][1] = add_products(T{}, sum[i][1], token, w1);
-      }
-      x += kTokenPanel;
-      w += kFeaturePanel;
-    }
-  }
-  for (int i = 0; i < kTokenPanel; ++i) out[i][0] = sum[i][0], out[i][1] = sum[i][1];
-}
-
 // The largest numbers of each panel of features in the error bounds.
 struct PanelBounds {
   std::vector<float> norm, off;
@@ -114,64 +34,103 @@ struct PanelBounds {
   }
 };
 
-// Panels `begin` to `end` of tokens stay in the second-level cache while panels of features stream through the first.
-// Each token meets its features in ascending order. accept(row, hits, first) is called for features whose upper bound
-// exceeds the row's threshold; thresholds(row) points to those of a whole panel. overlap() is called before each product of two panels; it does work that waits on memory, and
-// returns the addresses that the product is to prefetch.
+// Sums of a panel of tokens by a panel of features, and what they are held against.
 //
-// All tokens of a panel are first compared with their threshold minus the largest error bound of the panel; only if one
-// exceeds it are the bounds of single features added. One branch per panel, not one per token, has to be predicted.
+// All tokens are first compared with their threshold minus the largest error bound of the panel; only if one exceeds it are
+// the bounds of single features added. One branch per panel, not one per token, has to be predicted.
+template <class T>
+struct PanelSums {
+  static constexpr int kTokens = int(kTokenPanel<T>);
+  vi sum[kTokens][2];
+  vf scale[2] = {}, bias[2] = {};
+  float lowest[kTokens];
+  const float* known = nullptr;         // thresholds of the tokens
+  int64_t row = 0, feature = 0;         // the first of each
+  uint32_t some = 0;                    // tokens, a bit each, that may have hits
+
+  PanelSums() {  // none
+    std::fill(&sum[0][0], &sum[0][0] + 2 * kTokens, vi{});
+    std::fill(lowest, lowest + kTokens, std::numeric_limits<float>::infinity());
+  }
+
+  MS_METHOD void begin(const IntTile& t, const PanelBounds& most, int64_t first_row, int64_t first_feature, const float* thresholds) {
+    row = first_row, feature = first_feature, known = thresholds;
+    for (int half = 0; half < 2; ++half) {
+      scale[half] = load(t.scale + feature + half * MS_WIDTH);
+      bias[half] = load(t.bias + feature + half * MS_WIDTH);
+    }
+    const float *token_off = t.bounds.token_off + row, *token_norm = t.bounds.token_norm + row, *token = t.bounds.token + row;
+    const float norm = most.norm[feature / kFeaturePanel], off = most.off[feature / kFeaturePanel];
+    for (int64_t i = 0; i < kTokens; ++i)  // of a known length: in vectors
+      lowest[i] = known[i] - (token_off[i] * norm + (token_norm[i] * off + token[i]));
+    for (int64_t i = t.rows - row; i < kTokens; ++i) lowest[i] = std::numeric_limits<float>::infinity();
+  }
+
+  MS_METHOD vf value(const IntTile& t, int i, int half) const {
+    const vf by = splat(t.token_scale[row + i]), offset = splat(t.token_offset[row + i]);
+    return (__builtin_convertvector(sum[i][half], vf) - offset) * (by * scale[half]) + bias[half];
+  }
+
+  MS_METHOD void compare(const IntTile& t, int from, int to) {
+#pragma GCC unroll 12
+    for (int i = from; i < to; ++i) {
+      const vf v0 = value(t, i, 0), v1 = value(t, i, 1);
+      some |= uint32_t(mask_above(v0 > v1 ? v0 : v1, splat(lowest[i])) != 0) << i;
+    }
+  }
+
+  // accept(row, hits, first) for features whose upper bound exceeds the row's threshold.
+  template <class Accept>
+  MS_METHOD void offer(const IntTile& t, const Accept& accept) {
+    const ErrorBounds& e = t.bounds;
+    const float *norm = e.norm + feature, *off = e.off + feature;
+    for (; some; some &= some - 1) {
+      const int i = __builtin_ctz(some);
+      const int64_t r = row + i;
+      Hits<2> hits;
+      for (int half = 0; half < 2; ++half) {
+        hits.error[half] = splat(e.token_off[r]) * load(norm + half * MS_WIDTH) +
+                           (splat(e.token_norm[r]) * load(off + half * MS_WIDTH) + splat(e.token[r]));
+        hits.upper[half] = value(t, i, half) + hits.error[half];
+        hits.mask[half] = mask_above(hits.upper[half], splat(known[i]));
+      }
+      accept(r, hits, int32_t(feature));
+    }
+  }
+};
+
+// Panels `begin` to `end` of tokens stay in the second-level cache while panels of features stream through the first.
+// Each token meets its features in ascending order. For accept see `PanelSums`; thresholds(row) points to those of a whole
+// panel. overlap() is called before each product of two panels; it does work that waits on memory, and returns the
+// addresses that the product is to prefetch.
+//
+// Tiles are multiplied beside the vector units, which meanwhile compare the sums of the product before.
 template <class T, class Thresholds, class Accept, class Overlap>
 MS_INLINE void int_gemm_filter(const IntTile& t, const PanelBounds& most, int64_t begin, int64_t end, const Thresholds& thresholds,
                                const Accept& accept, const Overlap& overlap) {
+  constexpr int kTokens = int(kTokenPanel<T>);
   const int64_t n = groups<T>(t.d);
   const uint32_t *x = static_cast<const uint32_t*>(t.x), *w = static_cast<const uint32_t*>(t.w);
-  const ErrorBounds& e = t.bounds;
   const int64_t share = (int64_t(sizeof *w) * kFeaturePanel + (end - begin) - 1) / (end - begin);  // bytes per group
-  for (int64_t f = 0; f < t.cols; f += kFeaturePanel) {
-    const vf scale[2] = {load(t.scale + f), load(t.scale + f + MS_WIDTH)};
-    const vf bias[2] = {load(t.bias + f), load(t.bias + f + MS_WIDTH)};
-    const float *norm = e.norm + f, *off = e.off + f;
-    const float largest_norm = most.norm[f / kFeaturePanel], largest_off = most.off[f / kFeaturePanel];
+  PanelSums<T> sums[kTiles<T> ? 2 : 1];
+  PanelSums<T>*now = sums, *before = sums + (kTiles<T> ? 1 : 0);
+  for (int64_t f = 0; f < t.cols; f += kFeaturePanel)
     for (int64_t p = begin; p < end; ++p) {
       Prefetch prefetch = overlap();
       if (f + kFeaturePanel < t.cols) {  // this panel of tokens' share of the next panel of features
         prefetch.panel = reinterpret_cast<const char*>(w + (f + kFeaturePanel) * n) + (p - begin) * n * share;
         prefetch.panel_step = share;
       }
-      vi sum[kTokenPanel][2];
-      int_gemm_tile<T>(x + p * n * kTokenPanel, w + f * n, n, t.start + f, prefetch, sum);
-      const int64_t first = p * kTokenPanel;
-      const float* known = thresholds(first);
-      const float *token_off = e.token_off + first, *token_norm = e.token_norm + first, *token = e.token + first;
-      float lowest[kTokenPanel];
-      for (int64_t i = 0; i < kTokenPanel; ++i)  // of a known length: in vectors
-        lowest[i] = known[i] - (token_off[i] * largest_norm + (token_norm[i] * largest_off + token[i]));
-      for (int64_t i = t.rows - first; i < kTokenPanel; ++i) lowest[i] = std::numeric_limits<float>::infinity();
-      uint32_t some = 0;
-#pragma GCC unroll 12
-      for (int i = 0; i < kTokenPanel; ++i) {
-        const vf by = splat(t.token_scale[first + i]), offset = splat(t.token_offset[first + i]);
-        const vf v0 = (__builtin_convertvector(sum[i][0], vf) - offset) * (by * scale[0]) + bias[0];
-        const vf v1 = (__builtin_convertvector(sum[i][1], vf) - offset) * (by * scale[1]) + bias[1];
-        some |= uint32_t(mask_above(v0 > v1 ? v0 : v1, splat(lowest[i])) != 0) << i;
-      }
-      for (; some; some &= some - 1) {
-        const int i = __builtin_ctz(some);
-        const int64_t r = first + i;
-        Hits<2> hits;
-        for (int half = 0; half < 2; ++half) {
-          hits.error[half] = splat(e.token_off[r]) * load(norm + half * MS_WIDTH) +
-                             (splat(e.token_norm[r]) * load(off + half * MS_WIDTH) + splat(e.token[r]));
-          const vf token = splat(t.token_scale[r]), offset = splat(t.token_offset[r]);
-          const vf value = (__builtin_convertvector(sum[i][half], vf) - offset) * (token * scale[half]) + bias[half];
-          hits.upper[half] = value + hits.error[half];
-          hits.mask[half] = mask_above(hits.upper[half], splat(known[i]));
-        }
-        accept(r, hits, int32_t(f));
-      }
+      int_gemm_tile(T{}, x + p * n * kTokens, w + f * n, n, t.start + f, prefetch, now->sum,
+                    [&](int from, int to) MS_METHOD { before->compare(t, from, to); });
+      now->begin(t, most, p * kTokens, f, thresholds(p * kTokens));
+      if (!kTiles<T>) now->compare(t, 0, kTokens);
+      before->offer(t, accept);
+      std::swap(now, before);
     }
-  }
+  if (!kTiles<T>) return;
+  before->compare(t, 0, kTokens);
+  before->offer(t, accept);
 }
 
 // Blocks of token panels: of a size that fits the second-level cache, and many per worker, so that no worker waits long
@@ -181,8 +140,8 @@ struct Blocks {
 
   template <class T>
   static Blocks of(const IntTile& t, int threads) {
-    const int64_t panels = (t.rows + kTokenPanel - 1) / kTokenPanel, least = 16 * threads;
-    const int64_t hot = std::max<int64_t>(1, (int64_t{1} << 18) / (4 * groups<T>(t.d) * kTokenPanel));
+    const int64_t panels = (t.rows + kTokenPanel<T> - 1) / kTokenPanel<T>, least = (kTiles<T> ? 4 : 16) * threads;
+    const int64_t hot = std::max<int64_t>(1, (int64_t{1} << 18) / (4 * groups<T>(t.d) * kTokenPanel<T>));
     return {panels, std::min(panels, least * ((panels + least * hot - 1) / (least * hot)))};
   }
   int64_t first(int64_t block) const { return panels * block / count; }
@@ -194,10 +153,11 @@ struct Blocks {
 template <class T>
 static void int_gemm_repeat_of(const uint32_t* x, const uint32_t* w, int64_t d, int64_t times, int threads) {
   parallel_for(threads, 1, threads, [&](int64_t begin, int64_t end) {
+    const TileRegisters registers;
     const int32_t start[kFeaturePanel] = {};
-    vi sum[kTokenPanel][2];
+    vi sum[kTokenPanel<T>][2];
     for (int64_t i = 0; i < (end - begin) * times; ++i) {
-      int_gemm_tile<T>(x, w, groups<T>(d), start, Prefetch{}, sum);
+      int_gemm_tile(T{}, x, w, groups<T>(d), start, Prefetch{}, sum, [](int, int) {});
       asm volatile("" : : "r"(sum) : "memory");  // or the compiler sees that nobody reads them
     }
   });

@@ -11,6 +11,9 @@
 #define MS_X86
 #if defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11
 #define MS_HAS_AVXVNNI
+#if defined(__linux__)  // where a process asks for them
+#define MS_HAS_AMX
+#endif
 #endif
 #endif
 
@@ -49,6 +52,13 @@ constexpr int64_t kWidest = 16;   // lanes of the widest vector
 
 // The integers that rows are quantised to.
 enum class IntProduct { int8, int16 };
+
+// How quantised rows stand in panels: [panel][group of columns][row of the panel][columns of the group].
+struct Panels {
+  int64_t tokens, features;        // rows of a panel
+  int64_t token_group, feature_group;  // columns of a group
+  int64_t words;                   // 32-bit words of a row, whole groups of either side
+};
 
 // Quantised rows: their panels, and per row the scale, the norm, the norm of the rounding error, and the value at which
 // its sums start. With dither (int8) there is no `off`, and `offset` is what the draws add to the sums of a row.
@@ -122,7 +132,7 @@ struct Kernels {
                            int threads);
   void (*threshold_filter)(const Tile&, RowBuffers&, int threads);
   Rescored (*threshold_rescore)(RowBuffers&, int64_t rows, const Exact&, int threads);
-  int64_t token_panel, feature_panel;
+  Panels (*panels)(IntProduct, int64_t d);
   bool fast_int8;  // whether int8 products are faster here than int16
   void (*quantize)(IntProduct, const Weights&, int64_t rows, bool tokens, const QuantizedRows&, int threads);
   void (*int_gemm_repeat)(IntProduct, const uint32_t* x, const uint32_t* w, int64_t d, int64_t times, int threads);
@@ -150,6 +160,9 @@ extern const Kernels kAvxVnni;
 #endif
 extern const Kernels kAvx512;
 extern const Kernels kAvx512Vnni;
+#ifdef MS_HAS_AMX
+extern const Kernels kAmx;
+#endif
 #endif
 
 // The kernels for this processor, or those that MONOSEM_ISA names. Throws std::invalid_argument when it names a set

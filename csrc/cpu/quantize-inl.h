@@ -56,7 +56,17 @@ MS_INLINE void narrow(int16_t, vi v, uint32_t* groups) {
 #endif
 }
 
-constexpr int64_t kTokenPanel = MS_WIDTH == 16 ? 12 : 6;  // with 2 vectors of features: the registers there are
+#if defined(MS_TILES)
+template <class T>
+constexpr bool kTiles = sizeof(T) == 1;  // whether rows of such numbers are multiplied in tiles of 16 rows of 64 bytes
+#else
+template <class>
+constexpr bool kTiles = false;
+#endif
+
+// With 2 vectors of features: the registers there are.
+template <class T>
+constexpr int64_t kTokenPanel = kTiles<T> ? 32 : MS_WIDTH == 16 ? 12 : 6;
 constexpr int64_t kFeaturePanel = 2 * MS_WIDTH;
 constexpr float kInt16Norm = 32512;     // leaves room for the rounding of the norm
 constexpr float kLeastSquare = 1e-30f;  // a shorter row becomes zeros: its square is no longer a good number
@@ -64,9 +74,24 @@ constexpr float kLeastSquare = 1e-30f;  // a shorter row becomes zeros: its squa
 template <class T>
 constexpr int64_t kGroup = 4 / int64_t(sizeof(T));  // columns
 
+// Groups of columns that stand together in a panel of tokens: a row of a tile.
+template <class T>
+constexpr int64_t kTogether = kTiles<T> ? 16 : 1;
+
+// Of a row; in tiles a whole number of them.
 template <class T>
 MS_INLINE int64_t groups(int64_t d) {
-  return (d + kGroup<T> - 1) / kGroup<T>;
+  constexpr int64_t columns = kGroup<T> * kTogether<T>;
+  return (d + columns - 1) / columns * kTogether<T>;
+}
+
+template <class T>
+static Panels panels_of(int64_t d) {
+  return {kTokenPanel<T>, kFeaturePanel, kGroup<T> * kTogether<T>, kGroup<T>, groups<T>(d)};
+}
+
+static Panels panels(IntProduct product, int64_t d) {
+  return product == IntProduct::int8 ? panels_of<int8_t>(d) : panels_of<int16_t>(d);
 }
 
 // The sum of squares, in four chains, and the largest size of an entry; the row is read once.
@@ -194,14 +219,24 @@ static void interleave(const uint32_t* rows, int64_t pitch, int64_t width, int64
   }
 }
 
+// The same with kTogether groups of a row side by side, the rows of tiles.
+template <class T>
+static void interleave_lines(const uint32_t* rows, int64_t pitch, int64_t width, int64_t count, uint32_t* panel) {
+  for (int64_t g = 0; g < count; g += kTogether<T>)
+    for (int64_t i = 0; i < width; ++i, panel += kTogether<T>) std::copy_n(rows + i * pitch + g, kTogether<T>, panel);
+}
+
 // Into the cache, while the rows before it are packed.
 MS_INLINE void fetch(const void* row, int64_t bytes) {
   for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(static_cast<const char*>(row) + at);
 }
 
-// Packs rows into panels of `width`; zeros beyond the last row up to a whole panel.
+// Packs rows into panels; zeros beyond the last row up to a whole panel.
 template <class T, Rounding rounding>
-static void pack_all(const Weights& w, int64_t rows, int64_t width, int32_t bias, const QuantizedRows& to, int threads) {
+static void pack_all(const Weights& w, int64_t rows, bool tokens, const QuantizedRows& to, int threads) {
+  const int64_t width = tokens ? kTokenPanel<T> : kFeaturePanel;
+  const int32_t bias = tokens && sizeof(T) == 1 ? 128 : 0;
+  const auto arrange = tokens && kTiles<T> ? interleave_lines<T> : interleave;
   const int64_t count = groups<T>(w.d), pitch = (count + MS_WIDTH - 1) / MS_WIDTH * MS_WIDTH;
   const std::vector<float> signs = sizeof(T) == 1 ? rotation_signs(w.d) : std::vector<float>();
   const Dither dither = rounding == Rounding::nearest ? Dither() : Dither(w.d, rounding == Rounding::dithered_token);
@@ -226,7 +261,7 @@ static void pack_all(const Weights& w, int64_t rows, int64_t width, int32_t bias
             to.scale[r] = to.norm[r] = to.off[r] = 0, to.start[r] = 0, to.offset && (to.offset[r] = 0);
           }
         }
-        interleave(packed.data(), pitch, width, count, static_cast<uint32_t*>(to.data) + p * count * width);
+        arrange(packed.data(), pitch, width, count, static_cast<uint32_t*>(to.data) + p * count * width);
       }
     });
   });
@@ -234,12 +269,11 @@ static void pack_all(const Weights& w, int64_t rows, int64_t width, int32_t bias
 
 static void quantize(IntProduct product, const Weights& w, int64_t rows, bool tokens, const QuantizedRows& to,
                      int threads) {
-  const int64_t width = tokens ? kTokenPanel : kFeaturePanel;
   const auto pack = product == IntProduct::int16 ? pack_all<int16_t, Rounding::nearest>
                     : !to.offset                 ? pack_all<int8_t, Rounding::nearest>
                     : tokens                     ? pack_all<int8_t, Rounding::dithered_token>
                                                  : pack_all<int8_t, Rounding::dithered_feature>;
-  pack(w, rows, width, product == IntProduct::int8 && tokens ? 128 : 0, to, threads);
+  pack(w, rows, tokens, to, threads);
 }
 
 // What rounding to bf16 takes off: to the nearest, among equals the even one, as PyTorch rounds.

@@ -14,6 +14,7 @@
 #define MS_AVXVNNI 2     // AVX2 with instructions that multiply and add 8- and 16-bit numbers
 #define MS_AVX512 3
 #define MS_AVX512VNNI 4
+#define MS_AMX 5         // that with tiles of 8-bit numbers
 
 #ifndef MS_TARGET
 #define MS_TARGET MS_BASELINE
@@ -25,8 +26,8 @@
 #include <immintrin.h>
 #endif
 
-// MS_WIDTH: floats in a vector. MS_FEATURES: as the compiler's attribute `target` names them. MS_VNNI: whether there are
-// the instructions of that name.
+// MS_WIDTH: floats in a vector. MS_FEATURES: as the compiler's attribute `target` names them. MS_VNNI, MS_TILES: whether
+// there are instructions that multiply and add small numbers, and tiles of them.
 #if MS_TARGET == MS_BASELINE
 #define MS_ISA baseline
 #define MS_TABLE kBaseline
@@ -53,6 +54,13 @@
 #define MS_WIDTH 16
 #define MS_FEATURES "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni"
 #define MS_VNNI
+#elif MS_TARGET == MS_AMX
+#define MS_ISA amx
+#define MS_TABLE kAmx
+#define MS_WIDTH 16
+#define MS_FEATURES "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,amx-tile,amx-int8"
+#define MS_VNNI
+#define MS_TILES
 #else
 #error "MS_TARGET: wanted one of the instruction sets above"
 #endif
@@ -76,3 +84,4 @@
 #endif
 
 #define MS_INLINE static inline __attribute__((always_inline))
+#define MS_METHOD __attribute__((always_inline))  // of a class or a lambda

@@ -90,15 +90,15 @@ def int_rate(d: int, bits: int) -> float:
             f"bench: monosem's compiled CPU module cannot be used ({backend.native_error}); without it there is no "
             "floor to measure for an integer product. Install it, or set MONOSEM_PRODUCT=fp32."
         )
-    tokens, features = backend.native.panels()
-    left = cpu_integers.QuantizedRows(torch.randn(tokens, d, dtype=torch.float32, device="cpu"), bits, tokens=True)
-    right = cpu_integers.QuantizedRows(torch.randn(features, d, dtype=torch.float32, device="cpu"), bits, tokens=False)
+    panels = backend.native.panels(f"int{bits}", d)
+    left = cpu_integers.QuantizedRows(torch.randn(panels.tokens, d, dtype=torch.float32, device="cpu"), bits, tokens=True)
+    right = cpu_integers.QuantizedRows(torch.randn(panels.features, d, dtype=torch.float32, device="cpu"), bits, tokens=False)
     times, threads = 1 << 14, torch.get_num_threads()
 
     def run() -> None:
         backend.native.int_gemm_repeat(f"int{bits}", left.packed, right.packed, d, times, threads)
 
-    return 2 * tokens * features * d * times * threads / fastest(run)
+    return 2 * panels.tokens * panels.features * d * times * threads / fastest(run)
 
 
 @cache

@@ -2,8 +2,8 @@
 
 Importing never fails. Without the compiled module CPU tensors go to the definitions in plain PyTorch, with a warning.
 ``MONOSEM_BACKEND=reference`` asks for those on every device, ``triton`` or ``cuda`` for those kernels on GPU tensors,
-``native`` (the default) for the choice of each device; ``MONOSEM_ISA`` (baseline, avx2, avxvnni, avx512, avx512vnni)
-and ``MONOSEM_PRODUCT`` (fp32, bf16, int16, int8) override what the processor, or the GPU's table, would choose.
+``native`` (the default) for the choice of each device; ``MONOSEM_ISA`` (baseline, avx2, avxvnni, avx512, avx512vnni,
+amx) and ``MONOSEM_PRODUCT`` (fp32, bf16, int16, int8) override what the processor, or the GPU's table, would choose.
 """
 
 from __future__ import annotations
@@ -97,14 +97,11 @@ def _asked_product() -> str:
 def cpu_product() -> str:
     """How the encoder multiplies on this CPU; candidates are rescored in fp32.
 
-    ``bf16`` with tiles of it in the processor (AMX); ``int8`` where the kernels have VNNI; ``int16`` where they have
-    AVX2 or AVX-512; else ``fp32``. ``MONOSEM_PRODUCT`` overrides.
+    ``int8`` where the kernels have VNNI or AMX; ``int16`` where they have AVX2 or AVX-512; else ``fp32``.
+    ``MONOSEM_PRODUCT`` overrides.
     """
     if (choice := _asked_product()) != "auto":
         return choice
-    tiles = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    if tiles and tiles():
-        return "bf16"
     if native is None or native.isa() == "baseline":
         return "fp32"
     return "int8" if native.fast_int8() else "int16"

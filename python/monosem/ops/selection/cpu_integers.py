@@ -54,10 +54,11 @@ class QuantizedRows:
         self, rows: Tensor, bits: int, tokens: bool, dithered: bool = False, copy: EncoderCopy | None = None
     ) -> None:
         n, d = rows.shape
-        panel = _C.panels()[0 if tokens else 1]
+        panels = _C.panels(f"int{bits}", d)
+        panel = panels.tokens if tokens else panels.features
         self.n, self.d, self.dithered = n, d, dithered
         self.padded = -(-n // panel) * panel
-        words, numbers = self.padded * -(-d // (32 // bits)), 5 if dithered else 4
+        words, numbers = self.padded * panels.words, 5 if dithered else 4
         if copy is not None and len(copy.rows) == words and copy.norms.shape == (numbers, self.padded):
             self.packed, self.known = copy
         else:
