@@ -133,9 +133,9 @@ MS_INLINE void int_gemm_tile(int8_t, const uint32_t* x, const uint32_t* w, int64
   const char* panel = prefetch.panel;
   for (int64_t g = 0; g < n; g += kRow) {
     _tile_loadd(6, w, kBytes * kFeaturePanel);
-    _tile_loadd(4, x, kBytes * kRow);
+    _tile_stream_loadd(4, x, kBytes * kRow);
     _tile_loadd(7, w + kRow, kBytes * kFeaturePanel);
-    _tile_loadd(5, x + kTile, kBytes * kRow);
+    _tile_stream_loadd(5, x + kTile, kBytes * kRow);
     _tile_dpbusd(0, 4, 6);
     _tile_dpbusd(1, 4, 7);
     _tile_dpbusd(2, 5, 6);

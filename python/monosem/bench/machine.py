@@ -91,8 +91,10 @@ def int_rate(d: int, bits: int) -> float:
             "floor to measure for an integer product. Install it, or set MONOSEM_PRODUCT=fp32."
         )
     panels = backend.native.panels(f"int{bits}", d)
-    left = cpu_integers.QuantizedRows(torch.randn(panels.tokens, d, dtype=torch.float32, device="cpu"), bits, tokens=True)
-    right = cpu_integers.QuantizedRows(torch.randn(panels.features, d, dtype=torch.float32, device="cpu"), bits, tokens=False)
+    left, right = (
+        cpu_integers.QuantizedRows(torch.randn(n, d, dtype=torch.float32, device="cpu"), bits, tokens=tokens)
+        for n, tokens in ((panels.tokens, True), (panels.features, False))
+    )
     times, threads = 1 << 14, torch.get_num_threads()
 
     def run() -> None:

@@ -1,9 +1,9 @@
 """Encode and select on a CPU: pre-activations are computed in cache-sized tiles, filtered there, and never stored.
 
-Four products, by ``backend.cpu_product()``. ``fp32``: exact tiles by PyTorch. ``int8`` and ``int16``, where the processor
-has instructions for those, and ``bf16`` by PyTorch, where it is asked for: every feature that the certified error bound
-cannot rule out is a candidate and is rescored in fp32, so that the choice is that of the fp32 definition. Tokens that a
-product does not suit (wide error bounds, too many ties) go to the next: int8, int16, fp32.
+Four products, by ``backend.cpu_product()``. ``fp32``: exact tiles by PyTorch. ``int8`` and ``int16``, where the
+processor has instructions for those, and ``bf16`` by PyTorch, where it is asked for: every feature that the certified
+error bound cannot rule out is a candidate and is rescored in fp32, so that the choice is that of the fp32 definition.
+Tokens that a product does not suit (wide error bounds, too many ties) go to the next: int8, int16, fp32.
 """
 
 from __future__ import annotations
