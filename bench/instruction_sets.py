@@ -15,6 +15,7 @@ from monosem.ops import backend
 
 # For each level of our kernels: its name in PyTorch, in oneDNN and in MKL, and the precision of the encoder's product.
 _LEVELS = {
+    "amx": ("avx512", "AVX512_CORE_AMX", "AVX512", "int8"),
     "avx512vnni": ("avx512", "AVX512_CORE_VNNI", "AVX512", "int8"),
     "avx512": ("avx512", "AVX512_CORE", "AVX512", "int16"),
     "avxvnni": ("avx2", "AVX2_VNNI", "AVX2", "int8"),

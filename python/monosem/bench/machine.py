@@ -19,7 +19,7 @@ from monosem.ops import backend
 from monosem.ops.memory import available_memory, total_memory
 from monosem.ops.selection import cpu_integers
 
-_FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "sve", "bf16")
+_FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "sve", "bf16")
 
 
 def describe() -> dict[str, Any]:
