@@ -11,6 +11,7 @@ WITH_TABLES += ("docs/howto/accelerate.md", "docs/howto/huggingface.md", "docs/h
 PAGES = {name: ROOT / name for name in WITH_TABLES}
 RESULT_PAGES = ("README.md", "docs/benchmarks.md")
 ZEN3, ZEN4 = RESULTS / "amd-epyc-avx2-2-threads", RESULTS / "amd-epyc-zen4-2-threads"
+AMX = RESULTS / "intel-xeon-amx-2-threads"
 
 
 def table(page: str, heading: str) -> list[list[str]]:

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from figures import PAGES, RESULT_PAGES, ROOT, SPEED, ZEN3, ZEN4, result, table
+from figures import AMX, PAGES, RESULT_PAGES, ROOT, SPEED, ZEN3, ZEN4, result, table
 
 # Beginning of a row's first cell in both documents: its section of the results.
 STEPS = {
@@ -30,13 +30,18 @@ def cell(row: dict) -> str:
 
 
 @pytest.mark.parametrize(
-    ("page", "heading"), [("README.md", "fastest other, fp32"), ("docs/benchmarks.md", "fastest other in fp32")]
+    ("page", "heading", "machine", "count"),
+    [
+        ("README.md", "fastest other, fp32", SPEED, 3),
+        ("docs/benchmarks.md", "fastest other in fp32", SPEED, 5),
+        ("docs/benchmarks.md", "with AMX, one step, ms", AMX, 4),
+    ],
 )
-def test_step_times(page, heading):
+def test_step_times(page, heading, machine, count):
     seen = []
     for name, ours, *cells in table(page, heading):
         (section,) = [section for pattern, section in STEPS.items() if re.match(pattern, name)]
-        rows = result(f"{SPEED.name}/train_step.{section}.json")["rows"]
+        rows = result(f"{machine.name}/train_step.{section}.json")["rows"]
         assert ours == f"{min(row['ms'] for row in rows if row['name'] == 'monosem'):,.0f}"
         seen.append(section)
         if not others(rows):
@@ -49,7 +54,7 @@ def test_step_times(page, heading):
         for printed, name in zip(cells[2:], ("SAELens", "dictionary_learning"), strict=False):
             expected = f"{times[name]['ms']:,.0f}: {short(times[name]['ratio'])}" if name in times else "not run"
             assert printed.split(" (")[0] == expected
-    assert len(seen) == len(set(seen)) == {"README.md": 3, "docs/benchmarks.md": 5}[page]
+    assert len(seen) == len(set(seen)) == count
 
 
 KINDS = {
@@ -336,6 +341,17 @@ def test_instruction_sets():
     assert dense[1:] == [f"{measured[f'PyTorch ({isa}) eager']:,.0f}" for isa in sets]
 
 
+def test_what_tiles_of_int8_take():
+    text = " ".join(PAGES["docs/benchmarks.md"].read_text(encoding="utf-8").split())
+    rows = {row["name"]: row["ms"] for row in result(f"{AMX.name}/instruction_sets.json")["rows"]}
+    amx, vnni, neither = (rows[f"monosem ({isa})"] for isa in ("amx", "avx512vnni", "avx512"))
+    widest = [
+        row["ms"] for row in result(f"{AMX.name}/train_step.widest.topk.json")["rows"] if row["name"] == "monosem"
+    ]
+    assert "monosem took {:.0f} ms beside sparsify in fp32, {:.0f} in bf16".format(*widest) in text
+    assert f"takes {amx:.0f} ms with AMX, {vnni:.0f} with VNNI alone and {neither:.0f} without both" in text
+
+
 def test_the_passes_of_a_step():
     measured = {row["name"]: row for row in result(f"{SPEED.name}/operations.laptop.topk.json")["rows"]}
     rows = table("docs/design/step.md", "| floor, ms | measured, ms |")
@@ -355,7 +371,8 @@ def test_end_to_end():
     text = " ".join(PAGES["docs/benchmarks.md"].read_text(encoding="utf-8").split())
     for folder, words, between in (
         (SPEED.name, "", " tokens per second, SAELens' runner "),
-        ("amd-epyc-zen4-2-threads", "Zen 4: ", " and "),
+        (ZEN4.name, "Zen 4: ", " and "),
+        (AMX.name, "`monosem train` reads ", " tokens per second there, SAELens' runner "),
     ):
         ours, theirs = (row["tokens_per_second"] for row in result(f"{folder}/end_to_end.json")["rows"])
         assert f"{words}{round(ours, -2):,.0f}{between}{round(theirs, -1):,.0f}" in text
