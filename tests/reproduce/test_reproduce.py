@@ -1,6 +1,7 @@
 """A full reproduction on tiny models: every claim gets its section, and a second start only writes the page again."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -72,7 +73,9 @@ def test_a_page_of_what_is_done(reproduction, tmp_path):
     assert "<b>Not finished:</b> 5 of 19 stages are missing" in page and "<li>how features split</li>" in page
     assert 'href="rate/rate.html"' not in page and 'href="features/index.html"' not in page
     assert '<section id="explain"' in page and '<section id="splitting"' not in page
-    assert (out / "report.html").read_text() == (reproduction.out / "report.html").read_text()
+    pages = [(folder / "report.html").read_text() for folder in (out, reproduction.out)]
+    # Stages that were run again took a time of their own.
+    assert len({re.sub(r"took \d+ minutes", "", page) for page in pages}) == 1 and "minutes" in pages[0]
 
 
 def test_hand_ratings_are_included_in_the_report(tmp_path):
