@@ -6,7 +6,6 @@
 #endif
 
 #include <string>
-#include <utility>
 
 #include "../cpu/kernels.h"
 #include "encoder.h"

@@ -8,8 +8,9 @@
 //
 // Packed rows stand in panels: [panel][group of columns][row of the panel][columns of the group], a group being the 32
 // bits that one instruction multiplies and adds: one load gives a group of a vector of features, and one broadcast that
-// of a token. The int8 instruction takes one unsigned factor: tokens are stored with 128 added, and the sum of
-// a feature starts at −128 times the sum of its row.
+// of a token. In tiles (AMX) a group of a token is 64 bytes, a row of a tile register, and rows are filled up to whole
+// groups. The int8 instruction takes one unsigned factor: tokens are stored with 128 added, and the sum of a feature
+// starts at −128 times the sum of its row.
 #pragma once
 
 #include <algorithm>

@@ -52,9 +52,9 @@ def _product() -> Finding:
         exact += ", by a bound that holds for certain" if backend.certain() else ", by a bound with dither"
     if asked := os.environ.get("MONOSEM_PRODUCT"):
         return Finding("cpu product", asked, "set by MONOSEM_PRODUCT" + ("" if product == "fp32" else exact))
-    has = "AMX" if backend.native is not None and backend.native.isa() == "amx" else "VNNI"
+    tiles = backend.native is not None and backend.native.isa() == "amx"
     why = {
-        "int8": f"the processor has {has}: at least four times as fast as fp32",
+        "int8": "the processor has " + ("AMX: tiles of int8" if tiles else "VNNI: four times as fast as fp32"),
         "int16": "the processor has AVX2 or AVX-512, but no VNNI: twice as fast as fp32",
         "fp32": "the processor has no AVX2",
     }[product]

@@ -35,8 +35,10 @@ def numbers(packed, n, d, bits, tokens):
     columns = panels.words * 32 // bits
     each = packed.packed.view(torch.int8 if bits == 8 else torch.int16).view(-1, columns // group, panel, group)
     rows = each.transpose(1, 2).reshape(-1, columns).int()
-    beyond, shifted = rows[:n, d:], bits == 8 and tokens
-    assert (beyond == 0).all() or (shifted and ((beyond == -128) | (beyond == 0)).all())
+    shifted, in_group = bits == 8 and tokens, -(-d // (32 // bits)) * (32 // bits)
+    assert (rows[:n, d:in_group] == (-128 if shifted else 0)).all()
+    beyond = rows[:n, in_group:]  # in tiles: up to 64 columns, of which the last vector's are shifted, too
+    assert ((beyond == 0) | (beyond == -128 if shifted else False)).all()
     rows = rows[:n, :d]
     return (rows + 256 * (rows < 0) - 128 if shifted else rows).double()
 
