@@ -9,7 +9,7 @@ import torch
 from tiny import HOOK, TEXTS, tiny_documents, tiny_model
 from torch.nn import functional as F
 
-from monosem.data import models, native
+from monosem.data import adapter, models, native
 from monosem.data.sample import sample_documents
 from monosem.data.text import Document
 from monosem.data.token_rows import pack_rows
@@ -63,6 +63,11 @@ def test_token_losses_keep_few_logits(model, tokens, monkeypatch):
     monkeypatch.setattr(model, "_unembed", lambda h: rows.append(len(h)) or unembed(h))
     model.token_losses(tokens)
     assert max(rows) == 5 and sum(rows) == 3 * 31
+
+
+@pytest.mark.parametrize(("d_vocab", "rows"), [(300, (1 << 20) // 300), (8192, 128), (50257, 83), (1 << 30, 1)])
+def test_tokens_whose_logits_exist_at_one_time_on_a_cpu(d_vocab, rows):
+    assert adapter._rows_at_once(d_vocab, on_cpu=True) == rows <= adapter._rows_at_once(d_vocab, on_cpu=False)
 
 
 def test_compared_losses_are_token_losses_and_divergences(model, tokens, monkeypatch):

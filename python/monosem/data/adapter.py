@@ -22,7 +22,17 @@ BEFORE_UNEMBED = "unembed.hook_in"  # the last hook of every kind of model: what
 # One logit row is d_vocab floats: this many elements of logits exist at a time (64 MiB in fp32).
 _LOGITS_AT_ONCE = 1 << 24
 _ON_CPU = 1 << 22  # the allocator gives larger blocks back to the system, which fills them with zeros each time
+# On a CPU no more than its caches hold, unless that is so few rows that the product waits for the unembedding instead.
+_IN_CACHE, _ROWS_ON_CPU = 1 << 20, 128
 _NOT_BY_POSITION = ("hook_pattern", "hook_attn_scores", "hook_rot_k", "hook_rot_q")
+
+
+def _rows_at_once(d_vocab: int, on_cpu: bool) -> int:
+    """Tokens whose logits exist at one time."""
+    if not on_cpu:
+        return max(1, _LOGITS_AT_ONCE // d_vocab)
+    most = min(_LOGITS_AT_ONCE, _ON_CPU) // d_vocab
+    return max(1, min(most, max(_ROWS_ON_CPU, _IN_CACHE // d_vocab)))
 
 
 class _Reached(Exception):
@@ -176,8 +186,7 @@ class Model(ABC):
         hidden = [states[:, :-1].reshape(len(target), -1) for states in hidden]
         losses = [torch.empty(len(target), device=device, dtype=torch.float32) for _ in runs]
         divergences = [torch.empty_like(each) for each in losses[1:]]
-        at_once = min(_LOGITS_AT_ONCE, _ON_CPU) if device.type == "cpu" else _LOGITS_AT_ONCE
-        rows = max(1, at_once // self.d_vocab)
+        rows = _rows_at_once(self.d_vocab, device.type == "cpu")
         for start in range(0, len(target), rows):
             part = slice(start, start + rows)
             untouched = self._log_probabilities(hidden[0][part])

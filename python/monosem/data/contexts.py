@@ -104,7 +104,8 @@ class Contexts:
             # A training step, in another thread perhaps, has sums of bf16 made so: otherwise the timing would decide.
             with torch.no_grad(), summed_in_fp32():
                 activations = self.sites.activations(tokens)
-            yield activations[torch.from_numpy(self.counted(part)).to(activations.device)]
+            counts = torch.from_numpy(self.counted(part).ravel().nonzero()[0]).to(activations.device)
+            yield activations.flatten(0, 1).index_select(0, counts)  # by a mask, CPUs copy element by element
 
 
 def checked_tokens(tokens: Tokens, model: HookedModel) -> np.ndarray:

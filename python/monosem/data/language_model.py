@@ -43,7 +43,7 @@ class Block(nn.Module):
         attn_out = point("hook_attn_out", self.out(z.transpose(1, 2).reshape(batch, length, -1)))
         resid = point("hook_resid_mid", resid + attn_out)
         pre = point("mlp.hook_pre", self.mlp_in(self._mlp_input(resid, point)))
-        post = point("mlp.hook_post", F.relu(pre))
+        post = point("mlp.hook_post", F.relu(pre, inplace="mlp.hook_pre" not in point))
         mlp_out = point("hook_mlp_out", self.mlp_out(post))
         return point("hook_resid_post", resid + mlp_out)
 
