@@ -1,4 +1,9 @@
 // Quantised rows, their error bounds, and the operands of the encoder's product.
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <utility>
+
 #include "../cpu/kernels.h"
 #include "encoder.h"
 #include "register.h"
@@ -6,9 +11,37 @@
 namespace ms::bindings {
 namespace {
 
+// Numbers 0 to n − 1 by their scores, 0 or more: the largest first, where a power of two lies between them; otherwise the
+// lowest number. Whatever the scores are, each number is there once.
+void largest_first(const TensorView& scores, const TensorView& order) {
+  const int64_t n = scores.count();
+  const float* score = scores.of<float>("scores", {n});
+  int32_t* number = order.of<int32_t>("order", {n});
+  const auto exponent = [&](int64_t i) {
+    uint32_t bits;
+    std::memcpy(&bits, score + i, sizeof bits);
+    return bits >> 31 ? 0 : bits >> 23;
+  };
+  int64_t place[256] = {};
+  for (int64_t i = 0; i < n; ++i) ++place[exponent(i)];
+  int64_t before = 0;
+  for (int e = 255; e >= 0; --e) before += std::exchange(place[e], before);
+  for (int64_t i = 0; i < n; ++i) number[place[exponent(i)]++] = int32_t(i);
+}
+
+// Numbers below n, `count` of them.
+const int32_t* numbers(const char* name, const TensorView& t, int64_t count, int64_t n) {
+  const int32_t* number = t.at_least<int32_t>(name, count);
+  uint32_t highest = 0;
+  for (int64_t i = 0; i < count; ++i) highest = std::max(highest, uint32_t(number[i]));
+  if (count && highest >= n)
+    throw pybind11::index_error(std::string(name) + ": wanted numbers from 0 to " + std::to_string(n - 1));
+  return number;
+}
+
 void quantize(const std::string& product_name, const TensorView& rows, bool tokens, const TensorView& packed,
               const TensorView& scale, const TensorView& norm, const TensorView& off, const TensorView& start,
-              const TensorView& offset, int threads) {
+              const TensorView& offset, const TensorView& order, int threads) {
   const IntProduct product = product_named(product_name);
   const Weights weights = rows.weights("rows");
   if (offset && product != IntProduct::int8) throw pybind11::value_error("offset: only rows in int8 are dithered");
@@ -17,7 +50,8 @@ void quantize(const std::string& product_name, const TensorView& rows, bool toke
   const QuantizedRows to{packed.at_least<int32_t>("packed", padded * panels.words),
                          scale.at_least<float>("scale", padded), norm.at_least<float>("norm", padded),
                          off.at_least<float>("off", padded), start.at_least<int32_t>("start", padded),
-                         offset ? offset.at_least<float>("offset", padded) : nullptr};
+                         offset ? offset.at_least<float>("offset", padded) : nullptr,
+                         order ? numbers("order", order, n, n) : nullptr};
   kernels().quantize(product, weights, n, tokens, to, threads);
 }
 
@@ -29,8 +63,8 @@ std::pair<float, float> largest_norms(const TensorView& rows, int threads) {
 
 IntTileView int_tile(const std::string& product_name, const TensorView& x, const TensorView& w,
                      const TensorView& token_scale, const TensorView& token_offset, const TensorView& scale,
-                     const TensorView& start, const TensorView& bias, const ErrorBoundsView& bounds, int64_t rows,
-                     int64_t cols, int64_t d) {
+                     const TensorView& start, const TensorView& bias, const TensorView& features,
+                     const ErrorBoundsView& bounds, int64_t rows, int64_t cols, int64_t d) {
   const IntProduct product = product_named(product_name);
   const Panels panels = kernels().panels(product, d);
   const int64_t padded = up_to(rows, panels.tokens);
@@ -38,8 +72,8 @@ IntTileView int_tile(const std::string& product_name, const TensorView& x, const
   return {product,
           {x.at_least<int32_t>("x", padded * panels.words), w.at_least<int32_t>("w", cols * panels.words),
            token_scale.at_least<float>("token_scale", padded), token_offset.at_least<float>("token_offset", padded),
-           scale.at_least<float>("scale", cols), start.at_least<int32_t>("start", cols), bias.at_least<float>("bias", cols), bounds.of(padded, cols), rows,
-           cols, d}};
+           scale.at_least<float>("scale", cols), start.at_least<int32_t>("start", cols), bias.at_least<float>("bias", cols),
+           numbers("features", features, cols, cols), bounds.of(padded, cols), rows, cols, d}};
 }
 
 }  // namespace
@@ -60,11 +94,12 @@ void register_quantize(pybind11::module_& m) {
            py::arg("x"), py::arg("w"), py::arg("bias"), py::arg("threshold"));
   py::class_<IntTileView>(m, "IntTile", "tokens × features by integers")
       .def(py::init(&int_tile), py::kw_only(), py::arg("product"), py::arg("x"), py::arg("w"), py::arg("token_scale"),
-           py::arg("token_offset"), py::arg("scale"), py::arg("start"), py::arg("bias"), py::arg("bounds"),
-           py::arg("rows"), py::arg("cols"), py::arg("d"));
+           py::arg("token_offset"), py::arg("scale"), py::arg("start"), py::arg("bias"),
+           py::arg("features"), py::arg("bounds"), py::arg("rows"), py::arg("cols"), py::arg("d"));
   m.def("quantize", &quantize, py::kw_only(), py::arg("product"), py::arg("rows"), py::arg("tokens"),
         py::arg("packed"), py::arg("scale"), py::arg("norm"), py::arg("off"), py::arg("start"), py::arg("offset"),
-        py::arg("threads"), NoGil());
+        py::arg("order"), py::arg("threads"), NoGil());
+  m.def("largest_first", &largest_first, py::kw_only(), py::arg("scores"), py::arg("order"), NoGil());
   m.def("largest_norms", &largest_norms, py::arg("rows"), py::arg("threads"), NoGil(),
         "the largest norm of a row, and of a row's rounding error in bf16");
 }

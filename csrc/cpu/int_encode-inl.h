@@ -160,7 +160,7 @@ static Rescored int_topk_of(const IntTile& t, const Exact& e, const TopkAnswer& 
       const TopkState s = scratch[which].state(rows, out.k, out.capacity, kTokenPanel<T>);
       int_gemm_filter<T>(t, most, begin, end, [&](int64_t r) { return s.threshold + (r - r0); },
                     // Unconditional, because the branch would be unpredictable. The threshold of a row that overflowed is ∞.
-                    [&](int64_t r, const Hits<2>& hits, int32_t first) { append(hits, first, s, r - r0); },
+                    [&](int64_t r, const Hits<2>& hits, int32_t first) { append(hits, Numbered{t.features + first}, s, r - r0); },
                     [&] { return before.step(); });
       before.finish();
       mine += before.rescored();

@@ -100,7 +100,7 @@ struct PanelSums {
 };
 
 // Panels `begin` to `end` of tokens stay in the second-level cache while panels of features stream through the first.
-// Each token meets its features in ascending order. For accept see `PanelSums`; thresholds(row) points to those of a whole
+// Each token meets its columns in ascending order. For accept see `PanelSums`; thresholds(row) points to those of a whole
 // panel. overlap() is called before each product of two panels; it does work that waits on memory, and returns the
 // addresses that the product is to prefetch.
 //

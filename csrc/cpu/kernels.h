@@ -67,6 +67,7 @@ struct QuantizedRows {
   float *scale, *norm, *off;
   int32_t* start;
   float* offset;  // null: rounded to the nearest
+  const int32_t* order = nullptr;  // which row is packed as number i; null: row i
 };
 
 // Tokens × features by integers: value = token_scale · scale · (sum − token_offset) + bias.
@@ -75,7 +76,8 @@ struct IntTile {
   const float *token_scale, *token_offset;
   const float* scale;
   const int32_t* start;
-  const float* bias;  // −∞ beyond the last feature up to a whole panel
+  const float* bias;        // −∞ beyond the last feature up to a whole panel
+  const int32_t* features;  // which feature each column is
   ErrorBounds bounds;
   int64_t rows, cols, d;  // cols: in whole panels
 };

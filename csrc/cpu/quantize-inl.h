@@ -245,10 +245,11 @@ static void pack_all(const Weights& w, int64_t rows, bool tokens, const Quantize
     std::vector<float> wide(w.d);
     std::vector<uint32_t> packed((width + MS_WIDTH - 1) / MS_WIDTH * MS_WIDTH * pitch);
     dispatch_dtype(w, [&](const auto* from) {
+      const auto source = [&](int64_t r) { return from + (to.order ? to.order[r] : r) * w.d; };
       const auto ready = [&](int64_t r) {
-        if (r + 2 < std::min(rows, end * width)) fetch(from + (r + 2) * w.d, w.d * int64_t(sizeof *from));
-        if (sizeof(T) == 2) return in_fp32(from + r * w.d, wide, w.d);
-        rotate(from + r * w.d, signs, wide.data());
+        if (r + 2 < std::min(rows, end * width)) fetch(source(r + 2), w.d * int64_t(sizeof *from));
+        if (sizeof(T) == 2) return in_fp32(source(r), wide, w.d);
+        rotate(source(r), signs, wide.data());
         return static_cast<const float*>(wide.data());
       };
       for (int64_t p = begin; p < end; ++p) {

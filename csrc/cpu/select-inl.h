@@ -1,11 +1,12 @@
 // Pruning of a row's candidates, by counting instead of sorting.
 //
 // Each candidate has an upper and a lower bound. The k-th largest lower bound is a valid threshold: no feature whose
-// upper bound does not exceed it can be in the top k. For exact values both bounds are the value; an equal value that
-// comes later loses to k earlier ones, so that `>` is right for ties.
+// upper bound does not reach it can be in the top k. For exact values both bounds are the value, and features come in
+// ascending order; an equal value that comes later loses to k earlier ones, so that `>` is right for ties.
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <vector>
@@ -110,7 +111,11 @@ static void keep_first(float* values, int32_t* indices, int32_t n, int64_t k) {
   for (int64_t i = 0; i < k; ++i) values[i] = all[i].value, indices[i] = all[i].index;
 }
 
-// Raises row r's threshold to the k-th largest lower bound of its candidates and drops those below it. The next pruning
+// Below t, by a step or two: what reaches t exceeds it.
+MS_INLINE float just_below(float t) { return t - (std::fabs(t) * 0x1p-23f + std::numeric_limits<float>::min()); }
+
+// Raises row r's threshold to the k-th largest lower bound of its candidates, or just below where features come in any
+// order and an equal one may have to go first, and drops those below it. The next pruning
 // is due at half as many again: a higher threshold earlier saves more than the pruning costs. A row that keeps too many
 // is flagged.
 static void prune(const TopkState& s, int64_t r) {
@@ -118,7 +123,8 @@ static void prune(const TopkState& s, int64_t r) {
   float *upper = s.upper + at, *lower = s.lower ? s.lower + at : nullptr;
   int32_t* indices = s.indices + at;
   int32_t& n = s.count[r];
-  s.threshold[r] = kth_lower_bound(lower ? lower : upper, n, s.k, s.threshold[r]);
+  const float kth = kth_lower_bound(lower ? lower : upper, n, s.k, s.threshold[r]);
+  s.threshold[r] = lower ? std::max(s.threshold[r], just_below(kth)) : kth;
   n = keep_at_least(upper, lower, indices, n, s.threshold[r]);
   s.limit[r] = int32_t(std::min<int64_t>(n + n / 2 + 64, s.capacity - 3 * MS_WIDTH));
   if (n <= s.capacity - s.capacity / 4) return;
@@ -141,14 +147,29 @@ struct Hits {
   uint32_t mask[V];
 };
 
-// Appends them to the candidates of row r; their features begin at `first`.
-template <int V>
-MS_INLINE void append(const Hits<V>& hits, int32_t first, const TopkState& s, int64_t r) {
+// The features of a few vectors: consecutive numbers from `first`, or those that stand at `number`.
+struct Consecutive {
+  int32_t first;
+  MS_METHOD vi vector(int i) const { return lanes_from(first + i * MS_WIDTH); }
+};
+
+struct Numbered {
+  const int32_t* number;
+  MS_METHOD vi vector(int i) const {
+    vi at;
+    __builtin_memcpy(&at, number + i * MS_WIDTH, sizeof at);
+    return at;
+  }
+};
+
+// Appends them to the candidates of row r.
+template <int V, class Features>
+MS_INLINE void append(const Hits<V>& hits, const Features& features, const TopkState& s, int64_t r) {
   int64_t at = r * s.capacity + s.count[r];
   int32_t count = s.count[r];
   for (int i = 0; i < V; ++i) {
     pack_lanes(s.upper + at, hits.upper[i], hits.mask[i]);
-    pack_lanes(s.indices + at, lanes_from(first + i * MS_WIDTH), hits.mask[i]);
+    pack_lanes(s.indices + at, features.vector(i), hits.mask[i]);
     if (s.lower) pack_lanes(s.lower + at, hits.upper[i] - (hits.error[i] + hits.error[i]), hits.mask[i]);
     const int32_t appended = __builtin_popcount(hits.mask[i]);
     at += appended;

@@ -27,7 +27,7 @@ static void topk_filter_row(const T* row, const Tile& t, const TopkState& s, int
     if (!mask) return;
     const uint32_t bad = mask_above(v, splat(std::numeric_limits<float>::infinity())) & lanes;  // above it: NaN
     if (bad) s.flags[r] |= kNaN;
-    if ((mask &= ~bad)) append(Hits<1>{{v}, {error}, {mask}}, int32_t(t.first + c), s, r);
+    if ((mask &= ~bad)) append(Hits<1>{{v}, {error}, {mask}}, Consecutive{int32_t(t.first + c)}, s, r);
   };
   int64_t c = 0;
   for (; c + MS_WIDTH <= t.cols; c += MS_WIDTH) offer(load(row + c) + load(t.bias + c), kAllLanes, c);

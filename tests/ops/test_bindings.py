@@ -40,7 +40,7 @@ def tile():
     x, w, bounds = quantized()
     bias = torch.full((w.padded,), -torch.inf)
     operands = {"x": x.packed, "w": w.packed, "token_scale": x.scale, "token_offset": x.offset, "scale": w.scale}
-    operands |= {"start": w.start, "bias": bias}
+    operands |= {"start": w.start, "bias": bias, "features": torch.arange(w.padded, dtype=torch.int32)}
     KEPT.append((x, w, bounds))
     return {"product": "int16", **operands, "bounds": bounds.native, "rows": N, "cols": w.padded, "d": D}
 
@@ -76,7 +76,7 @@ def rounded_rows(dithered=False):
     rows, bits = fp32(F, D), 8 if dithered else 16
     made = cpu_integers.QuantizedRows(rows, bits, False, dithered)
     parts = {name: getattr(made, name) for name in ("packed", "scale", "norm", "off", "start")}
-    parts |= {"offset": made.offset if dithered else None}
+    parts |= {"offset": made.offset if dithered else None, "order": torch.arange(F, dtype=torch.int32).flip(0)}
     return {"product": f"int{bits}", "rows": rows, "tokens": False, **parts}
 
 
@@ -139,6 +139,10 @@ CALLS = {
             **{"inputs": fp32(2, D), "alive": torch.ones(F, dtype=torch.uint8), "factor": 0.2},
         },
     ),
+    "largest_first": lambda: (
+        _C.largest_first,
+        {"scores": fp32(F), "order": torch.zeros(F, dtype=torch.int32)},
+    ),
     "largest_norms": lambda: (_C.largest_norms, {"rows": fp32(F, D)}),
     "topk filter": lambda: (block("topk").filter, tiles()),
     "topk finish": lambda: (
@@ -152,8 +156,9 @@ CALLS = {
     "IntTile": lambda: (_C.IntTile, tile()),
     "int_topk": lambda: (_C.int_topk, answer()),
 }
-WITHOUT_THREADS = {"threshold counts", "IntTile"}
-OPTIONAL = {"error", "step.own", "offset"}  # exact values have no error bound, other steps no term, other rows no draws
+WITHOUT_THREADS = {"threshold counts", "IntTile", "largest_first"}
+# Exact values have no error bound, other steps no term, other rows no draws and no order.
+OPTIONAL = {"error", "step.own", "offset", "order"}
 OTHER = {
     torch.float32: torch.float64,
     torch.int32: torch.int64,
@@ -261,6 +266,16 @@ def test_a_broken_sorted_code_is_refused(at, change, message):
         ops.row_grad(*parts, fp32(N * K), fp32(N, D))
     with pytest.raises((ValueError, IndexError), match=message):
         ops.row_grad_adam_(w, w.clone(), w.clone(), *parts, fp32(N * K), fp32(N, D), 1.0, *STEP[:6])
+
+
+def test_features_and_their_order_are_rows():
+    for name, field, last in (("IntTile", "features", tile()["cols"] - 1), ("quantize", "order", F - 1)):
+        for wrong in (last + 1, -1):
+            call, arguments = prepared(name)
+            arguments[field] = arguments[field].clone()
+            arguments[field][2] = wrong
+            with pytest.raises(IndexError, match=f"{field}: wanted numbers from 0 to {last}"):
+                call(**arguments)
 
 
 def test_rows_to_resample_are_rows():

@@ -172,6 +172,42 @@ def test_ties_beyond_the_buffer_are_redone():
     assert torch.equal(got.indices, reference.topk_encode(x, w, b, 6)[1])
 
 
+FREQUENCIES = {
+    "random": lambda f: torch.rand(f),
+    "ascending": lambda f: torch.logspace(-20, 20, f),
+    "none": lambda f: torch.zeros(f),
+    "not numbers": lambda f: torch.tensor([torch.nan, -torch.inf, torch.inf, -1.0, 0.0, 2.0]).repeat(f // 6 + 1)[:f],
+}
+
+
+@pytest.mark.parametrize("kind", FREQUENCIES)
+@pytest.mark.parametrize("shape", [(70, 40, 700, 8), (5, 511, 33, 33), (3, 2, 3, 1)])
+def test_the_choice_does_not_depend_on_the_frequencies(kind, shape):
+    n, d, f, k = shape
+    x, w, b = encoder(n, d, f)
+    w[f // 2 :: 3], b[f // 2 :: 3] = w[0].clone(), b[0].clone()  # ties
+    x[::7] = 0
+    b[1::4] = 0
+    wanted = ops.topk_encode(x, w, b, k)
+    got = ops.topk_encode(x, w, b, k, frequency=FREQUENCIES[kind](f))
+    assert torch.equal(got.values, wanted.values) and torch.equal(got.indices, wanted.indices)
+
+
+def test_the_most_frequent_features_stand_first(bits):
+    frequency = torch.tensor([0.3, 5.0, 0.0, 4.1, 3.9, 0.26, -2.0, 0.24])  # by powers of two, then by number
+    x, w, b = encoder(9, 6, 8)
+    encoder_ = Encoder(w, b, frequency=frequency)
+    packed = encoder_.integers(x, f"int{bits}")._rows[1]
+    order = [1, 3, 4, 0, 5, 7, 2, 6]
+    assert packed.order.tolist() == order
+    natural = Encoder(w, b).integers(x, f"int{bits}")._rows[1]
+    for name in ("scale", "norm", "off", "start", "offset"):
+        assert torch.equal(getattr(packed, name)[:8], getattr(natural, name)[order]), name
+    assert torch.equal(numbers(packed, 8, 6, bits, False), numbers(natural, 8, 6, bits, False)[order])
+    copy = ops.encoder_copy(w)
+    assert Encoder(w, b, copy=copy, frequency=frequency).integers(x, f"int{bits}")._rows[1].order is None
+
+
 def test_outlier_columns_do_not_widen_the_int8_bound(bits):
     """Turned rows: without that the margins would be as wide as the values."""
     x, w, b = encoder(300, 512, 900)

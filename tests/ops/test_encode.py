@@ -210,6 +210,8 @@ def test_rows_with_too_many_candidates_are_redone(monkeypatch, native_only):
         (lambda x, w, b: (x, w, b, 0), "k: got 0; wanted an integer from 1 to d_sae=5"),
         (lambda x, w, b: (x, w, b, 6), "k: got 6"),
         (lambda x, w, b: (x, w, b, True), "k: got True"),
+        (lambda x, w, b: (x, w, b, 2, None, b[:-1]), r"frequency: got shape \[4\]; wanted \[5\]"),
+        (lambda x, w, b: (x, w, b, 2, None, b.double()), "frequency: got torch.float64, but w is torch.float32"),
     ],
 )
 def test_bad_input_is_named(change, message):

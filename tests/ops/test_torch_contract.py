@@ -61,6 +61,10 @@ def test_opcheck_with_a_multiple_of_the_row(name):
     torch.library.opcheck(_ms(name), calls()[name], {"own": torch.randn(40, 2)})
 
 
+def test_opcheck_with_frequencies():
+    torch.library.opcheck(_ms("topk_encode"), calls()["topk_encode"], {"frequency": torch.rand(40)})
+
+
 def test_opcheck_with_a_threshold():
     torch.library.opcheck(_ms("threshold_encode"), (*calls()["threshold_encode"], torch.linspace(-0.1, 0.5, 40)))
     torch.library.opcheck(

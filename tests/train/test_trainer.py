@@ -10,9 +10,11 @@ import pytest
 import torch
 
 import monosem as ms
+from monosem import ops
 from monosem.data.folder_lock import folder_lock
 from monosem.data.synthetic import SyntheticDictionary
 from monosem.train.batches import TensorBatches
+from monosem.train.learner import Learner
 from monosem.train.schedule import learning_rate, sparsity_scale
 
 D, F = 16, 48
@@ -137,6 +139,28 @@ def test_moments_in_fewer_bits_are_for_float32(make, config):
         config(adam_state="half")
     with pytest.raises(ValueError, match="lazy_rows: got 1; wanted True or False"):
         config(lazy_rows=1)
+
+
+def test_a_step_knows_how_often_features_are_active(make, config, monkeypatch):
+    """By Adam's second moments, which order the features of a dictionary in use nearly as their counts do."""
+    sae, seen, choose = make("topk"), [], ops.topk_encode
+    monkeypatch.setattr(ops, "topk_encode", lambda *args: seen.append(args[5:]) or choose(*args))
+    learner = Learner(sae, config(steps=60))
+    generator, counts = torch.Generator().manual_seed(0), torch.zeros(F)
+    directions, shares = torch.randn(32, D, generator=generator), 1 / torch.arange(1.0, 33)
+    for step in range(60):
+        x = directions[shares.multinomial(64, replacement=True, generator=generator)]
+        x = x + 0.3 * torch.randn(64, D, generator=generator)
+        learner.step(x, step)
+        if step >= 40:
+            counts += torch.bincount(sae.encode(x).indices.flatten().long(), minlength=F)
+    known = [frequency for (frequency,) in filter(None, seen) if frequency is not None]
+    assert len(known) == 60 and all(frequency is learner.fast.v["b_enc"] for frequency in known)
+    ranks = torch.stack([counts, learner.fast.v["b_enc"]]).argsort(1).argsort(1).double()
+    assert torch.corrcoef(ranks)[0, 1] > 0.7
+    with pytest.raises((RuntimeError, ValueError)):
+        learner.step(x[:, :-1], 60)
+    assert sae.frequency is None
 
 
 def test_lazy_rows_move_only_when_they_fire(make, config, source):

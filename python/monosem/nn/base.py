@@ -70,6 +70,7 @@ class SAE(nn.Module, ABC):
     cfg: SAEConfig
     progress: float = 1.0  # share of the run that is done, by which settings are annealed; ``Trainer`` sets it
     seed_and_step: tuple[int, int] = (0, 0)  # of the run, by which settings of a step are drawn; ``Trainer`` sets them
+    frequency: Tensor | None = None  # of ``ops.topk_encode``, during a step of training
     capacity: Capacity  # how a step runs on its device: dense or sparse, and with how much reserved space
     shard: Shard  # which of the features are here: all, unless several processes share them
 

@@ -217,7 +217,9 @@ class ComposedSAE(SAE):
 
     def inputs(self, centred: Tensor, encoder_copy: EncoderCopy | None = None) -> EncoderInputs:
         """What the encoder is given for its input [..., d_in]."""
-        return EncoderInputs(centred, self.W_enc_rows, self.b_enc, encoder_copy, shard=self.shard)
+        return EncoderInputs(
+            centred, self.W_enc_rows, self.b_enc, encoder_copy, frequency=self.frequency, shard=self.shard
+        )
 
     def vectors(self, names: tuple[str, ...]) -> Vectors:
         """Parameters [d_sae] by name."""

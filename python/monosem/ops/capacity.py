@@ -144,7 +144,7 @@ Result = TypeVar("Result", bound=HasEntries)
 class EncoderInputs:
     """The arguments of ``ops.threshold_encode``, and the encoder rows in low precision (of ``ops.topk_encode``).
 
-    ``shard``: which features these rows are.
+    ``frequency``: of ``ops.topk_encode``. ``shard``: which features these rows are.
     """
 
     x: Tensor
@@ -152,6 +152,7 @@ class EncoderInputs:
     b: Tensor
     encoder_copy: EncoderCopy | None = None
     threshold: Tensor | None = None
+    frequency: Tensor | None = None
     shard: Shard = WHOLE
 
     def entries(self) -> SparseCode:

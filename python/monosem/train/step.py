@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypedDict
 
 import torch
@@ -122,7 +124,8 @@ class FastStep:
         """
         self.sae.changed()
         with step_stats.recording() as stats:
-            gradients = self.sae.gradients(x, sparsity_scale, dead, self._current_encoder_copy())
+            with self._frequency_known():
+                gradients = self.sae.gradients(x, sparsity_scale, dead, self._current_encoder_copy())
             gradients = self.sae.shard.of_all_tokens(gradients)
             self._now, norm = self._count_in(lr), None
             if clip is None:
@@ -137,6 +140,19 @@ class FastStep:
                 if name in arrays:  # the others are updated already
                     self._update(name, arrays[name])
         return StepOutput(gradients, norm, stats)
+
+    @contextmanager
+    def _frequency_known(self) -> Iterator[None]:
+        """How often each feature is active, while the encoder may use it.
+
+        Adam's second moment of an encoder bias is a mean over recent steps of squares, which grow with the tokens that
+        the feature fires on. It is in every checkpoint: a resumed run compares in the same order.
+        """
+        self.sae.frequency = self.v["b_enc"] if "b_enc" in self.v and not gpu.runs_kernels(self.sae.b_enc) else None
+        try:
+            yield
+        finally:
+            self.sae.frequency = None
 
     def update_encoder(
         self, name: str, csc: Csc, coef: Tensor, u: Tensor, bias: Tensor | None

@@ -114,7 +114,7 @@ class BatchTopK(Activation):
         Of the 2k largest of every token, as many as are needed exceed it: so do at least as many of all entries.
         """
         k, shard = min(len(inputs.w), math.ceil(2 * self.k)), inputs.shard
-        some = ops.topk_encode(inputs.x, inputs.w, inputs.b, k, inputs.encoder_copy)
+        some = ops.topk_encode(inputs.x, inputs.w, inputs.b, k, inputs.encoder_copy, inputs.frequency)
         values, wanted = some.values.flatten(), self._wanted(some, shard)
         bound = values.new_zeros(())
         if wanted:

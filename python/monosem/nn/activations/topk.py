@@ -24,7 +24,7 @@ class TopK(Activation):
 
     def encode(self, inputs: EncoderInputs, vectors: Vectors | None = None) -> SparseCode:
         k = min(self.k, len(inputs.w))  # a shard may have fewer features
-        code = ops.topk_encode(inputs.x, inputs.w, inputs.b, k, inputs.encoder_copy)
+        code = ops.topk_encode(inputs.x, inputs.w, inputs.b, k, inputs.encoder_copy, inputs.frequency)
         return inputs.shard.largest(code, self.k)
 
     def through(self, values: Tensor, slopes: Tensor) -> Tensor:
@@ -46,8 +46,8 @@ class AbsTopK(Activation):
     def encode(self, inputs: EncoderInputs, vectors: Vectors | None = None) -> SparseCode:
         # The k largest of h and the k largest of −h hold the k largest of |h|: two exact selections, no array [N, F].
         k = min(self.k, len(inputs.w))  # a shard may have fewer features
-        up = ops.topk_encode(inputs.x, inputs.w, inputs.b, k, inputs.encoder_copy)
-        down = ops.topk_encode(-inputs.x, inputs.w, -inputs.b, k)
+        up = ops.topk_encode(inputs.x, inputs.w, inputs.b, k, inputs.encoder_copy, inputs.frequency)
+        down = ops.topk_encode(-inputs.x, inputs.w, -inputs.b, k, frequency=inputs.frequency)
         signed = torch.cat([up.values, -down.values], -1)
         indices = torch.cat([up.indices, down.indices], -1)
         by_feature = indices.sort(dim=-1, stable=True).indices

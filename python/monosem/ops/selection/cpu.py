@@ -33,10 +33,19 @@ class Encoder:
     Args:
         threshold: of each feature, which its entries exceed; None: 0.
         copy: w quantised before (``ops.encoder_copy``).
+        frequency: of ``ops.topk_encode``; without effect where there is a copy.
     """
 
-    def __init__(self, w: Tensor, b: Tensor, threshold: Tensor | None = None, copy: EncoderCopy | None = None) -> None:
+    def __init__(
+        self,
+        w: Tensor,
+        b: Tensor,
+        threshold: Tensor | None = None,
+        copy: EncoderCopy | None = None,
+        frequency: Tensor | None = None,
+    ) -> None:
         self.rows, self.bias, self._copy = w.contiguous(), fp32(b), copy
+        self._frequency = frequency
         self.threshold = None if threshold is None else fp32(threshold)
         # What the product is filtered with. Its rounding, where a threshold is taken off, is in the error bounds.
         self.filtered = self.bias if self.threshold is None else self.bias - self.threshold
@@ -55,7 +64,8 @@ class Encoder:
     def _quantized(self, bits: int) -> cpu_integers.QuantizedRows:
         if bits not in self._rows_by_bits:
             dithered = bits == 8 and not backend.certain()
-            self._rows_by_bits = {bits: cpu_integers.QuantizedRows(self.rows, bits, False, dithered, self._copy)}
+            order = None if self._frequency is None else _most_frequent_first(self._frequency)
+            self._rows_by_bits = {bits: cpu_integers.QuantizedRows(self.rows, bits, False, dithered, self._copy, order)}
         return self._rows_by_bits[bits]
 
     def suited(self, x: Tensor, product: str) -> str:
@@ -129,6 +139,13 @@ class Encoder:
         w_off = self._rounded * up + tiny
         w_length = self._largest_norm * up + w_off + tiny
         return fp32(off * w_length + length * (w_off + w_length * (2.0**-8 + share)) + self._largest_bias * 2.0**-21)
+
+
+def _most_frequent_first(frequency: Tensor) -> Tensor:
+    """Features by their frequency, int32 [F]: as soon as k of a token's largest are met, few others exceed them."""
+    order = torch.empty(len(frequency), dtype=torch.int32, device="cpu")
+    _C.largest_first(scores=fp32(frequency), order=order)
+    return order
 
 
 def _instead(product: str, reason: str, x: Tensor) -> str:

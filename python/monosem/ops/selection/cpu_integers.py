@@ -48,10 +48,21 @@ class QuantizedRows:
     Args:
         bits: 8 or 16.
         dithered: rounded with the draws of ``dithered.noise`` (in 8 bits), which ``offset`` takes off again.
+        copy: the rows quantised before, in their own order; nothing of ``rows`` is read then.
+        order: int32 [n], which row stands where in the panels; None: all where they are.
+
+    Attributes:
+        order: the one that they stand in.
     """
 
     def __init__(
-        self, rows: Tensor, bits: int, tokens: bool, dithered: bool = False, copy: EncoderCopy | None = None
+        self,
+        rows: Tensor,
+        bits: int,
+        tokens: bool,
+        dithered: bool = False,
+        copy: EncoderCopy | None = None,
+        order: Tensor | None = None,
     ) -> None:
         n, d = rows.shape
         panels = _C.panels(f"int{bits}", d)
@@ -68,6 +79,7 @@ class QuantizedRows:
         self.scale, self.norm, self.off = self.known[:3]
         self.start = self.known[3].view(torch.int32)
         self.offset = self.known[4] if dithered else torch.zeros(self.padded, dtype=torch.float32, device="cpu")
+        self.order = order if copy is None else None
         if copy is not None:
             return  # these are the rows, quantised before
         _C.quantize(
@@ -80,6 +92,7 @@ class QuantizedRows:
             off=self.off,
             start=self.start,
             offset=self.offset if dithered else None,
+            order=order,
             threads=threads(),
         )
 
@@ -177,7 +190,10 @@ class IntProduct:
         self.n, self.exact = len(x), exact
         self.bounds = ErrorBounds.of(left, w, largest_bias)
         offsets = torch.full((w.padded,), -torch.inf, dtype=torch.float32, device="cpu")
-        offsets[: len(bias)] = bias
+        offsets[: len(bias)] = bias if w.order is None else bias.index_select(0, w.order)
+        features = torch.arange(w.padded, dtype=torch.int32, device="cpu")
+        if w.order is not None:
+            features[: w.n] = w.order
         self.tile = _C.IntTile(
             product=f"int{bits}",
             x=left.packed,
@@ -187,12 +203,13 @@ class IntProduct:
             scale=w.scale,
             start=w.start,
             bias=offsets,
+            features=features,
             bounds=self.bounds.native,
             rows=len(x),
             cols=w.padded,
             d=w.d,
         )
-        self._kept = left, w, offsets, x, bias  # whose addresses the kernels hold
+        self._kept = left, w, offsets, features, x, bias  # whose addresses the kernels hold
         self._rows = left, w
 
     def wide(self) -> bool:

@@ -16,14 +16,20 @@ SLOT_BYTES = 64 << 20  # the candidates' buffer of a block of tokens stays below
 
 
 def topk_encode(
-    x: Tensor, w: Tensor, b: Tensor, k: int, copy: Tensor | None = None, norms: Tensor | None = None
+    x: Tensor,
+    w: Tensor,
+    b: Tensor,
+    k: int,
+    copy: Tensor | None = None,
+    norms: Tensor | None = None,
+    frequency: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """``reference.topk_encode`` with nothing of size tokens × F."""
     values, indices = (
         torch.empty(len(x), k, dtype=torch.float32, device="cpu"),
         torch.empty(len(x), k, dtype=torch.int32, device="cpu"),
     )
-    encoder = Encoder(w, b, copy=EncoderCopy.of(copy, norms))
+    encoder = Encoder(w, b, copy=EncoderCopy.of(copy, norms), frequency=frequency)
     redone = _topk(encoder, fp32(x), k, encoder.product, values, indices)
     step_stats.redone(redone)
     return values.to(x.dtype), indices

@@ -26,7 +26,13 @@ DENSE_BYTES = 256 << 20  # for pieces of tokens × features where k is larger th
 
 
 def topk_encode(
-    x: Tensor, w: Tensor, b: Tensor, k: int, copy: Tensor | None = None, norms: Tensor | None = None
+    x: Tensor,
+    w: Tensor,
+    b: Tensor,
+    k: int,
+    copy: Tensor | None = None,
+    norms: Tensor | None = None,
+    frequency: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """``reference.topk_encode`` with nothing of size tokens × F, and no host synchronisation."""
     chosen = plan_of(len(w), k)
