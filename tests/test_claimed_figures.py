@@ -112,6 +112,26 @@ def test_claims_with_200_million_activations():
     )
 
 
+def test_explanations_and_automata_of_a_second_run():
+    found, first = result("reproduce_paper_second.json"), result("reproduce_paper.json")
+    rows = {row[0]: row[-1] for row in table("docs/benchmarks.md", "| here, 200 M |")}
+    one = lambda start: next(f["ours"] for f in found["findings"] if f["claim"].startswith(start))
+    printed = lambda word: next(ours for claim, ours in rows.items() if word in claim and "second run" in claim)
+    explained = re.findall(r"-?\d\.\d\d", one("Explanations predict the activations"))
+    assert len(explained) == 3 and printed("explanations predict activations").startswith(", ".join(explained))
+    predicted = re.findall(r"\d\.\d\d", one("From the explanation one can tell"))[:3]
+    assert printed("next tokens").startswith(", ".join(predicted))
+    alone, cycles = re.match(
+        r"(\d+) features lead to themselves, (\d+ cycles of \d to \d)", one("Features form")
+    ).groups()
+    lift = one("Logit weights predict").split()[0]
+    chained = f"{alone} of 512 lead to themselves, {cycles}; a raised token comes {lift} times as often"
+    assert printed("automata") == chained
+    shares = [next(d for d in r["dictionaries"] if d["name"] == "A/1")["ce_loss_recovered"] for r in (found, first)]
+    words = " ".join(PAGES["docs/benchmarks.md"].read_text(encoding="utf-8").split())
+    assert f"recovers {shares[0] * 100:.2f} % of the CE loss, as the first ({shares[1] * 100:.2f} %)" in words
+
+
 def test_what_specific_features_cover():
     kinds = {kind["name"]: kind for kind in result("reproduce_paper.json")["kinds_of_text"]}
     shares = [f"{kinds[name]['feature']['sensitivity'] * 100:.0f}" for name in ("Arabic", "Hebrew", "DNA")]
