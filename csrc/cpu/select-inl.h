@@ -115,8 +115,8 @@ static void keep_first(float* values, int32_t* indices, int32_t n, int64_t k) {
 MS_INLINE float just_below(float t) { return t - (std::fabs(t) * 0x1p-23f + std::numeric_limits<float>::min()); }
 
 // Raises row r's threshold to the k-th largest lower bound of its candidates, or just below where features come in any
-// order and an equal one may have to go first, and drops those below it. The next pruning
-// is due at half as many again: a higher threshold earlier saves more than the pruning costs. A row that keeps too many
+// order and an equal one may have to go first, and drops those below it. The next pruning is due at half as many again: a
+// higher threshold earlier saves more than the pruning costs. A row that keeps too many
 // is flagged.
 static void prune(const TopkState& s, int64_t r) {
   const int64_t at = r * s.capacity;
