@@ -49,6 +49,45 @@ def test_a_mixture_separates_overlapping_modes():
     assert "decoder" in separation.words
 
 
+def heaps(*of: tuple[int, float, float, float]):
+    """Counts on 10⁸ tokens and weights of heaps (features, log10 density, encoder bias, decoder · encoder)."""
+    random = np.random.default_rng(3)
+    sizes = [n for n, *_ in of]
+    logs, bias, dot = (
+        np.concatenate([random.normal(heap[i], spread, heap[0]) for heap in of])
+        for i, spread in ((1, 0.5), (2, 0.08), (3, 0.08))
+    )
+    decoder = torch.nn.functional.normalize(torch.from_numpy(random.normal(size=(sum(sizes), 8))), dim=1)
+    encoder = decoder * torch.from_numpy(dot)[:, None]
+    sae = SimpleNamespace(W_dec=decoder, W_enc_rows=encoder, b_enc=torch.from_numpy(bias))
+    return torch.from_numpy((10**logs * TOKENS).astype(int)), np.repeat(np.arange(len(of)), sizes), sae
+
+
+# As measured on model A: TopK of 4,096 features after 200 million activations, of 16,384 after 50 million.
+DENSE, MOST, REVIVED = (500, -1.7, -0.02, 0.96), (3500, -3.5, -0.6, 0.92), (3000, -5.0, -0.05, 0.59)
+
+
+@pytest.mark.parametrize("of", [(DENSE, MOST), (REVIVED, (4000, -3.7, -0.4, 0.9))], ids=["dense", "revived"])
+def test_a_lower_mode_that_reads_what_it_writes_is_no_cluster(of):
+    """The bulk below a heap of dense features was the cluster once, and so were features that AuxK had brought back."""
+    pytest.importorskip("sklearn", reason="pip install scikit-learn")
+    counts, _, sae = heaps(*of)
+    separation = separate(counts, TOKENS, sae)
+    assert separation.how == "bound" and (separation.low == (counts < 1e-6 * TOKENS).numpy()).all()
+
+
+def test_a_cluster_below_two_other_modes():
+    pytest.importorskip("sklearn", reason="pip install scikit-learn")
+    counts, heap, sae = heaps((1500, *DENSE[1:]), MOST, (200, -4.6, -0.1, 0.1))
+    separation = separate(counts, TOKENS, sae)
+    assert separation.how == "mixture" and (separation.low == (heap == 2)).mean() > 0.99
+
+
+def test_features_that_fire_often_are_no_cluster():
+    counts, _, sae = heaps((300, -3.2, -0.1, 0.1), (3000, -1.2, -0.1, 0.9))
+    assert separate(counts.clamp(max=TOKENS), TOKENS, sae).how == "bound"
+
+
 @pytest.mark.parametrize("basis", [False, True])
 def test_without_a_cluster_the_bound_decides(basis):
     counts, _, sae = planted(-4.5, -4.5, apart=False)

@@ -3,6 +3,11 @@
 *Towards Monosemanticity*, "Feature Density": on a logarithmic axis the density histogram has two modes; where they
 overlap, the two stand apart in three dimensions: log density, encoder bias, and the dot product of the feature's
 decoder and encoder directions.
+
+The lower of two modes is not always that cluster. The features of a TopK dictionary that fire on a per cent of the
+tokens or more have biases near 0 and stand apart from all others; those that AuxK has brought back have small encoders.
+Both lower modes are of features that follow something. What means nothing does not read what it writes: its encoder
+lies across its decoder (a dot product of 0.1 in a ReLU dictionary where that of the other features is 0.7).
 """
 
 from __future__ import annotations
@@ -20,6 +25,9 @@ _DEEP = 0.5  # a valley between two modes lies below this share of the lower one
 _DEEP_UNRESOLVED = 0.15  # the same where the lower mode stands at few counts: 1, 2, 3 make a mode of their own
 _RESOLVED = 5  # counts from which on a mode is resolved
 _LEAST = 0.02  # share of the live features in a mode
+_SELDOM = -4.0  # log10: the median density of the cluster, at most
+_ACROSS = 0.5  # the median decoder · encoder of the cluster, at most, as a share of that of the other live features
+_SPLITS = 3  # times that the lower mode is split again when it is not the cluster: other modes may hide it
 _SIGMA_SMOOTH, _SIGMA_APART = 0.3, 2.0  # along the direction that separates two Gaussians, in their standard deviations
 
 
@@ -29,8 +37,9 @@ class Separation:
 
     Attributes:
         low: bool [F], live features in the cluster (dead ones, never active, are in neither).
-        how: ``"valley"`` (two modes of log density), ``"mixture"`` (two modes in three dimensions) or ``"bound"`` (no
-            cluster was found: features below max(1e-6, 2 / tokens) count as ultralow).
+        how: ``"valley"`` (two modes of log density), ``"mixture"`` (two modes in three dimensions, of which the lower
+            one's encoders lie across their decoders) or ``"bound"`` (no cluster was found: features below
+            max(1e-6, 2 / tokens) count as ultralow). The median density of a cluster is 1e-4 at most.
         cut: density of the valley or the bound; None for a mixture, which no single density separates.
     """
 
@@ -65,7 +74,7 @@ def separate(counts: Tensor, tokens: int, sae: Dictionary) -> Separation:
     if live.sum() >= 20:
         x = np.log10(seen[live] / tokens)
         cut = valley(x, resolved=np.log10(_RESOLVED / tokens))
-        if cut is not None:
+        if cut is not None and np.median(x[x < cut]) <= _SELDOM:
             low[live] = x < cut
             return Separation(low, "valley", 10.0**cut)
         if hasattr(sae, "b_enc"):
@@ -101,13 +110,7 @@ def valley(x: np.ndarray, smooth: float = _SMOOTH, apart: float = _APART, resolv
 
 
 def _mixture(x: np.ndarray, sae: Dictionary, live: np.ndarray) -> np.ndarray | None:
-    """Members of the lower of two modes in (log density, encoder bias, decoder · encoder), or None without a second."""
-    try:
-        from sklearn.mixture import GaussianMixture
-    except ImportError:
-        raise ImportError(
-            "separating the ultralow cluster needs scikit-learn: pip install 'monosem[analysis]' (or scikit-learn)"
-        ) from None
+    """Members of the cluster in (log density, encoder bias, decoder · encoder), or None without one."""
 
     def rows(parameter: Tensor) -> np.ndarray:
         return parameter.detach().float().cpu().numpy()[live].astype(np.float64)
@@ -116,8 +119,32 @@ def _mixture(x: np.ndarray, sae: Dictionary, live: np.ndarray) -> np.ndarray | N
     dot = (encoder * decoder).sum(1) / np.maximum(np.linalg.norm(decoder, axis=1), 1e-30)
     bias = rows(sae.b_enc)  # pyright: ignore[reportAttributeAccessIssue]  trained dictionaries have one
     points = np.stack([x, bias, dot], 1)
-    scale = points.std(0)
+    inside = np.ones(len(x), dtype=bool)
+    for _ in range(_SPLITS):
+        lower = _lower_mode(points[inside])
+        if lower is None:
+            return None
+        inside[inside] = lower
+        seldom = np.median(x[inside]) <= _SELDOM
+        across = np.median(dot[inside]) <= _ACROSS * np.median(dot[~inside])
+        if seldom and across and inside.mean() >= _LEAST:
+            return inside
+    return None
+
+
+def _lower_mode(points: np.ndarray) -> np.ndarray | None:
+    """Of points [n, 3], log density first: those in the lower of two modes, or None without a second."""
+    try:
+        from sklearn.mixture import GaussianMixture
+    except ImportError:
+        raise ImportError(
+            "separating the ultralow cluster needs scikit-learn: pip install 'monosem[analysis]' (or scikit-learn)"
+        ) from None
+
+    x, scale = points[:, 0], points.std(0)
     points = (points - points.mean(0))[:, scale > 0] / scale[scale > 0]
+    if len(points) < 20 or not points.shape[1]:
+        return None
     two = GaussianMixture(2, n_init=3, random_state=0, reg_covar=1e-4).fit(points)
     one = GaussianMixture(1, random_state=0, reg_covar=1e-4).fit(points)
     if two.bic(points) >= one.bic(points):

@@ -88,8 +88,8 @@ def section(result: Mapping[str, Any]) -> Section:
         ),
         "</div>",
         _table(runs),
-        '<h3>Density histograms</h3><p class="note">How often features fire, on a logarithmic scale. A second mode '
-        "on the left is the ultralow cluster, whose features mean nothing; dead features are not shown.</p>",
+        '<h3>Density histograms</h3><p class="note">How often features fire, on a logarithmic scale. The '
+        "ultralow cluster, whose features mean nothing, is marked where there is one; dead features are not shown.</p>",
         '<div class="side">',
         *(_histogram(r) for r in runs),
         "</div>",
