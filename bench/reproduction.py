@@ -14,6 +14,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import splitting
+
 from monosem.bench import machine
 from monosem.data import files
 
@@ -50,6 +52,12 @@ def coverage(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
+def base64_features(folder: Path) -> list[dict[str, Any]]:
+    """Of each width: members of the family of the base64 feature, and features mostly of base64."""
+    stage = folder / "evidence" / "splitting.json"
+    return splitting.features(json.loads(stage.read_text(encoding="utf-8"))) if stage.is_file() else []
+
+
 def record(folder: Path) -> dict[str, Any]:
     """``report.json`` of a reproduction, with the machine first; ``minutes`` is the time of all its stages."""
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
@@ -57,9 +65,8 @@ def record(folder: Path) -> dict[str, Any]:
     here = machine.describe() | {"commit": machine.commit(Path(__file__).parents[1])}
     preset = report["settings"]["preset"]["name"]
     here |= {"command": f"monosem reproduce --preset {preset}", "minutes": minutes}
-    return (
-        {"machine": here} | report | {"universality_by_tokens": by_density(folder), "kinds_of_text": coverage(folder)}
-    )
+    beside = {"universality_by_tokens": by_density(folder), "kinds_of_text": coverage(folder)}
+    return {"machine": here} | report | beside | {"features": base64_features(folder)}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -71,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(
             f"folder: {str(args.folder)!r} has no report.json; wanted a folder in which `monosem reproduce` ended"
         )
-    files.write_text(args.out, json.dumps(record(args.folder), indent=1, ensure_ascii=False) + "\n")
+    files.write_text(args.out, splitting.text_of(record(args.folder)))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,25 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     kept = ("label", "tokens", "threshold", "least", "steps", "omitted", "joined", "unlisted")
     result = {name: found[name] for name in kept} | {"evaluations": evaluations}
     result["levels"] = [{name: x for name, x in level.items() if name != "name"} for level in found["levels"]]
+    result["family"] = [sum(node["level"] == i for node in found["nodes"]) for i in range(len(runs))]
+    result["features"] = features(found)
+    return result
+
+
+def features(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Of a result of ``monosem split``: the family and the features mostly of the label, with what they fire on."""
     family, listed = ({(n["level"], n["feature"]): n for n in found[name]} for name in ("nodes", "listed"))
-    result["family"] = [sum(level == i for level, _ in family) for i in range(len(runs))]
-    result["features"] = [
+    return [
         _brief(n) | {"in_family": where in family, "listed": where in listed}
         for where, n in sorted((family | listed).items())
     ]
-    return result
+
+
+def text_of(result: Mapping[str, Any]) -> str:
+    """A result as JSON, its ``features`` one to a line."""
+    text = json.dumps({**result, "features": []}, indent=1, ensure_ascii=False)
+    lines = ",\n  ".join(json.dumps(feature, ensure_ascii=False) for feature in result["features"])
+    return text.replace('"features": []', f'"features": [\n  {lines}\n ]') + "\n"
 
 
 def _brief(node: dict[str, Any]) -> dict[str, Any]:
@@ -100,10 +113,7 @@ def main(argv: list[str] | None = None) -> None:
     made_with = by_command.made_with(args, SIZES)
     result = measured(args)
     about = by_command.about("how features split as a dictionary grows", made_with)
-    features = result.pop("features")
-    text = json.dumps(about | result | {"features": []}, indent=1, ensure_ascii=False)
-    lines = ",\n  ".join(json.dumps(feature, ensure_ascii=False) for feature in features)  # one each
-    files.write_text(args.out, text.replace('"features": []', f'"features": [\n  {lines}\n ]') + "\n")
+    files.write_text(args.out, text_of(about | result))
     print(table(result))
 
 

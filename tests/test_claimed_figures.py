@@ -132,6 +132,35 @@ def test_explanations_and_automata_of_a_second_run():
     assert f"recovers {shares[0] * 100:.2f} % of the CE loss, as the first ({shares[1] * 100:.2f} %)" in words
 
 
+def test_widths_and_splitting_of_a_second_run():
+    found = result("reproduce_paper_second.json")
+    rows = {row[0]: row[-1] for row in table("docs/benchmarks.md", "| here, 200 M |")}
+    ours = {finding["claim"]: finding["ours"] for finding in found["findings"]}
+    one = lambda start: next(text for claim, text in ours.items() if claim.startswith(start))
+    (printed,) = [text for claim, text in rows.items() if claim.startswith("… 16,384 features")]
+    wide = next(d for d in found["dictionaries"] if d["name"] == "A/2")
+    assert printed == f"{wide['ce_loss_recovered'] * 100:.1f} %, {wide['explained_variance'] * 100:.1f} %"
+    (printed,) = [text for claim, text in rows.items() if claim.startswith("… of 16,384 TopK")]
+    live, bound = re.match(r"(\S+) live features", one("Far more features"))[1], "no ultralow cluster; bound 1.0e-06"
+    assert printed.startswith(f"{live} above a density of 10⁻⁶")
+    assert any(bound in f["how"] for f in found["findings"] if f["claim"].startswith("Far more"))
+    (printed,) = [text for claim, text in rows.items() if claim.startswith("base64 features at 512, 4,096, 16,384 (")]
+    first, second, third, more = map(int, re.findall(r"\d+", one("base64 splits")))
+    mostly = ", ".join(re.findall(r"\d+", one("Features that fire mostly")))
+    assert printed == f"{first}, {second}, {third + more}, by closest parent; {mostly} that fire mostly on it"
+    (printed,) = [text for claim, text in rows.items() if claim.startswith("features of 512 that become several")]
+    assert printed == "; ".join(one(f"Features of {n} become").split(" of ")[0] for n in ("512", "4,096"))
+    (printed,) = [text for claim, text in rows.items() if claim.startswith("features lie in clusters")]
+    assert printed == one("Features lie in clusters").split(";")[0].replace("%", " %")
+    features = {(f["level"], f["feature"]): f for f in found["features"]}
+    whole = [features[at]["recall"] for at in ((0, 271), (1, 3631), (2, 2701))]
+    assert {f"{recall:.0%}" for recall in whole} == {"98%"}
+    words = {at: feature["words"] for at, feature in features.items()}
+    assert all("AAAAAAAA" in words[at] for at in ((1, 1613), (2, 2285), (2, 13672)))
+    assert all("".join(words[at]).isdigit() for at in ((1, 533), (2, 12746)))
+    assert words[1, 3973][:4] == ["j", "w", "v", "z"] and set(words[2, 6283][:4]) == set("gjwz")
+
+
 def test_what_specific_features_cover():
     kinds = {kind["name"]: kind for kind in result("reproduce_paper.json")["kinds_of_text"]}
     shares = [f"{kinds[name]['feature']['sensitivity'] * 100:.0f}" for name in ("Arabic", "Hebrew", "DNA")]

@@ -52,7 +52,7 @@ class Separation:
         """How, for a table."""
         if self.how == "mixture":
             return "two modes in (log density, encoder bias, decoder · encoder)"
-        what = "a valley between two modes at" if self.how == "valley" else "no second mode; bound"
+        what = "a valley between two modes at" if self.how == "valley" else "no ultralow cluster; bound"
         return f"{what} {self.cut:.1e}"
 
 
