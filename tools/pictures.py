@@ -4,7 +4,7 @@
     python tools/pictures.py report features    some: report, claims, features
 
 Each runs the command whose page it shows, in ``--runs``, where it resumes: training that is done is
-not done again, the page is written again. ``claims`` needs a whole `monosem reproduce`, 17 minutes on two cores;
+not done again, the page is written again. ``claims`` needs a whole `monosem reproduce`, 18 minutes on two cores;
 the others three. ``make pictures`` and ``make pictures ONLY=report`` run this.
 """
 

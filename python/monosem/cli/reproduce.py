@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "From a language model to report.html: trains dictionaries of several widths (A/0 512, A/1 4,096, A/2 16,384 "
         "features; `paper` also A/5 131,072), the same on a second model (B/1) and on a copy of the first with "
         "shuffled weights, then computes each claim of Towards Monosemanticity and sets the paper's figure next "
-        "to yours. `small` takes about 17 minutes on two cores. The page is written after each stage, the widest "
+        "to yours. `small` takes about 18 minutes on two cores. The page is written after each stage, the widest "
         "dictionaries come last. After Ctrl-C, the same command resumes: finished stages are stored in OUT/evidence."
     )
     parser.add_argument(
