@@ -132,6 +132,29 @@ def test_explanations_and_automata_of_a_second_run():
     assert f"recovers {shares[0] * 100:.2f} % of the CE loss, as the first ({shares[1] * 100:.2f} %)" in words
 
 
+def test_what_a_second_run_finds_too():
+    found = result("reproduce_paper_second.json")
+    words = " ".join(PAGES["docs/benchmarks.md"].read_text(encoding="utf-8").split())
+    one = lambda start: next(f["ours"] for f in found["findings"] if f["claim"].startswith(start))
+    assert found["missing"] == ["rate", "dictionary-A-5"]
+    assert "all but 131,072 features and the page for rating by hand" in words
+    labels = ("Arabic", "Hebrew", "DNA", "base64")
+    followed = " / ".join(one(f"A feature responds to {label}:")[:4] for label in labels)
+    specific = ", ".join(re.findall(r"(\d+)% against", one("Features are more specific"))[:3])
+    matched, neurons = (one(f"{side} of one model have a counterpart").split()[-1] for side in ("Features", "Neurons"))
+    closest = one("Features are not neurons").split()[0]
+    for text in (
+        f"follow their proxies with {followed} (",
+        f"are specific in {specific} %, and match those of B with {matched} (neurons: {neurons})",
+        f"the closest neuron has {closest} in the median",
+    ):
+        assert text in words
+    for label, hits in (("base64", "10 of 10"), ("Arabic", "0 of 10")):
+        pinned = [f["ours"] for f in found["findings"] if f["claim"].startswith(f"The {label} feature, pinned")]
+        assert [text.split(" samples")[0] for text in pinned if "at 1×" in text] == [hits, hits]
+    assert all(one(f"The {label} context").startswith("in those of 0 neurons") for label in labels[:2])
+
+
 def test_widths_and_splitting_of_a_second_run():
     found = result("reproduce_paper_second.json")
     rows = {row[0]: row[-1] for row in table("docs/benchmarks.md", "| here, 200 M |")}
