@@ -1,10 +1,17 @@
 """What README.md and docs/benchmarks.md say of the paper's claims is what `monosem reproduce` found."""
 
 import re
+from collections.abc import Callable
 from statistics import median
+from typing import Any
 
 import pytest
 from figures import PAGES, RESULT_PAGES, result, table
+
+
+def _found(record: dict[str, Any]) -> Callable[[str], str]:
+    """What a reproduction found, by the beginning of the claim: the first that begins so."""
+    return lambda start: next(f["ours"] for f in record["findings"] if f["claim"].startswith(start))
 
 
 def _claims() -> dict[str, str]:
@@ -68,9 +75,8 @@ def test_claims(page):
 
 def test_claims_with_200_million_activations():
     found = result("reproduce_paper.json")
-    ours = {finding["claim"]: finding["ours"] for finding in found["findings"]}
     rows = {row[0]: row[-1] for row in table("docs/benchmarks.md", "| here, 200 M |")}
-    one = lambda start: next(text for claim, text in ours.items() if claim.startswith(start))
+    one = _found(found)
     of_labels = [one(f"A feature responds to {label}:") for label in ("Arabic", "Hebrew", "DNA", "base64")]
     assert rows["Pearson with its proxy, Arabic / Hebrew / DNA / base64"] == " / ".join(t[:4] for t in of_labels)
     assert rows["… the best neuron"] == " / ".join(re.search(r"neuron (\d\.\d\d)", t)[1] for t in of_labels)
@@ -115,7 +121,7 @@ def test_claims_with_200_million_activations():
 def test_explanations_and_automata_of_a_second_run():
     found, first = result("reproduce_paper_second.json"), result("reproduce_paper.json")
     rows = {row[0]: row[-1] for row in table("docs/benchmarks.md", "| here, 200 M |")}
-    one = lambda start: next(f["ours"] for f in found["findings"] if f["claim"].startswith(start))
+    one = _found(found)
     printed = lambda word: next(ours for claim, ours in rows.items() if word in claim and "second run" in claim)
     explained = re.findall(r"-?\d\.\d\d", one("Explanations predict the activations"))
     assert len(explained) == 3 and printed("explanations predict activations").startswith(", ".join(explained))
@@ -135,7 +141,7 @@ def test_explanations_and_automata_of_a_second_run():
 def test_what_a_second_run_finds_too():
     found = result("reproduce_paper_second.json")
     words = " ".join(PAGES["docs/benchmarks.md"].read_text(encoding="utf-8").split())
-    one = lambda start: next(f["ours"] for f in found["findings"] if f["claim"].startswith(start))
+    one = _found(found)
     assert found["missing"] == ["rate", "dictionary-A-5"]
     assert "all but 131,072 features and the page for rating by hand" in words
     labels = ("Arabic", "Hebrew", "DNA", "base64")
@@ -158,8 +164,7 @@ def test_what_a_second_run_finds_too():
 def test_widths_and_splitting_of_a_second_run():
     found = result("reproduce_paper_second.json")
     rows = {row[0]: row[-1] for row in table("docs/benchmarks.md", "| here, 200 M |")}
-    ours = {finding["claim"]: finding["ours"] for finding in found["findings"]}
-    one = lambda start: next(text for claim, text in ours.items() if claim.startswith(start))
+    one = _found(found)
     (printed,) = [text for claim, text in rows.items() if claim.startswith("… 16,384 features")]
     wide = next(d for d in found["dictionaries"] if d["name"] == "A/2")
     assert printed == f"{wide['ce_loss_recovered'] * 100:.1f} %, {wide['explained_variance'] * 100:.1f} %"

@@ -116,8 +116,7 @@ MS_INLINE float just_below(float t) { return t - (std::fabs(t) * 0x1p-23f + std:
 
 // Raises row r's threshold to the k-th largest lower bound of its candidates, or just below where features come in any
 // order and an equal one may have to go first, and drops those below it. The next pruning is due at half as many again: a
-// higher threshold earlier saves more than the pruning costs. A row that keeps too many
-// is flagged.
+// higher threshold earlier saves more than the pruning costs. A row that keeps too many is flagged.
 static void prune(const TopkState& s, int64_t r) {
   const int64_t at = r * s.capacity;
   float *upper = s.upper + at, *lower = s.lower ? s.lower + at : nullptr;

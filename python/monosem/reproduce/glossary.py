@@ -35,7 +35,7 @@ _WORDS = (
     ),
     ("explained variance", "1 − squared error of the sum / variance of the activation."),
     ("silent or dead", "never active on the text that was read."),
-    ("ultralow", "a cluster of features that fire so rarely that they mean nothing."),
+    ("ultralow", "a cluster of features that hardly ever fire and mean nothing."),
     ("proxy", "a rule, without any network, for how likely a token belongs to a kind of text, such as base64."),
     ("Pearson, ρ", "correlations between −1 and 1: of the values, and of their ranks (Spearman)."),
     ("logit weight", "how much a feature raises or lowers a next token, by the weights alone."),

@@ -24,6 +24,7 @@ _SMOOTH, _APART = 0.2, 0.7  # decades: width of the smoothing, least distance be
 _DEEP = 0.5  # a valley between two modes lies below this share of the lower one
 _DEEP_UNRESOLVED = 0.15  # the same where the lower mode stands at few counts: 1, 2, 3 make a mode of their own
 _RESOLVED = 5  # counts from which on a mode is resolved
+_FEWEST = 20  # points in which modes are looked for
 _LEAST = 0.02  # share of the live features in a mode
 _SELDOM = -4.0  # log10: the median density of the cluster, at most
 _ACROSS = 0.5  # the median decoder · encoder of the cluster, at most, as a share of that of the other live features
@@ -71,7 +72,7 @@ def separate(counts: Tensor, tokens: int, sae: Dictionary) -> Separation:
     live = seen > 0
     low = np.zeros(len(seen), dtype=bool)
     bound = max(ULTRALOW, 2 / max(tokens, 1))
-    if live.sum() >= 20:
+    if live.sum() >= _FEWEST:
         x = np.log10(seen[live] / tokens)
         cut = valley(x, resolved=np.log10(_RESOLVED / tokens))
         if cut is not None and np.median(x[x < cut]) <= _SELDOM:
@@ -143,7 +144,7 @@ def _lower_mode(points: np.ndarray) -> np.ndarray | None:
 
     x, scale = points[:, 0], points.std(0)
     points = (points - points.mean(0))[:, scale > 0] / scale[scale > 0]
-    if len(points) < 20 or not points.shape[1]:
+    if len(points) < _FEWEST or not points.shape[1]:
         return None
     two = GaussianMixture(2, n_init=3, random_state=0, reg_covar=1e-4).fit(points)
     one = GaussianMixture(1, random_state=0, reg_covar=1e-4).fit(points)
