@@ -227,11 +227,6 @@ static void interleave_lines(const uint32_t* rows, int64_t pitch, int64_t width,
     for (int64_t i = 0; i < width; ++i, panel += kTogether<T>) std::copy_n(rows + i * pitch + g, kTogether<T>, panel);
 }
 
-// Into the cache, while the rows before it are packed.
-MS_INLINE void fetch(const void* row, int64_t bytes) {
-  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(static_cast<const char*>(row) + at);
-}
-
 // Packs rows into panels; zeros beyond the last row up to a whole panel.
 template <class T, Rounding rounding>
 static void pack_all(const Weights& w, int64_t rows, bool tokens, const QuantizedRows& to, int threads) {
@@ -247,7 +242,7 @@ static void pack_all(const Weights& w, int64_t rows, bool tokens, const Quantize
     dispatch_dtype(w, [&](const auto* from) {
       const auto source = [&](int64_t r) { return from + (to.order ? to.order[r] : r) * w.d; };
       const auto ready = [&](int64_t r) {
-        if (r + 2 < std::min(rows, end * width)) fetch(source(r + 2), w.d * int64_t(sizeof *from));
+        if (r + 2 < std::min(rows, end * width)) prefetch_row(source(r + 2), w.d);
         if (sizeof(T) == 2) return in_fp32(source(r), wide, w.d);
         rotate(source(r), signs, wide.data());
         return static_cast<const float*>(wide.data());

@@ -210,10 +210,11 @@ MS_INLINE void dispatch_dtype(const Weights& w, const F& f) {
     f(static_cast<const float*>(w.data));
 }
 
-// The cache lines of a row of d elements.
+// The cache lines of a row of d elements, into the second-level cache: a core waits for more lines there than for the first
+// level, which bounds how fast rows in random order come.
 template <class T>
 MS_INLINE void prefetch_row(const T* row, int64_t d) {
-  for (int64_t c = 0; c < d; c += int64_t(64 / sizeof(T))) __builtin_prefetch(row + c);
+  for (int64_t c = 0; c < d; c += int64_t(64 / sizeof(T))) __builtin_prefetch(row + c, 0, 2);
 }
 
 }  // namespace ms::MS_ISA

@@ -23,11 +23,15 @@ static void sparse_decode(const Code& code, const Weights& w, const float* bias,
 }
 
 static void gather_dot(const Code& code, const Weights& w, const float* g, float scale, float* out, int threads) {
+  constexpr int64_t kAhead = 8;  // rows
   parallel_for(code.n, 4, threads, [&](int64_t begin, int64_t end) {
     dispatch_dtype(w, [&](const auto* weights) {
+      const auto row = [&](int64_t j) { return weights + int64_t(code.indices[j]) * w.d; };
       for (int64_t n = begin; n < end; ++n)
-        for (int64_t j = code.offsets[n]; j < code.offsets[n + 1]; ++j)
-          out[j] = float(scale * dot(g + n * w.d, weights + int64_t(code.indices[j]) * w.d, w.d));
+        for (int64_t j = code.offsets[n]; j < code.offsets[n + 1]; ++j) {
+          if (j + kAhead < code.offsets[end]) prefetch_row(row(j + kAhead), w.d);
+          out[j] = float(scale * dot(g + n * w.d, row(j), w.d));
+        }
     });
   });
 }
