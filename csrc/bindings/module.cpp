@@ -13,13 +13,14 @@ void check_device(pybind11::handle tensor, const char* name) {
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "monosem's CPU kernels; call them through monosem.ops";
-  m.attr("interface") = 6;  // raised when a call changes, so that an older build is refused (ops/backend.py)
+  m.attr("interface") = 7;  // raised when a call changes, so that an older build is refused (ops/backend.py)
   ms::bindings::register_machine(m);
   ms::bindings::register_quantize(m);
   ms::bindings::register_topk_encode(m);
   ms::bindings::register_threshold_encode(m);
   ms::bindings::register_sparse_decode(m);
   ms::bindings::register_decode_loss(m);
+  ms::bindings::register_code(m);
   ms::bindings::register_csc(m);
   ms::bindings::register_row_grad(m);
   ms::bindings::register_row_adam(m);

@@ -15,6 +15,7 @@ void register_topk_encode(pybind11::module_&);
 void register_threshold_encode(pybind11::module_&);
 void register_sparse_decode(pybind11::module_&);
 void register_decode_loss(pybind11::module_&);
+void register_code(pybind11::module_&);
 void register_csc(pybind11::module_&);
 void register_row_grad(pybind11::module_&);
 void register_row_adam(pybind11::module_&);

@@ -172,7 +172,20 @@ extern const Kernels kAmx;
 const Kernels& kernels();
 std::vector<const char*> available_isas();
 
+// The features of a code's entries, least and largest (0 and −1 of none), and whether its offsets ascend.
+struct CodeRange {
+  int32_t least, most;
+  bool ascends;
+};
+
+struct CodeSums {
+  double size;     // Σ |value|
+  int64_t active;  // entries that are not 0
+};
+
 // The same for every instruction set: no arithmetic on vectors.
+CodeRange code_range(const int32_t* indices, int64_t entries, const int64_t* offsets, int64_t n);
+CodeSums code_sums(const float* values, const int32_t* indices, int64_t entries, int64_t features, uint8_t* fired);
 void csc(const int32_t* indices, const int64_t* offsets, int64_t n, int64_t features, int64_t* starts,
          int64_t* entries, int32_t* tokens, int threads);
 

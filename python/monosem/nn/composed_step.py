@@ -114,7 +114,7 @@ def _linear(sae: Composed, batch: Batch, encoded: Encoded) -> _Sparse:
     slopes = whole.slopes if parts.penalty is None else whole.slopes.add_(weight)
     slopes = parts.activation.through(values, slopes).div_(shard.tokens(n))
     phase("statistics")
-    sparsity, l0, fired = code.l1(), code.l0(), code.fired()
+    l0, sparsity, fired = code.statistics()
     if kept is not None:  # means over the tokens that are in the code
         left_out, share = _share(kept)
         whole = _of_kept(whole, kept, share)
@@ -151,8 +151,10 @@ def _pointwise(sae: Composed, batch: Batch, encoded: Encoded) -> _Sparse:
         gate = fit(entries.gate.detach(), indices, offsets, sae.W_dec, sae.b_dec, batch.target, None, shard)
     used = replace(code, values=f.view(code.values.shape))
     phase("statistics")
-    sparsity = used.l1() if entries.penalty is None else entries.penalty.detach().sum() / n
-    l0, fired, share = used.l0(), used.fired(), h.new_ones(())
+    l0, sparsity, fired = used.statistics()
+    if entries.penalty is not None:
+        sparsity = entries.penalty.detach().sum() / n
+    share = h.new_ones(())
     per_token = offsets[-1].float() / n
     if kept is not None:
         left_out, share = _share(kept)

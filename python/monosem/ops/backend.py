@@ -20,7 +20,7 @@ import torch
 try:
     from monosem import _C
 
-    if getattr(_C, "interface", 1) != 6:
+    if getattr(_C, "interface", 1) != 7:
         raise ImportError("it was built from older sources: build it again, or copy the new one")
     native: Any = _C
     native_error = ""

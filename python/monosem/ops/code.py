@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from monosem.ops import backend
+
 
 @dataclass(frozen=True)
 class SparseCode:
@@ -77,6 +79,20 @@ class SparseCode:
         # Entries that are not active mark a place behind the last feature.
         marks = torch.zeros(self.d_sae + 1, dtype=torch.bool, device=values.device)
         return marks.index_fill_(0, torch.where(values != 0, indices.long(), self.d_sae), True)[:-1]
+
+    def statistics(self) -> tuple[Tensor, Tensor, Tensor]:
+        """``(l0(), l1(), fired())``, on a CPU in one pass."""
+        v = self.values
+        one_pass = v.device.type == "cpu" and v.dtype == torch.float32 and self.n_tokens and backend.use_native()
+        if not one_pass or (v.requires_grad and torch.is_grad_enabled()):
+            return self.l0(), self.l1(), self.fired()
+        values, indices, _ = self.csr()
+        fired = torch.empty(self.d_sae, dtype=torch.uint8, device="cpu")
+        size, active = backend.native.code_sums(
+            values=values.detach().contiguous(), indices=indices.contiguous(), features=self.d_sae, fired=fired
+        )
+        means = torch.tensor([active, size], dtype=torch.float32, device="cpu") / self.n_tokens
+        return means[0], means[1], fired.view(torch.bool)
 
     def active_counts(self) -> Tensor:
         """Number of tokens on which each feature is active, int64 [d_sae]."""

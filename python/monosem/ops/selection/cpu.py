@@ -22,6 +22,7 @@ from monosem.ops.structs import EncoderCopy
 
 BITS = {"int8": 8, "int16": 16}  # integer products: their bits
 FEW = 64  # tokens
+WHOLE = 4096  # tokens of which all are quantised to see whether a product suits them, not a sample
 HUGE = 1e30  # no sum of values and bounds below this comes near to what fp32 can hold
 ROWS, COLS = 1024, 1024  # of a tile by PyTorch, which stays in cache between product and selection
 SHORT = 64 * cpu_integers.TINY  # shorter rows are mostly error bound
@@ -51,6 +52,7 @@ class Encoder:
         self.filtered = self.bias if self.threshold is None else self.bias - self.threshold
         self.product = backend.cpu_product()
         self._rows_by_bits: dict[int, cpu_integers.QuantizedRows] = {}
+        self._last: tuple[Tensor, str, cpu_integers.IntProduct] | None = None
         if self.product != "fp32":
             # Of all rows: the largest norm, not finite if any entry is not; in bf16 the largest rounding error.
             if self.product in BITS:
@@ -70,19 +72,23 @@ class Encoder:
 
     def suited(self, x: Tensor, product: str) -> str:
         """This product, or the next that suits x; rows that are not finite, or may overflow, are computed in fp32."""
+        if product == "fp32":
+            return product
         d = x.shape[1]
-        if product != "fp32":
-            norms = x.norm(dim=1)
-            if not (norms * self._largest_norm + self._largest_bias < HUGE).all():
-                return _instead("fp32", "overflow", x)
-            # Of short rows nearly every feature would be rescored.
-            if self._largest_norm < SHORT:
-                return _instead("fp32", "short_rows", x)
-            if int((norms < SHORT).sum()) > FEW + len(x) // 16:
-                return _instead("fp32", "short_tokens", x)
-        if product == "int8" and d > cpu_integers.WIDEST[8]:
+        # What is made of few enough tokens to see whether the product suits them is what they are multiplied by then.
+        sample = x if len(x) <= WHOLE else x[:256]
+        made = self.integers(sample, product) if product in BITS and d <= cpu_integers.WIDEST[BITS[product]] else None
+        norms = made.norms if made is not None and sample is x else x.norm(dim=1)
+        if not (norms * self._largest_norm + self._largest_bias < HUGE).all():
+            return _instead("fp32", "overflow", x)
+        # Of short rows nearly every feature would be rescored.
+        if self._largest_norm < SHORT:
+            return _instead("fp32", "short_rows", x)
+        if int((norms < SHORT).sum()) > FEW + len(x) // 16:
+            return _instead("fp32", "short_tokens", x)
+        if product == "int8" and made is None:
             product = _instead("int16", "too_wide", x)
-        elif product == "int8" and self.integers(x[:256], product).wide():
+        elif product == "int8" and made is not None and made.wide():
             product = _instead("int16", "wide_bound", x)
         return _instead("fp32", "too_wide", x) if product == "int16" and d > cpu_integers.WIDEST[16] else product
 
@@ -91,10 +97,15 @@ class Encoder:
         return _C.Exact(x=x, w=self.rows, bias=self.bias, threshold=self.threshold)
 
     def integers(self, x: Tensor, product: str) -> cpu_integers.IntProduct:
-        """The integer product with x; the weights are quantised once."""
+        """The integer product with x; the weights are quantised once, and the same x is not made anew."""
+        if self._last is not None and self._last[0] is x and self._last[1] == product:
+            return self._last[2]
+        self._last = None  # the memory of rows in other bits goes first
         bits = BITS[product]
         packed = self._quantized(bits)
-        return cpu_integers.IntProduct(x, packed, self.exact(x), self.filtered, self._largest_bias, bits)
+        made = cpu_integers.IntProduct(x, packed, self.exact(x), self.filtered, self._largest_bias, bits)
+        self._last = x, product, made
+        return made
 
     def filter(self, block, x: Tensor, product: str) -> bool:
         """Filter every feature's pre-activation for x, in tiles by PyTorch; returns whether the values are exact."""

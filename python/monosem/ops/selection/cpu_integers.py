@@ -183,11 +183,15 @@ def _of_bias(largest: float) -> float:
 
 
 class IntProduct:
-    """The integer product of x [n, D] and w [F, D], ready to be computed. All rows have finite norms."""
+    """The integer product of x [n, D] and w [F, D], ready to be computed where all rows have finite norms.
+
+    Attributes:
+        norms: of the rows of x, [n].
+    """
 
     def __init__(self, x: Tensor, w: QuantizedRows, exact, bias: Tensor, largest_bias: float, bits: int) -> None:
         left = QuantizedRows(x, bits, tokens=True, dithered=w.dithered)
-        self.n, self.exact = len(x), exact
+        self.n, self.exact, self.norms = len(x), exact, left.norm[: len(x)]
         self.bounds = ErrorBounds.of(left, w, largest_bias)
         offsets = torch.full((w.padded,), -torch.inf, dtype=torch.float32, device="cpu")
         offsets[: len(bias)] = bias if w.order is None else bias.index_select(0, w.order)

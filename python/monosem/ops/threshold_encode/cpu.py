@@ -8,10 +8,10 @@ from torch import Tensor
 from monosem.ops import step_stats
 from monosem.ops.backend import native as _C
 from monosem.ops.layout import fp32, threads
-from monosem.ops.selection.cpu import BITS, ROWS, Encoder
+from monosem.ops.selection.cpu import BITS, ROWS, WHOLE, Encoder
 from monosem.ops.structs import EncoderCopy
 
-BLOCK = 4096  # tokens at a time
+BLOCK = WHOLE  # tokens at a time
 
 
 def threshold_encode(
@@ -24,7 +24,8 @@ def threshold_encode(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``reference.threshold_encode`` in memory that grows with the active entries."""
     n, encoder = len(x), Encoder(w, b, threshold, EncoderCopy.of(copy, norms))
-    product = encoder.suited(fp32(x), encoder.product)
+    rows = fp32(x)
+    product = encoder.suited(rows, encoder.product)
     step = max(1, min(BLOCK if product in BITS else ROWS, n))
     block = _C.ThresholdBlock(step)
     counts = torch.zeros(n, dtype=torch.int64, device="cpu")
@@ -33,7 +34,7 @@ def threshold_encode(
         [torch.empty(0, dtype=torch.int32, device="cpu")],
     )
     for start in range(0, n, step):
-        part, rescored = fp32(x[start : start + step]), (0, 0)
+        part, rescored = rows if step == n else rows[start : start + step], (0, 0)
         if product in BITS:
             rescored = encoder.integers(part, product).threshold(block)
         elif not encoder.filter(block, part, product):
