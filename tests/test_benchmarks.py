@@ -35,6 +35,7 @@ def cell(row: dict) -> str:
         ("README.md", "fastest other, fp32", SPEED, 3),
         ("docs/benchmarks.md", "fastest other in fp32", SPEED, 5),
         ("docs/benchmarks.md", "with AMX, one step, ms", AMX, 4),
+        ("docs/benchmarks.md", "on a Zen 4, one step, ms", ZEN4, 4),
     ],
 )
 def test_step_times(page, heading, machine, count):
@@ -55,6 +56,13 @@ def test_step_times(page, heading, machine, count):
             expected = f"{times[name]['ms']:,.0f}: {short(times[name]['ratio'])}" if name in times else "not run"
             assert printed.split(" (")[0] == expected
     assert len(seen) == len(set(seen)) == count
+
+
+def test_floors_of_steps_on_a_zen_4():
+    text = " ".join(PAGES["docs/benchmarks.md"].read_text(encoding="utf-8").split())
+    sections = ("laptop.topk", "laptop.relu", "gpt2.topk", "widest.topk")
+    floors = [f"{result(f'{ZEN4.name}/train_step.{s}.json')['floor']['ms']:,.0f}" for s in sections]
+    assert f"The floors of these rows are {', '.join(floors[:3])} and {floors[3]} ms." in text
 
 
 KINDS = {
