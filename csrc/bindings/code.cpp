@@ -31,8 +31,8 @@ void register_code(pybind11::module_& m) {
   namespace py = pybind11;
   m.def("code_range", &code_range, py::kw_only(), py::arg("indices"), py::arg("entries"), py::arg("offsets"), NoGil(),
         "the least and the largest of the first entries' features (0 and −1 of none), and whether offsets ascend");
-  m.def("code_sums", &code_sums, py::kw_only(), py::arg("values"), py::arg("indices"), py::arg("features"), py::arg("fired"), NoGil(),
-        "the sum of |value| and how many are not 0; marks their features");
+  m.def("code_sums", &code_sums, py::kw_only(), py::arg("values"), py::arg("indices"), py::arg("features"),
+        py::arg("fired"), NoGil(), "the sum of |value| and how many are not 0; marks their features");
 }
 
 }  // namespace ms::bindings

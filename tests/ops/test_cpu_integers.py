@@ -7,6 +7,7 @@ from ops.cases import encoder
 from monosem import ops
 from monosem.ops import backend, reference
 from monosem.ops.backend import native as _C
+from monosem.ops.selection import cpu as selection
 from monosem.ops.selection import cpu_integers, dithered
 from monosem.ops.selection.cpu import Encoder
 from monosem.ops.threshold_encode import cpu as threshold_cpu
@@ -206,6 +207,23 @@ def test_the_most_frequent_features_stand_first(bits):
     assert torch.equal(numbers(packed, 8, 6, bits, False), numbers(natural, 8, 6, bits, False)[order])
     copy = ops.encoder_copy(w)
     assert Encoder(w, b, copy=copy, frequency=frequency).integers(x, f"int{bits}")._rows[1].order is None
+
+
+@pytest.mark.parametrize("n", [300, 5000])
+def test_tokens_are_quantised_once(n, bits, monkeypatch):
+    made, rows = [], cpu_integers.QuantizedRows
+
+    def counted(x, bits, tokens, *args, **options):
+        made.append(len(x) if tokens else 0)
+        return rows(x, bits, tokens, *args, **options)
+
+    monkeypatch.setattr(cpu_integers, "QuantizedRows", counted)
+    x, w, b = encoder(n, 24, 70)
+    sample = selection.SAMPLE if n > selection.WHOLE and bits == 8 else 0
+    for encode in (lambda: ops.topk_encode(x, w, b, 3), lambda: ops.threshold_encode(x, w, b)):
+        made.clear()
+        encode()
+        assert sum(made) == n + sample, made
 
 
 def test_outlier_columns_do_not_widen_the_int8_bound(bits):

@@ -22,7 +22,7 @@ from monosem.ops.structs import EncoderCopy
 
 BITS = {"int8": 8, "int16": 16}  # integer products: their bits
 FEW = 64  # tokens
-WHOLE = 4096  # tokens of which all are quantised to see whether a product suits them, not a sample
+WHOLE, SAMPLE = 4096, 256  # tokens: of so many all are quantised to see whether int8 suits them, of more a sample
 HUGE = 1e30  # no sum of values and bounds below this comes near to what fp32 can hold
 ROWS, COLS = 1024, 1024  # of a tile by PyTorch, which stays in cache between product and selection
 SHORT = 64 * cpu_integers.TINY  # shorter rows are mostly error bound
@@ -75,10 +75,10 @@ class Encoder:
         if product == "fp32":
             return product
         d = x.shape[1]
-        # What is made of few enough tokens to see whether the product suits them is what they are multiplied by then.
-        sample = x if len(x) <= WHOLE else x[:256]
-        made = self.integers(sample, product) if product in BITS and d <= cpu_integers.WIDEST[BITS[product]] else None
-        norms = made.norms if made is not None and sample is x else x.norm(dim=1)
+        fits = product in BITS and d <= cpu_integers.WIDEST[BITS[product]]
+        # Of few enough tokens, what is made to see whether the product suits them is what they are multiplied by then.
+        whole = fits and len(x) <= WHOLE
+        norms = self.integers(x, product).norms if whole else x.norm(dim=1)
         if not (norms * self._largest_norm + self._largest_bias < HUGE).all():
             return _instead("fp32", "overflow", x)
         # Of short rows nearly every feature would be rescored.
@@ -86,9 +86,9 @@ class Encoder:
             return _instead("fp32", "short_rows", x)
         if int((norms < SHORT).sum()) > FEW + len(x) // 16:
             return _instead("fp32", "short_tokens", x)
-        if product == "int8" and made is None:
+        if product == "int8" and not fits:
             product = _instead("int16", "too_wide", x)
-        elif product == "int8" and made is not None and made.wide():
+        elif product == "int8" and self.integers(x if whole else x[:SAMPLE], product).wide():
             product = _instead("int16", "wide_bound", x)
         return _instead("fp32", "too_wide", x) if product == "int16" and d > cpu_integers.WIDEST[16] else product
 
