@@ -73,7 +73,7 @@ static __attribute__((noinline)) void int_gemm_registers(const uint32_t* x, cons
   for (int64_t part = 0, g = 0; part < Prefetch::kRows; ++part) {
     const char* row = prefetch.row[part];
     for (const int64_t end = n * (part + 1) / Prefetch::kRows; g < end; ++g) {
-      __builtin_prefetch(row, 0, 2);  // as prefetch_row does
+      prefetch_line(row);
       __builtin_prefetch(panel);
       row += prefetch.step;
       panel += prefetch.panel_step;

@@ -210,11 +210,14 @@ MS_INLINE void dispatch_dtype(const Weights& w, const F& f) {
     f(static_cast<const float*>(w.data));
 }
 
-// The cache lines of a row of d elements, into the second-level cache: a core waits for more lines there than for the first
-// level, which bounds how fast rows in random order come.
+// A line of a row, into the second-level cache: a core waits for more lines there than for the first level, which bounds
+// how fast rows in random order come.
+MS_INLINE void prefetch_line(const void* line) { __builtin_prefetch(line, 0, 2); }
+
+// All lines of a row of d elements.
 template <class T>
 MS_INLINE void prefetch_row(const T* row, int64_t d) {
-  for (int64_t c = 0; c < d; c += int64_t(64 / sizeof(T))) __builtin_prefetch(row + c, 0, 2);
+  for (int64_t c = 0; c < d; c += int64_t(64 / sizeof(T))) prefetch_line(row + c);
 }
 
 }  // namespace ms::MS_ISA

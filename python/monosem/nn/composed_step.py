@@ -151,9 +151,10 @@ def _pointwise(sae: Composed, batch: Batch, encoded: Encoded) -> _Sparse:
         gate = fit(entries.gate.detach(), indices, offsets, sae.W_dec, sae.b_dec, batch.target, None, shard)
     used = replace(code, values=f.view(code.values.shape))
     phase("statistics")
-    l0, sparsity, fired = used.statistics()
-    if entries.penalty is not None:
-        sparsity = entries.penalty.detach().sum() / n
+    if entries.penalty is None:
+        l0, sparsity, fired = used.statistics()
+    else:
+        l0, sparsity, fired = used.l0(), entries.penalty.detach().sum() / n, used.fired()
     share = h.new_ones(())
     per_token = offsets[-1].float() / n
     if kept is not None:

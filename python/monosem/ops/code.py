@@ -86,11 +86,9 @@ class SparseCode:
         one_pass = v.device.type == "cpu" and v.dtype == torch.float32 and self.n_tokens and backend.use_native()
         if not one_pass or (v.requires_grad and torch.is_grad_enabled()):
             return self.l0(), self.l1(), self.fired()
-        values, indices, _ = self.csr()
+        values, indices = v.detach().reshape(-1).contiguous(), self.indices.reshape(-1).contiguous()
         fired = torch.empty(self.d_sae, dtype=torch.uint8, device="cpu")
-        size, active = backend.native.code_sums(
-            values=values.detach().contiguous(), indices=indices.contiguous(), features=self.d_sae, fired=fired
-        )
+        size, active = backend.native.code_sums(values=values, indices=indices, features=self.d_sae, fired=fired)
         means = torch.tensor([active, size], dtype=torch.float32, device="cpu") / self.n_tokens
         return means[0], means[1], fired.view(torch.bool)
 
