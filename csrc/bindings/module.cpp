@@ -13,7 +13,7 @@ void check_device(pybind11::handle tensor, const char* name) {
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "monosem's CPU kernels; call them through monosem.ops";
-  m.attr("interface") = 7;  // raised when a call changes, so that an older build is refused (ops/backend.py)
+  m.attr("interface") = 8;  // raised when a call changes, so that an older build is refused (ops/backend.py)
   ms::bindings::register_machine(m);
   ms::bindings::register_quantize(m);
   ms::bindings::register_topk_encode(m);

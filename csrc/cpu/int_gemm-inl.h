@@ -3,11 +3,13 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
 #include "../core/parallel.h"
 #include "int_product-inl.h"
 #include "kernels.h"
+#include "lists-inl.h"
 #include "quantize-inl.h"
 #include "select-inl.h"
 #include "simd-inl.h"
@@ -99,6 +101,13 @@ struct PanelSums {
   }
 };
 
+// The tokens of a panel that begins at `row`, as the product reads them.
+template <class T>
+MS_INLINE auto tokens_of(const IntTile& t, int64_t row, int64_t n) {
+  if constexpr (std::is_same_v<T, Listed>) return Lists{static_cast<const uint64_t*>(t.x) + row * n, t.count + row};
+  else return static_cast<const uint32_t*>(t.x) + row * n;
+}
+
 // Panels `begin` to `end` of tokens stay in the second-level cache while panels of features stream through the first.
 // Each token meets its columns in ascending order. For accept see `PanelSums`; thresholds(row) points to those of a whole
 // panel. overlap() is called before each product of two panels; it does work that waits on memory, and returns the
@@ -110,7 +119,7 @@ MS_INLINE void int_gemm_filter(const IntTile& t, const PanelBounds& most, int64_
                                const Accept& accept, const Overlap& overlap) {
   constexpr int kTokens = int(kTokenPanel<T>);
   const int64_t n = groups<T>(t.d);
-  const uint32_t *x = static_cast<const uint32_t*>(t.x), *w = static_cast<const uint32_t*>(t.w);
+  const uint32_t* w = static_cast<const uint32_t*>(t.w);
   const int64_t share = (int64_t(sizeof *w) * kFeaturePanel + (end - begin) - 1) / (end - begin);  // bytes per group
   PanelSums<T> sums[kTiles<T> ? 2 : 1];
   PanelSums<T>*now = sums, *before = sums + (kTiles<T> ? 1 : 0);
@@ -121,7 +130,7 @@ MS_INLINE void int_gemm_filter(const IntTile& t, const PanelBounds& most, int64_
         prefetch.panel = reinterpret_cast<const char*>(w + (f + kFeaturePanel) * n) + (p - begin) * n * share;
         prefetch.panel_step = share;
       }
-      int_gemm_tile(T{}, x + p * n * kTokens, w + f * n, n, t.start + f, prefetch, now->sum,
+      int_gemm_tile(T{}, tokens_of<T>(t, p * kTokens, n), w + f * n, n, t.start + f, prefetch, now->sum,
                     [&](int from, int to) MS_METHOD { before->compare(t, from, to); });
       now->begin(t, most, p * kTokens, f, thresholds(p * kTokens));
       if (!kTiles<T>) now->compare(t, 0, kTokens);

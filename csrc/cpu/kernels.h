@@ -68,11 +68,17 @@ struct QuantizedRows {
   int32_t* start;
   float* offset;  // null: rounded to the nearest
   const int32_t* order = nullptr;  // which row is packed as number i; null: row i
+  // Tokens as lists (lists-inl.h): what each column usually is, and how many pairs of each token differ. Of features `along`
+  // takes the products of their rows with the usual values.
+  const float* usual = nullptr;
+  int32_t* count = nullptr;
+  float* along = nullptr;
 };
 
 // Tokens × features by integers: value = token_scale · scale · (sum − token_offset) + bias.
 struct IntTile {
   const void *x, *w;  // packed
+  const int32_t* count;  // of each token's list; null: panels
   const float *token_scale, *token_offset;
   const float* scale;
   const int32_t* start;
@@ -138,6 +144,8 @@ struct Kernels {
   bool fast_int8;  // whether int8 products are faster here than int16
   void (*quantize)(IntProduct, const Weights&, int64_t rows, bool tokens, const QuantizedRows&, int threads);
   void (*int_gemm_repeat)(IntProduct, const uint32_t* x, const uint32_t* w, int64_t d, int64_t times, int threads);
+  float (*sparse_below)(int64_t d);
+  float (*usual_values)(const float* x, int64_t rows, int64_t d, float* usual);
   LargestNorms (*largest_norms)(const Weights&, int64_t rows, int threads);
   Rescored (*int_topk)(IntProduct, const IntTile&, const Exact&, const TopkAnswer&, int threads);
   Rescored (*int_threshold)(IntProduct, const IntTile&, const Exact&, RowBuffers&, int threads);

@@ -252,25 +252,18 @@ static void pack_all(const Weights& w, int64_t rows, bool tokens, const Quantize
           const int64_t r = p * width + i;
           uint32_t* row = packed.data() + i * pitch;
           if (r < rows) {
-            pack_row<T, rounding>(ready(r), w.d, bias, dither, row, to, r);
+            const float* source = ready(r);
+            pack_row<T, rounding>(source, w.d, bias, dither, row, to, r);
+            if (to.along) to.along[r] = float(dot(to.usual, source, w.d));
           } else {
             std::fill(row, row + pitch, 0);
-            to.scale[r] = to.norm[r] = to.off[r] = 0, to.start[r] = 0, to.offset && (to.offset[r] = 0);
+            to.scale[r] = to.norm[r] = to.off[r] = 0, to.start[r] = 0, to.offset && (to.offset[r] = 0), to.along && (to.along[r] = 0);
           }
         }
         arrange(packed.data(), pitch, width, count, static_cast<uint32_t*>(to.data) + p * count * width);
       }
     });
   });
-}
-
-static void quantize(IntProduct product, const Weights& w, int64_t rows, bool tokens, const QuantizedRows& to,
-                     int threads) {
-  const auto pack = product == IntProduct::int16 ? pack_all<int16_t, Rounding::nearest>
-                    : !to.offset                 ? pack_all<int8_t, Rounding::nearest>
-                    : tokens                     ? pack_all<int8_t, Rounding::dithered_token>
-                                                 : pack_all<int8_t, Rounding::dithered_feature>;
-  pack(w, rows, tokens, to, threads);
 }
 
 // What rounding to bf16 takes off: to the nearest, among equals the even one, as PyTorch rounds.

@@ -5,6 +5,7 @@
 #include "int_encode-inl.h"
 #include "int_gemm-inl.h"
 #include "kernels.h"
+#include "lists-inl.h"
 #include "quantize-inl.h"
 #include "resample-inl.h"
 #include "row_adam-inl.h"
@@ -30,6 +31,8 @@ const Kernels MS_TABLE = {
     .fast_int8 = MS_ISA::kFastInt8,
     .quantize = MS_ISA::quantize,
     .int_gemm_repeat = MS_ISA::int_gemm_repeat,
+    .sparse_below = MS_ISA::sparse_below,
+    .usual_values = MS_ISA::usual_values,
     .largest_norms = MS_ISA::largest_norms,
     .int_topk = MS_ISA::int_topk,
     .int_threshold = MS_ISA::int_threshold,

@@ -29,6 +29,16 @@ def encoder(n: int, d: int, f: int, dtype: torch.dtype = torch.float32, seed: in
     return tuple(here(t.to(dtype)) for t in (x, w / d**0.5, b * 0.1))
 
 
+def poisoned(empty: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``torch.empty``, full of what no kernel may read."""
+
+    def poison(*size: Any, **options: Any) -> Tensor:
+        t = empty(*size, **options)
+        return t.fill_(torch.nan) if t.is_floating_point() else t.fill_(torch.iinfo(t.dtype).max - 7)
+
+    return poison
+
+
 def code(n: int, d: int, f: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """A random CSR code with empty rows, rows of one entry and long rows: values, indices, offsets."""
     g = torch.Generator().manual_seed(seed)

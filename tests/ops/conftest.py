@@ -48,10 +48,10 @@ def device(request):
         yield "cuda"
 
 
-@pytest.fixture(params=["fp32", "bf16", "int16", "int8"])
+@pytest.fixture(params=["fp32", "bf16", "int16", "int8", "sparse"])
 def product(request, monkeypatch, device):
     """Every way to multiply, whatever this processor would choose."""
-    if request.param.startswith("int") and (device != "cpu" or gpu.interpreted()):
+    if request.param in ("int16", "int8", "sparse") and (device != "cpu" or gpu.interpreted()):
         pytest.skip("a product of CPUs")
     monkeypatch.setattr(backend, "cpu_product", lambda: request.param)
     monkeypatch.setattr(backend, "gpu_product", lambda: request.param)

@@ -25,7 +25,8 @@ def test_every_instruction_set_passes(isa):
         assert not os.environ.get("MONOSEM_ISA") or os.environ["MONOSEM_ISA"] == isa
         return
     here = Path(__file__).parent
-    tests = [str(here / f"test_{name}.py") for name in ("encode", "cpu_integers", "rows", "adam_options")]
+    names = ("encode", "cpu_integers", "sparse_product", "rows", "adam_options")
+    tests = [str(here / f"test_{name}.py") for name in names]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "--import-mode=importlib", "-x", *tests],
         capture_output=True, text=True, env={**os.environ, "MONOSEM_ISA": isa}, check=False,

@@ -40,7 +40,7 @@ def tile():
     x, w, bounds = quantized()
     bias = torch.full((w.padded,), -torch.inf)
     operands = {"x": x.packed, "w": w.packed, "token_scale": x.scale, "token_offset": x.offset, "scale": w.scale}
-    operands |= {"start": w.start, "bias": bias, "features": torch.arange(w.padded, dtype=torch.int32)}
+    operands |= {"count": None, "start": w.start, "bias": bias, "features": torch.arange(w.padded, dtype=torch.int32)}
     KEPT.append((x, w, bounds))
     return {"product": "int16", **operands, "bounds": bounds.native, "rows": N, "cols": w.padded, "d": D}
 
@@ -77,7 +77,23 @@ def rounded_rows(dithered=False):
     made = cpu_integers.QuantizedRows(rows, bits, False, dithered)
     parts = {name: getattr(made, name) for name in ("packed", "scale", "norm", "off", "start")}
     parts |= {"offset": made.offset if dithered else None, "order": torch.arange(F, dtype=torch.int32).flip(0)}
+    parts |= dict.fromkeys(("usual", "count", "along"))
     return {"product": f"int{bits}", "rows": rows, "tokens": False, **parts}
+
+
+def rows_with_usual(tokens):
+    rows, usual = fp32(N if tokens else F, D), fp32(D)
+    made = cpu_integers.QuantizedRows(rows, 16, tokens, usual=cpu_integers.Usual(usual, 1.0))
+    parts = {name: getattr(made, name) for name in ("packed", "scale", "norm", "off", "start", "count", "along")}
+    KEPT.append(made)
+    return {"product": "int16", "rows": rows, "tokens": tokens, **parts, "offset": None, "order": None, "usual": usual}
+
+
+def tile_of_lists():
+    usual = cpu_integers.Usual(fp32(D), 1.0)
+    x = cpu_integers.QuantizedRows(fp32(N, D), 16, True, usual=usual)
+    KEPT.append(x)
+    return tile() | {"x": x.packed, "count": x.count}
 
 
 STEP = AdamStep(1e-3, 0.9, 0.999, 1e-8, 1)
@@ -158,10 +174,15 @@ CALLS = {
     "threshold counts": lambda: (block("relu").counts, {"rows": N, "out": torch.zeros(N, dtype=torch.int64)}),
     "quantize": lambda: (_C.quantize, rounded_rows()),
     "quantize dithered": lambda: (_C.quantize, rounded_rows(dithered=True)),
+    "quantize lists": lambda: (_C.quantize, rows_with_usual(True)),
+    "quantize along": lambda: (_C.quantize, rows_with_usual(False)),
+    "usual_values": lambda: (_C.usual_values, {"x": fp32(N, D), "usual": fp32(D)}),
     "IntTile": lambda: (_C.IntTile, tile()),
+    "IntTile of lists": lambda: (_C.IntTile, tile_of_lists()),
     "int_topk": lambda: (_C.int_topk, answer()),
 }
-WITHOUT_THREADS = {"threshold counts", "IntTile", "largest_first", "code_range", "code_sums"}
+WITHOUT_THREADS = {"threshold counts", "IntTile", "IntTile of lists", "usual_values", "largest_first"}
+WITHOUT_THREADS |= {"code_range", "code_sums"}
 # Exact values have no error bound, other steps no term, other rows no draws and no order.
 OPTIONAL = {"error", "step.own", "offset", "order"}
 OTHER = {
@@ -274,7 +295,12 @@ def test_a_broken_sorted_code_is_refused(at, change, message):
 
 
 def test_features_and_their_order_are_rows():
-    for name, field, last in (("IntTile", "features", tile()["cols"] - 1), ("quantize", "order", F - 1)):
+    lasts = {
+        "IntTile": ("features", tile()["cols"] - 1),
+        "quantize": ("order", F - 1),
+        "IntTile of lists": ("count", 3),
+    }
+    for name, (field, last) in lasts.items():
         for wrong in (last + 1, -1):
             call, arguments = prepared(name)
             arguments[field] = arguments[field].clone()

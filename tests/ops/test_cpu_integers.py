@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from ops.cases import encoder
+from ops.cases import encoder, poisoned
 
 from monosem import ops
 from monosem.ops import backend, reference
@@ -19,13 +19,8 @@ def bits(request, monkeypatch):
     name, _, dithered = request.param.partition(", ")
     monkeypatch.setattr(backend, "cpu_product", lambda: name)
     monkeypatch.setattr(backend, "certain", lambda: not dithered)
-    empty = torch.empty
-
-    def poison(*size, **options):
-        t = empty(*size, **options)
-        return t.fill_(torch.nan) if t.is_floating_point() else t.fill_(torch.iinfo(t.dtype).max - 7)
-
-    monkeypatch.setattr(cpu_integers.torch, "empty", poison)
+    monkeypatch.setattr(backend, "free_to_choose", lambda: False)
+    monkeypatch.setattr(torch, "empty", poisoned(torch.empty))
     return int(name[3:])
 
 
@@ -241,7 +236,7 @@ def test_outlier_columns_do_not_widen_the_int8_bound(bits):
 def test_rows_fall_back_to_the_next_product(bits, monkeypatch):
     used = []
     made = cpu_integers.IntProduct
-    monkeypatch.setattr(cpu_integers, "IntProduct", lambda *a: (used.append((a[-1], len(a[0]))), made(*a))[1])
+    monkeypatch.setattr(cpu_integers, "IntProduct", lambda *a: (used.append((a[1].bits, len(a[0]))), made(*a))[1])
     x, w, b = encoder(150, 32, 3000)
     w[1000:] = w[0] * (1 + 1e-4 * torch.randn(2000, 1))  # closer than 8 bits can tell, and far apart in 16
     x[:70] = w[0] * 5

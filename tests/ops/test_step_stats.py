@@ -31,20 +31,20 @@ def by(monkeypatch):
     return count
 
 
-@pytest.mark.parametrize("product", ["fp32", "bf16", "int16", "int8"])
+@pytest.mark.parametrize("product", ["fp32", "bf16", "int16", "int8", "sparse"])
 def test_tokens_are_counted_by_product(by, product):
     for stats in by(product, *encoder(N, D, F)):
         assert stats.tokens == {product: N} and stats.fallbacks == {} and stats.redone == 0
 
 
-@pytest.mark.parametrize("product", ["bf16", "int16", "int8"])
+@pytest.mark.parametrize("product", ["bf16", "int16", "int8", "sparse"])
 def test_candidates_are_at_least_the_answer_and_a_more_precise_product_leaves_fewer(by, product):
     x, w, b = encoder(N, D, F)
     topk, relu = by(product, x, w, b)
     assert N * K <= topk.rescored <= topk.candidates <= N * F
     active = len(ops.threshold_encode(x, w, b).values)
     assert active <= relu.rescored == relu.candidates < N * F
-    if product != "int16":
+    if product not in ("int16", "sparse"):
         precise = by("int16", x, w, b)
         assert precise[0].candidates < topk.candidates and precise[1].candidates < relu.candidates
     assert topk.metrics()["rescored"] == topk.rescored / N
@@ -55,7 +55,7 @@ def test_exact_values_have_no_candidates(by):
         assert stats.candidates == stats.rescored == 0 and "candidates" not in stats.metrics()
 
 
-@pytest.mark.parametrize("product", ["bf16", "int16", "int8"])
+@pytest.mark.parametrize("product", ["bf16", "int16", "int8", "sparse"])
 def test_the_same_counts_for_any_number_of_threads(by, product):
     x, w, b = encoder(501, 70, 3000)
     before = torch.get_num_threads()
@@ -75,7 +75,7 @@ UNSUITED = {
 }
 
 
-@pytest.mark.parametrize("product", ["bf16", "int16", "int8"])
+@pytest.mark.parametrize("product", ["bf16", "int16", "int8", "sparse"])
 @pytest.mark.parametrize("reason", UNSUITED)
 def test_a_batch_that_does_not_suit_the_product_falls_back_and_is_counted(by, product, reason):
     x, w, b = encoder(N, D, F)

@@ -10,6 +10,7 @@ import torch
 from monosem.bench import machine
 from monosem.bench.workloads import Workload
 from monosem.ops import backend
+from monosem.ops.selection.cpu import BITS
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ def measure(d: int) -> Rates:
     product_rates = {"fp32": machine.product_rate(d, torch.float32)}
     if machine.multiplies_bf16() or product == "bf16":
         product_rates["bf16"] = machine.product_rate(d, torch.bfloat16)
-    if product in ("int8", "int16"):
-        product_rates[product] = machine.int_rate(d, int(product.removeprefix("int")))
+    if product in BITS:  # of sparse tokens the floor is that of dense ones in as many bits
+        product_rates[product] = machine.int_rate(d, BITS[product])
     return Rates(product_rates[product], machine.bandwidth(), product, product_rates)
 
 

@@ -139,7 +139,7 @@ class Workload:
         """Bytes of the state: parameters in fp32, Adam's two moments, and the encoder as this product multiplies it."""
         moments = {"fp32": 8, "bf16": 4, "int8": 2}[adam_state] * 2 * self.f * self.d
         scales = 16 * self.f if adam_state == "int8" else 0
-        copy = {"fp32": 0, "bf16": 2, "int16": 2, "int8": 1}[product] * self.f * self.d
+        copy = {"fp32": 0, "bf16": 2, "int16": 2, "sparse": 2, "int8": 1}[product] * self.f * self.d
         return 4 * 2 * self.f * self.d + 12 * (self.f + self.d) + moments + scales + copy
 
 

@@ -3,7 +3,8 @@
 Importing never fails. Without the compiled module CPU tensors go to the definitions in plain PyTorch, with a warning.
 ``MONOSEM_BACKEND=reference`` asks for those on every device, ``triton`` or ``cuda`` for those kernels on GPU tensors,
 ``native`` (the default) for the choice of each device; ``MONOSEM_ISA`` (baseline, avx2, avxvnni, avx512, avx512vnni,
-amx) and ``MONOSEM_PRODUCT`` (fp32, bf16, int16, int8) override what the processor, or the GPU's table, would choose.
+amx) and ``MONOSEM_PRODUCT`` (fp32, bf16, int16, int8, sparse) override what the processor and the tokens, or the GPU's
+table, would choose.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 try:
     from monosem import _C
 
-    if getattr(_C, "interface", 1) != 7:
+    if getattr(_C, "interface", 1) != 8:
         raise ImportError("it was built from older sources: build it again, or copy the new one")
     native: Any = _C
     native_error = ""
@@ -83,7 +84,7 @@ def warn_device(device_type: str, reason: str) -> None:
     )
 
 
-PRODUCTS = ("auto", "fp32", "bf16", "int16", "int8")
+PRODUCTS = ("auto", "fp32", "bf16", "int16", "int8", "sparse")
 
 
 def _asked_product() -> str:
@@ -97,14 +98,20 @@ def _asked_product() -> str:
 def cpu_product() -> str:
     """How the encoder multiplies on this CPU; candidates are rescored in fp32.
 
-    ``int8`` where the kernels have VNNI or AMX; ``int16`` where they have AVX2 or AVX-512; else ``fp32``.
-    ``MONOSEM_PRODUCT`` overrides.
+    ``int8`` where the kernels have VNNI or AMX; ``int16`` where they have AVX2 or AVX-512; else ``fp32``. In place of
+    the first two an encoder takes ``sparse`` where its tokens are (``selection.cpu``). ``MONOSEM_PRODUCT`` overrides.
     """
     if (choice := _asked_product()) != "auto":
         return choice
     if native is None or native.isa() == "baseline":
         return "fp32"
     return "int8" if native.fast_int8() else "int16"
+
+
+@cache
+def free_to_choose() -> bool:
+    """Whether an encoder on this CPU may take another product by its tokens: ``MONOSEM_PRODUCT`` names none."""
+    return _asked_product() == "auto"
 
 
 @cache
@@ -122,8 +129,8 @@ def certain() -> bool:
 def gpu_product() -> str:
     """The same on GPUs: ``fp32``, ``bf16``, ``int8``, or ``auto`` for what the GPU's table says, else bf16.
 
-    ``MONOSEM_PRODUCT=bf16`` (and int16, which GPUs do not have) keeps to bounds that hold for certain; those of int8
-    fail once in 10²⁰ pairs (``docs/design/dithered_bound.md``).
+    ``MONOSEM_PRODUCT=bf16`` (and int16 and sparse, which GPUs do not have) keeps to bounds that hold for certain; those
+    of int8 fail once in 10²⁰ pairs (``docs/design/dithered_bound.md``).
     """
     asked = _asked_product()
-    return "bf16" if asked == "int16" or (certain() and asked in ("auto", "int8")) else asked
+    return "bf16" if asked in ("int16", "sparse") or (certain() and asked in ("auto", "int8")) else asked

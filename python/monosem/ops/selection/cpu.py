@@ -1,9 +1,11 @@
 """Encode and select on a CPU: pre-activations are computed in cache-sized tiles, filtered there, and never stored.
 
-Four products, by ``backend.cpu_product()``. ``fp32``: exact tiles by PyTorch. ``int8`` and ``int16``, where the
+Five products, by ``backend.cpu_product()``. ``fp32``: exact tiles by PyTorch. ``int8`` and ``int16``, where the
 processor has instructions for those, and ``bf16`` by PyTorch, where it is asked for: every feature that the certified
 error bound cannot rule out is a candidate and is rescored in fp32, so that the choice is that of the fp32 definition.
-Tokens that a product does not suit (wide error bounds, too many ties) go to the next: int8, int16, fp32.
+``sparse`` takes their place where most columns of most tokens hold what the column usually holds (0 after a ReLU, and
+the same number when a bias has been taken off since): a product in int16 of the others alone. Tokens that a product
+does not suit (wide error bounds, too many ties) go to the next: int8, int16, fp32.
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ from monosem.ops.layout import fp32, threads
 from monosem.ops.selection import cpu_integers
 from monosem.ops.structs import EncoderCopy
 
-BITS = {"int8": 8, "int16": 16}  # integer products: their bits
+BITS = {"int8": 8, "int16": 16, "sparse": 16}  # integer products: their bits
 FEW = 64  # tokens
+LISTED = 64  # tokens: of fewer it is not asked what their columns usually are
 WHOLE, SAMPLE = 4096, 256  # tokens: of so many all are quantised to see whether int8 suits them, of more a sample
 HUGE = 1e30  # no sum of values and bounds below this comes near to what fp32 can hold
 ROWS, COLS = 1024, 1024  # of a tile by PyTorch, which stays in cache between product and selection
@@ -51,38 +54,64 @@ class Encoder:
         # What the product is filtered with. Its rounding, where a threshold is taken off, is in the error bounds.
         self.filtered = self.bias if self.threshold is None else self.bias - self.threshold
         self.product = backend.cpu_product()
-        self._rows_by_bits: dict[int, cpu_integers.QuantizedRows] = {}
+        self._usual: cpu_integers.Usual | None = None
+        self._packed: tuple[str, cpu_integers.QuantizedRows] | None = None
         self._last: tuple[Tensor, str, cpu_integers.IntProduct] | None = None
-        if self.product != "fp32":
-            # Of all rows: the largest norm, not finite if any entry is not; in bf16 the largest rounding error.
-            if self.product in BITS:
-                self._largest_norm, self._rounded = float(self._quantized(BITS[self.product]).norm.amax()), 0.0
-            else:
-                self._largest_norm, self._rounded = _C.largest_norms(self.rows, threads())
-            self._largest_bias = float(self.bias.abs().amax())  # NaN, if any is
-            if self.threshold is not None:
-                self._largest_bias += float(self.threshold.abs().amax())
 
-    def _quantized(self, bits: int) -> cpu_integers.QuantizedRows:
-        if bits not in self._rows_by_bits:
-            dithered = bits == 8 and not backend.certain()
+    @cached_property
+    def _largest_bias(self) -> float:
+        """NaN, if any is."""
+        largest = float(self.bias.abs().amax())
+        return largest if self.threshold is None else largest + float(self.threshold.abs().amax())
+
+    def _largest(self, product: str) -> tuple[float, float]:
+        """Of all rows: the largest norm, not finite if any entry is not; in bf16 the largest rounding error."""
+        if product in BITS:
+            return float(self._quantized(product).norm.amax()), 0.0
+        return self._largest_in_bf16
+
+    @cached_property
+    def _largest_in_bf16(self) -> tuple[float, float]:
+        return _C.largest_norms(self.rows, threads())
+
+    def _quantized(self, product: str) -> cpu_integers.QuantizedRows:
+        """The rows for this product; those for another are given up."""
+        if self._packed is None or self._packed[0] != product:
+            self._packed = None
+            dithered = product == "int8" and not backend.certain()
             order = None if self._frequency is None else _most_frequent_first(self._frequency)
-            self._rows_by_bits = {bits: cpu_integers.QuantizedRows(self.rows, bits, False, dithered, self._copy, order)}
-        return self._rows_by_bits[bits]
+            copy, usual = (None, self._usual) if product == "sparse" else (self._copy, None)
+            rows = cpu_integers.QuantizedRows(self.rows, BITS[product], False, dithered, copy, order, usual)
+            self._packed = product, rows
+        return self._packed[1]
+
+    def _or_sparse(self, x: Tensor, product: str) -> str:
+        """ "sparse" in place of this product, where few of a token's pairs of columns differ from what is usual."""
+        asked, below = product == "sparse", _C.sparse_below(x.shape[1])
+        if not asked and not (below and len(x) >= LISTED and self._copy is None and backend.free_to_choose()):
+            return product
+        values = torch.empty(x.shape[1], dtype=torch.float32, device="cpu")
+        if _C.usual_values(x, values) >= below and not asked:
+            return product
+        self._usual = cpu_integers.Usual(values, float(torch.linalg.vector_norm(values, dtype=torch.float64)))
+        return "sparse"
 
     def suited(self, x: Tensor, product: str) -> str:
         """This product, or the next that suits x; rows that are not finite, or may overflow, are computed in fp32."""
         if product == "fp32":
             return product
         d = x.shape[1]
+        if product in BITS:
+            product = self._or_sparse(x, product)
         fits = product in BITS and d <= cpu_integers.WIDEST[BITS[product]]
+        largest_norm = self._largest(product)[0]
         # Of few enough tokens, what is made to see whether the product suits them is what they are multiplied by then.
         whole = fits and len(x) <= WHOLE
         norms = self.integers(x, product).norms if whole else x.norm(dim=1)
-        if not (norms * self._largest_norm + self._largest_bias < HUGE).all():
+        if not (norms * largest_norm + self._largest_bias < HUGE).all():
             return _instead("fp32", "overflow", x)
         # Of short rows nearly every feature would be rescored.
-        if self._largest_norm < SHORT:
+        if largest_norm < SHORT:
             return _instead("fp32", "short_rows", x)
         if int((norms < SHORT).sum()) > FEW + len(x) // 16:
             return _instead("fp32", "short_tokens", x)
@@ -90,7 +119,8 @@ class Encoder:
             product = _instead("int16", "too_wide", x)
         elif product == "int8" and self.integers(x if whole else x[:SAMPLE], product).wide():
             product = _instead("int16", "wide_bound", x)
-        return _instead("fp32", "too_wide", x) if product == "int16" and d > cpu_integers.WIDEST[16] else product
+        too_wide = BITS.get(product) == 16 and d > cpu_integers.WIDEST[16]
+        return _instead("fp32", "too_wide", x) if too_wide else product
 
     def exact(self, x: Tensor):
         """The operands that candidates of x are rescored with: the addresses of these tensors, not the tensors."""
@@ -101,9 +131,8 @@ class Encoder:
         if self._last is not None and self._last[0] is x and self._last[1] == product:
             return self._last[2]
         self._last = None  # the memory of rows in other bits goes first
-        bits = BITS[product]
-        packed = self._quantized(bits)
-        made = cpu_integers.IntProduct(x, packed, self.exact(x), self.filtered, self._largest_bias, bits)
+        packed = self._quantized(product)
+        made = cpu_integers.IntProduct(x, packed, self.exact(x), self.filtered, self._largest_bias)
         self._last = x, product, made
         return made
 
@@ -147,8 +176,9 @@ class Encoder:
         up, tiny = 1 + share, cpu_integers.TINY
         off = (x - x.to(torch.bfloat16).to(torch.float32)).norm(dim=1) * up + tiny
         length = x.norm(dim=1) * up + off + tiny
-        w_off = self._rounded * up + tiny
-        w_length = self._largest_norm * up + w_off + tiny
+        largest_norm, rounded = self._largest_in_bf16
+        w_off = rounded * up + tiny
+        w_length = largest_norm * up + w_off + tiny
         return fp32(off * w_length + length * (w_off + w_length * (2.0**-8 + share)) + self._largest_bias * 2.0**-21)
 
 

@@ -33,6 +33,13 @@ WIDE = 1.0
 SAMPLE = 1024  # rows whose median says what is typical
 
 
+class Usual(NamedTuple):
+    """What the columns of tokens usually hold: the values [D], and their norm."""
+
+    values: Tensor
+    norm: float
+
+
 class DitheredFeatures(NamedTuple):
     """The part of the dithered bound that features have: length and error of a typical row, and each beside them."""
 
@@ -50,9 +57,13 @@ class QuantizedRows:
         dithered: rounded with the draws of ``dithered.noise`` (in 8 bits), which ``offset`` takes off again.
         copy: the rows quantised before, in their own order; nothing of ``rows`` is read then.
         order: int32 [n], which row stands where in the panels; None: all where they are.
+        usual: of the tokens, what is taken off them (in 16 bits): they become lists of the pairs of columns that
+            differ, and of features their products with it are made.
 
     Attributes:
         order: the one that they stand in.
+        along: of features, their products with the usual values.
+        count: of tokens, how many pairs of columns stand in their lists; None: in panels.
     """
 
     def __init__(
@@ -63,22 +74,25 @@ class QuantizedRows:
         dithered: bool = False,
         copy: EncoderCopy | None = None,
         order: Tensor | None = None,
+        usual: Usual | None = None,
     ) -> None:
         n, d = rows.shape
         panels = _C.panels(f"int{bits}", d)
         panel = panels.tokens if tokens else panels.features
-        self.n, self.d, self.dithered = n, d, dithered
+        self.n, self.d, self.bits, self.dithered, self.usual = n, d, bits, dithered, usual
         self.padded = -(-n // panel) * panel
-        words, numbers = self.padded * panels.words, 5 if dithered else 4
+        words, numbers = self.padded * panels.words, 4 if usual is None and not dithered else 5
         if copy is not None and len(copy.rows) == words and copy.norms.shape == (numbers, self.padded):
             self.packed, self.known = copy
         else:
-            self.packed = scratch.empty((words,), torch.int32)
+            self.packed = scratch.empty((words,), torch.int64 if tokens and usual is not None else torch.int32)
             self.known = torch.empty(numbers, self.padded, dtype=torch.float32, device="cpu")
             copy = None
         self.scale, self.norm, self.off = self.known[:3]
         self.start = self.known[3].view(torch.int32)
         self.offset = self.known[4] if dithered else torch.zeros(self.padded, dtype=torch.float32, device="cpu")
+        self.along = self.known[4] if usual is not None and not tokens else None
+        self.count = self.known[4].view(torch.int32) if usual is not None and tokens else None
         self.order = order if copy is None else None
         if copy is not None:
             return  # these are the rows, quantised before
@@ -93,6 +107,9 @@ class QuantizedRows:
             start=self.start,
             offset=self.offset if dithered else None,
             order=order,
+            usual=None if usual is None else usual.values,
+            count=self.count,
+            along=self.along,
             threads=threads(),
         )
 
@@ -130,12 +147,14 @@ class ErrorBounds:
 
         Rounding moves the token by δx and the feature by δw: x·w − x̃·w̃ = δx·w + x̃·δw (Cauchy-Schwarz). Added: the
         rounding of fp32 in sums, norms and the rescored values, 2⁻²⁴ a step over chains of at most D/8 + 48; that of
-        adding the bias; and rows so short that they became zeros.
+        adding the bias; and rows so short that they became zeros. Of tokens in lists, x less the usual values o: the
+        rounding of x − o, 2⁻²⁴ of it; and of o·w, the rescored value and the bias with o·w, each within ‖o‖·‖w‖.
         """
         share = _share(w.d)
+        of_usual = 0.0 if x.usual is None else 4 * share * x.usual.norm
         return cls(
             token=torch.full_like(x.norm, _of_bias(largest_bias)),
-            token_off=(x.off + x.norm * share) * (1 + share) + TINY,
+            token_off=(x.off + x.norm * (share + 2.0**-23) + of_usual) * (1 + share) + TINY,
             token_norm=(x.norm + x.off) * (1 + share) + TINY,
             norm=w.norm * (1 + share) + TINY,
             off=(w.off + w.norm * share) * (1 + share) + TINY,
@@ -186,22 +205,27 @@ class IntProduct:
     """The integer product of x [n, D] and w [F, D], ready to be computed where all rows have finite norms.
 
     Attributes:
-        norms: of the rows of x, [n].
+        norms: of the rows of x, [n], or numbers above them.
     """
 
-    def __init__(self, x: Tensor, w: QuantizedRows, exact, bias: Tensor, largest_bias: float, bits: int) -> None:
-        left = QuantizedRows(x, bits, tokens=True, dithered=w.dithered)
+    def __init__(self, x: Tensor, w: QuantizedRows, exact, bias: Tensor, largest_bias: float) -> None:
+        left = QuantizedRows(x, w.bits, tokens=True, dithered=w.dithered, usual=w.usual)
         self.n, self.exact, self.norms = len(x), exact, left.norm[: len(x)]
+        if w.usual is not None:
+            self.norms = self.norms + w.usual.norm
         self.bounds = ErrorBounds.of(left, w, largest_bias)
         offsets = torch.full((w.padded,), -torch.inf, dtype=torch.float32, device="cpu")
         offsets[: len(bias)] = bias if w.order is None else bias.index_select(0, w.order)
+        if w.along is not None:
+            offsets += w.along
         features = torch.arange(w.padded, dtype=torch.int32, device="cpu")
         if w.order is not None:
             features[: w.n] = w.order
         self.tile = _C.IntTile(
-            product=f"int{bits}",
+            product=f"int{w.bits}",
             x=left.packed,
             w=w.packed,
+            count=left.count,
             token_scale=left.scale,
             token_offset=left.offset,
             scale=w.scale,
