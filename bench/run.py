@@ -70,6 +70,8 @@ def sections(full: bool, quick: bool, errors: dict[str, str], say: Callable[[str
             steps=10 if quick else 500,
             batches=10 if quick else 100,
         )
+    if not quick:
+        add("train_step.neurons.topk", steps, WORKLOADS["neurons"], rounds=rounds, budget=budget)
     for kind in ("topk", "relu"):  # the two encoders that all kinds have between them
         add(f"operations.{laptop.name}.{kind}", operations.compare, laptop.of(kind), rounds=rounds)
     add("instruction_sets", instruction_sets.measure, laptop, rounds=rounds, budget=budget / 2)
@@ -104,6 +106,8 @@ def sections(full: bool, quick: bool, errors: dict[str, str], say: Callable[[str
         add("growth.k", growth.measure, laptop, axis="k", values=_doubling(8, 512), budget=60.0)
         add("train_step.gpt2.topk", steps, WORKLOADS["gpt2"], rounds=5, budget=300.0)
         add("train_step.widest.topk", steps, WORKLOADS["widest"], rounds=3, budget=300.0, who=["monosem", "sparsify"])
+        few = ["monosem", "sparsify"]
+        add("train_step.widest_neurons.topk", steps, WORKLOADS["widest_neurons"], rounds=3, budget=300.0, who=few)
         add("train_step.million.topk", _alone, WORKLOADS["million"], rounds=3)
     return chosen
 

@@ -145,7 +145,7 @@ static float sparse_below(int64_t d) {
   (void)d;
   return 0;
 #elif defined(MS_VNNI)
-  return std::min(0.2f, 250 / float(d));
+  return std::min(0.25f, 256 / float(d));
 #else
   return std::min(0.35f, 500 / float(d));
 #endif

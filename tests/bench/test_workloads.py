@@ -14,7 +14,7 @@ def test_counts_of_a_small_case_by_hand():
     assert w.adam_bytes == 2 * (7 * 5) * (3 * 4 * 2)  # two matrices; w, m and v, read and written
     parameters = 2 * 7 * 5 + 7 + 5
     assert w.state_bytes("fp32") == 3 * 4 * parameters
-    assert [w.state_bytes(p) - w.state_bytes("fp32") for p in ("bf16", "int16", "int8")] == [2 * 35, 2 * 35, 35]
+    assert [w.state_bytes(p) - w.state_bytes("fp32") for p in ("bf16", "int16", "sparse", "int8")] == [70, 70, 70, 35]
 
 
 def test_batches_are_sums_of_k_directions():
@@ -26,6 +26,16 @@ def test_batches_are_sums_of_k_directions():
     # Each term has mean weight 1/2, so the squared norm is near K/3 (E[u²] = 1/3) and cross terms average out.
     assert float(x.square().sum(-1).mean()) == pytest.approx(w.k / 3, rel=0.1)
     assert torch.equal(x, w.batches(2, directions)), "the same batches every time"
+
+
+def test_a_relu_leaves_a_share_of_the_entries():
+    w = WORKLOADS["tiny"].with_(density=0.11)
+    x = w.batches(2, w.directions())
+    assert (x >= 0).all() and (x > 0).float().mean((1, 2)).tolist() == pytest.approx([0.11, 0.11], abs=0.002)
+    assert str(w).endswith("11% of the entries not 0") and w.job()["density"] == 0.11
+    for bad in (0.0, -0.5, 1.5):
+        with pytest.raises(ValueError, match=r"^density: got .*; wanted a share above 0"):
+            w.with_(density=bad)
 
 
 def test_relu_starts_with_k_features_active_on_average():

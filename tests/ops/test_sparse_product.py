@@ -1,4 +1,4 @@
-"""The product of sparse tokens, as lists of what differs from a column's usual value: bounds, choice, when it is taken."""
+"""The product of sparse tokens, as lists of what differs from a column's usual value: its bounds, choice and use."""
 
 import pytest
 import torch

@@ -20,6 +20,7 @@ class Workload:
     those directions (``start``), as after training, or as others (``start(trained=False)``).
 
     Attributes:
+        density: the share of the data's entries that are not 0, after a ReLU of them less a number; 1: there is none.
         settings: of the kind, by the names of its configuration, beyond those that ``offered`` gives every kind.
     """
 
@@ -31,6 +32,7 @@ class Workload:
     name: str = ""
     l1: float = 1e-4
     lr: float = 3e-4
+    density: float = 1.0
     settings: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -40,6 +42,8 @@ class Workload:
                 raise ValueError(f"{name}: got {value!r}; wanted an integer ≥ 1")
         if self.k > self.f:
             raise ValueError(f"k: got {self.k}; wanted at most f={self.f}")
+        if not 0 < self.density <= 1:
+            raise ValueError(f"density: got {self.density!r}; wanted a share above 0, at most 1")
         unknown = sorted(set(self.settings) - set(registry.setting(self.kind, **self.settings)))
         if unknown:
             known = ", ".join(f.name for f in fields(registry.find(self.kind).Config))
@@ -82,6 +86,7 @@ class Workload:
 
     def __str__(self) -> str:
         shape = f"N={self.n:,} D={self.d:,} F={self.f:,} K={self.k:,}"
+        shape += f", {self.density:.0%} of the entries not 0" if self.density < 1 else ""
         return f"{self.name + ': ' if self.name else ''}{described(self.to_json())}, {shape}"
 
     # ---------------------------------------------------------------------------------------- data
@@ -93,7 +98,7 @@ class Workload:
         return rows.div_(rows.norm(dim=-1, keepdim=True))
 
     def batches(self, count: int, directions: Tensor) -> Tensor:
-        """[count, N, D]: sums of K of the directions, on the device of the directions."""
+        """[count, N, D]: sums of K of the directions, through a ReLU if any, on the device of the directions."""
         device = directions.device
         g = torch.Generator(device).manual_seed(1)
         batches = torch.empty(count, self.n, self.d, dtype=torch.float32, device=device)
@@ -101,6 +106,9 @@ class Workload:
             chosen = torch.randint(len(directions), (self.n, self.k), generator=g, device=device)
             weights = torch.rand(self.n, self.k, generator=g, dtype=torch.float32, device=device)
             x.copy_(torch.nn.functional.embedding_bag(chosen, directions, per_sample_weights=weights, mode="sum"))
+            if self.density < 1:
+                some = x.flatten()[: 1 << 20]
+                x.sub_(some.kthvalue(round((1 - self.density) * len(some))).values).relu_()
         return batches
 
     def bias(self, directions: Tensor, x: Tensor) -> float:
@@ -174,4 +182,7 @@ WORKLOADS = {
         "million_gpu": (8192, 768, 1_048_576, 32),
     }.items()
 }
+# What a ReLU leaves of the 512 neurons of the language model that the repository ships.
+WORKLOADS["neurons"] = WORKLOADS["laptop"].with_(density=0.11, name="neurons")
+WORKLOADS["widest_neurons"] = WORKLOADS["widest"].with_(density=0.11, name="widest_neurons")
 WORKLOADS["widest_relu"] = WORKLOADS["widest"].with_(kind="relu", k=20, name="widest_relu")
