@@ -53,6 +53,8 @@ def _product() -> Finding:
     if asked := os.environ.get("MONOSEM_PRODUCT"):
         return Finding("cpu product", asked, "set by MONOSEM_PRODUCT" + ("" if product == "fp32" else exact))
     tiles = backend.native is not None and backend.native.isa() == "amx"
+    if backend.native is not None and product != "fp32" and backend.native.sparse_below(1):
+        exact += "; sparse tokens, as after a ReLU: by lists of what is not 0"
     why = {
         "int8": "the processor has " + ("AMX: tiles of int8" if tiles else "VNNI: four times as fast as fp32"),
         "int16": "the processor has AVX2 or AVX-512, but no VNNI: twice as fast as fp32",

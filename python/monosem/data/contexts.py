@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral
 from pathlib import Path
 
@@ -98,6 +98,22 @@ class Contexts:
 
     def activations(self, rows: np.ndarray) -> Iterator[Tensor]:
         """Activations [n, d_in] of the tokens of these rows that count, ``batch`` contexts at a time."""
+        return (every.index_select(0, counts) for every, counts in self._passes(rows))
+
+    def read_into(self, out: Tensor, rows: np.ndarray, read: Callable[[int], None]) -> None:
+        """Write those of all these rows to ``out``; ``read(tokens)`` is called after each part."""
+        done = 0
+        for every, counts in self._passes(rows):
+            part = out[done : done + len(counts)]
+            if (every.dtype, every.device) == (out.dtype, out.device):
+                torch.index_select(every, 0, counts, out=part)  # without a copy between
+            else:
+                part.copy_(every.index_select(0, counts))
+            done += len(counts)
+            read(len(counts))
+
+    def _passes(self, rows: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
+        """Activations [batch · n_ctx, d_in] of all tokens of some of these rows, and the places of those that count."""
         for start in range(0, len(rows), self.batch):
             part = rows[start : start + self.batch]
             tokens = torch.from_numpy(self.tokens[part].astype(np.int64))
@@ -105,7 +121,7 @@ class Contexts:
             with torch.no_grad(), summed_in_fp32():
                 activations = self.sites.activations(tokens)
             counts = torch.from_numpy(self.counted(part).ravel().nonzero()[0]).to(activations.device)
-            yield activations.flatten(0, 1).index_select(0, counts)  # by a mask, CPUs copy element by element
+            yield activations.flatten(0, 1), counts  # by a mask, CPUs copy element by element
 
 
 def checked_tokens(tokens: Tokens, model: HookedModel) -> np.ndarray:

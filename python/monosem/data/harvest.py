@@ -102,11 +102,7 @@ class ActivationStream(ShuffledSource):
         )
 
     def _fill(self, units: np.ndarray, out: Tensor, filled: Filled) -> None:
-        done = 0
-        for activations in self.contexts.activations(units):
-            out[done : done + len(activations)].copy_(activations)
-            done += len(activations)
-            filled(len(activations))
+        self.contexts.read_into(out, units, filled)
 
 
 def default_buffer(context_bytes: int, device: torch.device) -> int:

@@ -234,11 +234,8 @@ class StreamedActivations(FilledSource[_Key, _Window]):
         if not len(rows):
             return None
         contexts = Contexts(self._model, self._hook, rows, *self._skipped, self.norm_limit)
-        out, done = self._room(int(contexts.lengths.sum())), 0
-        for activations in contexts.activations(np.arange(len(rows))):
-            out[done : done + len(activations)].copy_(activations)
-            done += len(activations)
-            filled(len(activations))
+        out = self._room(int(contexts.lengths.sum()))
+        contexts.read_into(out, np.arange(len(rows)), filled)
         order = torch.from_numpy(np.random.default_rng([self.seed, key.window]).permutation(len(out)))
         order, _ = self._within_limit(order.to(self._device), out)
         return _Window(order, len(out) - len(order), self._reader.state_dict())
