@@ -47,12 +47,14 @@ void quantize(const std::string& product_name, const TensorView& rows, bool toke
   const Weights weights = rows.weights("rows");
   if (offset && product != IntProduct::int8) throw pybind11::value_error("offset: only rows in int8 are dithered");
   if (usual ? product != IntProduct::int16 || !(tokens ? count : along) : count || along)
-    throw pybind11::value_error("usual: wanted rows in int16, and count of tokens or along of features, or none of the three");
+    throw pybind11::value_error("usual: wanted rows in int16 with count of tokens or along of features, or none of these");
   const Panels panels = kernels().panels(product, weights.d);
   const int64_t n = rows.rows("rows"), padded = up_to(n, tokens ? panels.tokens : panels.features);
   const int64_t words = padded * panels.words;
   const bool lists = tokens && usual;
-  const QuantizedRows to{lists ? static_cast<void*>(packed.at_least<int64_t>("packed", words)) : packed.at_least<int32_t>("packed", words),
+  void* const data = lists ? static_cast<void*>(packed.at_least<int64_t>("packed", words))
+                           : packed.at_least<int32_t>("packed", words);
+  const QuantizedRows to{data,
                          scale.at_least<float>("scale", padded), norm.at_least<float>("norm", padded),
                          off.at_least<float>("off", padded), start.at_least<int32_t>("start", padded),
                          offset ? offset.at_least<float>("offset", padded) : nullptr,
@@ -75,14 +77,15 @@ std::pair<float, float> largest_norms(const TensorView& rows, int threads) {
 }
 
 IntTileView int_tile(const std::string& product_name, const TensorView& x, const TensorView& w,
-                     const TensorView& count, const TensorView& token_scale, const TensorView& token_offset, const TensorView& scale,
-                     const TensorView& start, const TensorView& bias, const TensorView& features,
-                     const ErrorBoundsView& bounds, int64_t rows, int64_t cols, int64_t d) {
+                     const TensorView& count, const TensorView& token_scale, const TensorView& token_offset,
+                     const TensorView& scale, const TensorView& start, const TensorView& bias,
+                     const TensorView& features, const ErrorBoundsView& bounds, int64_t rows, int64_t cols, int64_t d) {
   const IntProduct product = product_named(product_name);
   const Panels panels = kernels().panels(product, d);
   const int64_t padded = up_to(rows, panels.tokens);
   if (cols % panels.features) throw pybind11::value_error("cols: wanted whole panels of " + std::to_string(panels.features));
-  if (count && product != IntProduct::int16) throw pybind11::value_error("count: only tokens in int16 stand in lists");
+  if (count && product != IntProduct::int16)
+    throw pybind11::value_error("count: only tokens in int16 stand in lists");
   return {product,
           {count ? static_cast<const void*>(x.at_least<int64_t>("x", padded * panels.words))
                  : x.at_least<int32_t>("x", padded * panels.words),
@@ -110,8 +113,8 @@ void register_quantize(pybind11::module_& m) {
            }),
            py::arg("x"), py::arg("w"), py::arg("bias"), py::arg("threshold"));
   py::class_<IntTileView>(m, "IntTile", "tokens × features by integers")
-      .def(py::init(&int_tile), py::kw_only(), py::arg("product"), py::arg("x"), py::arg("w"), py::arg("count"), py::arg("token_scale"),
-           py::arg("token_offset"), py::arg("scale"), py::arg("start"), py::arg("bias"),
+      .def(py::init(&int_tile), py::kw_only(), py::arg("product"), py::arg("x"), py::arg("w"), py::arg("count"),
+           py::arg("token_scale"), py::arg("token_offset"), py::arg("scale"), py::arg("start"), py::arg("bias"),
            py::arg("features"), py::arg("bounds"), py::arg("rows"), py::arg("cols"), py::arg("d"));
   m.def("quantize", &quantize, py::kw_only(), py::arg("product"), py::arg("rows"), py::arg("tokens"),
         py::arg("packed"), py::arg("scale"), py::arg("norm"), py::arg("off"), py::arg("start"), py::arg("offset"),

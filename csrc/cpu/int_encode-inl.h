@@ -238,11 +238,17 @@ static Rescored int_threshold_of(const IntTile& t, const Exact& e, RowBuffers& r
 }
 
 static Rescored int_topk(IntProduct product, const IntTile& t, const Exact& e, const TopkAnswer& out, int threads) {
-  return (t.count ? int_topk_of<Listed> : product == IntProduct::int8 ? int_topk_of<int8_t> : int_topk_of<int16_t>)(t, e, out, threads);
+  const auto by = t.count                         ? int_topk_of<Listed>
+                  : product == IntProduct::int8 ? int_topk_of<int8_t>
+                                                : int_topk_of<int16_t>;
+  return by(t, e, out, threads);
 }
 
 static Rescored int_threshold(IntProduct product, const IntTile& t, const Exact& e, RowBuffers& rows, int threads) {
-  return (t.count ? int_threshold_of<Listed> : product == IntProduct::int8 ? int_threshold_of<int8_t> : int_threshold_of<int16_t>)(t, e, rows, threads);
+  const auto by = t.count                         ? int_threshold_of<Listed>
+                  : product == IntProduct::int8 ? int_threshold_of<int8_t>
+                                                : int_threshold_of<int16_t>;
+  return by(t, e, rows, threads);
 }
 
 }  // namespace ms::MS_ISA

@@ -77,8 +77,8 @@ static __attribute__((noinline)) void multiply_lists(const Lists& x, const uint3
 }
 
 template <class Meanwhile>
-MS_INLINE void int_gemm_tile(Listed, const Lists& x, const uint32_t* w, int64_t n, const int32_t* start, const Prefetch& prefetch,
-                             vi (&out)[kTokenPanel<Listed>][2], const Meanwhile&) {
+MS_INLINE void int_gemm_tile(Listed, const Lists& x, const uint32_t* w, int64_t n, const int32_t* start,
+                             const Prefetch& prefetch, vi (&out)[kTokenPanel<Listed>][2], const Meanwhile&) {
   multiply_lists(x, w, n, start, prefetch, out);
 }
 
@@ -157,7 +157,7 @@ static float usual_values(const float* x, int64_t rows, int64_t d, float* usual)
   constexpr int64_t kSample = 128;
   const int64_t every = std::max<int64_t>(1, rows / kSample), sampled = std::min(rows, kSample);
   if (!sampled || !d) return 1;
-  // Whoever is in the majority is left when each of the others has cancelled one of it.
+  // A value that a majority has is left over when each other value has cancelled one of it (Boyer and Moore).
   std::vector<float> ahead(d, 0.0f), has(d, 0.0f);
   std::copy(x, x + d, usual);
   for (int64_t i = 0; i < sampled; ++i) {
