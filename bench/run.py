@@ -105,9 +105,8 @@ def sections(full: bool, quick: bool, errors: dict[str, str], say: Callable[[str
         add("growth.n", growth.measure, laptop, axis="n", values=_doubling(256, 16_384), budget=120.0)
         add("growth.k", growth.measure, laptop, axis="k", values=_doubling(8, 512), budget=60.0)
         add("train_step.gpt2.topk", steps, WORKLOADS["gpt2"], rounds=5, budget=300.0)
-        add("train_step.widest.topk", steps, WORKLOADS["widest"], rounds=3, budget=300.0, who=["monosem", "sparsify"])
-        few = ["monosem", "sparsify"]
-        add("train_step.widest_neurons.topk", steps, WORKLOADS["widest_neurons"], rounds=3, budget=300.0, who=few)
+        for name in ("widest", "widest_neurons"):
+            add(f"train_step.{name}.topk", steps, WORKLOADS[name], rounds=3, budget=300.0, who=["monosem", "sparsify"])
         add("train_step.million.topk", _alone, WORKLOADS["million"], rounds=3)
     return chosen
 

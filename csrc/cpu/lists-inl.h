@@ -109,9 +109,8 @@ static void list_all(const Weights& x, int64_t rows, const QuantizedRows& to, in
     for (int64_t p = begin; p < end; ++p) {
       uint64_t* list = static_cast<uint64_t*>(to.data) + p * kTokens * n;
       for (int64_t r = p * kTokens; r < (p + 1) * kTokens; ++r) {
-        to.count[r] = 0;
         if (r >= rows) {
-          to.scale[r] = to.norm[r] = to.off[r] = 0, to.start[r] = 0;
+          no_row(to, r);
           continue;
         }
         dispatch_dtype(x, [&](const auto* from) { less(from + r * x.d, to.usual, x.d, off.data()); });
@@ -128,6 +127,7 @@ static void list_all(const Weights& x, int64_t rows, const QuantizedRows& to, in
   });
 }
 
+// Into lists or panels: here, where both are known.
 static void quantize(IntProduct product, const Weights& w, int64_t rows, bool tokens, const QuantizedRows& to,
                      int threads) {
   if (to.count) return list_all(w, rows, to, threads);

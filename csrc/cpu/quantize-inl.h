@@ -227,6 +227,15 @@ static void interleave_lines(const uint32_t* rows, int64_t pitch, int64_t width,
     for (int64_t i = 0; i < width; ++i, panel += kTogether<T>) std::copy_n(rows + i * pitch + g, kTogether<T>, panel);
 }
 
+// The numbers of a place beyond the last row.
+MS_INLINE void no_row(const QuantizedRows& to, int64_t r) {
+  to.scale[r] = to.norm[r] = to.off[r] = 0;
+  to.start[r] = 0;
+  if (to.offset) to.offset[r] = 0;
+  if (to.along) to.along[r] = 0;
+  if (to.count) to.count[r] = 0;
+}
+
 // Packs rows into panels; zeros beyond the last row up to a whole panel.
 template <class T, Rounding rounding>
 static void pack_all(const Weights& w, int64_t rows, bool tokens, const QuantizedRows& to, int threads) {
@@ -257,7 +266,7 @@ static void pack_all(const Weights& w, int64_t rows, bool tokens, const Quantize
             if (to.along) to.along[r] = float(dot(to.usual, source, w.d));
           } else {
             std::fill(row, row + pitch, 0);
-            to.scale[r] = to.norm[r] = to.off[r] = 0, to.start[r] = 0, to.offset && (to.offset[r] = 0), to.along && (to.along[r] = 0);
+            no_row(to, r);
           }
         }
         arrange(packed.data(), pitch, width, count, static_cast<uint32_t*>(to.data) + p * count * width);

@@ -44,7 +44,7 @@ def measure(d: int) -> Rates:
     product_rates = {"fp32": machine.product_rate(d, torch.float32)}
     if machine.multiplies_bf16() or product == "bf16":
         product_rates["bf16"] = machine.product_rate(d, torch.bfloat16)
-    if product in BITS:  # of sparse tokens the floor is that of dense ones in as many bits
+    if product in BITS:  # "sparse", where it was asked for: as of dense tokens in as many bits
         product_rates[product] = machine.int_rate(d, BITS[product])
     return Rates(product_rates[product], machine.bandwidth(), product, product_rates)
 
@@ -54,8 +54,8 @@ def step(w: Workload, rates: Rates) -> dict[str, Any]:
     active features, then Adam's sweep.
 
     product + (rescoring + gathers + Adam) / bandwidth; where rows stay in cache a step may gather faster than that. A
-    product in fp32 has nothing to score again. ``bf16_ms``: the same with the product in bf16 by PyTorch, where the
-    processor has it.
+    product in fp32 has nothing to score again. The product is that of all columns, also of data that are mostly 0,
+    whose step may take less. ``bf16_ms``: the same with the product in bf16 by PyTorch, where the processor has it.
     """
     product = w.product_flops / rates.flops_per_second
     gathers, adam = w.gather_bytes / rates.bytes_per_second, w.adam_bytes / rates.bytes_per_second

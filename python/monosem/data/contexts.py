@@ -121,7 +121,7 @@ class Contexts:
             with torch.no_grad(), summed_in_fp32():
                 activations = self.sites.activations(tokens)
             counts = torch.from_numpy(self.counted(part).ravel().nonzero()[0]).to(activations.device)
-            yield activations.flatten(0, 1), counts  # by a mask, CPUs copy element by element
+            yield activations.flatten(0, 1), counts  # places: by a mask, CPUs copy element by element
 
 
 def checked_tokens(tokens: Tokens, model: HookedModel) -> np.ndarray:

@@ -64,14 +64,9 @@ class Encoder:
         largest = float(self.bias.abs().amax())
         return largest if self.threshold is None else largest + float(self.threshold.abs().amax())
 
-    def _largest(self, product: str) -> tuple[float, float]:
-        """Of all rows: the largest norm, not finite if any entry is not; in bf16 the largest rounding error."""
-        if product in BITS:
-            return float(self._quantized(product).norm.amax()), 0.0
-        return self._largest_in_bf16
-
     @cached_property
     def _largest_in_bf16(self) -> tuple[float, float]:
+        """Of all rows: the largest norm, not finite if any entry is not, and the largest rounding error in bf16."""
         return _C.largest_norms(self.rows, threads())
 
     def _quantized(self, product: str) -> cpu_integers.QuantizedRows:
@@ -86,7 +81,7 @@ class Encoder:
         return self._packed[1]
 
     def _or_sparse(self, x: Tensor, product: str) -> str:
-        """ "sparse" in place of this product, where few of a token's pairs of columns differ from what is usual."""
+        """``sparse`` in place of this product, where few of a token's pairs of columns differ from what is usual."""
         asked, below = product == "sparse", _C.sparse_below(x.shape[1])
         if not asked and not (below and len(x) >= LISTED and self._copy is None and backend.free_to_choose()):
             return product
@@ -104,7 +99,7 @@ class Encoder:
         if product in BITS:
             product = self._or_sparse(x, product)
         fits = product in BITS and d <= cpu_integers.WIDEST[BITS[product]]
-        largest_norm = self._largest(product)[0]
+        largest_norm = float(self._quantized(product).norm.amax()) if product in BITS else self._largest_in_bf16[0]
         # Of few enough tokens, what is made to see whether the product suits them is what they are multiplied by then.
         whole = fits and len(x) <= WHOLE
         norms = self.integers(x, product).norms if whole else x.norm(dim=1)

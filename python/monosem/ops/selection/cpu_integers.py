@@ -151,10 +151,10 @@ class ErrorBounds:
         rounding of x − o, 2⁻²⁴ of it; and of o·w, the rescored value and the bias with o·w, each within ‖o‖·‖w‖.
         """
         share = _share(w.d)
-        of_usual = 0.0 if x.usual is None else 4 * share * x.usual.norm
+        of_usual = 0.0 if x.usual is None else x.norm * 2.0**-23 + 4 * share * x.usual.norm
         return cls(
             token=torch.full_like(x.norm, _of_bias(largest_bias)),
-            token_off=(x.off + x.norm * (share + 2.0**-23) + of_usual) * (1 + share) + TINY,
+            token_off=(x.off + x.norm * share + of_usual) * (1 + share) + TINY,
             token_norm=(x.norm + x.off) * (1 + share) + TINY,
             norm=w.norm * (1 + share) + TINY,
             off=(w.off + w.norm * share) * (1 + share) + TINY,

@@ -74,5 +74,12 @@ def _topk_in_tiles(
 
 def _capacity(k: int, product: str) -> int:
     """Slots per token: for candidates between two prunings, those within the error bound of the k-th, and some."""
-    slots = {"fp32": 2 * k + 64, "int8": 16 * k + 768, "bf16": 8 * k + 256}.get(product, 4 * k + 64)  # else in 16 bits
-    return slots + 8 * _C.spare_slots  # two vectors are appended at a time, and a third is written behind them
+    in_16_bits = 4 * k + 64
+    slots = {
+        "fp32": 2 * k + 64,
+        "int16": in_16_bits,
+        "sparse": in_16_bits,
+        "int8": 16 * k + 768,
+        "bf16": 8 * k + 256,
+    }
+    return slots[product] + 8 * _C.spare_slots  # two vectors are appended at a time, and a third is written behind them
