@@ -52,6 +52,8 @@ void quantize(const std::string& product_name, const TensorView& rows, bool toke
   const int64_t n = rows.rows("rows"), padded = up_to(n, tokens ? panels.tokens : panels.features);
   const int64_t words = padded * panels.words;
   const bool lists = tokens && usual;
+  if (lists && weights.d > kWidestList)
+    throw pybind11::value_error("rows: wanted at most " + std::to_string(kWidestList) + " columns for lists");
   void* const data = lists ? static_cast<void*>(packed.at_least<int64_t>("packed", words))
                            : packed.at_least<int32_t>("packed", words);
   const QuantizedRows to{data,
@@ -120,9 +122,9 @@ void register_quantize(pybind11::module_& m) {
         py::arg("packed"), py::arg("scale"), py::arg("norm"), py::arg("off"), py::arg("start"), py::arg("offset"),
         py::arg("order"), py::arg("usual"), py::arg("count"), py::arg("along"), py::arg("threads"), NoGil());
   m.def("sparse_below", [](int64_t d) { return kernels().sparse_below(d); }, py::arg("d"),
-        "the share of pairs of columns that differ below which tokens are multiplied as lists; 0: never");
+        "the share of columns that differ below which tokens are multiplied as lists; 0: never");
   m.def("usual_values", &usual_values, py::arg("x"), py::arg("usual"), NoGil(),
-        "the value that each column usually has, and the share of the pairs of columns that differ from it");
+        "the value that each column usually has, and the share of entries that differ from it");
   m.def("largest_first", &largest_first, py::kw_only(), py::arg("scores"), py::arg("order"), NoGil());
   m.def("largest_norms", &largest_norms, py::arg("rows"), py::arg("threads"), NoGil(),
         "the largest norm of a row, and of a row's rounding error in bf16");

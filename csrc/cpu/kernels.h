@@ -53,6 +53,8 @@ constexpr int64_t kWidest = 16;   // lanes of the widest vector
 // The integers that rows are quantised to.
 enum class IntProduct { int8, int16 };
 
+constexpr int64_t kWidestList = int64_t{1} << 16;  // columns: a list has 16 bits for one
+
 // How quantised rows stand in panels: [panel][group of columns][row of the panel][columns of the group].
 struct Panels {
   int64_t tokens, features;        // rows of a panel
@@ -68,8 +70,8 @@ struct QuantizedRows {
   int32_t* start;
   float* offset;  // null: rounded to the nearest
   const int32_t* order = nullptr;  // which row is packed as number i; null: row i
-  // Tokens as lists (lists-inl.h): what each column usually is, and how many pairs of each token differ. Of features `along`
-  // takes the products of their rows with the usual values.
+  // Tokens as lists (lists-inl.h): what each column usually is, and how many pairs of columns the list of each token has. Of
+  // features `along` takes the products of their rows with the usual values.
   const float* usual = nullptr;
   int32_t* count = nullptr;
   float* along = nullptr;
@@ -78,7 +80,7 @@ struct QuantizedRows {
 // Tokens × features by integers: value = token_scale · scale · (sum − token_offset) + bias.
 struct IntTile {
   const void *x, *w;  // packed
-  const int32_t* count;  // of each token's list; null: panels
+  const int32_t* count;  // pairs of columns in each token's list; null: panels
   const float *token_scale, *token_offset;
   const float* scale;
   const int32_t* start;

@@ -1,8 +1,9 @@
 // Tokens as lists, for the encoder's product where most columns of most tokens hold the value that the column usually has:
 // 0 after a ReLU, the same for every token when a decoder's bias has been taken off since.
 //
-// With o the usual values, x·w = (x − o)·w + o·w. The first part is a product in int16 of the pairs of columns that differ,
-// the second one number per feature. Pairs, because one instruction multiplies and adds the 32 bits of a lane.
+// With o the usual values, x·w = (x − o)·w + o·w. The first part is a product in int16 of the columns that differ, the
+// second one number per feature. One instruction multiplies and adds two columns in the 32 bits of a lane: any two that
+// differ, for a panel of features holds each column as a vector of its own, and two are interleaved when they meet.
 #pragma once
 
 #include <algorithm>
@@ -26,30 +27,40 @@ struct Listed {
   int16_t number;
 };
 
-// The pairs of a panel of tokens that are not zeros, one token's after another's: each above the byte of a panel of
-// features at which its columns stand.
+// The columns of a panel of tokens that differ, in pairs, one token's after another's: the lowest 16 bits and the next are
+// the columns, the upper 32 their two numbers. The last of an odd number of columns stands with a zero.
 struct Lists {
   const uint64_t* pairs;
   const int32_t* count;  // of each token
 };
 
-// sum + the products of a list's pairs with their columns of a panel of features.
+// sum + the products of a list with its columns of a panel of features.
 MS_INLINE void multiply_list(const uint64_t* pairs, int64_t count, const char* w, vi sum0, vi sum1, vi (&out)[2]) {
   vi sum2 = {}, sum3 = {};  // two chains for each vector, or the time of an instruction would bound them
-  const auto add = [&](uint64_t pair, vi& to0, vi& to1) MS_METHOD {
+  const auto add = [&](uint64_t pair, int32_t numbers, vi& to0, vi& to1) MS_METHOD {
+    vi a, b, first, second;
+    __builtin_memcpy(&a, w + (pair & 0xffff) * sizeof a, sizeof a);
+    __builtin_memcpy(&b, w + (pair >> 16 & 0xffff) * sizeof b, sizeof b);
+    both_columns(a, b, first, second);
+    to0 = add_products(int16_t{}, to0, vi{} + numbers, first);
+    to1 = add_products(int16_t{}, to1, vi{} + numbers, second);
+  };
+  // Both loads and instructions on vectors bound the time: the numbers of one pair are loaded into a vector, those of the
+  // next go there from the register that its columns are in.
+  const auto by_load = [&](const uint64_t* pair) MS_METHOD {
+    int32_t numbers;
+    __builtin_memcpy(&numbers, reinterpret_cast<const char*>(pair) + sizeof numbers, sizeof numbers);
+    add(*pair, numbers, sum0, sum1);
+  };
+  const auto by_register = [&](uint64_t pair) MS_METHOD {
 #if defined(__GNUC__)
-    asm("" : "+r"(pair));  // one load, not two: loads bound the time
+    asm("" : "+r"(pair));
 #endif
-    const vi token = vi{} + int32_t(pair >> 32);
-    vi w0, w1;
-    __builtin_memcpy(&w0, w + uint32_t(pair), sizeof w0);
-    __builtin_memcpy(&w1, w + uint32_t(pair) + sizeof w0, sizeof w1);
-    to0 = add_products(int16_t{}, to0, token, w0);
-    to1 = add_products(int16_t{}, to1, token, w1);
+    add(pair, int32_t(pair >> 32), sum2, sum3);
   };
   int64_t i = 0;
-  for (; i + 2 <= count; i += 2) add(pairs[i], sum0, sum1), add(pairs[i + 1], sum2, sum3);
-  if (i < count) add(pairs[i], sum0, sum1);
+  for (; i + 2 <= count; i += 2) by_load(pairs + i), by_register(pairs[i + 1]);
+  if (i < count) by_load(pairs + i);
   out[0] = wrapping(sum0, sum2);
   out[1] = wrapping(sum1, sum3);
 }
@@ -106,6 +117,7 @@ static void list_all(const Weights& x, int64_t rows, const QuantizedRows& to, in
   parallel_for(padded / kTokens, 1, threads, [&](int64_t begin, int64_t end) {
     std::vector<float> off(x.d);
     std::vector<uint32_t> packed(pitch);  // zeros beyond the row
+    std::vector<uint32_t> differ(2 * n + 2);  // a number above its column
     for (int64_t p = begin; p < end; ++p) {
       uint64_t* list = static_cast<uint64_t*>(to.data) + p * kTokens * n;
       for (int64_t r = p * kTokens; r < (p + 1) * kTokens; ++r) {
@@ -115,12 +127,21 @@ static void list_all(const Weights& x, int64_t rows, const QuantizedRows& to, in
         }
         dispatch_dtype(x, [&](const auto* from) { less(from + r * x.d, to.usual, x.d, off.data()); });
         pack_row<int16_t, Rounding::nearest>(off.data(), x.d, 0, Dither(), packed.data(), to, r);
-        int32_t count = 0;
+        int32_t columns = 0;
         for (int64_t g = 0; g < n; g += MS_WIDTH)
-          for (uint32_t differ = not_zeros(packed.data() + g); differ; differ &= differ - 1) {
-            const int64_t at = g + __builtin_ctz(differ);
-            list[count++] = uint64_t(packed[at]) << 32 | uint64_t(at * kFeaturePanel * sizeof(uint32_t));
+          for (uint32_t some = not_zeros(packed.data() + g); some; some &= some - 1) {
+            const uint32_t at = uint32_t(g) + __builtin_ctz(some), two = packed[at], low = two << 16, high = two & 0xffff0000u;
+            differ[columns] = low | 2 * at;
+            columns += low != 0;
+            differ[columns] = high | (2 * at + 1);
+            columns += high != 0;
           }
+        differ[columns] = 0;
+        const int32_t count = (columns + 1) / 2;
+        for (int32_t i = 0; i < count; ++i) {
+          const uint64_t a = differ[2 * i], b = differ[2 * i + 1];
+          list[i] = (a & 0xffff) | (b & 0xffff) << 16 | (a >> 16) << 32 | (b >> 16) << 48;
+        }
         list += to.count[r] = count;
       }
     }
@@ -138,27 +159,27 @@ static void quantize(IntProduct product, const Weights& w, int64_t rows, bool to
   pack(w, rows, tokens, to, threads);
 }
 
-// The share of pairs that differ below which lists are faster than panels, as measured (bench/LAB.md); 0: never. Rows of more
+// The share of columns that differ below which lists are faster than panels, as measured (bench/LAB.md); 0: never. Rows of more
 // columns than the first cache has room for in a panel of features come from the second.
 static float sparse_below(int64_t d) {
 #if defined(MS_TILES) || MS_WIDTH == 4
   (void)d;
   return 0;
 #elif defined(MS_VNNI)
-  return std::min(0.25f, 256 / float(d));
+  return std::min(0.25f, 200 / float(d));
 #else
-  return std::min(0.35f, 500 / float(d));
+  return std::min(0.3f, 400 / float(d));
 #endif
 }
 
-// The value that most of a sample of rows have in each column, or 0 where a quarter or less have one; and the share of the
-// pairs of columns in which one differs from it.
+// The value that most of a sample of rows have in each column, or 0 where a quarter or less have one; and the share of their
+// entries that differ from it.
 static float usual_values(const float* x, int64_t rows, int64_t d, float* usual) {
   constexpr int64_t kSample = 128;
   const int64_t every = std::max<int64_t>(1, rows / kSample), sampled = std::min(rows, kSample);
   if (!sampled || !d) return 1;
   // A value that a majority has is left over when each other value has cancelled one of it (Boyer and Moore).
-  std::vector<float> ahead(d, 0.0f), has(d, 0.0f);
+  std::vector<float> ahead(d, 0.0f), has(d, 0.0f), zero(d, 0.0f);
   std::copy(x, x + d, usual);
   for (int64_t i = 0; i < sampled; ++i) {
     const float* row = x + i * every * d;
@@ -168,17 +189,17 @@ static float usual_values(const float* x, int64_t rows, int64_t d, float* usual)
       ahead[c] = next < 0 ? 1.0f : next;
     }
   }
-  for (int64_t i = 0; i < sampled; ++i)
-    for (int64_t c = 0; c < d; ++c) has[c] += x[i * every * d + c] == usual[c] ? 1.0f : 0.0f;
-  for (int64_t c = 0; c < d; ++c)
-    if (!(has[c] > float(sampled) / 4 && std::fabs(usual[c]) < std::numeric_limits<float>::infinity())) usual[c] = 0;
-  int64_t pairs = 0;
   for (int64_t i = 0; i < sampled; ++i) {
     const float* row = x + i * every * d;
-    for (int64_t c = 0; c + 2 <= d; c += 2) pairs += (row[c] != usual[c]) | (row[c + 1] != usual[c + 1]);
-    if (d % 2) pairs += row[d - 1] != usual[d - 1];
+    for (int64_t c = 0; c < d; ++c) has[c] += row[c] == usual[c] ? 1.0f : 0.0f, zero[c] += row[c] == 0 ? 1.0f : 0.0f;
   }
-  return float(double(pairs) / double(sampled * ((d + 1) / 2)));
+  double same = 0;
+  for (int64_t c = 0; c < d; ++c) {
+    const bool usually = has[c] > float(sampled) / 4 && std::fabs(usual[c]) < std::numeric_limits<float>::infinity();
+    if (!usually) usual[c] = 0;
+    same += usually ? has[c] : zero[c];
+  }
+  return float(1 - same / double(sampled * d));
 }
 
 }  // namespace ms::MS_ISA

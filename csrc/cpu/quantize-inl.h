@@ -227,6 +227,46 @@ static void interleave_lines(const uint32_t* rows, int64_t pitch, int64_t width,
     for (int64_t i = 0; i < width; ++i, panel += kTogether<T>) std::copy_n(rows + i * pitch + g, kTogether<T>, panel);
 }
 
+// The numbers of two columns of a panel in int16 as each lane of a product has them, those of one feature, from each column
+// of its own, a vector of the numbers of all features; and the other way round.
+MS_INLINE void both_columns(vi a, vi b, vi& first, vi& second) {
+#if MS_WIDTH == 16 && defined(MS_X86)
+  first = (vi)_mm512_unpacklo_epi16((__m512i)a, (__m512i)b), second = (vi)_mm512_unpackhi_epi16((__m512i)a, (__m512i)b);
+#elif MS_WIDTH == 8 && defined(MS_X86)
+  first = (vi)_mm256_unpacklo_epi16((__m256i)a, (__m256i)b), second = (vi)_mm256_unpackhi_epi16((__m256i)a, (__m256i)b);
+#elif defined(MS_X86)
+  first = (vi)_mm_unpacklo_epi16((__m128i)a, (__m128i)b), second = (vi)_mm_unpackhi_epi16((__m128i)a, (__m128i)b);
+#else
+  first = (vi)(((vu)a & 0xffffu) | (vu)b << 16), second = (vi)((vu)a >> 16 | ((vu)b & 0xffff0000u));
+#endif
+}
+
+MS_INLINE void each_column(vi first, vi second, vi& a, vi& b) {
+  const auto joined = [](vi one, vi other) MS_METHOD {  // numbers of 16 bits each
+#if MS_WIDTH == 16 && defined(MS_X86)
+    return (vi)_mm512_packs_epi32((__m512i)one, (__m512i)other);
+#elif MS_WIDTH == 8 && defined(MS_X86)
+    return (vi)_mm256_packs_epi32((__m256i)one, (__m256i)other);
+#elif defined(MS_X86)
+    return (vi)_mm_packs_epi32((__m128i)one, (__m128i)other);
+#else
+    return (vi)(((vu)one & 0xffffu) | (vu)other << 16);
+#endif
+  };
+  a = joined((vi)((vu)first << 16) >> 16, (vi)((vu)second << 16) >> 16);
+  b = joined(first >> 16, second >> 16);
+}
+
+// A panel of features from pairs of columns into columns, for tokens in lists (lists-inl.h).
+static void into_columns(int64_t pairs, uint32_t* panel) {
+  for (uint32_t* end = panel + pairs * kFeaturePanel; panel < end; panel += kFeaturePanel) {
+    vi of[2], columns[2];
+    __builtin_memcpy(of, panel, sizeof of);
+    each_column(of[0], of[1], columns[0], columns[1]);
+    __builtin_memcpy(panel, columns, sizeof columns);
+  }
+}
+
 // The numbers of a place beyond the last row.
 MS_INLINE void no_row(const QuantizedRows& to, int64_t r) {
   to.scale[r] = to.norm[r] = to.off[r] = 0;
@@ -269,7 +309,9 @@ static void pack_all(const Weights& w, int64_t rows, bool tokens, const Quantize
             no_row(to, r);
           }
         }
-        arrange(packed.data(), pitch, width, count, static_cast<uint32_t*>(to.data) + p * count * width);
+        uint32_t* panel = static_cast<uint32_t*>(to.data) + p * count * width;
+        arrange(packed.data(), pitch, width, count, panel);
+        if (to.along) into_columns(count, panel);
       }
     });
   });

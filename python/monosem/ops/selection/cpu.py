@@ -81,11 +81,14 @@ class Encoder:
         return self._packed[1]
 
     def _or_sparse(self, x: Tensor, product: str) -> str:
-        """``sparse`` in place of this product, where few of a token's pairs of columns differ from what is usual."""
-        asked, below = product == "sparse", _C.sparse_below(x.shape[1])
+        """``sparse`` in place of this product, where few of a token's columns differ from what is usual."""
+        asked, d = product == "sparse", x.shape[1]
+        if d > cpu_integers.WIDEST_LIST:
+            return _instead("int16", "too_wide", x) if asked else product
+        below = _C.sparse_below(d)
         if not asked and not (below and len(x) >= LISTED and self._copy is None and backend.free_to_choose()):
             return product
-        values = torch.empty(x.shape[1], dtype=torch.float32, device="cpu")
+        values = torch.empty(d, dtype=torch.float32, device="cpu")
         if _C.usual_values(x, values) >= below and not asked:
             return product
         self._usual = cpu_integers.Usual(values, float(torch.linalg.vector_norm(values, dtype=torch.float64)))

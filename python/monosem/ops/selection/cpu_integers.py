@@ -23,6 +23,7 @@ from monosem.ops.structs import EncoderCopy
 
 # Up to this width the sums stay within 32 bits: 127·255·D, and (in 16 bits) the margin of the norm for rounding.
 WIDEST = {8: 65_536, 16: 1 << 20}
+WIDEST_LIST = 65_536  # a list has 16 bits for a column
 # Added to every norm. It covers rows shorter than √kLeastSquare = 1e-15, which the kernel makes zeros; squares that
 # underflow, which take at most √D·2⁻⁶³ off a norm; and, where the processor makes zeros of numbers below 2⁻¹²⁶, steps
 # whose product it loses: ‖x‖·‖w‖ is below 32512²·2⁻¹²⁶ = 1.3e-29 there, and the bound at least TINY·(‖x‖ + ‖w‖).
@@ -57,8 +58,8 @@ class QuantizedRows:
         dithered: rounded with the draws of ``dithered.noise`` (in 8 bits), which ``offset`` takes off again.
         copy: the rows quantised before, in their own order; nothing of ``rows`` is read then.
         order: int32 [n], which row stands where in the panels; None: all where they are.
-        usual: of the tokens, what is taken off them (in 16 bits): they become lists of the pairs of columns that
-            differ, and of features their products with it are made.
+        usual: of the tokens, what is taken off them (in 16 bits): they become lists of the columns that differ,
+            and of features their products with it are made.
 
     Attributes:
         order: the one that they stand in.
