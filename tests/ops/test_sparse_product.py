@@ -227,3 +227,24 @@ def test_ties_beyond_the_buffer_are_redone(by):
     b = torch.zeros(9000)
     b[4000] = 1e-7
     assert torch.equal(by("sparse", x, w, b, 6)[0].indices, by("fp32", x, w, b, 6)[0].indices)
+
+
+def test_as_many_columns_as_a_list_can_name(by):
+    x, w, b = neurons(5, cpu_integers.WIDEST_LIST, 40, share=0.01)
+    x[:, -1], w[:, -1] = torch.arange(5) * 100.0, torch.arange(40) * 10.0
+    with recording() as stats:
+        got = by("sparse", x, w, b, 4)
+    assert stats.encoder.tokens == {"sparse": 10} and not stats.encoder.fallbacks
+    for a, c in zip(got, by("int16", x, w, b, 4), strict=True):
+        assert torch.equal(a.values, c.values) and torch.equal(a.indices, c.indices)
+
+
+def test_more_columns_are_multiplied_in_int16(by):
+    d = cpu_integers.WIDEST_LIST + 1
+    x, w, b = neurons(3, d, 20, share=0.01)
+    with recording() as stats:
+        by("sparse", x, w, b, 4)
+    assert stats.encoder.tokens == {"int16": 6} and stats.encoder.fallbacks == {"too_wide": 6}
+    usual = cpu_integers.Usual(torch.zeros(d), 0.0)
+    with pytest.raises(ValueError, match="rows: wanted at most 65536 columns"):
+        cpu_integers.QuantizedRows(x, 16, True, usual=usual)

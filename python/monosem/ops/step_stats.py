@@ -24,7 +24,7 @@ FALLBACKS = {
     "short_rows": "the encoder's rows are nearly 0",
     "short_tokens": "many activations are nearly 0",
     "wide_bound": "a few columns are far larger than the rest, so that int8's error bound is wide",
-    "too_wide": "rows are wider than sums of 32 bits hold",
+    "too_wide": "rows have more columns than the product takes",
     "large_k": "k is too large for selection in one pass",
 }
 INT16 = ("wide_bound", "too_wide")  # those after which int16 takes the place of int8; fp32 after the others
