@@ -152,8 +152,8 @@ struct Blocks {
   static Blocks of(const IntTile& t, int threads) {
     const int64_t panels = (t.rows + kTokenPanel<T> - 1) / kTokenPanel<T>, least = (kTiles<T> ? 4 : 16) * threads;
     int64_t bytes = 4 * groups<T>(t.d) * kTokenPanel<T> * panels;  // of all tokens
-    if constexpr (std::is_same_v<T, Listed>) bytes = 8 * std::accumulate(t.count, t.count + t.rows, int64_t{1});
-    const int64_t hot = std::max<int64_t>(1, (panels << 18) / bytes);
+    if constexpr (std::is_same_v<T, Listed>) bytes = 8 * std::accumulate(t.count, t.count + t.rows, int64_t{0});
+    const int64_t hot = std::max<int64_t>(1, (panels << 18) / std::max<int64_t>(1, bytes));
     return {panels, std::min(panels, least * ((panels + least * hot - 1) / (least * hot)))};
   }
   int64_t first(int64_t block) const { return panels * block / count; }

@@ -8,7 +8,7 @@ from monosem import ops
 from monosem.ops import backend
 from monosem.ops.backend import native as _C
 from monosem.ops.selection import cpu_integers
-from monosem.ops.selection.cpu import LISTED
+from monosem.ops.selection.cpu import LISTED, LISTED_ANEW
 from monosem.ops.step_stats import recording
 from monosem.ops.threshold_encode import cpu as threshold_cpu
 
@@ -178,7 +178,11 @@ def test_lists_are_taken_where_tokens_are_sparse_and_where_nothing_else_was_aske
     assert products_of(x[:LISTED], w, b) == {sparse: LISTED} and products_of(x[1:LISTED], w, b) == {plain: LISTED - 1}
     denser = neurons(len(x), d, 300, share=1.5 * below + 0.01)[0]
     assert products_of(denser, w, b) == {plain: len(x)}
-    assert products_of(x, w, b, encoder_copy=ops.encoder_copy(w)) == {plain: len(x)}
+    copy = ops.encoder_copy(w)
+    assert products_of(x, w, b, encoder_copy=copy) == {plain: len(x)}
+    many = x.repeat(LISTED_ANEW // len(x), 1)
+    assert products_of(many, w, b, encoder_copy=copy) == {sparse: LISTED_ANEW}
+    assert products_of(many[1:], w, b, encoder_copy=copy) == {plain: LISTED_ANEW - 1}
     monkeypatch.setattr(backend, "free_to_choose", lambda: False)
     assert products_of(x, w, b) == {plain: len(x)}
 

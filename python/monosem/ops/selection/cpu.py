@@ -25,6 +25,7 @@ from monosem.ops.structs import EncoderCopy
 BITS = {"int8": 8, "int16": 16, "sparse": 16}  # integer products: their bits
 FEW = 64  # tokens
 LISTED = 64  # tokens: of fewer it is not asked what their columns usually are
+LISTED_ANEW = 512  # tokens: so many repay packing the weights for lists where they are packed already
 WHOLE, SAMPLE = 4096, 256  # tokens: of so many all are quantised to see whether int8 suits them, of more a sample
 HUGE = 1e30  # no sum of values and bounds below this comes near to what fp32 can hold
 ROWS, COLS = 1024, 1024  # of a tile by PyTorch, which stays in cache between product and selection
@@ -86,7 +87,8 @@ class Encoder:
         if d > cpu_integers.WIDEST_LIST:
             return _instead("int16", "too_wide", x) if asked else product
         below = _C.sparse_below(d)
-        if not asked and not (below and len(x) >= LISTED and self._copy is None and backend.free_to_choose()):
+        enough = len(x) >= (LISTED if self._copy is None else LISTED_ANEW)
+        if not asked and not (below and enough and backend.free_to_choose()):
             return product
         values = torch.empty(d, dtype=torch.float32, device="cpu")
         if _C.usual_values(x, values) >= below and not asked:
