@@ -37,8 +37,8 @@ class Encoder:
 
     Args:
         threshold: of each feature, which its entries exceed; None: 0.
-        copy: w quantised before (``ops.encoder_copy``).
-        frequency: of ``ops.topk_encode``; without effect where there is a copy.
+        copy: w quantised before (``ops.encoder_copy``), not for lists.
+        frequency: of ``ops.topk_encode``; without effect where the copy is used.
     """
 
     def __init__(
