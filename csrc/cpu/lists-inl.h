@@ -45,22 +45,27 @@ MS_INLINE void multiply_list(const uint64_t* pairs, int64_t count, const char* w
     to0 = add_products(int16_t{}, to0, vi{} + numbers, first);
     to1 = add_products(int16_t{}, to1, vi{} + numbers, second);
   };
-  // Both loads and instructions on vectors bound the time: the numbers of one pair are loaded into a vector, those of the
-  // next go there from the register that its columns are in.
-  const auto by_load = [&](const uint64_t* pair) MS_METHOD {
+  const auto by_load = [&](const uint64_t* pair, vi& to0, vi& to1) MS_METHOD {
     int32_t numbers;
     __builtin_memcpy(&numbers, reinterpret_cast<const char*>(pair) + sizeof numbers, sizeof numbers);
-    add(*pair, numbers, sum0, sum1);
+    add(*pair, numbers, to0, to1);
   };
-  const auto by_register = [&](uint64_t pair) MS_METHOD {
+#if MS_WIDTH == 16
+  // Loads and instructions on vectors both bound the time. So every other pair's numbers go into a vector not by a load but
+  // from the register that its columns are in; narrower vectors would take two instructions.
+  const auto by_turns = [&](const uint64_t* at, vi& to0, vi& to1) MS_METHOD {
+    uint64_t pair = *at;
 #if defined(__GNUC__)
     asm("" : "+r"(pair));
 #endif
-    add(pair, int32_t(pair >> 32), sum2, sum3);
+    add(pair, int32_t(pair >> 32), to0, to1);
   };
+#else
+  const auto& by_turns = by_load;
+#endif
   int64_t i = 0;
-  for (; i + 2 <= count; i += 2) by_load(pairs + i), by_register(pairs[i + 1]);
-  if (i < count) by_load(pairs + i);
+  for (; i + 2 <= count; i += 2) by_load(pairs + i, sum0, sum1), by_turns(pairs + i + 1, sum2, sum3);
+  if (i < count) by_load(pairs + i, sum0, sum1);
   out[0] = wrapping(sum0, sum2);
   out[1] = wrapping(sum1, sum3);
 }
