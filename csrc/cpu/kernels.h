@@ -71,7 +71,7 @@ struct QuantizedRows {
   float* offset;  // null: rounded to the nearest
   const int32_t* order = nullptr;  // which row is packed as number i; null: row i
   // Tokens as lists (lists-inl.h): what each column usually is, and how many pairs of columns the list of each token has. Of
-  // features `along` takes the products of their rows with the usual values.
+  // features `along` takes the products of their rows with the usual values, and a panel holds each column as a vector.
   const float* usual = nullptr;
   int32_t* count = nullptr;
   float* along = nullptr;

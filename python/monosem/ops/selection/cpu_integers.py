@@ -58,8 +58,8 @@ class QuantizedRows:
         dithered: rounded with the draws of ``dithered.noise`` (in 8 bits), which ``offset`` takes off again.
         copy: the rows quantised before, in their own order; nothing of ``rows`` is read then.
         order: int32 [n], which row stands where in the panels; None: all where they are.
-        usual: of the tokens, what is taken off them (in 16 bits): they become lists of the columns that differ,
-            and of features their products with it are made.
+        usual: of the tokens, what is taken off them (in 16 bits): they become lists of the columns that differ.
+            Features are packed for those, in columns (no other product reads them), and multiplied with it.
 
     Attributes:
         order: the one that they stand in.
